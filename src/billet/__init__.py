@@ -1,0 +1,1 @@
+"""Billet: one address for a fleet of Flintlock hosts."""

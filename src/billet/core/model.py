@@ -1,0 +1,189 @@
+"""The words of Billet, as values. docs/architecture.md has the same table in prose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+
+class Resources(NamedTuple):
+    """An amount of what a microVM takes from a host. Also used for a host's capacity and for its room."""
+
+    vcpu: int = 0
+    memory_mib: int = 0
+    disk_mib: int = 0
+    vms: int = 0
+
+    def plus(self, other: Resources) -> Resources:
+        """Element by element."""
+        return Resources(self[0] + other[0], self[1] + other[1], self[2] + other[2], self[3] + other[3])
+
+    def minus(self, other: Resources) -> Resources:
+        """Element by element; may go below zero, which is how an overcommitted host shows."""
+        return Resources(self[0] - other[0], self[1] - other[1], self[2] - other[2], self[3] - other[3])
+
+    def covers(self, other: Resources) -> bool:
+        """Whether `other` fits into this amount, in every element."""
+        return self[0] >= other[0] and self[1] >= other[1] and self[2] >= other[2] and self[3] >= other[3]
+
+
+ZERO = Resources()
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine with a flintlockd.
+
+    `capacity` is what the machine has; `allocatable` what Billet may promise of it:
+    (capacity - reserve) x allocation ratio, worked out by the host's agent from its settings.
+    """
+
+    id: str
+    capacity: Resources
+    allocatable: Resources
+    zone: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    provider: str = ""  # flintlockd's default provider, "" when the operator did not say
+    cordoned: bool = False
+
+
+class Facts(NamedTuple):
+    """What only the host knows and its bid carries.
+
+    `pressure` is 0 (idle) to 1 (everything waits); `pending` counts microVMs waiting for their boot, which
+    flintlockd does one after another; `boot_s` is the host's own mean boot time, 0 when it has none yet.
+    """
+
+    pressure: float = 0.0
+    pending: int = 0
+    boot_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Auction:
+    """One microVM looking for a host. `id` is also the token by which a host's copy is recognised."""
+
+    id: str
+    namespace: str
+    name: str
+    demand: Resources
+    provider: str = ""
+    needs_macvtap: bool = False
+    needs_virtiofs: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+class Score(NamedTuple):
+    """A price and its parts: `total` = `utilisation` + `pressure` + `delay`; lower is better."""
+
+    total: float
+    utilisation: float
+    pressure: float
+    delay: float
+
+
+class Bid(NamedTuple):
+    """A host's offer for one auction.
+
+    `basis` is what the host counted as taken when it worked out the score. Where the leader's ledger counts
+    otherwise, the leader prices the bid anew with the same function (promise 1).
+    """
+
+    host: str
+    score: Score
+    basis: Resources
+    facts: Facts
+
+
+class Reason(Enum):
+    """Why a host will not, or can not, have a microVM."""
+
+    NO_VCPU = "not enough vCPU"
+    NO_MEMORY = "not enough memory"
+    NO_DISK = "not enough disk"
+    NO_SLOT = "no free microVM slot"
+    PROVIDER = "has no such provider"
+    MACVTAP = "its provider cannot do macvtap"
+    VIRTIOFS = "its provider cannot do virtiofs"
+    CORDONED = "is cordoned"
+    DAEMON_AWAY = "its flintlockd does not answer"
+    STOPPING = "its agent is stopping"
+    SILENT = "did not answer the call for bids"
+    AWAY = "is not connected"
+    DECLINED = "took back its bid"
+
+
+class Refusal(NamedTuple):
+    """A host's no, with the words that a person reads ("needs 16 vCPU, 3 free")."""
+
+    host: str
+    reason: Reason
+    detail: str = ""
+
+
+class Award(NamedTuple):
+    """The winning bid, and the one that would have won without it."""
+
+    host: str
+    score: Score
+    repriced: bool
+    runner_up: str | None
+
+
+class Unplaced(NamedTuple):
+    """No bid could be taken: every host's reason, the most common first."""
+
+    refusals: tuple[Refusal, ...]
+
+
+class PlacementState(Enum):
+    """The life of a placement. Only LOST holds no room."""
+
+    RESERVED = "RESERVED"  # committed before the host is told
+    STARTED = "STARTED"  # the host has it; uid is known
+    RELEASING = "RELEASING"  # a Delete was accepted by the host; room is held until it is gone
+    LOST = "LOST"  # the host no longer has it though nobody asked Billet to delete it
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The committed claim of one microVM on one host. The spec is not in it: it holds secrets.
+
+    `id` is the auction's id, and the token on the host; a microVM adopted from a host goes by its uid.
+    """
+
+    id: str
+    namespace: str
+    name: str
+    demand: Resources
+    host: str
+    state: PlacementState
+    uid: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    score: float = 0.0
+    runner_up: str = ""
+    adopted: bool = False
+    changed_at_s: float = 0.0  # wall clock, for people and for the expiry of reservations
+
+
+class VmState(Enum):
+    """flintlockd's own states of a microVM, by their numbers on the wire."""
+
+    PENDING = 0
+    CREATED = 1
+    FAILED = 2
+    DELETING = 3
+
+
+class Observed(NamedTuple):
+    """One microVM as its host shows it. `token` is "" for one that was not made through Billet."""
+
+    uid: str
+    namespace: str
+    name: str
+    demand: Resources
+    state: VmState
+    token: str = ""
+    retry: int = 0

@@ -1,0 +1,123 @@
+"""The cluster's state, and `apply`, the only way in which it changes.
+
+The ledger is this state in the leader's memory. Invariant, kept by `apply` and checked by `check`:
+`taken[h]` is the sum of the demands of all placements on host h that hold room. Claims are applied before they
+are committed and releases after (promise 2), so the ledger never shows more room than the store does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
+
+
+@dataclass(frozen=True, slots=True)
+class PutHost:
+    """A host is new, or what it says of itself has changed."""
+
+    host: Host
+
+
+@dataclass(frozen=True, slots=True)
+class DropHost:
+    """A host is no longer part of the fleet."""
+
+    host_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class PutPlacement:
+    """A placement is new, or has moved on in its life."""
+
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class DropPlacement:
+    """A placement has ended and its room is free."""
+
+    placement_id: str
+
+
+Change = PutHost | DropHost | PutPlacement | DropPlacement
+
+
+@dataclass(slots=True)
+class State:
+    """Hosts and placements, with what is asked of them at every auction kept up to date."""
+
+    hosts: dict[str, Host] = field(default_factory=dict)
+    placements: dict[str, Placement] = field(default_factory=dict)
+    taken: dict[str, Resources] = field(default_factory=dict)
+    by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
+    on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
+
+    def room(self, host_id: str) -> Resources:
+        """What is still free on a host; nothing on one that is not known."""
+        host = self.hosts.get(host_id)
+        return host.allocatable.minus(self.taken.get(host_id, ZERO)) if host else ZERO
+
+    def of_uid(self, uid: str) -> Placement | None:
+        """The placement of a microVM."""
+        placement_id = self.by_uid.get(uid)
+        return self.placements[placement_id] if placement_id else None
+
+
+def apply(state: State, change: Change) -> None:
+    """Take one step, in place. O(1) in hosts and placements."""
+    match change:
+        case PutHost(host):
+            state.hosts[host.id] = host
+        case DropHost(host_id):
+            state.hosts.pop(host_id, None)
+        case PutPlacement(placement):
+            _remove(state, placement.id)
+            _insert(state, placement)
+        case DropPlacement(placement_id):
+            _remove(state, placement_id)
+
+
+def holds_room(placement: Placement) -> bool:
+    """Whether a placement counts against its host."""
+    return placement.state is not PlacementState.LOST
+
+
+def _insert(state: State, placement: Placement) -> None:
+    state.placements[placement.id] = placement
+    state.on_host.setdefault(placement.host, set()).add(placement.id)
+    if placement.uid:
+        state.by_uid[placement.uid] = placement.id
+    if holds_room(placement):
+        state.taken[placement.host] = state.taken.get(placement.host, ZERO).plus(placement.demand)
+
+
+def _remove(state: State, placement_id: str) -> None:
+    old = state.placements.pop(placement_id, None)
+    if old is None:
+        return
+    state.on_host[old.host].discard(placement_id)
+    if old.uid:
+        state.by_uid.pop(old.uid, None)
+    if holds_room(old):
+        state.taken[old.host] = state.taken[old.host].minus(old.demand)
+
+
+def load(changes: Iterable[Change]) -> State:
+    """The state after all of these steps."""
+    state = State()
+    for change in changes:
+        apply(state, change)
+    return state
+
+
+def check(state: State) -> None:
+    """Raise AssertionError if the sums do not say what the placements say. O(placements); for tests."""
+    sums: dict[str, Resources] = {}
+    for placement in state.placements.values():
+        if holds_room(placement):
+            sums[placement.host] = sums.get(placement.host, ZERO).plus(placement.demand)
+    for host_id in sums.keys() | state.taken.keys():
+        assert sums.get(host_id, ZERO) == state.taken.get(host_id, ZERO), host_id
+    assert {p.uid: p.id for p in state.placements.values() if p.uid} == state.by_uid

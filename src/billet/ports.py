@@ -1,0 +1,198 @@
+"""WHAT deciding needs from the world: the store, the hosts, a flintlockd, the clock. Adapters provide them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from billet.core.model import Auction, Bid, Facts, Host, Observed, Refusal
+from billet.core.state import Change
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """Who leads, and where the others reach it ("host:port")."""
+
+    id: str
+    grpc: str
+    link: str
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One leader's reign. `number` only grows; hosts and the store refuse an older one."""
+
+    number: int
+    leader: Leader
+
+
+class Snapshot(NamedTuple):
+    """Everything in the store, as the steps that build it, and the revision it was read at."""
+
+    revision: int
+    changes: list[Change]
+
+
+class Store(Protocol):
+    """The global state. One contract suite (tests/stores) runs on every implementation.
+
+    Raises StoreError and its children only; see core/errors.py.
+    """
+
+    async def open(self) -> None:
+        """Reach the store; StoreError says in one line what is wrong and how to mend it."""
+
+    async def close(self) -> None:
+        """Let go of everything. A term that is still held is resigned."""
+
+    async def campaign(self, me: Leader) -> Term:
+        """Wait until elected. Cancelling withdraws the candidature."""
+
+    async def resign(self, term: Term) -> None:
+        """Hand over at once. Idempotent."""
+
+    async def ended(self, term: Term) -> None:
+        """Return when the term is over or can no longer be known to be ours (lease not kept alive)."""
+
+    async def leader(self) -> Leader | None:
+        """Who leads now, None when nobody does."""
+
+    async def load(self) -> Snapshot:
+        """Read everything, linearizably."""
+
+    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+        """Make all of the changes durable, or none, if the term is still current; return the revision.
+
+        Calls that wait together share a transaction (group commit). Raises Fenced when the term has ended,
+        OutcomeUnknown when the answer was lost and could not be learnt, StoreError when nothing was written.
+        A commit that was sent cannot be called back: cancelling the caller does not undo it.
+        """
+
+    def watch(self, after: int) -> AsyncIterator[tuple[int, list[Change]]]:
+        """Every transaction after that revision, in order, for ever. Survives reconnects; when the history
+        asked for is gone (compacted) raises StoreError so that the caller loads anew."""
+
+
+class Reply(NamedTuple):
+    """flintlockd's answer to one call: a gRPC status code, its text, and the message's bytes when OK."""
+
+    code: int
+    text: str
+    payload: bytes
+
+
+class Flintlock(Protocol):
+    """One host's daemon, as its agent sees it. Requests and answers are protobuf bytes."""
+
+    async def ready(self, timeout_s: float) -> bool:
+        """Whether there is a connection; False means that a call now would surely not be sent."""
+
+    async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
+        """A unary call. Never raises for a status: UNAVAILABLE and its like come back as a Reply."""
+
+    def stream(
+        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
+    ) -> AsyncIterator[bytes]:
+        """Any call as a stream of messages both ways; ends with HostVerdict unless the status is OK."""
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+
+
+class Created(NamedTuple):
+    """The host has the microVM. `reply` is flintlockd's own, without the token."""
+
+    uid: str
+    reply: bytes
+
+
+class Denied(NamedTuple):
+    """flintlockd gave its verdict: final, for every host alike."""
+
+    code: int
+    text: str
+
+
+class NotTaken(NamedTuple):
+    """The host surely does not have it and will not: another may be asked."""
+
+    refusal: Refusal
+
+
+class Unknown(NamedTuple):
+    """The host may have it. Nobody else may be asked before this is settled."""
+
+    text: str
+
+
+Outcome = Created | Denied | NotTaken | Unknown
+
+
+class Hosts(Protocol):
+    """All agents, as the leader sees them."""
+
+    def connected(self) -> Iterable[str]:
+        """The hosts that have announced themselves to this leader."""
+
+    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
+        """Ask these hosts. Late ones count as SILENT; calls that wait together share messages."""
+
+    async def create(self, host_id: str, auction: Auction, request: bytes, timeout_s: float) -> Outcome:
+        """Tell the winner. `request` is the client's CreateMicroVMRequest, to the byte."""
+
+    async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
+        """Pass a unary call on to a host's flintlockd. Raises Away when the host cannot be reached."""
+
+    def stream(
+        self, host_id: str, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
+    ) -> AsyncIterator[bytes]:
+        """Pass any other call on. Raises Away, or HostVerdict with flintlockd's own status."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A host's periodic broadcast of what it measures. Shares are 0 to 1, of the whole machine."""
+
+    facts: Facts
+    cpu_share: float
+    memory_used_mib: int
+    disk_free_mib: int
+    vms: int  # every microVM on the host, made through Billet or not
+    failed: int
+    daemon_ok: bool
+    interval_s: float
+
+
+class Inventory(NamedTuple):
+    """What a host runs: everything when `full`, else what changed since the last one."""
+
+    full: bool
+    seen: list[Observed]
+    gone: list[str]  # uids
+
+
+class HostsListener(Protocol):
+    """What the leader wants to hear of its agents."""
+
+    async def joined(self, host: Host, inventory: Inventory, creating: list[str]) -> None:
+        """A host announced itself, all its microVMs, and the tokens of creates that it has in hand."""
+
+    def reported(self, host_id: str, report: Report) -> None:
+        """A host measured itself."""
+
+    def observed(self, host_id: str, inventory: Inventory) -> None:
+        """A host's microVMs changed."""
+
+    def left(self, host_id: str) -> None:
+        """A host's link broke."""
+
+
+class Clock(Protocol):
+    """Time as an argument (promise 7)."""
+
+    def now_s(self) -> float:
+        """Wall clock, seconds since the epoch: for records and people."""
+
+    def monotonic_s(self) -> float:
+        """For durations."""
