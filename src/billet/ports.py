@@ -91,9 +91,7 @@ class Flintlock(Protocol):
     async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
         """A unary call. Never raises for a status: UNAVAILABLE and its like come back as a Reply."""
 
-    def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
-    ) -> AsyncIterator[bytes]:
+    def stream(self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None) -> AsyncIterator[bytes]:
         """Any call as a stream of messages both ways; ends with HostVerdict unless the status is OK."""
 
     async def close(self) -> None:
@@ -170,13 +168,14 @@ class Inventory(NamedTuple):
     full: bool
     seen: list[Observed]
     gone: list[str]  # uids
+    creating: list[str]  # tokens of creates that the agent has in hand
 
 
 class HostsListener(Protocol):
     """What the leader wants to hear of its agents."""
 
-    async def joined(self, host: Host, inventory: Inventory, creating: list[str]) -> None:
-        """A host announced itself, all its microVMs, and the tokens of creates that it has in hand."""
+    def joined(self, host: Host) -> None:
+        """A host said hello. Its full inventory follows once its flintlockd answers."""
 
     def reported(self, host_id: str, report: Report) -> None:
         """A host measured itself."""

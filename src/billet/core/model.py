@@ -61,6 +61,14 @@ class Facts(NamedTuple):
     boot_s: float = 0.0
 
 
+class HostView(NamedTuple):
+    """What the ledger says of a host at the moment of an award."""
+
+    allocatable: Resources
+    taken: Resources
+    cordoned: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Auction:
     """One microVM looking for a host. `id` is also the token by which a host's copy is recognised."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
+from billet.core.model import ZERO, Host, HostView, Placement, PlacementState, Resources
+from billet.core.ranking import Ranking
+from billet.core.scoring import utilisation
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,17 @@ class State:
     taken: dict[str, Resources] = field(default_factory=dict)
     by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
     on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
+    ranking: Ranking = field(default_factory=Ranking)  # the emptiest hosts first
 
     def room(self, host_id: str) -> Resources:
         """What is still free on a host; nothing on one that is not known."""
         host = self.hosts.get(host_id)
         return host.allocatable.minus(self.taken.get(host_id, ZERO)) if host else ZERO
+
+    def view(self, host_id: str) -> HostView | None:
+        """What an award looks at; None for a host that is not known."""
+        host = self.hosts.get(host_id)
+        return HostView(host.allocatable, self.taken.get(host_id, ZERO), host.cordoned) if host else None
 
     def of_uid(self, uid: str) -> Placement | None:
         """The placement of a microVM."""
@@ -70,8 +78,10 @@ def apply(state: State, change: Change) -> None:
     match change:
         case PutHost(host):
             state.hosts[host.id] = host
+            _rank(state, host.id)
         case DropHost(host_id):
             state.hosts.pop(host_id, None)
+            state.ranking.drop(host_id)
         case PutPlacement(placement):
             _remove(state, placement.id)
             _insert(state, placement)
@@ -90,7 +100,7 @@ def _insert(state: State, placement: Placement) -> None:
     if placement.uid:
         state.by_uid[placement.uid] = placement.id
     if holds_room(placement):
-        state.taken[placement.host] = state.taken.get(placement.host, ZERO).plus(placement.demand)
+        _take(state, placement.host, state.taken.get(placement.host, ZERO).plus(placement.demand))
 
 
 def _remove(state: State, placement_id: str) -> None:
@@ -101,7 +111,18 @@ def _remove(state: State, placement_id: str) -> None:
     if old.uid:
         state.by_uid.pop(old.uid, None)
     if holds_room(old):
-        state.taken[old.host] = state.taken[old.host].minus(old.demand)
+        _take(state, old.host, state.taken[old.host].minus(old.demand))
+
+
+def _take(state: State, host_id: str, taken: Resources) -> None:
+    state.taken[host_id] = taken
+    _rank(state, host_id)
+
+
+def _rank(state: State, host_id: str) -> None:
+    host = state.hosts.get(host_id)
+    if host:
+        state.ranking.put(host_id, utilisation(host.allocatable, state.taken.get(host_id, ZERO), ZERO))
 
 
 def load(changes: Iterable[Change]) -> State:

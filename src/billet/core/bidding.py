@@ -1,0 +1,54 @@
+"""The host's side: whether it wants a microVM, and for how much."""
+
+from __future__ import annotations
+
+from billet.core.model import Auction, Bid, Facts, Host, Reason, Refusal, Resources
+from billet.core.scoring import Weights, price
+
+FIRECRACKER = "firecracker"
+PROVIDERS = frozenset({FIRECRACKER, "cloudhypervisor"})
+CAPABILITY_REASONS = frozenset({Reason.PROVIDER, Reason.MACVTAP, Reason.VIRTIOFS})
+
+
+def bid(host: Host, taken: Resources, facts: Facts, auction: Auction, weights: Weights) -> Bid | Refusal:
+    """A host's answer to a call for bids, from what it counts as taken and what only it knows."""
+    refusal = cannot(host, auction) or no_room(host.id, host.allocatable, taken, auction.demand)
+    if refusal:
+        return refusal
+    return Bid(host.id, price(host.allocatable, taken, auction.demand, facts, weights), taken, facts)
+
+
+def cannot(host: Host, auction: Auction) -> Refusal | None:
+    """Why a host could never run this microVM, however empty.
+
+    An empty provider means the host's own default. Where that is unknown too, flintlockd itself decides.
+    """
+    if host.cordoned:
+        return Refusal(host.id, Reason.CORDONED)
+    provider = auction.provider or host.provider
+    if auction.provider and auction.provider not in PROVIDERS:
+        return Refusal(host.id, Reason.PROVIDER, auction.provider)
+    if provider == FIRECRACKER and auction.needs_macvtap:
+        return Refusal(host.id, Reason.MACVTAP, provider)
+    if provider == FIRECRACKER and auction.needs_virtiofs:
+        return Refusal(host.id, Reason.VIRTIOFS, provider)
+    return None
+
+
+_LACKS = (
+    (Reason.NO_VCPU, "vCPU"),
+    (Reason.NO_MEMORY, "MiB memory"),
+    (Reason.NO_DISK, "MiB disk"),
+    (Reason.NO_SLOT, "microVM slots"),
+)
+
+
+def no_room(host_id: str, allocatable: Resources, taken: Resources, demand: Resources) -> Refusal | None:
+    """The first resource that a host lacks, with how much is wanted and free."""
+    room = allocatable.minus(taken)
+    if room.covers(demand):
+        return None
+    for (reason, unit), wanted, free in zip(_LACKS, demand, room, strict=True):
+        if wanted > free:
+            return Refusal(host_id, reason, f"needs {wanted} {unit}, {max(free, 0)} free")
+    return None

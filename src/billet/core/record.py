@@ -1,0 +1,53 @@
+"""What is kept of an auction, enough to replay its decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from billet.core.auction import award, current_offer
+from billet.core.model import Auction, Award, Bid, HostView, Refusal, Score, Unplaced
+from billet.core.scoring import Weights
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One decision: the answers, what the ledger counted of the hosts that bid, and who won (None: nobody)."""
+
+    bids: list[Bid]
+    refusals: list[Refusal]
+    ledger: dict[str, HostView]
+    award: Award | None
+
+
+@dataclass(slots=True)
+class Record:
+    """The story of one auction. Times are wall-clock seconds and leg durations in milliseconds."""
+
+    auction: Auction
+    weights: Weights
+    at_s: float
+    attempts: list[Attempt] = field(default_factory=list)
+    outcome: str = ""  # created, denied, unplaced, unknown, cancelled, failed
+    host: str = ""
+    uid: str = ""
+    code: int = 0
+    text: str = ""
+    legs_ms: dict[str, float] = field(default_factory=dict)
+    v: int = 1
+
+
+def replay(record: Record) -> list[Award | Unplaced]:
+    """Every decision of the record, made again by the same pure function."""
+    return [award(record.auction, [*a.bids, *a.refusals], a.ledger, record.weights) for a in record.attempts]
+
+
+def faithful(record: Record) -> bool:
+    """Whether replaying gives the awards that were made."""
+    again = [a if isinstance(a, Award) else None for a in replay(record)]
+    return again == [attempt.award for attempt in record.attempts]
+
+
+def prices(attempt: Attempt, auction: Auction, weights: Weights) -> Mapping[str, Score | Refusal]:
+    """What each bid counted for when the award was made."""
+    return {bid.host: current_offer(bid, auction, attempt.ledger, weights) for bid in attempt.bids}

@@ -1,0 +1,57 @@
+"""The utilisation score. One function, used by the host for its bid and by the leader to price a bid anew."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from billet.core.model import Facts, Resources, Score
+
+
+class Weights(NamedTuple):
+    """How much each part of the score counts. The leader's settings; it tells them to every host.
+
+    `pressure`: what a host whose tasks wait all the time adds to its score (0 = pressure does not matter).
+    `delay`: the most that a long wait for the boot can add (0 = boots do not matter); small, so that it decides
+    between hosts about equally full and does not fill a host only because it boots fast.
+    `delay_half_s`: the wait at which half of that is added.
+    """
+
+    pressure: float = 0.20
+    delay: float = 0.05
+    delay_half_s: float = 5.0
+
+
+def utilisation(allocatable: Resources, taken: Resources, demand: Resources) -> float:
+    """The dominant share after placement, 0 = idle, 1 = full; above 1 the demand does not fit.
+
+    Dominant share: Ghodsi et al., "Dominant Resource Fairness", NSDI 2011. Looking at the state *after* the
+    placement is what tells a large host from a small one that are both empty.
+    """
+    share = 0.0
+    for capacity, used, wanted in zip(allocatable, taken, demand, strict=True):
+        if capacity > 0:
+            part = (used + wanted) / capacity
+            if part > share:
+                share = part
+        elif wanted > 0:
+            return float("inf")
+    return share
+
+
+def expected_delay_s(facts: Facts) -> float:
+    """Seconds until one more microVM would be CREATED: flintlockd boots one after another."""
+    return (facts.pending + 1) * facts.boot_s
+
+
+def price(allocatable: Resources, taken: Resources, demand: Resources, facts: Facts, weights: Weights) -> Score:
+    """What a host asks for a microVM; lower is better, and all parts are shares of one host.
+
+    total = utilisation + weights.pressure x pressure + weights.delay x d / (d + delay_half_s),
+    where d is the expected delay in seconds. The last term saturates, so that a queue, however long, never
+    outweighs a host that is much emptier.
+    """
+    share = utilisation(allocatable, taken, demand)
+    pressure = weights.pressure * facts.pressure
+    delay_s = expected_delay_s(facts)
+    delay = weights.delay * delay_s / (delay_s + weights.delay_half_s) if delay_s > 0 else 0.0
+    return Score(share + pressure + delay, share, pressure, delay)

@@ -1,0 +1,263 @@
+"""Flintlock's messages: read what deciding needs, leave the rest as the bytes that they are.
+
+The client's request reaches flintlockd, and flintlockd's reply the client, without being rebuilt: the token is
+put in and cut out at the level of the wire format, so that fields which Billet does not know survive to the byte.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from billet.core.errors import InvalidRequest
+from billet.core.model import Auction, Observed, Resources, VmState
+from billet.wire.pb import flintlock_pb2 as rpc
+from billet.wire.pb import flintlock_types_pb2 as types
+
+SERVICE = "microvm.services.api.v1alpha1.MicroVM"
+CREATE = f"/{SERVICE}/CreateMicroVM"
+DELETE = f"/{SERVICE}/DeleteMicroVM"
+GET = f"/{SERVICE}/GetMicroVM"
+LIST = f"/{SERVICE}/ListMicroVMs"
+LIST_STREAM = f"/{SERVICE}/ListMicroVMsStream"
+SERVER_INFO = f"/{SERVICE}/ServerInfo"
+
+# A key of ours in spec.metadata, the only field that a host gives back. Firecracker shows it to the guest: no secret.
+TOKEN_KEY = "billet-token"
+
+# What flintlockd takes for zero.
+DEFAULT_NAMESPACE = "default"
+DEFAULT_VCPU = 2
+DEFAULT_MEMORY_MIB = 1024
+
+# The labels that scheduling needs; the others are nobody's business here.
+LABEL_PREFIX = "billet.io/"
+CLUSTER_LABEL = "cluster-name"
+
+NO_SPEC = "invalid create microvm request: MicroVMSpec required"
+INVALID = "invalid request"
+
+_TOKEN_KEY_BYTES = TOKEN_KEY.encode()
+_MICROVM, _SPEC, _METADATA = 1, 2, 11  # field numbers on the way to the token
+_BYTES = 2  # wire type of strings and messages
+
+
+def read_create(request: bytes, auction_id: str) -> Auction:
+    """A CreateMicroVMRequest as an auction.
+
+    Raises InvalidRequest for what no host may see: no spec at all, and the two requests that kill a flintlockd
+    (docs/compatibility.md). Everything else that is wrong is flintlockd's own to refuse.
+    """
+    spec = _parse(rpc.CreateMicroVMRequest, request)
+    if not spec.HasField("microvm"):
+        raise InvalidRequest(NO_SPEC)
+    vm = spec.microvm
+    refuse_poison(vm)
+    return Auction(
+        id=auction_id,
+        namespace=vm.namespace or DEFAULT_NAMESPACE,
+        name=vm.id,
+        demand=demand(vm),
+        provider=vm.provider,
+        needs_macvtap=any(nic.type == types.NetworkInterface.MACVTAP for nic in vm.interfaces),
+        needs_virtiofs=any(
+            volume.source.HasField("virtiofs_source") for volume in [vm.root_volume, *vm.additional_volumes]
+        ),
+        labels={k: v for k, v in vm.labels.items() if k.startswith(LABEL_PREFIX) or k == CLUSTER_LABEL},
+    )
+
+
+def refuse_poison(vm: types.MicroVMSpec) -> None:
+    """Raise InvalidRequest for the two specs that end the flintlockd that gets them."""
+    for nic in vm.interfaces:
+        if nic.HasField("overrides") and not nic.overrides.HasField("bridge_name"):
+            raise InvalidRequest(
+                f"interface {nic.device_id!r} has overrides without bridge_name, which crashes flintlockd: "
+                "set overrides.bridge_name or leave overrides out"
+            )
+    if not vm.HasField("kernel") or vm.kernel == types.Kernel():
+        raise InvalidRequest(
+            "kernel is empty, which crashes flintlockd when it boots the microVM: "
+            "set kernel.image and kernel.filename"
+        )
+
+
+def demand(vm: types.MicroVMSpec) -> Resources:
+    """What a microVM is charged: zeros count as what flintlockd makes of them, volumes by their size_in_mb."""
+    disk_mib = vm.root_volume.size_in_mb + sum(volume.size_in_mb for volume in vm.additional_volumes)
+    return Resources(vm.vcpu or DEFAULT_VCPU, vm.memory_in_mb or DEFAULT_MEMORY_MIB, max(disk_mib, 0), 1)
+
+
+def observe(vm: types.MicroVM) -> Observed:
+    """A microVM as its host shows it, the token still inside."""
+    token = vm.spec.metadata.get(TOKEN_KEY, "")
+    return Observed(
+        uid=vm.spec.uid,
+        namespace=vm.spec.namespace,
+        name=vm.spec.id,
+        demand=demand(vm.spec),
+        state=VmState(vm.status.state) if vm.status.state in _KNOWN_STATES else VmState.CREATED,
+        token=read_token(token),
+        retry=vm.status.retry,
+    )
+
+
+_KNOWN_STATES = {state.value for state in VmState}
+
+
+def read_token(value: str) -> str:
+    """The token in a metadata value; "" when it is none of ours."""
+    try:
+        return b64decode(value, validate=True).decode("ascii")
+    except ValueError:
+        return ""
+
+
+def read_list(reply: bytes) -> list[Observed]:
+    """A ListMicroVMsResponse."""
+    return [observe(vm) for vm in _parse(rpc.ListMicroVMsResponse, reply).microvm]
+
+
+def read_created(reply: bytes) -> Observed:
+    """The microVM in a CreateMicroVMResponse or a GetMicroVMResponse (they are alike on the wire)."""
+    return observe(_parse(rpc.CreateMicroVMResponse, reply).microvm)
+
+
+def uid_of(request: bytes) -> str:
+    """The uid in field 1 of a request, "" when there is none.
+
+    Flintlock's exec stream carries it one message deeper, in field 1 of field 1.
+    """
+    for _ in range(2):
+        request = next((request[s:e] for n, _, s, e in _fields(request) if n == 1 and s < e), b"")
+        if _ULID.fullmatch(request):
+            return request.decode("ascii")
+    return ""
+
+
+_ULID = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
+
+
+def read_uid(request: bytes) -> str:
+    """The uid of a GetMicroVMRequest or a DeleteMicroVMRequest. Raises InvalidRequest as flintlockd does."""
+    uid: str = _parse(rpc.GetMicroVMRequest, request).uid
+    if not uid:
+        raise InvalidRequest(INVALID)
+    return uid
+
+
+def read_namespace(request: bytes) -> str:
+    """The namespace of a ListMicroVMsRequest."""
+    namespace: str = _parse(rpc.ListMicroVMsRequest, request).namespace
+    return namespace
+
+
+def with_uid(uid: str) -> bytes:
+    """A GetMicroVMRequest or a DeleteMicroVMRequest."""
+    return rpc.GetMicroVMRequest(uid=uid).SerializeToString()
+
+
+def with_token(request: bytes, token: str) -> bytes:
+    """A CreateMicroVMRequest with the token added to the spec's metadata.
+
+    Protobuf merges a message field that comes twice, so a second `microvm` that holds only the metadata entry is
+    all that has to be appended.
+    """
+    value = b64encode(token.encode("ascii"))
+    entry = _field(1, _TOKEN_KEY_BYTES) + _field(2, value)
+    return request + _field(1, _field(_METADATA, entry))
+
+
+def without_token(reply: bytes) -> bytes:
+    """A reply with microVMs in field 1 (Create, Get, List, a stream's message), the token's entry cut out."""
+    return b"".join(
+        _field(_MICROVM, _cut_spec(reply[start:end])) if number == _MICROVM else reply[at:end]
+        for number, at, start, end in _fields(reply)
+    )
+
+
+def split_list(reply: bytes) -> Iterator[bytes]:
+    """A ListMicroVMsResponse as ListMessages: each has one microVM, in the same field."""
+    return (reply[at:end] for number, at, _, end in _fields(reply) if number == _MICROVM)
+
+
+def _cut_spec(vm: bytes) -> bytes:
+    return b"".join(
+        _field(_SPEC, _cut_entry(vm[start:end])) if number == _SPEC else vm[at:end]
+        for number, at, start, end in _fields(vm)
+    )
+
+
+def _cut_entry(spec: bytes) -> bytes:
+    return b"".join(
+        spec[at:end]
+        for number, at, start, end in _fields(spec)
+        if number != _METADATA or not _is_token(spec[start:end])
+    )
+
+
+def _is_token(entry: bytes) -> bool:
+    return any(n == 1 and entry[start:end] == _TOKEN_KEY_BYTES for n, _, start, end in _fields(entry))
+
+
+def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Each field's number, where it begins (its tag), and where its value begins and ends."""
+    at = 0
+    while at < len(message):
+        tag, start = _varint(message, at)
+        match tag & 7:
+            case 0:
+                _, end = _varint(message, start)
+            case 1:
+                end = start + 8
+            case 2:
+                length, start = _varint(message, start)
+                end = start + length
+            case 5:
+                end = start + 4
+            case other:
+                raise InvalidRequest(f"malformed protobuf: wire type {other}")
+        if end > len(message):
+            raise InvalidRequest("malformed protobuf: a field ends beyond its message")
+        yield tag >> 3, at, start, end
+        at = end
+
+
+def _varint(message: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(message):
+            raise InvalidRequest("malformed protobuf: it ends within a number")
+        byte = message[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _field(number: int, value: bytes) -> bytes:
+    return _encode_varint(number << 3 | _BYTES) + _encode_varint(len(value)) + value
+
+
+def _encode_varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+M = TypeVar("M", bound=Message)
+
+
+def _parse(kind: type[M], data: bytes) -> M:
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(f"malformed {kind.__name__}: it is not valid protobuf") from error
