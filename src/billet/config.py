@@ -1,0 +1,311 @@
+"""WHAT can an operator set? Two frozen values, read once at the start and checked as a whole.
+
+Each setting is written down here and nowhere else: its name carries the unit, its text says what it means, what
+its zero means and what it trades. The command line, the environment (BILLET_SERVER_..., BILLET_AGENT_...) and the
+TOML file are made from these fields (billet/commands/options.py), so none of them can drift.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from billet.core.errors import ConfigError
+from billet.core.scoring import Weights
+
+POLICIES = ("spread", "pack")
+STORE_SCHEMES = ("sqlite:///", "etcd://")
+
+
+class About(NamedTuple):
+    """What is known about one setting besides its name, type and default."""
+
+    section: str
+    text: str
+    low: float | None = None
+    high: float | None = None
+    kind: str = ""  # "endpoint", "endpoint?" (may be empty), "endpoints", "file", "secret", "policy" or "store"
+
+
+def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
+    """A field with its meaning. Secrets stay out of `repr`, and so out of logs."""
+    about = About(section, text, **limits)
+    shown = about.kind != "secret"
+    if isinstance(default, dict):
+        return field(default_factory=lambda: dict(default), metadata={"about": about}, repr=shown)
+    return field(default=default, metadata={"about": about}, repr=shown)
+
+
+NORTH = "What clients dial"
+LINK = "The agents' link"
+STORE = "The store"
+AUCTION = "Auctions"
+SCORE = "The score"
+SOUTH = "This host's flintlockd"
+MACHINE = "What this host offers"
+MISC = "Other"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Everything that can be set on a `billet server`. Building one checks it: a wrong one cannot exist."""
+
+    id: str = setting("", MISC, "This server's name among the servers. Empty = the machine's host name.")
+    data_dir: str = setting(".", MISC, "Folder for what a server keeps; relative store paths start here.")
+    json_ready: bool = setting(
+        False, MISC, "Print one JSON line with the real endpoints when ready, for scripts and tests."
+    )
+
+    grpc_endpoint: str = setting(
+        "localhost:9090", NORTH, "Where Flintlock's gRPC is served. Port 0 = any free one.", kind="endpoint"
+    )
+    http_endpoint: str = setting(
+        "localhost:8090", NORTH, "Where Flintlock's HTTP gateway is served. Empty = off.", kind="endpoint?"
+    )
+    advertise_host: str = setting(
+        "", NORTH, "Name or address by which the other servers and the agents reach this one. Empty = host name."
+    )
+    insecure: bool = setting(False, NORTH, "Serve clients without TLS. Anyone on the way can read and write.")
+    tls_cert: str = setting("", NORTH, "PEM file: certificate shown to clients (TLS 1.3).", kind="file")
+    tls_key: str = setting("", NORTH, "PEM file: its private key.", kind="file")
+    tls_client_validate: bool = setting(False, NORTH, "Let in only clients with a certificate (mTLS).")
+    tls_client_ca: str = setting("", NORTH, "PEM file: the CA that signs clients' certificates.", kind="file")
+    basic_auth_token: str = setting(
+        "", NORTH, "Token that clients send as flintlockd's `Basic` authorization. Empty = none asked.", kind="secret"
+    )
+
+    link_endpoint: str = setting("0.0.0.0:9095", LINK, "Where agents dial in.", kind="endpoint")
+    link_token: str = setting(
+        "", LINK, "Secret that agents, and the other servers, must show; the same on all of them.", kind="secret"
+    )
+    link_tls_cert: str = setting("", LINK, "PEM file: certificate shown to agents.", kind="file")
+    link_tls_key: str = setting("", LINK, "PEM file: its private key.", kind="file")
+    link_insecure: bool = setting(
+        False, LINK, "No TLS on the link. Specs, which hold secrets, then travel in the clear."
+    )
+
+    store: str = setting(
+        "sqlite:///billet.db",
+        STORE,
+        "sqlite:///PATH (one server) or etcd://H1:2379,H2:2379,H3:2379 (several).",
+        kind="store",
+    )
+    etcd_tls_ca: str = setting("", STORE, "PEM file: the CA of etcd's certificates. Empty = no TLS.", kind="file")
+    etcd_tls_cert: str = setting("", STORE, "PEM file: certificate shown to etcd. Empty = none.", kind="file")
+    etcd_tls_key: str = setting("", STORE, "PEM file: its private key.", kind="file")
+
+    bid_wait_ms: int = setting(
+        50, AUCTION, "How long an auction waits for the slower bids once it has one. 0 = the first bid wins;"
+        " more finds better hosts and makes every create with a silent host wait longer.", low=0, high=60_000,
+    )  # fmt: skip
+    bid_wait_max_ms: int = setting(
+        2000, AUCTION, "How long it waits when nobody has bid yet. 0 = not beyond --bid-wait-ms.", low=0, high=600_000
+    )
+    ask_hosts: int = setting(
+        32, AUCTION, "How many of the emptiest hosts are asked. 0 = all; fewer make auctions cheaper.", low=0
+    )
+    ask_random: int = setting(
+        4, AUCTION, "How many hosts drawn by the auction's hash are asked besides. 0 = none; they find hosts"
+        " whose pressure or boot queue has got better than the ledger knows.", low=0,
+    )  # fmt: skip
+    create_timeout_s: float = setting(
+        30.0, AUCTION, "Longest time for one create, from the call to flintlockd's reply.", low=0.1, high=3600
+    )
+    call_timeout_s: float = setting(
+        10.0, AUCTION, "Longest time for any other call to one host. A host that takes longer counts as away.",
+        low=0.1, high=3600,
+    )  # fmt: skip
+    settle_after_s: float = setting(
+        60.0, AUCTION, "How long the room of a create with unknown outcome is held while its host is asked for it."
+        " 0 = given back at once; more is safer on slow hosts, and holds room longer.", low=0, high=86_400,
+    )  # fmt: skip
+    record_auctions: int = setting(
+        10_000, AUCTION, "How many auctions `billet explain` remembers; about 5 KiB each. 0 = none.", low=0
+    )
+
+    policy: str = setting(
+        "spread", SCORE, "spread: the emptiest host wins. pack: the fullest that has room wins.", kind="policy"
+    )
+    pressure_weight: float = setting(
+        Weights().pressure, SCORE, "What a host whose tasks wait all the time adds to its score."
+        " 0 = measured pressure does not matter.", low=0, high=10,
+    )  # fmt: skip
+    delay_weight: float = setting(
+        Weights().delay, SCORE, "The most that a long wait for the boot adds. 0 = boot queues do not matter;"
+        " high values fill a host only because it boots fast.", low=0, high=10,
+    )  # fmt: skip
+    delay_half_s: float = setting(
+        Weights().delay_half_s, SCORE, "The wait for the boot at which half of that is added.", low=0.001, high=3600
+    )
+
+    def __post_init__(self) -> None:
+        """Fill in what the machine knows, then check everything."""
+        object.__setattr__(self, "id", self.id or socket.gethostname())
+        _check_fields(self)
+        _check_edge(self.insecure, self.tls_cert, self.tls_key, "insecure", "tls-cert", "tls-key")
+        _check_edge(
+            self.link_insecure, self.link_tls_cert, self.link_tls_key,
+            "link-insecure", "link-tls-cert", "link-tls-key",
+        )  # fmt: skip
+        if self.tls_client_validate and not self.tls_client_ca:
+            raise ConfigError("--tls-client-validate needs --tls-client-ca, the CA of the clients' certificates")
+        if not self.link_token and not self.link_insecure:
+            raise ConfigError(
+                "--link-token is not set; give the agents' secret (or --link-token-file), "
+                "or --link-insecure on a network where everyone may join"
+            )
+        _check_pair(self.etcd_tls_cert, self.etcd_tls_key, "etcd-tls-cert", "etcd-tls-key")
+
+    @property
+    def weights(self) -> Weights:
+        """The three numbers of the score, as the core wants them."""
+        return Weights(self.pressure_weight, self.delay_weight, self.delay_half_s)
+
+    @property
+    def sqlite_path(self) -> Path | None:
+        """The file of an SQLite store, None with another store."""
+        if not self.store.startswith("sqlite:///"):
+            return None
+        return Path(self.data_dir) / self.store.removeprefix("sqlite:///")
+
+
+@dataclass(frozen=True, slots=True)
+class AgentConfig:
+    """Everything that can be set on a `billet agent`, one beside each flintlockd."""
+
+    id: str = setting("", MISC, "This host's name in the fleet; never reuse one. Empty = the host name.")
+    zone: str = setting("", MISC, "Failure domain of this host, shown and free to choose. Empty = none.")
+    labels: Mapping[str, str] = setting({}, MISC, "Free label KEY=VALUE of this host. May be given again.")
+    json_ready: bool = setting(False, MISC, "Print one JSON line once a server has let this agent in.")
+
+    servers: tuple[str, ...] = setting(
+        ("localhost:9095",), LINK, "A server's link HOST:PORT. Give each server; repeat, or use commas.",
+        kind="endpoints",
+    )  # fmt: skip
+    link_token: str = setting("", LINK, "The servers' --link-token.", kind="secret")
+    link_ca: str = setting("", LINK, "PEM file: the CA of the servers' link certificates.", kind="file")
+    link_insecure: bool = setting(False, LINK, "No TLS on the link, as on the servers.")
+    report_interval_s: float = setting(
+        2.0, LINK, "Seconds between two reports; changes are reported at once. Less = fresher pressure, more work.",
+        low=0.1, high=60,
+    )  # fmt: skip
+
+    flintlock: str = setting("localhost:9090", SOUTH, "flintlockd's gRPC endpoint.", kind="endpoint")
+    flintlock_tls_ca: str = setting(
+        "", SOUTH, "PEM file: CA of flintlockd's certificate. Empty = no TLS.", kind="file"
+    )
+    flintlock_tls_cert: str = setting("", SOUTH, "PEM file: client certificate for flintlockd (mTLS).", kind="file")
+    flintlock_tls_key: str = setting("", SOUTH, "PEM file: its private key.", kind="file")
+    flintlock_token: str = setting("", SOUTH, "flintlockd's --basic-auth-token. Empty = none.", kind="secret")
+    provider: str = setting(
+        "", SOUTH, "flintlockd's --default-provider. Empty = not said: flintlockd itself decides, and may refuse"
+        " a macvtap or virtiofs microVM that another host would have taken.",
+    )  # fmt: skip
+    state_dir: str = setting(
+        "/var/lib/flintlock/vm", SOUTH, "flintlockd's --state-dir; its file system is the disk that is measured."
+    )
+
+    vcpu: int = setting(0, MACHINE, "vCPUs of this host. 0 = its CPUs, measured.", low=0, high=65_536)
+    memory_mib: int = setting(0, MACHINE, "Memory. 0 = all, measured.", low=0)
+    disk_mib: int = setting(0, MACHINE, "Disk for microVMs. 0 = the file system of --state-dir, measured.", low=0)
+    max_vms: int = setting(
+        1000, MACHINE, "Most microVMs on this host. One flintlockd boots them one after another, so that a high"
+        " number is no use on a host that is to come back quickly.", low=1, high=100_000,
+    )  # fmt: skip
+    reserve_vcpu: int = setting(0, MACHINE, "vCPUs kept for the machine itself. 0 = none.", low=0)
+    reserve_memory_mib: int = setting(1024, MACHINE, "Memory kept for the machine itself. 0 = none.", low=0)
+    reserve_disk_mib: int = setting(1024, MACHINE, "Disk kept for the machine itself. 0 = none.", low=0)
+    cpu_ratio: float = setting(
+        1.0, MACHINE, "vCPUs promised for each CPU. 1 = none twice, so that the numbers on screen are the machine's;"
+        " 4 is usual where guests are mostly idle, and slows them all when they are not.", low=0.01, high=100,
+    )  # fmt: skip
+    memory_ratio: float = setting(
+        1.0, MACHINE, "Memory promised for each MiB. Above 1, guests that touch it all get the host's OOM killer.",
+        low=0.01, high=100,
+    )  # fmt: skip
+    disk_ratio: float = setting(
+        1.0, MACHINE, "Disk promised for each MiB. Above 1, volumes that fill up stop every guest on the host.",
+        low=0.01, high=100,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Fill in what the machine knows, then check everything."""
+        object.__setattr__(self, "id", self.id or socket.gethostname())
+        _check_fields(self)
+        _check_pair(self.flintlock_tls_cert, self.flintlock_tls_key, "flintlock-tls-cert", "flintlock-tls-key")
+        if self.link_insecure and self.link_ca:
+            raise ConfigError("--link-insecure and --link-ca contradict each other; drop one of them")
+        if not self.link_insecure and not self.link_ca:
+            raise ConfigError("--link-ca is not set; give the CA of the servers' certificates, or --link-insecure")
+        if not self.link_insecure and not self.link_token:
+            raise ConfigError("--link-token is not set; give the servers' secret (or --link-token-file)")
+
+
+def flag(name: str) -> str:
+    """A setting's name as a person types it."""
+    return "--" + name.replace("_", "-")
+
+
+def split_endpoint(text: str) -> tuple[str, int]:
+    """("host", port) of "host:port" or "[v6]:port"; ValueError when it is neither."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError(text)
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(text)
+    return host.strip("[]"), int(port)
+
+
+def _check_fields(config: ServerConfig | AgentConfig) -> None:
+    for item in fields(config):
+        about: About = item.metadata["about"]
+        value = getattr(config, item.name)
+        if about.low is not None and value < about.low:
+            raise ConfigError(f"{flag(item.name)} is {value}; the least is {about.low:g}")
+        if about.high is not None and value > about.high:
+            raise ConfigError(f"{flag(item.name)} is {value}; the most is {about.high:g}")
+        _check_kind(flag(item.name), about.kind, value)
+
+
+def _check_kind(name: str, kind: str, value: Any) -> None:
+    match kind:
+        case "endpoint":
+            _check_endpoint(name, value)
+        case "endpoint?" if value:
+            _check_endpoint(name, value)
+        case "endpoints":
+            if not value:
+                raise ConfigError(f"{name} is empty; give at least one HOST:PORT")
+            for one in value:
+                _check_endpoint(name, one)
+        case "file" if value and not Path(value).is_file():
+            raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
+        case "policy" if value not in POLICIES:
+            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(POLICIES)}")
+        case "store" if not value.startswith(STORE_SCHEMES):
+            raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")
+
+
+def _check_endpoint(name: str, value: str) -> None:
+    try:
+        split_endpoint(value)
+    except ValueError:
+        raise ConfigError(f"{name} is {value!r}; write HOST:PORT, for example localhost:9090") from None
+
+
+def _check_pair(cert: str, key: str, cert_name: str, key_name: str) -> None:
+    if bool(cert) != bool(key):
+        given, missing = (cert_name, key_name) if cert else (key_name, cert_name)
+        raise ConfigError(f"--{given} is set and --{missing} is not; give both or neither")
+
+
+def _check_edge(insecure: bool, cert: str, key: str, flag_name: str, cert_name: str, key_name: str) -> None:
+    """One listening edge: TLS with both files, or plainly without."""
+    _check_pair(cert, key, cert_name, key_name)
+    if insecure and cert:
+        raise ConfigError(f"--{flag_name} and --{cert_name} contradict each other; drop one of them")
+    if not insecure and not cert:
+        raise ConfigError(f"give --{cert_name} and --{key_name}, or --{flag_name} to do without TLS")
