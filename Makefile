@@ -1,0 +1,36 @@
+# Everything starts here: each target sets up what it needs first.
+.SUFFIXES:
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench proto clean
+
+PATH := $(CURDIR)/.venv/bin:$(PATH):$(CURDIR)/.tools/bin
+export PATH
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install what is missing: uv, Python packages as locked, etcd (into this folder)
+	@sh scripts/setup
+
+demo: setup ## a whole cluster on this machine, beside the static list; ARGS="--hosts 8 --keep"
+	@billet demo $(ARGS)
+
+test: setup ## every test; ARGS="-k auction", ARGS="--randomly-seed=1" for the same order again
+	pytest $(ARGS)
+
+check: setup ## format, lint, types, import rules, generated code, and the fast tests
+	ruff format --check
+	ruff check
+	mypy
+	lint-imports
+	sh scripts/proto --check
+	pytest -m "not slow" $(ARGS)
+
+bench: setup ## creates per second and milliseconds, beside the floor of a single flintlockd
+	python -m benchmarks $(ARGS)
+
+proto: setup ## generate the Python code of the .proto files
+	sh scripts/proto
+
+clean: ## take away all that setup and the tools made
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
