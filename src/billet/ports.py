@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -130,14 +130,17 @@ Outcome = Created | Denied | NotTaken | Unknown
 class Hosts(Protocol):
     """All agents, as the leader sees them."""
 
-    def connected(self) -> Iterable[str]:
-        """The hosts that have announced themselves to this leader."""
-
     async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
         """Ask these hosts. Late ones count as SILENT; calls that wait together share messages."""
 
-    async def create(self, host_id: str, auction: Auction, request: bytes, timeout_s: float) -> Outcome:
-        """Tell the winner. `request` is the client's CreateMicroVMRequest, to the byte."""
+    async def create(
+        self, host_id: str, auction: Auction, request: bytes, timeout_s: float, verdict_only: bool = False
+    ) -> Outcome:
+        """Tell the winner. `request` is the client's CreateMicroVMRequest, to the byte.
+
+        `verdict_only`: flintlockd is expected to refuse, in its own words. No room is reserved, so a microVM that
+        it makes all the same is deleted at once and comes back as NotTaken.
+        """
 
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
         """Pass a unary call on to a host's flintlockd. Raises Away when the host cannot be reached."""

@@ -1,0 +1,1 @@
+"""WHO acts, and in which order: asyncio over ports only."""

@@ -21,6 +21,9 @@ class Weights(NamedTuple):
     delay_half_s: float = 5.0
 
 
+DEFAULT_WEIGHTS = Weights()
+
+
 def utilisation(allocatable: Resources, taken: Resources, demand: Resources) -> float:
     """The dominant share after placement, 0 = idle, 1 = full; above 1 the demand does not fit.
 

@@ -1,0 +1,251 @@
+"""Create and delete, from request to reply: ask for bids, award, commit, tell the winner, commit, answer.
+
+`create` is the straight line. One coroutine per auction is its state machine; batching lives in the adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from billet.control.ledger import Ledger
+from billet.control.story import Story
+from billet.core.auction import award, explain_unplaced, hopeless, merely_away, tie_break
+from billet.core.bidding import CAPABILITY_REASONS, cannot, no_room
+from billet.core.errors import Away, BilletError, Code, HostVerdict, NoRoom, StoreError, Uncertain
+from billet.core.model import (
+    Auction,
+    Award,
+    Bid,
+    HostView,
+    Placement,
+    PlacementState,
+    Reason,
+    Refusal,
+    Unplaced,
+)
+from billet.core.scoring import DEFAULT_WEIGHTS, Weights
+from billet.core.state import DropPlacement, PutPlacement
+from billet.ports import Clock, Created, Denied, Hosts, NotTaken, Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings that auctions go by; config.py says what each trades."""
+
+    weights: Weights = DEFAULT_WEIGHTS
+    ask_hosts: int = 32  # hosts asked per auction, 0 = all
+    ask_random: int = 4  # hosts asked besides, drawn by a hash of the auction
+    create_timeout_s: float = 30.0
+    call_timeout_s: float = 10.0
+
+
+class Caller:
+    """Whether the client still waits. A create that it gave up goes on only where it cannot be called back."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.gone = False
+
+
+class Auctioneer:
+    """The leader's hand: holds auctions and carries out their awards."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        hosts: Hosts,
+        ready: set[str],
+        rules: Rules,
+        clock: Clock,
+        record: Callable[[Story], None],
+    ) -> None:
+        self._ledger = ledger
+        self._hosts = hosts
+        self._ready = ready  # hosts whose microVMs are all in the ledger; kept by the reconciler
+        self._rules = rules
+        self._clock = clock
+        self._record = record
+
+    async def create(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
+        """One microVM: returns flintlockd's own reply, to the byte but for the token. Raises BilletError."""
+        story = Story(auction, self._rules.weights, self._clock)
+        try:
+            reply = await self._auction(auction, request, caller, story)
+        except BilletError as error:
+            story.failed(error)
+            raise
+        finally:
+            self._record(story)
+        return reply
+
+    async def _auction(self, auction: Auction, request: bytes, caller: Caller, story: Story) -> bytes:
+        if hopeless(auction):
+            return await self._verdict(auction, request, caller)
+        answers = await self._first_bids(auction, story)
+        while True:
+            decision = story.decided(answers, *self._decide(auction, answers))
+            if isinstance(decision, Unplaced):
+                more = await self._more_bids(auction, answers)
+                if more:
+                    answers += more
+                    continue
+                return await self._unplaced(auction, decision, request, caller)
+            if caller.gone:
+                raise _given_up()
+            placement = self._placement(auction, decision)
+            with self._ledger.hold(placement.id):
+                outcome = await self._carry_out(placement, auction, request, caller, story)
+            if isinstance(outcome, bytes):
+                return outcome
+            answers = [outcome if a.host == outcome.host else a for a in answers]
+
+    async def _carry_out(
+        self, placement: Placement, auction: Auction, request: bytes, caller: Caller, story: Story
+    ) -> bytes | Refusal:
+        """Reserve, tell the host, commit what became of it. A Refusal means that another host may be asked."""
+        ledger = self._ledger
+        await ledger.claim([PutPlacement(placement)])
+        story.leg("reserve")
+        if caller.gone:
+            await ledger.settle([DropPlacement(placement.id)])
+            raise _given_up()
+        outcome = await self._hosts.create(placement.host, auction, request, self._timeout_s(caller))
+        story.leg("start")
+        match outcome:
+            case Created(uid, reply):
+                await self._started(placement, uid)
+                story.leg("commit")
+                story.created(placement.host, uid)
+                return reply
+            case Denied(code, text):
+                await ledger.settle([DropPlacement(placement.id)])
+                raise HostVerdict(code, text)
+            case NotTaken(refusal):
+                await ledger.settle([DropPlacement(placement.id)])
+                return refusal
+            case Unknown(text):
+                # The reservation stays: the host may have the microVM, and is asked for its token (promise 4).
+                raise Uncertain(
+                    f"host {placement.host} may or may not have taken {auction.namespace}/{auction.name}: {text}; "
+                    "it is not tried elsewhere before this is known: list the namespace before you create it again"
+                )
+
+    async def _started(self, placement: Placement, uid: str) -> None:
+        started = replace(placement, state=PlacementState.STARTED, uid=uid, changed_at_s=self._clock.now_s())
+        try:
+            await self._ledger.settle([PutPlacement(started)])
+        except StoreError as error:
+            raise Uncertain(
+                f"microVM {uid} runs on host {placement.host}, but the store did not take the record ({error.text}); "
+                "it is listed as soon as the store does"
+            ) from error
+
+    async def delete(self, uid: str, method: str, request: bytes) -> bytes:
+        """Pass a Delete on to the host that has the microVM. Room comes back when the host no longer shows it."""
+        placement = self._ledger.state.of_uid(uid)
+        if placement is None:
+            raise Away(f"microVM {uid} is on no host that Billet knows")
+        with self._ledger.hold(placement.id):
+            reply = await self._hosts.call(placement.host, method, request, self._rules.call_timeout_s)
+            if reply.code == Code.OK and placement.state is PlacementState.STARTED:
+                releasing = replace(placement, state=PlacementState.RELEASING, changed_at_s=self._clock.now_s())
+                await self._ledger.settle([PutPlacement(releasing)])
+        if reply.code != Code.OK:
+            raise HostVerdict(reply.code, reply.text)
+        return reply.payload
+
+    # The steps of an auction, each a line of `_auction`.
+
+    async def _first_bids(self, auction: Auction, story: Story) -> list[Bid | Refusal]:
+        answers = await self._ask(auction, set())
+        story.leg("bids")
+        return answers
+
+    async def _more_bids(self, auction: Auction, answers: list[Bid | Refusal]) -> list[Bid | Refusal]:
+        """The next hosts, when none of the first could; none when all that might have been asked."""
+        return await self._ask(auction, {answer.host for answer in answers})
+
+    async def _ask(self, auction: Auction, asked: set[str]) -> list[Bid | Refusal]:
+        host_ids = self._shortlist(auction, asked)
+        return await self._hosts.call_for_bids(auction, host_ids) if host_ids else []
+
+    def _shortlist(self, auction: Auction, asked: set[str]) -> list[str]:
+        state, ask = self._ledger.state, self._rules.ask_hosts
+        if ask == 0 or len(state.hosts) <= ask:
+            return [host_id for host_id in self._ready if host_id not in asked]
+
+        def fits(host_id: str) -> bool:
+            return (
+                host_id in self._ready
+                and host_id not in asked
+                and state.room(host_id).covers(auction.demand)
+                and cannot(state.hosts[host_id], auction) is None
+            )
+
+        return state.ranking.shortlist(auction.id, ask, self._rules.ask_random, fits)
+
+    def _decide(self, auction: Auction, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
+        views = {a.host: view for a in answers if isinstance(a, Bid) and (view := self._ledger.state.view(a.host))}
+        return views, award(auction, answers, views, self._rules.weights)
+
+    def _placement(self, auction: Auction, decision: Award) -> Placement:
+        return Placement(
+            id=auction.id,
+            namespace=auction.namespace,
+            name=auction.name,
+            demand=auction.demand,
+            host=decision.host,
+            state=PlacementState.RESERVED,
+            labels=auction.labels,
+            score=decision.score.total,
+            runner_up=decision.runner_up or "",
+            changed_at_s=self._clock.now_s(),
+        )
+
+    async def _unplaced(self, auction: Auction, decision: Unplaced, request: bytes, caller: Caller) -> bytes:
+        """No host will: say why, or have a host say it where it is not a matter of room."""
+        refusals = self._all_refusals(auction, decision)
+        if refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in refusals):
+            return await self._verdict(auction, request, caller)
+        whole = Unplaced(tuple(refusals))
+        text = explain_unplaced(auction, whole)
+        if merely_away(whole):
+            raise Away(text)
+        raise NoRoom(text)
+
+    def _all_refusals(self, auction: Auction, decision: Unplaced) -> list[Refusal]:
+        """What was answered, and for every host that was not asked what the ledger says. O(fleet), for a no only."""
+        state = self._ledger.state
+        answered = {refusal.host for refusal in decision.refusals}
+        refusals = list(decision.refusals)
+        for host_id, host in state.hosts.items():
+            if host_id not in answered:
+                view = state.view(host_id)
+                assert view
+                refusals.append(
+                    cannot(host, auction)
+                    or no_room(host_id, view.allocatable, view.taken, auction.demand)
+                    or Refusal(host_id, Reason.AWAY)
+                )
+        return refusals
+
+    async def _verdict(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
+        """A request that every flintlockd refuses: have one say so in its own words. No auction, no reservation."""
+        for host_id in sorted(self._ready, key=lambda host_id: tie_break(auction.id, host_id))[:3]:
+            outcome = await self._hosts.create(host_id, auction, request, self._timeout_s(caller), verdict_only=True)
+            match outcome:
+                case Denied(code, text):
+                    raise HostVerdict(code, text)
+                case Unknown(text):
+                    raise Uncertain(f"host {host_id} did not answer: {text}")
+        raise Away("no host could be asked whether it accepts this request; try again when a host is back")
+
+    def _timeout_s(self, caller: Caller) -> float:
+        return min(self._rules.create_timeout_s, caller.timeout_s)
+
+
+def _given_up() -> BilletError:
+    error = BilletError("the client gave up before a host was told; nothing was created")
+    error.code = Code.CANCELLED
+    return error

@@ -1,0 +1,78 @@
+"""The leader's book: the state, and the one way in which it and the store change together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from billet.core.errors import Fenced, OutcomeUnknown, StoreError
+from billet.core.state import Change, DropPlacement, PutPlacement, State, apply
+from billet.ports import Store, Term
+
+
+class Ledger:
+    """State, store and term of one reign.
+
+    Invariant (promise 2): at every moment the state counts at least the room that the store counts. So what takes
+    room is applied before its commit, and what gives room back after.
+    """
+
+    def __init__(self, state: State, store: Store, term: Term) -> None:
+        self.state = state
+        self.term = term
+        self.in_hand: set[str] = set()  # placements that a create or a delete is working on
+        self.stir = asyncio.Event()  # something left a hand, or the reign ended: the reconciler looks again
+        self.over = asyncio.Event()  # the reign has ended; `why` says so
+        self.why = ""
+        self._store = store
+
+    async def claim(self, changes: Sequence[PutPlacement]) -> None:
+        """Changes that take room: applied at once, taken back when the store surely did not write them."""
+        undo = [self._inverse(change) for change in changes]
+        for change in changes:
+            apply(self.state, change)
+        try:
+            await self._commit(changes)
+        except (Fenced, OutcomeUnknown):
+            raise  # the reign is over and the state with it
+        except StoreError:
+            for inverse in undo:
+                apply(self.state, inverse)
+            raise
+
+    async def settle(self, changes: Sequence[Change]) -> None:
+        """Changes that give room back, or leave it as it is: applied once they are durable."""
+        await self._commit(changes)
+        for change in changes:
+            apply(self.state, change)
+
+    @contextmanager
+    def hold(self, placement_id: str) -> Iterator[None]:
+        """Keep the reconciler's hands off a placement while a create or a delete works on it."""
+        self.in_hand.add(placement_id)
+        try:
+            yield
+        finally:
+            self.in_hand.discard(placement_id)
+            self.stir.set()
+
+    def end(self, why: str) -> None:
+        """The reign is over (promise 3): nobody may decide on this state any more."""
+        if not self.over.is_set():
+            self.why = why
+            self.over.set()
+            self.stir.set()
+
+    def _inverse(self, change: PutPlacement) -> Change:
+        old = self.state.placements.get(change.placement.id)
+        return PutPlacement(old) if old else DropPlacement(change.placement.id)
+
+    async def _commit(self, changes: Sequence[Change]) -> None:
+        if self.over.is_set():
+            raise Fenced(f"this server no longer leads: {self.why}")
+        try:
+            await self._store.commit(self.term, changes)
+        except (Fenced, OutcomeUnknown) as error:
+            self.end(error.text)
+            raise

@@ -1,0 +1,65 @@
+"""What one auction went through, written down while it happens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from billet.core.errors import BilletError, Code, HostVerdict, NoRoom, Uncertain
+from billet.core.model import Auction, Award, Bid, HostView, Refusal, Unplaced
+from billet.core.record import Attempt, Record
+from billet.core.scoring import Weights
+from billet.ports import Clock
+
+
+class Story:
+    """The record of an auction in the making, and the clock of its legs."""
+
+    def __init__(self, auction: Auction, weights: Weights, clock: Clock) -> None:
+        self.record = Record(auction, weights, at_s=clock.now_s())
+        self._clock = clock
+        self._begun_s = self._last_s = clock.monotonic_s()
+
+    def leg(self, name: str) -> None:
+        """The time since the last leg was spent on this one; a leg that comes again adds up."""
+        now_s = self._clock.monotonic_s()
+        legs = self.record.legs_ms
+        legs[name] = legs.get(name, 0.0) + (now_s - self._last_s) * 1e3
+        self._last_s = now_s
+
+    def decided(
+        self, answers: Sequence[Bid | Refusal], ledger: Mapping[str, HostView], decision: Award | Unplaced
+    ) -> Award | Unplaced:
+        """A decision, with everything that it was made from."""
+        self.record.attempts.append(
+            Attempt(
+                bids=[a for a in answers if isinstance(a, Bid)],
+                refusals=[a for a in answers if isinstance(a, Refusal)],
+                ledger=dict(ledger),
+                award=decision if isinstance(decision, Award) else None,
+            )
+        )
+        return decision
+
+    def created(self, host: str, uid: str) -> None:
+        """The happy end."""
+        self.record.outcome, self.record.host, self.record.uid = "created", host, uid
+        self._end()
+
+    def failed(self, error: BilletError) -> None:
+        """The other ends."""
+        match error:
+            case HostVerdict():
+                outcome, code = "denied", error.status
+            case NoRoom():
+                outcome, code = "unplaced", error.code
+            case Uncertain():
+                outcome, code = "unknown", error.code
+            case _ if error.code is Code.CANCELLED:
+                outcome, code = "cancelled", error.code
+            case _:
+                outcome, code = "failed", error.code
+        self.record.outcome, self.record.code, self.record.text = outcome, int(code), error.text
+        self._end()
+
+    def _end(self) -> None:
+        self.record.legs_ms["total"] = (self._clock.monotonic_s() - self._begun_s) * 1e3

@@ -1,0 +1,231 @@
+"""The agents' link: core values to and from its protobuf messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from billet.core.model import (
+    Auction,
+    Bid,
+    Facts,
+    Host,
+    Observed,
+    Reason,
+    Refusal,
+    Resources,
+    Score,
+    VmState,
+)
+from billet.ports import Created, Denied, Inventory, NotTaken, Outcome, Report, Unknown
+from billet.wire.pb import link_pb2 as pb
+
+
+def put_resources(value: Resources) -> pb.Resources:
+    """Resources as a message."""
+    return pb.Resources(vcpu=value.vcpu, memory_mib=value.memory_mib, disk_mib=value.disk_mib, vms=value.vms)
+
+
+def get_resources(message: pb.Resources) -> Resources:
+    """Resources of a message."""
+    return Resources(message.vcpu, message.memory_mib, message.disk_mib, message.vms)
+
+
+def put_facts(value: Facts) -> pb.Facts:
+    """Facts as a message."""
+    return pb.Facts(pressure=value.pressure, pending=value.pending, boot_s=value.boot_s)
+
+
+def get_facts(message: pb.Facts) -> Facts:
+    """Facts of a message."""
+    return Facts(message.pressure, message.pending, message.boot_s)
+
+
+def put_hello(host: Host, version: str, instance: str) -> pb.Hello:
+    """What an agent says first."""
+    return pb.Hello(
+        host=host.id,
+        capacity=put_resources(host.capacity),
+        allocatable=put_resources(host.allocatable),
+        zone=host.zone,
+        labels=dict(host.labels),
+        provider=host.provider,
+        version=version,
+        instance=instance,
+    )
+
+
+def get_hello(message: pb.Hello) -> Host:
+    """The host that says hello."""
+    return Host(
+        id=message.host,
+        capacity=get_resources(message.capacity),
+        allocatable=get_resources(message.allocatable),
+        zone=message.zone,
+        labels=dict(message.labels),
+        provider=message.provider,
+    )
+
+
+def put_report(value: Report) -> pb.Report:
+    """A report as a message."""
+    return pb.Report(
+        facts=put_facts(value.facts),
+        cpu_share=value.cpu_share,
+        memory_used_mib=value.memory_used_mib,
+        disk_free_mib=value.disk_free_mib,
+        vms=value.vms,
+        failed=value.failed,
+        daemon_ok=value.daemon_ok,
+        interval_s=value.interval_s,
+    )
+
+
+def get_report(message: pb.Report) -> Report:
+    """The report of a message."""
+    return Report(
+        facts=get_facts(message.facts),
+        cpu_share=message.cpu_share,
+        memory_used_mib=message.memory_used_mib,
+        disk_free_mib=message.disk_free_mib,
+        vms=message.vms,
+        failed=message.failed,
+        daemon_ok=message.daemon_ok,
+        interval_s=message.interval_s,
+    )
+
+
+def put_inventory(value: Inventory) -> pb.Inventory:
+    """An inventory as a message."""
+    return pb.Inventory(
+        full=value.full,
+        seen=[
+            pb.MicroVM(
+                uid=row.uid,
+                namespace=row.namespace,
+                name=row.name,
+                demand=put_resources(row.demand),
+                state=row.state.value,
+                token=row.token,
+                retry=row.retry,
+            )
+            for row in value.seen
+        ],
+        gone=value.gone,
+        creating=value.creating,
+    )
+
+
+def get_inventory(message: pb.Inventory) -> Inventory:
+    """The inventory of a message."""
+    seen = [
+        Observed(
+            row.uid,
+            row.namespace,
+            row.name,
+            get_resources(row.demand),
+            VmState(row.state),
+            row.token,
+            row.retry,
+        )
+        for row in message.seen
+    ]
+    return Inventory(message.full, seen, list(message.gone), list(message.creating))
+
+
+def put_call(number: int, lots: Iterable[tuple[int, Auction]]) -> pb.Call:
+    """A call for bids on these lots (an auction's number in the round), in columns."""
+    call = pb.Call(round=number)
+    for lot, auction in lots:
+        call.lot.append(lot)
+        call.vcpu.append(auction.demand.vcpu)
+        call.memory_mib.append(auction.demand.memory_mib)
+        call.disk_mib.append(auction.demand.disk_mib)
+        call.provider.append(auction.provider)
+        call.needs_macvtap.append(auction.needs_macvtap)
+        call.needs_virtiofs.append(auction.needs_virtiofs)
+    return call
+
+
+def get_call(call: pb.Call) -> list[tuple[int, Auction]]:
+    """The lots of a call. Of an auction the hosts learn what bidding needs, not whose it is."""
+    columns = zip(
+        call.lot,
+        call.vcpu,
+        call.memory_mib,
+        call.disk_mib,
+        call.provider,
+        call.needs_macvtap,
+        call.needs_virtiofs,
+        strict=True,
+    )
+    return [
+        (lot, Auction("", "", "", Resources(vcpu, memory_mib, disk_mib, 1), provider, macvtap, virtiofs))
+        for lot, vcpu, memory_mib, disk_mib, provider, macvtap, virtiofs in columns
+    ]
+
+
+def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bids:
+    """One host's answers. All bids of a round have the same basis and facts, and so the same extra parts."""
+    message = pb.Bids(round=number)
+    first = True
+    for lot, answer in answers:
+        if isinstance(answer, Refusal):
+            message.refusals.append(put_refusal(answer, lot))
+            continue
+        if first:
+            first = False
+            message.basis.CopyFrom(put_resources(answer.basis))
+            message.facts.CopyFrom(put_facts(answer.facts))
+            message.pressure_part = answer.score.pressure
+            message.delay_part = answer.score.delay
+        message.lot.append(lot)
+        message.utilisation.append(answer.score.utilisation)
+    return message
+
+
+def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
+    """The answers of one host, by lot."""
+    basis, facts = get_resources(message.basis), get_facts(message.facts)
+    pressure, delay = message.pressure_part, message.delay_part
+    answers: list[tuple[int, Bid | Refusal]] = [
+        (lot, Bid(host_id, Score(share + pressure + delay, share, pressure, delay), basis, facts))
+        for lot, share in zip(message.lot, message.utilisation, strict=True)
+    ]
+    answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
+    return answers
+
+
+def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:
+    """A refusal as a message."""
+    return pb.Refusal(lot=lot, reason=refusal.reason.name, detail=refusal.detail)
+
+
+def get_refusal(host_id: str, message: pb.Refusal) -> Refusal:
+    """The refusal of a message; a reason that a newer agent knows and we do not counts as DECLINED."""
+    known = message.reason in Reason.__members__
+    reason = Reason[message.reason] if known else Reason.DECLINED
+    return Refusal(host_id, reason, message.detail if known else f"{message.reason} {message.detail}".strip())
+
+
+def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
+    """What became of a create."""
+    match outcome:
+        case Created(uid, reply):
+            return pb.Answer(order=order, uid=uid, payload=reply)
+        case Denied(code, text):
+            return pb.Answer(order=order, code=code, text=text)
+        case NotTaken(refusal):
+            return pb.Answer(order=order, kind=pb.Answer.NOT_TAKEN, refusal=put_refusal(refusal))
+        case Unknown(text):
+            return pb.Answer(order=order, kind=pb.Answer.UNKNOWN, text=text)
+
+
+def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
+    """What became of a create."""
+    if answer.kind == pb.Answer.NOT_TAKEN:
+        return NotTaken(get_refusal(host_id, answer.refusal))
+    if answer.kind == pb.Answer.UNKNOWN:
+        return Unknown(answer.text)
+    if answer.code == 0:
+        return Created(answer.uid, answer.payload)
+    return Denied(answer.code, answer.text)
