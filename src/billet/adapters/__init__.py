@@ -1,0 +1,1 @@
+"""HOW the world is reached: one file for each thing outside."""

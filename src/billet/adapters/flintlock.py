@@ -1,0 +1,83 @@
+"""One host's flintlockd over gRPC, as bytes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import cast
+
+import grpc
+import grpc.aio
+
+from billet.core.errors import Away, Code, HostVerdict
+from billet.ports import Reply
+
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),  # a List of one host may be large
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class GrpcFlintlock:
+    """ports.Flintlock over one channel."""
+
+    def __init__(
+        self, address: str, credentials: grpc.ChannelCredentials | None = None, authorization: str = ""
+    ) -> None:
+        self._channel = (
+            grpc.aio.secure_channel(address, credentials, options=OPTIONS)
+            if credentials
+            else grpc.aio.insecure_channel(address, options=OPTIONS)
+        )
+        self._metadata = (("authorization", authorization),) if authorization else None
+        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+
+    async def ready(self, timeout_s: float) -> bool:
+        """See ports.Flintlock."""
+        if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return True
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            return False
+        return True
+
+    async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
+        """See ports.Flintlock."""
+        caller = self._methods.get(method)
+        if caller is None:
+            caller = self._methods[method] = self._channel.unary_unary(method)
+        try:
+            payload = await caller(request, timeout=timeout_s, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            return Reply(number(error.code()), error.details() or "", b"")
+        return Reply(Code.OK, "", payload)
+
+    async def stream(
+        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
+    ) -> AsyncIterator[bytes]:
+        """See ports.Flintlock."""
+        call = self._channel.stream_stream(method)(requests, timeout=timeout_s, metadata=self._metadata)
+        try:
+            async for message in call:
+                yield cast(bytes, message)
+        except grpc.aio.AioRpcError as error:
+            code = number(error.code())
+            if code == Code.UNAVAILABLE:
+                raise Away("its flintlockd does not answer") from None
+            raise HostVerdict(code, error.details() or "") from None
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """See ports.Flintlock."""
+        await self._channel.close()
+
+
+def number(code: grpc.StatusCode) -> int:
+    """A status code by its number on the wire."""
+    return cast(int, code.value[0])

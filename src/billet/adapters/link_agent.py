@@ -1,0 +1,245 @@
+"""The agent's end of the link: it dials, says hello, and answers what the leader asks."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import ssl
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any
+
+import structlog
+from google.protobuf.message import DecodeError
+from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
+
+from billet.adapters.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S, Outbox
+from billet.adapters.pipes import Pipe
+from billet.control.agent import Agent, CreateOrder
+from billet.core.errors import Away, BilletError, Code, ConfigError, HostVerdict
+from billet.core.scoring import Weights
+from billet.ports import Flintlock, Inventory, Reply, Report
+from billet.wire import link as wire
+from billet.wire.pb import link_pb2 as pb
+
+log = structlog.get_logger()
+
+BACKOFF_S = 0.1  # pause before dialling again, doubled up to
+BACKOFF_MAX_S = 2.0
+
+
+class AgentLink(WSListener):
+    """One connection to a server; the agent's Uplink while it lasts."""
+
+    def __init__(self, owner: AgentDialler) -> None:
+        self.welcomed = False
+        self.goodbye: pb.Goodbye | None = None
+        self._owner = owner
+        self._outbox: Outbox | None = None
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """Say hello."""
+        self._outbox = Outbox(transport)
+        self._outbox.put(pb.Up(hello=self._owner.hello()))
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Something came from the server."""
+        if frame.msg_type == WSMsgType.CLOSE:
+            transport.disconnect()
+        elif frame.msg_type == WSMsgType.BINARY:
+            try:
+                down = pb.Down.FromString(frame.get_payload_as_bytes())
+            except DecodeError:
+                log.warning("the server sent what cannot be read; hanging up")
+                transport.disconnect()
+                return
+            self._owner.received(self, down)
+
+    def put(self, message: pb.Up) -> None:
+        """Send a message, soon."""
+        assert self._outbox
+        self._outbox.put(message)
+
+    # control.agent.Uplink.
+
+    def report(self, report: Report) -> None:
+        """Broadcast a report."""
+        self.put(pb.Up(report=wire.put_report(report)))
+
+    def inventory(self, inventory: Inventory) -> None:
+        """Tell what changed."""
+        self.put(pb.Up(inventory=wire.put_inventory(inventory)))
+
+
+class AgentDialler:
+    """Keeps the agent connected to whoever leads."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        flintlock: Flintlock,
+        servers: Sequence[str],
+        token: str,
+        tls: ssl.SSLContext | None,
+        version: str,
+        instance: str,
+    ) -> None:
+        self._agent = agent
+        self._flintlock = flintlock
+        self._servers = list(servers)
+        self._tls = tls
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._version, self._instance = version, instance
+        self._term = 0
+        self._at = ""  # the server that is connected
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def hello(self) -> pb.Hello:
+        """What is said first."""
+        return wire.put_hello(self._agent.host, self._version, self._instance)
+
+    async def run(self) -> None:
+        """Stay connected, for ever. Raises ConfigError when a server says that trying again will not help."""
+        round_robin = itertools.cycle(self._servers)
+        target, pause_s = next(round_robin), BACKOFF_S
+        while True:
+            link = await self._connection(target)
+            if link and link.goodbye and link.goodbye.final:
+                raise ConfigError(link.goodbye.why)
+            if link and link.welcomed:
+                pause_s = BACKOFF_S
+            hint = link.goodbye.leader if link and link.goodbye else ""
+            target = hint or next(round_robin)
+            # Chance keeps a whole fleet from dialling in step; it decides nothing.
+            await asyncio.sleep(0.0 if hint else pause_s * random.uniform(0.5, 1.0))
+            pause_s = min(pause_s * 2, BACKOFF_MAX_S)
+
+    async def _connection(self, server: str) -> AgentLink | None:
+        """One connection from beginning to end."""
+        try:
+            transport, link = await self._dial(f"/agent?host={self._agent.host.id}", server, AgentLink(self))
+        except (OSError, WSError, TimeoutError) as error:
+            log.warning("cannot reach a server", server=server, error=explain(error))
+            return None
+        assert isinstance(link, AgentLink)
+        self._at = server
+        try:
+            await transport.wait_disconnected()
+        finally:
+            if self._agent.uplink is link:
+                self._agent.uplink = None
+        if link.goodbye:
+            log.info("the server said goodbye", server=server, why=link.goodbye.why)
+        else:
+            log.warning("the link broke", server=server)
+        return link
+
+    async def _dial(self, path: str, server: str, listener: WSListener) -> tuple[WSTransport, WSListener]:
+        scheme = "wss" if self._tls else "ws"
+        return await ws_connect(
+            lambda: listener,
+            f"{scheme}://{server}{path}",
+            ssl_context=self._tls,
+            extra_headers=self._headers,
+            max_frame_size=MAX_FRAME_BYTES,
+            enable_auto_ping=True,
+            auto_ping_idle_timeout=PING_AFTER_S,
+            auto_ping_reply_timeout=PONG_WITHIN_S,
+        )
+
+    # What the leader says.
+
+    def received(self, link: AgentLink, down: pb.Down) -> None:
+        """A frame from the server."""
+        if down.HasField("goodbye"):
+            link.goodbye = down.goodbye
+            return
+        if down.HasField("welcome"):
+            self._spawn(self._welcome(link, down.welcome))
+        for call in down.calls:
+            answers = [(lot, self._agent.bid(auction)) for lot, auction in wire.get_call(call)]
+            link.put(pb.Up(bids=[wire.put_bids(call.round, answers)]))
+        for order in down.orders:
+            self._spawn(self._create(link, order) if order.token else self._call(link, order))
+        for stream in down.streams:
+            self._spawn(self._stream(stream))
+
+    async def _welcome(self, link: AgentLink, welcome: pb.Welcome) -> None:
+        """Announce everything, from a List that was begun after the connection was there."""
+        link.welcomed = True
+        if not self._agent.accepts(welcome.term):
+            log.warning("connected to a leader of an old term", term=welcome.term)
+        self._agent.weights = Weights(welcome.pressure_weight, welcome.delay_weight, welcome.delay_half_s)
+        self._agent.uplink = link
+        if await self._agent.refresh() and self._agent.uplink is link:
+            link.inventory(self._agent.everything())
+        link.report(self._agent.report())
+        log.info("connected", server=self._at, term=welcome.term)
+
+    async def _create(self, link: AgentLink, order: pb.Order) -> None:
+        outcome = await self._agent.create(
+            CreateOrder(
+                order.term,
+                order.token,
+                order.payload,
+                wire.get_resources(order.demand),
+                order.timeout_ms / 1e3,
+                order.verdict_only,
+            )
+        )
+        link.put(pb.Up(answers=[wire.put_outcome(order.id, outcome)]))
+
+    async def _call(self, link: AgentLink, order: pb.Order) -> None:
+        reply = await self._agent.call(order.term, order.method, order.payload, order.timeout_ms / 1e3)
+        link.put(pb.Up(answers=[_answer(order.id, reply)]))
+
+    async def _stream(self, opening: pb.OpenStream) -> None:
+        """Open the stream's own connection and be the pipe between it and flintlockd."""
+        pipe = Pipe()
+        try:
+            await self._dial(f"/stream/{opening.id}", self._at, pipe)
+        except (OSError, WSError, TimeoutError) as error:
+            log.warning("cannot open a stream", error=explain(error))
+            return
+        last = pb.Piece(end=True)
+        try:
+            timeout_s = opening.timeout_ms / 1e3 if opening.timeout_ms else None
+            async for message in self._flintlock.stream(opening.method, _data(pipe), timeout_s):
+                await pipe.send(pb.Piece(data=message))
+        except HostVerdict as verdict:
+            last = pb.Piece(end=True, code=verdict.status, text=verdict.text)
+        except BilletError as error:
+            last = pb.Piece(end=True, code=Code.UNAVAILABLE, text=error.text)
+        try:
+            await pipe.send(last)
+            if pipe.transport:
+                await pipe.transport.wait_disconnected()
+        except Away:
+            pass
+        finally:
+            pipe.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def _data(pipe: Pipe) -> AsyncIterator[bytes]:
+    async for piece in pipe.pieces():
+        if not piece.end:
+            yield piece.data
+
+
+def _answer(order: int, reply: Reply) -> pb.Answer:
+    return pb.Answer(order=order, code=reply.code, text=reply.text, payload=reply.payload)
+
+
+def explain(error: BaseException) -> str:
+    """One line for a failed dial, with what would help where that is plain."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not signed by --link-ca ({error.verify_message})"
+    text = str(error) or type(error).__name__
+    if "401" in text:
+        return "the server refused the link token: give the agent the server's --link-token"
+    return text
