@@ -1,0 +1,5 @@
+"""`python -m billet` is `billet`."""
+
+from billet.cli import run
+
+run()

@@ -1,0 +1,119 @@
+"""Certificates to begin with: a CA, a server's and a client's. For the demo, the tests and a first day."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey, generate_private_key
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from billet.core.errors import ConfigError
+
+CLOCK_SKEW = datetime.timedelta(hours=1)
+
+
+class Files(NamedTuple):
+    """Where the PEM files are."""
+
+    ca: Path
+    ca_key: Path
+    server_cert: Path
+    server_key: Path
+    client_cert: Path
+    client_key: Path
+
+
+class Signed(NamedTuple):
+    """A certificate with its private key."""
+
+    cert: x509.Certificate
+    key: EllipticCurvePrivateKey
+
+
+def write_pki(folder: Path, hosts: Sequence[str], days: int) -> Files:
+    """Make a CA, a server certificate for these names and addresses, and a client certificate; never overwrite."""
+    names = ("ca.crt", "ca.key", "server.crt", "server.key", "client.crt", "client.key")
+    files = Files(*(folder / name for name in names))
+    there = [path for path in files if path.exists()]
+    if there:
+        raise ConfigError(f"{there[0]} is there already and is kept; choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        ca = _authority(days)
+        _write(ca, files.ca, files.ca_key)
+        server = _signed(ca, "billet server", days, hosts, ExtendedKeyUsageOID.SERVER_AUTH)
+        _write(server, files.server_cert, files.server_key)
+        client = _signed(ca, "billet client", days, (), ExtendedKeyUsageOID.CLIENT_AUTH)
+        _write(client, files.client_cert, files.client_key)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written: {error.strerror}; choose another folder") from None
+    return files
+
+
+def _authority(days: int) -> Signed:
+    key = generate_private_key(SECP256R1())
+    name = _name("billet CA")
+    usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
+    cert = (
+        _begun(name, name, key, days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(usage, critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    return Signed(cert, key)
+
+
+def _signed(ca: Signed, title: str, days: int, hosts: Iterable[str], usage: x509.ObjectIdentifier) -> Signed:
+    key = generate_private_key(SECP256R1())
+    builder = (
+        _begun(_name(title), ca.cert.subject, key, days)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()), critical=False)
+    )
+    names = [_general_name(host) for host in hosts]
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return Signed(builder.sign(ca.key, hashes.SHA256()), key)
+
+
+def _begun(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+    now = datetime.datetime.now(datetime.UTC)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - CLOCK_SKEW)
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _name(title: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, title)])
+
+
+def _general_name(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        return x509.DNSName(host)
+
+
+def _write(signed: Signed, cert_path: Path, key_path: Path) -> None:
+    """The key is readable by its owner alone, from its first byte on."""
+    cert_path.write_bytes(signed.cert.public_bytes(serialization.Encoding.PEM))
+    key_path.touch(mode=0o600, exist_ok=False)
+    key_path.write_bytes(
+        signed.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+    )

@@ -1,0 +1,95 @@
+"""HOW does a person use it? The `billet` command: which subcommands there are, and how errors look."""
+
+from __future__ import annotations
+
+import importlib
+from typing import IO, Any, NamedTuple
+
+import click
+
+from billet.core.errors import BilletError, ConfigError
+
+
+class Target(NamedTuple):
+    """Where a subcommand is, imported only when it is used, and the line that --help shows of it."""
+
+    module: str
+    attribute: str
+    summary: str
+
+
+COMMANDS = {
+    "demo": Target("billet.commands.demo", "demo", "A whole cluster on this machine, beside a static list of hosts."),
+    "server": Target("billet.commands.run", "server", "Serve Flintlock's API for the fleet; run 1, 3 or 5 of them."),
+    "agent": Target("billet.commands.run", "agent", "Report and bid for one host, beside its flintlockd."),
+    "hosts": Target("billet.commands.fleet", "hosts", "Show every host and how full it is."),
+    "vms": Target("billet.commands.fleet", "vms", "Show the microVMs and their hosts."),
+    "create": Target("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
+    "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
+    "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),
+    "certs": Target("billet.commands.certs", "certs", "Make a CA and certificates to begin with."),
+    "fake-flintlockd": Target("billet.fake.command", "command", "A flintlockd without a hypervisor, for trying out."),
+}
+
+
+class Failure(click.ClickException):
+    """One line in red instead of a traceback; the exit code is 1."""
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write the line to stderr."""
+        line = " ".join(self.message.split())
+        click.secho(f"billet: {line}", err=file is None, file=file, fg="red")
+
+
+class WrongSetting(Failure):
+    """The same with exit code 2, as click has it for wrong options."""
+
+    exit_code = 2
+
+
+class Billet(click.Group):
+    """A group that imports a subcommand only when it is used, and turns BilletError into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of a first day, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command."""
+        target = COMMANDS.get(cmd_name)
+        if target is None:
+            return None
+        command: click.Command = getattr(importlib.import_module(target.module), target.attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, target.summary) for name, target in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand."""
+        try:
+            return super().invoke(ctx)
+        except BilletError as error:
+            failure = WrongSetting if isinstance(error, ConfigError) else Failure
+            raise failure(error.text) from None
+
+
+@click.group(cls=Billet, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="billet", prog_name="billet")
+def main() -> None:
+    """One address for a fleet of Flintlock hosts.
+
+    Clients send Flintlock's own CreateMicroVM to Billet; the hosts bid, the lowest utilisation score wins, and the
+    winner's flintlockd boots the microVM.
+
+    \b
+    Begin with:      billet demo
+    Then, for real:  billet certs, billet server, and a billet agent beside each flintlockd
+    """
+
+
+def run() -> None:
+    """The entry point: `billet` and `python -m billet`."""
+    main(prog_name="billet", auto_envvar_prefix="BILLET")

@@ -1,0 +1,82 @@
+"""`billet hosts` and `billet vms`: what Billet's own service says of the fleet."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from billet.commands.options import client_options, output_option
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from billet.client import Address
+
+
+@click.command()
+@client_options
+@output_option
+def hosts(address: Address, output: str) -> None:
+    """Show every host: how full it is, what it has left, how its boots queue."""
+    from billet.client import Client
+    from billet.show.fleet import hosts_table
+    from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
+
+    with Client(address) as client:
+        rows = as_dicts(client.fleet("Hosts", HostsRequest(), HostsReply))["hosts"]
+    if output == "json":
+        click.echo(json.dumps(rows, indent=2))
+    elif not rows:
+        click.echo("No host has joined yet; start `billet agent` beside each flintlockd.")
+    else:
+        Console().print(hosts_table(rows))
+
+
+@click.command()
+@click.option("-n", "--namespace", default="", help="Only this namespace.")
+@click.option("--name", default="", help="Only microVMs of this name.")
+@click.option("--host", default="", help="Only microVMs on this host.")
+@client_options
+@output_option
+def vms(address: Address, output: str, namespace: str, name: str, host: str) -> None:
+    """Show the microVMs: where each runs, and what its auction came to."""
+    from billet.client import Client
+    from billet.show.fleet import placements_table
+    from billet.wire.pb.fleet_pb2 import PlacementsReply, PlacementsRequest
+
+    request = PlacementsRequest(namespace=namespace, name=name, host=host)
+    with Client(address) as client:
+        rows = as_dicts(client.fleet("Placements", request, PlacementsReply))["placements"]
+    if output == "json":
+        click.echo(json.dumps(rows, indent=2))
+    elif not rows:
+        click.echo("No microVMs." if not (namespace or name or host) else "No microVMs like that.")
+    else:
+        Console().print(placements_table(rows, time.time()))
+
+
+def as_dicts(message: Message) -> dict[str, Any]:
+    """A message as JSON has it, but with its fields' own names, all of them, and whole numbers as numbers."""
+    from google.protobuf.json_format import MessageToDict
+
+    plain: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    whole: dict[str, Any] = _numbers(plain)
+    return whole
+
+
+AMOUNTS = frozenset({"vcpu", "memory_mib", "disk_mib", "vms", "memory_used_mib"})
+
+
+def _numbers(value: Any) -> Any:
+    """protobuf's JSON writes 64-bit numbers as text, since JavaScript cannot hold them; ours are small."""
+    if isinstance(value, dict):
+        return {key: int(item) if key in AMOUNTS else _numbers(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return value

@@ -1,0 +1,208 @@
+"""Command-line options made from the fields of a config, and the options that all client commands share."""
+
+from __future__ import annotations
+
+import functools
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
+
+import click
+
+from billet.config import About, flag
+from billet.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from billet.client import Address
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Config = TypeVar("Config")
+
+
+class Pairs(click.ParamType[tuple[str, str]]):
+    """KEY=VALUE."""
+
+    name = "key=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """Split one pair."""
+        key, equals, text = str(value).partition("=")
+        if not equals or not key:
+            self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
+        return key, text
+
+
+class Sections(click.Command):
+    """A command whose help shows its options under the headings of their settings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, section by section, in the order in which the config has them."""
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            line = param.get_help_record(ctx)
+            if line:
+                sections.setdefault(getattr(param, "section", "Other"), []).append(line)
+        last = sections.pop("Other", [])
+        for title, lines in [*sections.items(), ("Other", last)]:
+            with formatter.section(title):
+                formatter.write_dl(lines, col_max=28)
+
+
+class Setting(click.Option):
+    """An option that knows the section of its setting."""
+
+    def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.section = section
+
+
+def config_options(config: type[Any]) -> Callable[[Function], Function]:
+    """One option for each field of the config, a --...-file for each secret, and --config."""
+
+    def decorate(function: Function) -> Function:
+        for option in reversed(list(_options(config))):
+            function = option(function)
+        return click.option(
+            "--config", type=click.Path(dir_okay=False), is_eager=True, expose_value=False, callback=_read_config,
+            help="TOML file with these settings (a_b for --a-b) in a table [server] or [agent]."
+            " The command line and the environment go before it.",
+        )(function)  # fmt: skip
+
+    return decorate
+
+
+def _options(config: type[Any]) -> Iterator[Callable[[Function], Function]]:
+    hints = get_type_hints(config)
+    for item in fields(config):
+        about: About = item.metadata["about"]
+        yield click.option(
+            *_names(item, hints[item.name]), cls=Setting, section=about.section, help=about.text, **_kind(item, hints)
+        )
+        if about.kind == "secret":
+            yield click.option(
+                f"{flag(item.name)}-file", f"{item.name}_file", cls=Setting, section=about.section,
+                default="", metavar="FILE", help="The same, from a file: `ps` does not show it.",
+            )  # fmt: skip
+
+
+def _names(item: Field[Any], hint: Any) -> tuple[str, str]:
+    plural = {"labels": "--label", "servers": "--server"}
+    name = plural.get(item.name, flag(item.name))
+    return name, item.name
+
+
+def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """click's idea of a field's type and default."""
+    about: About = item.metadata["about"]
+    match hints[item.name]:
+        case kind if kind is bool:
+            return {"is_flag": True, "default": item.default}
+        case kind if kind in (int, float):
+            return {"type": kind, "default": item.default, "show_default": True}
+        case kind if kind is str:
+            metavar = {"endpoint": "HOST:PORT", "endpoint?": "HOST:PORT", "file": "FILE", "store": "URL"}
+            shown = bool(item.default)
+            return {"default": item.default, "show_default": shown, "metavar": metavar.get(about.kind, "TEXT")}
+        case kind if kind == tuple[str, ...]:
+            return {"multiple": True, "default": item.default, "show_default": True, "metavar": "HOST:PORT"}
+        case _:
+            return {"multiple": True, "type": Pairs(), "metavar": "KEY=VALUE"}
+
+
+def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    if not path:
+        return
+    name = ctx.info_name or ""
+    try:
+        tables = tomllib.loads(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"--config {path} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {path} is not TOML: {error}") from None
+    unknown = set(tables) - {"server", "agent"}
+    if unknown:
+        raise ConfigError(f"{path}: unknown table or key {sorted(unknown)[0]!r}; write settings below [{name}]")
+    ctx.default_map = {key: _value(ctx, path, key, value) for key, value in tables.get(name, {}).items()}
+
+
+def _value(ctx: click.Context, path: str, key: str, value: Any) -> Any:
+    known = {param.name for param in ctx.command.params if getattr(param, "section", None)}
+    if key not in known:
+        raise ConfigError(f"{path}: unknown setting {key!r} in [{ctx.info_name}]; see billet {ctx.info_name} --help")
+    if isinstance(value, dict):
+        return [f"{label}={text}" for label, text in value.items()]
+    return value
+
+
+def build(config: Callable[..., Config], values: dict[str, Any]) -> Config:
+    """The config of what click has read; secrets are fetched from their files."""
+    for name in [name for name in values if name.endswith("_token_file")]:
+        values[name.removesuffix("_file")] = secret(name, values.pop(name), values[name.removesuffix("_file")])
+    if "labels" in values:
+        values["labels"] = dict(values["labels"])
+    if "servers" in values:
+        values["servers"] = tuple(part for text in values["servers"] for part in text.split(",") if part)
+    return config(**values)
+
+
+def secret(name: str, path: str, given: str) -> str:
+    """A secret, given plainly or by the name of a file; its last line end is not part of it."""
+    if not path:
+        return given
+    if given:
+        raise ConfigError(f"{flag(name)} and {flag(name.removesuffix('_file'))} are both set; drop one of them")
+    try:
+        return Path(path).read_text().rstrip("\r\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{flag(name)} is {path!r}, which cannot be read: {error}") from None
+
+
+output_option = click.option(
+    "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True,
+    help="How to print the answer.",
+)  # fmt: skip
+
+
+CLIENT_OPTIONS = (
+    ("server", "localhost:9090", "HOST:PORT", "Any server's gRPC endpoint."),
+    ("token", "", "TEXT", "The server's --basic-auth-token."),
+    ("token-file", "", "FILE", "The same, from a file."),
+    ("tls-ca", "", "FILE", "CA of the server's certificate. Without it there is no TLS."),
+    ("tls-cert", "", "FILE", "Client certificate, where the server asks for one."),
+    ("tls-key", "", "FILE", "Its private key."),
+)
+
+
+def client_options(function: Function) -> Function:
+    """Where the server is and what to show it. The command gets an `address`."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **values: Any) -> Any:
+        from billet.client import Address  # late: grpc takes 100 ms to import, and --help needs none of it
+
+        address: Address = Address(
+            endpoint=values.pop("server"),
+            token=secret("token_file", values.pop("token_file"), values.pop("token")),
+            tls_ca=values.pop("tls_ca"),
+            tls_cert=values.pop("tls_cert"),
+            tls_key=values.pop("tls_key"),
+        )
+        return function(*args, address=address, **values)
+
+    made: Any = wrapped
+    for name, default, metavar, text in reversed(CLIENT_OPTIONS):
+        env = f"BILLET_{name.upper().replace('-', '_')}"
+        names = [f"--{name}"] if name != "server" else ["-s", "--server"]
+        made = click.option(
+            *names,
+            default=default,
+            metavar=metavar,
+            help=text,
+            envvar=env,
+            show_envvar=True,
+            show_default=bool(default),
+        )(made)
+    result: Function = made
+    return result

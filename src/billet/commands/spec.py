@@ -1,0 +1,67 @@
+"""A MicroVMSpec from a file that a person wrote."""
+
+from __future__ import annotations
+
+import base64
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.protobuf.json_format import ParseDict, ParseError
+
+from billet.core.errors import InvalidRequest
+from billet.wire.pb.flintlock_types_pb2 import MicroVMSpec
+
+
+def read_spec(path: str) -> MicroVMSpec:
+    """The spec in a YAML or JSON file, "-" for standard input; InvalidRequest says where it is wrong."""
+    try:
+        text = sys.stdin.read() if path == "-" else Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidRequest(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    return parse_spec(text, path)
+
+
+def parse_spec(text: str, source: str) -> MicroVMSpec:
+    """A spec with Flintlock's field names, snake_case or camelCase; `source` is named in errors.
+
+    `metadata_text` is ours: its values are base64-encoded into `metadata`, as flintlockd wants them, so that a
+    cloud-config can be written down as it is. A request's outer `microvm:` may be there or not.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidRequest(f"{source} is neither YAML nor JSON: {error}") from None
+    if isinstance(tree, dict) and isinstance(tree.get("microvm"), dict):
+        tree = tree["microvm"]
+    if not isinstance(tree, dict):
+        raise InvalidRequest(f"{source} holds no MicroVMSpec; write its fields, for example `vcpu: 2`")
+    tree = dict(tree)
+    plain = tree.pop("metadata_text", {})
+    if plain:
+        tree["metadata"] = {**tree.get("metadata", {}), **_encoded(plain, source)}
+    try:
+        return ParseDict(tree, MicroVMSpec())
+    except ParseError as error:
+        raise InvalidRequest(f"{source} is not a MicroVMSpec: {error}") from None
+
+
+def _encoded(plain: Any, source: str) -> dict[str, str]:
+    if not isinstance(plain, dict) or not all(isinstance(value, str) for value in plain.values()):
+        raise InvalidRequest(f"{source}: metadata_text must map names to texts, for example `user-data: |`")
+    return {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
+
+
+def copies(spec: MicroVMSpec, name: str, namespace: str, count: int) -> list[MicroVMSpec]:
+    """The specs to send: one, or `count` with numbered names."""
+    made = []
+    for number in range(1, count + 1):
+        copy = MicroVMSpec()
+        copy.CopyFrom(spec)
+        copy.id = name or copy.id
+        copy.namespace = namespace or copy.namespace
+        if count > 1:
+            copy.id = f"{copy.id}-{number}"
+        made.append(copy)
+    return made

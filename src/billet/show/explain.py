@@ -1,0 +1,184 @@
+"""One auction's record as a story: what was wanted, who bid what, who refused and why, who won, how long it took.
+
+A record is the JSON object that a server keeps of every auction (docs/architecture.md, "Records"). Fields that are
+not there are left out of the picture, so that records of an older or a newer Billet can still be read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from billet.show.marks import bar, duration, gib, table
+
+Record = Mapping[str, Any]
+
+REASONS = {
+    "NO_VCPU": "not enough vCPU",
+    "NO_MEMORY": "not enough memory",
+    "NO_DISK": "not enough disk",
+    "NO_SLOT": "no free microVM slot",
+    "PROVIDER": "has no such provider",
+    "MACVTAP": "its provider cannot do macvtap",
+    "VIRTIOFS": "its provider cannot do virtiofs",
+    "CORDONED": "is cordoned",
+    "DAEMON_AWAY": "its flintlockd does not answer",
+    "STOPPING": "its agent is stopping",
+    "SILENT": "did not answer the call for bids",
+    "AWAY": "is not connected",
+    "DECLINED": "took back its bid",
+}
+LEGS = {
+    "bids": "calling for bids",
+    "reserve": "committing the reservation",
+    "boot_order": "flintlockd's answer",
+    "start": "committing the start",
+}
+
+
+def explained(record: Record) -> RenderableType:
+    """The whole story of one auction."""
+    parts: list[RenderableType] = [_wanted(record)]
+    attempts = record.get("attempts", [])
+    for number, attempt in enumerate(attempts, 1):
+        if len(attempts) > 1:
+            parts.append(Text(f"Attempt {number} of {len(attempts)}", style="bold"))
+        parts += _attempt(attempt)
+    parts.append(_outcome(record.get("outcome", {})))
+    legs = _legs(record.get("legs_ms", {}))
+    return Group(*parts, legs) if legs else Group(*parts)
+
+
+def _wanted(record: Record) -> Text:
+    auction = record.get("auction", {})
+    demand = auction.get("demand", {})
+    text = Text().append(f"{auction.get('namespace', '?')}/{auction.get('name', '?')}", style="bold cyan")
+    text.append(f" wants {demand.get('vcpu', 0)} vCPU, {gib(demand.get('memory_mib', 0))} GiB memory")
+    if demand.get("disk_mib"):
+        text.append(f", {gib(demand['disk_mib'])} GiB disk")
+    needs = [what for what in ("macvtap", "virtiofs") if auction.get(f"needs_{what}")]
+    if auction.get("provider"):
+        needs.insert(0, f"provider {auction['provider']}")
+    text.append(f"; needs {', '.join(needs)}" if needs else "")
+    when = datetime.fromtimestamp(record.get("at_s", 0.0)).strftime("%Y-%m-%d %H:%M:%S")
+    return text.append(f"\nauction {auction.get('id', '?')}, {when}", style="dim")
+
+
+def _attempt(attempt: Record) -> list[RenderableType]:
+    award = attempt.get("award")
+    offers, withdrawn = _offers(attempt)
+    parts: list[RenderableType] = []
+    if offers:
+        parts += [_bids(offers, award, attempt.get("ledger", {})), *_footnotes(offers)]
+    refusals = [*attempt.get("refusals", []), *withdrawn]
+    if refusals:
+        parts.append(_refusals(refusals))
+    parts.append(_verdict(award, len(offers), refusals))
+    return parts
+
+
+def _offers(attempt: Record) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
+    """The bids as they counted, best first, and those that the ledger had no room for any more."""
+    priced = attempt.get("priced", {})
+    offers: list[dict[str, Any]] = []
+    withdrawn: list[Mapping[str, Any]] = []
+    for bid in attempt.get("bids", []):
+        counted = priced.get(bid["host"], bid["score"])
+        if "reason" in counted:
+            withdrawn.append({"host": bid["host"], **counted})
+            continue
+        offers.append({**bid, "counted": counted, "repriced": counted["total"] != bid["score"]["total"]})
+    return sorted(offers, key=lambda offer: offer["counted"]["total"]), withdrawn
+
+
+def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) -> RenderableType:
+    made = table("", "HOST", ">SCORE", "UTILISATION AFTER", ">PRESSURE", ">BOOT DELAY", ">QUEUE", ">ROOM BEFORE")
+    for offer in offers:
+        counted, facts, host = offer["counted"], offer.get("facts", {}), offer["host"]
+        mark, style = _place(host, award)
+        queue = f"{facts.get('pending', 0)} x {duration(facts['boot_s'])}" if facts.get("boot_s") else "-"
+        made.add_row(
+            mark,
+            host,
+            f"{counted['total']:.3f}{'*' if offer['repriced'] else ' '}",
+            bar(counted["utilisation"], 12),
+            f"+{counted['pressure']:.3f}",
+            f"+{counted['delay']:.3f}",
+            queue,
+            _room(ledger.get(host, {})),
+            style=style,
+        )
+    return made
+
+
+def _place(host: str, award: Record | None) -> tuple[str, str]:
+    if award and host == award.get("host"):
+        return "▶", "bold green"
+    if award and host == award.get("runner_up"):
+        return "2", ""
+    return "", "dim"
+
+
+def _room(view: Record) -> str:
+    if not view:
+        return "-"
+    free = {kind: view["allocatable"][kind] - view["taken"].get(kind, 0) for kind in ("vcpu", "memory_mib")}
+    return f"{free['vcpu']} vCPU, {gib(free['memory_mib'])} GiB"
+
+
+def _footnotes(offers: Iterable[Record]) -> Iterable[Text]:
+    repriced = [offer for offer in offers if offer["repriced"]]
+    if repriced:
+        was = ", ".join(f"{offer['host']} bid {offer['score']['total']:.3f}" for offer in repriced)
+        yield Text(f"  * priced anew, because the ledger had moved since the bid: {was}", style="dim")
+
+
+def _refusals(refusals: list[Mapping[str, Any]]) -> RenderableType:
+    made = table(">HOSTS", "REFUSED BECAUSE", "FOR EXAMPLE")
+    for reason, count in Counter(refusal["reason"] for refusal in refusals).most_common():
+        example = next(refusal for refusal in refusals if refusal["reason"] == reason)
+        detail = f": {example['detail']}" if example.get("detail") else ""
+        made.add_row(str(count), REASONS.get(reason, reason), f"{example['host']}{detail}")
+    return made
+
+
+def _verdict(award: Record | None, offers: int, refusals: list[Mapping[str, Any]]) -> Text:
+    if not award:
+        return Text(f"Nobody won: all {len(refusals)} hosts that were asked said no.", style="bold red")
+    text = Text("  ").append(award["host"], style="bold green").append(f" won at {award['score']['total']:.3f}")
+    if award.get("repriced"):
+        text.append(" (priced anew)")
+    if offers == 1:
+        return text.append("; it was the only one to bid.")
+    runner_up = award.get("runner_up")
+    return text.append(f", the lowest of {offers}" + (f"; runner-up: {runner_up}." if runner_up else "."))
+
+
+def _outcome(outcome: Record) -> Text:
+    kind = outcome.get("kind", "")
+    if kind == "created":
+        return Text(f"  booted on {outcome.get('host', '?')} as ").append(outcome.get("uid", "?"), style="cyan")
+    words = {
+        "denied": f"{outcome.get('host', 'the host')}'s flintlockd said no",
+        "unplaced": "not placed",
+        "unknown": "outcome not known yet; its host is being asked",
+        "cancelled": "cancelled by the client",
+        "failed": "failed",
+    }
+    head = words.get(kind, kind or "no outcome recorded")
+    said = outcome.get("text", "")
+    return Text(f"  {head}" + (f": {said}" if said else ""), style="red")
+
+
+def _legs(legs: Record) -> Text | None:
+    if not legs:
+        return None
+    names = [name for name in (*LEGS, *sorted(set(legs) - {*LEGS, "total"})) if name in legs]
+    parts = [f"{LEGS.get(name, name)} {legs[name]:.1f}" for name in names]
+    total = f"; {legs['total']:.1f} in all" if "total" in legs else ""
+    return Text(f"  milliseconds: {', '.join(parts)}{total}", style="dim")

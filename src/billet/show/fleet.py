@@ -1,0 +1,68 @@
+"""The fleet as tables: hosts with how full they are, microVMs with where they run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from billet.show.marks import age, bar, duration, gib, state, table
+
+Row = Mapping[str, Any]
+
+
+def hosts_table(hosts: Iterable[Row]) -> Table:
+    """The hosts of a HostsReply (as dicts), by name."""
+    made = table("HOST", "ZONE", "STATE", "UTILISATION", ">VCPU", ">MEMORY GiB", ">VMS", ">QUEUE", ">PRESSURE")
+    for host in sorted(hosts, key=lambda row: natural(row["id"])):
+        allocatable, taken = host["allocatable"], host["taken"]
+        made.add_row(
+            Text(host["id"], style="bold"),
+            host["zone"] or "-",
+            state(host["state"]),
+            bar(host["utilisation"]),
+            f"{taken['vcpu']}/{allocatable['vcpu']}",
+            f"{gib(taken['memory_mib'])}/{gib(allocatable['memory_mib'])}",
+            _count(taken["vms"], host["failed"]),
+            _queue(host["pending"], host["boot_s"]),
+            f"{host['pressure']:.2f}",
+        )
+    return made
+
+
+def _count(vms: int, failed: int) -> Text:
+    text = Text(str(vms))
+    return text.append(f" ({failed} FAILED)", style="red") if failed else text
+
+
+def _queue(pending: int, boot_s: float) -> str:
+    return f"{pending} x {duration(boot_s)}" if boot_s else str(pending)
+
+
+def placements_table(placements: Iterable[Row], now_s: float) -> Table:
+    """The placements of a PlacementsReply (as dicts), by name. `now_s` is the wall clock."""
+    made = table("UID", "NAME", "HOST", "STATE", ">VCPU", ">GiB", ">SCORE", "RUNNER-UP", ">AGE")
+    rows = sorted(placements, key=lambda row: (row["namespace"], natural(row["name"]), row["uid"]))
+    for row in rows:
+        shown = row["vm_state"] if row["state"] == "STARTED" and row["vm_state"] else row["state"]
+        made.add_row(
+            row["uid"] or "-",
+            f"{row['namespace']}/{row['name']}",
+            Text(row["host"], style="bold"),
+            state(shown),
+            str(row["vcpu"]),
+            gib(row["memory_mib"]),
+            "direct" if row["adopted"] else f"{row['score']:.3f}",
+            row["runner_up"] or "-",
+            age(now_s - row["changed_at_s"]),
+        )
+    return made
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Sorts host-2 before host-10."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
