@@ -1,0 +1,189 @@
+"""flintlockd's HTTP gateway: grpc-gateway 2.24's paths, JSON and status codes, in front of any gRPC service.
+
+The gateway knows no microVM. It turns an HTTP request into a method's name and a protobuf request, hands both to
+`call` or `stream`, and writes their answer as JSON. `GET /v1alpha1/microvm/{x}` is List, never Get: both have that
+path in Flintlock, and List wins there too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, TypeVar, cast
+
+from google.protobuf import json_format
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from billet.core.errors import BilletError, Code, HostVerdict, InvalidRequest
+from billet.wire.flintlock import CREATE, DELETE, LIST, LIST_STREAM, with_uid
+from billet.wire.pb import flintlock_pb2 as rpc
+
+# (method's full name, request, `authorization` header) -> reply. A BilletError is answered with its code and text.
+Call = Callable[[str, bytes, str | None], Awaitable[bytes]]
+Stream = Callable[[str, bytes, str | None], AsyncIterator[bytes]]
+
+M = TypeVar("M", bound=Message)
+
+# Indexed by gRPC code, 0 to 16, as grpc-gateway maps them.
+HTTP_STATUS = (200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401)
+_ROUTING_CODES = {HTTPStatus.BAD_REQUEST: 3, HTTPStatus.NOT_FOUND: 5, HTTPStatus.METHOD_NOT_ALLOWED: 12}
+
+
+def gateway_app(call: Call, stream: Stream) -> Starlette:
+    """The gateway alone, as an ASGI application."""
+    return Starlette(routes=gateway_routes(call, stream), exception_handlers={HTTPException: routing_error})
+
+
+def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
+    """The gateway's routes, for an application that has others beside them."""
+
+    async def answer(http: Request, method: str, request: bytes, reply: type[Message]) -> Response:
+        try:
+            payload = await call(method, request, http.headers.get("authorization"))
+        except BilletError as error:
+            return error_response(error)
+        return JSONResponse(to_json(reply.FromString(payload)))
+
+    async def create(http: Request) -> Response:
+        try:
+            request = create_request(await http.body())
+        except InvalidRequest as error:
+            return error_response(error)
+        return await answer(http, CREATE, request, rpc.CreateMicroVMResponse)
+
+    async def delete(http: Request) -> Response:
+        request = with_uid(http.path_params["uid"])
+        return await answer(http, DELETE, request, Empty)
+
+    async def list_vms(http: Request) -> Response:
+        request = list_request(http.path_params["namespace"], http.query_params.get("name"))
+        return await answer(http, LIST, request, rpc.ListMicroVMsResponse)
+
+    async def list_stream(http: Request) -> Response:
+        try:
+            request = parse_json(rpc.ListMicroVMsRequest(), await http.body()).SerializeToString()
+        except InvalidRequest as error:
+            return error_response(error)
+        return await _stream_response(stream(LIST_STREAM, request, http.headers.get("authorization")))
+
+    return [
+        Route("/v1alpha1/microvm", create, methods=["POST"]),
+        Route("/v1alpha1/microvm/{uid}", delete, methods=["DELETE"]),
+        Route("/v1alpha1/microvm/{namespace}", list_vms, methods=["GET"]),
+        Route(LIST_STREAM, list_stream, methods=["POST"]),
+    ]
+
+
+def create_request(body: bytes) -> bytes:
+    """The body is the spec itself. An empty body is a request without a spec, which flintlockd refuses."""
+    request = rpc.CreateMicroVMRequest()
+    if body.strip():
+        request.microvm.SetInParent()
+        parse_json(request.microvm, body)
+    return request.SerializeToString()
+
+
+def list_request(namespace: str, name: str | None) -> bytes:
+    """The namespace comes from the path, the name from the query."""
+    return rpc.ListMicroVMsRequest(namespace=namespace, name=name).SerializeToString()
+
+
+def parse_json(into: M, body: bytes) -> M:
+    """Read protobuf's JSON, dropping fields that the message does not know."""
+    if not body.strip():
+        return into
+    try:
+        return json_format.Parse(body, into, ignore_unknown_fields=True)
+    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
+        raise InvalidRequest(f"the body is not the JSON that this call takes: {error}") from error
+
+
+def to_json(message: Message) -> dict[str, Any]:
+    """A message as Go's protojson writes it with unpopulated fields.
+
+    That is camelCase, zeros and empty lists written out, null for a message that is not set, and fields declared
+    `optional` left out when they are not set.
+    """
+    document = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+    _write_nulls(message, document)
+    return document
+
+
+def _write_nulls(message: Message, document: dict[str, Any]) -> None:
+    for field in message.DESCRIPTOR.fields:
+        if field.message_type is None:
+            continue
+        value = getattr(message, field.name)
+        if field.message_type.GetOptions().map_entry:
+            for key in value:
+                _descend(value[key], document[field.json_name][str(key)])
+        elif field.is_repeated:
+            for item, written in zip(value, document[field.json_name], strict=True):
+                _descend(item, written)
+        elif message.HasField(field.name):
+            _descend(value, document[field.json_name])
+        elif field.containing_oneof is None:  # protobuf keeps an `optional` field in a oneof of its own
+            document[field.json_name] = None
+
+
+def _descend(value: object, written: object) -> None:
+    # Google's own types (Timestamp, Any) have a JSON form of their own and are left as they are.
+    if isinstance(value, Message) and not value.DESCRIPTOR.full_name.startswith("google.protobuf."):
+        _write_nulls(value, cast(dict[str, Any], written))
+
+
+def error_response(error: BilletError) -> JSONResponse:
+    """An error as grpc-gateway writes it."""
+    code, text = status_of(error)
+    headers = {"WWW-Authenticate": text} if code == Code.UNAUTHENTICATED else None
+    return JSONResponse(_status(code, text), HTTP_STATUS[code], headers)
+
+
+def status_of(error: BilletError) -> tuple[int, str]:
+    """The gRPC code and text by which a client sees this error."""
+    return (error.status if isinstance(error, HostVerdict) else error.code), error.text
+
+
+async def routing_error(_: Request, error: Exception) -> Response:
+    """No such path, or not with this verb: grpc-gateway has bodies for these too, and 501 for a wrong verb."""
+    http = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
+    code = _ROUTING_CODES.get(HTTPStatus(http), Code.INTERNAL)
+    return JSONResponse(_status(code, HTTPStatus(http).phrase), HTTP_STATUS[code])
+
+
+def _status(code: int, text: str) -> dict[str, Any]:
+    return {"code": int(code), "message": text, "details": []}
+
+
+async def _stream_response(replies: AsyncIterator[bytes]) -> Response:
+    # The first message decides the HTTP status; an error after it can only be one more line.
+    try:
+        first = await anext(replies, None)
+    except BilletError as error:
+        return Response(_error_line(error), HTTP_STATUS[status_of(error)[0]], media_type="application/json")
+    return StreamingResponse(_lines(first, replies), media_type="application/json")
+
+
+async def _lines(first: bytes | None, replies: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        if first is not None:
+            yield _result_line(first)
+        async for reply in replies:
+            yield _result_line(reply)
+    except BilletError as error:
+        yield _error_line(error)
+
+
+def _result_line(reply: bytes) -> bytes:
+    return json.dumps({"result": to_json(rpc.ListMessage.FromString(reply))}).encode() + b"\n"
+
+
+def _error_line(error: BilletError) -> bytes:
+    return json.dumps({"error": _status(*status_of(error))}).encode() + b"\n"

@@ -1,0 +1,139 @@
+"""TLS 1.3 and nothing older, from flintlockd's own settings, for gRPC and for asyncio.
+
+gRPC's Python has no setting for the oldest TLS version. Its only lever is GRPC_SSL_CIPHER_SUITES, the list of suites
+for TLS 1.2 (TLS 1.3 has suites of its own): with a suite that needs a pre-shared key, which nobody has, no TLS 1.2
+handshake can succeed, and TLS 1.3 is untouched. gRPC reads the variable once, while `import grpc` runs. Set later it
+does nothing, silently; so this module sets it when it is imported, and where gRPC was faster it refuses to make
+credentials rather than make weak ones.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from billet.core.errors import ConfigError
+
+CIPHERS_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
+NO_TLS_1_2 = "PSK-AES128-CBC-SHA"
+
+_IN_TIME = os.environ.get(CIPHERS_VARIABLE) == NO_TLS_1_2 or "grpc" not in sys.modules
+if _IN_TIME:
+    os.environ[CIPHERS_VARIABLE] = NO_TLS_1_2
+
+import grpc  # noqa: E402  # after the variable, see above
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """A server's five TLS settings, named as flintlockd's flags are. Paths are of PEM files; "" = not given."""
+
+    insecure: bool = False
+    cert: str = ""
+    key: str = ""
+    client_validate: bool = False
+    client_ca: str = ""
+
+    def check(self) -> None:
+        """Raise ConfigError for settings that contradict each other. Touches no file."""
+        if self.insecure and (self.cert or self.key or self.client_validate or self.client_ca):
+            raise ConfigError("insecure and TLS settings exclude each other: drop --insecure, or the --tls- flags")
+        if self.insecure:
+            return
+        if not self.cert and not self.key:
+            raise ConfigError("no TLS certificate: give --tls-cert and --tls-key, or --insecure for none")
+        if not self.cert or not self.key:
+            given, missing = ("--tls-cert", "--tls-key") if self.cert else ("--tls-key", "--tls-cert")
+            raise ConfigError(f"{given} without {missing}: a certificate and its key go together")
+        if self.client_validate and not self.client_ca:
+            raise ConfigError(
+                "--tls-client-validate needs --tls-client-ca: the CA that signed the clients' certificates"
+            )
+
+
+def server_credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
+    """A gRPC server's credentials, None for plain text. ConfigError says what is wrong and how to mend it."""
+    settings.check()
+    if settings.insecure:
+        return None
+    _require_tls_1_3()
+    server_context(settings.cert, settings.key, settings.client_ca if settings.client_validate else "")
+    client_ca = _read(settings.client_ca, "client CA") if settings.client_validate else None
+    pair = (_read(settings.key, "key"), _read(settings.cert, "certificate"))
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=settings.client_validate)
+
+
+def channel_credentials(ca: str = "", cert: str = "", key: str = "") -> grpc.ChannelCredentials:
+    """A gRPC client's credentials. `ca` "" trusts the system's CAs; `cert` and `key` are for mutual TLS."""
+    _require_tls_1_3()
+    client_context(ca, cert, key)
+    return grpc.ssl_channel_credentials(
+        _read(ca, "CA") if ca else None,
+        _read(key, "key") if key else None,
+        _read(cert, "certificate") if cert else None,
+    )
+
+
+def server_context(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
+    """For asyncio servers. With `client_ca`, only clients with a certificate that it signed get in."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    _load_pair(context, cert, key)
+    if client_ca:
+        _load_ca(context, client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContext:
+    """For asyncio clients. `ca` "" trusts the system's CAs; `cert` and `key` are for mutual TLS."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    if ca:
+        _load_ca(context, ca)
+    else:
+        context.load_default_certs()
+    if cert or key:
+        if not cert or not key:
+            raise ConfigError("a client certificate and its key go together: give both, or neither")
+        _load_pair(context, cert, key)
+    return context
+
+
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+
+def _load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
+    _read(cert, "certificate")
+    _read(key, "key")
+    try:
+        context.load_cert_chain(cert, key)
+    except (ssl.SSLError, ValueError) as error:
+        raise ConfigError(f"{cert} and {key} are not a certificate and its key in PEM: {error}") from error
+
+
+def _load_ca(context: ssl.SSLContext, ca: str) -> None:
+    _read(ca, "CA")
+    try:
+        context.load_verify_locations(ca)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{ca} holds no CA certificate in PEM: {error}") from error
+
+
+def _read(path: str, what: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from error
+
+
+def _require_tls_1_3() -> None:
+    if not _IN_TIME:
+        raise ConfigError(
+            "gRPC was loaded before billet.wire.tls, so it would still speak TLS 1.2: "
+            f"set {CIPHERS_VARIABLE}={NO_TLS_1_2} in the environment, or import billet.wire.tls first"
+        )
