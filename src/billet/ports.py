@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -188,6 +188,28 @@ class HostsListener(Protocol):
 
     def left(self, host_id: str) -> None:
         """A host's link broke."""
+
+
+class Answer(NamedTuple):
+    """A reply to a client, and the trailing metadata that goes with it."""
+
+    payload: bytes
+    trailers: tuple[tuple[str, str], ...] = ()
+
+
+class Backend(Protocol):
+    """What answers clients' calls: this server when it leads, else the leader. Requests and replies are bytes.
+
+    Raises BilletError for everything that goes wrong.
+    """
+
+    async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """A unary call of Flintlock's service that Billet knows, or of its own Fleet service."""
+
+    def stream(
+        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+    ) -> AsyncIterator[bytes]:
+        """Any other call, unary or streaming: on the wire they differ only in the number of messages."""
 
 
 class Clock(Protocol):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import cast
 
 import grpc
 import grpc.aio
@@ -61,10 +60,11 @@ class GrpcFlintlock:
         self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
         """See ports.Flintlock."""
-        call = self._channel.stream_stream(method)(requests, timeout=timeout_s, metadata=self._metadata)
+        caller: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
+        call = caller(requests, timeout=timeout_s, metadata=self._metadata)
         try:
             async for message in call:
-                yield cast(bytes, message)
+                yield message
         except grpc.aio.AioRpcError as error:
             code = number(error.code())
             if code == Code.UNAVAILABLE:
@@ -80,4 +80,4 @@ class GrpcFlintlock:
 
 def number(code: grpc.StatusCode) -> int:
     """A status code by its number on the wire."""
-    return cast(int, code.value[0])
+    return code.value[0]

@@ -173,6 +173,7 @@ class AgentDialler:
         self._agent.uplink = link
         if await self._agent.refresh() and self._agent.uplink is link:
             link.inventory(self._agent.everything())
+            self._agent.joined.set()
         link.report(self._agent.report())
         log.info("connected", server=self._at, term=welcome.term)
 

@@ -111,6 +111,7 @@ class Agent:
         self.weights: Weights = DEFAULT_WEIGHTS  # the leader's, from its welcome
         self.uplink: Uplink | None = None
         self.stopping = False
+        self.joined = asyncio.Event()  # a leader has heard everything from this agent once
         self._flintlock = flintlock
         self._codec = codec
         self._measure = measure
@@ -127,6 +128,12 @@ class Agent:
         self._boots = BootClock()
         self._pressure = 0.0
         self._changed = asyncio.Event()
+
+    async def finish(self, grace_s: float) -> None:
+        """Take nothing new, and wait for the creates in hand."""
+        self.stopping = True
+        if self._doing:
+            await asyncio.wait(self._doing.values(), timeout=grace_s)
 
     # Bidding.
 

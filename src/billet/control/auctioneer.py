@@ -111,11 +111,11 @@ class Auctioneer:
             await ledger.settle([DropPlacement(placement.id)])
             raise _given_up()
         outcome = await self._hosts.create(placement.host, auction, request, self._timeout_s(caller))
-        story.leg("start")
+        story.leg("boot_order")
         match outcome:
             case Created(uid, reply):
                 await self._started(placement, uid)
-                story.leg("commit")
+                story.leg("start")
                 story.created(placement.host, uid)
                 return reply
             case Denied(code, text):

@@ -85,6 +85,10 @@ class Reconciler:
         self.ready.discard(host_id)
         self._dirty.discard(host_id)
 
+    def age_s(self, seen: Seen) -> float:
+        """Seconds since a host's last report."""
+        return self._clock.monotonic_s() - seen.reported_at_s
+
     def _look_at(self, host_id: str) -> None:
         self._dirty.add(host_id)
         self._ledger.stir.set()

@@ -156,6 +156,17 @@ def read_namespace(request: bytes) -> str:
     return namespace
 
 
+def list_request(namespace: str) -> bytes:
+    """A ListMicroVMsRequest for a whole namespace."""
+    return rpc.ListMicroVMsRequest(namespace=namespace).SerializeToString()
+
+
+def version_of(reply: bytes) -> tuple[int, ...]:
+    """The version in field 1 of a ServerInfo reply, to be compared; what is no number counts as 0."""
+    text = next((reply[s:e].decode("utf-8", "replace") for n, _, s, e in _fields(reply) if n == 1), "")
+    return tuple(int(part) if part.isdigit() else 0 for part in text.lstrip("v").split("-")[0].split("."))
+
+
 def with_uid(uid: str) -> bytes:
     """A GetMicroVMRequest or a DeleteMicroVMRequest."""
     return rpc.GetMicroVMRequest(uid=uid).SerializeToString()

@@ -1,0 +1,167 @@
+"""The gRPC server: Flintlock's service, Fleet, reflection and health, as bytes in front of a Backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from billet.wire import tls  # before grpc: see there
+
+# isort: split
+import grpc
+import grpc.aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from billet.api import fleet
+from billet.core.errors import BilletError, HostVerdict
+from billet.ports import Backend
+from billet.wire import flintlock as wire
+from billet.wire.auth import check_basic
+from billet.wire.pb import fleet_pb2, flintlock_pb2
+
+log = structlog.get_logger()
+
+UNARY = frozenset(
+    {wire.CREATE, wire.DELETE, wire.GET, wire.LIST, wire.SERVER_INFO, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN}
+)
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+FOREVER_S = 1e6  # a call without a deadline
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Edge:
+    """One listening gRPC server. `backend` says who answers at this moment; it raises Away when nobody can."""
+
+    def __init__(self, backend: Callable[[], Backend], token: str) -> None:
+        self._backend = backend
+        self._health = health.aio.HealthServicer()
+        interceptors = [BasicAuth(token)] if token else []
+        # Without this a second server on the same port would silently share it.
+        self._server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
+        self._server.add_generic_rpc_handlers((_Handlers(self),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = [
+            flintlock_pb2.DESCRIPTOR.services_by_name["MicroVM"].full_name,
+            fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name,
+            health.SERVICE_NAME,
+            reflection.SERVICE_NAME,
+        ]
+        reflection.enable_server_reflection(services, self._server)
+
+    async def listen(self, endpoint: str, settings: tls.TlsSettings) -> int:
+        """Begin to serve; returns the port. RuntimeError when it is taken."""
+        credentials = tls.server_credentials(settings)
+        port = (
+            self._server.add_secure_port(endpoint, credentials)
+            if credentials
+            else self._server.add_insecure_port(endpoint)
+        )
+        await self._server.start()
+        return port
+
+    async def serving(self, yes: bool) -> None:
+        """What gRPC health says."""
+        status = health_pb2.HealthCheckResponse.SERVING if yes else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", wire.SERVICE):
+            await self._health.set(service, status)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls and let those in flight finish."""
+        await self._server.stop(grace_s)
+
+    async def unary(self, method: str, request: bytes, context: Context) -> bytes:
+        """A call with one message each way."""
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        left_s = context.time_remaining()
+        try:
+            answer = await self._backend().unary(method, request, FOREVER_S if left_s is None else left_s, metadata)
+        except Exception as error:
+            await _abort(context, method, error)
+            raise
+        if answer.trailers:
+            context.set_trailing_metadata(answer.trailers)
+        return answer.payload
+
+    async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Any other call."""
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        try:
+            async for reply in self._backend().stream(method, requests, context.time_remaining(), metadata):
+                yield reply
+        except Exception as error:
+            await _abort(context, method, error)
+            raise
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Every method there is, by its name."""
+
+    def __init__(self, edge: Edge) -> None:
+        self._edge = edge
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of a method; None leaves reflection and health to their own."""
+        method = handler_call_details.method
+        if method in UNARY:
+            return grpc.unary_unary_rpc_method_handler(_unary(self._edge, method))
+        if method.startswith(("/grpc.reflection.", "/grpc.health.")):
+            return None
+        return grpc.stream_stream_rpc_method_handler(_stream(self._edge, method))
+
+
+def _unary(edge: Edge, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def call(request: bytes, context: Context) -> bytes:
+        return await edge.unary(method, request, context)
+
+    return call
+
+
+def _stream(edge: Edge, method: str) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+    def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        return edge.stream(method, requests, context)
+
+    return call
+
+
+class BasicAuth(grpc.aio.ServerInterceptor):
+    """flintlockd's Basic authentication, in front of everything but health, which load balancers ask bare."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Let the call through, or answer it with UNAUTHENTICATED."""
+        given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
+        problem = check_basic(given if isinstance(given, str) else None, self._token)
+        if problem is None or handler_call_details.method.startswith("/grpc.health."):
+            return await continuation(handler_call_details)
+
+        async def refuse(request: bytes, context: Context) -> bytes:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, problem or "")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+async def _abort(context: Context, method: str, error: Exception) -> None:
+    """End the call with the error's code and text; what nobody foresaw is logged and says no more than that."""
+    match error:
+        case HostVerdict():
+            code, text = error.status, error.text
+        case BilletError():
+            code, text = int(error.code), error.text
+        case grpc.aio.AbortError() | asyncio.CancelledError():
+            return
+        case _:
+            log.exception("unexpected error", method=method)
+            code, text = 13, "internal error; the server's log has the details"
+    await context.abort(CODES[code], text)

@@ -1,0 +1,102 @@
+"""Billet's own service: the hosts, the placements, and why an auction went as it did."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from billet.control.office import Office
+from billet.core.model import ZERO, Host, Placement, Resources
+from billet.core.scoring import utilisation
+from billet.ports import Answer
+from billet.wire.pb import fleet_pb2 as pb
+
+SERVICE = "billet.v1.Fleet"
+HOSTS = f"/{SERVICE}/Hosts"
+PLACEMENTS = f"/{SERVICE}/Placements"
+EXPLAIN = f"/{SERVICE}/Explain"
+
+Method = Callable[[bytes, float, Mapping[str, str]], Awaitable[Answer]]
+
+
+def fleet_methods(office: Office, explain: Callable[[str], list[bytes]]) -> dict[str, Method]:
+    """The service's methods by their full names. `explain` finds the readable records of a microVM."""
+
+    async def hosts(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        views = [host_view(office, host) for _, host in sorted(office.ledger.state.hosts.items())]
+        return Answer(pb.HostsReply(hosts=views).SerializeToString())
+
+    async def placements(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        wanted = pb.PlacementsRequest.FromString(request)
+        found = [p for p in office.ledger.state.placements.values() if _passes(p, wanted)]
+        found.sort(key=lambda p: (p.namespace, p.name, p.uid))
+        views = [placement_view(office, placement) for placement in found]
+        return Answer(pb.PlacementsReply(placements=views).SerializeToString())
+
+    async def explained(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        records = explain(pb.ExplainRequest.FromString(request).key)
+        return Answer(pb.ExplainReply(record_json=records).SerializeToString())
+
+    return {HOSTS: hosts, PLACEMENTS: placements, EXPLAIN: explained}
+
+
+def host_view(office: Office, host: Host) -> pb.HostView:
+    """One host: what the ledger counts, and what its last report said."""
+    taken = office.ledger.state.taken.get(host.id, ZERO)
+    seen = office.reconciler.seen.get(host.id)
+    view = pb.HostView(
+        id=host.id,
+        zone=host.zone,
+        state=_state(office, host),
+        allocatable=_resources(host.allocatable),
+        taken=_resources(taken),
+        utilisation=min(utilisation(host.allocatable, taken, ZERO), 1e9),
+        labels=dict(host.labels),
+        report_age_s=-1.0,
+    )
+    if seen and seen.report:
+        report = seen.report
+        view.pressure, view.pending, view.boot_s = report.facts
+        view.cpu_share, view.memory_used_mib, view.failed = report.cpu_share, report.memory_used_mib, report.failed
+        view.report_age_s = office.reconciler.age_s(seen)
+    return view
+
+
+def placement_view(office: Office, placement: Placement) -> pb.PlacementView:
+    """One placement, with the state that its host last showed."""
+    seen = office.reconciler.seen.get(placement.host)
+    row = seen.rows.get(placement.uid) if seen else None
+    return pb.PlacementView(
+        uid=placement.uid,
+        namespace=placement.namespace,
+        name=placement.name,
+        host=placement.host,
+        state=placement.state.value,
+        vm_state=row.state.name if row else "",
+        vcpu=placement.demand.vcpu,
+        memory_mib=placement.demand.memory_mib,
+        score=placement.score,
+        runner_up=placement.runner_up,
+        adopted=placement.adopted,
+        changed_at_s=placement.changed_at_s,
+    )
+
+
+def _passes(placement: Placement, wanted: pb.PlacementsRequest) -> bool:
+    return (
+        wanted.namespace in ("", placement.namespace)
+        and wanted.name in ("", placement.name)
+        and wanted.host in ("", placement.host)
+    )
+
+
+def _state(office: Office, host: Host) -> pb.HostState.ValueType:
+    seen = office.reconciler.seen.get(host.id)
+    if seen is None:
+        return pb.AWAY
+    if not seen.complete or (seen.report and not seen.report.daemon_ok):
+        return pb.DAEMON_DOWN
+    return pb.CORDONED if host.cordoned else pb.READY
+
+
+def _resources(value: Resources) -> pb.Resources:
+    return pb.Resources(vcpu=value.vcpu, memory_mib=value.memory_mib, disk_mib=value.disk_mib, vms=value.vms)

@@ -1,0 +1,190 @@
+"""Flintlock's service for a whole fleet. The uid decides which host is asked; what it says is passed on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import structlog
+
+from billet.api.fleet import fleet_methods
+from billet.control.auctioneer import Caller
+from billet.control.office import Office
+from billet.core.errors import Away, BilletError, Code, HostVerdict, InvalidRequest
+from billet.ports import Answer, Reply
+from billet.wire import flintlock as wire
+
+log = structlog.get_logger()
+
+PARTIAL = "x-billet-partial"  # request metadata `allow`; trailing metadata: the hosts that are missing
+
+
+class FlintlockService:
+    """The leader's Backend."""
+
+    def __init__(self, office: Office, new_id: Callable[[], str], explain: Callable[[str], list[bytes]]) -> None:
+        self._office = office
+        self._new_id = new_id
+        self._creates: set[asyncio.Task[bytes]] = set()
+        self._methods = {
+            wire.CREATE: self._create,
+            wire.DELETE: self._delete,
+            wire.GET: self._get,
+            wire.LIST: self._list,
+            wire.SERVER_INFO: self._server_info,
+            **fleet_methods(office, explain),
+        }
+
+    async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """See Backend."""
+        return await self._methods[method](request, timeout_s, metadata)
+
+    async def stream(
+        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+    ) -> AsyncIterator[bytes]:
+        """See Backend."""
+        try:
+            first = await anext(aiter(requests))
+        except StopAsyncIteration:
+            raise InvalidRequest(f"{method} ended before its first message") from None
+        replies = (
+            self._list_stream(first) if method == wire.LIST_STREAM
+            else self._forward(method, first, requests, timeout_s)
+        )  # fmt: skip
+        async for reply in replies:
+            yield reply
+
+    async def drain(self) -> None:
+        """Wait for the creates in flight, those whose client has gone among them."""
+        if self._creates:
+            await asyncio.wait(self._creates)
+
+    async def _create(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """A create outlives its client: once a host was told, it is carried to its end and recorded."""
+        caller = Caller(timeout_s)
+        auction = wire.read_create(request, self._new_id())
+        task = asyncio.create_task(self._office.auctioneer.create(auction, request, caller))
+        self._creates.add(task)
+        task.add_done_callback(self._creates.discard)
+        try:
+            return Answer(await asyncio.shield(task))
+        except asyncio.CancelledError:
+            caller.gone = True
+            task.add_done_callback(_retrieve)
+            raise
+
+    async def _delete(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        uid = wire.read_uid(request)
+        if self._office.ledger.state.of_uid(uid) is None:
+            return Answer(await self._ask_everyone(uid, wire.DELETE, request))
+        return Answer(await self._office.auctioneer.delete(uid, wire.DELETE, request))
+
+    async def _get(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        uid = wire.read_uid(request)
+        placement = self._office.ledger.state.of_uid(uid)
+        if placement is None:
+            return Answer(await self._ask_everyone(uid, wire.GET, request))
+        return Answer(payload(await self._call(placement.host, wire.GET, request)))
+
+    async def _list(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """All hosts' lists, one after another: on the wire, lists are merged by joining their bytes."""
+        replies, missing = await self._everyone(wire.LIST, request)
+        if missing and metadata.get(PARTIAL) != "allow":
+            raise Away(
+                f"the list would lack the microVMs of {', '.join(sorted(missing))}, which do not answer; "
+                f"send the metadata `{PARTIAL}: allow` to get it all the same"
+            )
+        whole = b"".join(payload(reply) for reply in replies.values())
+        return Answer(whole, ((PARTIAL, ",".join(sorted(missing))),) if missing else ())
+
+    async def _list_stream(self, request: bytes) -> AsyncIterator[bytes]:
+        """Like flintlockd's: the namespace is required, the name is ignored, one message for each microVM."""
+        namespace = wire.read_namespace(request)
+        if not namespace:
+            raise InvalidRequest(wire.INVALID)
+        answer = await self._list(wire.list_request(namespace), 0.0, {})
+        for message in wire.split_list(answer.payload):
+            yield message
+
+    async def _server_info(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """The whole fleet can do what its oldest flintlockd can: the lowest version answers."""
+        replies, _ = await self._everyone(wire.SERVER_INFO, request)
+        if not replies:
+            raise Away("no host can be asked for its version")
+        oldest = min(replies.values(), key=lambda reply: wire.version_of(reply.payload))
+        return Answer(payload(next((r for r in replies.values() if r.code == Code.UNIMPLEMENTED), oldest)))
+
+    async def _forward(
+        self, method: str, first: bytes, rest: AsyncIterator[bytes], timeout_s: float | None
+    ) -> AsyncIterator[bytes]:
+        """A call that Billet has no stubs for, passed on to the host of the uid in its first message."""
+        uid = wire.uid_of(first)
+        if not uid:
+            error = BilletError(f"Billet does not know {method}, and its request names no microVM to pass it on by")
+            error.code = Code.UNIMPLEMENTED
+            raise error
+        host_id = await self._host_of(uid)
+
+        async def requests() -> AsyncIterator[bytes]:
+            yield first
+            async for message in rest:
+                yield message
+
+        async for reply in self._office.hosts.stream(host_id, method, requests(), timeout_s):
+            yield reply
+
+    async def _host_of(self, uid: str) -> str:
+        placement = self._office.ledger.state.of_uid(uid)
+        if placement:
+            return placement.host
+        replies, missing = await self._everyone(wire.GET, wire.with_uid(uid))
+        for host_id, reply in replies.items():
+            if reply.code == Code.OK:
+                return host_id
+        raise _nowhere(uid, replies, missing)
+
+    async def _ask_everyone(self, uid: str, method: str, request: bytes) -> bytes:
+        """A uid that is in no placement: made on a host just now, gone, or never there. Only the hosts know."""
+        replies, missing = await self._everyone(method, request)
+        for reply in replies.values():
+            if reply.code == Code.OK:
+                return reply.payload
+        raise _nowhere(uid, replies, missing)
+
+    async def _everyone(self, method: str, request: bytes) -> tuple[dict[str, Reply], set[str]]:
+        """Ask all hosts at once: the replies, and the hosts that did not give one."""
+        host_ids = list(self._office.ledger.state.hosts)
+        replies = await asyncio.gather(*(self._try(host_id, method, request) for host_id in host_ids))
+        got = {host_id: reply for host_id, reply in zip(host_ids, replies, strict=True) if reply}
+        return got, set(host_ids) - set(got)
+
+    async def _try(self, host_id: str, method: str, request: bytes) -> Reply | None:
+        try:
+            return await self._call(host_id, method, request)
+        except Away:
+            return None
+
+    async def _call(self, host_id: str, method: str, request: bytes) -> Reply:
+        return await self._office.hosts.call(host_id, method, request, self._office.rules.call_timeout_s)
+
+
+def payload(reply: Reply) -> bytes:
+    """The message of a reply. Raises HostVerdict with flintlockd's own words unless it is OK."""
+    if reply.code != Code.OK:
+        raise HostVerdict(reply.code, reply.text)
+    return reply.payload
+
+
+def _nowhere(uid: str, replies: Mapping[str, Reply], missing: set[str]) -> BilletError:
+    """Why a uid cannot be served. Only when every host has said so may it be called gone (promise 5)."""
+    if missing or not replies:
+        who = ", ".join(sorted(missing)) or "no host has joined yet"
+        return Away(f"microVM {uid} is on none of the hosts that answer; these do not: {who}")
+    reply = next(iter(replies.values()))
+    return HostVerdict(reply.code, reply.text)
+
+
+def _retrieve(task: asyncio.Task[bytes]) -> None:
+    """Nobody waits for this create any more; its error, if any, is in its record."""
+    if not task.cancelled() and (error := task.exception()) and not isinstance(error, BilletError):
+        log.error("a create that its client gave up failed", error=repr(error))

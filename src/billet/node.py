@@ -1,0 +1,372 @@
+"""HOW it is put together: the only place that builds objects. One function for each process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import structlog
+import uvicorn
+from ulid import ULID
+
+from billet.wire import tls  # before grpc: see there
+
+# isort: split
+from billet.adapters.flintlock import GrpcFlintlock
+from billet.adapters.forward import LeaderForward
+from billet.adapters.link_agent import AgentDialler
+from billet.adapters.link_server import LinkServer, Reign
+from billet.adapters.machine import Machine
+from billet.adapters.records import AuctionLog
+from billet.adapters.stores import open_store
+from billet.api.edge import Edge
+from billet.api.http import http_app
+from billet.api.service import FlintlockService
+from billet.config import AgentConfig, ServerConfig, split_endpoint
+from billet.control.agent import Agent
+from billet.control.auctioneer import Auctioneer, Rules
+from billet.control.ledger import Ledger
+from billet.control.office import Office
+from billet.control.reconciler import Reconciler
+from billet.control.story import Story
+from billet.core.errors import Away, BilletError, ConfigError, StoreError
+from billet.core.model import Host, Resources
+from billet.core.state import load
+from billet.ports import Backend, Leader, Store
+from billet.wire import auction_records, auth, flintlock
+
+log = structlog.get_logger()
+
+GRACE_S = 30.0  # how long SIGTERM waits for what is in flight
+KEEP_LOST_S = 24 * 3600.0  # how long a LOST microVM is shown
+
+
+class SystemClock:
+    """ports.Clock of the real world."""
+
+    def now_s(self) -> float:
+        """See ports.Clock."""
+        return time.time()
+
+    def monotonic_s(self) -> float:
+        """See ports.Clock."""
+        return time.monotonic()
+
+
+# A server.
+
+
+async def run_server(config: ServerConfig) -> None:
+    """Run a server until SIGTERM or SIGINT. Raises BilletError, with one line, when it cannot start or go on."""
+    logging_to_stderr()
+    server = Server(config)
+    try:
+        await server.start()
+        if config.json_ready:
+            print(
+                json.dumps({"grpc": server.leader.grpc, "http": server.http, "link": server.leader.link}), flush=True
+            )
+        await until_stopped(server.lead(), server.finish)
+    finally:
+        await server.close()
+
+
+class Server:
+    """One `billet server`: it serves clients and agents, and leads when it is elected."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.leader = Leader(config.id, "", "")
+        self.http = ""
+        self._config = config
+        self._clock = SystemClock()
+        self._store: Store = open_store(
+            config.store_url, tls_ca=config.etcd_tls_ca, tls_cert=config.etcd_tls_cert, tls_key=config.etcd_tls_key
+        )
+        self._log = AuctionLog(Path(config.data_dir) / "auctions.db", keep=config.record_auctions)
+        self._link = LinkServer(config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3)
+        self._edge = Edge(self._backend, config.basic_auth_token)
+        self._tls = tls.TlsSettings(
+            config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
+        )
+        self._service: FlintlockService | None = None
+        self._forward = LeaderForward(self._tls)
+        self._web: uvicorn.Server | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open everything that this server listens on and needs."""
+        config = self._config
+        await self._store.open()
+        grpc_port = await listening(self._edge.listen(config.grpc_endpoint, self._tls), config.grpc_endpoint)
+        link_host, link_port = split_endpoint(config.link_endpoint)
+        context = tls.server_context(config.link_tls_cert, config.link_tls_key) if not config.link_insecure else None
+        link_port = await listening(self._link.listen(link_host, link_port, context), config.link_endpoint)
+        self.leader = Leader(
+            config.id,
+            self._reachable(config.grpc_endpoint, grpc_port),
+            self._reachable(config.link_endpoint, link_port),
+        )
+        if config.http_endpoint:
+            self.http = await self._serve_http(config.http_endpoint)
+        self._link.end("this server does not lead", lambda: self._forward.leader)
+        self._tasks.append(asyncio.create_task(self._follow()))
+        log.info("server ready", grpc=self.leader.grpc, http=self.http, link=self.leader.link, store=config.store)
+
+    async def lead(self) -> None:
+        """Campaign, lead, and campaign again, for ever."""
+        while True:
+            try:
+                term = await self._store.campaign(self.leader)
+                snapshot = await self._store.load()
+            except StoreError as error:
+                log.error("cannot lead: the store is in trouble; trying again", error=error.text)
+                await asyncio.sleep(1.0)
+                continue
+            ledger = Ledger(load(snapshot.changes), self._store, term)
+            office = self._open_office(ledger)
+            self._service = FlintlockService(office, lambda: str(ULID()), self._explain)
+            self._link.begin(Reign(term.number, self._config.weights, office.reconciler, flintlock.CREATE))
+            await self._edge.serving(True)
+            log.info(
+                "leading", term=term.number, hosts=len(ledger.state.hosts), microvms=len(ledger.state.placements)
+            )
+            try:
+                await self._reign(ledger, office)
+            finally:
+                self._service = None
+                self._link.end("this server no longer leads", lambda: self._forward.leader)
+                with suppress(BilletError):
+                    await self._store.resign(term)
+            log.warning("no longer leading", why=ledger.why)
+
+    async def finish(self) -> None:
+        """Take nothing new, and let what is in flight come to its end while this server still leads."""
+        await self._edge.serving(False)
+        await self._edge.stop(GRACE_S)
+        if self._service:
+            await self._service.drain()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        await self._edge.stop(0.0)
+        if self._web:
+            self._web.should_exit = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._link.close()
+        await self._forward.close()
+        await self._store.close()
+        self._log.close()
+
+    def _open_office(self, ledger: Ledger) -> Office:
+        config = self._config
+        rules = Rules(
+            config.weights, config.ask_hosts, config.ask_random, config.create_timeout_s, config.call_timeout_s
+        )
+        reconciler = Reconciler(ledger, self._clock, config.settle_after_s, KEEP_LOST_S)
+        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, rules, self._clock, self._record)
+        return Office(ledger, auctioneer, reconciler, self._link, rules)
+
+    async def _reign(self, ledger: Ledger, office: Office) -> None:
+        """Until the term ends, by the store's word or because a commit's outcome is not known."""
+        work = [
+            asyncio.create_task(office.reconciler.run()),
+            asyncio.create_task(self._store.ended(ledger.term)),
+            asyncio.create_task(ledger.over.wait()),
+        ]
+        try:
+            await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            ledger.end("the term has ended")
+            for task in work:
+                if task.done() and not task.cancelled() and (error := task.exception()):
+                    raise error
+        finally:
+            ledger.end("the server is stopping")
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+
+    def _backend(self) -> Backend:
+        if self._service:
+            return self._service
+        if self._forward.leader and self._forward.leader != self.leader:
+            return self._forward
+        raise Away("no server leads at the moment; try again")
+
+    async def _follow(self) -> None:
+        """Know who leads, to send clients and agents there."""
+        while True:
+            with suppress(StoreError):
+                self._forward.follow(await self._store.leader())
+                await self._edge.serving(self._service is not None or self._forward.leader is not None)
+            await asyncio.sleep(0.5)
+
+    def _record(self, story: Story) -> None:
+        record = story.record
+        name = f"{record.auction.namespace}/{record.auction.name}"
+        names = [name, record.auction.name, *([record.uid] if record.uid else [])]
+        self._log.append(record.auction.id, names, auction_records.encode(record))
+
+    def _explain(self, key: str) -> list[bytes]:
+        return [auction_records.readable(data) for data in self._log.find(key)]
+
+    def _reachable(self, endpoint: str, port: int) -> str:
+        host, _ = split_endpoint(endpoint)
+        if self._config.advertise_host:
+            host = self._config.advertise_host
+        elif host in ("", "0.0.0.0", "::"):
+            host = socket.gethostname()
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+    async def _serve_http(self, endpoint: str) -> str:
+        host, port = split_endpoint(endpoint)
+        config = self._config
+        settings = uvicorn.Config(
+            http_app(self._backend, config.basic_auth_token),
+            host=host or "0.0.0.0",
+            port=port,
+            log_level="error",
+            lifespan="off",
+            ssl_certfile=config.tls_cert or None,
+            ssl_keyfile=config.tls_key or None,
+            ssl_ca_certs=config.tls_client_ca or None,
+            ssl_cert_reqs=ssl.CERT_REQUIRED if config.tls_client_validate else ssl.CERT_NONE,
+        )
+        settings.load()
+        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host or "0.0.0.0", port))
+        except OSError as error:
+            listener.close()
+            raise occupied(endpoint, error) from None
+        self._web = uvicorn.Server(settings)
+        self._web.install_signal_handlers = lambda: None  # type: ignore[attr-defined]  # signals are until_stopped's
+        self._tasks.append(asyncio.create_task(self._web.serve(sockets=[listener])))
+        return self._reachable(endpoint, listener.getsockname()[1])
+
+
+# An agent.
+
+
+async def run_agent(config: AgentConfig) -> None:
+    """Run an agent until SIGTERM or SIGINT."""
+    logging_to_stderr()
+    agent, dialler, daemon = build_agent(config)
+
+    async def work() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(agent.run())
+            group.create_task(dialler.run())
+            group.create_task(announce_ready(config, agent))
+
+    try:
+        await until_stopped(work(), lambda: agent.finish(GRACE_S))
+    except* BilletError as errors:
+        raise errors.exceptions[0] from None
+    finally:
+        await daemon.close()
+
+
+def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock]:
+    """One agent, not yet running."""
+    credentials = None
+    if config.flintlock_tls_ca or config.flintlock_tls_cert:
+        credentials = tls.channel_credentials(
+            config.flintlock_tls_ca, config.flintlock_tls_cert, config.flintlock_tls_key
+        )
+    authorization = auth.basic_header(config.flintlock_token) if config.flintlock_token else ""
+    daemon = GrpcFlintlock(config.flintlock, credentials, authorization)
+    machine = Machine(config.state_dir)
+    agent = Agent(
+        host_of(config, machine.capacity(config.max_vms)),
+        daemon,
+        flintlock,
+        machine.measure,
+        SystemClock(),
+        config.report_interval_s,
+    )
+    context = None if config.link_insecure else tls.client_context(config.link_ca)
+    dialler = AgentDialler(
+        agent, daemon, config.servers, config.link_token, context, version("billet"), secrets.token_hex(8)
+    )
+    return agent, dialler, daemon
+
+
+def host_of(config: AgentConfig, measured: Resources) -> Host:
+    """This host: what was measured, what the operator says instead, and how much of it may be promised."""
+    capacity = Resources(
+        config.vcpu or measured.vcpu,
+        config.memory_mib or measured.memory_mib,
+        config.disk_mib or measured.disk_mib,
+        config.max_vms,
+    )
+    allocatable = Resources(
+        int((capacity.vcpu - config.reserve_vcpu) * config.cpu_ratio),
+        int((capacity.memory_mib - config.reserve_memory_mib) * config.memory_ratio),
+        int((capacity.disk_mib - config.reserve_disk_mib) * config.disk_ratio),
+        capacity.vms,
+    )
+    if min(allocatable) < 1:
+        raise ConfigError(f"nothing of this host is left to offer: {allocatable}; lower the --reserve-… settings")
+    return Host(config.id, capacity, allocatable, config.zone, dict(config.labels), config.provider)
+
+
+async def announce_ready(config: AgentConfig, agent: Agent) -> None:
+    """Print the line that scripts wait for, once a server has let this agent in."""
+    await agent.joined.wait()
+    if config.json_ready:
+        print(json.dumps({"host": config.id, "flintlock": config.flintlock}), flush=True)
+
+
+# Both.
+
+
+async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Awaitable[None]]) -> None:
+    """Do the work until it fails or a signal asks to stop; then finish what is in flight, and end it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        working.result()
+    log.info("stopping")
+    await finish()
+    working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
+
+
+async def listening(opening: Awaitable[int], endpoint: str) -> int:
+    """The port that was opened, or a line that a person understands."""
+    try:
+        return await opening
+    except (OSError, RuntimeError) as error:
+        raise occupied(endpoint, error) from None
+
+
+def occupied(endpoint: str, error: Exception) -> ConfigError:
+    """A port that cannot be had."""
+    why = error.strerror if isinstance(error, OSError) and error.strerror else "it is in use, or not ours to use"
+    return ConfigError(f"cannot listen on {endpoint}: {why}; stop what uses it, or choose another endpoint")
+
+
+def logging_to_stderr() -> None:
+    """Logs go to standard error; standard output is for what was asked for."""
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
