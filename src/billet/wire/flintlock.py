@@ -133,7 +133,10 @@ def uid_of(request: bytes) -> str:
     Flintlock's exec stream carries it one message deeper, in field 1 of field 1.
     """
     for _ in range(2):
-        request = next((request[s:e] for n, _, s, e in _fields(request) if n == 1 and s < e), b"")
+        try:
+            request = next((request[s:e] for n, _, s, e in _fields(request) if n == 1 and s < e), b"")
+        except InvalidRequest:  # the inner field is no message after all
+            return ""
         if _ULID.fullmatch(request):
             return request.decode("ascii")
     return ""

@@ -1,0 +1,89 @@
+"""Repair: what the hosts show becomes what the ledger says (promise 6). Each story: before, shown, after."""
+
+from dataclasses import replace
+
+import pytest
+
+from billet.core.model import Observed, Placement, PlacementState, Resources, VmState
+from billet.core.reconcile import expired, repair
+from billet.core.state import DropPlacement, PutPlacement, State, apply
+
+SHAPE = Resources(2, 2048, 0, 1)
+RESERVED, STARTED, RELEASING, LOST = PlacementState
+PROMISED = Placement("tok", "ns", "vm", SHAPE, "h1", RESERVED)
+SHOWN = Observed("U1", "ns", "vm", SHAPE, VmState.PENDING, token="tok")
+
+
+def after(placement, shown, uids=("U1",), in_hand=()):
+    """The placement that repair leaves, "gone" when it drops it, None when it does nothing."""
+    state = State()
+    if placement:
+        apply(state, PutPlacement(placement))
+    rows = {row.uid: row for row in shown}
+    changes = repair(state, "h1", rows, uids, in_hand, now_s=100.0)
+    if not changes:
+        return None
+    (change,) = changes
+    return "gone" if isinstance(change, DropPlacement) else change.placement
+
+
+def test_a_microvm_that_billet_did_not_place_is_adopted_and_counted():
+    adopted = after(None, [SHOWN._replace(token="")])
+    assert (adopted.id, adopted.uid, adopted.state, adopted.adopted) == ("U1", "U1", STARTED, True)
+    assert adopted.demand == SHAPE
+
+
+def test_a_reservation_is_settled_by_its_token():
+    settled = after(PROMISED, [SHOWN])
+    assert (settled.id, settled.uid, settled.state) == ("tok", "U1", STARTED)
+
+
+def test_what_is_in_hand_is_left_alone():
+    assert after(PROMISED, [SHOWN], in_hand={"tok"}) is None
+
+
+def test_a_started_microvm_that_is_gone_is_lost():
+    assert after(replace(PROMISED, state=STARTED, uid="U1"), []).state is LOST
+
+
+def test_a_lost_microvm_that_is_back_counts_again():
+    assert after(replace(PROMISED, state=LOST, uid="U1"), [SHOWN]).state is STARTED
+
+
+def test_a_delete_is_complete_when_the_host_no_longer_shows_the_microvm():
+    assert after(replace(PROMISED, state=RELEASING, uid="U1"), []) == "gone"
+
+
+def test_a_delete_made_on_the_host_itself_is_seen():
+    assert (
+        after(replace(PROMISED, state=STARTED, uid="U1"), [SHOWN._replace(state=VmState.DELETING)]).state is RELEASING
+    )
+
+
+def test_an_acknowledged_delete_is_not_taken_back_by_an_older_look():
+    assert after(replace(PROMISED, state=RELEASING, uid="U1"), [SHOWN]) is None
+
+
+def test_another_shape_on_the_host_is_the_truth():
+    bigger = SHOWN._replace(demand=Resources(4, 4096, 0, 1))
+    assert after(replace(PROMISED, state=STARTED, uid="U1"), [bigger]).demand == bigger.demand
+
+
+def test_the_same_token_on_a_second_host_takes_no_placement_away():
+    elsewhere = replace(PROMISED, host="h2", state=STARTED, uid="U0")
+    adopted = after(elsewhere, [SHOWN])
+    assert (adopted.id, adopted.host, adopted.uid) == ("U1", "h1", "U1")
+
+
+@pytest.mark.parametrize(("age_s", "dropped"), [(59.0, False), (60.0, True)])
+def test_a_reservation_that_came_to_nothing_expires(age_s, dropped):
+    state = State()
+    apply(state, PutPlacement(replace(PROMISED, changed_at_s=1000.0)))
+    changes = expired(state, "h1", [], [], 1000.0 + age_s, settle_after_s=60.0, keep_lost_s=1e9)
+    assert changes == ([DropPlacement("tok")] if dropped else [])
+
+
+def test_a_reservation_does_not_expire_while_its_host_is_still_creating():
+    state = State()
+    apply(state, PutPlacement(PROMISED))
+    assert expired(state, "h1", ["tok"], [], 1e9, settle_after_s=60.0, keep_lost_s=1e9) == []

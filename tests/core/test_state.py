@@ -1,0 +1,81 @@
+"""The state: what `apply` keeps up to date is what the placements say, whatever happened."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billet.core.model import Host, Placement, PlacementState, Resources
+from billet.core.state import DropHost, DropPlacement, PutHost, PutPlacement, State, apply, check
+from tests.core.strategies import demands
+
+HOST_IDS = ["h1", "h2", "h3"]
+ROOM = Resources(64, 65536, 1000, 100)
+
+placements = st.builds(
+    Placement,
+    id=st.sampled_from(["p1", "p2", "p3", "p4", "p5"]),
+    namespace=st.just("ns"),
+    name=st.just("vm"),
+    demand=demands,
+    host=st.sampled_from(HOST_IDS),
+    state=st.sampled_from(PlacementState),
+).map(lambda p: replace(p, uid="" if p.state is PlacementState.RESERVED else f"uid-{p.id}"))
+changes = st.one_of(
+    placements.map(PutPlacement),
+    st.sampled_from(["p1", "p2", "p3", "p4", "p5"]).map(DropPlacement),
+    st.sampled_from(HOST_IDS).map(lambda h: PutHost(Host(h, ROOM, ROOM))),
+    st.sampled_from(HOST_IDS).map(DropHost),
+)
+
+
+@given(st.lists(changes, max_size=30))
+def test_the_sums_are_right_after_every_step(steps):
+    state = State()
+    for step in steps:
+        apply(state, step)
+        check(state)
+
+
+@given(st.lists(changes, max_size=30))
+def test_the_ranking_lists_the_emptiest_hosts_first(steps):
+    state = State()
+    for step in steps:
+        apply(state, step)
+    ranked = state.ranking.shortlist("01A", ask=10, drawn=0, fits=lambda _: True)
+    shares = [max(state.taken.get(h, Resources())[i] / ROOM[i] for i in range(4)) for h in ranked]
+    assert sorted(ranked) == sorted(state.hosts)
+    assert shares == sorted(shares)
+
+
+def test_only_a_lost_placement_holds_no_room():
+    state = State()
+    placement = Placement("p1", "ns", "vm", Resources(2, 2048, 0, 1), "h1", PlacementState.RESERVED)
+    for life in PlacementState:
+        apply(state, PutPlacement(replace(placement, state=life)))
+        holds = life is not PlacementState.LOST
+        assert state.taken["h1"] == (placement.demand if holds else Resources())
+
+
+def test_the_shortlist_asks_the_emptiest_and_a_few_drawn_by_the_auction():
+    state = State()
+    for n in range(100):
+        host = Host(f"h{n:03}", ROOM, ROOM)
+        apply(state, PutHost(host))
+        apply(
+            state,
+            PutPlacement(Placement(f"p{n}", "", "", Resources(n % 64, 0, 0, 1), host.id, PlacementState.STARTED)),
+        )
+    one = state.ranking.shortlist("01ONE", 8, 4, lambda _: True)
+    two = state.ranking.shortlist("01TWO", 8, 4, lambda _: True)
+    assert one[:8] == two[:8]
+    assert 8 < len(one) <= 12
+    assert one[8:] != two[8:]
+
+
+def test_the_shortlist_looks_on_when_the_emptiest_do_not_fit():
+    state = State()
+    for n in range(50):
+        apply(state, PutHost(Host(f"h{n:02}", ROOM, ROOM)))
+    fitting = {"h40", "h41"}
+    assert set(state.ranking.shortlist("01A", 8, 4, fitting.__contains__)) == fitting
