@@ -165,11 +165,11 @@ class ServerConfig:
         return Weights(self.pressure_weight, self.delay_weight, self.delay_half_s)
 
     @property
-    def sqlite_path(self) -> Path | None:
-        """The file of an SQLite store, None with another store."""
+    def store_url(self) -> str:
+        """The store as the adapters want it: an SQLite path begins at `data_dir`."""
         if not self.store.startswith("sqlite:///"):
-            return None
-        return Path(self.data_dir) / self.store.removeprefix("sqlite:///")
+            return self.store
+        return f"sqlite:///{Path(self.data_dir) / self.store.removeprefix('sqlite:///')}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,35 @@
+"""A small local etcd cluster, for trying out and for tests. Its data is as short-lived as its folder."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from billet.core.errors import ConfigError
+from billet.demo.processes import Processes, free_port, until_healthy
+
+
+def etcd_program() -> str | None:
+    """The etcd on PATH, or the one that scripts/setup put into the checkout."""
+    checkout = Path(__file__).parents[3] / ".tools" / "bin"
+    return shutil.which("etcd") or shutil.which("etcd", path=str(checkout))
+
+
+def start_etcd(processes: Processes, members: int) -> str:
+    """Start a cluster on free ports of 127.0.0.1 and return its URL for --store, once it answers."""
+    program = etcd_program()
+    if program is None:
+        raise ConfigError("--store etcd needs the program etcd on PATH; on Debian: apt-get install etcd-server")
+    clients = [f"http://127.0.0.1:{free_port()}" for _ in range(members)]
+    peers = [f"http://127.0.0.1:{free_port()}" for _ in range(members)]
+    cluster = ",".join(f"etcd-{n}={peer}" for n, peer in enumerate(peers, 1))
+    started = []
+    for n, (client, peer) in enumerate(zip(clients, peers, strict=True), 1):
+        command = [program, "--name", f"etcd-{n}", "--data-dir", str(processes.folder / f"etcd-{n}")]
+        command += ["--listen-client-urls", client, "--advertise-client-urls", client]
+        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        command += ["--initial-cluster", cluster, "--log-level", "error"]
+        started.append(processes.start(f"etcd-{n}", command))
+    for process, client in zip(started, clients, strict=True):
+        until_healthy(process, f"{client}/health")
+    return "etcd://" + ",".join(client.removeprefix("http://") for client in clients)

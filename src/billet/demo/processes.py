@@ -1,0 +1,168 @@
+"""Real processes for the demo, the tests and the benchmarks: started, awaited, and never left behind.
+
+Each process has a session of its own, so that Ctrl-C reaches only the one who started it. It is told by the kernel
+when its starter dies, kill -9 included. Its standard error goes to a log file, shown when it fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from billet.core.errors import BilletError
+
+# Runs in the child before the real program. A preexec_fn would do the same between fork and exec, which is not safe
+# in a process with gRPC's threads. PR_SET_PDEATHSIG is 1; the parent may have died before it was set.
+LAUNCH = """
+import os, sys
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+STOP_S = 10.0
+TAIL_LINES = 15
+
+
+class Process:
+    """One child. `ready` reads the JSON line that it prints once it serves."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+        self.name = name
+        self.log = log
+        self._line = b""
+        with log.open("ab") as errors:
+            self.popen = subprocess.Popen(
+                [sys.executable, "-ISc", LAUNCH, str(os.getpid()), *command],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id, which is also that of its group."""
+        return self.popen.pid
+
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.popen.poll() is None
+
+    def ready(self, timeout_s: float = 30.0) -> dict[str, Any]:
+        """The JSON line. BilletError with the end of the log when it ends, or says nothing, instead."""
+        deadline_s = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            assert self.popen.stdout is not None
+            selector.register(self.popen.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._line:
+                if not selector.select(max(deadline_s - time.monotonic(), 0)):
+                    raise BilletError(f"{self.name} was not ready within {timeout_s:g} s\n{self.tail()}")
+                chunk = os.read(self.popen.stdout.fileno(), 65536)
+                if not chunk:
+                    self.popen.wait()
+                    raise BilletError(f"{self.name} ended with {self.popen.returncode}\n{self.tail()}")
+                self._line += chunk
+        said: dict[str, Any] = json.loads(self._line.partition(b"\n")[0])
+        return said
+
+    def tail(self) -> str:
+        """The last lines of its log."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        return "\n".join(f"  {self.name}: {line}" for line in lines[-TAIL_LINES:])
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it and to what it has started; no error if all have ended."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once, as a power cut would."""
+        self.signal(signal.SIGKILL)
+        self.popen.wait()
+
+    def stop(self, timeout_s: float = STOP_S) -> int:
+        """Ask it to end, then make it; its exit code."""
+        stop_all([self], timeout_s)
+        return self.popen.returncode
+
+
+def stop_all(processes: Iterable[Process], timeout_s: float = STOP_S) -> None:
+    """SIGTERM to all of them at once, SIGKILL to those that are there after `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    running = list(processes)
+    for process in running:
+        if process.running():
+            process.signal(signal.SIGTERM)
+    for process in running:
+        with suppress(subprocess.TimeoutExpired):
+            process.popen.wait(max(deadline_s - time.monotonic(), 0))
+        process.kill()
+        if process.popen.stdout:
+            process.popen.stdout.close()
+
+
+class Processes:
+    """All processes of one run; leaving the block ends them, those started last first."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.all: list[Process] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stop_all(reversed(self.all))
+
+    def start(self, name: str, command: Sequence[str]) -> Process:
+        """Start a program; its log is NAME.log in the folder."""
+        process = Process(name, command, self.folder / f"{name}.log")
+        self.all.append(process)
+        return process
+
+    def billet(self, name: str, *arguments: str) -> Process:
+        """Start a subcommand of Billet in the Python that runs this, whatever is on PATH."""
+        return self.start(name, [sys.executable, "-m", "billet", *arguments])
+
+    def check(self) -> None:
+        """BilletError for the first process that has ended though nobody asked it to."""
+        for process in self.all:
+            if not process.running():
+                raise BilletError(f"{process.name} ended with {process.popen.returncode}\n{process.tail()}")
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody has at this moment, for programs that cannot choose one themselves."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def until_healthy(process: Process, url: str, timeout_s: float = 30.0) -> None:
+    """Wait until a URL answers 200, for programs that print no line when they are ready."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        with suppress(OSError, urllib.error.URLError), urllib.request.urlopen(url, timeout=1):
+            return
+        if not process.running() or time.monotonic() > deadline_s:
+            raise BilletError(f"{process.name} does not answer at {url}\n{process.tail()}")
+        time.sleep(0.05)
