@@ -1,0 +1,55 @@
+"""Where microVMs survive a restart of the fake: an SQLite file, in the place of containerd's content store."""
+
+from __future__ import annotations
+
+import sqlite3
+
+from billet.core.errors import ConfigError
+from billet.fake.model import Record
+from billet.wire.pb import flintlock_types_pb2 as types
+
+
+class Disk:
+    """One row for each microVM. A kill -9 of the process loses nothing; a power cut may.
+
+    With path "" nothing is kept and every call returns at once.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._db: sqlite3.Connection | None = None
+        if not path:
+            return
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = OFF")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS microvm"
+                " (uid TEXT PRIMARY KEY, provider TEXT, poisoned INTEGER, vm BLOB) WITHOUT ROWID"
+            )
+        except sqlite3.Error as error:
+            raise ConfigError(f"cannot use --state {path}: {error}") from error
+
+    def load(self) -> list[Record]:
+        """Everything that was kept."""
+        if self._db is None:
+            return []
+        rows = self._db.execute("SELECT provider, poisoned, vm FROM microvm ORDER BY uid")
+        return [Record(types.MicroVM.FromString(vm), provider, bool(poisoned)) for provider, poisoned, vm in rows]
+
+    def save(self, record: Record) -> None:
+        """Insert or replace one microVM."""
+        if self._db is not None:
+            row = (record.uid, record.provider, record.poisoned, record.vm.SerializeToString())
+            self._db.execute("INSERT OR REPLACE INTO microvm VALUES (?, ?, ?, ?)", row)
+
+    def remove(self, uid: str) -> None:
+        """Forget one microVM."""
+        if self._db is not None:
+            self._db.execute("DELETE FROM microvm WHERE uid = ?", (uid,))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self._db is not None:
+            self._db.close()
+            self._db = None

@@ -1,0 +1,85 @@
+"""Faults that a test asks for: which call fails next, how, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from billet.core.errors import Code, InvalidRequest
+
+
+class Kind(StrEnum):
+    """What happens to a call. "Accepted" means that the method has done its work: a microVM is saved."""
+
+    REFUSE = "refuse"  # answered at once with `code` and `text`; nothing is done
+    HANG = "hang"  # never answered, nothing is done; ends when the client gives up
+    HANG_AFTER_ACCEPT = "hang_after_accept"  # done, but never answered
+    CUT_BEFORE_ACCEPT = "cut_before_accept"  # nothing is done, the client's TCP connection is closed
+    CUT_AFTER_ACCEPT = "cut_after_accept"  # done, the client's TCP connection is closed before any reply
+    SLOW = "slow"  # waits `delay_s`, then goes on as usual
+    DIE = "die"  # the process ends at once, nothing is done
+    DIE_AFTER_ACCEPT = "die_after_accept"  # done, then the process ends before any reply
+    FAIL_BOOT = "fail_boot"  # not a call: the next boot attempts fail and are retried
+
+
+ALWAYS = -1
+
+
+@dataclass(slots=True, eq=False)
+class Fault:
+    """One order. `count` is how many calls it hits, -1 = all until it is cleared. `method` "*" is any."""
+
+    kind: Kind
+    method: str = "CreateMicroVM"
+    count: int = 1
+    delay_s: float = 0.0
+    text: str = "fault on command"
+    code: int = Code.UNAVAILABLE
+
+    @classmethod
+    def read(cls, document: object) -> Fault:
+        """A fault from JSON. Raises InvalidRequest with what is wrong."""
+        if not isinstance(document, dict):
+            raise InvalidRequest("a fault is a JSON object")
+        if unknown := document.keys() - cls.__dataclass_fields__.keys():
+            raise InvalidRequest(f"a fault has no {', '.join(sorted(unknown))}")
+        try:
+            kind = Kind(str(document.get("kind")))
+        except ValueError:
+            raise InvalidRequest(f"kind is one of {', '.join(Kind)}") from None
+        fault = cls(**{**document, "kind": kind})
+        if fault.count == 0 or fault.count < ALWAYS:
+            raise InvalidRequest("count is 1 or more, or -1 for all")
+        return fault
+
+
+@dataclass
+class Faults:
+    """The orders that stand, oldest first."""
+
+    _orders: list[Fault] = field(default_factory=list)
+
+    def add(self, fault: Fault) -> None:
+        """Let this happen from now on."""
+        self._orders.append(fault)
+
+    def clear(self) -> None:
+        """Let nothing more happen. Calls that hang already go on hanging."""
+        self._orders.clear()
+
+    def take(self, method: str) -> Fault | None:
+        """The fault that hits this call, counted down."""
+        return self._take(lambda fault: fault.kind != Kind.FAIL_BOOT and fault.method in ("*", method))
+
+    def boot_fails(self) -> bool:
+        """Whether this attempt to boot is to fail, counted down."""
+        return self._take(lambda fault: fault.kind == Kind.FAIL_BOOT) is not None
+
+    def _take(self, hits: Callable[[Fault], bool]) -> Fault | None:
+        fault = next((fault for fault in self._orders if hits(fault)), None)
+        if fault is not None and fault.count != ALWAYS:
+            fault.count -= 1
+            if fault.count == 0:
+                self._orders.remove(fault)
+        return fault

@@ -1,0 +1,209 @@
+"""What flintlockd does to a CreateMicroVM, step by step and in its order, as functions of values.
+
+A spec is changed where flintlockd changes it and otherwise left as it came, unknown fields included.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from base64 import b64decode, b64encode
+from dataclasses import dataclass, field
+
+import yaml
+
+from billet.core.errors import Code, HostVerdict
+from billet.fake.settings import PROVIDERS
+from billet.fake.validate import failures, is_empty, is_zero
+from billet.wire.flintlock import DEFAULT_MEMORY_MIB, DEFAULT_NAMESPACE, DEFAULT_VCPU, NO_SPEC
+from billet.wire.pb import flintlock_pb2 as rpc
+from billet.wire.pb import flintlock_types_pb2 as types
+
+PENDING = types.MicroVMStatus.PENDING
+CREATED = types.MicroVMStatus.CREATED
+FAILED = types.MicroVMStatus.FAILED
+DELETING = types.MicroVMStatus.DELETING
+
+INVALID_SPEC = "an error occurred when attempting to validate microvm spec: validation failures found"
+
+META_DATA = "meta-data"
+INSTANCE_ID = "instance_id"
+METADATA_NIC, METADATA_ADDRESS, METADATA_MAC = "eth0", "169.254.0.1/16", "AA:FF:00:00:00:01"
+
+# Which providers can do what. Both have vsock, so a guest agent is refused by neither.
+_MACVTAP = frozenset({"cloudhypervisor"})
+_VIRTIOFS = frozenset({"cloudhypervisor"})
+_METADATA_SERVICE = frozenset({"firecracker"})
+
+
+class Panic(Exception):
+    """flintlockd dereferences nil here: the whole process ends, and no client gets an answer."""
+
+
+@dataclass(slots=True)
+class Record:
+    """A microVM on this host: what clients see of it, and what only flintlockd knows."""
+
+    vm: types.MicroVM
+    provider: str
+    poisoned: bool = False  # no kernel: its boot will panic
+    accepted_s: float = field(default=0.0, compare=False)  # monotonic clock; 0 = before this process started
+
+    @property
+    def uid(self) -> str:
+        """The host's ULID."""
+        return self.vm.spec.uid
+
+
+def accept(request: rpc.CreateMicroVMRequest, uid: str, default_provider: str) -> Record:
+    """The microVM that this request makes: PENDING, version 1. Raises HostVerdict or Panic."""
+    if not request.HasField("microvm"):
+        raise HostVerdict(Code.INVALID_ARGUMENT, NO_SPEC)
+    spec = types.MicroVMSpec()
+    spec.CopyFrom(request.microvm)
+    clean_images(spec)
+    convert(spec)
+    if lines := failures(spec):
+        text = "\n".join(lines)
+        raise _refuse(f"{INVALID_SPEC}: {text}")
+    provider = spec.provider or default_provider
+    if provider not in PROVIDERS:
+        raise _refuse(f"microvm provider {provider} isn't available")
+    check_capabilities(spec, provider)
+    poisoned = is_empty(spec.kernel)
+    set_instance_id(spec, uid)
+    if provider in _METADATA_SERVICE:
+        add_metadata_nic(spec)
+    show(spec, uid)
+    return Record(types.MicroVM(version=1, spec=spec, status=types.MicroVMStatus(state=PENDING)), provider, poisoned)
+
+
+def clean_images(spec: types.MicroVMSpec) -> None:
+    """Trim image references and take control characters out of them."""
+    if spec.HasField("kernel"):
+        spec.kernel.image = _clean(spec.kernel.image)
+    if spec.HasField("initrd"):
+        spec.initrd.image = _clean(spec.initrd.image)
+    volumes = [spec.root_volume] if spec.HasField("root_volume") else []
+    for volume in [*volumes, *spec.additional_volumes]:
+        if volume.source.HasField("container_source"):
+            volume.source.container_source = _clean(volume.source.container_source)
+
+
+def _clean(image: str) -> str:
+    return "".join(char for char in image.strip() if unicodedata.category(char) != "Cc")
+
+
+def convert(spec: types.MicroVMSpec) -> None:
+    """Name, namespace and defaults; and the nil pointer that waits in an override without a bridge."""
+    if not spec.id:
+        raise HostVerdict(Code.UNKNOWN, "converting request: creating vmid from spec: name is required")
+    spec.namespace = spec.namespace or DEFAULT_NAMESPACE
+    spec.vcpu = spec.vcpu or DEFAULT_VCPU
+    spec.memory_in_mb = spec.memory_in_mb or DEFAULT_MEMORY_MIB
+    if any(nic.HasField("overrides") and not nic.overrides.HasField("bridge_name") for nic in spec.interfaces):
+        raise Panic("interfaces[].overrides without bridge_name")
+
+
+def check_capabilities(spec: types.MicroVMSpec, provider: str) -> None:
+    """Refuse what this provider cannot do."""
+    if provider not in _MACVTAP and any(nic.type == types.NetworkInterface.MACVTAP for nic in spec.interfaces):
+        raise _refuse("macvtap network interfaces not supported by the microvm provider")
+    if provider not in _VIRTIOFS and any(v.source.HasField("virtiofs_source") for v in spec.additional_volumes):
+        raise _refuse("virtiofs volumes not supported by the microvm provider")
+
+
+def set_instance_id(spec: types.MicroVMSpec, uid: str) -> None:
+    """Put the uid into the meta-data as instance_id, unless one is there; everything else in it stays."""
+    data: dict[str, str] = {}
+    if meta := spec.metadata.get(META_DATA, ""):
+        data = _read_meta_data(meta)
+    if data.get(INSTANCE_ID):
+        return
+    text = yaml.safe_dump(data | {INSTANCE_ID: uid}, default_flow_style=False, allow_unicode=True)
+    spec.metadata[META_DATA] = b64encode(text.encode()).decode("ascii")
+
+
+def _read_meta_data(value: str) -> dict[str, str]:
+    # Go's decoder skips line breaks and nothing else.
+    try:
+        text = b64decode(value.replace("\n", "").replace("\r", ""), validate=True)
+    except ValueError as error:
+        raise _refuse(f"adding instance data: decoding existing instance metadata: {error}") from error
+    failed = "adding instance data: unmarshalling exists instance metadata"
+    try:
+        data = yaml.load(text, Loader=yaml.BaseLoader)  # builds strings, lists and dicts only
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise _refuse(f"{failed}: {' '.join(str(error).split())}") from error
+    if data in (None, ""):
+        return {}
+    if not isinstance(data, dict) or not all(isinstance(v, str) for v in data.values()):
+        raise _refuse(f"{failed}: cannot unmarshal it into a map of strings")
+    return data
+
+
+def add_metadata_nic(spec: types.MicroVMSpec) -> None:
+    """Firecracker's metadata service needs an interface: put eth0 first, unless there is an eth0."""
+    if any(nic.device_id == METADATA_NIC for nic in spec.interfaces):
+        return
+    others = list(spec.interfaces)
+    nic = types.NetworkInterface(device_id=METADATA_NIC, type=types.NetworkInterface.TAP, guest_mac=METADATA_MAC)
+    nic.address.address = METADATA_ADDRESS
+    del spec.interfaces[:]
+    spec.interfaces.extend([nic, *others])
+
+
+def show(spec: types.MicroVMSpec, uid: str) -> None:
+    """Leave what flintlockd gives back: its own uid, some fields always set, others never."""
+    spec.uid = uid
+    for name in ("labels", "provider", "created_at", "updated_at", "deleted_at"):
+        spec.ClearField(name)
+    spec.kernel.filename = spec.kernel.filename
+    if spec.HasField("initrd"):
+        spec.initrd.filename = spec.initrd.filename
+    if is_zero(spec.root_volume):
+        spec.ClearField("root_volume")
+    for volume in [*([spec.root_volume] if spec.HasField("root_volume") else []), *spec.additional_volumes]:
+        volume.ClearField("mount_point")
+        volume.partition_id = volume.partition_id
+        volume.size_in_mb = volume.size_in_mb
+        volume.source.SetInParent()
+    for nic in spec.interfaces:
+        nic.ClearField("overrides")
+        nic.guest_mac = nic.guest_mac
+
+
+def images(spec: types.MicroVMSpec) -> list[str]:
+    """Every image that a boot of this microVM needs, in the order of the mounts."""
+    volumes = [spec.root_volume, *spec.additional_volumes]
+    wanted = [volume.source.container_source for volume in volumes]
+    return [image for image in dict.fromkeys([*wanted, spec.kernel.image, spec.initrd.image]) if image]
+
+
+def run(vm: types.MicroVM) -> None:
+    """CREATED: the VMM's process lives, and the status shows what was mounted and plugged."""
+    spec, status = vm.spec, vm.status
+    home = f"/var/lib/flintlock/vm/{spec.namespace}/{spec.id}/{spec.uid}"
+    for index, volume in enumerate([spec.root_volume, *spec.additional_volumes]):
+        if volume.source.HasField("container_source"):
+            mount = status.volumes[volume.id].mount
+            mount.type, mount.source = types.Mount.DEV, f"/dev/mapper/flintlock-dev-thinpool-snap-{index + 1}"
+    status.kernel_mount.type, status.kernel_mount.source = types.Mount.HOSTPATH, f"{home}/kernel"
+    if spec.HasField("initrd"):
+        status.initrd_mount.type, status.initrd_mount.source = types.Mount.HOSTPATH, f"{home}/initrd"
+    for index, nic in enumerate(spec.interfaces):
+        plugged = status.network_interfaces[nic.device_id]
+        plugged.host_device_name = f"fltap{spec.uid[-6:].lower()}{index}"
+        plugged.index = index + 1
+        plugged.mac_address = nic.guest_mac
+    if spec.allow_guest_agent:
+        status.vsock_path = f"{home}/guest-agent.vsock"
+    status.state = CREATED
+
+
+def unknown_uid(uid: str) -> str:
+    """The words with which flintlockd says that it has no such microVM."""
+    return f"microvm spec //{uid} not found"
+
+
+def _refuse(text: str) -> HostVerdict:
+    return HostVerdict(Code.UNKNOWN, f"creating microvm: {text}")

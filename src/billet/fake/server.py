@@ -1,0 +1,189 @@
+"""One fake flintlockd: its gRPC server, its HTTP gateway, its control port, its boot worker."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import grpc
+
+from billet.core.errors import HostVerdict
+from billet.fake.boots import Boots
+from billet.fake.control import control_app
+from billet.fake.disk import Disk
+from billet.fake.faults import Faults
+from billet.fake.handlers import Handlers
+from billet.fake.http import HttpListener, check_free
+from billet.fake.model import Record
+from billet.fake.service import MicroVMs
+from billet.fake.settings import FakeConfig
+from billet.wire.gateway import gateway_app
+from billet.wire.pb import flintlock_types_pb2 as types
+from billet.wire.tls import server_credentials
+
+RECEIVE_MAX_BYTES = 4 * 1024 * 1024  # grpc-go's default; there is none for sending
+_OPTIONS = [
+    ("grpc.max_receive_message_length", RECEIVE_MAX_BYTES),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),  # a port that is taken is an error, not shared
+]
+
+
+class FakeFlintlockd:
+    """As many as you like in one process, each with its own ports and microVMs.
+
+    `die` is called where a flintlockd would crash (poison pills, faults); by default it ends the process at once.
+    """
+
+    def __init__(self, config: FakeConfig, die: Callable[[int], object] = os._exit) -> None:
+        config.check()
+        self.config = config
+        self.faults = Faults()
+        self.grpc_address = self.http_address = self.control_address = ""
+        self._records: dict[str, Record] = {}
+        self._disk = Disk(config.state_file)
+        self.boots = Boots(config, self._records, self._disk, self.faults, die)
+        self.vms = MicroVMs(config.default_provider, self._records, self._disk, self.boots, die)
+        self._die = die
+        self._server: grpc.aio.Server | None = None
+        self._gateway: grpc.aio.Channel | None = None
+        self._listeners: list[HttpListener] = []
+
+    async def start(self) -> None:
+        """Listen. Raises ConfigError or http.PortTaken, each with one line for a person."""
+        for record in self._disk.load():
+            self._records[record.uid] = record
+        await self._start_grpc()
+        if self.config.enable_http:
+            self.http_address = await self._start_http()
+        if self.config.control_endpoint:
+            app = control_app(self.faults, self.stats, self.boots.preload)
+            self.control_address = await self._listen(app, self.config.control_endpoint, "--control-endpoint")
+        self.boots.start()
+
+    async def stop(self) -> None:
+        """Close everything at once; calls in hand are cut off."""
+        await self.boots.stop()
+        for listener in self._listeners:
+            await listener.stop()
+        if self._gateway is not None:
+            await self._gateway.close()
+        if self._server is not None:
+            await self._server.stop(None)
+        self._disk.close()
+
+    def stats(self) -> dict[str, Any]:
+        """What happened here, as plain data."""
+        boots = self.boots.stats
+        states = [types.MicroVMStatus.MicroVMState.Name(r.vm.status.state) for r in self._records.values()]
+        return {
+            "pid": os.getpid(),
+            "creates_accepted": self.vms.creates_accepted,
+            "by_state": {state: states.count(state) for state in sorted(set(states))},
+            "microvms": [_describe(record) for record in self._records.values()],
+            "created_s": boots.created_s,
+            "boot_attempts": boots.attempts,
+            "booting_max": boots.running_max,
+            "pulls": boots.pulls,
+            "images": self.boots.cached,
+        }
+
+    async def _start_grpc(self) -> None:
+        server = grpc.aio.server(options=_OPTIONS)
+        server.add_generic_rpc_handlers((Handlers(self.config, self.vms, self.faults, self._die),))
+        credentials = server_credentials(self.config.tls)
+        at = self.config.grpc_endpoint
+        check_free(at, "--grpc-endpoint")
+        port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
+        await server.start()
+        self._server = server
+        self.grpc_address = f"{at.rpartition(':')[0]}:{port}"
+
+    async def _start_http(self) -> str:
+        # As flintlockd: the gateway dials its own gRPC port without TLS, so it works only with --insecure.
+        self._gateway = grpc.aio.insecure_channel(
+            self.grpc_address, options=[("grpc.max_receive_message_length", RECEIVE_MAX_BYTES)]
+        )
+        app = gateway_app(self._call, self._stream)
+        return await self._listen(app, self.config.http_endpoint, "--http-endpoint")
+
+    async def _listen(self, app: Any, endpoint: str, flag: str) -> str:
+        listener = HttpListener(app, endpoint, flag)
+        self._listeners.append(listener)
+        await listener.start()
+        return listener.address
+
+    async def _call(self, method: str, request: bytes, authorization: str | None) -> bytes:
+        assert self._gateway is not None
+        try:
+            send: Any = self._gateway.unary_unary(method)  # the stubs cannot type a call of raw bytes
+            reply: bytes = await send(request, metadata=_metadata(authorization))
+        except grpc.aio.AioRpcError as error:
+            raise _verdict(error) from error
+        return reply
+
+    async def _stream(self, method: str, request: bytes, authorization: str | None) -> AsyncIterator[bytes]:
+        assert self._gateway is not None
+        try:
+            send: Any = self._gateway.unary_stream(method)
+            async for reply in send(request, metadata=_metadata(authorization)):
+                yield reply
+        except grpc.aio.AioRpcError as error:
+            raise _verdict(error) from error
+
+
+async def serve(config: FakeConfig) -> None:
+    """Run one fake until SIGINT or SIGTERM."""
+    fake = FakeFlintlockd(config)
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    try:
+        await fake.start()
+        _announce(fake)
+        await stop.wait()
+    finally:
+        await fake.stop()
+
+
+def _announce(fake: FakeFlintlockd) -> None:
+    if fake.config.json_ready:
+        addresses = {"grpc": fake.grpc_address, "http": fake.http_address, "control": fake.control_address}
+        print(json.dumps(addresses), flush=True)
+        return
+    parts = [f"fake flintlockd {fake.config.flintlock_version} ({fake.config.default_provider})"]
+    parts.append(f"gRPC {fake.grpc_address}")
+    if fake.http_address:
+        parts.append(f"HTTP {fake.http_address}")
+    if fake.control_address:
+        parts.append(f"control http://{fake.control_address}")
+    print(", ".join(parts), file=sys.stderr, flush=True)
+
+
+def _describe(record: Record) -> dict[str, Any]:
+    spec, status = record.vm.spec, record.vm.status
+    return {
+        "uid": spec.uid,
+        "namespace": spec.namespace,
+        "id": spec.id,
+        "state": types.MicroVMStatus.MicroVMState.Name(status.state),
+        "version": record.vm.version,
+        "retry": status.retry,
+        "provider": record.provider,
+        "vcpu": spec.vcpu,
+        "memory_in_mb": spec.memory_in_mb,
+        "metadata": dict(spec.metadata),
+    }
+
+
+def _metadata(authorization: str | None) -> tuple[tuple[str, str], ...]:
+    return (("authorization", authorization),) if authorization else ()
+
+
+def _verdict(error: grpc.aio.AioRpcError) -> HostVerdict:
+    return HostVerdict(error.code().value[0], error.details() or "")
