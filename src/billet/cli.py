@@ -28,7 +28,7 @@ COMMANDS = {
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),
     "certs": Target("billet.commands.certs", "certs", "Make a CA and certificates to begin with."),
-    "fake-flintlockd": Target("billet.fake.command", "command", "A flintlockd without a hypervisor, for trying out."),
+    "fake-flintlockd": Target("billet.fake.command", "fake_flintlockd", "A flintlockd without a hypervisor, for trying out."),
 }
 
 

@@ -31,6 +31,9 @@ class Pending(Protocol[Answer]):
     def result(self) -> Answer:
         """Wait for the answer; raises grpc.RpcError when it is not OK."""
 
+    def done(self) -> bool:
+        """Whether the answer is here."""
+
 
 @dataclass(frozen=True, slots=True)
 class Address:

@@ -1,0 +1,115 @@
+"""A whole cluster of real processes on this machine: fake flintlockds, agents, servers, and etcd where wanted."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from billet.adapters.pki import Files, write_pki
+from billet.core.errors import ConfigError
+from billet.demo.etcd import start_etcd
+from billet.demo.processes import Process, Processes
+from billet.demo.workload import HostSize
+
+
+@dataclass(frozen=True, slots=True)
+class Boots:
+    """How long the fakes take, in seconds (means of lognormal draws), and where their draws begin."""
+
+    boot_mean_s: float
+    pull_mean_s: float
+    seed: int
+
+
+class FakeHost(NamedTuple):
+    """One fake flintlockd that is ready."""
+
+    size: HostSize
+    flintlock: str
+    control: str
+    process: Process
+
+
+class Cluster(NamedTuple):
+    """Everything that is ready, and where it listens."""
+
+    grpc: str
+    http: str
+    hosts: list[FakeHost]
+    servers: list[Process]
+    agents: list[Process]
+
+
+def start_fakes(processes: Processes, sizes: Sequence[HostSize], boots: Boots, prefix: str) -> list[FakeHost]:
+    """One fake flintlockd for each size. The same boots and sizes draw the same times, host by host."""
+    started = [
+        processes.billet(
+            f"{prefix}-{size.id}", "fake-flintlockd", "--grpc-endpoint", "127.0.0.1:0", "--insecure",
+            "--control-endpoint", "127.0.0.1:0", "--default-provider", "firecracker",
+            "--boot-mean-s", str(boots.boot_mean_s), "--pull-mean-s", str(boots.pull_mean_s),
+            "--seed", str(boots.seed * 1000 + n), "--json-ready",
+        )
+        for n, size in enumerate(sizes)
+    ]  # fmt: skip
+    hosts = []
+    for size, process in zip(sizes, started, strict=True):
+        said = process.ready()
+        hosts.append(FakeHost(size, said["grpc"], said["control"], process))
+    return hosts
+
+
+def start_cluster(processes: Processes, sizes: Sequence[HostSize], boots: Boots, servers: int, store: str) -> Cluster:
+    """Servers and hosts, with TLS and a token on the link between them. Returns once every host is in."""
+    folder = processes.folder
+    pki = write_pki(folder / "pki", ["localhost", "127.0.0.1"], days=1)
+    token = folder / "link-token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_urlsafe(24))
+    url = store_url(processes, servers, store)
+    serving = [_start_server(processes, n, url, pki, token) for n in range(1, servers + 1)]
+    hosts = start_fakes(processes, sizes, boots, "flintlockd")
+    said = [process.ready() for process in serving]
+    links = ",".join(one["link"] for one in said)
+    agents = [_start_agent(processes, host, links, pki, token) for host in hosts]
+    for agent in agents:
+        agent.ready()
+    return Cluster(said[0]["grpc"], said[0]["http"], hosts, serving, agents)
+
+
+def store_url(processes: Processes, servers: int, store: str) -> str:
+    """The --store of the servers: "sqlite" and "etcd" stand for a fresh one in the run's folder."""
+    if store == "sqlite" and servers > 1:
+        raise ConfigError("--store sqlite is for one server; use --store etcd with --servers 3")
+    match store:
+        case "sqlite":
+            return "sqlite:///billet.db"
+        case "etcd":
+            return start_etcd(processes, servers)
+        case _:
+            return store
+
+
+def _start_server(processes: Processes, n: int, store: str, pki: Files, token: Path) -> Process:
+    name = f"server-{n}"
+    data = processes.folder / name
+    data.mkdir()
+    return processes.billet(
+        name, "server", "--id", name, "--data-dir", str(data), "--store", store, "--json-ready",
+        "--grpc-endpoint", "127.0.0.1:0", "--http-endpoint", "127.0.0.1:0", "--insecure",
+        "--link-endpoint", "127.0.0.1:0", "--advertise-host", "127.0.0.1", "--link-token-file", str(token),
+        "--link-tls-cert", str(pki.server_cert), "--link-tls-key", str(pki.server_key),
+    )  # fmt: skip
+
+
+def _start_agent(processes: Processes, host: FakeHost, links: str, pki: Files, token: Path) -> Process:
+    size = host.size
+    return processes.billet(
+        f"agent-{size.id}", "agent", "--id", size.id, "--server", links, "--json-ready",
+        "--link-ca", str(pki.ca), "--link-token-file", str(token),
+        "--flintlock", host.flintlock, "--provider", "firecracker", "--state-dir", str(processes.folder),
+        "--vcpu", str(size.vcpu), "--memory-mib", str(size.memory_mib), "--disk-mib", str(size.disk_mib),
+        "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",
+    )  # fmt: skip

@@ -1,0 +1,108 @@
+"""What the demo shows: the hosts filling up, and the two ways beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from billet.demo.load import HostLoad, Run
+from billet.show.marks import bar, duration, gib, table
+
+BAR_WIDTH = 24
+
+
+def filling(title: str, run: Run) -> RenderableType:
+    """The hosts of a run under way."""
+    made = table("HOST", ">vCPU", ">GiB", "HOW FULL", ">MICROVMS", ">CREATED", title=title)
+    for load in run.loads:
+        made.add_row(*_host_row(load))
+    total = len(run.shapes)
+    progress = Table.grid(padding=(0, 1))
+    progress.add_row(" created", ProgressBar(total, len(run.took_s), width=40), f"{len(run.took_s)}/{total}")
+    if run.refused:
+        progress.add_row(" refused", "", str(len(run.refused)))
+    return Group(made, progress)
+
+
+def _host_row(load: HostLoad) -> tuple[RenderableType, ...]:
+    size = load.size
+    return (
+        Text(size.id, style="bold"),
+        f"{load.vcpu}/{size.vcpu}",
+        f"{gib(load.memory_mib)}/{gib(size.memory_mib)}",
+        bar(load.share, BAR_WIDTH),
+        str(load.vms),
+        str(load.created),
+    )
+
+
+def side_by_side(billet: Run, static: Run) -> RenderableType:
+    """The hosts as each way has filled them."""
+    made = table("HOST", ">vCPU", ">GiB", "BILLET", ">VMs", "STATIC LIST", ">VMs")
+    for ours, theirs in zip(billet.loads, static.loads, strict=True):
+        size = ours.size
+        made.add_row(
+            Text(size.id, style="bold"),
+            str(size.vcpu),
+            gib(size.memory_mib),
+            bar(ours.share, 18),
+            str(ours.vms),
+            bar(theirs.share, 18),
+            str(theirs.vms),
+        )
+    return made
+
+
+def comparison(billet: Run, static: Run) -> RenderableType:
+    """The figures of both ways, and how many times one is the other."""
+    made = table("", ">BILLET", ">STATIC LIST", "")
+    made.add_row(
+        "spread of load over the hosts", f"{billet.spread:.2f}", f"{static.spread:.2f}",
+        _times(billet.spread, static.spread, "more even"),
+    )  # fmt: skip
+    made.add_row(
+        "fullest host", f"{billet.fullest:.0%}", f"{static.fullest:.0%}",
+        _times(billet.fullest, static.fullest, "emptier"),
+    )  # fmt: skip
+    made.add_row("hosts promised more than they have", str(len(billet.overcommitted)), str(len(static.overcommitted)))
+    made.add_row("microVMs on such hosts", _crowded(billet), _crowded(static))
+    if billet.refused or static.refused:
+        made.add_row("creates refused", str(len(billet.refused)), str(len(static.refused)))
+    for label, share in (("p50", 0.5), ("p99", 0.99), ("longest", 1.0)):
+        ours, theirs = billet.percentile_s(share), static.percentile_s(share)
+        made.add_row(f"time to CREATED, {label}", duration(ours), duration(theirs), _times(ours, theirs, "faster"))
+    return made
+
+
+def _crowded(run: Run) -> str:
+    return str(sum(load.vms for load in run.overcommitted))
+
+
+def _times(ours: float, theirs: float, better: str) -> Text:
+    """How the two compare, said from Billet's side and in green or red."""
+    worse = {"more even": "less even", "emptier": "fuller", "faster": "slower"}[better]
+    if not ours or not theirs or abs(ours - theirs) < 0.05 * max(ours, theirs):
+        return Text("about the same" if ours and theirs else "", style="dim")
+    if ours < theirs:
+        return Text(f"{theirs / ours:.1f} times {better}", style="green")
+    return Text(f"{ours / theirs:.1f} times {worse}", style="red")
+
+
+def to_try(grpc: str, http: str, uid: str, hosts: Sequence[str]) -> str:
+    """The commands for a person who wants to look around."""
+    return f"""\
+Still running until Ctrl-C. In another terminal:
+
+  export BILLET_SERVER={grpc}
+  billet hosts
+  billet vms
+  billet explain {uid}
+  billet delete {uid}
+  grpcurl -plaintext -d '{{"namespace": "demo"}}' {grpc} microvm.services.api.v1alpha1.MicroVM/ListMicroVMs
+  curl http://{http}/v1alpha1/microvm/demo
+
+The flintlockds, for direct calls: {", ".join(hosts)}"""

@@ -1,0 +1,178 @@
+"""The demo from beginning to end: a cluster, microVMs through it, an auction explained, the static list beside it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+
+from billet.client import Address, Client
+from billet.core.errors import BilletError
+from billet.demo import screen
+from billet.demo.cluster import Boots, Cluster, FakeHost, start_cluster, start_fakes
+from billet.demo.load import Run, run_load
+from billet.demo.processes import Processes
+from billet.demo.workload import HostSize, Shape, draw_shapes, host_sizes, static_choice
+from billet.show.explain import explained
+from billet.wire.pb.fleet_pb2 import ExplainReply, ExplainRequest
+
+STATIC_TITLE = "The same microVMs on the same hosts, chosen by a static list (crc32(name) % N)"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What `billet demo` was asked for. `create` is how many microVMs, at `rate_per_s`."""
+
+    hosts: int
+    servers: int
+    store: str
+    create: int
+    rate_per_s: float
+    boots: Boots
+    keep: bool
+    json: bool
+
+
+def tell(settings: Settings) -> None:
+    """Run the demo; whatever happens, no process and no file of it stays."""
+    with stopping_on_signals(), tempfile.TemporaryDirectory(prefix="billet-demo-") as folder:
+        console = Console(quiet=settings.json)
+        with Processes(Path(folder)) as processes:
+            _tell(settings, processes, console)
+
+
+def _tell(settings: Settings, processes: Processes, console: Console) -> None:
+    shapes = draw_shapes(settings.create, settings.boots.seed)
+    sizes = host_sizes(settings.hosts, sum(shape.vcpu for shape in shapes))
+    console.print(_opening(settings, sizes), highlight=False)
+    with console.status("starting the processes"):
+        cluster = start_cluster(processes, sizes, settings.boots, settings.servers, settings.store)
+    if settings.json:
+        print(json.dumps(_addresses(cluster)), flush=True)
+    uid = ""
+    if shapes:
+        billet = _through_billet(settings, cluster, shapes, console)
+        uid = _explain_one(cluster, billet, console)
+        static = _through_static_list(settings, processes.folder, sizes, shapes, console)
+        console.print("\n[bold]Beside each other[/]")
+        console.print(screen.side_by_side(billet, static))
+        console.print(screen.comparison(billet, static), highlight=False)
+        if settings.json and not settings.keep:
+            print(json.dumps({"billet": figures(billet), "static_list": figures(static)}), flush=True)
+    if settings.keep:
+        flintlocks = [host.flintlock for host in cluster.hosts]
+        console.print(screen.to_try(cluster.grpc, cluster.http, uid or "UID", flintlocks), highlight=False)
+        signal.pause()
+
+
+def _opening(settings: Settings, sizes: list[HostSize]) -> str:
+    vcpu = sum(size.vcpu for size in sizes)
+    servers = "one server" if settings.servers == 1 else f"{settings.servers} servers"
+    boots = settings.boots
+    return (
+        f"[bold]Billet[/]: {servers} ({settings.store}) and {len(sizes)} hosts with {vcpu} vCPUs in all; each host has\n"
+        "an agent and a fake flintlockd. A host boots one microVM after another, as flintlockd does:\n"
+        f"{boots.boot_mean_s:g} s each on average, and {boots.pull_mean_s:g} s more for each of two images at its first "
+        f"use.\n{settings.create} microVMs are asked for, {settings.rate_per_s:g} a second, seed {boots.seed}.\n"
+    )
+
+
+def _addresses(cluster: Cluster) -> dict[str, object]:
+    hosts = [{"id": host.size.id, "flintlock": host.flintlock, "control": host.control} for host in cluster.hosts]
+    return {"grpc": cluster.grpc, "http": cluster.http, "hosts": hosts}
+
+
+def _through_billet(settings: Settings, cluster: Cluster, shapes: list[Shape], console: Console) -> Run:
+    title = "microVMs through Billet (Flintlock's own CreateMicroVM, to one address)"
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(Address(cluster.grpc)))
+        hosts = _dial(stack, cluster.hosts)
+        return _show_load(settings, console, title, shapes, hosts, lambda shape: client)
+
+
+def _through_static_list(
+    settings: Settings, folder: Path, sizes: list[HostSize], shapes: list[Shape], console: Console
+) -> Run:
+    """On fresh fakes of the same sizes and seeds; they end with this function."""
+    with ExitStack() as stack:
+        with console.status("starting the same hosts once more"):
+            processes = stack.enter_context(Processes(folder))
+            fakes = start_fakes(processes, sizes, settings.boots, "static")
+        hosts = _dial(stack, fakes)
+        clients = [client for _, client in hosts.values()]
+
+        def choose(shape: Shape) -> Client:
+            return clients[static_choice(shape.name, len(clients))]
+
+        return _show_load(settings, console, STATIC_TITLE, shapes, hosts, choose)
+
+
+def _dial(stack: ExitStack, fakes: list[FakeHost]) -> dict[str, tuple[HostSize, Client]]:
+    return {fake.size.id: (fake.size, stack.enter_context(Client(Address(fake.flintlock)))) for fake in fakes}
+
+
+def _show_load(
+    settings: Settings,
+    console: Console,
+    title: str,
+    shapes: list[Shape],
+    hosts: dict[str, tuple[HostSize, Client]],
+    choose: Callable[[Shape], Client],
+) -> Run:
+    with Live(console=console, auto_refresh=False) as live:
+
+        def show(run: Run) -> None:
+            live.update(screen.filling(title, run), refresh=console.is_terminal)
+
+        return run_load(shapes, hosts, choose, settings.rate_per_s, show)
+
+
+def _explain_one(cluster: Cluster, run: Run, console: Console) -> str:
+    """The auction of the largest of the last microVMs: by then there is something to choose between."""
+    last = [shape for shape in run.shapes if shape.name in run.uid][-10:]
+    if not last:
+        raise BilletError(f"no microVM was created: {next(iter(run.refused.values()))}")
+    uid = run.uid[max(last, key=lambda shape: shape.vcpu).name]
+    with Client(Address(cluster.grpc)) as client:
+        reply = client.fleet("Explain", ExplainRequest(key=uid), ExplainReply)
+    console.print(f"\n[bold]One auction explained[/]  (billet explain {uid})\n", highlight=False)
+    for record in reply.record_json[:1]:
+        console.print(explained(json.loads(record)), highlight=False)
+    return uid
+
+
+def figures(run: Run) -> dict[str, float]:
+    """What the comparison shows, for programs. Times in seconds."""
+    return {
+        "spread": run.spread,
+        "fullest_share": run.fullest,
+        "hosts_overcommitted": len(run.overcommitted),
+        "refused": len(run.refused),
+        "created_p50_s": run.percentile_s(0.5),
+        "created_p99_s": run.percentile_s(0.99),
+        "created_max_s": run.percentile_s(1.0),
+    }
+
+
+@contextmanager
+def stopping_on_signals() -> Iterator[None]:
+    """SIGTERM ends the run as Ctrl-C does; while the processes are being ended, further ones are not heard."""
+
+    def stop(number: int, frame: object) -> None:
+        for other in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(0 if number == signal.SIGINT else 128 + number)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
