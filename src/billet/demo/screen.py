@@ -24,7 +24,7 @@ def filling(title: str, run: Run) -> RenderableType:
     progress = Table.grid(padding=(0, 1))
     progress.add_row(" created", ProgressBar(total, len(run.took_s), width=40), f"{len(run.took_s)}/{total}")
     if run.refused:
-        progress.add_row(" refused", "", str(len(run.refused)))
+        progress.add_row(" refused", f"{len(run.refused)}, for example: {next(iter(run.refused.values()))}")
     return Group(made, progress)
 
 
@@ -49,9 +49,9 @@ def side_by_side(billet: Run, static: Run) -> RenderableType:
             Text(size.id, style="bold"),
             str(size.vcpu),
             gib(size.memory_mib),
-            bar(ours.share, 18),
+            bar(ours.share, 14),
             str(ours.vms),
-            bar(theirs.share, 18),
+            bar(theirs.share, 14),
             str(theirs.vms),
         )
     return made

@@ -73,14 +73,14 @@ def _tell(settings: Settings, processes: Processes, console: Console) -> None:
 
 
 def _opening(settings: Settings, sizes: list[HostSize]) -> str:
-    vcpu = sum(size.vcpu for size in sizes)
+    vcpu, boots = sum(size.vcpu for size in sizes), settings.boots
     servers = "one server" if settings.servers == 1 else f"{settings.servers} servers"
-    boots = settings.boots
     return (
-        f"[bold]Billet[/]: {servers} ({settings.store}) and {len(sizes)} hosts with {vcpu} vCPUs in all; each host has\n"
-        "an agent and a fake flintlockd. A host boots one microVM after another, as flintlockd does:\n"
-        f"{boots.boot_mean_s:g} s each on average, and {boots.pull_mean_s:g} s more for each of two images at its first "
-        f"use.\n{settings.create} microVMs are asked for, {settings.rate_per_s:g} a second, seed {boots.seed}.\n"
+        f"[bold]Billet[/]: {servers} ({settings.store}), {len(sizes)} hosts with {vcpu} vCPUs in all.\n"
+        "Each host has an agent and a fake flintlockd, which boots one microVM at a time,\n"
+        f"as the real one does: {boots.boot_mean_s:g} s each on average, and {boots.pull_mean_s:g} s more\n"
+        "for each of two images when the host first needs it.\n"
+        f"{settings.create} microVMs, {settings.rate_per_s:g} a second, seed {boots.seed}.\n"
     )
 
 

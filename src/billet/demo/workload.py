@@ -11,9 +11,9 @@ from typing import NamedTuple
 from billet.wire.pb.flintlock_types_pb2 import Kernel, MicroVMSpec, NetworkInterface, Volume, VolumeSource
 
 NAMESPACE = "demo"
-HOST_VCPU = (8, 16, 16, 24, 32)  # a fleet that has grown over the years; further hosts begin again
+HOST_VCPU = (8, 16, 24, 32, 40)  # a fleet that has grown over the years; further hosts begin again
 MIB_PER_VCPU = (4096, 2048, 4096, 4096, 2048)
-FILL = 0.75  # of all vCPUs at most; where --create wants more, every host gets bigger
+FILL = 0.85  # of all vCPUs at most; where --create wants more, every host gets bigger
 SHAPES = ((1, 2048), (2, 4096), (4, 4096))  # vCPU and MiB: small ones, a few middle ones, the odd large one
 SHAPE_WEIGHTS = (60, 30, 10)
 LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # what Kubernetes draws the ends of names from
