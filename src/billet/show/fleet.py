@@ -15,20 +15,23 @@ Row = Mapping[str, Any]
 
 
 def hosts_table(hosts: Iterable[Row]) -> Table:
-    """The hosts of a HostsReply (as dicts), by name."""
-    made = table("HOST", "ZONE", "STATE", "UTILISATION", ">VCPU", ">MEMORY GiB", ">VMS", ">QUEUE", ">PRESSURE")
-    for host in sorted(hosts, key=lambda row: natural(row["id"])):
-        allocatable, taken = host["allocatable"], host["taken"]
+    """The hosts of a HostsReply (as dicts), by name. Zones are shown where there are any."""
+    rows = sorted(hosts, key=lambda row: natural(row["id"]))
+    zones = any(row["zone"] for row in rows)
+    columns = ["HOST", "ZONE", "STATE", "UTILISATION", ">vCPU", ">GiB", ">VMs", ">QUEUE", ">PRESSURE"]
+    made = table(*[column for column in columns if zones or column != "ZONE"])
+    for row in rows:
+        allocatable, taken = row["allocatable"], row["taken"]
         made.add_row(
-            Text(host["id"], style="bold"),
-            host["zone"] or "-",
-            state(host["state"]),
-            bar(host["utilisation"]),
+            Text(row["id"], style="bold"),
+            *([row["zone"] or "-"] if zones else []),
+            state(row["state"]),
+            bar(row["utilisation"], 12),
             f"{taken['vcpu']}/{allocatable['vcpu']}",
             f"{gib(taken['memory_mib'])}/{gib(allocatable['memory_mib'])}",
-            _count(taken["vms"], host["failed"]),
-            _queue(host["pending"], host["boot_s"]),
-            f"{host['pressure']:.2f}",
+            _count(taken["vms"], row["failed"]),
+            _queue(row["pending"], row["boot_s"]),
+            f"{row['pressure']:.2f}",
         )
     return made
 

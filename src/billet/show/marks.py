@@ -58,7 +58,14 @@ def duration(seconds: float) -> str:
 
 def table(*columns: str, title: str = "") -> Table:
     """A table without frames. A column whose title begins with ">" is set flush right."""
-    made = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold", pad_edge=False)
+    made = Table(
+        box=SIMPLE_HEAD,
+        title=title or None,
+        title_justify="left",
+        title_style="bold",
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for column in columns:
         made.add_column(
             column.removeprefix(">"),

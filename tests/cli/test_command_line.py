@@ -1,0 +1,136 @@
+"""What a person types, and the one line that they read when it is wrong."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from billet.cli import COMMANDS, main
+from billet.commands.options import build
+from billet.config import AgentConfig, ServerConfig
+from billet.core.errors import ConfigError
+
+
+def run(*arguments: str, env: dict[str, str] | None = None):
+    return CliRunner().invoke(main, list(arguments), prog_name="billet", auto_envvar_prefix="BILLET", env=env)
+
+
+def test_help_lists_every_command_without_importing_any():
+    said = run("--help")
+    assert said.exit_code == 0
+    assert all(name in said.output for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_with_its_options(name):
+    said = run(name, "--help")
+    assert said.exit_code == 0, said.output
+    assert f"Usage: billet {name}" in said.output
+
+
+def test_an_unknown_command_is_a_usage_error():
+    assert run("hsots").exit_code == 2
+
+
+def test_help_groups_a_servers_settings_and_says_what_zero_means():
+    said = run("server", "--help").output
+    assert "The agents' link:" in said
+    assert "0 = all" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ([], "give --tls-cert and --tls-key, or --insecure to do without TLS"),
+        (["--insecure"], "give --link-tls-cert and --link-tls-key, or --link-insecure to do without TLS"),
+        (
+            ["--insecure", "--link-insecure", "--grpc-endpoint", "nowhere"],
+            "--grpc-endpoint is 'nowhere'; write HOST:PORT",
+        ),
+        (
+            ["--insecure", "--link-insecure", "--store", "mysql://x"],
+            "--store is 'mysql://x'; write sqlite:///PATH or",
+        ),
+        (["--insecure", "--link-insecure", "--bid-wait-ms", "-1"], "--bid-wait-ms is -1; the least is 0"),
+        (["--insecure", "--link-insecure", "--policy", "random"], "choose one of spread, pack"),
+        (["--insecure", "--tls-cert", __file__], "--tls-cert is set and --tls-key is not; give both or neither"),
+        (["--insecure", "--tls-cert", __file__, "--tls-key", __file__], "contradict each other"),
+        (["--link-token-file", "/no/such"], "--link-token-file is '/no/such', which cannot be read"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_exit_code_2(arguments, line):
+    said = run("server", *arguments)
+    assert said.exit_code == 2
+    assert line in said.stderr
+    assert len(said.stderr.strip().splitlines()) == 1
+
+
+def test_an_agent_says_what_it_lacks():
+    assert "--link-ca is not set" in run("agent").stderr
+    assert "HOST:PORT" in run("agent", "--link-insecure", "--server", "x").stderr
+
+
+def test_a_setting_comes_from_the_file_then_the_environment_then_the_command_line(tmp_path):
+    file = tmp_path / "billet.toml"
+    file.write_text("[server]\ninsecure = true\nlink_insecure = true\nask_hosts = -5\n")
+    assert "--ask-hosts is -5" in run("server", "--config", str(file)).stderr
+    env = {"BILLET_SERVER_ASK_HOSTS": "-6"}
+    assert "--ask-hosts is -6" in run("server", "--config", str(file), env=env).stderr
+    assert "--ask-hosts is -7" in run("server", "--config", str(file), "--ask-hosts", "-7", env=env).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("[server]\nask_host = 3\n", "unknown setting 'ask_host' in [server]"),
+        ("[servers]\n", "unknown table or key 'servers'"),
+        ("ask_hosts = 3\n", "unknown table or key 'ask_hosts'"),
+        ("[server\n", "is not TOML"),
+    ],
+)
+def test_a_config_file_with_a_slip_names_it(tmp_path, text, line):
+    file = tmp_path / "billet.toml"
+    file.write_text(text)
+    said = run("server", "--config", str(file))
+    assert said.exit_code == 2
+    assert line in said.stderr
+
+
+def test_a_secret_comes_from_a_file_and_is_not_shown(tmp_path):
+    file = tmp_path / "token"
+    file.write_text("s3cret\n")
+    config = build(AgentConfig, {"servers": ("a:1,b:2", "c:3"), "link_insecure": True, "link_token": "",
+                                 "link_token_file": str(file), "labels": (("rack", "7"),)})  # fmt: skip
+    assert config.link_token == "s3cret"
+    assert "s3cret" not in repr(config)
+    assert config.servers == ("a:1", "b:2", "c:3")
+    assert config.labels == {"rack": "7"}
+
+
+def test_a_secret_given_twice_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="are both set"):
+        build(ServerConfig, {"link_token": "a", "link_token_file": "b"})
+
+
+def test_an_sqlite_path_begins_in_the_data_folder():
+    given = {"insecure": True, "link_insecure": True, "data_dir": "/var/lib/billet"}
+    assert ServerConfig(**given).store_url == "sqlite:////var/lib/billet/billet.db"
+    assert ServerConfig(**given, store="sqlite:////tmp/x.db").store_url == "sqlite:////tmp/x.db"
+    assert ServerConfig(**given, store="etcd://a:1,b:2").store_url == "etcd://a:1,b:2"
+
+
+def test_a_server_that_is_not_there_is_one_line_without_a_traceback():
+    said = run("hosts", "--server", "127.0.0.1:1")
+    assert said.exit_code == 1
+    assert said.stderr.startswith("billet: nothing answers at 127.0.0.1:1")
+
+
+def test_certs_makes_what_tls_needs_and_overwrites_nothing(tmp_path):
+    said = run("certs", str(tmp_path / "pki"), "-o", "json")
+    assert said.exit_code == 0
+    files = json.loads(said.output)
+    assert (tmp_path / "pki" / "server.key").stat().st_mode & 0o777 == 0o600
+    assert set(files) == {"ca", "ca_key", "server_cert", "server_key", "client_cert", "client_key"}
+    again = run("certs", str(tmp_path / "pki"))
+    assert again.exit_code == 2
+    assert "is there already" in again.stderr

@@ -1,0 +1,59 @@
+"""A spec as a person writes it becomes Flintlock's message."""
+
+import base64
+
+import pytest
+
+from billet.commands.spec import copies, parse_spec, read_spec
+from billet.core.errors import InvalidRequest
+from billet.wire.pb.flintlock_types_pb2 import NetworkInterface
+
+YAML = """
+id: web
+vcpu: 2
+memory_in_mb: 2048
+kernel: {image: k, filename: vmlinux}
+root_volume: {id: root, source: {container_source: r}}
+interfaces: [{device_id: eth1, type: TAP}]
+metadata_text: {user-data: "#cloud-config"}
+"""
+
+
+def test_yaml_with_the_protos_own_names():
+    spec = parse_spec(YAML, "web.yaml")
+    assert (spec.id, spec.vcpu, spec.memory_in_mb, spec.kernel.filename) == ("web", 2, 2048, "vmlinux")
+    assert spec.interfaces[0].type == NetworkInterface.TAP
+    assert base64.b64decode(spec.metadata["user-data"]) == b"#cloud-config"
+
+
+def test_json_with_camel_case_and_the_requests_outer_key():
+    spec = parse_spec('{"microvm": {"id": "a", "memoryInMb": 1024, "rootVolume": {"id": "root"}}}', "-")
+    assert (spec.memory_in_mb, spec.root_volume.id) == (1024, "root")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("vcpus: 2", 'no field named "vcpus"'),
+        ("- 1", "holds no MicroVMSpec"),
+        ("", "holds no MicroVMSpec"),
+        ("a: [", "neither YAML nor JSON"),
+        ("vcpu: many", "is not a MicroVMSpec"),
+        ("metadata_text: 5", "metadata_text must map"),
+    ],
+)
+def test_a_slip_in_the_spec_is_named(text, why):
+    with pytest.raises(InvalidRequest, match="^web") as error:
+        parse_spec(text, "web.yaml")
+    assert why in error.value.text
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(InvalidRequest, match="No such file"):
+        read_spec("/no/such.yaml")
+
+
+def test_count_numbers_the_names():
+    spec = parse_spec(YAML, "web.yaml")
+    assert [copy.id for copy in copies(spec, "", "", 3)] == ["web-1", "web-2", "web-3"]
+    assert [(copy.id, copy.namespace) for copy in copies(spec, "db", "team", 1)] == [("db", "team")]

@@ -1,0 +1,156 @@
+"""What a person sees of hosts, microVMs and auctions, as plain text."""
+
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from billet.commands.fleet import as_dicts
+from billet.show.explain import explained
+from billet.show.fleet import hosts_table, natural, placements_table
+from billet.show.marks import age, bar, duration, gib
+from billet.wire.pb import fleet_pb2 as pb
+
+
+def text(renderable, width: int = 100) -> str:
+    out = StringIO()
+    Console(file=out, width=width).print(renderable)
+    return out.getvalue()
+
+
+def score(utilisation: float, pressure: float = 0.0, delay: float = 0.0) -> dict:
+    total = utilisation + pressure + delay
+    return {"total": total, "utilisation": utilisation, "pressure": pressure, "delay": delay}
+
+
+def a_bid(host: str, utilisation: float) -> dict:
+    facts = {"pressure": 0.0, "pending": 2, "boot_s": 0.3}
+    return {"host": host, "score": score(utilisation, delay=0.01), "basis": {}, "facts": facts}
+
+
+def a_record(attempt: dict, kind: str = "created", said: str = "") -> dict:
+    demand = {"vcpu": 4, "memory_mib": 4096, "disk_mib": 0, "vms": 1}
+    auction = {"id": "01AUCTION", "namespace": "default", "name": "web-3", "demand": demand, "provider": "",
+               "needs_macvtap": False, "needs_virtiofs": True, "labels": {}}  # fmt: skip
+    return {
+        "v": 1, "auction": auction, "at_s": 1_700_000_000.0, "attempts": [attempt],
+        "outcome": {"kind": kind, "host": "host-1", "uid": "01UID", "code": 0, "text": said},
+        "legs_ms": {"bids": 1.25, "reserve": 0.5, "boot_order": 3.0, "start": 0.75, "total": 5.5},
+    }  # fmt: skip
+
+
+AWARDED = {
+    "bids": [a_bid("host-9", 0.7), a_bid("host-2", 0.2), a_bid("host-1", 0.3)],
+    "refusals": [
+        {"host": "host-3", "reason": "NO_MEMORY", "detail": "needs 4096 MiB memory, 12 free"},
+        {"host": "host-4", "reason": "NO_MEMORY", "detail": ""},
+        {"host": "host-5", "reason": "CORDONED", "detail": ""},
+    ],
+    "ledger": {
+        "host-1": {"allocatable": {"vcpu": 16, "memory_mib": 65536}, "taken": {"vcpu": 4, "memory_mib": 1024}}
+    },
+    "priced": {"host-2": score(0.5, delay=0.01), "host-1": score(0.3, delay=0.01)},
+    "award": {"host": "host-1", "score": score(0.3, delay=0.01), "repriced": False, "runner_up": "host-2"},
+}
+
+
+def test_an_auction_is_told_from_the_best_bid_to_the_worst():
+    said = text(explained(a_record(AWARDED)))
+    assert "default/web-3 wants 4 vCPU, 4 GiB memory; needs virtiofs" in said
+    assert said.index("0.310") < said.index("0.510*") < said.index("0.710")
+    assert "12 vCPU, 63 GiB" in said
+
+
+def test_an_auction_marks_what_was_priced_anew_and_who_won():
+    said = text(explained(a_record(AWARDED)))
+    assert "priced anew, because the ledger had moved since the bid: host-2 bid 0.210" in said
+    assert "host-1 won at 0.310, the lowest of 3; runner-up: host-2." in said
+    assert "booted on host-1 as 01UID" in said
+
+
+def test_an_auction_counts_its_refusals_by_reason():
+    lines = text(explained(a_record(AWARDED))).splitlines()
+    counted = next(line for line in lines if "not enough memory" in line)
+    assert counted.split()[0] == "2"
+    assert "host-3: needs 4096 MiB memory, 12 free" in counted
+
+
+def test_an_auction_gives_the_time_of_each_leg():
+    said = " ".join(text(explained(a_record(AWARDED))).split())
+    assert "calling for bids 1.2, committing the reservation 0.5, flintlockd's answer 3.0" in said
+    assert "5.5 in all" in said
+
+
+def test_an_auction_without_a_winner_says_so_with_the_clients_text():
+    nobody = {"bids": [], "refusals": AWARDED["refusals"], "ledger": {}, "priced": {}, "award": None}
+    said = text(explained(a_record(nobody, "unplaced", "no host can take default/web-3")))
+    assert "Nobody won: all 3 hosts that were asked said no." in said
+    assert "not placed: no host can take default/web-3" in said
+
+
+def test_a_bid_that_the_ledger_had_no_room_for_is_a_refusal():
+    late = {**AWARDED, "refusals": [], "priced": {"host-2": {"reason": "NO_VCPU", "detail": "needs 4 vCPU, 0 free"}}}
+    said = text(explained(a_record(late)))
+    assert "host-2: needs 4 vCPU, 0 free" in said
+    assert "the lowest of 2" in said
+
+
+def test_a_second_attempt_is_told_after_the_first():
+    record = a_record(AWARDED)
+    record["attempts"] = [AWARDED, AWARDED]
+    assert "Attempt 2 of 2" in text(explained(record))
+
+
+def test_a_record_with_almost_nothing_in_it_can_still_be_read():
+    assert "no outcome recorded" in text(explained({}))
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_hosts_fit_the_terminal(width):
+    resources = pb.Resources(vcpu=32, memory_mib=65536, disk_mib=1000, vms=1000)
+    view = pb.HostView(id="host-10", state=pb.READY, allocatable=resources,
+                       taken=pb.Resources(vcpu=8, memory_mib=8192, vms=4), utilisation=0.25, boot_s=0.3)  # fmt: skip
+    other = pb.HostView(id="host-9", state=pb.AWAY, allocatable=resources, taken=pb.Resources(), report_age_s=-1)
+    said = text(hosts_table(as_dicts(pb.HostsReply(hosts=[view, other]))["hosts"]), width)
+    assert max(len(line) for line in said.splitlines()) <= width
+    assert said.index("host-9") < said.index("host-10")
+    assert "25%" in said
+
+
+def test_zones_and_failures_are_shown_where_there_are_any():
+    here = pb.HostView(id="a", zone="eu-1", allocatable=pb.Resources(), taken=pb.Resources(vms=3), failed=2)
+    said = text(hosts_table(as_dicts(pb.HostsReply(hosts=[here]))["hosts"]))
+    assert "ZONE" in said
+    assert "3 (2 FAILED)" in said
+
+
+def test_amounts_are_numbers_in_json():
+    view = pb.HostView(id="a", allocatable=pb.Resources(vcpu=4, memory_mib=5), memory_used_mib=7)
+    (host,) = as_dicts(pb.HostsReply(hosts=[view]))["hosts"]
+    assert (host["allocatable"]["vcpu"], host["memory_used_mib"], host["failed"]) == (4, 7, 0)
+    assert host["state"] == "HOST_STATE_UNSPECIFIED"
+
+
+def test_placements_show_flintlocks_state_once_there_is_one():
+    rows = [
+        pb.PlacementView(
+            uid="U1", namespace="n", name="web-10", host="h", state="STARTED", vm_state="CREATED", score=0.5
+        ),
+        pb.PlacementView(namespace="n", name="web-9", host="h", state="RESERVED"),
+        pb.PlacementView(
+            uid="U3", namespace="n", name="x", host="h", state="STARTED", vm_state="FAILED", adopted=True
+        ),
+    ]
+    said = text(placements_table(as_dicts(pb.PlacementsReply(placements=rows))["placements"], now_s=60.0))
+    assert said.index("web-9") < said.index("web-10")
+    assert all(word in said for word in ("CREATED", "RESERVED", "FAILED", "direct", "0.500"))
+
+
+def test_the_smallest_pieces():
+    assert bar(0.5, 4).plain == "██    50%"
+    assert bar(1.5, 4).plain == "████ 150%"
+    assert bar(-0.1, 2).plain.startswith("  ")
+    assert (gib(2048), gib(1536)) == ("2", "1.5")
+    assert (age(5), age(300), age(-1)) == ("5 s", "5 min", "-")
+    assert (duration(0.0304), duration(12.34)) == ("30 ms", "12.3 s")
+    assert sorted(["h10", "h2", "h"], key=natural) == ["h", "h2", "h10"]
