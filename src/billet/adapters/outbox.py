@@ -8,8 +8,8 @@ from google.protobuf.message import Message
 from picows import WSMsgType, WSTransport
 
 MAX_FRAME_BYTES = 64 * 1024 * 1024  # a List of one host comes in one frame: some 3,700 microVMs of 17 kB
-PING_AFTER_S = 3.0  # silence after which a side asks whether the other is there
-PONG_WITHIN_S = 5.0  # and how long it waits before the link counts as broken
+PING_AFTER_S = 4.0  # silence after which a side asks whether the other is there
+PONG_WITHIN_S = 4.0  # and how long it waits before the link counts as broken
 
 
 class Outbox:

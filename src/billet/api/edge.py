@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -31,7 +31,8 @@ UNARY = frozenset(
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 FOREVER_S = 1e6  # a call without a deadline
 
-Context = grpc.aio.ServicerContext[Any, Any]
+if TYPE_CHECKING:  # at run time grpc's classes take no parameters
+    Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Edge:

@@ -1,0 +1,133 @@
+"""The records of auctions: a ring in an SQLite file beside the store, written behind the scenes."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+log = structlog.get_logger()
+
+MAX_UNWRITTEN = 5_000  # beyond, the oldest are dropped: memory is worth more than an explanation
+WRITE_EVERY_S = 0.2
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS auctions (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS names (name TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (name, seq)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS names_by_seq ON names (seq);
+"""
+
+
+class Unwritten(NamedTuple):
+    """A record that is not on disk yet."""
+
+    names: tuple[str, ...]
+    payload: bytes
+
+
+class AuctionLog:
+    """The last `keep` records (0 = none). `append` returns at once; a thread writes batches.
+
+    The file is a convenience: one that cannot be read is moved aside and begun anew, never a reason not to start.
+    """
+
+    def __init__(self, path: str | Path, keep: int = 10_000) -> None:
+        self.dropped = 0
+        self._path, self._keep = Path(path), keep
+        self._unwritten: deque[Unwritten] = deque()
+        self._writing: tuple[Unwritten, ...] = ()
+        self._wake = threading.Event()
+        self._closing = False
+        self._lock = threading.Lock()  # around the database; the queue needs none
+        self._db = self._open()
+        self._seq = self._db.execute("SELECT coalesce(max(seq), 0) FROM auctions").fetchone()[0]
+        self._thread = threading.Thread(target=self._work, name="auction-log", daemon=True)
+        self._thread.start()
+
+    def append(self, key: str, names: Sequence[str], payload: bytes) -> None:
+        """Keep a record, to be looked up by its key or any of its names."""
+        if not self._keep:
+            return
+        if len(self._unwritten) >= MAX_UNWRITTEN:
+            self._unwritten.popleft()
+            self.dropped += 1
+        self._unwritten.append(Unwritten((key, *names), payload))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def find(self, name: str) -> list[bytes]:
+        """The records with this key or name, the newest first."""
+        with self._lock:
+            fresh = [*self._writing, *self._unwritten]
+            rows = self._db.execute(
+                "SELECT payload FROM names JOIN auctions USING (seq) WHERE name = ? ORDER BY seq DESC", (name,)
+            ).fetchall()
+        return [item.payload for item in reversed(fresh) if name in item.names] + [row[0] for row in rows]
+
+    def last(self, count: int) -> list[bytes]:
+        """The newest records, the newest first."""
+        with self._lock:
+            fresh = [*self._writing, *self._unwritten]
+            rows = self._db.execute("SELECT payload FROM auctions ORDER BY seq DESC LIMIT ?", (count,)).fetchall()
+        return ([item.payload for item in reversed(fresh)] + [row[0] for row in rows])[:count]
+
+    def close(self) -> None:
+        """Write what is there, and end."""
+        self._closing = True
+        self._wake.set()
+        self._thread.join(timeout=10.0)
+        with self._lock:
+            self._db.close()
+
+    def _work(self) -> None:
+        while True:
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                self._write()
+            except sqlite3.Error as error:
+                log.warning("records of auctions are not written", path=str(self._path), error=str(error))
+                self._writing = ()
+            if self._closing and not self._unwritten:
+                return
+            if not self._closing:
+                time.sleep(WRITE_EVERY_S)  # what comes meanwhile goes into the next batch
+
+    def _write(self) -> None:
+        with self._lock:
+            batch = [self._unwritten.popleft() for _ in range(len(self._unwritten))]
+            self._writing = tuple(batch)
+        with self._lock:
+            self._db.execute("BEGIN")
+            for item in batch:
+                self._seq += 1
+                self._db.execute("INSERT INTO auctions VALUES (?, ?)", (self._seq, item.payload))
+                self._db.executemany(
+                    "INSERT OR IGNORE INTO names VALUES (?, ?)", [(n, self._seq) for n in item.names]
+                )
+            self._db.execute("DELETE FROM names WHERE seq <= ?", (self._seq - self._keep,))
+            self._db.execute("DELETE FROM auctions WHERE seq <= ?", (self._seq - self._keep,))
+            self._db.execute("COMMIT")
+            self._writing = ()
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            return self._connect()
+        except sqlite3.DatabaseError as error:
+            aside = self._path.with_name(f"{self._path.name}.unreadable")
+            log.warning("records of auctions cannot be read; beginning anew", error=str(error), moved_to=str(aside))
+            self._path.replace(aside)
+            return self._connect()
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=OFF")  # a power cut may cost an explanation, nothing else
+        db.executescript(SCHEMA)
+        return db

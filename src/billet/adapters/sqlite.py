@@ -1,0 +1,266 @@
+"""The embedded store: SQLite with WAL and synchronous=FULL, for one server.
+
+All IO happens in one thread, so that the event loop never waits for the disk. A lock on a file beside the database
+makes this server the only one; the kernel lets go of it when the process dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, TypeVar
+
+import msgspec
+
+from billet.adapters.groupcommit import GroupCommit, Writes
+from billet.core.errors import BilletError, Fenced, StoreCorrupt, StoreError
+from billet.core.state import Change
+from billet.ports import Leader, Snapshot, Term
+from billet.wire.records import decode
+
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x42494C54  # "BILT", in the header of the file
+KEEP_REVISIONS = 10_000  # what a watcher can catch up on
+TRIM_EVERY = 1_000
+LOCK_POLL_S = 0.1
+WATCH_POLL_S = 0.25  # for changes by another process; this process's own wake watchers at once
+
+SCHEMA = """
+CREATE TABLE records (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE log (revision INTEGER, key TEXT, value BLOB, PRIMARY KEY (revision, key)) WITHOUT ROWID;
+CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), term INTEGER, leader BLOB, revision INTEGER);
+INSERT INTO meta VALUES (1, 0, NULL, 0);
+"""
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """ports.Store in one file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        self._db: sqlite3.Connection | None = None
+        self._lock: IO[str] | None = None
+        self._term: Term | None = None
+        self._over = asyncio.Event()
+        self._written = asyncio.Condition()
+        self._group = GroupCommit(self._write)
+
+    # Opening and closing.
+
+    async def open(self) -> None:
+        """See ports.Store."""
+        await self._run(self._open)
+
+    def _open(self) -> None:
+        folder = self._path.parent
+        if not folder.is_dir():
+            raise StoreError(f"{folder} is not a folder: make it, or give another --store")
+        if not os.access(folder, os.W_OK):
+            raise StoreError(f"{folder} cannot be written to: give the server's user the right, or another --store")
+        try:
+            db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
+            self._check(db)
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=FULL")
+        except sqlite3.DatabaseError as error:
+            raise self._explain(error) from None
+        self._db = db
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        """Make the tables of a new file; refuse one that is damaged, foreign, or of a newer Billet."""
+        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise StoreCorrupt(f"{self._path} is damaged ({verdict}): move it away and restore a backup")
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not tables:
+            db.executescript(
+                f"BEGIN; {SCHEMA} PRAGMA application_id={APPLICATION_ID};"
+                f"PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
+            )
+        elif db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+            raise StoreCorrupt(f"{self._path} is the database of another program: give another --store")
+        elif version > SCHEMA_VERSION:
+            raise StoreCorrupt(f"{self._path} was written by a newer Billet (schema {version}): upgrade this one")
+
+    def _explain(self, error: sqlite3.DatabaseError) -> StoreError:
+        text = str(error)
+        if "not a database" in text or "malformed" in text or "corrupt" in text:
+            return StoreCorrupt(f"{self._path} is not a Billet store ({text}): move it away and restore a backup")
+        if "readonly" in text or "unable to open" in text:
+            return StoreError(f"{self._path} cannot be written to ({text}): mend its permissions")
+        if "full" in text:
+            return StoreError(f"the disk of {self._path} is full: make room; nothing was written")
+        return StoreError(f"{self._path}: {text}")
+
+    async def close(self) -> None:
+        """See ports.Store."""
+        await self._group.close()
+        if self._term:
+            await self.resign(self._term)
+        if self._db:
+            await self._run(self._db.close)
+            self._db = None
+        self._thread.shutdown(wait=False)
+
+    # Election.
+
+    async def campaign(self, me: Leader) -> Term:
+        """See ports.Store. Waits while another process, or another store in this one, holds the lock."""
+        lock_path = self._path.with_name(self._path.name + ".lock")
+        try:
+            lock = lock_path.open("w")
+        except OSError as error:
+            raise StoreError(f"{lock_path} cannot be written to ({error.strerror}): mend its permissions") from None
+        try:
+            while not _try_lock(lock):  # noqa: ASYNC110  # the kernel tells nobody when a lock is free
+                await asyncio.sleep(LOCK_POLL_S)
+            number = await self._run(self._begin_term, me)
+        except BaseException:
+            lock.close()
+            raise
+        self._lock, self._over = lock, asyncio.Event()
+        self._term = Term(number, me)
+        return self._term
+
+    def _begin_term(self, me: Leader) -> int:
+        leader = msgspec.json.encode(me)
+        with self._connection() as db:
+            (number,) = db.execute("UPDATE meta SET term = term + 1, leader = ? RETURNING term", (leader,)).fetchone()
+        return int(number)
+
+    async def resign(self, term: Term) -> None:
+        """See ports.Store."""
+        if self._term != term:
+            return
+        await self._group.close()
+        self._term = None
+        try:
+            await self._run(self._end_term, term.number)
+        finally:
+            if self._lock:
+                self._lock.close()
+                self._lock = None
+            self._over.set()
+
+    def _end_term(self, number: int) -> None:
+        with self._connection() as db:
+            db.execute("UPDATE meta SET leader = NULL WHERE term = ?", (number,))
+
+    async def ended(self, term: Term) -> None:
+        """See ports.Store. The lock lasts as long as the process, so only resigning ends a term."""
+        if self._term == term:
+            await self._over.wait()
+
+    async def leader(self) -> Leader | None:
+        """See ports.Store."""
+        value = await self._run(lambda: self._connection().execute("SELECT leader FROM meta").fetchone()[0])
+        return msgspec.json.decode(value, type=Leader) if value else None
+
+    # Reading and writing.
+
+    async def load(self) -> Snapshot:
+        """See ports.Store."""
+        return await self._run(self._load)
+
+    def _load(self) -> Snapshot:
+        with self._connection() as db:
+            db.execute("BEGIN")
+            revision = db.execute("SELECT revision FROM meta").fetchone()[0]
+            rows = db.execute("SELECT key, value FROM records").fetchall()
+            db.execute("COMMIT")
+        return Snapshot(revision, [change for key, value in rows if (change := decode(key, value))])
+
+    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+        """See ports.Store."""
+        return await self._group.commit(term.number, changes)
+
+    async def _write(self, term: int, writes: Writes) -> int:
+        revision = await self._run(self._transact, term, writes)
+        async with self._written:
+            self._written.notify_all()
+        return revision
+
+    def _transact(self, term: int, writes: Writes) -> int:
+        """One transaction: compare the term, write, count the revision."""
+        db = self._connection()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            current, revision = db.execute("SELECT term, revision + 1 FROM meta").fetchone()
+            if current != term:
+                raise Fenced(f"term {term} has ended; now is {current}")
+            puts = [(key, value) for key, value in writes.items() if value is not None]
+            drops = [(key,) for key, value in writes.items() if value is None]
+            db.executemany(
+                "INSERT INTO records VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", puts
+            )
+            db.executemany("DELETE FROM records WHERE key = ?", drops)
+            db.executemany("INSERT INTO log VALUES (?, ?, ?)", [(revision, *write) for write in writes.items()])
+            db.execute("UPDATE meta SET revision = ?", (revision,))
+            if revision % TRIM_EVERY == 0:
+                db.execute("DELETE FROM log WHERE revision <= ?", (revision - KEEP_REVISIONS,))
+            db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+        return int(revision)
+
+    async def watch(self, after: int) -> AsyncIterator[tuple[int, list[Change]]]:
+        """See ports.Store."""
+        while True:
+            for revision, changes in await self._run(self._since, after):
+                yield revision, changes
+                after = revision
+            async with self._written:
+                try:
+                    async with asyncio.timeout(WATCH_POLL_S):
+                        await self._written.wait()
+                except TimeoutError:
+                    continue
+
+    def _since(self, after: int) -> list[tuple[int, list[Change]]]:
+        db = self._connection()
+        oldest, newest = db.execute("SELECT (SELECT min(revision) FROM log), revision FROM meta").fetchone()
+        if newest > after and (oldest is None or oldest > after + 1):
+            raise StoreError(f"the history after revision {after} is gone; load anew")
+        rows = db.execute(
+            "SELECT revision, key, value FROM log WHERE revision > ? ORDER BY revision LIMIT 5000", (after,)
+        ).fetchall()
+        if len(rows) == 5000:  # the last revision may be cut off; the next look brings it whole
+            rows = [row for row in rows if row[0] != rows[-1][0]] or rows
+        grouped: dict[int, list[Change]] = {}
+        for revision, key, value in rows:
+            change = decode(key, value)
+            grouped.setdefault(revision, []).extend([change] if change else [])
+        return list(grouped.items())
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StoreError(f"{self._path} is not open")
+        return self._db
+
+    async def _run(self, work: Callable[..., T], *args: object) -> T:
+        """Do it in the store's thread; what SQLite says becomes a StoreError with one line."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        except BilletError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise self._explain(error) from None
+
+
+def _try_lock(lock: IO[str]) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

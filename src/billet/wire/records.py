@@ -1,0 +1,67 @@
+"""The store's records: core values to and from the bytes that are kept.
+
+One record for each host and each placement, as JSON that a person can read with the engine's own tools. Every record
+carries a version; one of a newer Billet is never guessed at.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from billet.core.errors import StoreCorrupt
+from billet.core.model import Host, Placement, Resources
+from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement
+
+VERSION = 1
+HOSTS = "hosts/"
+PLACEMENTS = "placements/"
+
+T = TypeVar("T")
+
+
+def encode(change: Change) -> tuple[str, bytes | None]:
+    """A change as the key that it writes and the record, None for a key that goes."""
+    match change:
+        case PutHost(host):
+            named = {"capacity": host.capacity._asdict(), "allocatable": host.allocatable._asdict()}
+            return HOSTS + host.id, _write(host, named)
+        case DropHost(host_id):
+            return HOSTS + host_id, None
+        case PutPlacement(placement):
+            return PLACEMENTS + placement.id, _write(placement, {"demand": placement.demand._asdict()})
+        case DropPlacement(placement_id):
+            return PLACEMENTS + placement_id, None
+
+
+def decode(key: str, record: bytes | None) -> Change | None:
+    """The change that wrote this; None for a key that is no record of ours. Raises StoreCorrupt."""
+    if key.startswith(HOSTS):
+        name = key.removeprefix(HOSTS)
+        return DropHost(name) if record is None else PutHost(_read(key, record, Host))
+    if key.startswith(PLACEMENTS):
+        name = key.removeprefix(PLACEMENTS)
+        return DropPlacement(name) if record is None else PutPlacement(_read(key, record, Placement))
+    return None
+
+
+def _write(value: Host | Placement, named: dict[str, dict[str, int]]) -> bytes:
+    fields: dict[str, Any] = {name: getattr(value, name) for name in value.__dataclass_fields__}
+    return msgspec.json.encode({"v": VERSION, **fields, **named})
+
+
+def _read(key: str, record: bytes, kind: type[T]) -> T:
+    try:
+        fields = msgspec.json.decode(record)
+        version = fields.pop("v")
+        if version > VERSION:
+            raise StoreCorrupt(
+                f"record {key} has version {version}, this Billet reads up to {VERSION}: upgrade Billet"
+            )
+        for name in ("capacity", "allocatable", "demand"):
+            if name in fields:
+                fields[name] = Resources(**fields[name])
+        return msgspec.convert(fields, kind)
+    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
+        raise StoreCorrupt(f"record {key} cannot be read ({error}): restore the store from a backup") from None
