@@ -1,0 +1,100 @@
+"""What the conformance checks run against. The checks know only `Target` and `Service`.
+
+To run the same checks through a cluster, write a class with `Target`'s three members and add it to TARGETS:
+
+* `start(options, directory)` starts one fake per host (FakeProcess), an agent beside each, `options.fronts` servers,
+  and returns a Service when every front end knows every host.
+* `options` speaks of what clients see (token, TLS, HTTP) at the front, and of how the hosts behave behind it. The
+  hosts of a cluster need no token or TLS for these checks: host_config(.., at_front=False).
+* Checks that make no sense for a lone flintlockd ask for the fixture `cluster`, which skips them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from billet.fake.process import FakeProcess
+from billet.fake.settings import FakeConfig
+from billet.wire.tls import TlsSettings
+
+NEVER_S = 10_000.0  # a boot that no test waits for
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a check needs. Tuples give each host its own value, in turn: host n has item n modulo the length."""
+
+    hosts: int = 1
+    fronts: int = 1  # addresses that clients may use; 1 for a lone flintlockd
+    http: bool = False
+    token: str = ""
+    tls: TlsSettings = field(default_factory=lambda: TlsSettings(insecure=True))
+    providers: tuple[str, ...] = ("firecracker",)
+    versions: tuple[str, ...] = ("0.11.0",)
+    boot_mean_s: float = 0.0
+    keep_state: bool = False  # hosts have their microVMs again after kill() and start()
+    host_vcpu: int = 0  # what each host has to give, as Billet counts it; 0 = plenty
+    host_memory_mib: int = 0
+
+
+@dataclass
+class Service:
+    """Something that runs and speaks Flintlock's API. "host:port" everywhere."""
+
+    address: str  # gRPC; plain text unless Options.tls says otherwise
+    http_address: str  # "" unless Options.http
+    fronts: list[str]  # every gRPC address, `address` first
+    hosts: list[FakeProcess]  # the flintlockds behind it, for stats, faults, kill and start
+    stop: Callable[[], None]
+
+    def creates(self) -> int:
+        """How many creates the hosts have accepted, all together."""
+        return sum(host.stats()["creates_accepted"] for host in self.hosts)
+
+    def on_hosts(self, name: str) -> list[str]:
+        """The uids of the microVMs of this name, on all hosts that answer."""
+        return [vm["uid"] for host in self.hosts for vm in host.stats()["microvms"] if vm["id"] == name]
+
+
+class Target(Protocol):
+    """A way to start a Service."""
+
+    name: str  # the id of the pytest parameter
+    is_cluster: bool  # whether several hosts, several fronts and Billet's own codes exist
+
+    def start(self, options: Options, directory: Path) -> Service:
+        """Return when it answers. `directory` is empty, and the service's own. Raise nothing but real failures."""
+
+
+class FakeTarget:
+    """One fake flintlockd, alone: it shows that the checks are right."""
+
+    name = "fake"
+    is_cluster = False
+
+    def start(self, options: Options, directory: Path) -> Service:
+        assert options.hosts == options.fronts == 1, "a lone flintlockd: ask for the fixture `cluster`"
+        host = FakeProcess(host_config(options, 0, directory, at_front=True)).start()
+        return Service(host.grpc_address, host.http_address, [host.grpc_address], [host], host.stop)
+
+
+def host_config(options: Options, index: int, directory: Path, at_front: bool) -> FakeConfig:
+    """Host number `index` of a service. Only one that clients reach directly has the token, TLS and HTTP."""
+    return FakeConfig(
+        grpc_endpoint="127.0.0.1:0",
+        http_endpoint="127.0.0.1:0",
+        enable_http=options.http and at_front,
+        tls=options.tls if at_front else TlsSettings(insecure=True),
+        basic_auth_token=options.token if at_front else "",
+        default_provider=options.providers[index % len(options.providers)],
+        flintlock_version=options.versions[index % len(options.versions)],
+        boot_mean_s=options.boot_mean_s,
+        pull_mean_s=0.0,
+        state_file=str(directory / f"host-{index}.db") if options.keep_state else "",
+    )
+
+
+TARGETS: list[Target] = [FakeTarget()]

@@ -1,0 +1,239 @@
+"""Checks 1 to 15: CreateMicroVM, refused and accepted."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import grpc
+import pytest
+import yaml
+
+from billet.wire import flintlock as wire
+from billet.wire.pb import flintlock_pb2 as rpc
+from billet.wire.pb import flintlock_types_pb2 as types
+
+from .calls import GONE, MACVTAP, PENDING, TAP, Client, base64, eventually, plain, refused, spec
+from .targets import Service, Target
+
+UNKNOWN = grpc.StatusCode.UNKNOWN
+ULID = r"[0-9A-HJKMNP-TV-Z]{26}"
+
+
+def line(path: str, tag: str) -> str:
+    name = path.rpartition(".")[2]
+    return f"Key: 'MicroVM.Spec.{path}' Error:Field validation for '{name}' failed on the '{tag}' tag"
+
+
+def test_check_01_no_spec(client: Client) -> None:
+    assert refused(client.call, wire.CREATE, b"") == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "invalid create microvm request: MicroVMSpec required",
+    )
+
+
+def test_check_02_no_name(client: Client) -> None:
+    nameless = spec()
+    nameless.ClearField("id")
+    code, text = refused(client.create, nameless)
+    assert code == UNKNOWN
+    assert text == "converting request: creating vmid from spec: name is required"
+
+
+def test_check_03_no_namespace_becomes_default(client: Client) -> None:
+    assert client.create(spec(namespace="")).spec.namespace == "default"
+
+
+def test_check_04_uid_is_the_hosts_own(client: Client, service: Service) -> None:
+    wanted = "01ARZ3NDEKTSV4RRFFQ69G5FAV"
+    made = client.create(spec(uid=wanted)).spec
+    assert made.uid != wanted
+    assert re.fullmatch(ULID, made.uid)
+    assert service.on_hosts(made.id) == [made.uid]
+
+
+def test_check_05_answers_at_once(slow_client: Client) -> None:
+    made = slow_client.create(spec())
+    assert (made.status.state, made.version, made.status.retry) == (PENDING, 1, 0)
+    assert slow_client.get(made.spec.uid).status.state == PENDING
+
+
+def test_check_06_same_name_twice_makes_two(client: Client, service: Service) -> None:
+    first, second = client.create(spec("twin")), client.create(spec("twin"))
+    assert first.spec.uid != second.spec.uid
+    assert sorted(service.on_hosts("twin")) == sorted([first.spec.uid, second.spec.uid])
+
+
+def test_check_07_no_interface(client: Client) -> None:
+    code, text = refused(client.create, spec(interfaces=[]))
+    assert code == UNKNOWN
+    assert text.startswith(
+        "creating microvm: an error occurred when attempting to validate microvm spec: validation failures found: "
+    )
+    assert text.endswith(line("NetworkInterfaces", "required"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"vcpu": 65}, line("VCPU", "lte")),
+        ({"vcpu": -1}, line("VCPU", "gte")),
+        ({"memory_in_mb": 512}, line("MemoryInMb", "gte")),
+        ({"memory_in_mb": 32769}, line("MemoryInMb", "lte")),
+        ({"vcpu": 65, "memory_in_mb": 512}, line("VCPU", "lte") + "\n" + line("MemoryInMb", "gte")),
+        ({"kernel": types.Kernel(image="k/k:1")}, line("Kernel.Filename", "required")),
+        ({"kernel": types.Kernel(image="http://k", filename="f")}, line("Kernel.Image", "imageURI")),
+        ({"root_volume": types.Volume()}, line("root_volume", "volumeOrInitrdRequired")),
+        (
+            {"interfaces": [types.NetworkInterface(device_id="Eth0", type=TAP)]},
+            line("NetworkInterfaces[0].GuestDeviceName", "guestDeviceName"),
+        ),
+        (
+            {"interfaces": [types.NetworkInterface(device_id="eth0", type=TAP, guest_mac="nonsense")]},
+            line("NetworkInterfaces[0].GuestMAC", "mac"),
+        ),
+        (
+            {"interfaces": [types.NetworkInterface(device_id="eth0", type=7)]},
+            line("NetworkInterfaces[0].Type", "oneof"),
+        ),
+    ],
+)
+def test_check_08_out_of_bounds(client: Client, service: Service, changes: dict[str, object], expected: str) -> None:
+    before = service.creates()
+    code, text = refused(client.create, spec(**changes))
+    assert code == UNKNOWN
+    assert text.endswith(f"validation failures found: {expected}")
+    assert service.creates() == before
+
+
+def test_check_09_zeros_have_defaults(client: Client, service: Service) -> None:
+    made = client.create(spec("zeros", vcpu=0, memory_in_mb=0)).spec
+    assert (made.vcpu, made.memory_in_mb) == (2, 1024)
+    held = next(vm for host in service.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.uid)
+    assert (held["vcpu"], held["memory_in_mb"]) == (2, 1024)
+
+
+def test_check_10_provider(client: Client, service: Service) -> None:
+    made = client.create(spec("by-default"))
+    held = next(vm for host in service.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.spec.uid)
+    assert held["provider"] == "firecracker"
+    assert refused(client.create, spec(provider="qemu")) == (
+        UNKNOWN,
+        "creating microvm: microvm provider qemu isn't available",
+    )
+
+
+@pytest.mark.parametrize("kind", [{"type": MACVTAP}, {}], ids=["macvtap", "unset"])
+def test_check_11_macvtap_on_firecracker(client: Client, kind: dict[str, int]) -> None:
+    code, text = refused(client.create, spec(interfaces=[types.NetworkInterface(device_id="eth1", **kind)]))
+    assert code == UNKNOWN
+    assert "macvtap" in text
+    assert GONE not in text
+
+
+def test_check_11_virtiofs_on_firecracker(client: Client) -> None:
+    shared = types.Volume(id="data", source=types.VolumeSource(virtiofs_source="/data"))
+    code, text = refused(client.create, spec(additional_volumes=[shared]))
+    assert code == UNKNOWN
+    assert "virtiofs" in text
+
+
+def test_check_11_cloudhypervisor_takes_both(client: Client) -> None:
+    shared = types.Volume(id="data", source=types.VolumeSource(virtiofs_source="/data"))
+    nic = types.NetworkInterface(device_id="eth1", type=MACVTAP)
+    made = client.create(spec(provider="cloudhypervisor", additional_volumes=[shared], interfaces=[nic])).spec
+    assert made.additional_volumes[0].source.virtiofs_source == "/data"
+    assert [nic.device_id for nic in made.interfaces] == ["eth1"]
+
+
+def test_check_11_mixed_fleet(cluster: Target, start: Callable[..., Service]) -> None:
+    service = start(hosts=2, providers=("firecracker", "cloudhypervisor"))
+    client = Client(service.address)
+    nic = types.NetworkInterface(device_id="eth1", type=MACVTAP)
+    for _ in range(3):
+        uid = client.create(spec("tapped", interfaces=[nic])).spec.uid
+        assert uid in {vm["uid"] for vm in service.hosts[1].stats()["microvms"]}
+    assert refused(client.create, spec(provider="firecracker", interfaces=[nic])).code == UNKNOWN
+
+
+def test_check_12_labels_are_dropped(client: Client) -> None:
+    made = client.create(spec(labels={"cluster-name": "c1", "other": "x"}))
+    assert not made.spec.labels
+    assert not client.get(made.spec.uid).spec.labels
+    assert all(not vm.spec.labels for vm in client.list())
+
+
+def test_check_13_metadata(client: Client) -> None:
+    meta = base64("vm_host: 10.0.0.1:9090\nlocal_hostname: a\n")
+    made = client.create(spec(metadata={"extra": base64("kept"), "meta-data": meta})).spec
+    for seen in (made, client.get(made.uid).spec):
+        assert set(seen.metadata) == {"extra", "meta-data"}
+        assert plain(seen.metadata["extra"]) == "kept"
+        assert yaml.safe_load(plain(seen.metadata["meta-data"])) == {
+            "vm_host": "10.0.0.1:9090",
+            "local_hostname": "a",
+            "instance_id": made.uid,
+        }
+
+
+def test_check_13_instance_id_given_stays(client: Client) -> None:
+    meta = base64("instance_id: mine\n")
+    assert client.create(spec(metadata={"meta-data": meta})).spec.metadata["meta-data"] == meta
+
+
+@pytest.mark.parametrize("meta", ["*", base64("- a\n- list\n"), base64("{")], ids=["base64", "list", "yaml"])
+def test_check_13_bad_meta_data(client: Client, meta: str) -> None:
+    code, text = refused(client.create, spec(metadata={"meta-data": meta}))
+    assert code == UNKNOWN
+    assert text.startswith("creating microvm: ")
+
+
+def test_check_14_eth0_is_added_first(client: Client) -> None:
+    first, second = client.create(spec()).spec.interfaces
+    assert (first.device_id, first.type, first.address.address) == ("eth0", TAP, "169.254.0.1/16")
+    assert first.guest_mac == "AA:FF:00:00:00:01"
+    assert second.device_id == "eth1"
+
+
+def test_check_14_eth0_given_is_kept(client: Client) -> None:
+    nics = [types.NetworkInterface(device_id=name, type=TAP) for name in ("eth1", "eth0")]
+    assert [nic.device_id for nic in client.create(spec(interfaces=nics)).spec.interfaces] == ["eth1", "eth0"]
+
+
+def test_check_15_images_are_cleaned(client: Client) -> None:
+    made = client.create(
+        spec(
+            kernel=types.Kernel(image=" k.example/k:1\n", filename="f"),
+            root_volume=types.Volume(id="root", source=types.VolumeSource(container_source="\to.example/o\x00:2 ")),
+        )
+    ).spec
+    assert made.kernel.image == "k.example/k:1"
+    assert made.root_volume.source.container_source == "o.example/o:2"
+
+
+def test_what_comes_back_and_what_never_does(client: Client) -> None:
+    given = spec(provider="firecracker")
+    given.root_volume.mount_point = "/"
+    given.interfaces[0].overrides.bridge_name = "br0"
+    given.created_at.seconds = 1
+    made = client.create(given).spec
+    assert not made.HasField("provider")
+    assert not made.HasField("created_at")
+    assert not made.root_volume.HasField("mount_point")
+    assert not any(nic.HasField("overrides") for nic in made.interfaces)
+    assert made.root_volume.HasField("partition_id")
+    assert made.root_volume.HasField("size_in_mb")
+    assert all(nic.HasField("guest_mac") for nic in made.interfaces)
+
+
+def test_request_metadata_is_ignored(client: Client) -> None:
+    request = rpc.CreateMicroVMRequest(microvm=spec())
+    request.metadata["hint"].value = b"x"
+    reply = client.call(wire.CREATE, request.SerializeToString())
+    assert rpc.CreateMicroVMResponse.FromString(reply).microvm.version == 1
+
+
+def test_version_rises_until_created(client: Client) -> None:
+    uid = client.create(spec()).spec.uid
+    assert eventually(lambda: client.get(uid).status.state != PENDING)
+    assert client.get(uid).version > 1

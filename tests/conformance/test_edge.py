@@ -1,0 +1,257 @@
+"""Checks 26 to 31 and 37: authentication, TLS, reflection, HTTP, proxies, sizes, newer methods."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2
+
+from billet.wire import flintlock as wire
+from billet.wire.tls import TlsSettings
+
+from .calls import GONE, PENDING, Client, base64, refused, spec
+from .pki import Pki
+from .targets import Service
+
+UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+NO_TOKEN = (
+    "could not extract token from request header: "
+    "rpc error: code = Unauthenticated desc = Request unauthenticated with basic"
+)
+WRONG_TOKEN = "invalid auth token: failed basic authentication. Check the token supplied"
+
+
+def reflect(client: Client, version: str = "v1alpha", symbol: str = "") -> reflection_pb2.ServerReflectionResponse:
+    """One question to reflection: a symbol's file, or the list of services."""
+    question = {"file_containing_symbol": symbol} if symbol else {"list_services": ""}
+    ask = client.channel.stream_stream(f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo")
+    request = reflection_pb2.ServerReflectionRequest(**question).SerializeToString()
+    replies = ask(iter([request]), timeout=60, metadata=client.metadata)
+    return reflection_pb2.ServerReflectionResponse.FromString(next(replies))
+
+
+def test_check_26_basic_authentication(start: Callable[..., Service]) -> None:
+    address = start(token="s3cret").address
+    for client, text in [
+        (Client(address), NO_TOKEN),
+        (Client(address, authorization="Bearer s3cret"), NO_TOKEN),
+        (Client(address, token="wrong"), WRONG_TOKEN),
+        (Client(address, authorization="Basic s3cret"), WRONG_TOKEN),
+    ]:
+        assert refused(client.list) == (UNAUTHENTICATED, text)
+        assert refused(client.create, spec()) == (UNAUTHENTICATED, text)
+        assert refused(client.stream, "ns") == (UNAUTHENTICATED, text)
+        assert refused(reflect, client) == (UNAUTHENTICATED, text)
+        client.close()
+    allowed = Client(address, token="s3cret")
+    assert allowed.list() == []
+    assert reflect(allowed).list_services_response.service
+    lower = Client(address, authorization="bAsIc " + base64("s3cret"))
+    assert lower.list() == []
+
+
+def handshake(address: str, **versions: ssl.TLSVersion) -> str | None:
+    """The TLS version that the server agrees to."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    for name, version in versions.items():
+        setattr(context, name, version)
+    host, _, port = address.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=30) as plain, context.wrap_socket(plain) as secured:
+        assert secured.selected_alpn_protocol() == "h2"
+        return secured.version()
+
+
+def test_check_27_only_tls_1_3(start: Callable[..., Service], pki: Pki) -> None:
+    address = start(tls=TlsSettings(cert=pki.server_cert, key=pki.server_key)).address
+    assert handshake(address, minimum_version=ssl.TLSVersion.TLSv1_3) == "TLSv1.3"
+    with pytest.raises(OSError, match=r".*"):
+        handshake(address, maximum_version=ssl.TLSVersion.TLSv1_2)
+    trusted = grpc.ssl_channel_credentials(Path(pki.ca).read_bytes())
+    client = Client(address, credentials=trusted)
+    assert client.create(spec()).status.state == PENDING
+    assert refused(Client(address).list).code == grpc.StatusCode.UNAVAILABLE
+
+
+def test_check_27_mutual_tls(start: Callable[..., Service], pki: Pki) -> None:
+    tls = TlsSettings(cert=pki.server_cert, key=pki.server_key, client_validate=True, client_ca=pki.ca)
+    address = start(tls=tls).address
+    ca, cert, key = (Path(path).read_bytes() for path in (pki.ca, pki.client_cert, pki.client_key))
+    assert Client(address, credentials=grpc.ssl_channel_credentials(ca, key, cert)).list() == []
+    without = Client(address, credentials=grpc.ssl_channel_credentials(ca))
+    assert refused(without.list).code == grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_check_28_reflection(client: Client, version: str) -> None:
+    services = {service.name for service in reflect(client, version).list_services_response.service}
+    assert wire.SERVICE in services
+    for symbol in (wire.SERVICE, "flintlock.types.MicroVM", "flintlock.types.MicroVMSpec"):
+        assert reflect(client, version, symbol).file_descriptor_response.file_descriptor_proto
+
+
+def http(service: Service, verb: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(f"http://{service.http_address}{path}", data, headers, method=verb)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def json_spec(name: str, namespace: str) -> dict[str, object]:
+    return {
+        "id": name,
+        "namespace": namespace,
+        "kernel": {"image": "r.example/k:1", "filename": "vmlinux"},
+        "rootVolume": {"id": "root", "source": {"containerSource": "r.example/o:1"}},
+        "interfaces": [{"deviceId": "eth1", "type": "TAP"}],
+        "unknownField": {"is": "dropped"},
+    }
+
+
+def test_check_29_http_create_list_delete(service: Service) -> None:
+    status, body = http(service, "POST", "/v1alpha1/microvm", json_spec("web", "http"))
+    vm = json.loads(body)["microvm"]
+    assert status == 200
+    assert (vm["version"], vm["status"]["state"], vm["spec"]["memoryInMb"]) == (1, "PENDING", 1024)
+    # Unpopulated fields are there; messages that are not set are null; unset `optional` fields are not there.
+    assert vm["spec"]["labels"] == {}
+    assert vm["spec"]["createdAt"] is None
+    assert vm["status"]["kernelMount"] is None
+    assert "initrd" not in vm["spec"]
+    uid = vm["spec"]["uid"]
+    for query, expected in (("", [uid]), ("?name=web", [uid]), ("?name=none", [])):
+        status, body = http(service, "GET", f"/v1alpha1/microvm/http{query}")
+        assert status == 200
+        assert [vm["spec"]["uid"] for vm in json.loads(body)["microvm"]] == expected
+    assert http(service, "GET", f"/v1alpha1/microvm/{uid}") == (200, b'{"microvm":[]}')  # List, never Get
+    assert http(service, "DELETE", f"/v1alpha1/microvm/{uid}") == (200, b"{}")
+
+
+def test_check_29_http_errors(service: Service) -> None:
+    status, body = http(service, "POST", "/v1alpha1/microvm", json_spec("", "http"))
+    assert (status, json.loads(body)) == (
+        500,
+        {"code": 2, "message": "converting request: creating vmid from spec: name is required", "details": []},
+    )
+    status, body = http(service, "POST", "/v1alpha1/microvm", b"")
+    assert (status, json.loads(body)["code"]) == (400, 3)
+    status, body = http(service, "POST", "/v1alpha1/microvm", b"{nonsense")
+    assert (status, json.loads(body)["code"]) == (400, 3)
+    status, body = http(service, "DELETE", "/v1alpha1/microvm/unknown")
+    assert (status, json.loads(body)["code"]) == (500, 2)
+    status, body = http(service, "GET", "/v1alpha1/nothing")
+    assert (status, json.loads(body)) == (404, {"code": 5, "message": "Not Found", "details": []})
+
+
+def test_check_29_http_stream(service: Service) -> None:
+    for name in ("s1", "s2"):
+        assert http(service, "POST", "/v1alpha1/microvm", json_spec(name, "http-stream"))[0] == 200
+    status, body = http(service, "POST", wire.LIST_STREAM, {"namespace": "http-stream"})
+    names = [json.loads(line)["result"]["microvm"]["spec"]["id"] for line in body.splitlines()]
+    assert (status, sorted(names)) == (200, ["s1", "s2"])
+    assert http(service, "POST", wire.LIST_STREAM, {})[0] == 400
+
+
+def test_check_29_http_authentication(start: Callable[..., Service]) -> None:
+    service = start(token="s3cret", http=True)
+    status, body = http(service, "GET", "/v1alpha1/microvm/ns")
+    assert (status, json.loads(body)) == (401, {"code": 16, "message": NO_TOKEN, "details": []})
+    assert http(service, "GET", "/v1alpha1/microvm/ns", Authorization="Basic " + base64("s3cret"))[0] == 200
+
+
+@pytest.fixture
+def connect_proxy() -> Iterator[tuple[str, list[str]]]:
+    """An HTTP CONNECT proxy: its address, and the requests that it has seen."""
+    seen: list[str] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pipe(source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def accept() -> None:
+        while True:
+            try:
+                inner, _ = listener.accept()
+            except OSError:
+                return
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += inner.recv(1)
+            seen.append(head.split(b"\r\n")[0].decode())
+            host, _, port = seen[-1].split()[1].rpartition(":")
+            outer = socket.create_connection((host, int(port)))
+            inner.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            for pair in ((inner, outer), (outer, inner)):
+                threading.Thread(target=pipe, args=pair, daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"127.0.0.1:{listener.getsockname()[1]}", seen
+    listener.close()
+
+
+def test_check_30_through_a_connect_proxy(service: Service, connect_proxy: tuple[str, list[str]]) -> None:
+    address, seen = connect_proxy
+    client = Client(service.address, options=[("grpc.http_proxy", f"http://{address}")])
+    assert client.create(spec()).version == 1
+    assert [line.split()[0] for line in seen] == ["CONNECT"]
+    client.close()
+
+
+def test_check_31_a_long_list(start: Callable[..., Service]) -> None:
+    """A unary List beyond 4 MiB fails in the client, as with flintlockd; the stream has no such limit."""
+    service = start()
+    client = Client(service.address)
+    user_data = base64("x" * 12_000)
+    uids = {client.create(spec(metadata={"user-data": user_data})).spec.uid for _ in range(300)}
+    assert refused(client.list, "ns").code == grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert {vm.spec.uid for vm in client.stream("ns")} == uids
+    roomy = Client(service.address, options=[("grpc.max_receive_message_length", -1)])
+    assert {vm.spec.uid for vm in roomy.list("ns")} == uids
+
+
+def test_check_37_server_info(client: Client, start: Callable[..., Service]) -> None:
+    code, text = refused(client.call, wire.SERVER_INFO, b"")
+    assert code == grpc.StatusCode.UNIMPLEMENTED
+    assert GONE not in text.lower()
+    newer = Client(start(versions=("0.15.2",)).address)
+    assert newer.call(wire.SERVER_INFO, b"").startswith(b"\x0a\x060.15.2")
+
+
+def test_methods_and_services_that_do_not_exist(client: Client) -> None:
+    for method in (f"/{wire.SERVICE}/Reboot", "/grpc.health.v2.Nonsense/Check"):
+        code, text = refused(client.call, method, b"")
+        assert code == grpc.StatusCode.UNIMPLEMENTED
+        assert GONE not in text.lower()
+
+
+def test_exec_and_ssh_streams(start: Callable[..., Service]) -> None:
+    client = Client(start(versions=("0.13.0",)).address)
+    uid = client.create(spec()).spec.uid.encode()
+
+    def stream(method: str, *requests: bytes) -> list[bytes]:
+        return list(client.channel.stream_stream(method)(iter(requests), timeout=60))
+
+    execute = "/microvmexec.services.api.v1alpha1.MicroVMExec/ExecCommand"
+    started = b"\x0a\x1c\x0a\x1a" + uid
+    assert stream(execute, started, b"\x12\x02hi", b"\x18\x01") == [b"\x0a\x02hi", b"\x18\x00"]
+    ssh = "/microvmsshproxy.services.api.v1alpha1.MicroVMSSHProxy/SSHProxy"
+    assert stream(ssh, b"\x0a\x1a" + uid, b"\x12\x03abc", b"\x12\x01d") == [b"\x0a\x03abc", b"\x0a\x01d"]
+    unknown = b"\x0a\x1a" + b"0" * 26
+    assert GONE in refused(stream, ssh, unknown).text

@@ -1,0 +1,115 @@
+"""Checks 16 to 25 and 36: Get, Delete, List and the stream, and what CAPMVM does with them."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from ulid import ULID
+
+from billet.wire.pb import flintlock_types_pb2 as types
+
+from .calls import CREATED, DELETING, GONE, PENDING, Client, Refusal, attempt, eventually, refused, spec
+from .targets import Service
+
+UNKNOWN, INVALID = grpc.StatusCode.UNKNOWN, grpc.StatusCode.INVALID_ARGUMENT
+
+
+def is_gone(client: Client, uid: str) -> bool:
+    """As CAPMVM decides it; every state seen until then is DELETING."""
+    got = attempt(client.get, uid)
+    assert GONE in got.text if isinstance(got, Refusal) else got.status.state == DELETING
+    return isinstance(got, Refusal)
+
+
+def test_check_16_no_uid(client: Client) -> None:
+    assert refused(client.get, "") == (INVALID, "invalid request")
+    assert refused(client.delete, "") == (INVALID, "invalid request")
+
+
+def test_check_17_get_unknown(client: Client) -> None:
+    uid = str(ULID())
+    code, text = refused(client.get, uid)
+    assert code == UNKNOWN
+    assert text == (
+        f"getting microvm: error attempting to locate microvm with uid: {uid}: microvm spec //{uid} not found"
+    )
+
+
+def test_check_19_delete_then_get(slow_client: Client, client: Client) -> None:
+    waiting = slow_client.create(spec()).spec.uid
+    assert slow_client.delete(waiting) == b""
+    assert slow_client.get(waiting).status.state == DELETING  # its worker never comes to it
+    uid = client.create(spec()).spec.uid
+    assert client.delete(uid) == b""
+    eventually(lambda: is_gone(client, uid))
+
+
+def test_check_20_delete_unknown(client: Client) -> None:
+    uid = str(ULID())
+    assert refused(client.delete, uid) == (
+        UNKNOWN,
+        f"deleting microvm: checking to see if spec exists: microvm spec //{uid} not found",
+    )
+
+
+def test_check_21_delete_twice(slow_client: Client) -> None:
+    uid = slow_client.create(spec()).spec.uid
+    assert slow_client.delete(uid) == b""
+    assert slow_client.delete(uid) == b""
+
+
+def test_check_22_list_everything(client: Client, service: Service) -> None:
+    made = {client.create(spec(namespace=namespace)).spec.uid: namespace for namespace in ("west", "east")}
+    seen = {vm.spec.uid: vm for vm in client.list()}
+    assert {uid: seen[uid].spec.namespace for uid in made} == made
+    assert all(seen[uid].spec.kernel.filename and seen[uid].spec.metadata for uid in made)
+
+
+def test_check_22_list_shows_what_was_made_on_a_host(client: Client, service: Service) -> None:
+    direct = Client(service.hosts[0].grpc_address)
+    uid = direct.create(spec(namespace="direct")).spec.uid
+    eventually(lambda: uid in {vm.spec.uid for vm in client.list()})
+    eventually(lambda: client.get(uid).spec.uid == uid)
+    direct.close()
+
+
+def test_check_23_list_filters(client: Client) -> None:
+    one, other, elsewhere = spec("lone", "filter"), spec("pair", "filter"), spec("pair", "filter2")
+    lone, pair1, pair2, far = (client.create(s).spec.uid for s in (one, other, other, elsewhere))
+
+    def uids(**query: str) -> set[str]:
+        return {vm.spec.uid for vm in client.list(**query)}
+
+    assert uids(namespace="filter") == {lone, pair1, pair2}
+    assert uids(namespace="filter", name="") == {lone, pair1, pair2}
+    assert uids(namespace="filter", name="pair") == {pair1, pair2}
+    assert uids(namespace="filter", name="pai") == set()
+    assert uids(name="pair") == {pair1, pair2, far}
+    assert uids(namespace="nowhere") == set()
+
+
+def test_check_25_stream(client: Client) -> None:
+    assert refused(client.stream, "") == (INVALID, "invalid request")
+    uids = {client.create(spec(name, "flow")).spec.uid for name in ("a", "b")}
+    assert {vm.spec.uid for vm in client.stream("flow", name="a")} == uids
+    assert client.stream("dry") == []
+
+
+def test_check_36_the_loop_of_capmvm(client: Client) -> None:
+    """Create if Get says "not found"; wait for CREATED; delete, and wait until it is gone."""
+    made = client.create(spec("node-1", "capi"))
+    uid = made.spec.uid
+    assert made.status.state == PENDING
+    vm = eventually(lambda: client.get(uid) if client.get(uid).status.state == CREATED else None)
+    assert vm.spec.uid == uid
+    assert vm.status.state != types.MicroVMStatus.FAILED
+    if client.get(uid).status.state != DELETING:
+        client.delete(uid)
+    eventually(lambda: is_gone(client, uid))
+    assert GONE in refused(client.get, uid).text
+    assert GONE in refused(client.delete, uid).text
+
+
+@pytest.mark.parametrize("uid", ["not-a-ulid", "../../etc", "x" * 200])
+def test_a_uid_that_cannot_be_is_gone_too(client: Client, uid: str) -> None:
+    assert refused(client.get, uid).text.endswith(f"microvm spec //{uid} not found")
