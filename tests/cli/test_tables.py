@@ -58,7 +58,7 @@ def test_an_auction_is_told_from_the_best_bid_to_the_worst():
     said = text(explained(a_record(AWARDED)))
     assert "default/web-3 wants 4 vCPU, 4 GiB memory; needs virtiofs" in said
     assert said.index("0.310") < said.index("0.510*") < said.index("0.710")
-    assert "12 vCPU, 63 GiB" in said
+    assert next(line for line in said.splitlines() if "0.310" in line).split()[-2:] == ["12", "63"]
 
 
 def test_an_auction_marks_what_was_priced_anew_and_who_won():
@@ -77,8 +77,7 @@ def test_an_auction_counts_its_refusals_by_reason():
 
 def test_an_auction_gives_the_time_of_each_leg():
     said = " ".join(text(explained(a_record(AWARDED))).split())
-    assert "calling for bids 1.2, committing the reservation 0.5, flintlockd's answer 3.0" in said
-    assert "5.5 in all" in said
+    assert "ms: bids 1.2, commit RESERVED 0.5, flintlockd 3.0, commit STARTED 0.8; 5.5 in all" in said
 
 
 def test_an_auction_without_a_winner_says_so_with_the_clients_text():

@@ -6,9 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 import click
-from rich.console import Console
 
-from billet.commands.options import client_options, output_option
+from billet.commands.options import client_options, console, output_option
 from billet.core.errors import BilletError
 
 if TYPE_CHECKING:
@@ -38,6 +37,6 @@ def explain(address: Address, output: str, key: str) -> None:
     if output == "json":
         click.echo(json.dumps(records, indent=2))
         return
-    console = Console()
+    screen = console()
     for record in records:
-        console.print(explained(record))
+        screen.print(explained(record))

@@ -7,9 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from billet.commands.options import client_options, output_option
+from billet.commands.options import client_options, console, output_option
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -33,7 +32,7 @@ def hosts(address: Address, output: str) -> None:
     elif not rows:
         click.echo("No host has joined yet; start `billet agent` beside each flintlockd.")
     else:
-        Console().print(hosts_table(rows))
+        console().print(hosts_table(rows))
 
 
 @click.command()
@@ -56,7 +55,7 @@ def vms(address: Address, output: str, namespace: str, name: str, host: str) -> 
     elif not rows:
         click.echo("No microVMs." if not (namespace or name or host) else "No microVMs like that.")
     else:
-        Console().print(placements_table(rows, time.time()))
+        console().print(placements_table(rows, time.time()))
 
 
 def as_dicts(message: Message) -> dict[str, Any]:

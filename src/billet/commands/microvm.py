@@ -7,9 +7,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from billet.commands.options import client_options, output_option
+from billet.commands.options import client_options, console, output_option
 from billet.core.errors import Away, BilletError
 
 if TYPE_CHECKING:
@@ -132,13 +131,13 @@ def _print(rows: list[dict[str, Any]], output: str) -> None:
     if output == "json":
         click.echo(json.dumps(rows, indent=2))
         return
-    made = table("UID", "NAME", "HOST", "STATE", ">VCPU", ">GiB")
+    made = table("UID", "~NAME", "HOST", "STATE", ">vCPU", ">GiB")
     for row in rows:
         name = f"{row['namespace']}/{row['name']}"
         memory = gib(row["memory_mib"])
         made.add_row(row["uid"], name, row["host"] or "-", state(row["state"]), str(row["vcpu"]), memory)
     if rows:
-        Console().print(made)
+        console().print(made)
 
 
 @click.command()

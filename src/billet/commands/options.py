@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
+from rich.console import Console
 
 from billet.config import About, flag
 from billet.core.errors import ConfigError
@@ -157,6 +158,12 @@ def secret(name: str, path: str, given: str) -> str:
         return Path(path).read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{flag(name)} is {path!r}, which cannot be read: {error}") from None
+
+
+def console() -> Console:
+    """Where tables go. Into a pipe they are as wide as they need, so that `grep` sees whole lines."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=250)
 
 
 output_option = click.option(

@@ -13,6 +13,11 @@ from billet.demo.load import HostLoad, Run
 from billet.show.marks import bar, duration, gib, table
 
 BAR_WIDTH = 24
+NOTE = """\
+All the fakes boot at one speed, however full they are, so that equal counts boot soonest.
+Billet gives a larger host more microVMs, and none more than it has. A real host that is
+promised twice gets slower, or kills guests for memory; that is not in these times.
+"""
 
 
 def filling(title: str, run: Run) -> RenderableType:
@@ -25,7 +30,7 @@ def filling(title: str, run: Run) -> RenderableType:
     progress.add_row(" created", ProgressBar(total, len(run.took_s), width=40), f"{len(run.took_s)}/{total}")
     if run.refused:
         progress.add_row(" refused", f"{len(run.refused)}, for example: {next(iter(run.refused.values()))}")
-    return Group(made, progress)
+    return Group(made, progress, "")
 
 
 def _host_row(load: HostLoad) -> tuple[RenderableType, ...]:

@@ -23,7 +23,7 @@ from billet.demo.workload import HostSize, Shape, draw_shapes, host_sizes, stati
 from billet.show.explain import explained
 from billet.wire.pb.fleet_pb2 import ExplainReply, ExplainRequest
 
-STATIC_TITLE = "The same microVMs on the same hosts, chosen by a static list (crc32(name) % N)"
+STATIC_TITLE = "The same microVMs and hosts, chosen by a static list (crc32 % N)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,19 @@ def _tell(settings: Settings, processes: Processes, console: Console) -> None:
     if shapes:
         billet = _through_billet(settings, cluster, shapes, console)
         uid = _explain_one(cluster, billet, console)
+        console.print()
         static = _through_static_list(settings, processes.folder, sizes, shapes, console)
-        console.print("\n[bold]Beside each other[/]")
+        console.print("[bold]Beside each other[/]")
         console.print(screen.side_by_side(billet, static))
         console.print(screen.comparison(billet, static), highlight=False)
+        console.print(screen.NOTE, style="dim", highlight=False)
         if settings.json and not settings.keep:
             print(json.dumps({"billet": figures(billet), "static_list": figures(static)}), flush=True)
     if settings.keep:
         flintlocks = [host.flintlock for host in cluster.hosts]
-        console.print(screen.to_try(cluster.grpc, cluster.http, uid or "UID", flintlocks), highlight=False)
+        console.print(
+            screen.to_try(cluster.grpc, cluster.http, uid or "UID", flintlocks), highlight=False, soft_wrap=True
+        )
         signal.pause()
 
 

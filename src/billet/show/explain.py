@@ -33,12 +33,17 @@ REASONS = {
     "AWAY": "is not connected",
     "DECLINED": "took back its bid",
 }
-LEGS = {
-    "bids": "calling for bids",
-    "reserve": "committing the reservation",
-    "boot_order": "flintlockd's answer",
-    "start": "committing the start",
-}
+LEGS = {"bids": "bids", "reserve": "commit RESERVED", "boot_order": "flintlockd", "start": "commit STARTED"}
+BID_COLUMNS = (
+    "HOST",
+    ">SCORE",
+    "FULL\nAFTER",
+    ">PRESSURE",
+    ">BOOT\nDELAY",
+    ">BOOT\nQUEUE",
+    ">FREE\nvCPU",
+    ">FREE\nGiB",
+)
 
 
 def explained(record: Record) -> RenderableType:
@@ -97,20 +102,19 @@ def _offers(attempt: Record) -> tuple[list[dict[str, Any]], list[Mapping[str, An
 
 
 def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) -> RenderableType:
-    made = table("", "HOST", ">SCORE", "UTILISATION AFTER", ">PRESSURE", ">BOOT DELAY", ">QUEUE", ">ROOM BEFORE")
+    made = table(*BID_COLUMNS)
     for offer in offers:
         counted, facts, host = offer["counted"], offer.get("facts", {}), offer["host"]
         mark, style = _place(host, award)
         queue = f"{facts.get('pending', 0)} x {duration(facts['boot_s'])}" if facts.get("boot_s") else "-"
         made.add_row(
-            mark,
-            host,
+            f"{mark} {host}",
             f"{counted['total']:.3f}{'*' if offer['repriced'] else ' '}",
-            bar(counted["utilisation"], 12),
+            bar(counted["utilisation"], 8),
             f"+{counted['pressure']:.3f}",
             f"+{counted['delay']:.3f}",
             queue,
-            _room(ledger.get(host, {})),
+            *_room(ledger.get(host, {})),
             style=style,
         )
     return made
@@ -118,17 +122,18 @@ def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) ->
 
 def _place(host: str, award: Record | None) -> tuple[str, str]:
     if award and host == award.get("host"):
-        return "▶", "bold green"
+        return "▶", "bold"
     if award and host == award.get("runner_up"):
         return "2", ""
-    return "", "dim"
+    return " ", "dim"
 
 
-def _room(view: Record) -> str:
+def _room(view: Record) -> tuple[str, str]:
+    """What was free before, by the ledger."""
     if not view:
-        return "-"
-    free = {kind: view["allocatable"][kind] - view["taken"].get(kind, 0) for kind in ("vcpu", "memory_mib")}
-    return f"{free['vcpu']} vCPU, {gib(free['memory_mib'])} GiB"
+        return "-", "-"
+    vcpu, mib = (view["allocatable"][kind] - view["taken"].get(kind, 0) for kind in ("vcpu", "memory_mib"))
+    return str(vcpu), gib(mib)
 
 
 def _footnotes(offers: Iterable[Record]) -> Iterable[Text]:
@@ -139,7 +144,7 @@ def _footnotes(offers: Iterable[Record]) -> Iterable[Text]:
 
 
 def _refusals(refusals: list[Mapping[str, Any]]) -> RenderableType:
-    made = table(">HOSTS", "REFUSED BECAUSE", "FOR EXAMPLE")
+    made = table(">HOSTS", "REFUSED BECAUSE", "~FOR EXAMPLE")
     for reason, count in Counter(refusal["reason"] for refusal in refusals).most_common():
         example = next(refusal for refusal in refusals if refusal["reason"] == reason)
         detail = f": {example['detail']}" if example.get("detail") else ""
@@ -181,4 +186,4 @@ def _legs(legs: Record) -> Text | None:
     names = [name for name in (*LEGS, *sorted(set(legs) - {*LEGS, "total"})) if name in legs]
     parts = [f"{LEGS.get(name, name)} {legs[name]:.1f}" for name in names]
     total = f"; {legs['total']:.1f} in all" if "total" in legs else ""
-    return Text(f"  milliseconds: {', '.join(parts)}{total}", style="dim")
+    return Text(f"  ms: {', '.join(parts)}{total}", style="dim")

@@ -47,7 +47,7 @@ def _queue(pending: int, boot_s: float) -> str:
 
 def placements_table(placements: Iterable[Row], now_s: float) -> Table:
     """The placements of a PlacementsReply (as dicts), by name. `now_s` is the wall clock."""
-    made = table("UID", "NAME", "HOST", "STATE", ">VCPU", ">GiB", ">SCORE", "RUNNER-UP", ">AGE")
+    made = table("UID", "~NAME", "HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
     rows = sorted(placements, key=lambda row: (row["namespace"], natural(row["name"]), row["uid"]))
     for row in rows:
         shown = row["vm_state"] if row["state"] == "STARTED" and row["vm_state"] else row["state"]
@@ -59,7 +59,6 @@ def placements_table(placements: Iterable[Row], now_s: float) -> Table:
             str(row["vcpu"]),
             gib(row["memory_mib"]),
             "direct" if row["adopted"] else f"{row['score']:.3f}",
-            row["runner_up"] or "-",
             age(now_s - row["changed_at_s"]),
         )
     return made

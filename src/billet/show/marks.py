@@ -57,7 +57,8 @@ def duration(seconds: float) -> str:
 
 
 def table(*columns: str, title: str = "") -> Table:
-    """A table without frames. A column whose title begins with ">" is set flush right."""
+    """A table without frames. A title that begins with ">" is of a column flush right, one with "~" of a
+    column that is folded where the terminal is too narrow."""
     made = Table(
         box=SIMPLE_HEAD,
         title=title or None,
@@ -68,9 +69,10 @@ def table(*columns: str, title: str = "") -> Table:
     )
     for column in columns:
         made.add_column(
-            column.removeprefix(">"),
+            column.lstrip(">~"),
             justify="right" if column.startswith(">") else "left",
             header_style="bold dim",
-            no_wrap=True,
+            no_wrap=not column.startswith("~"),
+            overflow="fold",
         )
     return made
