@@ -17,7 +17,7 @@ from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
 
 POLICIES = ("spread", "pack")
-STORE_SCHEMES = ("sqlite:///", "etcd://")
+STORE_SCHEMES = ("sqlite:///", "etcd://", "etcds://")
 
 
 class About(NamedTuple):
