@@ -28,7 +28,9 @@ COMMANDS = {
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),
     "certs": Target("billet.commands.certs", "certs", "Make a CA and certificates to begin with."),
-    "fake-flintlockd": Target("billet.fake.command", "fake_flintlockd", "A flintlockd without a hypervisor, for trying out."),
+    "fake-flintlockd": Target(
+        "billet.fake.command", "fake_flintlockd", "A flintlockd without a hypervisor, for trying out."
+    ),
 }
 
 
@@ -36,9 +38,11 @@ class Failure(click.ClickException):
     """One line in red instead of a traceback; the exit code is 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
-        """Write the line to stderr."""
-        line = " ".join(self.message.split())
+        """Write the line to stderr, and below it what a process of ours had to say, if there is any."""
+        line, _, rest = self.message.partition("\n")
         click.secho(f"billet: {line}", err=file is None, file=file, fg="red")
+        if rest:
+            click.echo(rest, err=file is None, file=file)
 
 
 class WrongSetting(Failure):

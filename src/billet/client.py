@@ -102,7 +102,7 @@ class Client:
 
     def explain(self, error: grpc.RpcError) -> NoReturn:
         """Turn grpc's error into one line for a person."""
-        code, text = error.code(), error.details() or ""
+        code, text = error.code(), " ".join((error.details() or "").split())
         where = self._address.endpoint
         if code is grpc.StatusCode.UNAVAILABLE and text.startswith(UNREACHED):
             raise Away(f"nothing answers at {where}; check --server (or BILLET_SERVER) and TLS: {text}") from None

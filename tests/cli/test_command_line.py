@@ -134,3 +134,9 @@ def test_certs_makes_what_tls_needs_and_overwrites_nothing(tmp_path):
     again = run("certs", str(tmp_path / "pki"))
     assert again.exit_code == 2
     assert "is there already" in again.stderr
+
+
+def test_the_demo_refuses_several_servers_on_sqlite():
+    said = run("demo", "--servers", "3", "--store", "sqlite")
+    assert said.exit_code == 2
+    assert "--store sqlite is for one server" in said.stderr

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from billet.adapters.pki import Files, write_pki
-from billet.core.errors import ConfigError
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import Process, Processes
 from billet.demo.workload import HostSize
@@ -81,8 +80,6 @@ def start_cluster(processes: Processes, sizes: Sequence[HostSize], boots: Boots,
 
 def store_url(processes: Processes, servers: int, store: str) -> str:
     """The --store of the servers: "sqlite" and "etcd" stand for a fresh one in the run's folder."""
-    if store == "sqlite" and servers > 1:
-        raise ConfigError("--store sqlite is for one server; use --store etcd with --servers 3")
     match store:
         case "sqlite":
             return "sqlite:///billet.db"

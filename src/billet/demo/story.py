@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from billet.client import Address, Client
-from billet.core.errors import BilletError
+from billet.core.errors import BilletError, ConfigError
 from billet.demo import screen
 from billet.demo.cluster import Boots, Cluster, FakeHost, start_cluster, start_fakes
 from billet.demo.load import Run, run_load
@@ -38,6 +38,11 @@ class Settings:
     boots: Boots
     keep: bool
     json: bool
+
+    def __post_init__(self) -> None:
+        """SQLite is one server's; etcd is there for several."""
+        if self.store.startswith("sqlite") and self.servers > 1:
+            raise ConfigError("--store sqlite is for one server; use --store etcd with --servers 3")
 
 
 def tell(settings: Settings) -> None:
