@@ -14,9 +14,9 @@ from billet.show.marks import bar, duration, gib, table
 
 BAR_WIDTH = 24
 NOTE = (
-    "All the fakes boot at one speed, however full they are, so that equal counts boot soonest. Billet gives a larger "
-    "host more microVMs, and none more than it has. A real host that is promised twice gets slower, or kills guests "
-    "for memory; that is not in these times.\n"
+    "All the fakes boot at one speed, however full they are, so that equal counts boot soonest. Billet gives a "
+    "larger host more microVMs, and none more than it has. A real host that is promised twice gets slower, or kills "
+    "guests for memory; that is not in these times.\n"
 )
 
 
