@@ -19,6 +19,7 @@ from typing import Protocol
 from billet.fake.process import FakeProcess
 from billet.fake.settings import FakeConfig
 from billet.wire.tls import TlsSettings
+from tests.harness import Cluster, HostPlan
 
 NEVER_S = 10_000.0  # a boot that no test waits for
 
@@ -97,4 +98,37 @@ def host_config(options: Options, index: int, directory: Path, at_front: bool) -
     )
 
 
-TARGETS: list[Target] = [FakeTarget()]
+class ClusterTarget:
+    """Billet in front of one fake for each host: the same checks, and those that only a cluster can answer."""
+
+    is_cluster = True
+
+    def __init__(self, store: str) -> None:
+        self.name = f"cluster-{store}"
+        self._store = store
+
+    def start(self, options: Options, directory: Path) -> Service:
+        # Two fronts need a store that two servers can share.
+        store = "etcd" if options.fronts > 1 else self._store
+        cluster = Cluster(
+            directory,
+            [self._plan(options, n, directory) for n in range(options.hosts)],
+            store=store,
+            servers=options.fronts,
+            http=options.http,
+            token=options.token,
+            tls=options.tls,
+        ).start()
+        return Service(cluster.grpc[0], cluster.http_address, cluster.grpc, cluster.fakes, cluster.stop)
+
+    def _plan(self, options: Options, index: int, directory: Path) -> HostPlan:
+        return HostPlan(
+            f"host-{index}",
+            host_config(options, index, directory, at_front=False),
+            vcpu=options.host_vcpu or 1000,
+            memory_mib=options.host_memory_mib or 1 << 20,
+            provider=options.providers[index % len(options.providers)],
+        )
+
+
+TARGETS: list[Target] = [FakeTarget(), ClusterTarget("sqlite"), ClusterTarget("etcd")]

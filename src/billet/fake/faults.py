@@ -72,6 +72,11 @@ class Faults:
         """The fault that hits this call, counted down."""
         return self._take(lambda fault: fault.kind != Kind.FAIL_BOOT and fault.method in ("*", method))
 
+    @property
+    def standing(self) -> list[str]:
+        """The kinds of the orders that have not run out."""
+        return [str(fault.kind) for fault in self._orders]
+
     def boot_fails(self) -> bool:
         """Whether this attempt to boot is to fail, counted down."""
         return self._take(lambda fault: fault.kind == Kind.FAIL_BOOT) is not None

@@ -91,6 +91,7 @@ class FakeFlintlockd:
             "booting_max": boots.running_max,
             "pulls": boots.pulls,
             "images": self.boots.cached,
+            "faults": self.faults.standing,
         }
 
     async def _start_grpc(self) -> None:
