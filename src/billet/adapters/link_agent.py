@@ -18,7 +18,7 @@ from billet.adapters.pipes import Pipe
 from billet.control.agent import Agent, CreateOrder
 from billet.core.errors import Away, BilletError, Code, ConfigError, HostVerdict
 from billet.core.scoring import Weights
-from billet.ports import Flintlock, Inventory, Reply, Report
+from billet.ports import Flintlock, Inventory, Reply, Report, Unknown
 from billet.wire import link as wire
 from billet.wire.pb import link_pb2 as pb
 
@@ -178,20 +178,27 @@ class AgentDialler:
         log.info("connected", server=self._at, term=welcome.term)
 
     async def _create(self, link: AgentLink, order: pb.Order) -> None:
-        outcome = await self._agent.create(
-            CreateOrder(
-                order.term,
-                order.token,
-                order.payload,
-                wire.get_resources(order.demand),
-                order.timeout_ms / 1e3,
-                order.verdict_only,
-            )
+        create = CreateOrder(
+            order.term,
+            order.token,
+            order.payload,
+            wire.get_resources(order.demand),
+            order.timeout_ms / 1e3,
+            order.verdict_only,
         )
+        try:
+            outcome = await self._agent.create(create)
+        except Exception:  # the leader must not wait for an answer that never comes
+            log.exception("a create failed unexpectedly", token=order.token)
+            outcome = Unknown("the agent failed; its log has the details")
         link.put(pb.Up(answers=[wire.put_outcome(order.id, outcome)]))
 
     async def _call(self, link: AgentLink, order: pb.Order) -> None:
-        reply = await self._agent.call(order.term, order.method, order.payload, order.timeout_ms / 1e3)
+        try:
+            reply = await self._agent.call(order.term, order.method, order.payload, order.timeout_ms / 1e3)
+        except Exception:
+            log.exception("a call failed unexpectedly", method=order.method)
+            reply = Reply(Code.UNAVAILABLE, "the agent failed; its log has the details", b"")
         link.put(pb.Up(answers=[_answer(order.id, reply)]))
 
     async def _stream(self, opening: pb.OpenStream) -> None:

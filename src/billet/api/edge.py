@@ -14,7 +14,6 @@ from billet.wire import tls  # before grpc: see there
 import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from billet.api import fleet
 from billet.core.errors import BilletError, HostVerdict
@@ -22,12 +21,14 @@ from billet.ports import Backend
 from billet.wire import flintlock as wire
 from billet.wire.auth import check_basic
 from billet.wire.pb import fleet_pb2, flintlock_pb2
+from billet.wire.reflection import METHODS, reflection_handler
 
 log = structlog.get_logger()
 
 UNARY = frozenset(
     {wire.CREATE, wire.DELETE, wire.GET, wire.LIST, wire.SERVER_INFO, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN}
 )
+HEALTH = (f"/{health.SERVICE_NAME}/Check", f"/{health.SERVICE_NAME}/Watch")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 FOREVER_S = 1e6  # a call without a deadline
 
@@ -50,9 +51,8 @@ class Edge:
             flintlock_pb2.DESCRIPTOR.services_by_name["MicroVM"].full_name,
             fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name,
             health.SERVICE_NAME,
-            reflection.SERVICE_NAME,
         ]
-        reflection.enable_server_reflection(services, self._server)
+        self.reflection = reflection_handler(services)
 
     async def listen(self, endpoint: str, settings: tls.TlsSettings) -> int:
         """Begin to serve; returns the port. RuntimeError when it is taken."""
@@ -106,11 +106,13 @@ class _Handlers(grpc.GenericRpcHandler):
         self._edge = edge
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler of a method; None leaves reflection and health to their own."""
+        """The handler of a method; None leaves health to its own."""
         method = handler_call_details.method
         if method in UNARY:
             return grpc.unary_unary_rpc_method_handler(_unary(self._edge, method))
-        if method.startswith(("/grpc.reflection.", "/grpc.health.")):
+        if method in METHODS:
+            return self._edge.reflection
+        if method in HEALTH:
             return None
         return grpc.stream_stream_rpc_method_handler(_stream(self._edge, method))
 
@@ -123,8 +125,9 @@ def _unary(edge: Edge, method: str) -> Callable[[bytes, Context], Awaitable[byte
 
 
 def _stream(edge: Edge, method: str) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
-    def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        return edge.stream(method, requests, context)
+    async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async for reply in edge.stream(method, requests, context):  # gRPC wants a generator function here
+            yield reply
 
     return call
 
@@ -143,7 +146,7 @@ class BasicAuth(grpc.aio.ServerInterceptor):
         """Let the call through, or answer it with UNAUTHENTICATED."""
         given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
         problem = check_basic(given if isinstance(given, str) else None, self._token)
-        if problem is None or handler_call_details.method.startswith("/grpc.health."):
+        if problem is None or handler_call_details.method in HEALTH:
             return await continuation(handler_call_details)
 
         async def refuse(request: bytes, context: Context) -> bytes:

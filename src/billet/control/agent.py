@@ -36,6 +36,7 @@ log = structlog.get_logger()
 LOOKUPS = 5  # how often a token is looked for after a create whose outcome is unknown
 LOOKUP_PAUSE_S = 0.5
 CONNECT_S = 2.0  # how long a create waits for a connection to flintlockd before it counts as not sent
+RECONNECT_S = 0.2  # the same for a call while flintlockd is known to be away
 BOOT_WEIGHT = 0.25  # of the newest boot in the moving mean
 BOOT_POLL_S = 0.25  # how often the boot that is running is looked at
 
@@ -248,14 +249,14 @@ class Agent:
         """Pass a unary call on."""
         if not self.accepts(term):
             return Reply(Code.UNAVAILABLE, f"the order is of term {term}, now is {self._term}", b"")
-        if not await self._flintlock.ready(min(CONNECT_S, timeout_s)):
+        if not await self._flintlock.ready(min(CONNECT_S if self._known else RECONNECT_S, timeout_s)):
             return Reply(Code.UNAVAILABLE, "its flintlockd does not answer", b"")
         reply = await self._flintlock.call(method, request, timeout_s)
         if reply.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
             return reply._replace(text=f"its flintlockd does not answer ({describe(reply)})")
         if method == self._codec.DELETE and reply.code == Code.OK:
             self._changed.set()  # look at once, so that the room comes back early
-        if reply.code == Code.OK and method != self._codec.DELETE:
+        if reply.code == Code.OK and method in (self._codec.GET, self._codec.LIST):
             return reply._replace(payload=self._codec.without_token(reply.payload))
         return reply
 

@@ -28,7 +28,9 @@ def decode(data: bytes) -> Record:
     except msgspec.DecodeError as error:
         raise StoreCorrupt(f"the record of an auction cannot be read: {error}") from error
     if record.v > VERSION:
-        raise StoreCorrupt(f"the record of an auction has version {record.v}; this Billet reads {VERSION}: upgrade it")
+        raise StoreCorrupt(
+            f"the record of an auction has version {record.v}; this Billet reads {VERSION}: upgrade it"
+        )
     return record
 
 
@@ -37,7 +39,13 @@ def readable(data: bytes) -> bytes:
     record = decode(data)
     auction: dict[str, Any] = msgspec.to_builtins(record.auction)
     auction["demand"] = record.auction.demand._asdict()
-    outcome = {"kind": record.outcome, "host": record.host, "uid": record.uid, "code": record.code, "text": record.text}
+    outcome = {
+        "kind": record.outcome,
+        "host": record.host,
+        "uid": record.uid,
+        "code": record.code,
+        "text": record.text,
+    }
     return _encoder.encode(
         {
             "v": record.v,

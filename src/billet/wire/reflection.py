@@ -1,0 +1,25 @@
+"""gRPC reflection under both of its names: v1 and v1alpha have the same messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from grpc_reflection.v1alpha import reflection_pb2
+from grpc_reflection.v1alpha._async import ReflectionServicer
+
+SERVICES = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
+METHODS = tuple(f"/{service}/ServerReflectionInfo" for service in SERVICES)
+
+if TYPE_CHECKING:  # at run time grpc's classes take no parameters
+    Handler = grpc.RpcMethodHandler[Any, Any]
+
+
+def reflection_handler(services: Sequence[str]) -> Handler:
+    """The one method of reflection, telling of these services and of itself."""
+    return grpc.stream_stream_rpc_method_handler(
+        ReflectionServicer([*services, *SERVICES]).ServerReflectionInfo,
+        reflection_pb2.ServerReflectionRequest.FromString,
+        reflection_pb2.ServerReflectionResponse.SerializeToString,
+    )

@@ -1,0 +1,125 @@
+"""A cluster of real processes for tests: fakes, agents, servers, a store. Each can be killed and started again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from billet.demo.etcd import start_etcd
+from billet.demo.processes import Process, Processes, free_port
+from billet.fake.process import FakeProcess
+from billet.fake.settings import FakeConfig
+from billet.wire.tls import TlsSettings
+
+INSECURE = TlsSettings(insecure=True)
+LINK_TOKEN = "link-secret"
+
+
+@dataclass(frozen=True)
+class HostPlan:
+    """One host of a cluster: what its machine offers, and how its flintlockd behaves."""
+
+    id: str
+    fake: FakeConfig
+    vcpu: int = 1000
+    memory_mib: int = 1 << 20
+    disk_mib: int = 1 << 24
+    max_vms: int = 100_000
+    provider: str = "firecracker"
+
+
+@dataclass
+class Cluster:
+    """Call `start`, use it, and `stop` it. Servers and agents keep their ports when they are started again."""
+
+    folder: Path
+    plans: Sequence[HostPlan]
+    store: str = "sqlite"  # or "etcd"
+    servers: int = 1
+    http: bool = False
+    token: str = ""
+    tls: TlsSettings = INSECURE
+    server_flags: tuple[str, ...] = ()
+    agent_flags: tuple[str, ...] = ("--report-interval-s", "0.5")
+    processes: Processes = field(init=False)
+    fakes: list[FakeProcess] = field(default_factory=list)
+    server: list[Process] = field(default_factory=list)
+    agent: list[Process] = field(default_factory=list)
+    grpc: list[str] = field(default_factory=list)
+    http_address: str = ""
+
+    def start(self) -> Cluster:
+        self.processes = Processes(self.folder)
+        self._store = "sqlite:///billet.db" if self.store == "sqlite" else start_etcd(self.processes, 1)
+        self._ports = [tuple(free_port() for _ in range(3)) for _ in range(self.servers)]
+        self.fakes = [FakeProcess(plan.fake) for plan in self.plans]
+        starting = [self._launch_server(n) for n in range(self.servers)]
+        for fake in self.fakes:
+            fake.start()
+        self.server = starting
+        for process in self.server:
+            said = process.ready(60)
+            self.grpc.append(said["grpc"])
+            self.http_address = self.http_address or said["http"]
+        self.agent = [self._launch_agent(n) for n in range(len(self.plans))]
+        for process in self.agent:
+            process.ready(60)
+        return self
+
+    def stop(self) -> None:
+        for fake in self.fakes:
+            with suppress(ProcessLookupError):
+                fake.stop()
+        self.processes.__exit__(None, None, None)
+
+    def restart_server(self, n: int = 0) -> None:
+        """Start it again on its ports; returns when it is ready (its agents may still be on their way)."""
+        self.server[n] = self._launch_server(n)
+        self.server[n].ready(60)
+
+    def restart_agent(self, n: int) -> None:
+        self.agent[n] = self._launch_agent(n)
+        self.agent[n].ready(60)
+
+    def _launch_server(self, n: int) -> Process:
+        data = self.folder / f"server-{n}"
+        data.mkdir(exist_ok=True)
+        grpc_port, http_port, link_port = self._ports[n]
+        tls_flags: list[str] = ["--insecure"] if self.tls.insecure else ["--tls-cert", self.tls.cert]
+        tls_flags += [] if self.tls.insecure else ["--tls-key", self.tls.key]
+        if self.tls.client_validate:
+            tls_flags += ["--tls-client-validate", "--tls-client-ca", self.tls.client_ca]
+        return self.processes.billet(
+            f"server-{n}", "server", "--id", f"server-{n}", "--data-dir", str(data), "--store", self._store,
+            "--grpc-endpoint", f"127.0.0.1:{grpc_port}", "--advertise-host", "127.0.0.1", "--json-ready",
+            "--http-endpoint", f"127.0.0.1:{http_port}" if self.http else "", *tls_flags,
+            "--link-endpoint", f"127.0.0.1:{link_port}", "--link-token", LINK_TOKEN, "--link-insecure",
+            *(["--basic-auth-token", self.token] if self.token else []), *self.server_flags,
+        )  # fmt: skip
+
+    def _launch_agent(self, n: int) -> Process:
+        plan = self.plans[n]
+        links = ",".join(f"127.0.0.1:{link}" for _, _, link in self._ports)
+        return self.processes.billet(
+            f"agent-{plan.id}", "agent", "--id", plan.id, "--server", links, "--json-ready",
+            "--link-token", LINK_TOKEN, "--link-insecure", "--flintlock", self.fakes[n].grpc_address,
+            "--provider", plan.provider, "--state-dir", str(self.folder),
+            "--vcpu", str(plan.vcpu), "--memory-mib", str(plan.memory_mib), "--disk-mib", str(plan.disk_mib),
+            "--max-vms", str(plan.max_vms), "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",
+            *self.agent_flags,
+        )  # fmt: skip
+
+
+def plans(count: int, folder: Path, **settings: object) -> list[HostPlan]:
+    """Some hosts alike; settings of FakeConfig, or of HostPlan by its own names."""
+    own = {name: settings.pop(name) for name in ("vcpu", "memory_mib", "disk_mib", "max_vms") if name in settings}
+    base: dict[str, object] = {"grpc_endpoint": "127.0.0.1:0", "boot_mean_s": 0.0, "pull_mean_s": 0.0, **settings}
+    return [
+        HostPlan(f"h{n}", FakeConfig(seed=n, **base), **own)  # type: ignore[arg-type]
+        for n in range(count)
+    ]
+
+
+Starter = Callable[..., Cluster]
