@@ -20,9 +20,6 @@ import structlog
 import uvicorn
 from ulid import ULID
 
-from billet.wire import tls  # before grpc: see there
-
-# isort: split
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.adapters.forward import LeaderForward
 from billet.adapters.link_agent import AgentDialler
@@ -44,7 +41,7 @@ from billet.core.errors import Away, BilletError, ConfigError, StoreError
 from billet.core.model import Host, Resources
 from billet.core.state import load
 from billet.ports import Backend, Leader, Store
-from billet.wire import auction_records, auth, flintlock
+from billet.wire import auction_records, auth, flintlock, tls
 
 log = structlog.get_logger()
 

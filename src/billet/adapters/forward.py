@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 
-from billet.wire import tls  # before grpc: see there
-
-# isort: split
 import grpc
 import grpc.aio
 
 from billet.core.errors import Away, Code, HostVerdict
 from billet.ports import Answer, Leader
+from billet.wire import tls
 
 FORWARDED = (
     "x-billet-forwarded"  # so that two servers that take each other for the leader do not pass a call for ever

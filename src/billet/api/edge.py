@@ -6,19 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
-from billet.wire import tls  # before grpc: see there
-
-# isort: split
 import grpc
 import grpc.aio
+import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from billet.api import fleet
 from billet.core.errors import BilletError, HostVerdict
 from billet.ports import Backend
 from billet.wire import flintlock as wire
+from billet.wire import tls
 from billet.wire.auth import check_basic
 from billet.wire.pb import fleet_pb2, flintlock_pb2
 from billet.wire.reflection import METHODS, reflection_handler

@@ -232,6 +232,7 @@ class Agent:
         for attempt in range(LOOKUPS):
             if attempt:
                 await asyncio.sleep(LOOKUP_PAUSE_S)
+            await self._flintlock.ready(CONNECT_S)
             rows = await self._list(order.timeout_s)
             looked = looked or rows is not None
             uid = next((row.uid for row in rows or () if row.token == order.token), None)
@@ -281,6 +282,8 @@ class Agent:
         """Ask flintlockd for everything and tell what changed. False when it does not answer."""
         begun_s = self._clock.monotonic_s()
         rows = await self._list(self._interval_s * 5)
+        if rows is None and await self._flintlock.ready(CONNECT_S):  # one failed List says nothing
+            rows = await self._list(self._interval_s * 5)
         if rows is None:
             if self._known:
                 log.warning("flintlockd does not answer", host=self.host.id)

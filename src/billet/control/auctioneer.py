@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 
 from billet.control.ledger import Ledger
 from billet.control.story import Story
-from billet.core.auction import award, explain_unplaced, hopeless, merely_away, tie_break
+from billet.core.auction import AWAY_REASONS, award, explain_unplaced, hopeless, merely_away, tie_break
 from billet.core.bidding import CAPABILITY_REASONS, cannot, no_room
 from billet.core.errors import Away, BilletError, Code, HostVerdict, NoRoom, StoreError, Uncertain
 from billet.core.model import (
+    ZERO,
     Auction,
     Award,
     Bid,
@@ -215,19 +216,17 @@ class Auctioneer:
         raise NoRoom(text)
 
     def _all_refusals(self, auction: Auction, decision: Unplaced) -> list[Refusal]:
-        """What was answered, and for every host that was not asked what the ledger says. O(fleet), for a no only."""
+        """What was answered, and for every host that did not answer what the ledger says. O(fleet), for a no only."""
         state = self._ledger.state
-        answered = {refusal.host for refusal in decision.refusals}
-        refusals = list(decision.refusals)
+        answered = {refusal.host: refusal for refusal in decision.refusals}
+        refusals = []
         for host_id, host in state.hosts.items():
-            if host_id not in answered:
-                view = state.view(host_id)
-                assert view
-                refusals.append(
-                    cannot(host, auction)
-                    or no_room(host_id, view.allocatable, view.taken, auction.demand)
-                    or Refusal(host_id, Reason.AWAY)
-                )
+            refusal = answered.get(host_id, Refusal(host_id, Reason.AWAY))
+            if refusal.reason in AWAY_REASONS:
+                taken = state.taken.get(host_id, ZERO)
+                full = no_room(host_id, host.allocatable, taken, auction.demand)
+                refusal = cannot(host, auction) or full or refusal
+            refusals.append(refusal)
         return refusals
 
     async def _verdict(self, auction: Auction, request: bytes, caller: Caller) -> bytes:

@@ -1,0 +1,319 @@
+"""The promises, on real processes under load and under faults."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from billet.adapters.records import AuctionLog
+from billet.core.record import faithful
+from billet.fake.process import FakeProcess
+from billet.wire.auction_records import decode
+from billet.wire.flintlock import CREATE
+from tests.cluster.clients import (
+    Clients,
+    create_request,
+    eventually,
+    names_on_hosts,
+    numbered,
+    on_hosts,
+    uids_on_hosts,
+)
+from tests.harness import Cluster, plans
+
+Start = Callable[..., Awaitable[tuple[Cluster, Clients]]]
+
+
+@pytest.fixture(params=["sqlite", "etcd"])
+def store(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    running: list[tuple[Cluster, Clients]] = []
+
+    async def run(hosts: int, store: str = "sqlite", server_flags: tuple[str, ...] = (), **settings: object):
+        cluster = Cluster(tmp_path, plans(hosts, tmp_path, **settings), store, server_flags=server_flags)
+        await asyncio.to_thread(cluster.start)
+        running.append((cluster, Clients(cluster.grpc[0])))
+        return running[-1]
+
+    yield run
+    for cluster, clients in running:
+        await clients.close()
+        await asyncio.to_thread(cluster.stop)
+
+
+async def counted_alike(cluster: Cluster, clients: Clients) -> bool:
+    """Whether the ledger counts exactly what the hosts show, with no reservation left."""
+    placements = await clients.placements()
+    if any(placement.state == "RESERVED" for placement in placements):
+        return False
+    taken = {host_id: (host.taken.vcpu, host.taken.vms) for host_id, host in (await clients.hosts()).items()}
+    shown = {host: (sum(vm["vcpu"] for vm in vms), len(vms)) for host, vms in on_hosts(cluster).items()}
+    return taken == shown and sorted(p.uid for p in placements) == sorted(uids_on_hosts(cluster))
+
+
+async def test_promises_1_and_2_no_host_is_ever_overcommitted(start: Start, store: str) -> None:
+    """2,000 creates, 64 at once, on 20 hosts with room for fewer; nothing is deleted meanwhile, so a host that is not
+    over its limit at the end never was. Three times, the second and third on hosts that were emptied before."""
+    cluster, clients = await start(20, store, vcpu=92, boot_mean_s=0.0)
+    for turn in range(3):
+        outcomes = await clients.crowd(numbered(f"turn{turn}", 2000), at_once=64)
+        shown = on_hosts(cluster)
+        assert all(sum(vm["vcpu"] for vm in vms) <= 92 for vms in shown.values())
+        assert len(outcomes.uids) == 20 * 92, outcomes.texts()  # every bit of room was used
+        assert all(error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED for error in outcomes.errors.values())
+        assert sorted(outcomes.uids.values()) == sorted(uids_on_hosts(cluster))  # each on exactly one host
+        uids = iter(outcomes.uids.values())
+
+        async def sweep(uids=uids) -> None:
+            for uid in uids:
+                await clients.delete(uid)
+
+        await asyncio.gather(*(sweep() for _ in range(32)))
+        await eventually(lambda: counted_alike(cluster, clients))
+        assert await clients.list() == {}
+
+
+async def test_promise_4_a_connection_cut_after_accept_makes_one_microvm(start: Start, store: str) -> None:
+    """200 times: the host takes the create and cuts the connection before it answers."""
+    cluster, clients = await start(2, store)
+    for fake in cluster.fakes:
+        fake.fault("cut_after_accept", count=-1)
+    outcomes = await clients.crowd(numbered("cut", 200), at_once=1)
+    names = names_on_hosts(cluster)
+    assert len(names) == len(set(names)) == 200, "none twice, none forgotten"
+    assert outcomes.errors == {}
+    assert sorted(outcomes.uids.values()) == sorted(uids_on_hosts(cluster))
+
+
+async def test_promise_4_a_cut_that_hits_others_too_makes_none_twice(start: Start) -> None:
+    """With many creates on one connection a cut also hits those that the host had not taken yet: these may fail."""
+    cluster, clients = await start(2)
+    for fake in cluster.fakes:
+        fake.fault("cut_after_accept", count=-1)
+    outcomes = await clients.crowd(numbered("cut", 200), at_once=16)
+    for fake in cluster.fakes:
+        fake.clear_faults()
+    names = names_on_hosts(cluster)
+    assert len(names) == len(set(names)), "none twice"
+    assert set(outcomes.uids.values()) <= set(uids_on_hosts(cluster))
+    assert all(error.code() is grpc.StatusCode.UNAVAILABLE for error in outcomes.errors.values())
+    assert not any("not found" in text for text in outcomes.texts())
+    listed = await clients.list()
+    assert sorted(listed) == sorted(uids_on_hosts(cluster)), "what failed for its client is not forgotten"
+
+
+async def test_promise_4_a_host_that_dies_after_accept_is_never_replaced_by_a_second(start: Start) -> None:
+    cluster, clients = await start(2, keep_state=True)
+    for fake in cluster.fakes:
+        fake.fault("die_after_accept")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await clients.create("torn")
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "not found" not in caught.value.details()
+    dead = [fake for fake in cluster.fakes if not alive(fake)]
+    assert len(dead) == 1, "the second host was never asked"
+    await asyncio.to_thread(dead[0].stop)
+    await asyncio.to_thread(dead[0].start)
+    assert names_on_hosts(cluster) == ["torn"]
+    await eventually(lambda: counted_alike(cluster, clients))
+    assert list((await clients.list()).values()) == ["torn"]
+
+
+def alive(fake: FakeProcess) -> bool:
+    try:
+        fake.wait_exit(0.5)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+async def test_promise_2_cancelled_creates_leave_no_hold_behind(start: Start, store: str) -> None:
+    """1,000 clients give up at random moments. What was booted is listed; the ledger counts the same."""
+    cluster, clients = await start(5, store)
+    chance = random.Random(7)
+    caller = clients.channel.unary_unary(CREATE)
+    queue = numbered("cancelled", 1000)
+
+    async def impatient() -> None:
+        for name in queue:
+            call = caller(create_request(name), timeout=60)
+            await asyncio.wait([asyncio.ensure_future(call.wait_for_connection())], timeout=1)
+            await asyncio.sleep(chance.random() * 0.03)
+            call.cancel()
+
+    await asyncio.gather(*(impatient() for _ in range(16)))
+    await eventually(lambda: counted_alike(cluster, clients))
+    assert sorted(await clients.list()) == sorted(uids_on_hosts(cluster))
+    names = names_on_hosts(cluster)
+    assert len(names) == len(set(names)), "none twice"
+
+
+async def test_promise_4_a_server_killed_under_load_forgets_nothing(start: Start, store: str) -> None:
+    cluster, clients = await start(4, store)
+    crowd = asyncio.create_task(clients.crowd(numbered("load", 600), at_once=32))
+    await eventually(lambda: len(names_on_hosts(cluster)) > 150)
+    await asyncio.to_thread(cluster.server[0].kill)
+    await asyncio.to_thread(cluster.restart_server)
+    outcomes = await crowd
+    again = Clients(cluster.grpc[0])
+    await eventually(lambda: all_ready(again, 4))
+    listed = await again.list()
+    assert set(outcomes.uids.values()) <= set(listed)
+    await eventually(lambda: counted_alike(cluster, again))
+    names = names_on_hosts(cluster)
+    assert len(names) == len(set(names)), "none twice"
+    some = list(outcomes.uids.items())[::50]
+    for name, uid in some:
+        assert (await again.get(uid)).spec.id == name
+        await again.delete(uid)
+    await eventually(lambda: gone(again, {uid for _, uid in some}))
+    await again.close()
+
+
+async def all_ready(clients: Clients, count: int) -> bool:
+    hosts = await clients.hosts()
+    return len(hosts) == count and all(host.state == 1 for host in hosts.values())
+
+
+async def gone(clients: Clients, uids: set[str]) -> bool:
+    return not uids & set(await clients.list())
+
+
+async def test_promise_5_a_restarted_server_does_not_say_that_microvms_are_gone(start: Start) -> None:
+    """Between its start and the return of the agents it knows no host's word, and so says UNAVAILABLE."""
+    cluster, clients = await start(2)
+    uid = await clients.create("kept")
+    for agent in cluster.agent:
+        await asyncio.to_thread(agent.kill)
+    await asyncio.to_thread(cluster.server[0].kill)
+    await asyncio.to_thread(cluster.restart_server)
+    again = Clients(cluster.grpc[0])
+    for wanted in (uid, "01KJ5Z7Q8R9S0T1V2W3X4Y5Z6A"):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await again.get(wanted)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "not found" not in caught.value.details()
+    for n in range(2):
+        await asyncio.to_thread(cluster.restart_agent, n)
+    assert (await again.get(uid)).spec.id == "kept"
+    await again.close()
+
+
+async def test_promise_1_a_restarted_agent_on_a_full_host_takes_no_microvm_too_many(start: Start) -> None:
+    cluster, clients = await start(1, vcpu=20)
+    assert len((await clients.crowd(numbered("fill", 20), at_once=8)).uids) == 20
+    await asyncio.to_thread(cluster.agent[0].kill)
+    await asyncio.to_thread(cluster.restart_agent, 0)
+    await eventually(lambda: all_ready(clients, 1))
+    late = await clients.crowd(numbered("late", 20), at_once=8)
+    assert late.uids == {}
+    assert {error.code() for error in late.errors.values()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+    assert len(names_on_hosts(cluster)) == 20
+
+
+async def test_a_host_that_hangs_holds_up_no_one_else(start: Start) -> None:
+    cluster, clients = await start(3, server_flags=("--create-timeout-s", "2"))
+    cluster.fakes[0].fault("hang", count=-1)
+    outcomes = await clients.crowd(numbered("vm", 30), at_once=8)
+    assert outcomes.uids
+    for error in outcomes.errors.values():
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert "may or may not" in error.details()
+    assert len(set(names_on_hosts(cluster))) == len(names_on_hosts(cluster)) == len(outcomes.uids)
+
+
+async def test_a_verdict_of_flintlockd_is_final(start: Start) -> None:
+    """flintlockd's own refusal is passed on to the letter, and no second host is asked."""
+    cluster, clients = await start(3)
+    for fake in cluster.fakes:
+        fake.fault("refuse", code=2, text="creating microvm: this host says no")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await clients.create("refused")
+    assert caught.value.code() is grpc.StatusCode.UNKNOWN
+    assert caught.value.details() == "creating microvm: this host says no"
+    assert sum(len(fake.stats()["faults"]) for fake in cluster.fakes) == 2, "one host was asked, two were not"
+    await eventually(lambda: counted_alike(cluster, clients))
+
+
+async def test_a_microvm_made_on_a_host_directly_is_counted_and_served(start: Start) -> None:
+    cluster, clients = await start(2, vcpu=10)
+    direct = Clients(cluster.fakes[0].grpc_address)
+    uid = await direct.create("mine", vcpu=7)
+    await eventually(lambda: counted_alike(cluster, clients))
+    outcomes = await clients.crowd(numbered("vm", 3), at_once=3, vcpu=5)
+    assert len(outcomes.uids) == 2, "host 0 has room for 3 more vCPUs only"
+    await clients.delete(uid)
+    await eventually(lambda: counted_alike(cluster, clients))
+    await direct.close()
+
+
+async def test_after_the_boot_the_next_bid_counts_what_the_award_foretold(start: Start) -> None:
+    """Bids are accurate: what a host counts at its next bid is what it counted at the last one, plus what it won."""
+    cluster, clients = await start(3, vcpu=64)
+    for n in range(30):
+        await clients.create(f"vm-{n}", vcpu=1 + n % 4)
+        await eventually(lambda: counted_alike(cluster, clients))
+    records = await stored_records(cluster, 30)
+    counted: dict[str, tuple[int, ...]] = {}
+    for record in reversed(records):
+        (attempt,) = record.attempts
+        for bid in attempt.bids:
+            assert bid.basis == counted.get(bid.host, (0, 0, 0, 0))
+            assert attempt.ledger[bid.host].taken == bid.basis
+        assert attempt.award
+        assert not attempt.award.repriced
+        winner = next(bid for bid in attempt.bids if bid.host == attempt.award.host)
+        counted[winner.host] = winner.basis.plus(record.auction.demand)
+
+
+async def test_promise_7_a_thousand_recorded_auctions_replay_to_the_same_awards(start: Start) -> None:
+    cluster, clients = await start(6, vcpu=150)
+    outcomes = await clients.crowd(numbered("vm", 1000), at_once=64)
+    assert outcomes.errors
+    records = await stored_records(cluster, 1000)
+    assert all(faithful(record) for record in records)
+    assert any(attempt.award and attempt.award.repriced for r in records for attempt in r.attempts)
+    outcome_kinds = {record.outcome for record in records}
+    assert outcome_kinds == {"created", "unplaced"}
+
+
+async def stored_records(cluster: Cluster, count: int) -> list:
+    """The newest records, read from the file that the server writes behind the scenes."""
+
+    def read() -> list:
+        log = AuctionLog(cluster.folder / "server-0" / "auctions.db")
+        try:
+            return log.last(count + 1)
+        finally:
+            log.close()
+
+    payloads = await eventually(lambda: found if len(found := read()) >= count else None)
+    assert len(payloads) == count
+    return [decode(payload) for payload in payloads]
+
+
+async def test_sigterm_finishes_what_is_in_flight(start: Start) -> None:
+    cluster, clients = await start(2)
+    for fake in cluster.fakes:
+        fake.fault("slow", count=-1, delay_s=1.0)
+    creating = [asyncio.create_task(clients.create(f"vm-{n}")) for n in range(8)]
+    await eventually(lambda: reserved(clients, 8))
+    code = await asyncio.to_thread(cluster.server[0].stop, 30.0)
+    assert code == 0
+    uids = await asyncio.gather(*creating)
+    assert sorted(uids) == sorted(uids_on_hosts(cluster))
+
+
+async def reserved(clients: Clients, count: int) -> bool:
+    return sum(p.state == "RESERVED" for p in await clients.placements()) == count
