@@ -37,7 +37,7 @@ from billet.control.ledger import Ledger
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
 from billet.control.story import Story
-from billet.core.errors import Away, BilletError, ConfigError, StoreError
+from billet.core.errors import Away, BilletError, ConfigError, StoreCorrupt, StoreError
 from billet.core.model import Host, Resources
 from billet.core.state import load
 from billet.ports import Backend, Leader, Store
@@ -126,6 +126,8 @@ class Server:
             try:
                 term = await self._store.campaign(self.leader)
                 snapshot = await self._store.load()
+            except StoreCorrupt:
+                raise
             except StoreError as error:
                 log.error("cannot lead: the store is in trouble; trying again", error=error.text)
                 await asyncio.sleep(1.0)

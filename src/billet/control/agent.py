@@ -37,6 +37,7 @@ LOOKUPS = 5  # how often a token is looked for after a create whose outcome is u
 LOOKUP_PAUSE_S = 0.5
 CONNECT_S = 2.0  # how long a create waits for a connection to flintlockd before it counts as not sent
 RECONNECT_S = 0.2  # the same for a call while flintlockd is known to be away
+REMEMBERED = 10_000  # creates whose order may come again
 BOOT_WEIGHT = 0.25  # of the newest boot in the moving mean
 BOOT_POLL_S = 0.25  # how often the boot that is running is looked at
 
@@ -122,6 +123,7 @@ class Agent:
         self._born_s: dict[str, float] = {}  # when a row came, by uid: a List begun earlier says nothing of it
         self._creating: dict[str, Resources] = {}  # creates in hand, by token
         self._doing: dict[str, asyncio.Task[Outcome]] = {}  # the same, to answer an order that comes twice
+        self._carried_out: dict[str, str] = {}  # uid by token, of the latest creates
         self._taken = ZERO
         self._pending = 0
         self._known = False  # flintlockd has answered a List, and the last one too
@@ -167,6 +169,8 @@ class Agent:
 
     async def create(self, order: CreateOrder) -> Outcome:
         """Carry out an award, once, however often the order comes."""
+        if order.token in self._carried_out:
+            return await self._repeated(order)
         task = self._doing.get(order.token)
         if task is None:
             refusal = self._declines(order)
@@ -178,6 +182,13 @@ class Agent:
             task = asyncio.create_task(self._create(order))
             self._doing[order.token] = task
         return await asyncio.shield(task)
+
+    async def _repeated(self, order: CreateOrder) -> Outcome:
+        """The order was carried out before; its answer may have been lost."""
+        found = await self._fetch(self._carried_out[order.token], order.timeout_s)
+        if found:
+            return found._replace(reply=self._codec.without_token(found.reply))
+        return Unknown("this order was carried out before, and flintlockd does not show its microVM")
 
     def _declines(self, order: CreateOrder) -> Refusal | None:
         host_id = self.host.id
@@ -198,7 +209,10 @@ class Agent:
         finally:
             self._doing.pop(order.token, None)
             self._no_longer_in_hand(order.token)
-            if isinstance(outcome, Created) and not order.verdict_only:
+            if isinstance(outcome, Created):
+                self._carried_out[order.token] = outcome.uid
+                if len(self._carried_out) > REMEMBERED:
+                    del self._carried_out[next(iter(self._carried_out))]
                 self._show(self._codec.read_created(outcome.reply)._replace(token=order.token))
         if isinstance(outcome, Created):
             return outcome._replace(reply=self._codec.without_token(outcome.reply))

@@ -1,0 +1,174 @@
+"""The agent, in front of a real fake flintlockd: what it counts, what it refuses, what it does only once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from billet.adapters.flintlock import GrpcFlintlock
+from billet.control.agent import Agent, BootClock, CreateOrder, Measured
+from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources
+from billet.fake.server import FakeFlintlockd
+from billet.fake.settings import FakeConfig
+from billet.node import SystemClock
+from billet.ports import Created, Denied, Inventory, NotTaken, Report
+from billet.wire import flintlock as wire
+from billet.wire.pb import flintlock_pb2 as rpc
+from tests.cluster.clients import create_request
+
+ROOM = Resources(8, 16384, 100_000, 10)
+SHAPE = Resources(1, 1024, 0, 1)
+
+
+class Heard:
+    """What the agent tells, in order: the leader's ear."""
+
+    def __init__(self) -> None:
+        self.reports: list[Report] = []
+        self.inventories: list[Inventory] = []
+
+    def report(self, report: Report) -> None:
+        self.reports.append(report)
+
+    def inventory(self, inventory: Inventory) -> None:
+        self.inventories.append(inventory)
+
+
+Pair = tuple[Agent, FakeFlintlockd]
+
+
+@pytest.fixture
+async def pair() -> AsyncIterator[Pair]:
+    fake = FakeFlintlockd(
+        FakeConfig(grpc_endpoint="127.0.0.1:0", control_endpoint="", boot_mean_s=1e6), die=lambda code: None
+    )
+    await fake.start()
+    daemon = GrpcFlintlock(fake.grpc_address)
+    idle = Measured(cpu_share=0.0, memory_used_mib=0, disk_free_mib=0, pressure=0.25)
+    agent = Agent(Host("h1", ROOM, ROOM), daemon, wire, lambda: idle, SystemClock(), report_interval_s=0.2)
+    agent.uplink = Heard()
+    assert await agent.refresh()
+    yield agent, fake
+    await daemon.close()
+    await fake.stop()
+
+
+def order(token: str, term: int = 5, demand: Resources = SHAPE, **rest: bool) -> CreateOrder:
+    return CreateOrder(term, token, create_request(token), demand, 10.0, **rest)
+
+
+async def test_promise_3_an_order_of_an_older_term_is_refused(pair: Pair) -> None:
+    agent, fake = pair
+    assert agent.accepts(7)
+    outcome = await agent.create(order("01OLD", term=6))
+    assert isinstance(outcome, NotTaken)
+    assert outcome.refusal.reason is Reason.DECLINED
+    assert fake.stats()["creates_accepted"] == 0
+
+
+async def test_promise_4_an_order_that_comes_twice_is_carried_out_once(pair: Pair) -> None:
+    agent, fake = pair
+    first, second = await asyncio.gather(agent.create(order("01TWICE")), agent.create(order("01TWICE")))
+    assert first == second
+    assert isinstance(first, Created)
+    assert fake.stats()["creates_accepted"] == 1
+    again = await agent.create(order("01TWICE"))
+    assert again == first
+    assert fake.stats()["creates_accepted"] == 1
+
+
+async def test_the_token_reaches_the_host_and_never_the_client(pair: Pair) -> None:
+    agent, fake = pair
+    outcome = await agent.create(order("01TOKEN"))
+    assert isinstance(outcome, Created)
+    assert wire.TOKEN_KEY in fake.stats()["microvms"][0]["metadata"]
+    assert wire.TOKEN_KEY.encode() not in outcome.reply
+    assert agent.everything().seen[0].token == "01TOKEN"
+
+
+async def test_creates_in_hand_are_counted_once_before_and_after(pair: Pair) -> None:
+    agent, _ = pair
+    creating = asyncio.create_task(agent.create(order("01A")))
+    await asyncio.sleep(0)
+    assert agent.taken == SHAPE
+    await creating
+    assert agent.taken == SHAPE
+    await agent.refresh()
+    assert agent.taken == SHAPE
+
+
+async def test_the_agent_takes_back_its_bid_when_there_is_no_room_any_more(pair: Pair) -> None:
+    agent, fake = pair
+    outcome = await agent.create(order("01BIG", demand=Resources(9, 1024, 0, 1)))
+    assert isinstance(outcome, NotTaken)
+    assert outcome.refusal.reason is Reason.NO_VCPU
+    assert fake.stats()["creates_accepted"] == 0
+
+
+async def test_flintlockds_verdict_is_passed_on_to_the_letter(pair: Pair) -> None:
+    agent, _ = pair
+    request = rpc.CreateMicroVMRequest.FromString(create_request("vm"))
+    request.microvm.vcpu = 65
+    bad = CreateOrder(5, "01BAD", request.SerializeToString(), SHAPE, 10.0, verdict_only=True)
+    outcome = await agent.create(bad)
+    assert isinstance(outcome, Denied)
+    assert "'VCPU' failed on the 'lte' tag" in outcome.text
+
+
+async def test_what_flintlockd_should_have_refused_is_deleted_again(pair: Pair) -> None:
+    agent, fake = pair
+    outcome = await agent.create(order("01FINE", verdict_only=True))
+    assert isinstance(outcome, NotTaken)
+    assert fake.stats()["creates_accepted"] == 1
+    assert set(fake.stats()["by_state"]) <= {"DELETING"}
+
+
+async def test_without_flintlockd_the_agent_refuses_and_says_so(pair: Pair) -> None:
+    agent, fake = pair
+    await fake.stop()
+    assert not await agent.refresh()
+    answer = agent.bid(Auction("01A", "ns", "vm", SHAPE))
+    assert isinstance(answer, Refusal)
+    assert answer.reason is Reason.DAEMON_AWAY
+    assert not agent.report().daemon_ok
+
+
+async def test_a_stopping_agent_refuses_new_microvms(pair: Pair) -> None:
+    agent, _ = pair
+    await agent.finish(1.0)
+    assert agent.bid(Auction("01A", "ns", "vm", SHAPE)).reason is Reason.STOPPING
+    outcome = await agent.create(order("01LATE"))
+    assert isinstance(outcome, NotTaken)
+
+
+async def test_a_microvm_made_on_the_host_is_in_the_next_bid_and_told_at_once(pair: Pair) -> None:
+    agent, fake = pair
+    fake.vms.create(create_request("mine"))
+    await agent.refresh()
+    answer = agent.bid(Auction("01A", "ns", "vm", SHAPE))
+    assert isinstance(answer, Bid)
+    assert answer.basis == SHAPE
+    assert answer.facts.pending == 1
+    heard = agent.uplink.inventories[-1]
+    assert [row.name for row in heard.seen] == ["mine"]
+    assert not heard.full
+
+
+@pytest.mark.parametrize(
+    ("looks", "mean_s"),
+    [
+        ([(0, 4, 0.0), (1, 3, 2.0)], 2.0),  # one boot took the two seconds
+        ([(0, 4, 0.0), (4, 0, 2.0)], 0.5),  # four did, between two looks
+        ([(0, 1, 0.0), (1, 0, 1.0), (0, 0, 50.0), (0, 1, 100.0), (1, 0, 101.0)], 1.0),  # idle time does not count
+        ([(3, 0, 10.0)], 0.0),  # booted before anybody looked: nothing is known
+    ],
+)
+def test_the_mean_boot_time_is_the_busy_time_shared_by_the_boots(
+    looks: list[tuple[int, int, float]], mean_s: float
+) -> None:
+    clock = BootClock()
+    for booted, pending, now_s in looks:
+        clock.looked(booted, pending, now_s)
+    assert clock.mean_s == pytest.approx(mean_s)
