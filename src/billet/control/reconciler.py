@@ -19,6 +19,7 @@ from billet.ports import Clock, Inventory, Report
 log = structlog.get_logger()
 
 SWEEP_S = 30.0  # every host is looked at again this often, whether it said something or not
+CHUNK = 100  # changes in one commit: these need not be written together, and a store takes only so many at once
 RETRY_S = 1.0  # after the store refused
 
 
@@ -159,10 +160,10 @@ class Reconciler:
                 claims.append(change)
             else:
                 others.append(change)
-        if others:
-            await self._ledger.settle(others)
-        if claims:
-            await self._ledger.claim(claims)
+        for start in range(0, len(others), CHUNK):
+            await self._ledger.settle(others[start : start + CHUNK])
+        for start in range(0, len(claims), CHUNK):
+            await self._ledger.claim(claims[start : start + CHUNK])
 
     def _takes_room(self, placement: Placement) -> bool:
         old = self._ledger.state.placements.get(placement.id)

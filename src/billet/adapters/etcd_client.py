@@ -1,0 +1,180 @@
+"""A thin client of etcd's v3 API over gRPC: all endpoints, TLS, short deadlines, a watch that resumes.
+
+No text of gRPC's leaves this file: a channel's own words may contain some that mean something else to clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from billet.core.errors import ConfigError, StoreError
+from billet.wire import tls
+from billet.wire.pb import etcd_rpc_pb2 as pb
+
+CALL_S = 0.5  # one attempt at one endpoint; a member that is well answers in milliseconds
+STEADY_S = 5.0  # how long a read is tried, over all endpoints
+PAUSE_S = 0.05  # between two attempts
+QUIET_S = 10.0  # silence on a connection after which it is probed
+METADATA = (("hasleader", "true"),)  # a member cut off from its cluster must say so
+OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.keepalive_time_ms", int(QUIET_S * 1e3)),
+    ("grpc.keepalive_timeout_ms", 3000),
+]
+DOUBTFUL = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+}
+
+R = TypeVar("R", bound=Message)
+
+
+class EtcdAway(StoreError):
+    """A member did not answer: what was asked may have happened or not."""
+
+
+class Compacted(StoreError):
+    """The history that was asked for is gone."""
+
+
+class EtcdClient:
+    """Calls go to one endpoint until it fails, then to the next."""
+
+    def __init__(self, endpoints: Sequence[str], ca: str = "", cert: str = "", key: str = "") -> None:
+        """`endpoints` are http://HOST:PORT or https://HOST:PORT; the paths of PEM files are for https."""
+        if not endpoints:
+            raise ConfigError("--store names no etcd endpoint; write etcd://HOST:PORT,HOST:PORT")
+        self.endpoints = [urlsplit(endpoint).netloc for endpoint in endpoints]
+        self._channels = [_channel(endpoint, ca, cert, key) for endpoint in endpoints]
+        self._at = 0
+
+    async def call(self, method: str, request: Message, reply: type[R], timeout_s: float = CALL_S) -> R:
+        """One attempt. Raises EtcdAway when the outcome is unknown, StoreError when it was refused."""
+        at = self._at
+        caller = self._channels[at].unary_unary(
+            f"/etcdserverpb.{method}", type(request).SerializeToString, reply.FromString
+        )
+        try:
+            answer: R = await caller(request, timeout=timeout_s, metadata=METADATA)
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(at, error) from None
+        return answer
+
+    async def steady(
+        self, method: str, request: Message, reply: type[R], within_s: float = STEADY_S, timeout_s: float = CALL_S
+    ) -> R:
+        """Attempt after attempt, for what may safely be asked twice. Raises StoreError after `within_s`."""
+        deadline_s = time.monotonic() + within_s
+        while True:
+            try:
+                return await self.call(method, request, reply, timeout_s)
+            except EtcdAway:
+                if time.monotonic() > deadline_s:
+                    raise
+                await asyncio.sleep(PAUSE_S)
+
+    async def keep_alive(self, lease: int) -> int:
+        """Renew a lease; returns its seconds to live, 0 when it is gone. Raises EtcdAway."""
+        at = self._at
+        stream: grpc.aio.StreamStreamMultiCallable[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
+        stream = self._channels[at].stream_stream(
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            pb.LeaseKeepAliveRequest.SerializeToString,
+            pb.LeaseKeepAliveResponse.FromString,
+        )
+        call = stream(iter([pb.LeaseKeepAliveRequest(ID=lease)]), timeout=CALL_S, metadata=METADATA)
+        try:
+            async for answer in call:
+                return answer.TTL
+        except grpc.aio.AioRpcError as error:
+            raise self._failed(at, error) from None
+        finally:
+            call.cancel()
+        raise EtcdAway(self.away_text())
+
+    async def watch(self, key: bytes, range_end: bytes, after: int) -> AsyncIterator[pb.WatchResponse]:
+        """Every change of these keys after a revision, for ever, over reconnects. Raises Compacted."""
+        while True:
+            with suppress(EtcdAway):
+                async for response in self._watch_once(key, range_end, after + 1):
+                    if response.compact_revision:
+                        raise Compacted(f"the history after revision {after} is gone; load anew")
+                    if response.canceled:
+                        self._next(self._at)
+                        break
+                    if response.events:
+                        yield response
+                        after = response.events[-1].kv.mod_revision
+            await asyncio.sleep(PAUSE_S)
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await asyncio.gather(*(channel.close() for channel in self._channels))
+
+    def away_text(self) -> str:
+        """What a person reads when etcd does not answer."""
+        return f"etcd does not answer at {', '.join(self.endpoints)}: start it, or mend --store"
+
+    async def _watch_once(self, key: bytes, range_end: bytes, start: int) -> AsyncIterator[pb.WatchResponse]:
+        at = self._at
+        stream: grpc.aio.StreamStreamMultiCallable[pb.WatchRequest, pb.WatchResponse]
+        stream = self._channels[at].stream_stream(
+            "/etcdserverpb.Watch/Watch", pb.WatchRequest.SerializeToString, pb.WatchResponse.FromString
+        )
+        wanted = pb.WatchCreateRequest(key=key, range_end=range_end, start_revision=start)
+        call = stream(metadata=METADATA)
+        try:
+            await call.write(pb.WatchRequest(create_request=wanted))
+            async for response in call:
+                yield response
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
+            if isinstance(error, grpc.aio.AioRpcError):
+                raise self._failed(at, error) from None
+            self._next(at)
+            raise EtcdAway(self.away_text()) from None
+        finally:
+            call.cancel()
+
+    def _failed(self, at: int, error: grpc.aio.AioRpcError) -> StoreError:
+        """A gRPC error in our words. etcd's own refusals begin with its name and are safe to repeat."""
+        text = error.details() or ""
+        if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "space" in text:
+            return StoreError("etcd is out of space: compact and defragment it, then disarm its alarm")
+        if error.code() in DOUBTFUL:
+            self._next(at)
+            return EtcdAway(self.away_text())
+        if error.code() is grpc.StatusCode.OUT_OF_RANGE and "compacted" in text:
+            return Compacted("the history that was asked for is gone; load anew")
+        said = text if text.startswith("etcdserver:") and "not found" not in text else error.code().name
+        return StoreError(f"etcd refused: {said}")
+
+    def _next(self, failed: int) -> None:
+        """Go on with another endpoint, unless somebody has done so already."""
+        if self._at == failed:
+            self._at = (failed + 1) % len(self._channels)
+
+
+def _channel(endpoint: str, ca: str, cert: str, key: str) -> grpc.aio.Channel:
+    parts = urlsplit(endpoint)
+    match parts.scheme:
+        case "http" if parts.netloc:
+            return grpc.aio.insecure_channel(parts.netloc, options=OPTIONS)
+        case "https" if parts.netloc:
+            return grpc.aio.secure_channel(parts.netloc, tls.channel_credentials(ca, cert, key), options=OPTIONS)
+        case _:
+            raise ConfigError(f"etcd endpoint {endpoint!r} is neither http://HOST:PORT nor https://HOST:PORT")
