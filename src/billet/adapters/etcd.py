@@ -1,13 +1,18 @@
 """The store for several servers: etcd, and so Raft.
 
 Keys, below one prefix: hosts/<id> and placements/<id> are the records; election/<lease> is a candidate, the one with
-the lowest create revision leads, and that revision is its term; commit/<lease> counts a leader's transactions, so
-that it can recognise one of its own whose answer was lost.
+the lowest create revision leads, and that revision is its term; commit/<lease> counts a leader's transactions.
+
+Why the count: an answer can be lost, so a transaction is sent again, and the first copy may still be on its way (in
+the socket of a member that stands still, say) when the leader has long gone on. Every transaction therefore
+demands the count of its predecessor and leaves its own. It takes effect once at most, never after a later one,
+and whoever finds its own count there knows that it had got through.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
@@ -16,25 +21,28 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from billet.adapters.etcd_client import PAUSE_S, STEADY_S, EtcdAway, EtcdClient
+from billet.adapters.etcd_client import CALL_S, PAUSE_S, STEADY_S, EtcdAway, EtcdClient
 from billet.adapters.groupcommit import GroupCommit, Writes
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
 from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Term
 from billet.wire.pb import etcd_rpc_pb2 as pb
-from billet.wire.records import decode
+from billet.wire.records import decode, read_leader
 
 log = structlog.get_logger()
 
 PAGE = 5_000  # keys in one answer of a load
 CORRUPTING = ((3, 5, 0), (3, 5, 5))  # releases that may lose data silently
 OLDEST = (3, 4, 23)
+MARGIN = 0.1  # of the lease's time, by which a leader gives up before etcd gives its place away
+MAX_OPS = 128  # etcd's own limit for one transaction, of which the count takes one
 
 Create = pb.Compare.CREATE
+Value = pb.Compare.VALUE
 Equal = pb.Compare.EQUAL
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Candidacy:
     """One lease and what hangs on it."""
 
@@ -44,7 +52,8 @@ class Candidacy:
     alive_until_s: float  # monotonic, counted from before the request: etcd keeps the lease at least as long
     over: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: asyncio.Task[None] | None = None
-    commits: int = 0
+    commits: int = 0  # transactions begun
+    settled: int = 0  # the count that etcd was last known to hold
 
 
 class EtcdStore:
@@ -58,38 +67,42 @@ class EtcdStore:
         key: str = "",
         prefix: str = "/billet/",
         lease_ttl_s: int = 3,
+        call_s: float = CALL_S,
     ) -> None:
-        """`lease_ttl_s` is how long a leader that vanished is waited for; etcd itself needs about 2."""
-        self._client = EtcdClient(endpoints, ca, cert, key)
+        """`lease_ttl_s` is how long a leader that vanished is waited for; etcd itself needs about 2.
+
+        `call_s` is the deadline of one attempt at one endpoint.
+        """
+        self._client = EtcdClient(endpoints, ca, cert, key, call_s)
         self._prefix = prefix.encode()
         self._ttl_s = lease_ttl_s
-        self._mine: dict[int, Candidacy] = {}  # by term
+        self._standing: set[Candidacy] = set()  # every lease that is ours
+        self._mine: dict[int, Candidacy] = {}  # those that were elected, by term
+        self._closing = False
         self._group = GroupCommit(self._write)
 
     # Opening and closing.
 
     async def open(self) -> None:
         """See ports.Store."""
-        status = await self._client.steady("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
-        version = tuple(int(part) for part in status.version.split("-")[0].split("."))
-        if CORRUPTING[0] <= version <= CORRUPTING[1]:
-            raise StoreError(f"etcd {status.version} is known to lose data: upgrade it to 3.5.6 or newer")
-        if version < OLDEST:
-            log.warning("this etcd is older than any that Billet is tested with", version=status.version)
+        await self._client.steady("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+        answers = await self._client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+        for version in sorted({answer.version for answer in answers}):
+            check_version(version)
 
     async def close(self) -> None:
         """See ports.Store."""
+        self._closing = True
         await self._group.close()
-        for candidacy in list(self._mine.values()):
-            await self._withdraw(candidacy)
         self._mine.clear()
+        await asyncio.gather(*(self._withdraw(candidacy) for candidacy in list(self._standing)))
         await self._client.close()
 
     # Election.
 
     async def campaign(self, me: Leader) -> Term:
-        """See ports.Store. Waits through an etcd that does not answer."""
-        while True:
+        """See ports.Store. A lease that was lost while waiting is replaced by a new one."""
+        while not self._closing:
             candidacy = await self._register(me)
             try:
                 number = await self._until_first(candidacy)
@@ -100,6 +113,7 @@ class EtcdStore:
                 self._mine[number] = candidacy
                 return Term(number, me)
             await self._withdraw(candidacy)
+        raise StoreError("the connection to etcd was closed")
 
     async def _register(self, me: Leader) -> Candidacy:
         """A lease, and a key that lives as long."""
@@ -108,17 +122,26 @@ class EtcdStore:
         lease = await self._client.steady("Lease/LeaseGrant", grant, pb.LeaseGrantResponse)
         name = f"{lease.ID:016x}".encode()
         candidacy = Candidacy(
-            lease.ID, self._prefix + b"election/" + name, self._prefix + b"commit/" + name, asked_s + self._ttl_s
+            lease.ID, self._prefix + b"election/" + name, self._prefix + b"commit/" + name, asked_s + self._reign_s()
         )
-        put = pb.PutRequest(key=candidacy.key, value=msgspec.json.encode(me), lease=lease.ID)
+        self._standing.add(candidacy)
+        puts = {candidacy.key: msgspec.json.encode(me), candidacy.marker: b"0"}
         # Only if it is not there: a second attempt must not change the create revision that the first one got.
         once = pb.TxnRequest(
             compare=[pb.Compare(key=candidacy.key, target=Create, result=Equal, create_revision=0)],
-            success=[pb.RequestOp(request_put=put)],
+            success=[_put(key, value, lease.ID) for key, value in puts.items()],
         )
-        await self._client.steady("KV/Txn", once, pb.TxnResponse)
+        try:
+            await self._client.steady("KV/Txn", once, pb.TxnResponse)
+        except BaseException:
+            await asyncio.shield(self._withdraw(candidacy))
+            raise
         candidacy.keeper = asyncio.create_task(self._keep(candidacy))
         return candidacy
+
+    def _reign_s(self) -> float:
+        """How long we count on a lease, from before it was asked for: less than etcd does, from after."""
+        return self._ttl_s * (1 - MARGIN)
 
     async def _until_first(self, candidacy: Candidacy) -> int | None:
         """Wait until nobody stands before us; the create revision of our key, None when it was lost."""
@@ -151,29 +174,37 @@ class EtcdStore:
 
     async def _keep(self, candidacy: Candidacy) -> None:
         """Renew the lease until it is gone, or can no longer be known to be ours."""
-        while not candidacy.over.is_set():
-            asked_s = time.monotonic()
-            if asked_s >= candidacy.alive_until_s:
-                log.warning("the lease could not be renewed in time")
-                break
-            pause_s = PAUSE_S
-            with suppress(EtcdAway):
-                if not await self._client.keep_alive(candidacy.lease):
-                    log.warning("the lease is gone")
-                    break
-                candidacy.alive_until_s = asked_s + self._ttl_s
-                pause_s = self._ttl_s / 3
-            left_s = candidacy.alive_until_s - time.monotonic()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, min(pause_s, left_s))):
-                    await candidacy.over.wait()
-        candidacy.over.set()
+        try:
+            while not candidacy.over.is_set() and await self._kept(candidacy):
+                pass
+        finally:  # whatever else may go wrong: nobody believes in a lease that is not looked after
+            candidacy.over.set()
+
+    async def _kept(self, candidacy: Candidacy) -> bool:
+        """Try once to renew, and wait until it is time for the next; False when the lease is lost."""
+        asked_s = time.monotonic()
+        if asked_s >= candidacy.alive_until_s:
+            log.warning("the lease could not be renewed in time")
+            return False
+        pause_s = PAUSE_S
+        with suppress(StoreError):  # refused or unanswered, it is not renewed, and time decides
+            if not await self._client.keep_alive(candidacy.lease):
+                log.warning("the lease is gone")
+                return False
+            candidacy.alive_until_s = asked_s + self._reign_s()
+            pause_s = self._ttl_s / 3
+        left_s = candidacy.alive_until_s - time.monotonic()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, min(pause_s, left_s))):
+                await candidacy.over.wait()
+        return True
 
     async def resign(self, term: Term) -> None:
         """See ports.Store."""
-        candidacy = self._mine.pop(term.number, None)
+        candidacy = self._mine.get(term.number)
         if candidacy:
             await self._group.close()
+            self._mine.pop(term.number, None)
             await self._withdraw(candidacy)
 
     async def _withdraw(self, candidacy: Candidacy) -> None:
@@ -181,6 +212,9 @@ class EtcdStore:
         candidacy.over.set()
         if candidacy.keeper:
             await asyncio.gather(candidacy.keeper, return_exceptions=True)
+        if candidacy not in self._standing:
+            return
+        self._standing.discard(candidacy)
         with suppress(StoreError):
             revoke = pb.LeaseRevokeRequest(ID=candidacy.lease)
             await self._client.steady("Lease/LeaseRevoke", revoke, pb.LeaseRevokeResponse, within_s=1.0)
@@ -194,7 +228,7 @@ class EtcdStore:
     async def leader(self) -> Leader | None:
         """See ports.Store."""
         first = await self._range(b"election/", sort=pb.RangeRequest.CREATE, limit=1)
-        return msgspec.json.decode(first.kvs[0].value, type=Leader) if first.kvs else None
+        return read_leader(first.kvs[0].value) if first.kvs else None
 
     # Reading and writing.
 
@@ -223,48 +257,44 @@ class EtcdStore:
         return await self._group.commit(term.number, changes)
 
     async def _write(self, term: int, writes: Writes) -> int:
-        """One transaction, fenced by the election key.
-
-        When the answer is lost the same transaction is sent again. Its writes are the same whoever carries it out
-        first, and no other of ours is on its way, so that twice does no more than once.
-        """
+        """One transaction, fenced by the election key and the count of our transactions."""
         candidacy = self._mine.get(term)
-        if candidacy is None:
+        if candidacy is None or candidacy.over.is_set():
             raise Fenced(f"term {term} has ended")
+        if len(writes) >= MAX_OPS:
+            raise StoreError(f"{len(writes)} records do not fit into one transaction; nothing was written")
         candidacy.commits += 1
-        count = str(candidacy.commits).encode()
-        request = self._transaction(term, candidacy, writes, count)
-        deadline_s, doubt = time.monotonic() + STEADY_S, False
+        count, doubt, deadline_s = candidacy.commits, False, time.monotonic() + STEADY_S
         while True:
+            request = self._transaction(term, candidacy, writes)
             try:
                 answer = await self._client.call("KV/Txn", request, pb.TxnResponse)
-                break
-            except EtcdAway as error:
+            except StoreError as error:
+                if not doubt and not isinstance(error, EtcdAway):
+                    raise  # refused, and nothing of it can be on its way
                 doubt = True
                 if time.monotonic() > deadline_s or candidacy.over.is_set():
                     raise OutcomeUnknown(f"a commit was sent and its answer is lost: {error.text}") from None
                 await asyncio.sleep(PAUSE_S)
-        if answer.succeeded:
-            return answer.header.revision
-        marker = answer.responses[0].response_range.kvs
-        if marker and marker[0].value == count:
-            return marker[0].mod_revision  # an earlier attempt got through, before the term ended
-        if doubt:
-            raise OutcomeUnknown(
-                f"term {term} has ended, and with it the trace of whether its last commit got through"
-            )
-        raise Fenced(f"term {term} has ended")
+                continue
+            revision = _learn(term, candidacy, count, answer, doubt)
+            if revision:
+                return revision
 
-    def _transaction(self, term: int, candidacy: Candidacy, writes: Writes, count: bytes) -> pb.TxnRequest:
-        ops = [pb.RequestOp(request_put=pb.PutRequest(key=candidacy.marker, value=count, lease=candidacy.lease))]
+    def _transaction(self, term: int, candidacy: Candidacy, writes: Writes) -> pb.TxnRequest:
+        ops = [_put(candidacy.marker, str(candidacy.commits).encode(), candidacy.lease)]
         for name, value in writes.items():
             key = self._prefix + name.encode()
             if value is None:
                 ops.append(pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key)))
             else:
-                ops.append(pb.RequestOp(request_put=pb.PutRequest(key=key, value=value)))
+                ops.append(_put(key, value))
+        before = str(candidacy.settled).encode()
         return pb.TxnRequest(
-            compare=[pb.Compare(key=candidacy.key, target=Create, result=Equal, create_revision=term)],
+            compare=[
+                pb.Compare(key=candidacy.key, target=Create, result=Equal, create_revision=term),
+                pb.Compare(key=candidacy.marker, target=Value, result=Equal, value=before),
+            ],
             success=ops,
             failure=[pb.RequestOp(request_range=pb.RangeRequest(key=candidacy.marker))],
         )
@@ -291,9 +321,40 @@ class EtcdStore:
         return await self._client.steady("KV/Range", request, pb.RangeResponse)
 
     def _name(self, key: bytes) -> str:
-        return key.removeprefix(self._prefix).decode()
+        return key.removeprefix(self._prefix).decode(errors="replace")
 
 
 def after_prefix(prefix: bytes) -> bytes:
     """The first key after all that begin so: etcd's way to name a prefix. The last byte is never 255 here."""
     return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def check_version(text: str) -> None:
+    """Refuse an etcd that loses data; warn of one that nobody tests with."""
+    found = re.match(r"(\d+)\.(\d+)\.(\d+)", text)
+    version = tuple(int(part) for part in found.groups()) if found else (0, 0, 0)
+    if CORRUPTING[0] <= version <= CORRUPTING[1]:
+        raise StoreError(f"etcd {text} is known to lose data: upgrade it to 3.5.6 or newer")
+    if version < OLDEST:
+        log.warning("this etcd is older than any that Billet is tested with", version=text)
+
+
+def _learn(term: int, candidacy: Candidacy, count: int, answer: pb.TxnResponse, doubt: bool) -> int:
+    """The revision of a transaction that got through, now or at an earlier attempt; 0 when it is to be sent anew."""
+    if answer.succeeded:
+        candidacy.settled = count
+        return answer.header.revision
+    marker = answer.responses[0].response_range.kvs
+    if not marker and doubt:
+        raise OutcomeUnknown(f"term {term} has ended, and with it the trace of whether its last commit got through")
+    if not marker:
+        raise Fenced(f"term {term} has ended")
+    held = int(marker[0].value)
+    if held != count and held == candidacy.settled:  # the count was as demanded, so the election key was not
+        raise Fenced(f"term {term} has ended")
+    candidacy.settled = held  # ours, or the one before, whose caller had to be told that its outcome was unknown
+    return marker[0].mod_revision if held == count else 0
+
+
+def _put(key: bytes, value: bytes, lease: int = 0) -> pb.RequestOp:
+    return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value, lease=lease))

@@ -32,13 +32,18 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.keepalive_time_ms", int(QUIET_S * 1e3)),
     ("grpc.keepalive_timeout_ms", 3000),
+    ("grpc.http2.max_pings_without_data", 0),  # a watch may be silent for hours and must still be probed
 ]
-DOUBTFUL = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.INTERNAL,
-    grpc.StatusCode.UNKNOWN,
+REFUSALS = {  # etcd says these before it changes anything; every other code leaves the outcome open
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.DATA_LOSS,
 }
 
 R = TypeVar("R", bound=Message)
@@ -55,28 +60,47 @@ class Compacted(StoreError):
 class EtcdClient:
     """Calls go to one endpoint until it fails, then to the next."""
 
-    def __init__(self, endpoints: Sequence[str], ca: str = "", cert: str = "", key: str = "") -> None:
-        """`endpoints` are http://HOST:PORT or https://HOST:PORT; the paths of PEM files are for https."""
+    def __init__(
+        self, endpoints: Sequence[str], ca: str = "", cert: str = "", key: str = "", call_s: float = CALL_S
+    ) -> None:
+        """`endpoints` are http://HOST:PORT, https://HOST:PORT or unix:PATH; the PEM files are for https.
+
+        `call_s` is the deadline of one attempt at one endpoint.
+        """
         if not endpoints:
             raise ConfigError("--store names no etcd endpoint; write etcd://HOST:PORT,HOST:PORT")
-        self.endpoints = [urlsplit(endpoint).netloc for endpoint in endpoints]
+        self.endpoints = [urlsplit(endpoint).netloc or endpoint for endpoint in endpoints]
         self._channels = [_channel(endpoint, ca, cert, key) for endpoint in endpoints]
+        self._call_s = call_s
         self._at = 0
+        self._closed = False
 
-    async def call(self, method: str, request: Message, reply: type[R], timeout_s: float = CALL_S) -> R:
+    async def call(self, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
         """One attempt. Raises EtcdAway when the outcome is unknown, StoreError when it was refused."""
-        at = self._at
+        return await self._ask(self._at, method, request, reply, timeout_s)
+
+    async def everyone(self, method: str, request: Message, reply: type[R]) -> list[R]:
+        """One attempt at every endpoint at once; the answers of those that gave one, perhaps none."""
+        asked = (self._ask(at, method, request, reply) for at in range(len(self._channels)))
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        return [answer for answer in answers if not isinstance(answer, BaseException)]
+
+    async def _ask(self, at: int, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
+        self._check_open()
         caller = self._channels[at].unary_unary(
             f"/etcdserverpb.{method}", type(request).SerializeToString, reply.FromString
         )
         try:
-            answer: R = await caller(request, timeout=timeout_s, metadata=METADATA)
+            answer: R = await caller(request, timeout=timeout_s or self._call_s, metadata=METADATA)
         except grpc.aio.AioRpcError as error:
             raise self._failed(at, error) from None
+        except asyncio.CancelledError:
+            self._check_cancelled()
+            raise
         return answer
 
     async def steady(
-        self, method: str, request: Message, reply: type[R], within_s: float = STEADY_S, timeout_s: float = CALL_S
+        self, method: str, request: Message, reply: type[R], within_s: float = STEADY_S, timeout_s: float = 0.0
     ) -> R:
         """Attempt after attempt, for what may safely be asked twice. Raises StoreError after `within_s`."""
         deadline_s = time.monotonic() + within_s
@@ -89,7 +113,8 @@ class EtcdClient:
                 await asyncio.sleep(PAUSE_S)
 
     async def keep_alive(self, lease: int) -> int:
-        """Renew a lease; returns its seconds to live, 0 when it is gone. Raises EtcdAway."""
+        """Renew a lease; returns its seconds to live, 0 when it is gone. Raises as `call` does."""
+        self._check_open()
         at = self._at
         stream: grpc.aio.StreamStreamMultiCallable[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
         stream = self._channels[at].stream_stream(
@@ -97,18 +122,24 @@ class EtcdClient:
             pb.LeaseKeepAliveRequest.SerializeToString,
             pb.LeaseKeepAliveResponse.FromString,
         )
-        call = stream(iter([pb.LeaseKeepAliveRequest(ID=lease)]), timeout=CALL_S, metadata=METADATA)
+        call = stream(iter([pb.LeaseKeepAliveRequest(ID=lease)]), timeout=self._call_s, metadata=METADATA)
         try:
             async for answer in call:
                 return answer.TTL
         except grpc.aio.AioRpcError as error:
             raise self._failed(at, error) from None
+        except asyncio.CancelledError:
+            self._check_cancelled()
+            raise
         finally:
             call.cancel()
         raise EtcdAway(self.away_text())
 
     async def watch(self, key: bytes, range_end: bytes, after: int) -> AsyncIterator[pb.WatchResponse]:
-        """Every change of these keys after a revision, for ever, over reconnects. Raises Compacted."""
+        """Every change of these keys after a revision, for ever, over reconnects. Raises Compacted.
+
+        Other refusals, and the closing of the client, raise StoreError.
+        """
         while True:
             with suppress(EtcdAway):
                 async for response in self._watch_once(key, range_end, after + 1):
@@ -123,14 +154,26 @@ class EtcdClient:
             await asyncio.sleep(PAUSE_S)
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Let go of all connections. Calls that still wait, and watches, end with StoreError."""
+        self._closed = True
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     def away_text(self) -> str:
         """What a person reads when etcd does not answer."""
         return f"etcd does not answer at {', '.join(self.endpoints)}: start it, or mend --store"
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("the connection to etcd was closed")
+
+    def _check_cancelled(self) -> None:
+        """Closing a channel shows as a cancellation of its calls. Only a task's own is one for its caller."""
+        task = asyncio.current_task()
+        if task is None or not task.cancelling():
+            self._check_open()
+
     async def _watch_once(self, key: bytes, range_end: bytes, start: int) -> AsyncIterator[pb.WatchResponse]:
+        self._check_open()
         at = self._at
         stream: grpc.aio.StreamStreamMultiCallable[pb.WatchRequest, pb.WatchResponse]
         stream = self._channels[at].stream_stream(
@@ -147,6 +190,9 @@ class EtcdClient:
                 raise self._failed(at, error) from None
             self._next(at)
             raise EtcdAway(self.away_text()) from None
+        except asyncio.CancelledError:
+            self._check_cancelled()
+            raise
         finally:
             call.cancel()
 
@@ -155,7 +201,7 @@ class EtcdClient:
         text = error.details() or ""
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "space" in text:
             return StoreError("etcd is out of space: compact and defragment it, then disarm its alarm")
-        if error.code() in DOUBTFUL:
+        if error.code() not in REFUSALS:
             self._next(at)
             return EtcdAway(self.away_text())
         if error.code() is grpc.StatusCode.OUT_OF_RANGE and "compacted" in text:
@@ -170,6 +216,9 @@ class EtcdClient:
 
 
 def _channel(endpoint: str, ca: str, cert: str, key: str) -> grpc.aio.Channel:
+    if endpoint.startswith("unix:"):
+        # A path makes no valid :authority, and Go's server refuses a call without one.
+        return grpc.aio.insecure_channel(endpoint, options=[*OPTIONS, ("grpc.default_authority", "localhost")])
     parts = urlsplit(endpoint)
     match parts.scheme:
         case "http" if parts.netloc:
@@ -177,4 +226,4 @@ def _channel(endpoint: str, ca: str, cert: str, key: str) -> grpc.aio.Channel:
         case "https" if parts.netloc:
             return grpc.aio.secure_channel(parts.netloc, tls.channel_credentials(ca, cert, key), options=OPTIONS)
         case _:
-            raise ConfigError(f"etcd endpoint {endpoint!r} is neither http://HOST:PORT nor https://HOST:PORT")
+            raise ConfigError(f"etcd endpoint {endpoint!r} is not http://HOST:PORT, https://HOST:PORT or unix:PATH")

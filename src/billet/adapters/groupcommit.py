@@ -11,6 +11,7 @@ from billet.core.state import Change
 from billet.wire.records import encode
 
 CAP = 120  # keys in one transaction; etcd takes 128 operations by default
+CAP_BYTES = 1 << 20  # of keys and records; etcd takes 1.5 MiB by default
 
 Writes = dict[str, bytes | None]  # key -> record, None deletes; a key is written once, the last change counts
 
@@ -22,6 +23,7 @@ class Commit:
     term: int
     writes: Writes
     done: asyncio.Future[int]
+    size: int  # bytes
 
 
 class GroupCommit:
@@ -35,15 +37,17 @@ class GroupCommit:
     async def commit(self, term: int, changes: Sequence[Change]) -> int:
         """See ports.Store.commit. A caller that is cancelled does not call its commit back."""
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._pending.append(Commit(term, dict(encode(change) for change in changes), done))
+        writes: Writes = dict(encode(change) for change in changes)
+        size = sum(len(key) + len(value or b"") for key, value in writes.items())
+        self._pending.append(Commit(term, writes, done, size))
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         return await done
 
     async def close(self) -> None:
-        """Wait for the transaction in flight and what is pending."""
+        """Wait for the transaction in flight and what is pending. Cancelling ends the waiting, not the work."""
         if self._worker:
-            await self._worker
+            await asyncio.wait([self._worker])
 
     async def _work(self) -> None:
         try:
@@ -74,11 +78,11 @@ class GroupCommit:
                 commit.done.set_exception(error)
 
     def _take(self) -> list[Commit]:
-        """Whole commits of one term, up to the cap; a single larger one goes alone."""
-        first, keys, count = self._pending[0], 0, 0
+        """Whole commits of one term, up to the caps; a single larger one goes alone."""
+        first, keys, size, count = self._pending[0], 0, 0, 0
         for commit in self._pending:
-            keys += len(commit.writes)
-            if commit.term != first.term or (keys > CAP and count):
+            keys, size = keys + len(commit.writes), size + commit.size
+            if commit.term != first.term or ((keys > CAP or size > CAP_BYTES) and count):
                 break
             count += 1
         batch, self._pending = self._pending[:count], self._pending[count:]

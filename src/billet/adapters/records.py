@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,17 +66,17 @@ class AuctionLog:
         """The records with this key or name, the newest first."""
         with self._lock:
             fresh = [*self._writing, *self._unwritten]
-            rows = self._db.execute(
-                "SELECT payload FROM names JOIN auctions USING (seq) WHERE name = ? ORDER BY seq DESC", (name,)
-            ).fetchall()
-        return [item.payload for item in reversed(fresh) if name in item.names] + [row[0] for row in rows]
+            rows = self._rows(
+                "SELECT payload FROM names JOIN auctions USING (seq) WHERE name = ? ORDER BY seq DESC", name
+            )
+        return [item.payload for item in reversed(fresh) if name in item.names] + rows
 
     def last(self, count: int) -> list[bytes]:
         """The newest records, the newest first."""
         with self._lock:
             fresh = [*self._writing, *self._unwritten]
-            rows = self._db.execute("SELECT payload FROM auctions ORDER BY seq DESC LIMIT ?", (count,)).fetchall()
-        return ([item.payload for item in reversed(fresh)] + [row[0] for row in rows])[:count]
+            rows = self._rows("SELECT payload FROM auctions ORDER BY seq DESC LIMIT ?", count)
+        return ([item.payload for item in reversed(fresh)] + rows)[:count]
 
     def close(self) -> None:
         """Write what is there, and end."""
@@ -93,7 +94,7 @@ class AuctionLog:
                 self._write()
             except sqlite3.Error as error:
                 log.warning("records of auctions are not written", path=str(self._path), error=str(error))
-                self._writing = ()
+                self._give_up()
             if self._closing and not self._unwritten:
                 return
             if not self._closing:
@@ -116,18 +117,42 @@ class AuctionLog:
             self._db.execute("COMMIT")
             self._writing = ()
 
+    def _give_up(self) -> None:
+        """Forget a batch that could not be written; the next one begins with a clean slate."""
+        with self._lock, suppress(sqlite3.Error):
+            self._writing = ()
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+
+    def _rows(self, query: str, given: str | int) -> list[bytes]:
+        try:
+            return [row[0] for row in self._db.execute(query, (given,)).fetchall()]
+        except sqlite3.Error as error:
+            log.warning("records of auctions cannot be read", path=str(self._path), error=str(error))
+            return []
+
     def _open(self) -> sqlite3.Connection:
         try:
-            return self._connect()
+            return _connect(str(self._path))
+        except sqlite3.OperationalError as error:  # the file may be well, but we cannot have it
+            log.warning("records of auctions are kept in memory only", path=str(self._path), error=str(error))
+            return _connect(":memory:")
         except sqlite3.DatabaseError as error:
             aside = self._path.with_name(f"{self._path.name}.unreadable")
             log.warning("records of auctions cannot be read; beginning anew", error=str(error), moved_to=str(aside))
             self._path.replace(aside)
-            return self._connect()
+            for suffix in ("-wal", "-shm"):  # SQLite would replay the old file's journal into the new one
+                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            return _connect(str(self._path))
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+
+def _connect(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=OFF")  # a power cut may cost an explanation, nothing else
         db.executescript(SCHEMA)
-        return db
+    except BaseException:
+        db.close()
+        raise
+    return db

@@ -10,24 +10,26 @@ import asyncio
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
 from billet.adapters.groupcommit import GroupCommit, Writes
-from billet.core.errors import BilletError, Fenced, StoreCorrupt, StoreError
+from billet.core.errors import Fenced, StoreCorrupt, StoreError
 from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Term
-from billet.wire.records import decode
+from billet.wire.records import decode, read_leader
 
 SCHEMA_VERSION = 1
 APPLICATION_ID = 0x42494C54  # "BILT", in the header of the file
 KEEP_REVISIONS = 10_000  # what a watcher can catch up on
 TRIM_EVERY = 1_000
 LOCK_POLL_S = 0.1
+WATCH_PAGE = 500  # revisions in one look at the log
 WATCH_POLL_S = 0.25  # for changes by another process; this process's own wake watchers at once
 
 SCHEMA = """
@@ -45,6 +47,7 @@ class SqliteStore:
 
     def __init__(self, path: str | Path) -> None:
         self._path = Path(path)
+        self._lock_path = self._path.with_name(self._path.name + ".lock")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | None = None
         self._lock: IO[str] | None = None
@@ -65,13 +68,14 @@ class SqliteStore:
             raise StoreError(f"{folder} is not a folder: make it, or give another --store")
         if not os.access(folder, os.W_OK):
             raise StoreError(f"{folder} cannot be written to: give the server's user the right, or another --store")
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
         try:
-            db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
             self._check(db)
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=FULL")
-        except sqlite3.DatabaseError as error:
-            raise self._explain(error) from None
+        except BaseException:
+            db.close()
+            raise
         self._db = db
 
     def _check(self, db: sqlite3.Connection) -> None:
@@ -91,7 +95,7 @@ class SqliteStore:
         elif version > SCHEMA_VERSION:
             raise StoreCorrupt(f"{self._path} was written by a newer Billet (schema {version}): upgrade this one")
 
-    def _explain(self, error: sqlite3.DatabaseError) -> StoreError:
+    def _explain(self, error: sqlite3.Error) -> StoreError:
         text = str(error)
         if "not a database" in text or "malformed" in text or "corrupt" in text:
             return StoreCorrupt(f"{self._path} is not a Billet store ({text}): move it away and restore a backup")
@@ -104,32 +108,48 @@ class SqliteStore:
     async def close(self) -> None:
         """See ports.Store."""
         await self._group.close()
-        if self._term:
-            await self.resign(self._term)
+        try:
+            if self._term:
+                await self.resign(self._term)
+        finally:
+            with suppress(StoreError):  # closed before
+                await self._run(self._close)
+            self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
         if self._db:
-            await self._run(self._db.close)
+            self._db.close()
             self._db = None
-        self._thread.shutdown(wait=False)
 
     # Election.
 
     async def campaign(self, me: Leader) -> Term:
         """See ports.Store. Waits while another process, or another store in this one, holds the lock."""
-        lock_path = self._path.with_name(self._path.name + ".lock")
         try:
-            lock = lock_path.open("w")
+            lock = self._lock_path.open("w")
         except OSError as error:
-            raise StoreError(f"{lock_path} cannot be written to ({error.strerror}): mend its permissions") from None
+            raise StoreError(
+                f"{self._lock_path} cannot be written to ({error.strerror}): mend its permissions"
+            ) from None
         try:
             while not _try_lock(lock):  # noqa: ASYNC110  # the kernel tells nobody when a lock is free
                 await asyncio.sleep(LOCK_POLL_S)
-            number = await self._run(self._begin_term, me)
+            number = await self._finish(self._run(self._begin_term, me))
         except BaseException:
             lock.close()
             raise
         self._lock, self._over = lock, asyncio.Event()
         self._term = Term(number, me)
         return self._term
+
+    async def _finish(self, begun: Coroutine[Any, Any, int]) -> int:
+        """Let a cancellation wait: the thread would do it all the same, and then without the lock."""
+        work = asyncio.create_task(begun)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
 
     def _begin_term(self, me: Leader) -> int:
         leader = msgspec.json.encode(me)
@@ -161,9 +181,16 @@ class SqliteStore:
             await self._over.wait()
 
     async def leader(self) -> Leader | None:
-        """See ports.Store."""
+        """See ports.Store. A name without a lock is that of a leader that was killed."""
         value = await self._run(lambda: self._connection().execute("SELECT leader FROM meta").fetchone()[0])
-        return msgspec.json.decode(value, type=Leader) if value else None
+        return read_leader(value) if value and (self._lock or self._is_locked()) else None
+
+    def _is_locked(self) -> bool:
+        try:
+            with self._lock_path.open() as lock:
+                return not _try_lock(lock, fcntl.LOCK_SH)
+        except OSError:
+            return False
 
     # Reading and writing.
 
@@ -194,7 +221,7 @@ class SqliteStore:
         db = self._connection()
         db.execute("BEGIN IMMEDIATE")
         try:
-            current, revision = db.execute("SELECT term, revision + 1 FROM meta").fetchone()
+            current, revision = db.execute("SELECT term, revision + ? FROM meta", (bool(writes),)).fetchone()
             if current != term:
                 raise Fenced(f"term {term} has ended; now is {current}")
             puts = [(key, value) for key, value in writes.items() if value is not None]
@@ -217,9 +244,12 @@ class SqliteStore:
     async def watch(self, after: int) -> AsyncIterator[tuple[int, list[Change]]]:
         """See ports.Store."""
         while True:
-            for revision, changes in await self._run(self._since, after):
+            fresh = await self._run(self._since, after)
+            for revision, changes in fresh:
                 yield revision, changes
                 after = revision
+            if fresh:
+                continue  # there may be more than one page
             async with self._written:
                 try:
                     async with asyncio.timeout(WATCH_POLL_S):
@@ -233,10 +263,9 @@ class SqliteStore:
         if newest > after and (oldest is None or oldest > after + 1):
             raise StoreError(f"the history after revision {after} is gone; load anew")
         rows = db.execute(
-            "SELECT revision, key, value FROM log WHERE revision > ? ORDER BY revision LIMIT 5000", (after,)
+            "SELECT revision, key, value FROM log WHERE revision > ? AND revision <= ? ORDER BY revision",
+            (after, after + WATCH_PAGE),
         ).fetchall()
-        if len(rows) == 5000:  # the last revision may be cut off; the next look brings it whole
-            rows = [row for row in rows if row[0] != rows[-1][0]] or rows
         grouped: dict[int, list[Change]] = {}
         for revision, key, value in rows:
             change = decode(key, value)
@@ -251,16 +280,18 @@ class SqliteStore:
     async def _run(self, work: Callable[..., T], *args: object) -> T:
         """Do it in the store's thread; what SQLite says becomes a StoreError with one line."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-        except BilletError:
-            raise
-        except sqlite3.DatabaseError as error:
+            doing = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        except RuntimeError:  # the thread has been sent home
+            raise StoreError(f"{self._path} is not open") from None
+        try:
+            return await doing
+        except sqlite3.Error as error:
             raise self._explain(error) from None
 
 
-def _try_lock(lock: IO[str]) -> bool:
+def _try_lock(lock: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

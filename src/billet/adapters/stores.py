@@ -23,6 +23,7 @@ def open_store(url: str, folder: str = ".", tls_ca: str = "", tls_cert: str = ""
             endpoints = [part.strip() for part in rest.split(",") if part.strip()]
             secure = scheme == "etcds" or bool(tls_ca or tls_cert)
             prefix = "https://" if secure else "http://"
-            return EtcdStore([prefix + endpoint for endpoint in endpoints], ca=tls_ca, cert=tls_cert, key=tls_key)
+            urls = [endpoint if endpoint.startswith("unix:") else prefix + endpoint for endpoint in endpoints]
+            return EtcdStore(urls, ca=tls_ca, cert=tls_cert, key=tls_key)
         case _:
             raise ConfigError(f"--store is {url!r}; write {FORMS}")

@@ -13,6 +13,7 @@ import msgspec
 from billet.core.errors import StoreCorrupt
 from billet.core.model import Host, Placement, Resources
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement
+from billet.ports import Leader
 
 VERSION = 1
 HOSTS = "hosts/"
@@ -44,6 +45,16 @@ def decode(key: str, record: bytes | None) -> Change | None:
         name = key.removeprefix(PLACEMENTS)
         return DropPlacement(name) if record is None else PutPlacement(_read(key, record, Placement))
     return None
+
+
+def read_leader(record: bytes) -> Leader:
+    """Who leads, from the JSON that a candidate left. Raises StoreCorrupt."""
+    try:
+        return msgspec.json.decode(record, type=Leader)
+    except msgspec.DecodeError as error:
+        raise StoreCorrupt(
+            f"the leader's record cannot be read ({error}): stop all servers, then start one"
+        ) from None
 
 
 def _write(value: Host | Placement, named: dict[str, dict[str, int]]) -> bytes:

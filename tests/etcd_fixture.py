@@ -1,0 +1,129 @@
+"""A real etcd for tests: one member on free ports of 127.0.0.1, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+CHECKOUT_ETCD = Path(__file__).parents[1] / ".tools" / "etcd" / "usr" / "bin" / "etcd"
+
+STARTED_WITHIN_S = 30.0
+
+
+def etcd_binary() -> str:
+    """The program to test with: $BILLET_ETCD, PATH, or the checkout's own. Skips the test when there is none."""
+    named = os.environ.get("BILLET_ETCD")
+    found = named or shutil.which("etcd") or (str(CHECKOUT_ETCD) if CHECKOUT_ETCD.exists() else None)
+    if not found:
+        pytest.skip(f"no etcd: set BILLET_ETCD, put it on PATH (apt-get install etcd-server), or at {CHECKOUT_ETCD}")
+    return found
+
+
+class LocalEtcd:
+    """One member. It keeps its ports and its data when it is killed and started again."""
+
+    def __init__(self, folder: Path, flags: Sequence[str] = (), scheme: str = "http") -> None:
+        self.folder = folder
+        self._flags, self._scheme = list(flags), scheme
+        self._binary = etcd_binary()
+        self._ports = free_ports(3)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"{self._scheme}://127.0.0.1:{self._ports[0]}"
+
+    def start(self) -> LocalEtcd:
+        """Return when it says that it is well."""
+        peer, metrics = (f"http://127.0.0.1:{port}" for port in self._ports[1:])
+        command = [self._binary, "--name", "test", "--data-dir", str(self.folder / "data"), "--log-level", "error"]
+        command += ["--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint]
+        command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
+        command += ["--initial-cluster", f"test={peer}", "--listen-metrics-urls", metrics, *self._flags]
+        with (self.folder / "etcd.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        self._wait_for_health(f"{metrics}/health")
+        return self
+
+    def kill(self) -> None:
+        """As if the power had gone."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> None:
+        """Let it end in peace; also when it is paused, or has ended already."""
+        self.resume()
+        self._end(signal.SIGTERM)
+
+    def pause(self) -> None:
+        """SIGSTOP: its connections stay open, and nothing is answered."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        self._signal(number)
+        if self._process:
+            try:
+                self._process.wait(10.0)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process = None
+
+    def _wait_for_health(self, url: str) -> None:
+        assert self._process
+        deadline_s = time.monotonic() + STARTED_WITHIN_S
+        while time.monotonic() < deadline_s:
+            if self._process.poll() is not None:
+                break
+            try:
+                with urllib.request.urlopen(url, timeout=1.0) as answer:
+                    if b'"true"' in answer.read():
+                        return
+            except (urllib.error.URLError, OSError):
+                time.sleep(0.02)
+        self.stop()
+        raise AssertionError(f"etcd is not well: {(self.folder / 'etcd.log').read_text()[-2000:]}")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that nobody listens on now."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="session")
+def etcd_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEtcd]:
+    """One for the whole run. Every test takes a prefix of its own, and leaves the process alone."""
+    server = LocalEtcd(tmp_path_factory.mktemp("etcd")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_etcd(tmp_path: Path) -> Iterator[LocalEtcd]:
+    """One for this test only, to be killed, paused and started again."""
+    folder = tmp_path / "own-etcd"
+    folder.mkdir()
+    server = LocalEtcd(folder).start()
+    yield server
+    server.stop()

@@ -1,0 +1,32 @@
+"""A server that only commits, to be killed: prints the number of every placement once its commit was acknowledged."""
+
+import asyncio
+import itertools
+import sys
+from pathlib import Path
+
+from billet.adapters.etcd import EtcdStore
+from billet.adapters.sqlite import SqliteStore
+from billet.core.state import PutPlacement
+from billet.ports import Store
+from tests.stores.backends import ME, placement
+
+ABREAST = 20
+
+
+async def main(kind: str, where: str, prefix: str = "") -> None:
+    store: Store = SqliteStore(Path(where)) if kind == "sqlite" else EtcdStore([where], prefix=prefix)
+    await store.open()
+    term = await store.campaign(ME)
+    numbers = itertools.count()
+
+    async def commit_for_ever() -> None:
+        for n in numbers:
+            await store.commit(term, [PutPlacement(placement(n))])
+            print(n, flush=True)
+
+    await asyncio.gather(*(commit_for_ever() for _ in range(ABREAST)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
