@@ -34,6 +34,7 @@ log = structlog.get_logger()
 PAGE = 5_000  # keys in one answer of a load
 CORRUPTING = ((3, 5, 0), (3, 5, 5))  # releases that may lose data silently
 OLDEST = (3, 4, 23)
+COMMIT_S = 5.0  # how long a commit is tried before its outcome is called unknown
 MARGIN = 0.1  # of the lease's time, by which a leader gives up before etcd gives its place away
 MAX_OPS = 128  # etcd's own limit for one transaction, of which the count takes one
 
@@ -264,7 +265,7 @@ class EtcdStore:
         if len(writes) >= MAX_OPS:
             raise StoreError(f"{len(writes)} records do not fit into one transaction; nothing was written")
         candidacy.commits += 1
-        count, doubt, deadline_s = candidacy.commits, False, time.monotonic() + STEADY_S
+        count, doubt, deadline_s = candidacy.commits, False, time.monotonic() + COMMIT_S
         while True:
             request = self._transaction(term, candidacy, writes)
             try:

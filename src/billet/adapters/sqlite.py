@@ -82,7 +82,8 @@ class SqliteStore:
         """Make the tables of a new file; refuse one that is damaged, foreign, or of a newer Billet."""
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
-            raise StoreCorrupt(f"{self._path} is damaged ({verdict}): move it away and restore a backup")
+            said = " ".join(verdict.split())  # SQLite takes several lines
+            raise StoreCorrupt(f"{self._path} is damaged ({said}): move it away and restore a backup")
         version = db.execute("PRAGMA user_version").fetchone()[0]
         tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if not tables:

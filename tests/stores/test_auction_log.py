@@ -1,0 +1,145 @@
+"""The records of auctions: kept as a ring, found by any name, and never a reason not to start."""
+
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from billet.adapters.records import MAX_UNWRITTEN, AuctionLog
+
+SOON_S = 20.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def on_disk(path: Path) -> int:
+    db = sqlite3.connect(path)
+    try:
+        return int(db.execute("SELECT count(*) FROM auctions").fetchone()[0])
+    finally:
+        db.close()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "auctions.db"
+
+
+def test_a_record_is_found_by_key_uid_and_name_before_and_after_it_is_written(path: Path) -> None:
+    log = AuctionLog(path)
+    log.append("key-1", ["uid-1", "ns/vm"], b"one")
+    assert [log.find(name) for name in ("key-1", "uid-1", "ns/vm")] == [[b"one"]] * 3
+    until(lambda: on_disk(path) == 1)
+    assert [log.find(name) for name in ("key-1", "uid-1", "ns/vm", "uid-2")] == [[b"one"]] * 3 + [[]]
+    log.close()
+
+
+def test_the_newest_comes_first_whether_written_or_not(path: Path) -> None:
+    log = AuctionLog(path)
+    log.append("key-1", ["ns/vm"], b"one")
+    until(lambda: on_disk(path) == 1)
+    log.append("key-2", ["ns/vm"], b"two")
+    log.append("key-3", [], b"three")
+    assert log.find("ns/vm") == [b"two", b"one"]
+    assert log.last(2) == [b"three", b"two"]
+    assert log.last(9) == [b"three", b"two", b"one"]
+    log.close()
+
+
+def test_only_the_last_are_kept(path: Path) -> None:
+    log = AuctionLog(path, keep=10)
+    for n in range(35):
+        log.append(f"key-{n}", [f"uid-{n}"], b"%d" % n)
+    log.close()
+    log = AuctionLog(path, keep=10)
+    assert log.last(100) == [b"%d" % n for n in range(34, 24, -1)]
+    assert log.find("uid-24") == []
+    assert log.find("uid-25") == [b"25"]
+    log.append("key-35", [], b"35")
+    log.close()
+    assert on_disk(path) == 10
+
+
+def test_nothing_is_kept_when_nothing_is_to_be_kept(path: Path) -> None:
+    log = AuctionLog(path, keep=0)
+    log.append("key", [], b"one")
+    assert log.last(1) == []
+    log.close()
+    assert on_disk(path) == 0
+
+
+def test_closing_writes_what_is_there(path: Path) -> None:
+    log = AuctionLog(path)
+    for n in range(500):
+        log.append(f"key-{n}", [], b"x")
+    log.close()
+    assert on_disk(path) == 500
+
+
+def test_a_name_given_twice_is_no_harm(path: Path) -> None:
+    log = AuctionLog(path)
+    log.append("same", ["same", "same"], b"one")
+    assert log.find("same") == [b"one"]
+    log.close()
+    log = AuctionLog(path)
+    assert log.find("same") == [b"one"]
+    log.close()
+
+
+def test_a_file_that_cannot_be_read_is_moved_aside(path: Path) -> None:
+    path.write_bytes(b"no database at all" * 100)
+    path.with_name("auctions.db-wal").write_bytes(b"a journal of the old file")
+    log = AuctionLog(path)
+    log.append("key", [], b"one")
+    log.close()
+    assert on_disk(path) == 1
+    assert path.with_name("auctions.db.unreadable").read_bytes().startswith(b"no database")
+
+
+def test_without_a_file_records_are_kept_in_memory(tmp_path: Path) -> None:
+    log = AuctionLog(tmp_path / "nowhere" / "auctions.db")
+    log.append("key", [], b"one")
+    assert log.find("key") == [b"one"]
+    log.close()
+
+
+def test_a_batch_that_cannot_be_written_does_not_stop_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuctionLog(path)
+    log.append("key-1", [], b"one")
+    until(lambda: on_disk(path) == 1)
+    log._seq = 0  # the next number is taken
+    log.append("key-2", [], b"two")
+    until(lambda: not log._unwritten and not log._writing)
+    log._seq = 1
+    log.append("key-3", [], b"three")
+    until(lambda: on_disk(path) == 2)
+    assert log.find("key-3") == [b"three"]
+    log.close()
+
+
+def test_a_damaged_page_hides_old_records_and_no_more(path: Path) -> None:
+    log = AuctionLog(path)
+    log.append("key-1", [], b"one")
+    until(lambda: on_disk(path) == 1)
+    log._db.execute("DROP TABLE names")
+    assert log.find("key-1") == []
+    log.append("key-2", [], b"two")
+    log.close()
+
+
+def test_more_than_can_wait_costs_the_oldest(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = AuctionLog(path)
+    with log._lock:  # the writer waits
+        for n in range(MAX_UNWRITTEN + 7):
+            log.append(f"key-{n}", [], b"%d" % n)
+        assert log.dropped == 7
+    assert log.last(1) == [b"%d" % (MAX_UNWRITTEN + 6)]
+    log.close()
+    assert on_disk(path) == MAX_UNWRITTEN

@@ -1,0 +1,70 @@
+"""Records: what is read is what was written."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billet.core.errors import StoreCorrupt
+from billet.core.model import Placement, PlacementState, Resources
+from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement
+from billet.ports import Leader
+from billet.wire.records import decode, encode, read_leader
+from tests.core.strategies import amounts, hosts
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+placements = st.builds(
+    Placement,
+    id=texts,
+    namespace=texts,
+    name=texts,
+    demand=amounts,
+    host=texts,
+    state=st.sampled_from(PlacementState),
+    uid=texts,
+    labels=st.dictionaries(texts, texts, max_size=3),
+    score=st.floats(allow_nan=False, allow_infinity=False),
+    runner_up=texts,
+    adopted=st.booleans(),
+    changed_at_s=st.floats(0, 1e11),
+)
+changes = st.one_of(
+    st.builds(PutHost, hosts),
+    st.builds(DropHost, texts),
+    st.builds(PutPlacement, placements),
+    st.builds(DropPlacement, texts),
+)
+
+
+@given(changes)
+def test_a_change_is_read_as_it_was_written(change: Change) -> None:
+    assert decode(*encode(change)) == change
+
+
+@given(st.binary(max_size=60) | st.sampled_from([b"[]", b"{}", b'{"v":1}', b'{"v":"x"}', b'{"v":1,"demand":7}']))
+def test_bytes_that_are_no_record_are_called_corrupt(record: bytes) -> None:
+    with pytest.raises(StoreCorrupt):
+        decode("placements/p1", record)
+
+
+@given(texts.filter(lambda key: not key.startswith(("hosts/", "placements/"))), st.none() | st.binary())
+def test_keys_of_others_are_passed_over(key: str, record: bytes | None) -> None:
+    assert decode(key, record) is None
+
+
+@pytest.mark.parametrize("field", ["unheard_of", "another"])
+def test_a_field_that_is_not_known_is_passed_over(field: str) -> None:
+    key, record = encode(
+        PutPlacement(Placement("p", "ns", "n", Resources(1, 1024, 0, 1), "h", PlacementState.RESERVED))
+    )
+    assert record
+    assert decode(key, record[:-1] + f',"{field}":1}}'.encode()) == decode(key, record)
+
+
+@pytest.mark.parametrize("wrong", [b"1", b'{"id":"a"}', b"\xff", b""])
+def test_a_leader_that_cannot_be_read_is_called_corrupt(wrong: bytes) -> None:
+    with pytest.raises(StoreCorrupt):
+        read_leader(wrong)
+
+
+def test_a_leader_is_read_from_what_a_candidate_left() -> None:
+    assert read_leader(b'{"id":"a","grpc":"h:1","link":"h:2"}') == Leader("a", "h:1", "h:2")

@@ -1,0 +1,137 @@
+"""What only a file can do to us: damage, strangers, rights, a second opener."""
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from billet.adapters.sqlite import SqliteStore
+from billet.core.errors import StoreCorrupt, StoreError
+from billet.core.state import PutPlacement
+from billet.ports import Store
+from tests.stores.backends import ME, contents, placement, written
+
+
+async def failure_of(store: Store) -> StoreError:
+    """What opening says: one line, without the words that mean a missing microVM."""
+    with pytest.raises(StoreError) as caught:
+        await store.open()
+    await store.close()
+    assert "\n" not in caught.value.text
+    assert "not found" not in caught.value.text.lower()
+    return caught.value
+
+
+async def filled(path: Path, count: int = 2_000) -> None:
+    store = SqliteStore(path)
+    await store.open()
+    term = await store.campaign(ME)
+    await store.commit(term, [PutPlacement(placement(n)) for n in range(count)])
+    await store.close()
+
+
+async def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "billet.db"
+    path.write_bytes(b"My shopping list: butter, bread, a rack of servers.\n" * 200)
+    before = path.read_bytes()
+    failure = await failure_of(SqliteStore(path))
+    assert isinstance(failure, StoreCorrupt)
+    assert f"{path} is not a Billet store" in failure.text
+    assert path.read_bytes() == before
+
+
+async def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "billet.db"
+    await filled(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 4] + b"\xa5" * (len(whole) // 2) + whole[len(whole) * 3 // 4 :])
+    failure = await failure_of(SqliteStore(path))
+    assert isinstance(failure, StoreCorrupt)
+    assert "restore a backup" in failure.text
+
+
+async def test_a_file_that_was_cut_short_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "billet.db"
+    await filled(path)
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    assert isinstance(await failure_of(SqliteStore(path)), StoreCorrupt)
+
+
+async def test_the_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "billet.db"
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE recipes (name TEXT)")
+    db.close()
+    before = path.read_bytes()
+    assert "another program" in (await failure_of(SqliteStore(path))).text
+    assert path.read_bytes() == before
+
+
+async def test_a_file_of_a_newer_billet_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "billet.db"
+    await filled(path, 1)
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA user_version = 99")
+    db.close()
+    assert "upgrade" in (await failure_of(SqliteStore(path))).text
+
+
+async def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+    assert "is not a folder: make it" in (await failure_of(SqliteStore(tmp_path / "nowhere" / "billet.db"))).text
+
+
+async def test_a_folder_without_the_right_to_write_is_said(tmp_path: Path) -> None:
+    folder = Path("/proc/self")  # where root may not write either
+    if os.geteuid():
+        folder = tmp_path / "locked"
+        folder.mkdir(mode=0o500)
+    assert "cannot be written to" in (await failure_of(SqliteStore(folder / "billet.db"))).text
+
+
+async def test_a_path_that_is_a_folder_is_said(tmp_path: Path) -> None:
+    assert str(tmp_path) in (await failure_of(SqliteStore(tmp_path))).text
+
+
+async def test_a_full_disk_fails_the_commit_and_keeps_what_was_there(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "billet.db")
+    await store.open()
+    term = await store.campaign(ME)
+    await store.commit(term, [PutPlacement(placement(0))])
+    db = store._connection()
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    await store._run(lambda: db.execute(f"PRAGMA max_page_count = {pages}"))
+    with pytest.raises(StoreError, match="full"):
+        await store.commit(term, [PutPlacement(placement(n)) for n in range(1, 2_000)])
+    await store._run(lambda: db.execute("PRAGMA max_page_count = 100000"))
+    await store.commit(term, [PutPlacement(placement(1))])
+    assert contents(await store.load()) == written(PutPlacement(placement(0)), PutPlacement(placement(1)))
+    await store.close()
+
+
+async def test_a_copy_taken_while_it_is_open_holds_what_was_acknowledged(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "billet.db")
+    await store.open()
+    term = await store.campaign(ME)
+    await store.commit(term, [PutPlacement(placement(0))])
+    shutil.copytree(tmp_path, tmp_path / "copy", ignore=lambda folder, names: {"copy"} & set(names))
+    copy = SqliteStore(tmp_path / "copy" / "billet.db")
+    await copy.open()
+    assert contents(await copy.load()) == written(PutPlacement(placement(0)))
+    assert await copy.leader() is None, "its lock was not copied"
+    await copy.close()
+    await store.close()
+
+
+async def test_a_watch_catches_up_on_commits_larger_than_a_page(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "billet.db")
+    await store.open()
+    term = await store.campaign(ME)
+    puts = [PutPlacement(placement(n)) for n in range(6_000)]
+    await store.commit(term, puts)
+    async for _, changes in store.watch(0):
+        assert written(*changes) == written(*puts)
+        break
+    await store.close()
