@@ -103,6 +103,48 @@ def test_a_file_that_cannot_be_read_is_moved_aside(path: Path) -> None:
     assert path.with_name("auctions.db.unreadable").read_bytes().startswith(b"no database")
 
 
+@pytest.mark.parametrize("page", [1, 2, 8, 40])
+def test_a_file_with_damaged_pages_is_no_reason_not_to_start(path: Path, page: int) -> None:
+    log = AuctionLog(path)
+    for n in range(1_000):
+        log.append(f"key-{n}", [f"uid-{n}"], b"x" * 300)
+    log.close()
+    with path.open("r+b") as file:
+        file.seek(page * 4096)
+        file.write(b"\xa5" * 4096 * 3)
+    log = AuctionLog(path)
+    log.append("new", [], b"new")
+    log.close()
+    log = AuctionLog(path)
+    assert log.find("new") == [b"new"]
+    log.close()
+
+
+def test_a_file_that_is_damaged_while_it_is_open_is_begun_anew(path: Path) -> None:
+    log = AuctionLog(path)
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    log._give_up(damage)
+    log.append("key", [], b"one")
+    log.close()
+    assert on_disk(path) == 1
+    assert path.with_name("auctions.db.unreadable").exists()
+
+
+def test_a_file_that_can_be_neither_read_nor_moved_is_done_without(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(self: Path, target: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    path.write_bytes(b"no database at all" * 100)
+    monkeypatch.setattr(Path, "replace", forbidden)
+    log = AuctionLog(path)
+    log.append("key", [], b"one")
+    assert log.find("key") == [b"one"]
+    log.close()
+
+
 def test_without_a_file_records_are_kept_in_memory(tmp_path: Path) -> None:
     log = AuctionLog(tmp_path / "nowhere" / "auctions.db")
     log.append("key", [], b"one")
@@ -117,6 +159,7 @@ def test_a_batch_that_cannot_be_written_does_not_stop_the_next(path: Path, monke
     log._seq = 0  # the next number is taken
     log.append("key-2", [], b"two")
     until(lambda: not log._unwritten and not log._writing)
+    assert log.dropped == 1
     log._seq = 1
     log.append("key-3", [], b"three")
     until(lambda: on_disk(path) == 2)

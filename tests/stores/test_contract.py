@@ -277,6 +277,14 @@ async def test_a_record_of_a_newer_billet_is_not_guessed_at(opened: Opened) -> N
         await store.load()
 
 
+async def test_a_record_of_an_unknown_kind_is_not_passed_over(opened: Opened) -> None:
+    store = await opened()
+    await store.campaign(ME)
+    await opened.backend.write_raw("flavours/f1", b'{"v": 1}')
+    with pytest.raises(StoreCorrupt, match="flavours/f1"):
+        await store.load()
+
+
 async def test_promise_4_what_was_acknowledged_survives_the_killing_of_the_server(
     opened: Opened, backend: Backend
 ) -> None:

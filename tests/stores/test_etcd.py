@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from billet.adapters import etcd
 from billet.adapters.etcd import EtcdStore, check_version
@@ -326,9 +327,59 @@ def test_releases_that_lose_data_are_refused(version: str) -> None:
         check_version(version)
 
 
-@pytest.mark.parametrize("version", ["3.4.23", "3.4.1", "3.5.6", "3.6.0+git", "who knows"])
+async def demand_passwords(server: LocalEtcd) -> None:
+    """Make etcd ask for a user, root, whose password is "secret"."""
+    client = EtcdClient([server.endpoint])
+    steps = [("UserAdd", "root", "secret"), ("RoleAdd", "root", ""), ("UserGrantRole", "root", "root")]
+    for method, first, second in [*steps, ("AuthEnable", "", "")]:  # all of them begin with two texts, or fewer
+        request = pb.AuthenticateRequest(name=first, password=second)
+        await client.call(f"Auth/{method}", request, pb.AuthenticateResponse, timeout_s=5.0)
+    await client.close()
+
+
+async def test_the_store_gives_user_and_password_and_again_when_its_token_has_aged(own_etcd: LocalEtcd) -> None:
+    await demand_passwords(own_etcd)
+    store = EtcdStore([own_etcd.endpoint], user="root", password="secret")
+    await store.open()
+    term = await store.campaign(ME)
+    first = await store.commit(term, [RESERVED])
+    store._client._token = "aged.1"
+    last = await store.commit(term, [STARTED])
+    store._client._token = "aged.2"
+    assert await take(store.watch(first - 1), 2) == [(first, written(RESERVED)), (last, written(STARTED))]
+    store._client._token = "aged.3"
+    await store.resign(term)
+    assert await store.leader() is None
+    await store.close()
+
+
+@pytest.mark.parametrize(("user", "password"), [("", ""), ("root", "wrong")])
+async def test_an_etcd_that_does_not_know_us_is_said(own_etcd: LocalEtcd, user: str, password: str) -> None:
+    await demand_passwords(own_etcd)
+    store = EtcdStore([own_etcd.endpoint], user=user, password=password)
+
+    async def lead() -> None:
+        await store.open()
+        await store.campaign(ME)
+
+    with pytest.raises(StoreError, match="etcd refused") as caught:
+        await lead()
+    assert "secret" not in caught.value.text
+    await store.close()
+
+
+@pytest.mark.parametrize("version", ["3.4.23", "3.5.6", "3.6.0+git"])
 def test_other_releases_are_taken(version: str) -> None:
-    check_version(version)
+    with capture_logs() as logs:
+        check_version(version)
+    assert logs == []
+
+
+@pytest.mark.parametrize("version", ["3.4.22", "3.3.0", "who knows"])
+def test_releases_that_nobody_tests_with_are_warned_of(version: str) -> None:
+    with capture_logs() as logs:
+        check_version(version)
+    assert [line["log_level"] for line in logs] == ["warning"]
 
 
 @pytest.mark.parametrize("endpoint", ["h1:2379", "ftp://h1:2379", "http://"])

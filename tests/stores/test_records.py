@@ -47,8 +47,9 @@ def test_bytes_that_are_no_record_are_called_corrupt(record: bytes) -> None:
 
 
 @given(texts.filter(lambda key: not key.startswith(("hosts/", "placements/"))), st.none() | st.binary())
-def test_keys_of_others_are_passed_over(key: str, record: bytes | None) -> None:
-    assert decode(key, record) is None
+def test_a_record_of_a_kind_that_is_not_known_is_called_corrupt(key: str, record: bytes | None) -> None:
+    with pytest.raises(StoreCorrupt, match="upgrade Billet, or delete it"):
+        decode(key, record)
 
 
 @pytest.mark.parametrize("field", ["unheard_of", "another"])

@@ -1,14 +1,16 @@
 """What only a file can do to us: damage, strangers, rights, a second opener."""
 
+import asyncio
 import os
 import shutil
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from billet.adapters.sqlite import SqliteStore
-from billet.core.errors import StoreCorrupt, StoreError
+from billet.core.errors import OutcomeUnknown, StoreCorrupt, StoreError
 from billet.core.state import PutPlacement
 from billet.ports import Store
 from tests.stores.backends import ME, contents, placement, written
@@ -109,6 +111,65 @@ async def test_a_full_disk_fails_the_commit_and_keeps_what_was_there(tmp_path: P
     await store.commit(term, [PutPlacement(placement(1))])
     assert contents(await store.load()) == written(PutPlacement(placement(0)), PutPlacement(placement(1)))
     await store.close()
+
+
+class FailingCommit:
+    """A connection whose COMMIT fails once, after or before the disk has it."""
+
+    def __init__(self, db: sqlite3.Connection, code: int, got_through: bool) -> None:
+        self._db, self._code, self._got_through = db, code, got_through
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT" and self._code:
+            self._db.execute("COMMIT" if self._got_through else "ROLLBACK")
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode, self._code = self._code, 0
+            raise error
+        return self._db.execute(sql, *args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+@pytest.mark.parametrize("got_through", [True, False])
+async def test_a_disk_that_fails_in_the_commit_itself_leaves_the_outcome_unknown(
+    tmp_path: Path, got_through: bool
+) -> None:
+    store = SqliteStore(tmp_path / "billet.db")
+    await store.open()
+    term = await store.campaign(ME)
+    db = store._connection()
+    store._db = FailingCommit(db, sqlite3.SQLITE_IOERR_FSYNC, got_through)  # type: ignore[assignment]
+    with pytest.raises(OutcomeUnknown, match="check the disk"):
+        await store.commit(term, [PutPlacement(placement(0))])
+    await store.commit(term, [PutPlacement(placement(1))])
+    store._db = db
+    numbers = (0, 1) if got_through else (1,)
+    assert contents(await store.load()) == written(*(PutPlacement(placement(n)) for n in numbers))
+    await store.close()
+
+
+async def test_a_commit_that_found_the_file_busy_was_surely_not_written(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "billet.db")
+    await store.open()
+    term = await store.campaign(ME)
+    db = store._connection()
+    store._db = FailingCommit(db, sqlite3.SQLITE_BUSY, got_through=False)  # type: ignore[assignment]
+    with pytest.raises(StoreError) as caught:
+        await store.commit(term, [PutPlacement(placement(0))])
+    assert not isinstance(caught.value, OutcomeUnknown)
+    store._db = db
+    await store.close()
+
+
+@pytest.mark.parametrize("attempt", range(5))
+async def test_a_new_file_may_be_opened_by_several_at_once(tmp_path: Path, attempt: int) -> None:
+    stores = [SqliteStore(tmp_path / "billet.db") for _ in range(3)]
+    await asyncio.gather(*(store.open() for store in stores))
+    await stores[0].commit(await stores[0].campaign(ME), [PutPlacement(placement(0))])
+    for store in stores:
+        assert contents(await store.load()) == written(PutPlacement(placement(0)))
+        await store.close()
 
 
 async def test_a_copy_taken_while_it_is_open_holds_what_was_acknowledged(tmp_path: Path) -> None:

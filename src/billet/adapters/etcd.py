@@ -36,6 +36,7 @@ CORRUPTING = ((3, 5, 0), (3, 5, 5))  # releases that may lose data silently
 OLDEST = (3, 4, 23)
 COMMIT_S = 5.0  # how long a commit is tried before its outcome is called unknown
 MARGIN = 0.1  # of the lease's time, by which a leader gives up before etcd gives its place away
+NO_RECORDS = ("election/", "commit/")  # what else stands below our prefix
 MAX_OPS = 128  # etcd's own limit for one transaction, of which the count takes one
 
 Create = pb.Compare.CREATE
@@ -69,12 +70,14 @@ class EtcdStore:
         prefix: str = "/billet/",
         lease_ttl_s: int = 3,
         call_s: float = CALL_S,
+        user: str = "",
+        password: str = "",
     ) -> None:
         """`lease_ttl_s` is how long a leader that vanished is waited for; etcd itself needs about 2.
 
-        `call_s` is the deadline of one attempt at one endpoint.
+        `call_s` is the deadline of one attempt at one endpoint. Without `user`, etcd must ask for none.
         """
-        self._client = EtcdClient(endpoints, ca, cert, key, call_s)
+        self._client = EtcdClient(endpoints, ca, cert, key, call_s, user, password)
         self._prefix = prefix.encode()
         self._ttl_s = lease_ttl_s
         self._standing: set[Candidacy] = set()  # every lease that is ours
@@ -246,7 +249,7 @@ class EtcdStore:
             )
             revision = revision or page.header.revision
             for kv in page.kvs:
-                change = decode(self._name(kv.key), kv.value)
+                change = self._change(kv.key, kv.value)
                 if change:
                     changes.append(change)
             if not page.more:
@@ -306,7 +309,7 @@ class EtcdStore:
             grouped: dict[int, list[Change]] = {}
             for event in response.events:
                 value = None if event.type == event.DELETE else event.kv.value
-                change = decode(self._name(event.kv.key), value)
+                change = self._change(event.kv.key, value)
                 if change:
                     grouped.setdefault(event.kv.mod_revision, []).append(change)
             for revision, changes in grouped.items():
@@ -321,8 +324,9 @@ class EtcdStore:
         )
         return await self._client.steady("KV/Range", request, pb.RangeResponse)
 
-    def _name(self, key: bytes) -> str:
-        return key.removeprefix(self._prefix).decode(errors="replace")
+    def _change(self, key: bytes, value: bytes | None) -> Change | None:
+        name = key.removeprefix(self._prefix).decode(errors="replace")
+        return None if name.startswith(NO_RECORDS) else decode(name, value)
 
 
 def after_prefix(prefix: bytes) -> bytes:

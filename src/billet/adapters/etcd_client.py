@@ -24,6 +24,7 @@ CALL_S = 0.5  # one attempt at one endpoint; a member that is well answers in mi
 STEADY_S = 5.0  # how long a read is tried, over all endpoints
 PAUSE_S = 0.05  # between two attempts
 QUIET_S = 10.0  # silence on a connection after which it is probed
+AUTHENTICATE_S = 2.0  # etcd hashes passwords slowly on purpose
 METADATA = (("hasleader", "true"),)  # a member cut off from its cluster must say so
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -47,10 +48,15 @@ REFUSALS = {  # etcd says these before it changes anything; every other code lea
 }
 
 R = TypeVar("R", bound=Message)
+Metadata = tuple[tuple[str, str], ...]
 
 
 class EtcdAway(StoreError):
     """A member did not answer: what was asked may have happened or not."""
+
+
+class TokenEnded(StoreError):
+    """etcd no longer takes the token that it gave us for our password, and has done nothing."""
 
 
 class Compacted(StoreError):
@@ -61,7 +67,14 @@ class EtcdClient:
     """Calls go to one endpoint until it fails, then to the next."""
 
     def __init__(
-        self, endpoints: Sequence[str], ca: str = "", cert: str = "", key: str = "", call_s: float = CALL_S
+        self,
+        endpoints: Sequence[str],
+        ca: str = "",
+        cert: str = "",
+        key: str = "",
+        call_s: float = CALL_S,
+        user: str = "",
+        password: str = "",
     ) -> None:
         """`endpoints` are http://HOST:PORT, https://HOST:PORT or unix:PATH; the PEM files are for https.
 
@@ -72,6 +85,7 @@ class EtcdClient:
         self.endpoints = [urlsplit(endpoint).netloc or endpoint for endpoint in endpoints]
         self._channels = [_channel(endpoint, ca, cert, key) for endpoint in endpoints]
         self._call_s = call_s
+        self._user, self._password, self._token = user, password, ""
         self._at = 0
         self._closed = False
 
@@ -86,12 +100,33 @@ class EtcdClient:
         return [answer for answer in answers if not isinstance(answer, BaseException)]
 
     async def _ask(self, at: int, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
+        timeout_s = timeout_s or self._call_s
+        try:
+            return await self._send(at, method, request, reply, timeout_s, await self._metadata(at))
+        except TokenEnded:
+            if not self._user:
+                raise
+            self._token = ""
+            return await self._send(at, method, request, reply, timeout_s, await self._metadata(at))
+
+    async def _metadata(self, at: int) -> Metadata:
+        """What goes with a call: with a user, the token that etcd gives for the password, asked for once."""
+        if self._user and not self._token:
+            asked = pb.AuthenticateRequest(name=self._user, password=self._password)
+            method = "Auth/Authenticate"
+            answer = await self._send(at, method, asked, pb.AuthenticateResponse, AUTHENTICATE_S, METADATA)
+            self._token = answer.token
+        return (*METADATA, ("token", self._token)) if self._token else METADATA
+
+    async def _send(
+        self, at: int, method: str, request: Message, reply: type[R], timeout_s: float, metadata: Metadata
+    ) -> R:
         self._check_open()
         caller = self._channels[at].unary_unary(
             f"/etcdserverpb.{method}", type(request).SerializeToString, reply.FromString
         )
         try:
-            answer: R = await caller(request, timeout=timeout_s or self._call_s, metadata=METADATA)
+            answer: R = await caller(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise self._failed(at, error) from None
         except asyncio.CancelledError:
@@ -122,7 +157,8 @@ class EtcdClient:
             pb.LeaseKeepAliveRequest.SerializeToString,
             pb.LeaseKeepAliveResponse.FromString,
         )
-        call = stream(iter([pb.LeaseKeepAliveRequest(ID=lease)]), timeout=self._call_s, metadata=METADATA)
+        metadata = await self._metadata(at)
+        call = stream(iter([pb.LeaseKeepAliveRequest(ID=lease)]), timeout=self._call_s, metadata=metadata)
         try:
             async for answer in call:
                 return answer.TTL
@@ -146,6 +182,7 @@ class EtcdClient:
                     if response.compact_revision:
                         raise Compacted(f"the history after revision {after} is gone; load anew")
                     if response.canceled:
+                        self._token = ""  # it may be that which was refused
                         self._next(self._at)
                         break
                     if response.events:
@@ -180,7 +217,7 @@ class EtcdClient:
             "/etcdserverpb.Watch/Watch", pb.WatchRequest.SerializeToString, pb.WatchResponse.FromString
         )
         wanted = pb.WatchCreateRequest(key=key, range_end=range_end, start_revision=start)
-        call = stream(metadata=METADATA)
+        call = stream(metadata=await self._metadata(at))
         try:
             await call.write(pb.WatchRequest(create_request=wanted))
             async for response in call:
@@ -206,6 +243,9 @@ class EtcdClient:
             return EtcdAway(self.away_text())
         if error.code() is grpc.StatusCode.OUT_OF_RANGE and "compacted" in text:
             return Compacted("the history that was asked for is gone; load anew")
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED or "auth store is old" in text:
+            self._token = ""
+            return TokenEnded("etcd refused: it does not know us; mend the user and password given for it")
         said = text if text.startswith("etcdserver:") and "not found" not in text else error.code().name
         return StoreError(f"etcd refused: {said}")
 

@@ -17,6 +17,7 @@ log = structlog.get_logger()
 
 MAX_UNWRITTEN = 5_000  # beyond, the oldest are dropped: memory is worth more than an explanation
 WRITE_EVERY_S = 0.2
+DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS auctions (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
@@ -39,25 +40,31 @@ class AuctionLog:
     """
 
     def __init__(self, path: str | Path, keep: int = 10_000) -> None:
-        self.dropped = 0
         self._path, self._keep = Path(path), keep
-        self._unwritten: deque[Unwritten] = deque()
+        # Bounded by the deque itself, in one step: appending and taking out happen in two threads, without a lock.
+        self._unwritten: deque[Unwritten] = deque(maxlen=MAX_UNWRITTEN)
+        self._overflowed = 0  # counted by those who append
+        self._failed = 0  # counted by the writer
         self._writing: tuple[Unwritten, ...] = ()
         self._wake = threading.Event()
         self._closing = False
         self._lock = threading.Lock()  # around the database; the queue needs none
         self._db = self._open()
-        self._seq = self._db.execute("SELECT coalesce(max(seq), 0) FROM auctions").fetchone()[0]
+        self._seq = _last_seq(self._db)
         self._thread = threading.Thread(target=self._work, name="auction-log", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """How many records were lost, because they came too fast or could not be written."""
+        return self._overflowed + self._failed
 
     def append(self, key: str, names: Sequence[str], payload: bytes) -> None:
         """Keep a record, to be looked up by its key or any of its names."""
         if not self._keep:
             return
         if len(self._unwritten) >= MAX_UNWRITTEN:
-            self._unwritten.popleft()
-            self.dropped += 1
+            self._overflowed += 1
         self._unwritten.append(Unwritten((key, *names), payload))
         if not self._wake.is_set():
             self._wake.set()
@@ -94,7 +101,7 @@ class AuctionLog:
                 self._write()
             except sqlite3.Error as error:
                 log.warning("records of auctions are not written", path=str(self._path), error=str(error))
-                self._give_up()
+                self._give_up(error)
             if self._closing and not self._unwritten:
                 return
             if not self._closing:
@@ -117,12 +124,17 @@ class AuctionLog:
             self._db.execute("COMMIT")
             self._writing = ()
 
-    def _give_up(self) -> None:
+    def _give_up(self, error: sqlite3.Error) -> None:
         """Forget a batch that could not be written; the next one begins with a clean slate."""
-        with self._lock, suppress(sqlite3.Error):
+        with self._lock:
+            self._failed += len(self._writing)
             self._writing = ()
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if _is_damage(error):
+                self._db.close()
+                self._db = self._begin_anew(error)
+            elif self._db.in_transaction:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
 
     def _rows(self, query: str, given: str | int) -> list[bytes]:
         try:
@@ -134,16 +146,23 @@ class AuctionLog:
     def _open(self) -> sqlite3.Connection:
         try:
             return _connect(str(self._path))
-        except sqlite3.OperationalError as error:  # the file may be well, but we cannot have it
-            log.warning("records of auctions are kept in memory only", path=str(self._path), error=str(error))
-            return _connect(":memory:")
-        except sqlite3.DatabaseError as error:
-            aside = self._path.with_name(f"{self._path.name}.unreadable")
-            log.warning("records of auctions cannot be read; beginning anew", error=str(error), moved_to=str(aside))
+        except sqlite3.Error as error:
+            return self._begin_anew(error) if _is_damage(error) else self._in_memory(error)
+
+    def _begin_anew(self, error: sqlite3.Error) -> sqlite3.Connection:
+        aside = self._path.with_name(f"{self._path.name}.unreadable")
+        log.warning("records of auctions cannot be read; beginning anew", error=str(error), moved_to=str(aside))
+        try:
             self._path.replace(aside)
             for suffix in ("-wal", "-shm"):  # SQLite would replay the old file's journal into the new one
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
             return _connect(str(self._path))
+        except (OSError, sqlite3.Error) as second:
+            return self._in_memory(second)
+
+    def _in_memory(self, error: Exception) -> sqlite3.Connection:
+        log.warning("records of auctions are kept in memory only", path=str(self._path), error=str(error))
+        return _connect(":memory:")
 
 
 def _connect(path: str) -> sqlite3.Connection:
@@ -152,7 +171,24 @@ def _connect(path: str) -> sqlite3.Connection:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=OFF")  # a power cut may cost an explanation, nothing else
         db.executescript(SCHEMA)
+        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise _Damaged(" ".join(verdict.split()))
+        _last_seq(db)  # a file with other tables in it is of no use either
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _last_seq(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT coalesce(max(seq), 0) FROM auctions").fetchone()[0])
+
+
+class _Damaged(sqlite3.DatabaseError):
+    """SQLite's own check found it."""
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is at fault. Anything else, such as its permissions, moving it aside would not mend."""
+    return isinstance(error, _Damaged) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED

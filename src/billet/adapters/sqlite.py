@@ -10,6 +10,7 @@ import asyncio
 import fcntl
 import os
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,7 +20,7 @@ from typing import IO, Any, TypeVar
 import msgspec
 
 from billet.adapters.groupcommit import GroupCommit, Writes
-from billet.core.errors import Fenced, StoreCorrupt, StoreError
+from billet.core.errors import Fenced, OutcomeUnknown, StoreCorrupt, StoreError
 from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Term
 from billet.wire.records import decode, read_leader
@@ -29,8 +30,11 @@ APPLICATION_ID = 0x42494C54  # "BILT", in the header of the file
 KEEP_REVISIONS = 10_000  # what a watcher can catch up on
 TRIM_EVERY = 1_000
 LOCK_POLL_S = 0.1
+BUSY_S = 5.0  # how long another process's transaction is waited for
 WATCH_PAGE = 500  # revisions in one look at the log
 WATCH_POLL_S = 0.25  # for changes by another process; this process's own wake watchers at once
+
+SURELY_UNDONE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
 
 SCHEMA = """
 CREATE TABLE records (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -53,7 +57,7 @@ class SqliteStore:
         self._lock: IO[str] | None = None
         self._term: Term | None = None
         self._over = asyncio.Event()
-        self._written = asyncio.Condition()
+        self._news = asyncio.Event()  # set, and replaced by a new one, at every commit
         self._group = GroupCommit(self._write)
 
     # Opening and closing.
@@ -68,10 +72,10 @@ class SqliteStore:
             raise StoreError(f"{folder} is not a folder: make it, or give another --store")
         if not os.access(folder, os.W_OK):
             raise StoreError(f"{folder} cannot be written to: give the server's user the right, or another --store")
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=5.0)
+        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
         try:
             self._check(db)
-            db.execute("PRAGMA journal_mode=WAL")
+            _keep_a_journal(db)
             db.execute("PRAGMA synchronous=FULL")
         except BaseException:
             db.close()
@@ -84,27 +88,26 @@ class SqliteStore:
         if verdict != "ok":
             said = " ".join(verdict.split())  # SQLite takes several lines
             raise StoreCorrupt(f"{self._path} is damaged ({said}): move it away and restore a backup")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if not tables:
-            db.executescript(
-                f"BEGIN; {SCHEMA} PRAGMA application_id={APPLICATION_ID};"
-                f"PRAGMA user_version={SCHEMA_VERSION}; COMMIT;"
-            )
-        elif db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        if not _tables(db):
+            _make_tables(db)
+        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
             raise StoreCorrupt(f"{self._path} is the database of another program: give another --store")
-        elif version > SCHEMA_VERSION:
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA_VERSION:
             raise StoreCorrupt(f"{self._path} was written by a newer Billet (schema {version}): upgrade this one")
 
     def _explain(self, error: sqlite3.Error) -> StoreError:
-        text = str(error)
-        if "not a database" in text or "malformed" in text or "corrupt" in text:
-            return StoreCorrupt(f"{self._path} is not a Billet store ({text}): move it away and restore a backup")
-        if "readonly" in text or "unable to open" in text:
-            return StoreError(f"{self._path} cannot be written to ({text}): mend its permissions")
-        if "full" in text:
-            return StoreError(f"the disk of {self._path} is full: make room; nothing was written")
-        return StoreError(f"{self._path}: {text}")
+        match _code(error):
+            case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
+                return StoreCorrupt(
+                    f"{self._path} is not a Billet store ({error}): move it away and restore a backup"
+                )
+            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
+                return StoreError(f"{self._path} cannot be written to ({error}): mend its permissions")
+            case sqlite3.SQLITE_FULL:
+                return StoreError(f"the disk of {self._path} is full: make room; nothing was written")
+            case _:
+                return StoreError(f"{self._path}: {error}")
 
     async def close(self) -> None:
         """See ports.Store."""
@@ -205,7 +208,7 @@ class SqliteStore:
             revision = db.execute("SELECT revision FROM meta").fetchone()[0]
             rows = db.execute("SELECT key, value FROM records").fetchall()
             db.execute("COMMIT")
-        return Snapshot(revision, [change for key, value in rows if (change := decode(key, value))])
+        return Snapshot(revision, [decode(key, value) for key, value in rows])
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
@@ -213,8 +216,8 @@ class SqliteStore:
 
     async def _write(self, term: int, writes: Writes) -> int:
         revision = await self._run(self._transact, term, writes)
-        async with self._written:
-            self._written.notify_all()
+        news, self._news = self._news, asyncio.Event()
+        news.set()
         return revision
 
     def _transact(self, term: int, writes: Writes) -> int:
@@ -235,28 +238,35 @@ class SqliteStore:
             db.execute("UPDATE meta SET revision = ?", (revision,))
             if revision % TRIM_EVERY == 0:
                 db.execute("DELETE FROM log WHERE revision <= ?", (revision - KEEP_REVISIONS,))
-            db.execute("COMMIT")
         except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
+            _roll_back(db)
             raise
+        self._conclude(db)
         return int(revision)
+
+    def _conclude(self, db: sqlite3.Connection) -> None:
+        """COMMIT. When the disk fails in it, all may be in the journal already, for the next opening to find."""
+        try:
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            _roll_back(db)
+            if _code(error) in SURELY_UNDONE:
+                raise
+            raise OutcomeUnknown(f"{self._path}: the commit broke off ({error}): check the disk") from None
 
     async def watch(self, after: int) -> AsyncIterator[tuple[int, list[Change]]]:
         """See ports.Store."""
         while True:
+            news = self._news  # before looking, so that nothing is missed in between
             fresh = await self._run(self._since, after)
             for revision, changes in fresh:
                 yield revision, changes
                 after = revision
             if fresh:
                 continue  # there may be more than one page
-            async with self._written:
-                try:
-                    async with asyncio.timeout(WATCH_POLL_S):
-                        await self._written.wait()
-                except TimeoutError:
-                    continue
+            with suppress(TimeoutError):
+                async with asyncio.timeout(WATCH_POLL_S):
+                    await news.wait()
 
     def _since(self, after: int) -> list[tuple[int, list[Change]]]:
         db = self._connection()
@@ -269,8 +279,7 @@ class SqliteStore:
         ).fetchall()
         grouped: dict[int, list[Change]] = {}
         for revision, key, value in rows:
-            change = decode(key, value)
-            grouped.setdefault(revision, []).extend([change] if change else [])
+            grouped.setdefault(revision, []).append(decode(key, value))
         return list(grouped.items())
 
     def _connection(self) -> sqlite3.Connection:
@@ -288,6 +297,49 @@ class SqliteStore:
             return await doing
         except sqlite3.Error as error:
             raise self._explain(error) from None
+
+
+def _tables(db: sqlite3.Connection) -> int:
+    return int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
+def _make_tables(db: sqlite3.Connection) -> None:
+    """Unless another opener does so at the same time; then wait for it."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        if not _tables(db):
+            for statement in SCHEMA.split(";")[:-1]:
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id={APPLICATION_ID}")
+            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        db.execute("COMMIT")
+    except BaseException:
+        _roll_back(db)
+        raise
+
+
+def _keep_a_journal(db: sqlite3.Connection) -> None:
+    """WAL. Changing over, SQLite does not wait for another opener by itself."""
+    deadline_s = time.monotonic() + BUSY_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.Error as error:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.01)
+
+
+def _roll_back(db: sqlite3.Connection) -> None:
+    if db.in_transaction:
+        with suppress(sqlite3.Error):  # the first error is the one to tell
+            db.execute("ROLLBACK")
+
+
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code; 0 for what Python's module says of itself."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def _try_lock(lock: IO[str], kind: int = fcntl.LOCK_EX) -> bool:

@@ -36,15 +36,15 @@ def encode(change: Change) -> tuple[str, bytes | None]:
             return PLACEMENTS + placement_id, None
 
 
-def decode(key: str, record: bytes | None) -> Change | None:
-    """The change that wrote this; None for a key that is no record of ours. Raises StoreCorrupt."""
+def decode(key: str, record: bytes | None) -> Change:
+    """The change that wrote this, None for a key that went. Raises StoreCorrupt."""
     if key.startswith(HOSTS):
         name = key.removeprefix(HOSTS)
         return DropHost(name) if record is None else PutHost(_read(key, record, Host))
     if key.startswith(PLACEMENTS):
         name = key.removeprefix(PLACEMENTS)
         return DropPlacement(name) if record is None else PutPlacement(_read(key, record, Placement))
-    return None
+    raise StoreCorrupt(f"record {key} is of a kind that this Billet does not know: upgrade Billet, or delete it")
 
 
 def read_leader(record: bytes) -> Leader:
