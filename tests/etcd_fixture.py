@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import urllib.error
@@ -14,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+
+from billet.demo.processes import free_port
 
 CHECKOUT_ETCD = Path(__file__).parents[1] / ".tools" / "etcd" / "usr" / "bin" / "etcd"
 
@@ -104,11 +105,7 @@ class LocalEtcd:
 
 def free_ports(count: int) -> list[int]:
     """Ports of 127.0.0.1 that nobody listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    return [free_port() for _ in range(count)]
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import selectors
 import signal
 import socket
@@ -150,11 +151,23 @@ class Processes:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has at this moment, for programs that cannot choose one themselves."""
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody has at this moment, for programs that cannot choose one themselves.
+
+    It lies below those that the kernel hands to outgoing connections: one of those could be gone again before
+    the program listens on it.
+    """
+    while True:
+        port = random.randrange(10_000, _first_ephemeral_port())
+        with socket.socket() as taken, suppress(OSError):
+            taken.bind(("127.0.0.1", port))
+            return port
+
+
+def _first_ephemeral_port() -> int:
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 32_768  # Linux's own default
 
 
 def until_healthy(process: Process, url: str, timeout_s: float = 30.0) -> None:

@@ -3,7 +3,7 @@
 gRPC's Python has no setting for the oldest TLS version. Its only lever is GRPC_SSL_CIPHER_SUITES, the list of suites
 for TLS 1.2 (TLS 1.3 has suites of its own): with a suite that needs a pre-shared key, which nobody has, no TLS 1.2
 handshake can succeed, and TLS 1.3 is untouched. gRPC reads the variable once, while `import grpc` runs. Set later it
-does nothing, silently; so this module sets it when it is imported, and where gRPC was faster it refuses to make
+does nothing, silently; so billet/__init__.py sets it unless gRPC was faster, and then this module refuses to make
 credentials rather than make weak ones.
 """
 
@@ -11,20 +11,15 @@ from __future__ import annotations
 
 import os
 import ssl
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+
+from billet import CIPHERS_VARIABLE, NO_TLS_1_2
 from billet.core.errors import ConfigError
 
-CIPHERS_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
-NO_TLS_1_2 = "PSK-AES128-CBC-SHA"
-
-_IN_TIME = os.environ.get(CIPHERS_VARIABLE) == NO_TLS_1_2 or "grpc" not in sys.modules
-if _IN_TIME:
-    os.environ[CIPHERS_VARIABLE] = NO_TLS_1_2
-
-import grpc  # noqa: E402  # after the variable, see above
+_IN_TIME = os.environ.get(CIPHERS_VARIABLE) == NO_TLS_1_2
 
 
 @dataclass(frozen=True, slots=True)
