@@ -21,7 +21,9 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One leader's reign. `number` only grows; hosts and the store refuse an older one."""
+    """One leader's reign. `number` only grows, also when a store is restored from a backup (docs/adr/0009);
+    hosts and the store refuse an older one.
+    """
 
     number: int
     leader: Leader
@@ -46,8 +48,12 @@ class Store(Protocol):
     async def close(self) -> None:
         """Let go of everything. A term that is still held is resigned."""
 
-    async def campaign(self, me: Leader) -> Term:
-        """Wait until elected. Cancelling withdraws the candidature."""
+    async def campaign(self, me: Leader, above: int = 0) -> Term:
+        """Wait until elected. Cancelling withdraws the candidature.
+
+        The term's number, and that of every later one, is greater than `above`: the greatest that any host has
+        seen, when that is known. A store that was put back to an earlier day would give out old numbers again.
+        """
 
     async def resign(self, term: Term) -> None:
         """Hand over at once. Idempotent."""

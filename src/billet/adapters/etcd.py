@@ -1,7 +1,8 @@
 """The store for several servers: etcd, and so Raft.
 
 Keys, below one prefix: hosts/<id> and placements/<id> are the records; election/<lease> is a candidate, the one with
-the lowest create revision leads, and that revision is its term; commit/<lease> counts a leader's transactions.
+the lowest create revision leads, and that revision is its term, counted from term/base (etcd_election.py);
+commit/<lease> counts a leader's transactions.
 
 Why the count: an answer can be lost, so a transaction is sent again, and the first copy may still be on its way (in
 the socket of a member that stands still, say) when the leader has long gone on. Every transaction therefore
@@ -37,7 +38,7 @@ CORRUPTING = ((3, 5, 0), (3, 5, 5))  # releases that may lose data silently
 OLDEST = (3, 4, 23)
 COMMIT_S = 5.0  # how long a commit is tried before its outcome is called unknown
 MARGIN = 0.1  # of the lease's time, by which a leader gives up before etcd gives its place away
-NO_RECORDS = ("election/", "commit/")  # what else stands below our prefix
+NO_RECORDS = ("election/", "commit/", "term/")  # what else stands below our prefix
 MAX_OPS = 128  # etcd's own limit for one transaction, of which the count takes one
 
 Create = pb.Compare.CREATE
@@ -55,6 +56,7 @@ class Candidacy:
     alive_until_s: float  # monotonic, counted from before the request: etcd keeps the lease at least as long
     over: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: asyncio.Task[None] | None = None
+    created: int = 0  # the key's create revision, once elected
     commits: int = 0  # transactions begun
     settled: int = 0  # the count that etcd was last known to hold
 
@@ -84,6 +86,7 @@ class EtcdStore:
         self._election = Election(self._client, self._prefix, lease_ttl_s)
         self._standing: set[Candidacy] = set()  # every lease that is ours
         self._mine: dict[int, Candidacy] = {}  # those that were elected, by term
+        self._highest = 0  # of the terms that were ours: etcd may be restored under a server that goes on
         self._closing = False
         self._group = GroupCommit(self._write)
 
@@ -106,17 +109,18 @@ class EtcdStore:
 
     # Election.
 
-    async def campaign(self, me: Leader) -> Term:
+    async def campaign(self, me: Leader, above: int = 0) -> Term:
         """See ports.Store. A lease that was lost while waiting is replaced by a new one."""
         while not self._closing:
             candidacy = await self._register(me)
             try:
-                number = await self._until_first(candidacy)
+                candidacy.created = await self._until_first(candidacy)
+                number = await self._election.number(candidacy.key, candidacy.created, max(above, self._highest))
             except BaseException:
                 await asyncio.shield(self._withdraw(candidacy))
                 raise
-            if number is not None:
-                self._mine[number] = candidacy
+            if number:
+                self._mine[number], self._highest = candidacy, number
                 return Term(number, me)
             await self._withdraw(candidacy)
         raise StoreError("the connection to etcd was closed")
@@ -149,13 +153,13 @@ class EtcdStore:
         """How long we count on a lease, from before it was asked for: less than etcd does, from after."""
         return self._ttl_s * (1 - MARGIN)
 
-    async def _until_first(self, candidacy: Candidacy) -> int | None:
-        """Wait until nobody stands before us; the create revision of our key, None when it was lost."""
+    async def _until_first(self, candidacy: Candidacy) -> int:
+        """Wait until nobody stands before us; the create revision of our key, 0 when it was lost."""
         while not candidacy.over.is_set():
             standing = await self._election.standing()
-            mine = next((kv.create_revision for kv in standing.kvs if kv.key == candidacy.key), None)
-            if mine is None:
-                return None
+            mine = next((kv.create_revision for kv in standing.kvs if kv.key == candidacy.key), 0)
+            if not mine:
+                return 0
             before = [kv for kv in standing.kvs if kv.create_revision < mine]
             if not before:
                 return mine
@@ -169,7 +173,7 @@ class EtcdStore:
                 for task in waits:
                     task.cancel()
                 await asyncio.gather(*waits, return_exceptions=True)
-        return None
+        return 0
 
     async def _deleted(self, key: bytes, after: int) -> None:
         """Return when a key goes, or at any doubt: the caller looks again."""
@@ -284,7 +288,7 @@ class EtcdStore:
         candidacy.commits += 1
         count, doubt, deadline_s = candidacy.commits, False, time.monotonic() + COMMIT_S
         while True:
-            request = self._transaction(term, candidacy, writes)
+            request = self._transaction(candidacy, writes)
             try:
                 answer = await self._client.call("KV/Txn", request, pb.TxnResponse)
             except StoreError as error:
@@ -299,7 +303,7 @@ class EtcdStore:
             if revision:
                 return revision
 
-    def _transaction(self, term: int, candidacy: Candidacy, writes: Writes) -> pb.TxnRequest:
+    def _transaction(self, candidacy: Candidacy, writes: Writes) -> pb.TxnRequest:
         ops = [_put(candidacy.marker, str(candidacy.commits).encode(), candidacy.lease)]
         for name, value in writes.items():
             key = self._prefix + name.encode()
@@ -310,7 +314,7 @@ class EtcdStore:
         before = str(candidacy.settled).encode()
         return pb.TxnRequest(
             compare=[
-                pb.Compare(key=candidacy.key, target=Create, result=Equal, create_revision=term),
+                pb.Compare(key=candidacy.key, target=Create, result=Equal, create_revision=candidacy.created),
                 pb.Compare(key=candidacy.marker, target=Value, result=Equal, value=before),
             ],
             success=ops,

@@ -127,7 +127,7 @@ class SqliteStore:
 
     # Election.
 
-    async def campaign(self, me: Leader) -> Term:
+    async def campaign(self, me: Leader, above: int = 0) -> Term:
         """See ports.Store. Waits while another process, or another store in this one, holds the lock."""
         try:
             lock = self._lock_path.open("w")
@@ -138,7 +138,7 @@ class SqliteStore:
         try:
             while not _try_lock(lock):  # noqa: ASYNC110  # the kernel tells nobody when a lock is free
                 await asyncio.sleep(LOCK_POLL_S)
-            number = await self._finish(self._run(self._begin_term, me))
+            number = await self._finish(self._run(self._begin_term, me, above))
         except BaseException:
             lock.close()
             raise
@@ -155,10 +155,12 @@ class SqliteStore:
             await asyncio.wait([work])
             raise
 
-    def _begin_term(self, me: Leader) -> int:
+    def _begin_term(self, me: Leader, above: int) -> int:
         leader = msgspec.json.encode(me)
         with self._connection() as db:
-            (number,) = db.execute("UPDATE meta SET term = term + 1, leader = ? RETURNING term", (leader,)).fetchone()
+            (number,) = db.execute(
+                "UPDATE meta SET term = max(term, ?) + 1, leader = ? RETURNING term", (above, leader)
+            ).fetchone()
         return int(number)
 
     async def resign(self, term: Term) -> None:
@@ -246,9 +248,11 @@ class SqliteStore:
         db = self._connection()
         db.execute("BEGIN IMMEDIATE")
         try:
-            current, revision = db.execute("SELECT term, revision + ? FROM meta", (bool(writes),)).fetchone()
-            if current != term:
-                raise Fenced(f"term {term} has ended; now is {current}")
+            current, leader, revision = db.execute(
+                "SELECT term, leader, revision + ? FROM meta", (bool(writes),)
+            ).fetchone()
+            if current != term or leader is None:  # no leader: it was resigned, and no other has begun
+                raise Fenced(f"term {term} has ended")
             puts = [(key, value) for key, value in writes.items() if value is not None]
             drops = [(key,) for key, value in writes.items() if value is None]
             db.executemany(
