@@ -96,6 +96,29 @@ class Store(Protocol):
         asked for is gone (compacted) raises StoreError so that the caller loads anew."""
 
 
+class Vitals(NamedTuple):
+    """How an engine is. Sizes are those of its file, the largest where there are several."""
+
+    engine: str  # "SQLite 3.40.1"
+    term: int  # none greater was ever given out
+    size_bytes: int
+    used_bytes: int  # the rest is free for what comes
+    troubles: tuple[str, ...] = ()  # one line each
+
+
+class Engine(Store, Protocol):
+    """A store as those see it who back it up, restore it and check it: records as they are kept."""
+
+    async def records(self) -> tuple[int, dict[str, bytes]]:
+        """Every record by its key, unread, and the revision they were read at."""
+
+    async def write(self, term: Term, writes: dict[str, bytes | None]) -> int:
+        """As `commit`; None deletes a key."""
+
+    async def vitals(self) -> Vitals:
+        """How the engine is."""
+
+
 class Reply(NamedTuple):
     """flintlockd's answer to one call: a gRPC status code, its text, and the message's bytes when OK."""
 

@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
+from billet.adapters import etcd_care
 from billet.adapters.etcd_client import CALL_S, PAUSE_S, STEADY_S, EtcdAway, EtcdClient
 from billet.adapters.etcd_election import Election, after_prefix
 from billet.adapters.groupcommit import GroupCommit, Writes
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
 from billet.core.state import Change
-from billet.ports import Leader, Snapshot, Term
+from billet.ports import Leader, Snapshot, Term, Vitals
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from billet.wire.records import decode, read_leader
 
@@ -87,6 +88,7 @@ class EtcdStore:
         self._standing: set[Candidacy] = set()  # every lease that is ours
         self._mine: dict[int, Candidacy] = {}  # those that were elected, by term
         self._highest = 0  # of the terms that were ours: etcd may be restored under a server that goes on
+        self._care: asyncio.Task[None] | None = None
         self._closing = False
         self._group = GroupCommit(self._write)
 
@@ -96,7 +98,7 @@ class EtcdStore:
         """See ports.Store."""
         await self._client.steady("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
         answers = await self._client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
-        for version in sorted({answer.version for answer in answers}):
+        for version in sorted({answer.version for answer in answers if answer}):
             check_version(version)
 
     async def close(self) -> None:
@@ -104,6 +106,9 @@ class EtcdStore:
         self._closing = True
         await self._group.close()
         self._mine.clear()
+        if self._care:
+            self._care.cancel()
+            await asyncio.gather(self._care, return_exceptions=True)
         await asyncio.gather(*(self._withdraw(candidacy) for candidacy in list(self._standing)))
         await self._client.close()
 
@@ -111,6 +116,8 @@ class EtcdStore:
 
     async def campaign(self, me: Leader, above: int = 0) -> Term:
         """See ports.Store. A lease that was lost while waiting is replaced by a new one."""
+        if self._care is None and not self._closing:
+            self._care = asyncio.create_task(etcd_care.Care(self._client, self._in_charge).run())
         while not self._closing:
             candidacy = await self._register(me)
             try:
@@ -148,6 +155,11 @@ class EtcdStore:
             raise
         candidacy.keeper = asyncio.create_task(self._keep(candidacy))
         return candidacy
+
+    async def _in_charge(self) -> bool:
+        """Whether it is for us to look after etcd. Where it is too full for a lease, nobody leads."""
+        leads = any(not candidacy.over.is_set() for candidacy in self._mine.values())
+        return leads or await self._election.first() is None
 
     def _reign_s(self) -> float:
         """How long we count on a lease, from before it was asked for: less than etcd does, from after."""
@@ -255,8 +267,13 @@ class EtcdStore:
     # Reading and writing.
 
     async def load(self) -> Snapshot:
-        """See ports.Store. In pages, all at the revision of the first."""
-        changes: list[Change] = []
+        """See ports.Store."""
+        revision, records = await self.records()
+        return Snapshot(revision, [decode(name, value) for name, value in records.items()])
+
+    async def records(self) -> tuple[int, dict[str, bytes]]:
+        """See ports.Engine. In pages, all at the revision of the first."""
+        records: dict[str, bytes] = {}
         start, revision = self._prefix, 0
         while True:
             page = await self._client.steady(
@@ -267,16 +284,26 @@ class EtcdStore:
             )
             revision = revision or page.header.revision
             for kv in page.kvs:
-                change = self._change(kv.key, kv.value)
-                if change:
-                    changes.append(change)
+                name = self._name(kv.key)
+                if name:
+                    records[name] = kv.value
             if not page.more:
-                return Snapshot(revision, changes)
+                return revision, records
             start = page.kvs[-1].key + b"\0"
+
+    async def vitals(self) -> Vitals:
+        """See ports.Engine."""
+        base, revision = await self._election.base(), (await self._election.standing(limit=1)).header.revision
+        statuses = await self._client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+        return etcd_care.vitals(statuses, base + revision)
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
         return await self._group.commit(term.number, changes)
+
+    async def write(self, term: Term, writes: Writes) -> int:
+        """See ports.Engine."""
+        return await self._group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:
         """One transaction, fenced by the election key and the count of our transactions."""
@@ -326,16 +353,17 @@ class EtcdStore:
         async for response in self._client.watch(self._prefix, after_prefix(self._prefix), after):
             grouped: dict[int, list[Change]] = {}
             for event in response.events:
-                value = None if event.type == event.DELETE else event.kv.value
-                change = self._change(event.kv.key, value)
-                if change:
-                    grouped.setdefault(event.kv.mod_revision, []).append(change)
+                name = self._name(event.kv.key)
+                if name:
+                    value = None if event.type == event.DELETE else event.kv.value
+                    grouped.setdefault(event.kv.mod_revision, []).append(decode(name, value))
             for revision, changes in grouped.items():
                 yield revision, changes
 
-    def _change(self, key: bytes, value: bytes | None) -> Change | None:
+    def _name(self, key: bytes) -> str:
+        """The record's key without our prefix, "" when it is none of a record."""
         name = key.removeprefix(self._prefix).decode(errors="replace")
-        return None if name.startswith(NO_RECORDS) else decode(name, value)
+        return "" if name.startswith(NO_RECORDS) else name
 
 
 def check_version(text: str) -> None:

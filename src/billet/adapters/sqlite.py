@@ -22,7 +22,7 @@ import msgspec
 from billet.adapters.groupcommit import GroupCommit, Writes
 from billet.core.errors import Fenced, OutcomeUnknown, StoreCorrupt, StoreError
 from billet.core.state import Change
-from billet.ports import Leader, Snapshot, Term
+from billet.ports import Leader, Snapshot, Term, Vitals
 from billet.wire.records import decode, read_leader
 
 SCHEMA_VERSION = 1
@@ -49,8 +49,9 @@ T = TypeVar("T")
 class SqliteStore:
     """ports.Store in one file."""
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | Path, create: bool = True) -> None:
+        """`create`: a file that is missing is made."""
+        self._path, self._create = Path(path), create
         self._lock_path = self._path.with_name(self._path.name + ".lock")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | None = None
@@ -72,6 +73,8 @@ class SqliteStore:
             raise StoreError(f"{folder} is not a folder: make it, or give another --store")
         if not os.access(folder, os.W_OK):
             raise StoreError(f"{folder} cannot be written to: give the server's user the right, or another --store")
+        if not self._create and not self._path.exists():
+            raise StoreError(f"there is no {self._path}: mend --store, or --data-dir where relative paths start")
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
         try:
             self._check(db)
@@ -223,19 +226,39 @@ class SqliteStore:
 
     async def load(self) -> Snapshot:
         """See ports.Store."""
-        return await self._run(self._load)
+        revision, records = await self.records()
+        return Snapshot(revision, [decode(key, value) for key, value in records.items()])
 
-    def _load(self) -> Snapshot:
+    async def records(self) -> tuple[int, dict[str, bytes]]:
+        """See ports.Engine."""
+        return await self._run(self._records)
+
+    def _records(self) -> tuple[int, dict[str, bytes]]:
         with self._connection() as db:
             db.execute("BEGIN")
             revision = db.execute("SELECT revision FROM meta").fetchone()[0]
             rows = db.execute("SELECT key, value FROM records").fetchall()
             db.execute("COMMIT")
-        return Snapshot(revision, [decode(key, value) for key, value in rows])
+        return revision, dict(rows)
+
+    async def vitals(self) -> Vitals:
+        """See ports.Engine."""
+        return await self._run(self._vitals)
+
+    def _vitals(self) -> Vitals:
+        db = self._connection()
+        names = ("page_size", "page_count", "freelist_count")
+        page_bytes, pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        term = db.execute("SELECT term FROM meta").fetchone()[0]
+        return Vitals(f"SQLite {sqlite3.sqlite_version}", term, pages * page_bytes, (pages - free) * page_bytes)
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
         return await self._group.commit(term.number, changes)
+
+    async def write(self, term: Term, writes: Writes) -> int:
+        """See ports.Engine."""
+        return await self._group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:
         revision = await self._run(self._transact, term, writes)
