@@ -91,6 +91,7 @@ class EtcdClient:
         self._call_s = call_s
         self._user, self._password, self._token = user, password, ""
         self._at = 0
+        self._leaderless: set[int] = set()  # the endpoints that last said so
         self._closed = False
 
     async def call(self, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
@@ -137,6 +138,7 @@ class EtcdClient:
         except asyncio.CancelledError:
             self._check_cancelled()
             raise
+        self._leaderless.discard(at)
         return answer
 
     async def steady(
@@ -202,7 +204,10 @@ class EtcdClient:
 
     def away_text(self) -> str:
         """What a person reads when etcd does not answer."""
-        return f"etcd does not answer at {', '.join(self.endpoints)}: start it, or mend --store"
+        where = ", ".join(self.endpoints)
+        if self._leaderless:
+            return f"etcd has no leader, as when half of its members are down: start them ({where})"
+        return f"etcd does not answer at {where}: start it, or mend --store"
 
     def check_open(self) -> None:
         """Raise StoreError once the client has been closed."""
@@ -247,6 +252,8 @@ class EtcdClient:
                 "etcd is out of space and takes no writes: if Billet cannot make room by itself (docs/store.md),"
                 " raise --quota-backend-bytes and disarm the alarm"
             )
+        if error.code() is grpc.StatusCode.UNAVAILABLE and "no leader" in text:
+            self._leaderless.add(at)
         if error.code() not in REFUSALS:
             self.leave(at)
             return EtcdAway(self.away_text())

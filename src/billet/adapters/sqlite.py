@@ -30,6 +30,7 @@ APPLICATION_ID = 0x42494C54  # "BILT", in the header of the file
 KEEP_REVISIONS = 10_000  # what a watcher can catch up on
 TRIM_EVERY = 1_000
 LOCK_POLL_S = 0.1
+FULL_BYTES = 1 << 16  # with less room than this, an error is put down to it
 BUSY_S = 5.0  # how long another process's transaction is waited for
 WATCH_PAGE = 500  # revisions in one look at the log
 WATCH_POLL_S = 0.25  # for changes by another process; this process's own wake watchers at once
@@ -107,10 +108,15 @@ class SqliteStore:
                 )
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
                 return StoreError(f"{self._path} cannot be written to ({error}): mend its permissions")
-            case sqlite3.SQLITE_FULL:
+            case code if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._is_full()):
                 return StoreError(f"the disk of {self._path} is full: make room; nothing was written")
             case _:
                 return StoreError(f"{self._path}: {error}")
+
+    def _is_full(self) -> bool:
+        """SQLite calls it an error of the disk when there is no room for its index of the journal."""
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize < FULL_BYTES
 
     async def close(self) -> None:
         """See ports.Store."""
