@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
 
+STORE_FIELDS = ("store", "data_dir", "etcd_tls_ca", "etcd_tls_cert", "etcd_tls_key")  # all that leads to a store
 STORE_SCHEMES = ("sqlite:///", "etcd://", "etcds://")
 
 
