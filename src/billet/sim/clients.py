@@ -52,7 +52,7 @@ class Crowd:
     async def create(self, name: str, chance: Random, shape: tuple[int, int] | None = None) -> int:
         """Ask for a microVM; the code of the answer."""
         vcpu, memory_mib = shape or chance.choice(SHAPES)
-        if chance.random() < 0.02:
+        if shape is None and chance.random() < 0.02:
             vcpu = 65  # flintlockd itself shall refuse
         request = create_request(self._new_name(), vcpu, memory_mib)
         timeout_s = chance.choice((3.0, TIMEOUT_S))

@@ -90,7 +90,13 @@ class Process:
         return self.alive
 
 
-_PROCESS: ContextVar[Process] = ContextVar("process")
+_PROCESS: ContextVar[Process | None] = ContextVar("process")
+
+
+def name_of_current() -> str:
+    """The process whose step this is."""
+    process = _PROCESS.get(None)
+    return process.name if process else "world"
 
 
 class _Handle(asyncio.Handle):

@@ -87,7 +87,8 @@ class End:
             self.listener.on_ws_frame(self, frame)  # type: ignore[arg-type]  # stand-ins for picows' own
 
     def _tell(self) -> None:
-        if self.listener:
+        # picows' own does nothing, and insists on a transport of picows.
+        if self.listener and type(self.listener).on_ws_disconnected is not WSListener.on_ws_disconnected:
             self.listener.on_ws_disconnected(self)  # type: ignore[arg-type]
         if not self._gone.done():
             self._gone.set_result(None)

@@ -17,7 +17,7 @@ from billet.sim.clients import Crowd
 from billet.sim.evidence import Quiet, Settled, Unexpected
 from billet.sim.flintlockd import DELETING
 from billet.sim.hosts import Machine, draw_hosts
-from billet.sim.loop import StuckError, VirtualLoop
+from billet.sim.loop import StuckError, VirtualLoop, name_of_current
 from billet.sim.mayhem import Mayhem
 from billet.sim.network import Network
 from billet.sim.servers import Ids, SimServer, draw_rules
@@ -45,7 +45,7 @@ def run_seed(seed: int) -> Result:
     """Run one seed."""
     loop = VirtualLoop()
     world = World(seed, loop)
-    loop.set_exception_handler(lambda _, context: None)  # what a killed program leaves; failures are looked for below
+    loop.set_exception_handler(lambda _, context: _broke(world, context))
     collecting = gc.isenabled()
     gc.disable()  # a pause in the middle of a run would end what was thrown away in the order of chance
     state = random.getstate()
@@ -80,7 +80,7 @@ async def _main(world: World) -> None:
     crowd = Crowd(world, net, {server.id: server for server in servers}, machines)
     mayhem = Mayhem(world, net, servers, machines)
     mayhem.begin()
-    await _ready(servers)
+    await _ready(etcd, len(machines))
     pause_s, operations = chance.choice((0.05, 0.5, 2.0)), chance.randint(4, 12)
     work = [
         asyncio.create_task(crowd.work(f"c{n}", operations, pause_s)) for n in range(chance.randint(2, 4))
@@ -94,13 +94,12 @@ async def _main(world: World) -> None:
     await _probe(world, crowd)
 
 
-async def _ready(servers: list[SimServer]) -> None:
-    """Wait until somebody leads, and then a little for the first hosts; not long, since things go wrong already."""
-    for _ in range(20):
+async def _ready(etcd: Etcd, hosts: int) -> None:
+    """Wait until all hosts have joined; not long, since things go wrong already."""
+    for _ in range(30):
         await asyncio.sleep(0.2)
-        if any(server.service for server in servers):
-            break
-    await asyncio.sleep(0.5)
+        if len(etcd.state.hosts) == hosts:
+            return
 
 
 async def _settled(world: World, etcd: Etcd, machines: list[Machine], crowd: Crowd) -> None:
@@ -132,6 +131,12 @@ async def _probe(world: World, crowd: Crowd) -> None:
     await crowd.create("probe", chance, (1, 1024))
 
 
+def _broke(world: World, context: dict[str, Any]) -> None:
+    """asyncio complains. Of tasks that were left behind it may: _look_for_failures goes through all."""
+    if "handle" in context:
+        world.note(Unexpected(world.now_s, f"{context['message']}: {context.get('exception')!r}"))
+
+
 def _look_for_failures(world: World) -> None:
     """Parts that ended by an error that is none of Billet's own."""
     for task in world.loop.tasks:
@@ -149,6 +154,7 @@ def listening_to_logs(world: World) -> Iterator[None]:
     def hear(_: Any, __: str, event: MutableMapping[str, Any]) -> Any:
         if event.get("exc_info"):
             world.note(Unexpected(world.now_s, f"{event['event']}: {event}"))
+        world.tell(name_of_current(), " ".join(f"{value}" for value in event.values()))
         raise structlog.DropEvent
 
     structlog.configure(processors=[hear])
