@@ -196,6 +196,10 @@ class SqliteStore:
         except OSError:
             return False
 
+    async def contested(self, term: Term) -> bool:
+        """See ports.Store. A file is for one server."""
+        return False
+
     # Reading and writing.
 
     async def load(self) -> Snapshot:
