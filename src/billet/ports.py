@@ -61,6 +61,19 @@ class Store(Protocol):
     async def contested(self, term: Term) -> bool:
         """Whether another server waits to lead, so that resigning hands over at once."""
 
+    def leaders(self) -> AsyncIterator[Leader | None]:
+        """Who leads, at once and again at every change, for ever; changes that follow closely may be told as one.
+
+        Survives the store's absence: None when, for longer than a lease, nobody could know. Raises StoreError only
+        when this store is closed.
+        """
+
+    async def depose(self, leader: Leader) -> None:
+        """This leader is surely dead: end its term now instead of waiting for its lease. Nothing if it leads no more.
+
+        A wrong suspicion costs one hand-over, never safety: what the deposed one commits is refused.
+        """
+
     async def load(self) -> Snapshot:
         """Read everything, linearizably."""
 
