@@ -66,8 +66,12 @@ class LocalEtcd:
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """SIGSTOP: its connections stay open, and nothing is answered."""
+        """SIGSTOP: its connections stay open, and nothing is answered. Returns when all its threads stand still."""
         self._signal(signal.SIGSTOP)
+        deadline_s = time.monotonic() + STARTED_WITHIN_S
+        while self._process and not _stopped(self._process.pid):
+            assert time.monotonic() < deadline_s, "etcd does not stand still"
+            time.sleep(0.001)
 
     def resume(self) -> None:
         """SIGCONT."""
@@ -101,6 +105,15 @@ class LocalEtcd:
                 time.sleep(0.02)
         self.stop()
         raise AssertionError(f"etcd is not well: {(self.folder / 'etcd.log').read_text()[-2000:]}")
+
+
+def _stopped(pid: int) -> bool:
+    """Whether the kernel has stopped every thread, which is some time after the signal was sent."""
+    try:
+        stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # a thread ended meanwhile
+        return False
+    return all(stat.rpartition(") ")[2].startswith("T") for stat in stats)
 
 
 def free_ports(count: int) -> list[int]:

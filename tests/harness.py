@@ -38,6 +38,7 @@ class Cluster:
     plans: Sequence[HostPlan]
     store: str = "sqlite"  # or "etcd"
     servers: int = 1
+    members: int = 1  # of etcd
     http: bool = False
     token: str = ""
     tls: TlsSettings = INSECURE
@@ -52,7 +53,7 @@ class Cluster:
 
     def start(self) -> Cluster:
         self.processes = Processes(self.folder)
-        self._store = "sqlite:///billet.db" if self.store == "sqlite" else start_etcd(self.processes, 1)
+        self._store = "sqlite:///billet.db" if self.store == "sqlite" else start_etcd(self.processes, self.members)
         self._ports = [tuple(free_port() for _ in range(3)) for _ in range(self.servers)]
         self.fakes = [FakeProcess(plan.fake) for plan in self.plans]
         starting = [self._launch_server(n) for n in range(self.servers)]
@@ -73,6 +74,20 @@ class Cluster:
             with suppress(ProcessLookupError):
                 fake.stop()
         self.processes.__exit__(None, None, None)
+
+    @property
+    def etcd(self) -> list[Process]:
+        return [process for process in self.processes.all if process.name.startswith("etcd-") and process.running()]
+
+    @property
+    def etcd_endpoints(self) -> list[str]:
+        return self._store.removeprefix("etcd://").split(",")
+
+    def restart_etcd(self) -> None:
+        """Start those members again that have been killed, with the data that they had."""
+        for dead in [process for process in self.processes.all if process.name.startswith("etcd-")]:
+            if not dead.running():
+                self.processes.restart(dead)
 
     def restart_server(self, n: int = 0) -> None:
         """Start it again on its ports; returns when it is ready (its agents may still be on their way)."""

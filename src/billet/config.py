@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
 
-POLICIES = ("spread", "pack")
 STORE_SCHEMES = ("sqlite:///", "etcd://", "etcds://")
 
 
@@ -27,7 +26,7 @@ class About(NamedTuple):
     text: str
     low: float | None = None
     high: float | None = None
-    kind: str = ""  # "endpoint", "endpoint?" (may be empty), "endpoints", "file", "secret", "policy" or "store"
+    kind: str = ""  # "endpoint", "endpoint?" (may be empty), "endpoints", "file", "secret" or "store"
 
 
 def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
@@ -118,6 +117,10 @@ class ServerConfig:
         10.0, AUCTION, "Longest time for any other call to one host. A host that takes longer counts as away.",
         low=0.1, high=3600,
     )  # fmt: skip
+    hold_s: float = setting(
+        30.0, AUCTION, "How long a client's call waits while no server leads. 0 = it fails at once; more rides out"
+        " longer troubles of the store.", low=0, high=3600,
+    )  # fmt: skip
     settle_after_s: float = setting(
         60.0, AUCTION, "How long the room of a create with unknown outcome is held while its host is asked for it."
         " 0 = given back at once; more is safer on slow hosts, and holds room longer.", low=0, high=86_400,
@@ -126,9 +129,6 @@ class ServerConfig:
         10_000, AUCTION, "How many auctions `billet explain` remembers; about 5 KiB each. 0 = none.", low=0
     )
 
-    policy: str = setting(
-        "spread", SCORE, "spread: the emptiest host wins. pack: the fullest that has room wins.", kind="policy"
-    )
     pressure_weight: float = setting(
         Weights().pressure, SCORE, "What a host whose tasks wait all the time adds to its score."
         " 0 = measured pressure does not matter.", low=0, high=10,
@@ -163,13 +163,6 @@ class ServerConfig:
     def weights(self) -> Weights:
         """The three numbers of the score, as the core wants them."""
         return Weights(self.pressure_weight, self.delay_weight, self.delay_half_s)
-
-    @property
-    def store_url(self) -> str:
-        """The store as the adapters want it: an SQLite path begins at `data_dir`."""
-        if not self.store.startswith("sqlite:///"):
-            return self.store
-        return f"sqlite:///{Path(self.data_dir) / self.store.removeprefix('sqlite:///')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,8 +276,6 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
                 _check_endpoint(name, one)
         case "file" if value and not Path(value).is_file():
             raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
-        case "policy" if value not in POLICIES:
-            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(POLICIES)}")
         case "store" if not value.startswith(STORE_SCHEMES):
             raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")
 

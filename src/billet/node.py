@@ -28,8 +28,10 @@ from billet.adapters.machine import Machine
 from billet.adapters.records import AuctionLog
 from billet.adapters.stores import open_store
 from billet.api.edge import Edge
+from billet.api.front import Front
 from billet.api.http import http_app
 from billet.api.service import FlintlockService
+from billet.api.stale import StaleReads
 from billet.config import AgentConfig, ServerConfig, split_endpoint
 from billet.control.agent import Agent
 from billet.control.auctioneer import Auctioneer, Rules
@@ -37,11 +39,12 @@ from billet.control.ledger import Ledger
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
 from billet.control.story import Story
-from billet.core.errors import Away, BilletError, ConfigError, StoreCorrupt, StoreError
+from billet.core.errors import BilletError, ConfigError, StoreCorrupt, StoreError
 from billet.core.model import Host, Resources
 from billet.core.state import load
-from billet.ports import Backend, Leader, Store
+from billet.ports import Leader, Store
 from billet.wire import auction_records, auth, flintlock, tls
+from billet.wire.headers import FORWARDED, proof, token_of
 
 log = structlog.get_logger()
 
@@ -74,7 +77,9 @@ async def run_server(config: ServerConfig) -> None:
             print(
                 json.dumps({"grpc": server.leader.grpc, "http": server.http, "link": server.leader.link}), flush=True
             )
-        await until_stopped(server.lead(), server.finish)
+        await until_stopped(server.run(), server.finish)
+    except* BilletError as errors:
+        raise errors.exceptions[0] from None
     finally:
         await server.close()
 
@@ -92,12 +97,16 @@ class Server:
         )
         self._log = AuctionLog(Path(config.data_dir) / "auctions.db", keep=config.record_auctions)
         self._link = LinkServer(config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3)
-        self._edge = Edge(self._backend, config.basic_auth_token)
+        self._proof = proof(config.link_token)
+        self._front = Front(lambda request, metadata: token_of(request, metadata, new_id), config.hold_s)
+        self._edge = Edge(self._front, config.basic_auth_token, self._proof)
         self._tls = tls.TlsSettings(
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
+        self._ledger: Ledger | None = None  # while this server leads
         self._service: FlintlockService | None = None
-        self._forward = LeaderForward(self._tls)
+        self._forward: LeaderForward | None = None  # while another one does
+        self._stopping = False
         self._web: uvicorn.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -116,13 +125,17 @@ class Server:
         )
         if config.http_endpoint:
             self.http = await self._serve_http(config.http_endpoint)
-        self._link.end("this server does not lead", lambda: self._forward.leader)
-        self._tasks.append(asyncio.create_task(self._follow()))
         log.info("server ready", grpc=self.leader.grpc, http=self.http, link=self.leader.link, store=config.store)
 
-    async def lead(self) -> None:
-        """Campaign, lead, and campaign again, for ever."""
-        while True:
+    async def run(self) -> None:
+        """Lead when elected, and follow whoever does."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._lead())
+            group.create_task(self._follow())
+
+    async def _lead(self) -> None:
+        """Campaign, lead, and campaign again, until this server stops."""
+        while not self._stopping:
             try:
                 term = await self._store.campaign(self.leader)
                 snapshot = await self._store.load()
@@ -130,31 +143,45 @@ class Server:
                 raise
             except StoreError as error:
                 log.error("cannot lead: the store is in trouble; trying again", error=error.text)
+                self._front.trouble(f"no server leads: {error.text}")
                 await asyncio.sleep(1.0)
                 continue
             ledger = Ledger(load(snapshot.changes), self._store, term)
             office = self._open_office(ledger)
-            self._service = FlintlockService(office, lambda: str(ULID()), self._explain)
-            self._link.begin(Reign(term.number, self._config.weights, office.reconciler, flintlock.CREATE))
-            await self._edge.serving(True)
+            service = FlintlockService(office, self._explain)
+            self._ledger, self._service = ledger, service
+            self._link.begin(Reign(term.number, self._config.weights, office.reconciler, office.rules.arrive_s))
+            await self._face()
             log.info(
                 "leading", term=term.number, hosts=len(ledger.state.hosts), microvms=len(ledger.state.placements)
             )
             try:
                 await self._reign(ledger, office)
             finally:
-                self._service = None
-                self._link.end("this server no longer leads", lambda: self._forward.leader)
+                self._ledger = self._service = None
+                self._front.stale = StaleReads(service, self._clock.monotonic_s(), self._clock.monotonic_s)
+                self._front.trouble(f"no server leads: {ledger.why}")
+                await self._face()
+                self._link.end("the term has ended")
                 with suppress(BilletError):
                     await self._store.resign(term)
             log.warning("no longer leading", why=ledger.why)
 
     async def finish(self) -> None:
-        """Take nothing new, and let what is in flight come to its end while this server still leads."""
+        """Take nothing new, and let what is in flight come to its end.
+
+        Where another server waits to lead, it takes over at once, and our clients' calls with it; else we lead on
+        until they are answered.
+        """
+        self._stopping = True
+        service, ledger = self._service, self._ledger
         await self._edge.serving(False)
+        with suppress(StoreError):
+            if ledger and await self._store.contested(ledger.term):
+                ledger.end("this server is stopping")
         await self._edge.stop(GRACE_S)
-        if self._service:
-            await self._service.drain()
+        if service:
+            await service.drain()
 
     async def close(self) -> None:
         """Let go of everything."""
@@ -165,7 +192,8 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._link.close()
-        await self._forward.close()
+        if self._forward:
+            await self._forward.close()
         await self._store.close()
         self._log.close()
 
@@ -197,20 +225,32 @@ class Server:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
 
-    def _backend(self) -> Backend:
-        if self._service:
-            return self._service
-        if self._forward.leader and self._forward.leader != self.leader:
-            return self._forward
-        raise Away("no server leads at the moment; try again")
+    async def _face(self) -> None:
+        """Whom our clients meet from now on."""
+        self._front.turn(self._service or self._forward, leads=self._service is not None)
+        await self._edge.serving(self._front.serving and not self._stopping)
 
     async def _follow(self) -> None:
-        """Know who leads, to send clients and agents there."""
-        while True:
-            with suppress(StoreError):
-                self._forward.follow(await self._store.leader())
-                await self._edge.serving(self._service is not None or self._forward.leader is not None)
-            await asyncio.sleep(0.5)
+        """Know who leads, to pass clients on to it and to see when it dies."""
+        bury: asyncio.Task[None] | None = None
+        async for leader in self._store.leaders():
+            if bury:
+                bury.cancel()
+            before, self._forward, bury = self._forward, None, None
+            if leader and leader != self.leader:
+                self._forward = LeaderForward(leader, self._tls, ((FORWARDED, self._proof),))
+                bury = asyncio.create_task(self._bury(self._forward))
+            self._link.follow(leader)
+            await self._face()
+            if before:
+                await before.close()
+
+    async def _bury(self, forward: LeaderForward) -> None:
+        """End a dead leader's term, rather than wait for its lease to run out."""
+        await forward.dead()
+        log.warning("the leader is dead", leader=forward.leader.id)
+        with suppress(StoreError):
+            await self._store.depose(forward.leader)
 
     def _record(self, story: Story) -> None:
         record = story.record
@@ -233,7 +273,7 @@ class Server:
         host, port = split_endpoint(endpoint)
         config = self._config
         settings = uvicorn.Config(
-            http_app(self._backend, config.basic_auth_token),
+            http_app(self._front, config.basic_auth_token),
             host=host or "0.0.0.0",
             port=port,
             log_level="error",
@@ -296,11 +336,10 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
         machine.measure,
         SystemClock(),
         config.report_interval_s,
+        instance=secrets.token_hex(8),
     )
     context = None if config.link_insecure else tls.client_context(config.link_ca)
-    dialler = AgentDialler(
-        agent, daemon, config.servers, config.link_token, context, version("billet"), secrets.token_hex(8)
-    )
+    dialler = AgentDialler(agent, daemon, config.servers, config.link_token, context, version("billet"))
     return agent, dialler, daemon
 
 
@@ -331,6 +370,11 @@ async def announce_ready(config: AgentConfig, agent: Agent) -> None:
 
 
 # Both.
+
+
+def new_id() -> str:
+    """An id that no other has, in the form of flintlockd's own."""
+    return str(ULID())
 
 
 async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Awaitable[None]]) -> None:

@@ -58,6 +58,22 @@ class Store(Protocol):
     async def leader(self) -> Leader | None:
         """Who leads now, None when nobody does."""
 
+    async def contested(self, term: Term) -> bool:
+        """Whether another server waits to lead, so that resigning hands over at once."""
+
+    def leaders(self) -> AsyncIterator[Leader | None]:
+        """Who leads, at once and again at every change, for ever; changes that follow closely may be told as one.
+
+        Survives the store's absence: None when, for longer than a lease, nobody could know. Raises StoreError only
+        when this store is closed.
+        """
+
+    async def depose(self, leader: Leader) -> None:
+        """This leader is surely dead: end its term now instead of waiting for its lease. Nothing if it leads no more.
+
+        A wrong suspicion costs one hand-over, never safety: what the deposed one commits is refused.
+        """
+
     async def load(self) -> Snapshot:
         """Read everything, linearizably."""
 
@@ -127,20 +143,38 @@ class Unknown(NamedTuple):
 Outcome = Created | Denied | NotTaken | Unknown
 
 
+class How(NamedTuple):
+    """What else a host must know of a create that it is told.
+
+    `instance` is the agent's process that the microVM was reserved for; no other gets the order the first time.
+    `again`: an earlier leader may have sent the order already, to that process. One that is not it, or does not
+    know what became of it, looks for the token before anything else.
+    `verdict_only`: flintlockd is expected to refuse, in its own words. No room is reserved, so a microVM that it
+    makes all the same is deleted at once and comes back as NotTaken.
+    """
+
+    instance: str = ""
+    again: bool = False
+    verdict_only: bool = False
+
+
+PLAINLY = How()
+
+
 class Hosts(Protocol):
     """All agents, as the leader sees them."""
 
     async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
         """Ask these hosts. Late ones count as SILENT; calls that wait together share messages."""
 
-    async def create(
-        self, host_id: str, auction: Auction, request: bytes, timeout_s: float, verdict_only: bool = False
-    ) -> Outcome:
-        """Tell the winner. `request` is the client's CreateMicroVMRequest, to the byte.
+    def instance(self, host_id: str) -> str:
+        """The process of a host's agent that is connected now, by a name that no other ever has; "" when none is."""
 
-        `verdict_only`: flintlockd is expected to refuse, in its own words. No room is reserved, so a microVM that
-        it makes all the same is deleted at once and comes back as NotTaken.
-        """
+    async def create(self, host_id: str, auction: Auction, request: bytes, timeout_s: float, how: How) -> Outcome:
+        """Tell the winner. `request` is the client's CreateMicroVMRequest, to the byte."""
+
+    async def get(self, host_id: str, uid: str, timeout_s: float) -> Reply:
+        """flintlockd's GetMicroVM of one microVM, whose reply is on the wire like a create's. Raises as `call`."""
 
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
         """Pass a unary call on to a host's flintlockd. Raises Away when the host cannot be reached."""

@@ -52,7 +52,6 @@ def test_help_groups_a_servers_settings_and_says_what_zero_means():
             "--store is 'mysql://x'; write sqlite:///PATH or",
         ),
         (["--insecure", "--link-insecure", "--bid-wait-ms", "-1"], "--bid-wait-ms is -1; the least is 0"),
-        (["--insecure", "--link-insecure", "--policy", "random"], "choose one of spread, pack"),
         (["--insecure", "--tls-cert", __file__], "--tls-cert is set and --tls-key is not; give both or neither"),
         (["--insecure", "--tls-cert", __file__, "--tls-key", __file__], "contradict each other"),
         (["--link-token-file", "/no/such"], "--link-token-file is '/no/such', which cannot be read"),

@@ -10,10 +10,11 @@ import pytest
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.control.agent import Agent, BootClock, CreateOrder, Measured
 from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources
+from billet.fake.faults import Fault, Kind
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
 from billet.node import SystemClock
-from billet.ports import Created, Denied, Inventory, NotTaken, Report
+from billet.ports import Created, Denied, How, Inventory, NotTaken, Report, Unknown
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
 from tests.cluster.clients import create_request
@@ -47,7 +48,9 @@ async def pair() -> AsyncIterator[Pair]:
     await fake.start()
     daemon = GrpcFlintlock(fake.grpc_address)
     idle = Measured(cpu_share=0.0, memory_used_mib=0, disk_free_mib=0, pressure=0.25)
-    agent = Agent(Host("h1", ROOM, ROOM), daemon, wire, lambda: idle, SystemClock(), report_interval_s=0.2)
+    agent = Agent(
+        Host("h1", ROOM, ROOM), daemon, wire, lambda: idle, SystemClock(), report_interval_s=0.2, instance="this"
+    )
     agent.uplink = Heard()
     assert await agent.refresh()
     yield agent, fake
@@ -55,8 +58,8 @@ async def pair() -> AsyncIterator[Pair]:
     await fake.stop()
 
 
-def order(token: str, term: int = 5, demand: Resources = SHAPE, **rest: bool) -> CreateOrder:
-    return CreateOrder(term, token, create_request(token), demand, 10.0, **rest)
+def order(token: str, term: int = 5, demand: Resources = SHAPE, instance: str = "this", **how: bool) -> CreateOrder:
+    return CreateOrder(term, token, create_request(token), demand, 10.0, How(instance, **how))
 
 
 async def test_promise_3_an_order_of_an_older_term_is_refused(pair: Pair) -> None:
@@ -111,7 +114,7 @@ async def test_flintlockds_verdict_is_passed_on_to_the_letter(pair: Pair) -> Non
     agent, _ = pair
     request = rpc.CreateMicroVMRequest.FromString(create_request("vm"))
     request.microvm.vcpu = 65
-    bad = CreateOrder(5, "01BAD", request.SerializeToString(), SHAPE, 10.0, verdict_only=True)
+    bad = CreateOrder(5, "01BAD", request.SerializeToString(), SHAPE, 10.0, How(verdict_only=True))
     outcome = await agent.create(bad)
     assert isinstance(outcome, Denied)
     assert "'VCPU' failed on the 'lte' tag" in outcome.text
@@ -172,3 +175,43 @@ def test_the_mean_boot_time_is_the_busy_time_shared_by_the_boots(
     for booted, pending, now_s in looks:
         clock.looked(booted, pending, now_s)
     assert clock.mean_s == pytest.approx(mean_s)
+
+
+async def test_promise_4_an_order_that_comes_again_is_new_to_a_host_that_never_had_it(pair: Pair) -> None:
+    """An earlier leader reserved it for this very process and died before it sent the order."""
+    agent, fake = pair
+    outcome = await agent.create(order("01AGAIN", again=True))
+    assert isinstance(outcome, Created)
+    assert fake.stats()["creates_accepted"] == 1
+
+
+async def test_promise_4_an_order_for_another_process_is_looked_up_and_not_carried_out(pair: Pair) -> None:
+    """The process before this one may have told flintlockd, and what it told may still be on its way."""
+    agent, fake = pair
+    lost = await agent.create(order("01LOST", instance="before", again=True))
+    assert isinstance(lost, Unknown)
+    assert fake.stats()["creates_accepted"] == 0
+    fake.vms.create(wire.with_token(create_request("made"), "01MADE"))
+    made = await agent.create(order("01MADE", instance="before", again=True))
+    assert isinstance(made, Created)
+    assert b"billet-token" not in made.reply
+    assert fake.stats()["creates_accepted"] == 1
+
+
+async def test_promise_4_an_order_whose_outcome_this_process_could_not_learn_is_not_carried_out_again(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent, fake = pair
+    monkeypatch.setattr("billet.control.agent.LOOKUP_PAUSE_S", 0.01)
+    fake.faults.add(Fault(Kind.CUT_BEFORE_ACCEPT))
+    assert isinstance(await agent.create(order("01TORN")), Unknown)
+    assert isinstance(await agent.create(order("01TORN", again=True)), Unknown)
+    assert fake.stats()["creates_accepted"] == 0
+
+
+async def test_hosts_answer_reads_of_any_term(pair: Pair) -> None:
+    """While nobody leads, a server may still show what runs."""
+    agent, _ = pair
+    assert agent.accepts(7)
+    assert (await agent.call(0, wire.LIST, b"", 5.0)).code == 0
+    assert (await agent.call(6, wire.DELETE, wire.with_uid("01X"), 5.0)).code == 14

@@ -162,6 +162,14 @@ async def take(
     return seen
 
 
+async def told(leaders: AsyncIterator[Leader | None], wanted: Leader | None) -> None:
+    """Wait until this is said of who leads."""
+    async with asyncio.timeout(SOON_S):
+        async for leader in leaders:
+            if leader == wanted:
+                return
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for something that nobody announces."""
     async with asyncio.timeout(SOON_S):

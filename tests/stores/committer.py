@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import sys
-from pathlib import Path
 
 from billet.adapters.etcd import EtcdStore
 from billet.adapters.sqlite import SqliteStore
@@ -14,8 +13,10 @@ from tests.stores.backends import ME, placement
 ABREAST = 20
 
 
-async def main(kind: str, where: str, prefix: str = "") -> None:
-    store: Store = SqliteStore(Path(where)) if kind == "sqlite" else EtcdStore([where], prefix=prefix)
+async def main(kind: str, where: str, prefix: str = "", lease_ttl_s: str = "3") -> None:
+    store: Store = SqliteStore(where)
+    if kind == "etcd":
+        store = EtcdStore([where], prefix=prefix, lease_ttl_s=int(lease_ttl_s))
     await store.open()
     term = await store.campaign(ME)
     numbers = itertools.count()

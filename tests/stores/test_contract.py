@@ -10,7 +10,20 @@ import pytest
 from billet.core.errors import Fenced, StoreCorrupt, StoreError
 from billet.core.model import PlacementState
 from billet.core.state import DropHost, DropPlacement, PutHost, PutPlacement
-from tests.stores.backends import ME, OTHER, SOON_S, Backend, Opened, contents, host, placement, take, written
+from tests.stores.backends import (
+    LONG_LEASE_S,
+    ME,
+    OTHER,
+    SOON_S,
+    Backend,
+    Opened,
+    contents,
+    host,
+    placement,
+    take,
+    told,
+    written,
+)
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -285,23 +298,77 @@ async def test_a_record_of_an_unknown_kind_is_not_passed_over(opened: Opened) ->
         await store.load()
 
 
+async def killed_leader(backend: Backend, *arguments: str) -> list[int]:
+    """A server that led as ME, committed, and was killed: the numbers of what was acknowledged to it."""
+    command = [sys.executable, "-m", "tests.stores.committer", *backend.arguments(), *arguments]
+    server = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
+    assert server.stdout
+    acknowledged = []
+    async with asyncio.timeout(SOON_S):
+        while len(acknowledged) < 300:
+            acknowledged.append(int(await server.stdout.readline()))
+        server.kill()
+        rest = (await server.stdout.read()).splitlines(keepends=True)
+        await server.wait()
+    return acknowledged + [int(line) for line in rest if b"\n" in line]
+
+
 async def test_promise_4_what_was_acknowledged_survives_the_killing_of_the_server(
     opened: Opened, backend: Backend
 ) -> None:
     store = await opened()
-    command = [sys.executable, "-m", "tests.stores.committer", *backend.arguments()]
-    server = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
-    assert server.stdout
-    acknowledged = []
-    async with asyncio.timeout(SOON_S * 2):
-        while len(acknowledged) < 300:
-            acknowledged.append(int(await server.stdout.readline()))
-        server.kill()
-        acknowledged += [
-            int(line) for line in (await server.stdout.read()).splitlines(keepends=True) if b"\n" in line
-        ]
-        await server.wait()
-        term = await store.campaign(OTHER)
+    acknowledged = await killed_leader(backend)
+    term = await asyncio.wait_for(store.campaign(OTHER), SOON_S)
     await store.commit(term, [PutHost(host("h1"))])
     held = contents(await store.load())
     assert written(*(PutPlacement(placement(n)) for n in acknowledged)).items() <= held.items()
+
+
+async def test_a_leader_that_is_known_to_be_dead_is_followed_at_once(opened: Opened, backend: Backend) -> None:
+    store = await opened()
+    await killed_leader(backend, str(LONG_LEASE_S))
+    waiting = asyncio.create_task(store.campaign(OTHER))
+    await store.depose(ME)
+    assert (await asyncio.wait_for(waiting, SOON_S)).leader == OTHER
+
+
+async def test_deposing_one_who_does_not_lead_changes_nothing(opened: Opened) -> None:
+    first, second = await opened(), await opened()
+    term = await first.campaign(ME)
+    waiting = asyncio.create_task(second.campaign(OTHER))
+    await asyncio.wait([waiting], timeout=0.3)
+    await second.depose(OTHER)
+    assert await second.leader() == ME
+    await first.commit(term, [PutPlacement(placement(1))])
+    await first.resign(term)
+    await asyncio.wait_for(waiting, SOON_S)
+    await first.depose(ME)
+    assert await second.leader() == OTHER
+
+
+async def test_everybody_hears_at_once_who_leads_and_when_that_changes(opened: Opened) -> None:
+    first, second, third = await opened(), await opened(), await opened()
+    leaders = third.leaders()
+    assert await asyncio.wait_for(anext(leaders), SOON_S) is None
+    term = await first.campaign(ME)
+    assert await asyncio.wait_for(anext(leaders), SOON_S) == ME
+    late = third.leaders()
+    assert await asyncio.wait_for(anext(late), SOON_S) == ME
+    waiting = asyncio.create_task(second.campaign(OTHER))
+    await asyncio.wait([waiting], timeout=0.3)
+    await first.resign(term)
+    await told(leaders, OTHER)
+    await told(late, OTHER)
+    await second.resign(await waiting)
+    await told(leaders, None)
+
+
+async def test_hearing_who_leads_ends_when_the_store_is_closed(opened: Opened) -> None:
+    store = await opened()
+    leaders = store.leaders()
+    assert await anext(leaders) is None
+    hearing = asyncio.create_task(told(leaders, ME))
+    await asyncio.wait([hearing], timeout=0.3)
+    await store.close()
+    with pytest.raises(StoreError):
+        await asyncio.wait_for(hearing, SOON_S)

@@ -19,7 +19,7 @@ from billet.core.state import PutPlacement
 from billet.ports import Term
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd, free_ports
-from tests.stores.backends import ME, OTHER, SOON_S, EtcdBackend, contents, placement, take, until, written
+from tests.stores.backends import ME, OTHER, SOON_S, EtcdBackend, contents, placement, take, told, until, written
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -223,6 +223,38 @@ async def test_a_leader_that_is_gone_without_a_word_is_followed_when_its_lease_e
     await asyncio.wait_for(gone.ended(old), SOON_S)
     await gone.close()
     await next_one.close()
+
+
+async def test_a_leader_deposed_by_mistake_is_refused_and_hears_of_it(etcd_server: LocalEtcd) -> None:
+    backend = EtcdBackend(etcd_server, lease_ttl_s=3)
+    first, second = backend.store(), backend.store()
+    await first.open()
+    await second.open()
+    old = await first.campaign(ME)
+    waiting = asyncio.create_task(second.campaign(OTHER))
+    await second.depose(ME)
+    new = await asyncio.wait_for(waiting, SOON_S)
+    with pytest.raises(Fenced):
+        await first.commit(old, [RESERVED])
+    await second.commit(new, [STARTED])
+    await asyncio.wait_for(first.ended(old), SOON_S)
+    await first.close()
+    await second.close()
+
+
+@pytest.mark.parametrize("trouble", ["kill", "pause"])
+async def test_nobody_is_said_to_lead_when_etcd_cannot_be_asked_for_longer_than_a_lease(
+    own_etcd: LocalEtcd, trouble: str
+) -> None:
+    store, _ = await leading(own_etcd, lease_ttl_s=2)
+    leaders = store.leaders()
+    await told(leaders, ME)
+    getattr(own_etcd, trouble)()
+    await told(leaders, None)
+    await asyncio.to_thread(own_etcd.start if trouble == "kill" else own_etcd.resume)
+    await asyncio.wait_for(store.campaign(OTHER), SOON_S)
+    await told(leaders, OTHER)
+    await store.close()
 
 
 async def test_a_commit_to_a_member_that_stands_still_is_never_a_lie(

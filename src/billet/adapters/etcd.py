@@ -22,6 +22,7 @@ import msgspec
 import structlog
 
 from billet.adapters.etcd_client import CALL_S, PAUSE_S, STEADY_S, EtcdAway, EtcdClient
+from billet.adapters.etcd_election import Election, after_prefix
 from billet.adapters.groupcommit import GroupCommit, Writes
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
 from billet.core.state import Change
@@ -80,6 +81,7 @@ class EtcdStore:
         self._client = EtcdClient(endpoints, ca, cert, key, call_s, user, password)
         self._prefix = prefix.encode()
         self._ttl_s = lease_ttl_s
+        self._election = Election(self._client, self._prefix, lease_ttl_s)
         self._standing: set[Candidacy] = set()  # every lease that is ours
         self._mine: dict[int, Candidacy] = {}  # those that were elected, by term
         self._closing = False
@@ -126,7 +128,7 @@ class EtcdStore:
         lease = await self._client.steady("Lease/LeaseGrant", grant, pb.LeaseGrantResponse)
         name = f"{lease.ID:016x}".encode()
         candidacy = Candidacy(
-            lease.ID, self._prefix + b"election/" + name, self._prefix + b"commit/" + name, asked_s + self._reign_s()
+            lease.ID, self._election.prefix + name, self._prefix + b"commit/" + name, asked_s + self._reign_s()
         )
         self._standing.add(candidacy)
         puts = {candidacy.key: msgspec.json.encode(me), candidacy.marker: b"0"}
@@ -150,7 +152,7 @@ class EtcdStore:
     async def _until_first(self, candidacy: Candidacy) -> int | None:
         """Wait until nobody stands before us; the create revision of our key, None when it was lost."""
         while not candidacy.over.is_set():
-            standing = await self._range(b"election/", sort=pb.RangeRequest.CREATE)
+            standing = await self._election.standing()
             mine = next((kv.create_revision for kv in standing.kvs if kv.key == candidacy.key), None)
             if mine is None:
                 return None
@@ -231,8 +233,20 @@ class EtcdStore:
 
     async def leader(self) -> Leader | None:
         """See ports.Store."""
-        first = await self._range(b"election/", sort=pb.RangeRequest.CREATE, limit=1)
-        return read_leader(first.kvs[0].value) if first.kvs else None
+        first = await self._election.first()
+        return read_leader(first.value) if first else None
+
+    def leaders(self) -> AsyncIterator[Leader | None]:
+        """See ports.Store."""
+        return self._election.leaders()
+
+    async def depose(self, leader: Leader) -> None:
+        """See ports.Store."""
+        await self._election.depose(leader)
+
+    async def contested(self, term: Term) -> bool:
+        """See ports.Store."""
+        return len((await self._election.standing(limit=2)).kvs) > 1
 
     # Reading and writing.
 
@@ -315,23 +329,9 @@ class EtcdStore:
             for revision, changes in grouped.items():
                 yield revision, changes
 
-    async def _range(
-        self, name: bytes, sort: pb.RangeRequest.SortTarget.ValueType, limit: int = 0
-    ) -> pb.RangeResponse:
-        key = self._prefix + name
-        request = pb.RangeRequest(
-            key=key, range_end=after_prefix(key), sort_order=pb.RangeRequest.ASCEND, sort_target=sort, limit=limit
-        )
-        return await self._client.steady("KV/Range", request, pb.RangeResponse)
-
     def _change(self, key: bytes, value: bytes | None) -> Change | None:
         name = key.removeprefix(self._prefix).decode(errors="replace")
         return None if name.startswith(NO_RECORDS) else decode(name, value)
-
-
-def after_prefix(prefix: bytes) -> bytes:
-    """The first key after all that begin so: etcd's way to name a prefix. The last byte is never 255 here."""
-    return prefix[:-1] + bytes([prefix[-1] + 1])
 
 
 def check_version(text: str) -> None:

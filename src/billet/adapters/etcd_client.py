@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import suppress
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -121,7 +121,7 @@ class EtcdClient:
     async def _send(
         self, at: int, method: str, request: Message, reply: type[R], timeout_s: float, metadata: Metadata
     ) -> R:
-        self._check_open()
+        self.check_open()
         caller = self._channels[at].unary_unary(
             f"/etcdserverpb.{method}", type(request).SerializeToString, reply.FromString
         )
@@ -149,7 +149,7 @@ class EtcdClient:
 
     async def keep_alive(self, lease: int) -> int:
         """Renew a lease; returns its seconds to live, 0 when it is gone. Raises as `call` does."""
-        self._check_open()
+        self.check_open()
         at = self._at
         stream: grpc.aio.StreamStreamMultiCallable[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
         stream = self._channels[at].stream_stream(
@@ -171,7 +171,7 @@ class EtcdClient:
             call.cancel()
         raise EtcdAway(self.away_text())
 
-    async def watch(self, key: bytes, range_end: bytes, after: int) -> AsyncIterator[pb.WatchResponse]:
+    async def watch(self, key: bytes, range_end: bytes, after: int) -> AsyncGenerator[pb.WatchResponse]:
         """Every change of these keys after a revision, for ever, over reconnects. Raises Compacted.
 
         Other refusals, and the closing of the client, raise StoreError.
@@ -199,7 +199,8 @@ class EtcdClient:
         """What a person reads when etcd does not answer."""
         return f"etcd does not answer at {', '.join(self.endpoints)}: start it, or mend --store"
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise StoreError once the client has been closed."""
         if self._closed:
             raise StoreError("the connection to etcd was closed")
 
@@ -207,10 +208,10 @@ class EtcdClient:
         """Closing a channel shows as a cancellation of its calls. Only a task's own is one for its caller."""
         task = asyncio.current_task()
         if task is None or not task.cancelling():
-            self._check_open()
+            self.check_open()
 
     async def _watch_once(self, key: bytes, range_end: bytes, start: int) -> AsyncIterator[pb.WatchResponse]:
-        self._check_open()
+        self.check_open()
         at = self._at
         stream: grpc.aio.StreamStreamMultiCallable[pb.WatchRequest, pb.WatchResponse]
         stream = self._channels[at].stream_stream(

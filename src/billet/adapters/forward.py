@@ -1,57 +1,54 @@
-"""A server that does not lead passes its clients' calls on to the one that does."""
+"""The way from a server that does not lead to the one that does."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 
 import grpc
 import grpc.aio
+from grpc_health.v1 import health, health_pb2
 
-from billet.core.errors import Away, Code, HostVerdict
+from billet.config import split_endpoint
+from billet.core.errors import Away, Code, HostVerdict, LeaderLost
 from billet.ports import Answer, Leader
 from billet.wire import tls
+from billet.wire.headers import ANSWERED
 
-FORWARDED = (
-    "x-billet-forwarded"  # so that two servers that take each other for the leader do not pass a call for ever
-)
+WATCH = f"/{health.SERVICE_NAME}/Watch"
 LIMITLESS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
+LOOK_AGAIN_S = 0.1
+CONNECT_S = 1.0
+UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # what a broken connection may look like
 
 
 class LeaderForward:
-    """ports.Backend over a channel to the leader."""
+    """ports.Backend over a connection to one leader."""
 
-    def __init__(self, settings: tls.TlsSettings) -> None:
-        self.leader: Leader | None = None
-        self._settings = settings
-        self._channel: grpc.aio.Channel | None = None
-
-    def follow(self, leader: Leader | None) -> None:
-        """From now on this one leads."""
-        if leader == self.leader:
-            return
-        self.leader, self._channel = leader, None
-        if leader:
-            settings = self._settings
-            # The servers of one fleet trust the CA of their clients, or else a certificate that they share.
-            self._channel = (
-                grpc.aio.insecure_channel(leader.grpc, options=LIMITLESS)
-                if settings.insecure
-                else grpc.aio.secure_channel(
-                    leader.grpc,
-                    tls.channel_credentials(settings.client_ca or settings.cert, settings.cert, settings.key),
-                    options=LIMITLESS,
-                )
+    def __init__(self, leader: Leader, settings: tls.TlsSettings, passed_on: tuple[tuple[str, str], ...]) -> None:
+        """`passed_on` is the metadata that shows the leader that another server calls."""
+        self.leader = leader
+        self._passed_on = passed_on
+        # The servers of one fleet trust the CA of their clients, or else a certificate that they share.
+        self._channel = (
+            grpc.aio.insecure_channel(leader.grpc, options=LIMITLESS)
+            if settings.insecure
+            else grpc.aio.secure_channel(
+                leader.grpc,
+                tls.channel_credentials(settings.client_ca or settings.cert, settings.cert, settings.key),
+                options=LIMITLESS,
             )
+        )
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """See ports.Backend."""
-        channel = self._usable(metadata)
-        caller: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
-        call = caller(request, timeout=timeout_s, metadata=_passed_on(metadata))
+        caller: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
+        call = caller(request, timeout=timeout_s, metadata=self._metadata(metadata))
         try:
             payload = await call
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error) from None
+            raise _translated(error) from None
         trailers = tuple((k, v) for k, v in await call.trailing_metadata() or () if isinstance(v, str))
         return Answer(payload, tuple(pair for pair in trailers if pair[0].startswith("x-billet-")))
 
@@ -59,36 +56,63 @@ class LeaderForward:
         self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
     ) -> AsyncIterator[bytes]:
         """See ports.Backend."""
-        channel = self._usable(metadata)
-        caller: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(method)
-        call = caller(requests, timeout=timeout_s, metadata=_passed_on(metadata))
+        caller: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
+        call = caller(requests, timeout=timeout_s, metadata=self._metadata(metadata))
         try:
             async for message in call:
                 yield message
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error) from None
+            raise _translated(error) from None
         finally:
             call.cancel()
 
+    async def dead(self) -> None:
+        """Return when the leader's process surely is no more: its connection broke and nobody listens there now.
+
+        A machine that vanishes breaks no connection; its leader's lease has to run out.
+        """
+        watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(WATCH)
+        while True:
+            call = watch(health_pb2.HealthCheckRequest().SerializeToString())
+            with suppress(grpc.aio.AioRpcError):
+                async for answer in call:
+                    if health_pb2.HealthCheckResponse.FromString(answer).status != SERVING:
+                        break  # it is about to stop, and need not wait for us
+            call.cancel()
+            if await _refused(self.leader.grpc):
+                return
+            await asyncio.sleep(LOOK_AGAIN_S)
+
     async def close(self) -> None:
-        """Let go of the channel."""
-        if self._channel:
-            await self._channel.close()
+        """Let go of the connection."""
+        await self._channel.close()
 
-    def _usable(self, metadata: Mapping[str, str]) -> grpc.aio.Channel:
-        if self._channel is None or FORWARDED in metadata:
-            raise Away("no server leads at the moment; try again")
-        return self._channel
-
-    def _translated(self, error: grpc.aio.AioRpcError) -> Away | HostVerdict:
-        """The leader's answer as it is; that there was none, in words of ours (a channel's may be dangerous)."""
-        code = error.code().value[0]
-        details = error.details() or ""
-        if code == Code.UNAVAILABLE and (error.initial_metadata() is None or "not found" in details):
-            return Away("the leader does not answer; try again")
-        return HostVerdict(code, details)
+    def _metadata(self, metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+        kept = ((k, v) for k, v in metadata.items() if k == "authorization" or k.startswith("x-"))
+        return (*kept, *self._passed_on)
 
 
-def _passed_on(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    kept = ((k, v) for k, v in metadata.items() if k == "authorization" or k.startswith("x-"))
-    return (*kept, (FORWARDED, "1"))
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+async def _refused(endpoint: str) -> bool:
+    """Whether the machine itself says that nobody listens there."""
+    host, port = split_endpoint(endpoint)
+    try:
+        async with asyncio.timeout(CONNECT_S):
+            _, writer = await asyncio.open_connection(host, port)
+    except ConnectionRefusedError:
+        return True
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return False
+
+
+def _translated(error: grpc.aio.AioRpcError) -> Away | HostVerdict:
+    """The leader's answer as it is; that there was none, in words of ours (a channel's may be dangerous)."""
+    code: int = error.code().value[0]
+    answered = any(key == ANSWERED for key, _ in error.trailing_metadata() or ())
+    if code in UNANSWERED and not answered:
+        return LeaderLost("the leader does not answer; try again")
+    return HostVerdict(code, error.details() or "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import random
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Sequence
@@ -16,24 +15,24 @@ from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_conn
 from billet.adapters.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S, Outbox
 from billet.adapters.pipes import Pipe
 from billet.control.agent import Agent, CreateOrder
-from billet.core.errors import Away, BilletError, Code, ConfigError, HostVerdict
+from billet.core.errors import Away, BilletError, Code, HostVerdict
 from billet.core.scoring import Weights
-from billet.ports import Flintlock, Inventory, Reply, Report, Unknown
+from billet.ports import Flintlock, How, Inventory, Reply, Report, Unknown
 from billet.wire import link as wire
 from billet.wire.pb import link_pb2 as pb
 
 log = structlog.get_logger()
 
-BACKOFF_S = 0.1  # pause before dialling again, doubled up to
+BACKOFF_S = 0.05  # pause before dialling again, doubled up to
 BACKOFF_MAX_S = 2.0
 
 
 class AgentLink(WSListener):
     """One connection to a server; the agent's Uplink while it lasts."""
 
-    def __init__(self, owner: AgentDialler) -> None:
-        self.welcomed = False
-        self.goodbye: pb.Goodbye | None = None
+    def __init__(self, owner: AgentDialler, server: str) -> None:
+        self.server = server
+        self.greeted = False  # the server has said something: it let us in
         self._owner = owner
         self._outbox: Outbox | None = None
 
@@ -72,7 +71,7 @@ class AgentLink(WSListener):
 
 
 class AgentDialler:
-    """Keeps the agent connected to whoever leads."""
+    """Keeps the agent connected to every server; the one that says welcome with the newest term leads."""
 
     def __init__(
         self,
@@ -82,56 +81,51 @@ class AgentDialler:
         token: str,
         tls: ssl.SSLContext | None,
         version: str,
-        instance: str,
     ) -> None:
         self._agent = agent
         self._flintlock = flintlock
         self._servers = list(servers)
         self._tls = tls
         self._headers = {"Authorization": f"Bearer {token}"}
-        self._version, self._instance = version, instance
-        self._term = 0
-        self._at = ""  # the server that is connected
+        self._version = version
+        self._kept: set[str] = set()  # servers that are dialled
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hello(self) -> pb.Hello:
         """What is said first."""
-        return wire.put_hello(self._agent.host, self._version, self._instance)
+        return wire.put_hello(self._agent.host, self._version, self._agent.instance)
 
     async def run(self) -> None:
-        """Stay connected, for ever. Raises ConfigError when a server says that trying again will not help."""
-        round_robin = itertools.cycle(self._servers)
-        target, pause_s = next(round_robin), BACKOFF_S
-        while True:
-            link = await self._connection(target)
-            if link and link.goodbye and link.goodbye.final:
-                raise ConfigError(link.goodbye.why)
-            if link and link.welcomed:
-                pause_s = BACKOFF_S
-            hint = link.goodbye.leader if link and link.goodbye else ""
-            target = hint or next(round_robin)
-            # Chance keeps a whole fleet from dialling in step; it decides nothing.
-            await asyncio.sleep(0.0 if hint else pause_s * random.uniform(0.5, 1.0))
-            pause_s = min(pause_s * 2, BACKOFF_MAX_S)
+        """Stay connected to all servers, for ever."""
+        await asyncio.gather(*(self._keep(server) for server in dict.fromkeys(self._servers)))
 
-    async def _connection(self, server: str) -> AgentLink | None:
-        """One connection from beginning to end."""
+    async def _keep(self, server: str, given: bool = True) -> None:
+        """Dial this server again and again; one that was not `given` only as long as it answers."""
+        self._kept.add(server)
+        pause_s, reached = BACKOFF_S, True
+        while reached or given:
+            link = await self._connection(server, complain=reached)
+            reached = link is not None
+            # Chance keeps a whole fleet from dialling in step; it decides nothing.
+            await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
+            pause_s = BACKOFF_S if link and link.greeted else min(pause_s * 2, BACKOFF_MAX_S)
+        self._kept.discard(server)
+
+    async def _connection(self, server: str, complain: bool) -> AgentLink | None:
+        """One connection from beginning to end; None when there was none."""
+        link = AgentLink(self, server)
         try:
-            transport, link = await self._dial(f"/agent?host={self._agent.host.id}", server, AgentLink(self))
+            transport, _ = await self._dial(f"/agent?host={self._agent.host.id}", server, link)
         except (OSError, WSError, TimeoutError) as error:
-            log.warning("cannot reach a server", server=server, error=explain(error))
+            if complain:
+                log.warning("cannot reach a server; trying again", server=server, error=explain(error))
             return None
-        assert isinstance(link, AgentLink)
-        self._at = server
         try:
             await transport.wait_disconnected()
         finally:
             if self._agent.uplink is link:
                 self._agent.uplink = None
-        if link.goodbye:
-            log.info("the server said goodbye", server=server, why=link.goodbye.why)
-        else:
-            log.warning("the link broke", server=server)
+        log.warning("the link broke", server=server)
         return link
 
     async def _dial(self, path: str, server: str, listener: WSListener) -> tuple[WSTransport, WSListener]:
@@ -152,30 +146,33 @@ class AgentDialler:
     def received(self, link: AgentLink, down: pb.Down) -> None:
         """A frame from the server."""
         if down.HasField("goodbye"):
-            link.goodbye = down.goodbye
+            log.warning("the server said goodbye", server=link.server, why=down.goodbye.why)
             return
+        link.greeted = True
         if down.HasField("welcome"):
             self._spawn(self._welcome(link, down.welcome))
+        if down.standby.leader and down.standby.leader not in self._kept:
+            self._spawn(self._keep(down.standby.leader, given=False))
         for call in down.calls:
             answers = [(lot, self._agent.bid(auction)) for lot, auction in wire.get_call(call)]
             link.put(pb.Up(bids=[wire.put_bids(call.round, answers)]))
         for order in down.orders:
             self._spawn(self._create(link, order) if order.token else self._call(link, order))
         for stream in down.streams:
-            self._spawn(self._stream(stream))
+            self._spawn(self._stream(stream, link.server))
 
     async def _welcome(self, link: AgentLink, welcome: pb.Welcome) -> None:
         """Announce everything, from a List that was begun after the connection was there."""
-        link.welcomed = True
         if not self._agent.accepts(welcome.term):
-            log.warning("connected to a leader of an old term", term=welcome.term)
+            log.warning("welcomed by a leader of an old term", server=link.server, term=welcome.term)
+            return
         self._agent.weights = Weights(welcome.pressure_weight, welcome.delay_weight, welcome.delay_half_s)
         self._agent.uplink = link
         if await self._agent.refresh() and self._agent.uplink is link:
             link.inventory(self._agent.everything())
             self._agent.joined.set()
         link.report(self._agent.report())
-        log.info("connected", server=self._at, term=welcome.term)
+        log.info("connected", server=link.server, term=welcome.term)
 
     async def _create(self, link: AgentLink, order: pb.Order) -> None:
         create = CreateOrder(
@@ -184,7 +181,7 @@ class AgentDialler:
             order.payload,
             wire.get_resources(order.demand),
             order.timeout_ms / 1e3,
-            order.verdict_only,
+            How(order.instance, order.again, order.verdict_only),
         )
         try:
             outcome = await self._agent.create(create)
@@ -201,11 +198,11 @@ class AgentDialler:
             reply = Reply(Code.UNAVAILABLE, "the agent failed; its log has the details", b"")
         link.put(pb.Up(answers=[_answer(order.id, reply)]))
 
-    async def _stream(self, opening: pb.OpenStream) -> None:
+    async def _stream(self, opening: pb.OpenStream, server: str) -> None:
         """Open the stream's own connection and be the pipe between it and flintlockd."""
         pipe = Pipe()
         try:
-            await self._dial(f"/stream/{opening.id}", self._at, pipe)
+            await self._dial(f"/stream/{opening.id}", server, pipe)
         except (OSError, WSError, TimeoutError) as error:
             log.warning("cannot open a stream", error=explain(error))
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from secrets import token_urlsafe
@@ -27,9 +27,10 @@ from billet.adapters.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S,
 from billet.adapters.pipes import Pipe, receive_all, send_all
 from billet.adapters.rounds import Rounds
 from billet.core.errors import Away
-from billet.core.model import Auction, Bid, Reason, Refusal
+from billet.core.model import Auction, Bid, Host, Reason, Refusal
 from billet.core.scoring import Weights
-from billet.ports import HostsListener, Leader, NotTaken, Outcome, Reply, Unknown
+from billet.ports import HostsListener, How, Leader, NotTaken, Outcome, Reply, Unknown
+from billet.wire import flintlock
 from billet.wire import link as wire
 from billet.wire.pb import link_pb2 as pb
 
@@ -46,13 +47,14 @@ class Reign:
     term: int
     weights: Weights
     listener: HostsListener
-    method_create: str
+    arrive_s: float  # how long calls wait for a host that has not come to this server yet
 
 
 class AgentConnection(WSListener):
     """One agent's connection, from its hello to its end."""
 
     def __init__(self, server: LinkServer) -> None:
+        self.host: Host | None = None
         self.host_id = ""
         self.instance = ""
         self.late = False
@@ -80,9 +82,13 @@ class AgentConnection(WSListener):
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The agent is gone."""
         self._server.gone(self)
+        self.give_up(f"the link to host {self.host_id} broke")
+
+    def give_up(self, why: str) -> None:
+        """Wait no longer for what was ordered."""
         for future in self.orders.values():
             if not future.done():
-                future.set_exception(Away(f"the link to host {self.host_id} broke"))
+                future.set_exception(Away(why))
         self.orders.clear()
 
     def put(self, message: pb.Down) -> None:
@@ -94,16 +100,19 @@ class AgentConnection(WSListener):
         assert self._outbox
         self._outbox.put_bytes(serialised)
 
-    def say_goodbye(self, why: str, leader: str = "", final: bool = False) -> None:
+    def say_goodbye(self, why: str) -> None:
         """End the connection, saying why."""
-        self.put(pb.Down(goodbye=pb.Goodbye(why=why, leader=leader, final=final)))
+        self.put(pb.Down(goodbye=pb.Goodbye(why=why)))
         if self._outbox and self._transport:
             self._outbox.flush()
             self._transport.disconnect()
 
 
 class LinkServer:
-    """All agents' connections. Between reigns it sends agents on to the leader."""
+    """All agents' connections. They last from reign to reign, and agents keep one to every server.
+
+    So a new leader has its hosts at once: it only has to say welcome.
+    """
 
     def __init__(self, token: str, bid_wait_s: float, bid_wait_max_s: float) -> None:
         self._token = token
@@ -111,7 +120,9 @@ class LinkServer:
         self._pipes: dict[str, Pipe] = {}
         self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s)
         self._reign: Reign | None = None
-        self._leader: Callable[[], Leader | None] = lambda: None
+        self._leader = ""  # the link address of another server that leads
+        self._arrived_by_s = 0.0  # of the loop's clock
+        self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host says hello
         self._order_id = 0
         self._server: asyncio.Server | None = None
 
@@ -135,17 +146,27 @@ class LinkServer:
     def begin(self, reign: Reign) -> None:
         """This server leads: agents are welcome."""
         self._reign = reign
-
-    def end(self, why: str, leader: Callable[[], Leader | None]) -> None:
-        """This server does not lead (any more): send the agents on."""
-        self._reign = None
-        self._leader = leader
+        self._arrived_by_s = asyncio.get_running_loop().time() + reign.arrive_s
         for connection in list(self._hosts.values()):
-            connection.say_goodbye(why)
+            self._greet(connection)
+
+    def end(self, why: str) -> None:
+        """This server leads no longer: what it has ordered is another's to settle."""
+        self._reign = None
+        for connection in list(self._hosts.values()):
+            connection.give_up(why)
+
+    def follow(self, leader: Leader | None) -> None:
+        """Tell the agents who leads, in case they do not know that server."""
+        self._leader = leader.link if leader else ""
+        for connection in list(self._hosts.values()):
+            if not self._reign:
+                self._greet(connection)
 
     async def close(self) -> None:
         """Stop listening and hang up."""
-        self.end("this server is stopping", lambda: None)
+        for connection in list(self._hosts.values()):
+            connection.say_goodbye("this server is stopping")
         if self._server:
             self._server.close()
 
@@ -168,28 +189,23 @@ class LinkServer:
 
     def received(self, connection: AgentConnection, up: pb.Up) -> None:
         """A frame from an agent."""
-        reign = self._reign
-        if reign is None:
-            leader = self._leader()
-            connection.say_goodbye("this server does not lead", leader.link if leader else "")
-            return
         if up.HasField("hello"):
-            self._hello(connection, up.hello, reign)
+            self._hello(connection, up.hello)
         host_id = connection.host_id
         if self._hosts.get(host_id) is not connection:
             return
         for bids in up.bids:
             self._rounds.answered(connection, bids)
-        if up.HasField("inventory"):
-            reign.listener.observed(host_id, wire.get_inventory(up.inventory))
         for answer in up.answers:
             future = connection.orders.pop(answer.order, None)
             if future and not future.done():
                 future.set_result(answer)
-        if up.HasField("report"):
-            reign.listener.reported(host_id, wire.get_report(up.report))
+        if self._reign and up.HasField("inventory"):
+            self._reign.listener.observed(host_id, wire.get_inventory(up.inventory))
+        if self._reign and up.HasField("report"):
+            self._reign.listener.reported(host_id, wire.get_report(up.report))
 
-    def _hello(self, connection: AgentConnection, hello: pb.Hello, reign: Reign) -> None:
+    def _hello(self, connection: AgentConnection, hello: pb.Hello) -> None:
         host = wire.get_hello(hello)
         other = self._hosts.get(host.id)
         if other and other.instance != hello.instance:
@@ -198,8 +214,18 @@ class LinkServer:
             return
         if other:
             self.gone(other)
-        connection.host_id, connection.instance = host.id, hello.instance
+        connection.host, connection.host_id, connection.instance = host, host.id, hello.instance
         self._hosts[host.id] = connection
+        self._greet(connection)
+        came, self._came = self._came, asyncio.Event()
+        came.set()
+
+    def _greet(self, connection: AgentConnection) -> None:
+        """Welcome when this server leads; who does, when not."""
+        reign = self._reign
+        if reign is None or connection.host is None:
+            connection.put(pb.Down(standby=pb.Standby(leader=self._leader)))
+            return
         weights = reign.weights
         connection.put(
             pb.Down(
@@ -211,7 +237,7 @@ class LinkServer:
                 )
             )
         )
-        reign.listener.joined(host)
+        reign.listener.joined(connection.host)
 
     def gone(self, connection: AgentConnection) -> None:
         """A connection has ended."""
@@ -227,25 +253,34 @@ class LinkServer:
         """See ports.Hosts."""
         return await self._rounds.call_for_bids(auction, host_ids)
 
-    async def create(
-        self, host_id: str, auction: Auction, request: bytes, timeout_s: float, verdict_only: bool = False
-    ) -> Outcome:
+    def instance(self, host_id: str) -> str:
+        """See ports.Hosts."""
+        connection = self._hosts.get(host_id)
+        return connection.instance if connection else ""
+
+    async def create(self, host_id: str, auction: Auction, request: bytes, timeout_s: float, how: How) -> Outcome:
         """See ports.Hosts."""
         order = pb.Order(
+            method=flintlock.CREATE,
             payload=request,
             token=auction.id,
             demand=wire.put_resources(auction.demand),
-            verdict_only=verdict_only,
+            verdict_only=how.verdict_only,
+            again=how.again,
+            instance=how.instance,
         )
-        if self._reign:
-            order.method = self._reign.method_create
         try:
             answer = await self._order(host_id, order, timeout_s)
-        except NotSentError:
-            return NotTaken(Refusal(host_id, Reason.AWAY))
+        except NotSentError as error:
+            # What an earlier leader has sent is not called back by our not sending it.
+            return Unknown(error.text) if how.again else NotTaken(Refusal(host_id, Reason.AWAY))
         except Away as error:
             return Unknown(error.text)
         return wire.get_outcome(host_id, answer)
+
+    async def get(self, host_id: str, uid: str, timeout_s: float) -> Reply:
+        """See ports.Hosts."""
+        return await self.call(host_id, flintlock.GET, flintlock.with_uid(uid), timeout_s)
 
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
         """See ports.Hosts."""
@@ -256,11 +291,12 @@ class LinkServer:
 
     async def _order(self, host_id: str, order: pb.Order, timeout_s: float) -> pb.Answer:
         """Send an order and wait for its answer. Raises NotSentError, or Away when it may have been carried out."""
-        connection = self._hosts.get(host_id)
-        if connection is None or self._reign is None:
-            raise NotSentError(f"host {host_id} is not connected")
+        connection = await self._connection(host_id)
+        if order.instance and not order.again and order.instance != connection.instance:
+            raise NotSentError(f"the agent of host {host_id} has been started again")
         self._order_id += 1
-        order.id, order.term, order.timeout_ms = self._order_id, self._reign.term, max(1, int(timeout_s * 1e3))
+        order.id, order.timeout_ms = self._order_id, max(1, int(timeout_s * 1e3))
+        order.term = self._reign.term if self._reign else 0  # hosts let anyone read
         future: asyncio.Future[pb.Answer] = asyncio.get_running_loop().create_future()
         connection.orders[order.id] = future
         connection.put(pb.Down(orders=[order]))
@@ -272,13 +308,22 @@ class LinkServer:
         finally:
             connection.orders.pop(order.id, None)
 
+    async def _connection(self, host_id: str) -> AgentConnection:
+        """A host's connection. Early in a reign, hosts that are still on their way to this server are waited for."""
+        loop = asyncio.get_running_loop()
+        while (connection := self._hosts.get(host_id)) is None:
+            try:
+                async with asyncio.timeout(self._arrived_by_s - loop.time() if self._reign else 0):
+                    await self._came.wait()
+            except TimeoutError:
+                raise NotSentError(f"host {host_id} is not connected") from None
+        return connection
+
     async def stream(
         self, host_id: str, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
         """See ports.Hosts."""
-        connection = self._hosts.get(host_id)
-        if connection is None:
-            raise NotSentError(f"host {host_id} is not connected")
+        connection = await self._connection(host_id)
         pipe_id, pipe = token_urlsafe(16), Pipe()
         self._pipes[pipe_id] = pipe
         opening = pb.OpenStream(id=pipe_id, method=method, timeout_ms=int((timeout_s or 0) * 1e3))

@@ -189,12 +189,33 @@ class SqliteStore:
         value = await self._run(lambda: self._connection().execute("SELECT leader FROM meta").fetchone()[0])
         return read_leader(value) if value and (self._lock or self._is_locked()) else None
 
+    async def leaders(self) -> AsyncIterator[Leader | None]:
+        """See ports.Store. A file tells nobody of its changes, so it is looked at."""
+        last, told = None, False
+        while True:
+            try:
+                now = await self.leader()
+            except StoreError:
+                self._connection()
+                now = None
+            if now != last or not told:
+                last, told = now, True
+                yield now
+            await asyncio.sleep(LOCK_POLL_S)
+
+    async def depose(self, leader: Leader) -> None:
+        """See ports.Store. Nothing to do: the kernel has let go of a dead leader's lock already."""
+
     def _is_locked(self) -> bool:
         try:
             with self._lock_path.open() as lock:
                 return not _try_lock(lock, fcntl.LOCK_SH)
         except OSError:
             return False
+
+    async def contested(self, term: Term) -> bool:
+        """See ports.Store. A file is for one server."""
+        return False
 
     # Reading and writing.
 

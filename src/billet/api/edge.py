@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -12,11 +14,12 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from billet.api import fleet
-from billet.core.errors import BilletError, HostVerdict
+from billet.core.errors import BilletError, HostVerdict, LeaderLost
 from billet.ports import Backend
 from billet.wire import flintlock as wire
 from billet.wire import tls
 from billet.wire.auth import check_basic
+from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL
 from billet.wire.pb import fleet_pb2, flintlock_pb2
 from billet.wire.reflection import METHODS, reflection_handler
 
@@ -34,10 +37,17 @@ if TYPE_CHECKING:  # at run time grpc's classes take no parameters
 
 
 class Edge:
-    """One listening gRPC server. `backend` says who answers at this moment; it raises Away when nobody can."""
+    """One listening gRPC server in front of a Backend.
 
-    def __init__(self, backend: Callable[[], Backend], token: str) -> None:
+    `token` is what clients must show, "" for nothing; `proof` what another server shows that passes a call on.
+    """
+
+    def __init__(self, backend: Backend, token: str, proof: str) -> None:
         self._backend = backend
+        self._proof = proof
+        self._calls = 0  # in flight, those of health apart
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._health = health.aio.HealthServicer()
         interceptors = [BasicAuth(token)] if token else []
         # Without this a second server on the same port would silently share it.
@@ -69,15 +79,40 @@ class Edge:
             await self._health.set(service, status)
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new calls and let those in flight finish."""
-        await self._server.stop(grace_s)
+        """Take no new calls and let those in flight finish. Whoever only watches our health is not waited for."""
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        idle = asyncio.create_task(self._idle.wait())
+        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        await self._server.stop(None)
+        idle.cancel()
+        await stopping
+
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    def _metadata(self, context: Context) -> dict[str, str]:
+        """The call's metadata; what only servers may say to each other counts only from one that can prove it."""
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        if compare_digest(metadata.get(FORWARDED, "").encode(), self._proof.encode()):
+            return metadata
+        return {key: value for key, value in metadata.items() if key not in INTERNAL}
 
     async def unary(self, method: str, request: bytes, context: Context) -> bytes:
         """A call with one message each way."""
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         left_s = context.time_remaining()
         try:
-            answer = await self._backend().unary(method, request, FOREVER_S if left_s is None else left_s, metadata)
+            with self._in_flight():
+                answer = await self._backend.unary(
+                    method, request, FOREVER_S if left_s is None else left_s, self._metadata(context)
+                )
         except Exception as error:
             await _abort(context, method, error)
             raise
@@ -87,10 +122,11 @@ class Edge:
 
     async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Any other call."""
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         try:
-            async for reply in self._backend().stream(method, requests, context.time_remaining(), metadata):
-                yield reply
+            with self._in_flight():
+                replies = self._backend.stream(method, requests, context.time_remaining(), self._metadata(context))
+                async for reply in replies:
+                    yield reply
         except Exception as error:
             await _abort(context, method, error)
             raise
@@ -165,4 +201,5 @@ async def _abort(context: Context, method: str, error: Exception) -> None:
         case _:
             log.exception("unexpected error", method=method)
             code, text = 13, "internal error; the server's log has the details"
-    await context.abort(CODES[code], text)
+    answered = () if isinstance(error, LeaderLost) else ((ANSWERED, "1"),)
+    await context.abort(CODES[code], text, answered)

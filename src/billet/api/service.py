@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import NamedTuple
 
 import structlog
 
@@ -13,19 +14,26 @@ from billet.control.office import Office
 from billet.core.errors import Away, BilletError, Code, HostVerdict, InvalidRequest
 from billet.ports import Answer, Reply
 from billet.wire import flintlock as wire
+from billet.wire.headers import TOKEN
 
 log = structlog.get_logger()
 
 PARTIAL = "x-billet-partial"  # request metadata `allow`; trailing metadata: the hosts that are missing
 
 
+class Creating(NamedTuple):
+    """A create under way."""
+
+    task: asyncio.Task[bytes]
+    caller: Caller
+
+
 class FlintlockService:
     """The leader's Backend."""
 
-    def __init__(self, office: Office, new_id: Callable[[], str], explain: Callable[[str], list[bytes]]) -> None:
+    def __init__(self, office: Office, explain: Callable[[str], list[bytes]]) -> None:
         self._office = office
-        self._new_id = new_id
-        self._creates: set[asyncio.Task[bytes]] = set()
+        self._creates: dict[str, Creating] = {}  # by token
         self._methods = {
             wire.CREATE: self._create,
             wire.DELETE: self._delete,
@@ -57,21 +65,33 @@ class FlintlockService:
     async def drain(self) -> None:
         """Wait for the creates in flight, those whose client has gone among them."""
         if self._creates:
-            await asyncio.wait(self._creates)
+            await asyncio.wait([creating.task for creating in self._creates.values()])
+
+    def knows(self, uid: str) -> bool:
+        """Whether a microVM has a placement."""
+        return self._office.ledger.state.of_uid(uid) is not None
 
     async def _create(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        """A create outlives its client: once a host was told, it is carried to its end and recorded."""
-        caller = Caller(timeout_s)
-        auction = wire.read_create(request, self._new_id())
-        task = asyncio.create_task(self._office.auctioneer.create(auction, request, caller))
-        self._creates.add(task)
-        task.add_done_callback(self._creates.discard)
+        """A create outlives its client: once a host was told, it is carried to its end and recorded.
+
+        One that comes again while it is under way, sent anew by its client or by another server, joins it.
+        """
+        token = metadata[TOKEN]
+        creating = self._creates.get(token)
+        if creating is None:
+            auction = wire.read_create(request, token)
+            caller = Caller(timeout_s)
+            task = asyncio.create_task(self._office.auctioneer.create(auction, request, caller))
+            self._creates[token] = creating = Creating(task, caller)
+            task.add_done_callback(lambda done: self._creates.pop(token))
+        creating.caller.waiting += 1
         try:
-            return Answer(await asyncio.shield(task))
+            return Answer(await asyncio.shield(creating.task))
         except asyncio.CancelledError:
-            caller.gone = True
-            task.add_done_callback(_retrieve)
+            creating.task.add_done_callback(_retrieve)
             raise
+        finally:
+            creating.caller.waiting -= 1
 
     async def _delete(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import structlog
 
@@ -29,7 +29,20 @@ from billet.core.model import (
     VmState,
 )
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
-from billet.ports import Clock, Created, Denied, Flintlock, Inventory, NotTaken, Outcome, Reply, Report, Unknown
+from billet.ports import (
+    PLAINLY,
+    Clock,
+    Created,
+    Denied,
+    Flintlock,
+    How,
+    Inventory,
+    NotTaken,
+    Outcome,
+    Reply,
+    Report,
+    Unknown,
+)
 
 log = structlog.get_logger()
 
@@ -38,6 +51,7 @@ LOOKUP_PAUSE_S = 0.5
 CONNECT_S = 2.0  # how long a create waits for a connection to flintlockd before it counts as not sent
 RECONNECT_S = 0.2  # the same for a call while flintlockd is known to be away
 REMEMBERED = 10_000  # creates whose order may come again
+SETTLE_S = 60.0  # after which a create that flintlockd does not show did not get through
 BOOT_WEIGHT = 0.25  # of the newest boot in the moving mean
 BOOT_POLL_S = 0.25  # how often the boot that is running is looked at
 
@@ -94,7 +108,7 @@ class CreateOrder:
     request: bytes
     demand: Resources
     timeout_s: float
-    verdict_only: bool = False
+    how: How = PLAINLY
 
 
 class Agent:
@@ -108,8 +122,11 @@ class Agent:
         measure: Callable[[], Measured],
         clock: Clock,
         report_interval_s: float,
+        instance: str,
     ) -> None:
+        """`instance` names this process, and no other ever has the same name."""
         self.host = host
+        self.instance = instance
         self.weights: Weights = DEFAULT_WEIGHTS  # the leader's, from its welcome
         self.uplink: Uplink | None = None
         self.stopping = False
@@ -124,6 +141,8 @@ class Agent:
         self._creating: dict[str, Resources] = {}  # creates in hand, by token
         self._doing: dict[str, asyncio.Task[Outcome]] = {}  # the same, to answer an order that comes twice
         self._carried_out: dict[str, str] = {}  # uid by token, of the latest creates
+        self._unsettled_s: dict[str, float] = {}  # when the outcome of a create could not be learnt, by token
+        self._begun_s = clock.monotonic_s()
         self._taken = ZERO
         self._pending = 0
         self._known = False  # flintlockd has answered a List, and the last one too
@@ -169,50 +188,72 @@ class Agent:
 
     async def create(self, order: CreateOrder) -> Outcome:
         """Carry out an award, once, however often the order comes."""
-        if order.token in self._carried_out:
-            return await self._repeated(order)
+        uid = self._made(order)
+        if uid:
+            return await self._repeated(uid, order)
         task = self._doing.get(order.token)
         if task is None:
-            refusal = self._declines(order)
+            look_first = order.how.again and self._may_have_told(order)
+            refusal = self._declines(order, look_first)
             if refusal:
                 return NotTaken(refusal)
-            if not order.verdict_only:
+            if not order.how.verdict_only:
                 self._creating[order.token] = order.demand
                 self._taken = self._taken.plus(order.demand)
-            task = asyncio.create_task(self._create(order))
+            task = asyncio.create_task(self._create(order, look_first))
             self._doing[order.token] = task
         return await asyncio.shield(task)
 
-    async def _repeated(self, order: CreateOrder) -> Outcome:
+    def _made(self, order: CreateOrder) -> str:
+        """The uid that this order has already led to, "" when none is known."""
+        uid = self._carried_out.get(order.token, "")
+        if order.how.again and not uid:
+            uid = next((row.uid for row in self._rows.values() if row.token == order.token), "")
+        return uid
+
+    async def _repeated(self, uid: str, order: CreateOrder) -> Outcome:
         """The order was carried out before; its answer may have been lost."""
-        found = await self._fetch(self._carried_out[order.token], order.timeout_s)
+        found = await self._fetch(uid, order.timeout_s)
         if found:
             return found._replace(reply=self._codec.without_token(found.reply))
         return Unknown("this order was carried out before, and flintlockd does not show its microVM")
 
-    def _declines(self, order: CreateOrder) -> Refusal | None:
+    def _may_have_told(self, order: CreateOrder) -> bool:
+        """Whether flintlockd may have been told of this order before, with an outcome that nobody knows.
+
+        This process knows of its own tries. An order that was reserved for another process may have been carried out
+        by that one; what it began shows within SETTLE_S, and this process began after that one's end.
+        """
+        now_s = self._clock.monotonic_s()
+        if now_s - self._unsettled_s.get(order.token, -SETTLE_S) < SETTLE_S:
+            return True
+        return order.how.instance != self.instance and now_s - self._begun_s < SETTLE_S
+
+    def _declines(self, order: CreateOrder, look_first: bool) -> Refusal | None:
         host_id = self.host.id
         if not self.accepts(order.term):
             return Refusal(host_id, Reason.DECLINED, f"the order is of term {order.term}, now is {self._term}")
+        if look_first:
+            return None  # it may be there already, so no other host may be asked
         if self.stopping:
             return Refusal(host_id, Reason.STOPPING)
         if not self._known:
             return Refusal(host_id, Reason.DAEMON_AWAY)
-        if order.verdict_only:
+        if order.how.verdict_only:
             return None
         return bidding.no_room(host_id, self.host.allocatable, self._taken, order.demand)
 
-    async def _create(self, order: CreateOrder) -> Outcome:
+    async def _create(self, order: CreateOrder, look_first: bool) -> Outcome:
         outcome: Outcome = Unknown("the agent was stopped")
         try:
-            outcome = await self._tell_flintlockd(order)
+            outcome = await (self._look_up(order, "an earlier try") if look_first else self._tell_flintlockd(order))
         finally:
             self._doing.pop(order.token, None)
             self._no_longer_in_hand(order.token)
+            if isinstance(outcome, Unknown) and not look_first:
+                remember(self._unsettled_s, order.token, self._clock.monotonic_s())
             if isinstance(outcome, Created):
-                self._carried_out[order.token] = outcome.uid
-                if len(self._carried_out) > REMEMBERED:
-                    del self._carried_out[next(iter(self._carried_out))]
+                remember(self._carried_out, order.token, outcome.uid)
                 self._show(self._codec.read_created(outcome.reply)._replace(token=order.token))
         if isinstance(outcome, Created):
             return outcome._replace(reply=self._codec.without_token(outcome.reply))
@@ -224,12 +265,12 @@ class Agent:
         request = self._codec.with_token(order.request, order.token)
         reply = await self._flintlock.call(self._codec.CREATE, request, order.timeout_s)
         match reply.code:
-            case Code.OK if order.verdict_only:
+            case Code.OK if order.how.verdict_only:
                 return await self._take_back(reply)
             case Code.OK:
                 return Created(self._codec.read_created(reply.payload).uid, reply.payload)
             case Code.UNAVAILABLE | Code.DEADLINE_EXCEEDED | Code.CANCELLED | Code.INTERNAL:
-                return await self._look_up(order, reply)
+                return await self._look_up(order, describe(reply))
             case _:
                 return Denied(reply.code, reply.text)
 
@@ -240,7 +281,7 @@ class Agent:
         detail = "its flintlockd accepts what Billet expects it to refuse; the microVM was deleted again"
         return NotTaken(Refusal(self.host.id, Reason.DECLINED, detail))
 
-    async def _look_up(self, order: CreateOrder, reply: Reply) -> Outcome:
+    async def _look_up(self, order: CreateOrder, how: str) -> Outcome:
         """The outcome is unknown: look for the token before anything else (promise 4)."""
         looked = False
         for attempt in range(LOOKUPS):
@@ -253,7 +294,7 @@ class Agent:
             if uid and (found := await self._fetch(uid, order.timeout_s)):
                 return found
         what = "it does not show the microVM so far" if looked else "it does not answer"
-        return Unknown(f"flintlockd broke off the create ({describe(reply)}), and {what}")
+        return Unknown(f"flintlockd broke off the create ({how}), and {what}")
 
     async def _fetch(self, uid: str, timeout_s: float) -> Created | None:
         """The reply that was lost, from a Get, which is like a Create's on the wire."""
@@ -261,8 +302,8 @@ class Agent:
         return Created(uid, got.payload) if got.code == Code.OK else None
 
     async def call(self, term: int, method: str, request: bytes, timeout_s: float) -> Reply:
-        """Pass a unary call on."""
-        if not self.accepts(term):
+        """Pass a unary call on. Who may read is not a matter of terms: hosts tell what they have to any server."""
+        if not self.accepts(term) and method not in (self._codec.GET, self._codec.LIST):
             return Reply(Code.UNAVAILABLE, f"the order is of term {term}, now is {self._term}", b"")
         if not await self._flintlock.ready(min(CONNECT_S if self._known else RECONNECT_S, timeout_s)):
             return Reply(Code.UNAVAILABLE, "its flintlockd does not answer", b"")
@@ -425,6 +466,16 @@ class BootClock:
             self._busy_since_s = None
         elif self._busy_since_s is None:
             self._busy_since_s = now_s
+
+
+T = TypeVar("T")
+
+
+def remember(memory: dict[str, T], token: str, value: T) -> None:
+    """Keep it, and forget the oldest beyond REMEMBERED."""
+    memory[token] = value
+    if len(memory) > REMEMBERED:
+        del memory[next(iter(memory))]
 
 
 def describe(reply: Reply) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from billet.control.attendance import Attendance
 from billet.control.ledger import Ledger
 from billet.control.story import Story
 from billet.core.auction import AWAY_REASONS, award, explain_unplaced, hopeless, merely_away, tie_break
@@ -27,7 +28,7 @@ from billet.core.model import (
 )
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutPlacement
-from billet.ports import Clock, Created, Denied, Hosts, NotTaken, Unknown
+from billet.ports import Clock, Created, Denied, Hosts, How, NotTaken, Unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +40,20 @@ class Rules:
     ask_random: int = 4  # hosts asked besides, drawn by a hash of the auction
     create_timeout_s: float = 30.0
     call_timeout_s: float = 10.0
+    arrive_s: float = 5.0  # how long a new leader hopes for hosts that have not come to it yet
 
 
 class Caller:
-    """Whether the client still waits. A create that it gave up goes on only where it cannot be called back."""
+    """Whether a client still waits. A create that all gave up goes on only where it cannot be called back."""
 
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
-        self.gone = False
+        self.waiting = 0  # a create that is sent again joins the one under way
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits any more."""
+        return self.waiting == 0
 
 
 class Auctioneer:
@@ -56,17 +63,18 @@ class Auctioneer:
         self,
         ledger: Ledger,
         hosts: Hosts,
-        ready: set[str],
+        ready: Attendance,
         rules: Rules,
         clock: Clock,
         record: Callable[[Story], None],
     ) -> None:
         self._ledger = ledger
         self._hosts = hosts
-        self._ready = ready  # hosts whose microVMs are all in the ledger; kept by the reconciler
+        self._ready = ready
         self._rules = rules
         self._clock = clock
         self._record = record
+        self._arrived_by_s = clock.monotonic_s() + rules.arrive_s
 
     async def create(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
         """One microVM: returns flintlockd's own reply, to the byte but for the token. Raises BilletError."""
@@ -83,6 +91,9 @@ class Auctioneer:
     async def _auction(self, auction: Auction, request: bytes, caller: Caller, story: Story) -> bytes:
         if hopeless(auction):
             return await self._verdict(auction, request, caller)
+        known = self._ledger.state.placements.get(auction.id)
+        if known and (reply := await self._resume(known, auction, request, caller, story)):
+            return reply
         answers = await self._first_bids(auction, story)
         while True:
             decision = story.decided(answers, *self._decide(auction, answers))
@@ -90,6 +101,9 @@ class Auctioneer:
                 more = await self._more_bids(auction, answers)
                 if more:
                     answers += more
+                    continue
+                if await self._another_comes(caller):
+                    answers = await self._first_bids(auction, story)
                     continue
                 return await self._unplaced(auction, decision, request, caller)
             if caller.gone:
@@ -111,7 +125,13 @@ class Auctioneer:
         if caller.gone:
             await ledger.settle([DropPlacement(placement.id)])
             raise _given_up()
-        outcome = await self._hosts.create(placement.host, auction, request, self._timeout_s(caller))
+        return await self._order(placement, auction, request, caller, story, again=False)
+
+    async def _order(
+        self, placement: Placement, auction: Auction, request: bytes, caller: Caller, story: Story, again: bool
+    ) -> bytes | Refusal:
+        ledger, how = self._ledger, How(placement.instance, again)
+        outcome = await self._hosts.create(placement.host, auction, request, self._timeout_s(caller), how)
         story.leg("boot_order")
         match outcome:
             case Created(uid, reply):
@@ -131,6 +151,25 @@ class Auctioneer:
                     f"host {placement.host} may or may not have taken {auction.namespace}/{auction.name}: {text}; "
                     "it is not tried elsewhere before this is known: list the namespace before you create it again"
                 )
+
+    async def _resume(
+        self, known: Placement, auction: Auction, request: bytes, caller: Caller, story: Story
+    ) -> bytes | None:
+        """A create that was sent again: finish what an earlier leader began, on the same host and no other.
+
+        None when it surely came to nothing, so that a new auction may be held.
+        """
+        match known.state:
+            case PlacementState.RESERVED:
+                with self._ledger.hold(known.id):
+                    outcome = await self._order(known, auction, request, caller, story, again=True)
+                return outcome if isinstance(outcome, bytes) else None
+            case PlacementState.STARTED:
+                reply = await self._hosts.get(known.host, known.uid, self._rules.call_timeout_s)
+                if reply.code == Code.OK:
+                    story.created(known.host, known.uid)
+                    return reply.payload
+        raise _gone_since(known)
 
     async def _started(self, placement: Placement, uid: str) -> None:
         started = replace(placement, state=PlacementState.STARTED, uid=uid, changed_at_s=self._clock.now_s())
@@ -167,6 +206,12 @@ class Auctioneer:
         """The next hosts, when none of the first could; none when all that might have been asked."""
         return await self._ask(auction, {answer.host for answer in answers})
 
+    async def _another_comes(self, caller: Caller) -> bool:
+        """Early in a reign, hosts are still on their way to this leader: wait for the next one rather than say no."""
+        left_s = min(self._arrived_by_s - self._clock.monotonic_s(), caller.timeout_s)
+        missing = len(self._ready) < len(self._ledger.state.hosts)
+        return missing and left_s > 0 and await self._ready.next_one(left_s)
+
     async def _ask(self, auction: Auction, asked: set[str]) -> list[Bid | Refusal]:
         host_ids = self._shortlist(auction, asked)
         return await self._hosts.call_for_bids(auction, host_ids) if host_ids else []
@@ -202,6 +247,7 @@ class Auctioneer:
             score=decision.score.total,
             runner_up=decision.runner_up or "",
             changed_at_s=self._clock.now_s(),
+            instance=self._hosts.instance(decision.host),
         )
 
     async def _unplaced(self, auction: Auction, decision: Unplaced, request: bytes, caller: Caller) -> bytes:
@@ -231,8 +277,11 @@ class Auctioneer:
 
     async def _verdict(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
         """A request that every flintlockd refuses: have one say so in its own words. No auction, no reservation."""
+        if not len(self._ready):
+            await self._another_comes(caller)
         for host_id in sorted(self._ready, key=lambda host_id: tie_break(auction.id, host_id))[:3]:
-            outcome = await self._hosts.create(host_id, auction, request, self._timeout_s(caller), verdict_only=True)
+            how = How(verdict_only=True)
+            outcome = await self._hosts.create(host_id, auction, request, self._timeout_s(caller), how)
             match outcome:
                 case Denied(code, text):
                     raise HostVerdict(code, text)
@@ -242,6 +291,15 @@ class Auctioneer:
 
     def _timeout_s(self, caller: Caller) -> float:
         return min(self._rules.create_timeout_s, caller.timeout_s)
+
+
+def _gone_since(known: Placement) -> BilletError:
+    error = BilletError(
+        f"this request has made microVM {known.uid or known.id} already, which is {known.state.value} now; "
+        "send a new request id to have another"
+    )
+    error.code = Code.FAILED_PRECONDITION
+    return error
 
 
 def _given_up() -> BilletError:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from billet.control.attendance import Attendance
 from billet.control.ledger import Ledger
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
 from billet.core.model import Host, Observed, Placement
@@ -41,7 +42,7 @@ class Reconciler:
 
     def __init__(self, ledger: Ledger, clock: Clock, settle_after_s: float, keep_lost_s: float) -> None:
         self.seen: dict[str, Seen] = {}
-        self.ready: set[str] = set()  # connected hosts whose microVMs are all in the ledger: these may bid
+        self.ready = Attendance()
         self._ledger = ledger
         self._clock = clock
         self._settle_after_s = settle_after_s

@@ -4,7 +4,8 @@ BilletError
 ├── InvalidRequest        INVALID_ARGUMENT     the request cannot be right on any host
 ├── Unauthenticated       UNAUTHENTICATED      no token, or a wrong one
 ├── NoRoom                RESOURCE_EXHAUSTED   every host said no; the text counts the reasons
-├── Away                  UNAVAILABLE          a host, or the leader, does not answer; try again
+├── Away                  UNAVAILABLE          a host does not answer; try again
+│   └── LeaderLost        UNAVAILABLE          the leader does not answer, or leads no longer; ask the next one
 ├── Uncertain             UNAVAILABLE          the outcome of a create is not known yet; it is being settled
 ├── HostVerdict           (the host's own)     flintlockd's answer, passed on to the letter
 ├── StoreError            UNAVAILABLE          the store cannot be used now
@@ -70,6 +71,10 @@ class Away(BilletError):
     """Somebody who is needed does not answer."""
 
     code = Code.UNAVAILABLE
+
+
+class LeaderLost(Away):
+    """The leader does not answer, or leads no longer. Nothing is known of what was asked."""
 
 
 class Uncertain(BilletError):

@@ -174,6 +174,7 @@ class Placement:
     runner_up: str = ""
     adopted: bool = False
     changed_at_s: float = 0.0  # wall clock, for people and for the expiry of reservations
+    instance: str = ""  # the agent's process that was connected when it was reserved: the one that may have the order
 
 
 class VmState(Enum):

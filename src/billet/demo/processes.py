@@ -45,6 +45,7 @@ class Process:
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
         self.name = name
+        self.command = list(command)
         self.log = log
         self._line = b""
         with log.open("ab") as errors:
@@ -138,6 +139,11 @@ class Processes:
         process = Process(name, command, self.folder / f"{name}.log")
         self.all.append(process)
         return process
+
+    def restart(self, dead: Process) -> Process:
+        """Start a program that has ended once more, as it was started before."""
+        self.all.remove(dead)
+        return self.start(dead.name, dead.command)
 
     def billet(self, name: str, *arguments: str) -> Process:
         """Start a subcommand of Billet in the Python that runs this, whatever is on PATH."""

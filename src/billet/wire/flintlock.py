@@ -71,6 +71,12 @@ def read_create(request: bytes, auction_id: str) -> Auction:
     )
 
 
+def read_labels(request: bytes) -> tuple[str, dict[str, str]]:
+    """The namespace and the labels of a CreateMicroVMRequest."""
+    vm = _parse(rpc.CreateMicroVMRequest, request).microvm
+    return vm.namespace or DEFAULT_NAMESPACE, dict(vm.labels)
+
+
 def refuse_poison(vm: types.MicroVMSpec) -> None:
     """Raise InvalidRequest for the two specs that end the flintlockd that gets them."""
     for nic in vm.interfaces:

@@ -437,6 +437,7 @@ class Down(_message.Message):
     ORDERS_FIELD_NUMBER: _builtins.int
     STREAMS_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
+    STANDBY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """first on every connection that is accepted"""
@@ -449,8 +450,10 @@ class Down(_message.Message):
     def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___OpenStream]: ...
     @_builtins.property
     def goodbye(self) -> Global___Goodbye:
-        """instead of a welcome"""
+        """the connection is of no use; it ends here"""
 
+    @_builtins.property
+    def standby(self) -> Global___Standby: ...
     def __init__(
         self,
         *,
@@ -459,10 +462,11 @@ class Down(_message.Message):
         orders: _abc.Iterable[Global___Order] | None = ...,
         streams: _abc.Iterable[Global___OpenStream] | None = ...,
         goodbye: Global___Goodbye | None = ...,
+        standby: Global___Standby | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "standby", b"standby", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "goodbye", b"goodbye", "orders", b"orders", "streams", b"streams", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "goodbye", b"goodbye", "orders", b"orders", "standby", b"standby", "streams", b"streams", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -470,6 +474,8 @@ Global___Down: _TypeAlias = Down  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
+    """This server leads: answer its calls, carry out its orders, tell it everything. Comes again when a new term begins."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TERM_FIELD_NUMBER: _builtins.int
@@ -497,27 +503,41 @@ class Welcome(_message.Message):
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
 
 @_typing.final
+class Standby(_message.Message):
+    """This server does not lead. The connection stays, so that a welcome needs no dialling when it does."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEADER_FIELD_NUMBER: _builtins.int
+    leader: _builtins.str
+    """the leader's link address, "" when it is not known"""
+    def __init__(
+        self,
+        *,
+        leader: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Standby: _TypeAlias = Standby  # noqa: Y015
+
+@_typing.final
 class Goodbye(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WHY_FIELD_NUMBER: _builtins.int
-    LEADER_FIELD_NUMBER: _builtins.int
-    FINAL_FIELD_NUMBER: _builtins.int
     why: _builtins.str
-    leader: _builtins.str
-    """the leader's link address, "" when it is not known"""
-    final: _builtins.bool
-    """trying again will not help"""
     def __init__(
         self,
         *,
         why: _builtins.str = ...,
-        leader: _builtins.str = ...,
-        final: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "leader", b"leader", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -586,6 +606,8 @@ class Order(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
     VERDICT_ONLY_FIELD_NUMBER: _builtins.int
+    AGAIN_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     term: _builtins.int
     method: _builtins.str
@@ -595,6 +617,10 @@ class Order(_message.Message):
     """creates only"""
     verdict_only: _builtins.bool
     """a create that flintlockd is expected to refuse"""
+    again: _builtins.bool
+    """an earlier leader may have sent this create already"""
+    instance: _builtins.str
+    """the agent's process for which the create was reserved, by its hello"""
     @_builtins.property
     def demand(self) -> Global___Resources:
         """creates only"""
@@ -610,10 +636,12 @@ class Order(_message.Message):
         token: _builtins.str = ...,
         demand: Global___Resources | None = ...,
         verdict_only: _builtins.bool = ...,
+        again: _builtins.bool = ...,
+        instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "id", b"id", "method", b"method", "payload", b"payload", "term", b"term", "timeout_ms", b"timeout_ms", "token", b"token", "verdict_only", b"verdict_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "demand", b"demand", "id", b"id", "instance", b"instance", "method", b"method", "payload", b"payload", "term", b"term", "timeout_ms", b"timeout_ms", "token", b"token", "verdict_only", b"verdict_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,43 @@
+"""Who is there: the hosts that may bid, and waiting for those that are still on their way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+
+class Attendance:
+    """Hosts that are connected and whose microVMs are all in the ledger. Kept by the reconciler."""
+
+    def __init__(self) -> None:
+        self._hosts: set[str] = set()
+        self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host comes
+
+    def __contains__(self, host_id: str) -> bool:
+        return host_id in self._hosts
+
+    def __len__(self) -> int:
+        return len(self._hosts)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._hosts)
+
+    def add(self, host_id: str) -> None:
+        """A host may bid from now on."""
+        if host_id not in self._hosts:
+            self._hosts.add(host_id)
+            came, self._came = self._came, asyncio.Event()
+            came.set()
+
+    def discard(self, host_id: str) -> None:
+        """A host may not bid any more."""
+        self._hosts.discard(host_id)
+
+    async def next_one(self, timeout_s: float) -> bool:
+        """Wait until one more host has come; False when none did in that time."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._came.wait()
+        except TimeoutError:
+            return False
+        return True

@@ -1,0 +1,182 @@
+"""Three servers on one etcd: any of them takes any request, and the client of one that lives sees no error."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from billet.adapters.etcd import EtcdStore
+from billet.wire.flintlock import CREATE, GET, with_uid
+from billet.wire.headers import REQUEST_ID, STALE
+from billet.wire.pb import flintlock_pb2 as rpc
+from tests.cluster.clients import (
+    Clients,
+    Outcomes,
+    create_request,
+    eventually,
+    names_on_hosts,
+    numbered,
+    uids_on_hosts,
+)
+from tests.harness import Cluster, plans
+
+Start = Callable[..., Awaitable[Cluster]]
+SERVERS = 3
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    running: list[Cluster] = []
+
+    async def run(hosts: int = 4, server_flags: tuple[str, ...] = (), **settings: object) -> Cluster:
+        cluster = Cluster(tmp_path, plans(hosts, tmp_path, **settings), "etcd", SERVERS, server_flags=server_flags)
+        running.append(cluster)
+        return await asyncio.to_thread(cluster.start)
+
+    yield run
+    for cluster in running:
+        await asyncio.to_thread(cluster.stop)
+
+
+async def leading(cluster: Cluster) -> int:
+    """The number of the server that leads."""
+    store = EtcdStore([f"http://{endpoint}" for endpoint in cluster.etcd_endpoints])
+    try:
+        leader = await eventually(store.leader)
+        return int(leader.id.removeprefix("server-"))
+    finally:
+        await store.close()
+
+
+async def survivor(cluster: Cluster) -> Clients:
+    return Clients(cluster.grpc[(await leading(cluster) + 1) % SERVERS])
+
+
+async def under_load(cluster: Cluster, clients: Clients, trouble: Callable[[], object]) -> Outcomes:
+    """600 creates, 64 at once; the trouble begins when a quarter of them are there."""
+    crowd = asyncio.create_task(clients.crowd(numbered("load", 600), at_once=64))
+    await eventually(lambda: len(names_on_hosts(cluster)) > 150)
+    await asyncio.to_thread(trouble)
+    return await crowd
+
+
+def nothing_lost_and_none_twice(cluster: Cluster, outcomes: Outcomes) -> None:
+    names = names_on_hosts(cluster)
+    assert len(names) == len(set(names)), "none twice"
+    assert set(outcomes.uids.values()) <= set(uids_on_hosts(cluster)), "nothing acknowledged is lost"
+
+
+@pytest.mark.parametrize("signal", ["kill", "stop"])
+async def test_promise_4_the_clients_of_a_surviving_server_do_not_see_the_leader_go(
+    start: Start, signal: str
+) -> None:
+    cluster = await start()
+    clients = await survivor(cluster)
+    old = await leading(cluster)
+    outcomes = await under_load(cluster, clients, getattr(cluster.server[old], signal))
+    assert outcomes.errors == {}
+    nothing_lost_and_none_twice(cluster, outcomes)
+    assert await leading(cluster) != old
+    listed = await clients.list()
+    assert set(outcomes.uids.values()) == set(listed)
+    await clients.close()
+
+
+async def test_promise_4_the_clients_of_a_leader_that_stops_in_peace_do_not_see_it_go(start: Start) -> None:
+    """Those that it has taken on are answered, by way of the next leader."""
+    cluster = await start(hosts=2)
+    old = await leading(cluster)
+    clients = Clients(cluster.grpc[old])
+    for fake in cluster.fakes:
+        fake.fault("slow", count=-1, delay_s=1.0)
+    creating = [asyncio.create_task(clients.create(f"vm-{n}")) for n in range(8)]
+    await eventually(lambda: _reserved(clients, 8))
+    assert await asyncio.to_thread(cluster.server[old].stop, 30.0) == 0
+    uids = await asyncio.gather(*creating)
+    assert sorted(uids) == sorted(uids_on_hosts(cluster))
+    await clients.close()
+
+
+async def _reserved(clients: Clients, count: int) -> bool:
+    return sum(p.state == "RESERVED" for p in await clients.placements()) == count
+
+
+async def test_every_server_takes_every_request(start: Start) -> None:
+    cluster = await start(hosts=2)
+    fronts = [Clients(address) for address in cluster.grpc]
+    for n, clients in enumerate(fronts):
+        uid = await clients.create(f"vm-{n}")
+        for other in fronts:
+            assert (await other.get(uid)).spec.id == f"vm-{n}"
+        await fronts[n - 1].delete(uid)
+    for clients in fronts:
+        await eventually(lambda clients=clients: _empty(clients))
+        await clients.close()
+
+
+async def _empty(clients: Clients) -> bool:
+    return await clients.list() == {}
+
+
+async def _create_as(clients: Clients, name: str, request_id: str) -> str:
+    call = clients.channel.unary_unary(CREATE)
+    reply = await call(create_request(name), timeout=60, metadata=((REQUEST_ID, request_id),), wait_for_ready=True)
+    return rpc.CreateMicroVMResponse.FromString(reply).microvm.spec.uid
+
+
+async def test_a_request_id_makes_one_microvm_whoever_is_asked_and_whoever_leads(start: Start) -> None:
+    cluster = await start(hosts=3)
+    fronts = [Clients(address) for address in cluster.grpc]
+    uids = await asyncio.gather(*(_create_as(fronts[n % SERVERS], "once", "order-1") for n in range(30)))
+    assert len(set(uids)) == 1
+    assert names_on_hosts(cluster) == ["once"]
+    assert await _create_as(fronts[0], "other", "order-2") != uids[0]
+    old = await leading(cluster)
+    await asyncio.to_thread(cluster.server[old].kill)
+    assert await _create_as(fronts[old - 1], "once", "order-1") == uids[0]
+    assert sorted(names_on_hosts(cluster)) == ["once", "other"]
+    for clients in fronts:
+        await clients.close()
+
+
+async def test_without_the_store_reads_go_on_and_say_how_old_they_are(start: Start) -> None:
+    cluster = await start(hosts=2, server_flags=("--hold-s", "3"))
+    old = await leading(cluster)
+    fronts = [Clients(address) for address in cluster.grpc]
+    uid = await fronts[0].create("kept")
+    for member in cluster.etcd:
+        await asyncio.to_thread(member.kill)
+    for n in (old, (old + 1) % SERVERS):
+        await eventually(lambda n=n: _stale(fronts[n], uid))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await fronts[old].create("refused")
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "etcd does not answer" in caught.value.details()
+    await asyncio.to_thread(cluster.restart_etcd)
+    begun_s = time.monotonic()
+    again = await eventually(lambda: _try_create(fronts[old], "again"))
+    print(f"creates go on {time.monotonic() - begun_s:.1f} s after etcd came back")
+    assert sorted(await fronts[old].list()) == sorted([uid, again])
+    for clients in fronts:
+        await clients.close()
+
+
+async def _stale(clients: Clients, uid: str) -> bool:
+    """Whether a Get is answered, with its age."""
+    call = clients.channel.unary_unary(GET)(with_uid(uid), timeout=20)
+    reply = rpc.GetMicroVMResponse.FromString(await call)
+    assert reply.microvm.spec.id == "kept"
+    return any(key == STALE for key, _ in await call.trailing_metadata())
+
+
+async def _try_create(clients: Clients, name: str) -> str | None:
+    try:
+        return await clients.create(name)
+    except grpc.aio.AioRpcError:
+        return None
