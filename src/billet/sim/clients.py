@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from functools import partial
 from random import Random
 
 from billet.core.errors import Code
 from billet.core.model import Resources
 from billet.sim.evidence import Answered
 from billet.sim.hosts import Machine
-from billet.sim.network import Network
+from billet.sim.network import Network, Said
 from billet.sim.servers import SimServer
 from billet.sim.world import World
 from billet.wire import flintlock as wire
+from billet.wire.headers import REQUEST_ID
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
@@ -20,12 +23,15 @@ KINDS = ("create",) * 5 + ("delete",) * 3 + ("get",) * 4 + ("list",)
 SHAPES = ((1, 1024), (2, 1024), (1, 2048), (4, 2048))
 TIMEOUT_S = 20.0
 GIVEN_UP = -1  # instead of a code
+TRIES = 4  # of a create that has a request id
+TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+NOTHING: Mapping[str, str] = {}
 
 
 class Crowd:
     """All clients of one run. What one of them was given, each of them may look up or delete."""
 
-    def __init__(self, world: World, net: Network, servers: dict[str, SimServer], machines: list[Machine]) -> None:
+    def __init__(self, world: World, net: Network, servers: list[SimServer], machines: list[Machine]) -> None:
         self.uids: list[str] = []  # all that anybody was given or made, and nobody has begun to delete
         self._world, self._net = world, net
         self._servers, self._machines = servers, machines
@@ -50,57 +56,63 @@ class Crowd:
                 await self.call(name, chance, "delete", uid, wire.DELETE, wire.with_uid(uid), TIMEOUT_S)
 
     async def create(self, name: str, chance: Random, shape: tuple[int, int] | None = None) -> int:
-        """Ask for a microVM; the code of the answer."""
+        """Ask for a microVM; the code of the answer. Some clients name their request, and send it until they know."""
         vcpu, memory_mib = shape or chance.choice(SHAPES)
         if shape is None and chance.random() < 0.02:
             vcpu = 65  # flintlockd itself shall refuse
-        request = create_request(self._new_name(), vcpu, memory_mib)
+        vm = self._new_name()
+        request = create_request(vm, vcpu, memory_mib)
         timeout_s = chance.choice((3.0, TIMEOUT_S))
-        code, _, reply = await self.call(name, chance, "create", f"vm{self._named}", wire.CREATE, request, timeout_s)
-        if code == Code.OK:
-            self.uids.append(wire.read_created(reply).uid)
-        return code
+        metadata = {REQUEST_ID: vm} if chance.random() < 0.5 else {}
+        for _ in range(TRIES if metadata else 1):
+            said = await self.call(name, chance, "create", vm, wire.CREATE, request, timeout_s, metadata)
+            if said.code not in TRY_AGAIN:
+                break
+        if said.code == Code.OK and (uid := wire.read_created(said.payload).uid) not in self.uids:
+            self.uids.append(uid)
+        return said.code
 
     async def get(self, name: str, chance: Random, uid: str) -> int:
         """Look a microVM up; the code of the answer."""
-        code, _, _ = await self.call(name, chance, "get", uid, wire.GET, wire.with_uid(uid), TIMEOUT_S)
-        return code
+        return (await self.call(name, chance, "get", uid, wire.GET, wire.with_uid(uid), TIMEOUT_S)).code
 
     async def list_all(self, name: str, chance: Random) -> int:
         """List everything; the code of the answer."""
-        code, _, _ = await self.call(name, chance, "list", "", wire.LIST, b"", TIMEOUT_S)
-        return code
+        return (await self.call(name, chance, "list", "", wire.LIST, b"", TIMEOUT_S)).code
 
     async def call(
-        self, name: str, chance: Random, kind: str, what: str, method: str, request: bytes, timeout_s: float
-    ) -> tuple[int, str, bytes]:
+        self,
+        name: str,
+        chance: Random,
+        kind: str,
+        what: str,
+        method: str,
+        request: bytes,
+        timeout_s: float,
+        metadata: Mapping[str, str] = NOTHING,
+    ) -> Said:
         """One call, through any server, and its place in the history."""
         world = self._world
-        server = chance.choice(list(self._servers.values()))
+        server = chance.choice(self._servers)
         asked_s = world.now_s
         patience_s = chance.uniform(0.0, 2.0) if world.happens(chance, world.weather.gives_up) else 2 * timeout_s
         world.tell(name, f"{kind} {what[-6:]} through {server.id}")
+        work = partial(server.serve, method, request, timeout_s, metadata)
         try:
             async with asyncio.timeout(patience_s):
-                answer = await self._net.call(
-                    name,
-                    server.id,
-                    server.process,
-                    lambda: server.serve(self._servers, method, request, timeout_s, False),
-                    timeout_s,
-                )
+                said = await self._net.call(name, server.id, server.process, work, timeout_s)
         except TimeoutError:
-            answer = (GIVEN_UP, "given up", b"")
-        self._write_down(name, kind, what, asked_s, answer)
-        return answer
+            said = Said(GIVEN_UP, "given up")
+        self._write_down(name, kind, what, asked_s, said)
+        return said
 
-    def _write_down(self, name: str, kind: str, what: str, asked_s: float, answer: tuple[int, str, bytes]) -> None:
-        world, (code, text, reply) = self._world, answer
-        created = kind == "create" and code == Code.OK
-        uid = wire.read_created(reply).uid if created else "" if kind == "create" else what
-        said = (f"OK {uid[-6:]}" if created else "OK") if code == Code.OK else f"{code} {text}"
-        world.tell(name, f"{kind} {what[-6:]}: {said}")
-        world.note(Answered(world.now_s, asked_s, name, kind, what, uid, code, text))
+    def _write_down(self, name: str, kind: str, what: str, asked_s: float, said: Said) -> None:
+        world = self._world
+        created = kind == "create" and said.code == Code.OK
+        uid = wire.read_created(said.payload).uid if created else "" if kind == "create" else what
+        told = f"OK {uid[-6:] if created else ''}" if said.code == Code.OK else f"{int(said.code)} {said.text}"
+        world.tell(name, f"{kind} {what[-6:]}: {told}")
+        world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text))
 
     def _make_directly(self, chance: Random) -> None:
         """Past Billet, on the host itself; by somebody who looks whether there is room."""

@@ -25,7 +25,7 @@ class SimDialler(AgentDialler):
     """The real dialler, over the simulated network."""
 
     def __init__(self, net: Network, process: Process, agent: Agent, daemon: Loopback, servers: Sequence[str]) -> None:
-        super().__init__(agent, daemon, servers, "", None, "sim", process.name)
+        super().__init__(agent, daemon, servers, "", None, "sim")
         self._net, self._process = net, process
 
     async def _dial(self, path: str, server: str, listener: WSListener) -> tuple[End, WSListener]:  # type: ignore[override]  # End stands in for WSTransport
@@ -67,7 +67,7 @@ class Machine:
 
     async def _begin(self, process: Process) -> None:
         loopback = Loopback(self._world, self.daemon, process)
-        agent = self.agent = Agent(self.host, loopback, wire, self._measure, self.clock, REPORT_S)
+        agent = self.agent = Agent(self.host, loopback, wire, self._measure, self.clock, REPORT_S, process.name)
         dialler = SimDialler(self._net, process, agent, loopback, self._servers)
         process.spawn(agent.run())
         process.spawn(dialler.run())

@@ -226,3 +226,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """asyncio tells of each timer that is cancelled; they are passed over when they are due."""
+
+    def _write_to_self(self) -> None:
+        """Nobody calls from another thread."""

@@ -35,6 +35,7 @@ class Mayhem:
             (weather.cuts, self._cut),
             (weather.store_cuts, self._cut_store),
             (weather.server_kills, self._kill_server),
+            (weather.server_stops, self._end_server),
             (weather.agent_kills, self._kill_agent),
             (weather.daemon_kills, self._kill_daemon),
             (weather.machine_kills, self._kill_machine),
@@ -49,7 +50,7 @@ class Mayhem:
         self._world.calm = True
         self._net.heal()
         for server in self._servers:
-            server.stop_and_go(False)
+            server.stand_still(False)
             self._revive_server(server)
         for machine in self._machines:
             if machine.process and machine.process.stopped:
@@ -114,6 +115,13 @@ class Mayhem:
             server.process.kill()
             self._later(self._down_s(), self._revive_all)
 
+    def _end_server(self) -> None:
+        """Ask it to stop, and start it again."""
+        server = self._chance.choice(self._servers)
+        if server.up and not server.process.stopped:
+            server.process.at_death.append(lambda: self._later(self._down_s(), self._revive_all))
+            server.process.spawn(server.finish())
+
     def _kill_agent(self) -> None:
         machine = self._chance.choice(self._machines)
         if machine.process and machine.agent_up:
@@ -162,8 +170,8 @@ class Mayhem:
             process = server.process
             if server.up and not process.stopped:
                 self._world.tell(process.name, f"stands still for {stop_s:.3f} s")
-                server.stop_and_go(True)
-                self._later(stop_s, lambda: server.stop_and_go(False))
+                server.stand_still(True)
+                self._later(stop_s, lambda: server.stand_still(False))
             return
         agent = self._chance.choice(self._machines).process
         if agent and agent.alive and not agent.stopped:

@@ -9,17 +9,17 @@ frames that hold nothing but orders, answers and bids: they may be lost, come tw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 from picows import WSListener, WSMsgType
 
 from billet.adapters.outbox import PING_AFTER_S, PONG_WITHIN_S
-from billet.core.errors import BilletError, Code, HostVerdict
-from billet.sim.evidence import Ordered, Unexpected
+from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost
+from billet.sim.evidence import Ordered
 from billet.sim.loop import Process
 from billet.sim.world import World
 from billet.wire.pb import link_pb2 as pb
@@ -27,6 +27,21 @@ from billet.wire.pb import link_pb2 as pb
 STORE = "store"
 CONNECT_S = 2.0  # how long a connection is tried that nobody refuses
 LATE_S = 3.0  # the longest that a frame is overtaken, or its second copy is behind
+
+
+
+class Said(NamedTuple):
+    """What a call came to. `answered`: a server said so, not the network."""
+
+    code: int
+    text: str
+    payload: bytes = b""
+    answered: bool = False
+
+
+REFUSED = Said(Code.UNAVAILABLE, "connection refused")
+BROKE = Said(Code.UNAVAILABLE, "the connection broke")
+TOO_LATE = Said(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", b"", True)
 
 Accept = Callable[[str], WSListener | None]
 
@@ -255,16 +270,12 @@ class Network:
 
     # Calls to servers.
 
-    async def call(
-        self, here: str, there: str, process: Process, work: Callable[[], Coroutine[Any, Any, bytes]], timeout_s: float
-    ) -> tuple[int, str, bytes]:
-        """A call over a connection of its own; code, text and payload. Cancelling it cancels the work, a bit later."""
+    async def call(self, here: str, there: str, process: Process, work: Work, timeout_s: float) -> Said:
+        """A call over a connection of its own. Cancelling it cancels the work, a bit later."""
         if not process.alive:
-            return Code.UNAVAILABLE, "connection refused", b""
-        answer: asyncio.Future[tuple[int, str, bytes]] = self.world.loop.create_future()
-        timer = self.world.loop.call_later(
-            timeout_s, _settle, answer, (Code.DEADLINE_EXCEEDED, "Deadline Exceeded", b"")
-        )
+            return REFUSED
+        answer: asyncio.Future[Said] = self.world.loop.create_future()
+        timer = self.world.loop.call_later(timeout_s, _settle, answer, TOO_LATE)
         arrival = _Arrival(self, here, there, process, work, answer)
         process.call_at(self.world.now_s + self.delay_s(), arrival.begin)
         process.at_death.append(arrival.died)
@@ -276,17 +287,14 @@ class Network:
             process.call_at(self.world.now_s + self.delay_s(), arrival.give_up)
 
 
+Work = Callable[[], Coroutine[Any, Any, bytes]]
+
+
 class _Arrival:
     """One call at the server."""
 
     def __init__(
-        self,
-        net: Network,
-        here: str,
-        there: str,
-        process: Process,
-        work: Callable[[], Awaitable[bytes]],
-        answer: asyncio.Future[tuple[int, str, bytes]],
+        self, net: Network, here: str, there: str, process: Process, work: Work, answer: asyncio.Future[Said]
     ) -> None:
         self._net, self._here, self._there, self._process = net, here, there, process
         self._work, self._answer = work, answer
@@ -301,26 +309,21 @@ class _Arrival:
             self._task.cancel()
 
     def died(self) -> None:
-        if not self._answer.done():
-            self._send((Code.UNAVAILABLE, "the connection broke", b""))
+        self._send(BROKE)
 
     async def _run(self) -> None:
         try:
-            result = (0, "", await self._work())
+            said = Said(Code.OK, "", await self._work(), True)
         except HostVerdict as verdict:
-            result = (verdict.status, verdict.text, b"")
+            said = Said(verdict.status, verdict.text, b"", True)
         except BilletError as error:
-            result = (int(error.code), error.text, b"")
-        except Exception as error:
-            self._net.world.note(Unexpected(self._net.world.now_s, f"{self._process.name}: {error!r}"))
-            raise
-        self._send(result)
+            said = Said(error.code, error.text, b"", not isinstance(error, LeaderLost))
+        self._send(said)
 
-    def _send(self, result: tuple[int, str, bytes]) -> None:
+    def _send(self, said: Said) -> None:
         world = self._net.world
-        if self._net.passes(self._there, self._here):
-            delay_s = self._net.delay_s()
-            world.loop.call_later(delay_s, _settle, self._answer, result, context=world.loop.world)
+        if not self._answer.done() and self._net.passes(self._there, self._here):
+            world.loop.call_later(self._net.delay_s(), _settle, self._answer, said, context=world.loop.world)
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:

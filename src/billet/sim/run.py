@@ -77,7 +77,9 @@ async def _main(world: World) -> None:
     machines = [
         Machine(world, net, host, n, links) for n, host in enumerate(draw_hosts(chance, world.ties))
     ]
-    crowd = Crowd(world, net, {server.id: server for server in servers}, machines)
+    for server in servers:
+        server.peers = {peer.id: peer for peer in servers}
+    crowd = Crowd(world, net, servers, machines)
     mayhem = Mayhem(world, net, servers, machines)
     mayhem.begin()
     await _ready(etcd, len(machines))

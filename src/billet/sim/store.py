@@ -26,9 +26,9 @@ from billet.wire.records import decode
 
 TTL_S = 3.0  # of a leader's lease
 BELIEVED_S = TTL_S * 0.9  # how long the leader counts on it, from before it asked
-CALL_S = 1.0  # how long one answer is waited for
+CALL_S = 0.5  # how long one answer is waited for
 COMMIT_S = 5.0  # how long a commit is tried before its outcome is called unknown
-PAUSE_S = 0.1
+PAUSE_S = 0.05
 LATE_S = 8.0  # the longest that a request is held up in a store that stands still
 
 T = TypeVar("T")
@@ -89,6 +89,12 @@ class Etcd:
     def rank(self, revision: int) -> int | None:
         """How many stand before this candidate; None when it does not stand."""
         return next((n for n, candidate in enumerate(self._standing) if candidate.revision == revision), None)
+
+    def depose(self, leader: Leader) -> None:
+        """End this leader's term, if it leads."""
+        first = self.first()
+        if first and first.leader == leader:
+            self._drop(first)
 
     def contested(self) -> bool:
         """Whether anybody else would like to lead."""
@@ -240,6 +246,31 @@ class SimStore:
         """See ports.Store."""
         return await self._ask(self._etcd.contested)
 
+    async def leaders(self) -> AsyncIterator[Leader | None]:
+        """See ports.Store."""
+        known_s = self._world.now_s
+        told: list[Leader | None] = []
+        while True:
+            moved = self._etcd.moved
+            try:
+                now = await self.leader()
+                known_s = self._world.now_s
+            except NoAnswerError:
+                await asyncio.sleep(PAUSE_S)
+                if self._world.now_s - known_s < TTL_S:
+                    continue
+                now = None
+            if [now] != told:
+                told = [now]
+                yield now
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TTL_S / 3):
+                    await moved.wait()
+
+    async def depose(self, leader: Leader) -> None:
+        """See ports.Store."""
+        await self._steady(lambda: self._etcd.depose(leader))
+
     async def load(self) -> Snapshot:
         """See ports.Store."""
         return await self._steady(self._etcd.read)
@@ -272,9 +303,10 @@ class SimStore:
         """Renew the lease until it is gone, or can no longer be known to be ours."""
         while not candidacy.over.is_set() and self._world.now_s < candidacy.alive_until_s:
             asked_s, pause_s = self._world.now_s, PAUSE_S
-            with suppress(StoreError):
-                if not await self._ask(lambda: self._etcd.keep_alive(candidacy.revision)):
-                    break
+            with suppress(StoreError, TimeoutError):
+                async with asyncio.timeout(candidacy.alive_until_s - asked_s):
+                    if not await self._ask(lambda: self._etcd.keep_alive(candidacy.revision)):
+                        break
                 candidacy.alive_until_s = asked_s + BELIEVED_S
                 pause_s = TTL_S / 3
             left_s = candidacy.alive_until_s - self._world.now_s

@@ -25,6 +25,7 @@ class Weather:
     # Programs and machines.
     fuse: float  # that a program ends at one of its next steps, wherever it awaits
     server_kills: float
+    server_stops: float
     agent_kills: float
     daemon_kills: float
     machine_kills: float
@@ -68,6 +69,7 @@ def draw(chance: Random) -> Weather:
         cut_s=between(0.5, 12.0),
         fuse=maybe(0.1, 0.9, 0.3),
         server_kills=maybe(0.02, 0.3),
+        server_stops=maybe(0.02, 0.2, 0.3),
         agent_kills=maybe(0.02, 0.3),
         daemon_kills=maybe(0.02, 0.3),
         machine_kills=maybe(0.02, 0.2, 0.3),
