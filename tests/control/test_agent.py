@@ -11,6 +11,7 @@ from billet.adapters.flintlock import GrpcFlintlock
 from billet.control.agent import Agent, BootClock, CreateOrder, Measured
 from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources
 from billet.fake.faults import Fault, Kind
+from billet.fake.faults import Fault, Kind
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
 from billet.node import SystemClock
@@ -215,3 +216,16 @@ async def test_hosts_answer_reads_of_any_term(pair: Pair) -> None:
     assert agent.accepts(7)
     assert (await agent.call(0, wire.LIST, b"", 5.0)).code == 0
     assert (await agent.call(6, wire.DELETE, wire.with_uid("01X"), 5.0)).code == 14
+
+
+async def test_the_leader_hears_when_a_create_leaves_the_agents_hands_without_a_microvm(pair: Pair) -> None:
+    """Broken on purpose (nothing is told when nothing has changed): the reservation is held for ever."""
+    agent, fake = pair
+    fake.faults.add(Fault(Kind.REFUSE, code=3, text="no"))
+    creating = asyncio.create_task(agent.create(order("01NONE")))
+    await asyncio.sleep(0)
+    assert agent.everything().creating == ["01NONE"]
+    fake.vms.create(create_request("mine"))
+    await agent.refresh()
+    assert isinstance(await creating, Denied)
+    assert agent.uplink.inventories[-1] == Inventory(False, [], [], [])

@@ -255,6 +255,9 @@ class Agent:
             if isinstance(outcome, Created):
                 remember(self._carried_out, order.token, outcome.uid)
                 self._show(self._codec.read_created(outcome.reply)._replace(token=order.token))
+            elif self.uplink:
+                # Nothing has changed that the host shows, but the leader holds the room as long as this is in hand.
+                self.uplink.inventory(Inventory(False, [], [], list(self._creating)))
         if isinstance(outcome, Created):
             return outcome._replace(reply=self._codec.without_token(outcome.reply))
         return outcome
