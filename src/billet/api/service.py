@@ -18,6 +18,7 @@ from billet.wire.headers import TOKEN
 
 log = structlog.get_logger()
 
+GONE = "not found"  # how flintlockd says that it has no such microVM
 PARTIAL = "x-billet-partial"  # request metadata `allow`; trailing metadata: the hosts that are missing
 
 
@@ -196,9 +197,13 @@ def payload(reply: Reply) -> bytes:
 
 
 def _nowhere(uid: str, replies: Mapping[str, Reply], missing: set[str]) -> BilletError:
-    """Why a uid cannot be served. Only when every host has said so may it be called gone (promise 5)."""
-    if missing or not replies:
-        who = ", ".join(sorted(missing)) or "no host has joined yet"
+    """Why a uid cannot be served. Only when every host has said so may it be called gone (promise 5).
+
+    A flintlockd that was asked and did not answer in time has said nothing.
+    """
+    silent = missing | {host_id for host_id, reply in replies.items() if GONE not in reply.text}
+    if silent or not replies:
+        who = ", ".join(sorted(silent)) or "no host has joined yet"
         return Away(f"microVM {uid} is on none of the hosts that answer; these do not: {who}")
     reply = next(iter(replies.values()))
     return HostVerdict(reply.code, reply.text)
