@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -33,23 +33,31 @@ class Lot:
     bids: asyncio.Future[list[Bid | Refusal]]
     answers: list[Bid | Refusal] = field(default_factory=list)
 
+    @property
+    def has_bid(self) -> bool:
+        """Whether it could be awarded."""
+        return any(isinstance(answer, Bid) for answer in self.answers)
+
 
 @dataclass(slots=True)
 class Round:
-    """Lots that were called out together. `waiting` are the hosts whose answer it still waits for."""
+    """Lots that were called out together. `unheard` are the hosts that have not answered, `waiting` those of them
+    that answered lately, and so are worth waiting for."""
 
     lots: list[Lot]
     asked: set[str]
+    unheard: set[str]
     waiting: set[str]
-    closing: bool = False  # bid_wait is over: the first bid ends the round
+    closing: bool = False  # bid_wait is over: a lot's first bid ends the waiting for it
     timer: asyncio.TimerHandle | None = None
 
 
 class Rounds:
     """All rounds of one leader.
 
-    A round ends when every host that has answered lately has answered, or after `bid_wait_s`; while nobody has
-    answered at all, with the first answer or after `bid_wait_max_s`.
+    A lot that has a bid waits until every host that has answered lately has answered, and no longer than
+    `bid_wait_s`. One that has none, be it that others refused, waits for its first bid until all have answered, and
+    no longer than `bid_wait_max_s`.
     """
 
     def __init__(self, bidders: Callable[[str], Bidder | None], bid_wait_s: float, bid_wait_max_s: float) -> None:
@@ -79,17 +87,16 @@ class Rounds:
         for lot, answer in wire.get_bids(bidder.host_id, message):
             if lot < len(current.lots):
                 current.lots[lot].answers.append(answer)
+        current.unheard.discard(bidder.host_id)
         current.waiting.discard(bidder.host_id)
-        if current.closing or not current.waiting:
-            self._end(message.round)
+        self._look(message.round)
 
     def left(self, host_id: str) -> None:
         """A host's link broke: nobody waits for it."""
         for number, current in list(self._open.items()):
-            current.waiting.discard(host_id)
-            current.asked.discard(host_id)
-            if not current.asked or not (current.waiting or current.closing):
-                self._end(number)
+            for hosts in (current.asked, current.unheard, current.waiting):
+                hosts.discard(host_id)
+            self._look(number)
 
     def _begin(self) -> None:
         self._call_out = None
@@ -99,8 +106,9 @@ class Rounds:
         self._number += 1
         number = self._number % 2**32
         asked = self._send(number, lots)
+        names = {bidder.host_id for bidder in asked}
         waiting = {bidder.host_id for bidder in asked if not bidder.late}
-        self._open[number] = Round(lots, {bidder.host_id for bidder in asked}, waiting)
+        self._open[number] = Round(lots, names, set(names), waiting)
         if not asked:
             self._end(number)
             return
@@ -136,11 +144,12 @@ class Rounds:
         """bid_wait is over. Hosts that are late are not waited for next time."""
         current = self._open[number]
         self._mark_late(current.waiting)
-        if all(lot.answers for lot in current.lots) or current.closing:
+        if current.closing:
             self._end(number)
             return
         current.closing = True
         self._arm(number, self._wait_max_s - self._wait_s, self._end)
+        self._look(number)
 
     def _mark_late(self, host_ids: Iterable[str]) -> None:
         for host_id in host_ids:
@@ -148,16 +157,36 @@ class Rounds:
             if bidder:
                 bidder.late = True
 
+    def _look(self, number: int) -> None:
+        """Somebody answered or left, or bid_wait is over: hand on the lots that need not wait any longer."""
+        current = self._open[number]
+        if not current.unheard:
+            self._end(number)
+        elif current.closing or not current.waiting:
+            for lot in current.lots:
+                if lot.has_bid:
+                    _hand_on(lot, current.asked)
+            if all(lot.bids.done() for lot in current.lots):
+                self._end(number)
+
     def _end(self, number: int) -> None:
         current = self._open.pop(number)
         if current.timer:
             current.timer.cancel()
         for lot in current.lots:
-            answered = {answer.host for answer in lot.answers}
-            lot.answers += [
-                Refusal(host_id, Reason.SILENT if host_id in current.asked else Reason.AWAY)
-                for host_id in lot.host_ids
-                if host_id not in answered
-            ]
-            if not lot.bids.done():
-                lot.bids.set_result(lot.answers)
+            _hand_on(lot, current.asked)
+
+
+def _hand_on(lot: Lot, asked: Collection[str]) -> None:
+    """This is all that there is for a lot."""
+    if lot.bids.done():
+        return
+    answered = {answer.host for answer in lot.answers}
+    lot.bids.set_result(
+        lot.answers
+        + [
+            Refusal(host_id, Reason.SILENT if host_id in asked else Reason.AWAY)
+            for host_id in lot.host_ids
+            if host_id not in answered
+        ]
+    )
