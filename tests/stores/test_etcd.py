@@ -185,6 +185,21 @@ async def test_the_term_ends_before_etcd_gives_the_place_away(
     await store.close()
 
 
+async def test_the_term_ends_in_time_however_long_one_answer_is_waited_for(
+    etcd_server: LocalEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, term = await leading(etcd_server, lease_ttl_s=4)
+
+    async def never(self: EtcdClient, lease: int) -> int:
+        await asyncio.get_running_loop().create_future()
+        return 0
+
+    monkeypatch.setattr(EtcdClient, "keep_alive", never)
+    await asyncio.wait_for(store.ended(term), SOON_S)
+    assert await store.leader() == ME
+    await store.close()
+
+
 async def test_the_term_ends_when_the_lease_was_taken_away(etcd_server: LocalEtcd) -> None:
     backend = EtcdBackend(etcd_server, lease_ttl_s=2)
     store = backend.store()

@@ -193,8 +193,11 @@ class EtcdStore:
             log.warning("the lease could not be renewed in time")
             return False
         pause_s = PAUSE_S
-        with suppress(StoreError):  # refused or unanswered, it is not renewed, and time decides
-            if not await self._client.keep_alive(candidacy.lease):
+        # Refused or unanswered, it is not renewed, and time decides; no answer is waited for beyond that time.
+        with suppress(StoreError, TimeoutError):
+            async with asyncio.timeout(candidacy.alive_until_s - asked_s):
+                alive = await self._client.keep_alive(candidacy.lease)
+            if not alive:
                 log.warning("the lease is gone")
                 return False
             candidacy.alive_until_s = asked_s + self._reign_s()
