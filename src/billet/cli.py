@@ -24,6 +24,7 @@ COMMANDS = {
     "agent": Target("billet.commands.run", "agent", "Report and bid for one host, beside its flintlockd."),
     "hosts": Target("billet.commands.fleet", "hosts", "Show every host and how full it is."),
     "vms": Target("billet.commands.fleet", "vms", "Show the microVMs and their hosts."),
+    "host": Target("billet.commands.host", "host", "Plan work on a host: cordon, drain, remove; fence a dead one."),
     "create": Target("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),

@@ -125,6 +125,12 @@ class ServerConfig:
         60.0, AUCTION, "How long the room of a create with unknown outcome is held while its host is asked for it."
         " 0 = given back at once; more is safer on slow hosts, and holds room longer.", low=0, high=86_400,
     )  # fmt: skip
+    fence_after_s: float = setting(
+        0.0, AUCTION, "Fence a host by itself once it has been away so long: its microVMs are declared gone and made"
+        " again elsewhere, and it deletes them if it comes back. 0 = never, an operator decides; less brings"
+        " microVMs back sooner and takes more living hosts for dead. Not while over half of the hosts are away.",
+        low=0, high=604_800,
+    )  # fmt: skip
     record_auctions: int = setting(
         10_000, AUCTION, "How many auctions `billet explain` remembers; about 5 KiB each. 0 = none.", low=0
     )

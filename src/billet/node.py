@@ -39,7 +39,7 @@ from billet.control.ledger import Ledger
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
 from billet.control.story import Story
-from billet.core.errors import BilletError, ConfigError, StoreCorrupt, StoreError
+from billet.core.errors import BilletError, Code, ConfigError, StoreCorrupt, StoreError
 from billet.core.model import Host, Resources
 from billet.core.state import load
 from billet.ports import Leader, Store
@@ -202,9 +202,15 @@ class Server:
         rules = Rules(
             config.weights, config.ask_hosts, config.ask_random, config.create_timeout_s, config.call_timeout_s
         )
-        reconciler = Reconciler(ledger, self._clock, config.settle_after_s, KEEP_LOST_S)
+        reconciler = Reconciler(
+            ledger, self._clock, config.settle_after_s, KEEP_LOST_S, self._delete, config.fence_after_s
+        )
         auctioneer = Auctioneer(ledger, self._link, reconciler.ready, rules, self._clock, self._record)
         return Office(ledger, auctioneer, reconciler, self._link, rules)
+
+    async def _delete(self, host_id: str, uid: str) -> bool:
+        request, timeout_s = flintlock.with_uid(uid), self._config.call_timeout_s
+        return (await self._link.call(host_id, flintlock.DELETE, request, timeout_s)).code == Code.OK
 
     async def _reign(self, ledger: Ledger, office: Office) -> None:
         """Until the term ends, by the store's word or because a commit's outcome is not known."""

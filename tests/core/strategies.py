@@ -39,6 +39,7 @@ hosts = st.builds(
     allocatable=capacities,
     provider=st.sampled_from(["", "firecracker", "cloudhypervisor"]),
     cordoned=st.booleans(),
+    fenced=st.sampled_from([False, False, False, True]),
 )
 auctions = st.builds(
     Auction,

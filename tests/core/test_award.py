@@ -3,6 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,6 +68,14 @@ def test_promise_1_a_bid_never_overcommits_a_host_that_the_ledger_counts_as_full
     assert decision == Unplaced((Refusal("a", Reason.NO_VCPU, "needs 2 vCPU, 1 free"),))
 
 
+@pytest.mark.parametrize(("mark", "reason"), [("cordoned", Reason.CORDONED), ("fenced", Reason.FENCED)])
+def test_a_host_that_was_closed_after_its_bid_wins_nothing(mark, reason):
+    """Broken on purpose (trust the bid): a fenced host gets a microVM that nobody will find."""
+    answers = bids_of(AUCTION, (host("a"), ZERO))
+    ledger = {"a": HostView(ROOM, ZERO, **{mark: True})}
+    assert award(AUCTION, answers, ledger, DEFAULT_WEIGHTS) == Unplaced((Refusal("a", reason),))
+
+
 def test_awards_since_the_bid_count_as_waiting_for_their_boot():
     """Two hosts alike, one with a slow boot: three awards later its queue tells."""
     slow = Bid(
@@ -90,7 +99,7 @@ def test_ties_favour_no_host_for_its_name():
 @given(st.lists(st.tuples(hosts, amounts, facts), max_size=6, unique_by=lambda t: t[0].id), auctions, st.randoms())
 def test_neither_the_order_of_the_bids_nor_of_the_ledger_matters(machines, auction, shuffler):
     answers = [bid(machine, taken, known, auction, DEFAULT_WEIGHTS) for machine, taken, known in machines]
-    ledger = {m.id: HostView(m.allocatable, taken, m.cordoned) for m, taken, _ in machines}
+    ledger = {m.id: HostView(m.allocatable, taken, m.cordoned, m.fenced) for m, taken, _ in machines}
     first = award(auction, answers, ledger, DEFAULT_WEIGHTS)
     shuffler.shuffle(answers)
     backwards = dict(reversed(ledger.items()))
@@ -101,7 +110,7 @@ def test_neither_the_order_of_the_bids_nor_of_the_ledger_matters(machines, aucti
 def test_the_winner_always_has_room_and_nobody_with_room_was_cheaper(machines, auction):
     """The oracle: look at every host that has room, price it, take the lowest."""
     answers = [bid(machine, then, known, auction, DEFAULT_WEIGHTS) for machine, then, _, known in machines]
-    ledger = {m.id: HostView(m.allocatable, now, m.cordoned) for m, _, now, _ in machines}
+    ledger = {m.id: HostView(m.allocatable, now, m.cordoned, m.fenced) for m, _, now, _ in machines}
     decision = award(auction, answers, ledger, DEFAULT_WEIGHTS)
     able = [
         a for a in answers
@@ -115,7 +124,7 @@ def test_the_winner_always_has_room_and_nobody_with_room_was_cheaper(machines, a
 @given(st.lists(st.tuples(hosts, amounts, amounts, facts), max_size=6, unique_by=lambda t: t[0].id), auctions)
 def test_promise_7_a_record_replays_to_the_same_award(machines, auction):
     answers = [bid(machine, then, known, auction, DEFAULT_WEIGHTS) for machine, then, _, known in machines]
-    ledger = {m.id: HostView(m.allocatable, now, m.cordoned) for m, _, now, _ in machines}
+    ledger = {m.id: HostView(m.allocatable, now, m.cordoned, m.fenced) for m, _, now, _ in machines}
     decision = award(auction, answers, ledger, DEFAULT_WEIGHTS)
     attempt = Attempt(
         [a for a in answers if isinstance(a, Bid)],

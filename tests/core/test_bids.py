@@ -15,6 +15,8 @@ weights = st.builds(Weights, st.floats(0, 2), st.floats(0, 2), st.floats(0.1, 60
 
 def dumb_bid(host, taken, known, auction, weights):
     """Written from docs/architecture.md, slowly, with none of the program's own functions."""
+    if host.fenced:
+        return "FENCED"
     if host.cordoned:
         return "CORDONED"
     if auction.provider not in ("", "firecracker", "cloudhypervisor"):

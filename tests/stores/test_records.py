@@ -1,11 +1,13 @@
 """Records: what is read is what was written."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billet.core.errors import StoreCorrupt
-from billet.core.model import Placement, PlacementState, Resources
+from billet.core.model import Host, Placement, PlacementState, Resources
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement
 from billet.ports import Leader
 from billet.wire.records import decode, encode, read_leader
@@ -59,6 +61,14 @@ def test_a_field_that_is_not_known_is_passed_over(field: str) -> None:
     )
     assert record
     assert decode(key, record[:-1] + f',"{field}":1}}'.encode()) == decode(key, record)
+
+
+def test_a_host_that_was_written_before_there_was_fencing_is_not_fenced() -> None:
+    key, record = encode(PutHost(Host("h1", Resources(1), Resources(1), cordoned=True)))
+    assert record
+    fields = json.loads(record)
+    del fields["fenced"]
+    assert decode(key, json.dumps(fields).encode()) == decode(key, record)
 
 
 @pytest.mark.parametrize("wrong", [b"1", b'{"id":"a"}', b"\xff", b""])

@@ -26,7 +26,17 @@ from billet.wire.reflection import METHODS, reflection_handler
 log = structlog.get_logger()
 
 UNARY = frozenset(
-    {wire.CREATE, wire.DELETE, wire.GET, wire.LIST, wire.SERVER_INFO, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN}
+    {
+        wire.CREATE,
+        wire.DELETE,
+        wire.GET,
+        wire.LIST,
+        wire.SERVER_INFO,
+        fleet.HOSTS,
+        fleet.PLACEMENTS,
+        fleet.EXPLAIN,
+        fleet.CHANGE_HOST,
+    }
 )
 HEALTH = (f"/{health.SERVICE_NAME}/Check", f"/{health.SERVICE_NAME}/Watch")
 CODES = {code.value[0]: code for code in grpc.StatusCode}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 
 from billet.control.office import Office
-from billet.core.model import ZERO, Host, Placement, Resources
+from billet.control.operator import Operator
+from billet.core.errors import InvalidRequest
+from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
 from billet.core.scoring import utilisation
 from billet.ports import Answer
 from billet.wire.pb import fleet_pb2 as pb
@@ -14,6 +16,8 @@ SERVICE = "billet.v1.Fleet"
 HOSTS = f"/{SERVICE}/Hosts"
 PLACEMENTS = f"/{SERVICE}/Placements"
 EXPLAIN = f"/{SERVICE}/Explain"
+CHANGE_HOST = f"/{SERVICE}/ChangeHost"
+UNREACHABLE = "UNREACHABLE"  # flintlockd has no such state: the host is not connected
 
 Method = Callable[[bytes, float, Mapping[str, str]], Awaitable[Answer]]
 
@@ -36,7 +40,28 @@ def fleet_methods(office: Office, explain: Callable[[str], list[bytes]]) -> dict
         records = explain(pb.ExplainRequest.FromString(request).key)
         return Answer(pb.ExplainReply(record_json=records).SerializeToString())
 
-    return {HOSTS: hosts, PLACEMENTS: placements, EXPLAIN: explained}
+    async def change_host(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        wanted = pb.ChangeHostRequest.FromString(request)
+        released = await _change(Operator(office.ledger, office.reconciler), wanted)
+        host = office.ledger.state.hosts.get(wanted.host)
+        view = host_view(office, host) if host else None
+        return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())
+
+    return {HOSTS: hosts, PLACEMENTS: placements, EXPLAIN: explained, CHANGE_HOST: change_host}
+
+
+async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:
+    """Do it; returns how many microVMs a fence has released."""
+    match wanted.verb:
+        case pb.CORDON | pb.UNCORDON:
+            await operator.cordon(wanted.host, wanted.verb == pb.CORDON)
+        case pb.FENCE:
+            return await operator.fence(wanted.host)
+        case pb.REMOVE:
+            await operator.remove(wanted.host, wanted.gone)
+        case _:
+            raise InvalidRequest("say what to do to the host: CORDON, UNCORDON, FENCE or REMOVE")
+    return 0
 
 
 def host_view(office: Office, host: Host) -> pb.HostView:
@@ -52,6 +77,8 @@ def host_view(office: Office, host: Host) -> pb.HostView:
         utilisation=min(utilisation(host.allocatable, taken, ZERO), 1e9),
         labels=dict(host.labels),
         report_age_s=-1.0,
+        cordoned=host.cordoned,
+        connected=seen is not None,
     )
     if seen and seen.report:
         report = seen.report
@@ -71,13 +98,14 @@ def placement_view(office: Office, placement: Placement) -> pb.PlacementView:
         name=placement.name,
         host=placement.host,
         state=placement.state.value,
-        vm_state=row.state.name if row else "",
+        vm_state=UNREACHABLE if seen is None else row.state.name if row else "",
         vcpu=placement.demand.vcpu,
         memory_mib=placement.demand.memory_mib,
         score=placement.score,
         runner_up=placement.runner_up,
         adopted=placement.adopted,
         changed_at_s=placement.changed_at_s,
+        labels=placement.labels,
     )
 
 
@@ -86,11 +114,14 @@ def _passes(placement: Placement, wanted: pb.PlacementsRequest) -> bool:
         wanted.namespace in ("", placement.namespace)
         and wanted.name in ("", placement.name)
         and wanted.host in ("", placement.host)
+        and (wanted.fenced or placement.state is not PlacementState.FENCED)
     )
 
 
 def _state(office: Office, host: Host) -> pb.HostState.ValueType:
     seen = office.reconciler.seen.get(host.id)
+    if host.fenced:
+        return pb.FENCED
     if seen is None:
         return pb.AWAY
     if not seen.complete or (seen.report and not seen.report.daemon_ok):

@@ -12,12 +12,14 @@ from billet.api.fleet import fleet_methods
 from billet.control.auctioneer import Caller
 from billet.control.office import Office
 from billet.core.errors import Away, BilletError, Code, HostVerdict, InvalidRequest
+from billet.core.model import Placement, PlacementState
 from billet.ports import Answer, Reply
 from billet.wire import flintlock as wire
 from billet.wire.headers import TOKEN
 
 log = structlog.get_logger()
 
+UNANSWERED = {Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE}
 GONE = "not found"  # how flintlockd says that it has no such microVM
 PARTIAL = "x-billet-partial"  # request metadata `allow`; trailing metadata: the hosts that are missing
 
@@ -96,13 +98,13 @@ class FlintlockService:
 
     async def _delete(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)
-        if self._office.ledger.state.of_uid(uid) is None:
+        if self._placement(uid, wire.DELETE) is None:
             return Answer(await self._ask_everyone(uid, wire.DELETE, request))
         return Answer(await self._office.auctioneer.delete(uid, wire.DELETE, request))
 
     async def _get(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)
-        placement = self._office.ledger.state.of_uid(uid)
+        placement = self._placement(uid, wire.GET)
         if placement is None:
             return Answer(await self._ask_everyone(uid, wire.GET, request))
         return Answer(payload(await self._call(placement.host, wire.GET, request)))
@@ -115,7 +117,7 @@ class FlintlockService:
                 f"the list would lack the microVMs of {', '.join(sorted(missing))}, which do not answer; "
                 f"send the metadata `{PARTIAL}: allow` to get it all the same"
             )
-        whole = b"".join(payload(reply) for reply in replies.values())
+        whole = b"".join(self._standing(host_id, payload(reply)) for host_id, reply in replies.items())
         return Answer(whole, ((PARTIAL, ",".join(sorted(missing))),) if missing else ())
 
     async def _list_stream(self, request: bytes) -> AsyncIterator[bytes]:
@@ -155,7 +157,7 @@ class FlintlockService:
             yield reply
 
     async def _host_of(self, uid: str) -> str:
-        placement = self._office.ledger.state.of_uid(uid)
+        placement = self._placement(uid, wire.GET)
         if placement:
             return placement.host
         replies, missing = await self._everyone(wire.GET, wire.with_uid(uid))
@@ -163,6 +165,25 @@ class FlintlockService:
             if reply.code == Code.OK:
                 return host_id
         raise _nowhere(uid, replies, missing)
+
+    def _placement(self, uid: str, method: str) -> Placement | None:
+        """Where a microVM is. Raises flintlockd's own verdict for one that a fence declared gone."""
+        placement = self._office.ledger.state.of_uid(uid)
+        if placement and placement.state is PlacementState.FENCED:
+            raise HostVerdict(Code.UNKNOWN, wire.unknown_uid(method, uid))
+        return placement
+
+    def _standing(self, host_id: str, listed: bytes) -> bytes:
+        """A host's list without what a fence declared gone and the host has not deleted yet."""
+        state = self._office.ledger.state
+        host = state.hosts.get(host_id)
+        if host is None or not host.fenced:
+            return listed
+        rows = zip(wire.split_list(listed), wire.read_list(listed), strict=True)
+        return b"".join(
+            message for message, row in rows
+            if not ((placement := state.of_uid(row.uid)) and placement.state is PlacementState.FENCED)
+        )  # fmt: skip
 
     async def _ask_everyone(self, uid: str, method: str, request: bytes) -> bytes:
         """A uid that is in no placement: made on a host just now, gone, or never there. Only the hosts know."""
@@ -173,17 +194,23 @@ class FlintlockService:
         raise _nowhere(uid, replies, missing)
 
     async def _everyone(self, method: str, request: bytes) -> tuple[dict[str, Reply], set[str]]:
-        """Ask all hosts at once: the replies, and the hosts that did not give one."""
-        host_ids = list(self._office.ledger.state.hosts)
+        """Ask all hosts at once: the replies, and the hosts that did not give one.
+
+        A fenced host that does not answer is missed by nobody: what it ran is declared gone.
+        """
+        hosts = dict(self._office.ledger.state.hosts)
+        host_ids = list(hosts)
         replies = await asyncio.gather(*(self._try(host_id, method, request) for host_id in host_ids))
         got = {host_id: reply for host_id, reply in zip(host_ids, replies, strict=True) if reply}
-        return got, set(host_ids) - set(got)
+        return got, {host_id for host_id in host_ids if host_id not in got and not hosts[host_id].fenced}
 
     async def _try(self, host_id: str, method: str, request: bytes) -> Reply | None:
+        """None from a host that cannot be reached, or whose flintlockd did not answer in time."""
         try:
-            return await self._call(host_id, method, request)
+            reply = await self._call(host_id, method, request)
         except Away:
             return None
+        return None if reply.code in UNANSWERED else reply
 
     async def _call(self, host_id: str, method: str, request: bytes) -> Reply:
         return await self._office.hosts.call(host_id, method, request, self._office.rules.call_timeout_s)
@@ -197,15 +224,12 @@ def payload(reply: Reply) -> bytes:
 
 
 def _nowhere(uid: str, replies: Mapping[str, Reply], missing: set[str]) -> BilletError:
-    """Why a uid cannot be served. Only when every host has said so may it be called gone (promise 5).
-
-    A flintlockd that was asked and did not answer in time has said nothing.
-    """
-    silent = missing | {host_id for host_id, reply in replies.items() if GONE not in reply.text}
-    if silent or not replies:
-        who = ", ".join(sorted(silent)) or "no host has joined yet"
+    """Why a uid cannot be served. Only when every host has said so may it be called gone (promise 5)."""
+    if missing or not replies:
+        who = ", ".join(sorted(missing)) or "no host has joined yet"
         return Away(f"microVM {uid} is on none of the hosts that answer; these do not: {who}")
-    reply = next(iter(replies.values()))
+    said = list(replies.values())
+    reply = next((reply for reply in said if GONE not in reply.text), said[0])
     return HostVerdict(reply.code, reply.text)
 
 

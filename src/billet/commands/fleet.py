@@ -39,15 +39,16 @@ def hosts(address: Address, output: str) -> None:
 @click.option("-n", "--namespace", default="", help="Only this namespace.")
 @click.option("--name", default="", help="Only microVMs of this name.")
 @click.option("--host", default="", help="Only microVMs on this host.")
+@click.option("--fenced", is_flag=True, help="Those of fenced hosts too, until their hosts have deleted them.")
 @client_options
 @output_option
-def vms(address: Address, output: str, namespace: str, name: str, host: str) -> None:
+def vms(address: Address, output: str, namespace: str, name: str, host: str, fenced: bool) -> None:
     """Show the microVMs: where each runs, and what its auction came to."""
     from billet.client import Client
     from billet.show.fleet import placements_table
     from billet.wire.pb.fleet_pb2 import PlacementsReply, PlacementsRequest
 
-    request = PlacementsRequest(namespace=namespace, name=name, host=host)
+    request = PlacementsRequest(namespace=namespace, name=name, host=host, fenced=fenced)
     with Client(address) as client:
         rows = as_dicts(client.fleet("Placements", request, PlacementsReply))["placements"]
     if output == "json":

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
-from billet.core.state import Change, DropPlacement, PutPlacement, State, apply
+from billet.core.model import Host
+from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply
 from billet.ports import Store, Term
 
 
@@ -26,6 +28,7 @@ class Ledger:
         self.over = asyncio.Event()  # the reign has ended; `why` says so
         self.why = ""
         self._store = store
+        self._amending: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by host
 
     async def claim(self, changes: Sequence[PutPlacement]) -> None:
         """Changes that take room: applied at once, taken back when the store surely did not write them."""
@@ -46,6 +49,18 @@ class Ledger:
         await self._commit(changes)
         for change in changes:
             apply(self.state, change)
+
+    async def amend(self, host_id: str, become: Callable[[Host | None], Host | None]) -> None:
+        """Settle what a host's record shall become of what it is; None is no record.
+
+        One at a time for each host: the operator and the host itself both write there, and neither may undo what
+        the other has written.
+        """
+        async with self._amending[host_id]:
+            known = self.state.hosts.get(host_id)
+            wanted = become(known)
+            if wanted != known:
+                await self.settle([PutHost(wanted) if wanted else DropHost(host_id)])
 
     @contextmanager
     def hold(self, placement_id: str) -> Iterator[None]:

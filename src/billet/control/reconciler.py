@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from billet.control.attendance import Attendance
+from billet.control.deletes import Delete, Deletes
 from billet.control.ledger import Ledger
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
 from billet.core.model import Host, Observed, Placement
-from billet.core.reconcile import expired, repair
-from billet.core.state import Change, PutHost, PutPlacement, holds_room
+from billet.core.reconcile import expired, is_clean, is_released, overdue, release, repair, to_delete
+from billet.core.state import Change, PutPlacement, holds_room
 from billet.ports import Clock, Inventory, Report
 
 log = structlog.get_logger()
@@ -22,6 +23,7 @@ log = structlog.get_logger()
 SWEEP_S = 30.0  # every host is looked at again this often, whether it said something or not
 CHUNK = 100  # changes in one commit: these need not be written together, and a store takes only so many at once
 RETRY_S = 1.0  # after the store refused
+WATCH_S = 1.0  # how often the time that hosts have been away is looked at, where that matters
 
 
 @dataclass(slots=True)
@@ -40,14 +42,27 @@ class Seen:
 class Reconciler:
     """Level-triggered: it compares what is shown with what is promised, whatever was heard or missed between."""
 
-    def __init__(self, ledger: Ledger, clock: Clock, settle_after_s: float, keep_lost_s: float) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        settle_after_s: float,
+        keep_lost_s: float,
+        delete: Delete,
+        fence_after_s: float = 0.0,
+    ) -> None:
         self.seen: dict[str, Seen] = {}
         self.ready = Attendance()
         self._ledger = ledger
         self._clock = clock
         self._settle_after_s = settle_after_s
         self._keep_lost_s = keep_lost_s
+        self._fence_after_s = fence_after_s  # 0 = never without the operator
+        self._deletes = Deletes(delete)
         self._dirty: set[str] = set()  # hosts to look at
+        self._fencing: dict[str, asyncio.Event] = {}  # hosts to release; set when it is done, or the reign is over
+        self._begun_s = clock.monotonic_s()
+        self._left_s: dict[str, float] = {}  # when a host's link broke, monotonic
 
     # What the link tells (ports.HostsListener).
 
@@ -86,10 +101,23 @@ class Reconciler:
         self.seen.pop(host_id, None)
         self.ready.discard(host_id)
         self._dirty.discard(host_id)
+        self._left_s[host_id] = self._clock.monotonic_s()
 
     def age_s(self, seen: Seen) -> float:
         """Seconds since a host's last report."""
         return self._clock.monotonic_s() - seen.reported_at_s
+
+    def away_s(self, host_id: str) -> float | None:
+        """For how long a host has not been connected, as far as this reign knows; None for one that is."""
+        if host_id in self.seen:
+            return None
+        return self._clock.monotonic_s() - self._left_s.get(host_id, self._begun_s)
+
+    async def fence(self, host_id: str) -> None:
+        """Declare an absent host dead; return once its placements are released, or the reign is over."""
+        done = self._fencing.setdefault(host_id, asyncio.Event())
+        self._ledger.stir.set()
+        await done.wait()
 
     def _look_at(self, host_id: str) -> None:
         self._dirty.add(host_id)
@@ -100,56 +128,112 @@ class Reconciler:
     async def run(self) -> None:
         """Until the reign is over."""
         next_sweep_s = self._clock.monotonic_s() + SWEEP_S
-        while not self._ledger.over.is_set():
-            now_s = self._clock.monotonic_s()
-            sweep = now_s >= next_sweep_s
-            if sweep:
-                next_sweep_s = now_s + SWEEP_S
-            self._ledger.stir.clear()
-            refused = await self._pass(set(self.seen) if sweep else set(self._dirty), sweep)
-            with suppress(TimeoutError):
-                async with asyncio.timeout(RETRY_S if refused else max(next_sweep_s - now_s, 0.0)):
-                    await self._ledger.stir.wait()
+        try:
+            while not self._ledger.over.is_set():
+                now_s = self._clock.monotonic_s()
+                sweep = now_s >= next_sweep_s
+                if sweep:
+                    next_sweep_s = now_s + SWEEP_S
+                self._ledger.stir.clear()
+                self._fence_the_overdue()
+                refused = await self._pass(sorted(self.seen if sweep else self._dirty), sweep)
+                pause_s = RETRY_S if refused else max(next_sweep_s - now_s, 0.0)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(pause_s, WATCH_S) if self._fence_after_s else pause_s):
+                        await self._ledger.stir.wait()
+        finally:
+            for done in self._fencing.values():
+                done.set()
+            await self._deletes.close()
 
-    async def _pass(self, host_ids: set[str], sweep: bool) -> bool:
-        """Look at these hosts, all at once. True when the store refused something, to be tried again."""
-        pairs = [(host_id, self.seen[host_id]) for host_id in host_ids]
-        return any(await asyncio.gather(*(self._settle_host(host_id, seen, sweep) for host_id, seen in pairs)))
+    async def _pass(self, host_ids: list[str], sweep: bool) -> bool:
+        """Look at these hosts, all at once. True when the store refused something, to be tried again.
+
+        Nobody else brings a host's placements in line, and a host is released or looked at, never both at once.
+        """
+        looks = [self._settle_host(host_id, self.seen[host_id], sweep) for host_id in host_ids
+                 if host_id not in self._fencing]  # fmt: skip
+        releases = [self._release(host_id) for host_id in self._fencing]
+        return any(await asyncio.gather(*looks, *releases))
+
+    def _fence_the_overdue(self) -> None:
+        if not self._fence_after_s:
+            return
+        state = self._ledger.state
+        away_s = {host_id: away for host_id in state.hosts if (away := self.away_s(host_id)) is not None}
+        for host_id in overdue(state, away_s, self._fence_after_s):
+            if host_id not in self._fencing:
+                log.warning("fencing a host that has been away too long", host=host_id, away_s=round(away_s[host_id]))
+                self._fencing[host_id] = asyncio.Event()
+
+    async def _release(self, host_id: str) -> bool:
+        """Fence a host: no new awards, then its placements are declared gone. True when the store refused.
+
+        What somebody has in hand is waited for; that ends promptly, because the host's link is gone.
+        """
+        ledger = self._ledger
+        try:
+            await ledger.amend(host_id, lambda known: replace(known, fenced=True) if known else None)
+            changes = release(ledger.state, host_id, ledger.in_hand, self._clock.now_s())
+            for start in range(0, len(changes), CHUNK):
+                await ledger.settle(changes[start : start + CHUNK])
+        except (Fenced, OutcomeUnknown):
+            return False
+        except StoreError as error:
+            log.warning("the store did not take a fence; trying again", host=host_id, error=error.text)
+            return True
+        if is_released(ledger.state, host_id):
+            log.warning("a host is fenced", host=host_id, released=len(changes))
+            self._fencing.pop(host_id).set()
+            ledger.stir.set()  # should it be back already, it is looked at now
+        return False
 
     async def _settle_host(self, host_id: str, seen: Seen, sweep: bool) -> bool:
         """Bring one host's placements and what it shows together. True when the store refused."""
-        uids = set(seen.dirty)
-        if sweep and seen.complete:
-            uids.update(seen.rows, self._uids_in_ledger(host_id))
-        changes = self._changes(host_id, seen, uids, sweep)
+        uids: set[str] = set()
         try:
-            await self._write(changes)
+            await self._ledger.amend(host_id, lambda known: _with_marks(seen.host, known))
+            fenced = self._ledger.state.hosts[host_id].fenced
+            # From here to the changes nothing may be awaited: they are about what the host shows at one moment.
+            uids, seen.dirty = seen.dirty, set()
+            if sweep and seen.complete:
+                uids.update(seen.rows, self._uids_in_ledger(host_id))
+            seen.dirty |= self._in_hand(seen, uids)
+            await self._write(self._changes(host_id, seen, uids, sweep or fenced))
+            if fenced and seen.complete and is_clean(self._ledger.state, host_id):
+                await self._ledger.amend(host_id, lambda known: replace(known, fenced=False) if known else None)
+                log.info("a fenced host is clean and may bid again", host=host_id)
         except (Fenced, OutcomeUnknown):
             return False
         except StoreError as error:
             log.warning("the store did not take what a host shows; trying again", host=host_id, error=error.text)
+            seen.dirty |= uids
             return True
-        seen.dirty -= uids - self._in_hand(seen, uids)
         if self.seen.get(host_id) is seen:
-            if seen.complete:
-                self.ready.add(host_id)
+            self._follow_up(host_id, seen, uids)
             if not seen.dirty:
                 self._dirty.discard(host_id)
         return False
 
-    def _changes(self, host_id: str, seen: Seen, uids: Iterable[str], sweep: bool) -> list[Change]:
+    def _follow_up(self, host_id: str, seen: Seen, uids: Iterable[str]) -> None:
+        """What a host may do, and has to do, now that the ledger says what it shows."""
+        state, in_hand = self._ledger.state, self._ledger.in_hand
+        if not seen.complete:
+            return
+        self._deletes.want(host_id, to_delete(state, host_id, seen.rows, sorted(uids), in_hand))
+        host = state.hosts.get(host_id)
+        if host and not host.fenced:
+            self.ready.add(host_id)
+
+    def _changes(self, host_id: str, seen: Seen, uids: Iterable[str], expire: bool) -> list[Change]:
+        if not seen.complete:
+            return []
         state, in_hand, now_s = self._ledger.state, self._ledger.in_hand, self._clock.now_s()
-        changes: list[Change] = []
-        known = state.hosts.get(host_id)
-        host = replace(seen.host, cordoned=known.cordoned) if known else seen.host  # cordoning is the operator's
-        if host != known:
-            changes.append(PutHost(host))
-        if seen.complete:
-            changes += repair(state, host_id, seen.rows, uids, in_hand, now_s)
-            if sweep:
-                changes += expired(
-                    state, host_id, seen.creating, in_hand, now_s, self._settle_after_s, self._keep_lost_s
-                )
+        changes = repair(state, host_id, seen.rows, sorted(uids), in_hand, now_s)
+        if expire:
+            changes += expired(
+                state, host_id, seen.rows, seen.creating, in_hand, now_s, self._settle_after_s, self._keep_lost_s
+            )
         return changes
 
     async def _write(self, changes: list[Change]) -> None:
@@ -185,3 +269,8 @@ class Reconciler:
         state = self._ledger.state
         placements = (state.placements[placement_id] for placement_id in state.on_host.get(host_id, ()))
         return {placement.uid for placement in placements if placement.uid}
+
+
+def _with_marks(told: Host, known: Host | None) -> Host:
+    """A host as it describes itself, with what the operator and the reconciler have made of it."""
+    return replace(told, cordoned=known.cordoned, fenced=known.fenced) if known else told

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-from billet.core.bidding import PROVIDERS, no_room
+from billet.core.bidding import PROVIDERS, closed, no_room
 from billet.core.model import Auction, Award, Bid, HostView, Reason, Refusal, Score, Unplaced
 from billet.core.scoring import Weights, price
 
@@ -60,9 +60,10 @@ def current_offer(bid: Bid, auction: Auction, ledger: Mapping[str, HostView], we
     view = ledger.get(bid.host)
     if view is None:
         return Refusal(bid.host, Reason.AWAY)
-    allocatable, taken, cordoned = view
-    if cordoned:
-        return Refusal(bid.host, Reason.CORDONED)
+    allocatable, taken = view.allocatable, view.taken
+    refusal = closed(bid.host, view)
+    if refusal:
+        return refusal
     refusal = no_room(bid.host, allocatable, taken, auction.demand)
     if refusal:
         return refusal

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from billet.core.model import Auction, Bid, Facts, Host, Reason, Refusal, Resources
+from billet.core.model import Auction, Bid, Facts, Host, HostView, Reason, Refusal, Resources
 from billet.core.scoring import Weights, price
 
 FIRECRACKER = "firecracker"
@@ -23,8 +23,9 @@ def cannot(host: Host, auction: Auction) -> Refusal | None:
 
     An empty provider means the host's own default. Where that is unknown too, flintlockd itself decides.
     """
-    if host.cordoned:
-        return Refusal(host.id, Reason.CORDONED)
+    refusal = closed(host.id, host)
+    if refusal:
+        return refusal
     provider = auction.provider or host.provider
     if auction.provider and auction.provider not in PROVIDERS:
         return Refusal(host.id, Reason.PROVIDER, auction.provider)
@@ -33,6 +34,13 @@ def cannot(host: Host, auction: Auction) -> Refusal | None:
     if provider == FIRECRACKER and auction.needs_virtiofs:
         return Refusal(host.id, Reason.VIRTIOFS, provider)
     return None
+
+
+def closed(host_id: str, host: Host | HostView) -> Refusal | None:
+    """Why a host takes no new microVM at all, whatever its room."""
+    if host.fenced:
+        return Refusal(host_id, Reason.FENCED)
+    return Refusal(host_id, Reason.CORDONED) if host.cordoned else None
 
 
 _LACKS = (

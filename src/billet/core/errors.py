@@ -4,6 +4,7 @@ BilletError
 ├── InvalidRequest        INVALID_ARGUMENT     the request cannot be right on any host
 ├── Unauthenticated       UNAUTHENTICATED      no token, or a wrong one
 ├── NoRoom                RESOURCE_EXHAUSTED   every host said no; the text counts the reasons
+├── Refused               FAILED_PRECONDITION  what an operator wants would do harm now; the text says what would help
 ├── Away                  UNAVAILABLE          a host does not answer; try again
 │   └── LeaderLost        UNAVAILABLE          the leader does not answer, or leads no longer; ask the next one
 ├── Uncertain             UNAVAILABLE          the outcome of a create is not known yet; it is being settled
@@ -65,6 +66,12 @@ class NoRoom(BilletError):
     """Every host said no."""
 
     code = Code.RESOURCE_EXHAUSTED
+
+
+class Refused(BilletError):
+    """What an operator wants would do harm now."""
+
+    code = Code.FAILED_PRECONDITION
 
 
 class Away(BilletError):

@@ -46,7 +46,8 @@ class Host:
     zone: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     provider: str = ""  # flintlockd's default provider, "" when the operator did not say
-    cordoned: bool = False
+    cordoned: bool = False  # the operator wants no new microVM there
+    fenced: bool = False  # declared dead: no new microVM before it has deleted what was released
 
 
 class Facts(NamedTuple):
@@ -67,6 +68,7 @@ class HostView(NamedTuple):
     allocatable: Resources
     taken: Resources
     cordoned: bool = False
+    fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class Reason(Enum):
     MACVTAP = "its provider cannot do macvtap"
     VIRTIOFS = "its provider cannot do virtiofs"
     CORDONED = "is cordoned"
+    FENCED = "is fenced"
     DAEMON_AWAY = "its flintlockd does not answer"
     STOPPING = "its agent is stopping"
     SILENT = "did not answer the call for bids"
@@ -147,12 +150,13 @@ class Unplaced(NamedTuple):
 
 
 class PlacementState(Enum):
-    """The life of a placement. Only LOST holds no room."""
+    """The life of a placement. LOST and FENCED hold no room."""
 
     RESERVED = "RESERVED"  # committed before the host is told
     STARTED = "STARTED"  # the host has it; uid is known
     RELEASING = "RELEASING"  # a Delete was accepted by the host; room is held until it is gone
     LOST = "LOST"  # the host no longer has it though nobody asked Billet to delete it
+    FENCED = "FENCED"  # declared gone with its host; remembered, so that the host deletes it when it comes back
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""Bringing together what was promised (the store) and what runs (the hosts, the source of truth; promise 6)."""
+"""Bringing together what was promised (the store) and what runs (the hosts, the source of truth; promise 6).
+
+docs/reconciler.md has every case as a table, and a test that walks it.
+"""
 
 from __future__ import annotations
 
@@ -37,6 +40,8 @@ def repair(
 def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: float) -> Change | None:
     """A microVM is there: adopt it, settle its reservation, or correct what is known of it."""
     state = PlacementState.RELEASING if row.state is VmState.DELETING else PlacementState.STARTED
+    if placement and placement.state is PlacementState.FENCED:
+        return _released_and_here(placement, host_id, row)
     if placement is None or placement.host != host_id:
         return PutPlacement(
             Placement(
@@ -60,12 +65,19 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
     return PutPlacement(replace(placement, state=state, uid=row.uid, demand=row.demand, changed_at_s=now_s))
 
 
+def _released_and_here(placement: Placement, host_id: str, row: Observed) -> Change | None:
+    """It was declared gone and is here all the same: never taken up again, but deleted (`to_delete`)."""
+    if placement.uid or placement.host != host_id:
+        return None
+    return PutPlacement(replace(placement, uid=row.uid))  # only its token was known
+
+
 def _vanished(placement: Placement | None, host_id: str, now_s: float) -> Change | None:
-    """A microVM is gone: its delete is complete, or it is lost."""
+    """A microVM is gone: its delete is complete, the host is clean of it, or it is lost."""
     if placement is None or placement.host != host_id:
         return None
     match placement.state:
-        case PlacementState.RELEASING:
+        case PlacementState.RELEASING | PlacementState.FENCED:
             return DropPlacement(placement.id)
         case PlacementState.STARTED:
             return PutPlacement(replace(placement, state=PlacementState.LOST, changed_at_s=now_s))
@@ -76,6 +88,7 @@ def _vanished(placement: Placement | None, host_id: str, now_s: float) -> Change
 def expired(
     state: State,
     host_id: str,
+    rows: Mapping[str, Observed],
     creating: Collection[str],
     in_hand: Collection[str],
     now_s: float,
@@ -84,16 +97,85 @@ def expired(
 ) -> list[Change]:
     """Reservations of this host that came to nothing, and LOST placements that were shown long enough.
 
-    Only for a host whose microVMs are all known: a reservation whose token it shows has been settled before.
-    `creating` are the tokens of creates that the host's agent still has in hand.
+    A reservation that a fence released ends in the same way. `rows` is everything that the host shows: what is there
+    is `repair`'s to settle. `creating` are the tokens of creates that the host's agent still has in hand.
     """
     changes: list[Change] = []
+    busy = {*in_hand, *creating, *(row.token for row in rows.values())}
     for placement_id in state.on_host.get(host_id, ()):
         placement = state.placements[placement_id]
-        if placement_id in in_hand or placement_id in creating:
+        if placement_id in busy or placement.uid in rows:
             continue
-        age_s = now_s - placement.changed_at_s
-        limit_s = {PlacementState.RESERVED: settle_after_s, PlacementState.LOST: keep_lost_s}.get(placement.state)
-        if limit_s is not None and age_s >= limit_s:
+        match placement.state:
+            case PlacementState.RESERVED:
+                limit_s = settle_after_s
+            case PlacementState.FENCED if not placement.uid:
+                limit_s = settle_after_s
+            case PlacementState.LOST:
+                limit_s = keep_lost_s
+            case _:
+                continue
+        if now_s - placement.changed_at_s >= limit_s:
             changes.append(DropPlacement(placement_id))
     return changes
+
+
+def to_delete(
+    state: State, host_id: str, rows: Mapping[str, Observed], uids: Iterable[str], in_hand: Collection[str]
+) -> list[str]:
+    """Those of these uids that the host shows and has to delete.
+
+    Either a fence released the microVM, under whatever name its host is back; or a client's Delete was acknowledged
+    and the host shows no sign of it: its flintlockd has lost it.
+    """
+    doomed = []
+    for uid in uids:
+        row = rows.get(uid)
+        if row is None or row.state is VmState.DELETING:
+            continue
+        placement = state.of_uid(uid) or state.placements.get(row.token)
+        if placement is None or placement.id in in_hand:
+            continue
+        deleted = placement.state is PlacementState.RELEASING and (placement.host, placement.uid) == (host_id, uid)
+        if deleted or placement.state is PlacementState.FENCED:
+            doomed.append(uid)
+    return doomed
+
+
+# A host that is declared dead.
+
+
+def release(state: State, host_id: str, in_hand: Collection[str], now_s: float) -> list[Change]:
+    """What a fence does to a host's placements: all of them become FENCED, once nobody has them in hand."""
+    placements = (state.placements[placement_id] for placement_id in sorted(state.on_host.get(host_id, ())))
+    return [
+        PutPlacement(replace(placement, state=PlacementState.FENCED, changed_at_s=now_s))
+        for placement in placements
+        if placement.state is not PlacementState.FENCED and placement.id not in in_hand
+    ]
+
+
+def is_released(state: State, host_id: str) -> bool:
+    """Whether a fence has released everything on this host."""
+    return all(state.placements[id_].state is PlacementState.FENCED for id_ in state.on_host.get(host_id, ()))
+
+
+def is_clean(state: State, host_id: str) -> bool:
+    """Whether a host has shown that nothing of what a fence released is on it: it may bid again."""
+    return not any(state.placements[id_].state is PlacementState.FENCED for id_ in state.on_host.get(host_id, ()))
+
+
+def overdue(state: State, away_s: Mapping[str, float], fence_after_s: float) -> list[str]:
+    """The hosts to fence because they have been away so long; `away_s` has those that are not connected.
+
+    None while more than half of the fleet is away: then it is rather the leader that is cut off, and fencing would
+    have every microVM deleted when the network is back.
+    """
+    standing = {host_id for host_id, host in state.hosts.items() if not host.fenced}
+    if 2 * len(standing & away_s.keys()) > len(standing):
+        return []
+    return [
+        host_id
+        for host_id, seconds in away_s.items()
+        if seconds >= fence_after_s and (host_id in standing or not is_released(state, host_id))
+    ]

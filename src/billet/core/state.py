@@ -65,7 +65,9 @@ class State:
     def view(self, host_id: str) -> HostView | None:
         """What an award looks at; None for a host that is not known."""
         host = self.hosts.get(host_id)
-        return HostView(host.allocatable, self.taken.get(host_id, ZERO), host.cordoned) if host else None
+        if host is None:
+            return None
+        return HostView(host.allocatable, self.taken.get(host_id, ZERO), host.cordoned, host.fenced)
 
     def of_uid(self, uid: str) -> Placement | None:
         """The placement of a microVM."""
@@ -91,7 +93,7 @@ def apply(state: State, change: Change) -> None:
 
 def holds_room(placement: Placement) -> bool:
     """Whether a placement counts against its host."""
-    return placement.state is not PlacementState.LOST
+    return placement.state not in (PlacementState.LOST, PlacementState.FENCED)
 
 
 def _insert(state: State, placement: Placement) -> None:

@@ -27,6 +27,7 @@ REASONS = {
     "MACVTAP": "its provider cannot do macvtap",
     "VIRTIOFS": "its provider cannot do virtiofs",
     "CORDONED": "is cordoned",
+    "FENCED": "is fenced",
     "DAEMON_AWAY": "its flintlockd does not answer",
     "STOPPING": "its agent is stopping",
     "SILENT": "did not answer the call for bids",

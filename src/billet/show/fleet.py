@@ -25,7 +25,7 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
         made.add_row(
             Text(row["id"], style="bold"),
             *([row["zone"] or "-"] if zones else []),
-            state(row["state"]),
+            _host_state(row),
             bar(row["utilisation"], 12),
             f"{taken['vcpu']}/{allocatable['vcpu']}",
             f"{gib(taken['memory_mib'])}/{gib(allocatable['memory_mib'])}",
@@ -34,6 +34,12 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
             f"{row['pressure']:.2f}",
         )
     return made
+
+
+def _host_state(row: Row) -> Text:
+    """A host that is cordoned may be away, too, or fenced: both are worth knowing."""
+    text = state(row["state"])
+    return text.append(", cordoned", style="yellow") if row["cordoned"] and row["state"] != "CORDONED" else text
 
 
 def _count(vms: int, failed: int) -> Text:
@@ -50,17 +56,29 @@ def placements_table(placements: Iterable[Row], now_s: float) -> Table:
     made = table("UID", "~NAME", "HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
     rows = sorted(placements, key=lambda row: (row["namespace"], natural(row["name"]), row["uid"]))
     for row in rows:
-        shown = row["vm_state"] if row["state"] == "STARTED" and row["vm_state"] else row["state"]
         made.add_row(
             row["uid"] or "-",
             f"{row['namespace']}/{row['name']}",
             Text(row["host"], style="bold"),
-            state(shown),
+            _vm_state(row),
             str(row["vcpu"]),
             gib(row["memory_mib"]),
             "direct" if row["adopted"] else f"{row['score']:.3f}",
             age(now_s - row["changed_at_s"]),
         )
+    return made
+
+
+def _vm_state(row: Row) -> Text:
+    """flintlockd's own state where there is one, else the placement's."""
+    return state(row["vm_state"] if row["state"] == "STARTED" and row["vm_state"] else row["state"])
+
+
+def left_table(rows: Iterable[tuple[Row, str]]) -> Table:
+    """Placements of one host that is being drained, each with what is to be said of it."""
+    made = table("UID", "~NAME", "STATE", "~WHAT BECOMES OF IT")
+    for row, why in rows:
+        made.add_row(row["uid"] or "-", f"{row['namespace']}/{row['name']}", _vm_state(row), why)
     return made
 
 

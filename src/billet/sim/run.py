@@ -72,7 +72,8 @@ async def _main(world: World) -> None:
     chance = world.chance("scenario")
     net, etcd, new_id = Network(world), Etcd(world), Ids()
     rules = draw_rules(chance, world.ties)
-    servers = [SimServer(world, net, etcd, n, rules, new_id) for n in range(chance.choice((1, 2, 3, 3)))]
+    fence_after_s = chance.choice((0.0, 0.0, 3.0, 8.0))
+    servers = [SimServer(world, net, etcd, n, rules, fence_after_s, new_id) for n in range(chance.choice((1, 2, 3, 3)))]
     links = [server.me.link for server in servers]
     machines = [
         Machine(world, net, host, n, links) for n, host in enumerate(draw_hosts(chance, world.ties))

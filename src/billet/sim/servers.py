@@ -29,6 +29,7 @@ from billet.sim.loop import Process
 from billet.sim.network import STORE, Network, request
 from billet.sim.store import Etcd, SimStore
 from billet.sim.world import SimClock, World
+from billet.wire import flintlock
 from billet.wire.headers import FORWARDED, token_of
 
 UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # see adapters/forward.py
@@ -84,14 +85,16 @@ class SimForward:
 class SimServer:
     """One machine that runs `billet server`."""
 
-    def __init__(self, world: World, net: Network, etcd: Etcd, number: int, rules: Rules, new_id: Ids) -> None:
+    def __init__(
+        self, world: World, net: Network, etcd: Etcd, number: int, rules: Rules, fence_after_s: float, new_id: Ids
+    ) -> None:
         self.id = f"s{number}"
         self.me = Leader(self.id, f"{self.id}:9090", f"{self.id}:9095")
         self.clock = SimClock(world)
         self.process: Process = world.loop.process("none")
         self.peers: dict[str, SimServer] = {}  # all servers, by id
         self._world, self._net, self._etcd = world, net, etcd
-        self._rules, self._new_id = rules, new_id
+        self._rules, self._fence_after_s, self._new_id = rules, fence_after_s, new_id
         self._starts = 0
 
     @property
@@ -197,9 +200,13 @@ class SimServer:
         self.process.kill()
 
     def _open_office(self, ledger: Ledger) -> Office:
-        reconciler = Reconciler(ledger, self.clock, SETTLE_AFTER_S, KEEP_LOST_S)
+        reconciler = Reconciler(ledger, self.clock, SETTLE_AFTER_S, KEEP_LOST_S, self._delete, self._fence_after_s)
         auctioneer = Auctioneer(ledger, self._link, reconciler.ready, self._rules, self.clock, self._record)
         return Office(ledger, auctioneer, reconciler, self._link, self._rules)
+
+    async def _delete(self, host_id: str, uid: str) -> bool:
+        reply = await self._link.call(host_id, flintlock.DELETE, flintlock.with_uid(uid), self._rules.call_timeout_s)
+        return reply.code == Code.OK
 
     async def _reign(self, ledger: Ledger, office: Office) -> None:
         work = [

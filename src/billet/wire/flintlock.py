@@ -40,6 +40,10 @@ CLUSTER_LABEL = "cluster-name"
 
 NO_SPEC = "invalid create microvm request: MicroVMSpec required"
 INVALID = "invalid request"
+_UNKNOWN_UID = {
+    GET: "getting microvm: error attempting to locate microvm with uid: {uid}: microvm spec //{uid} not found",
+    DELETE: "deleting microvm: checking to see if spec exists: microvm spec //{uid} not found",
+}
 
 _TOKEN_KEY_BYTES = TOKEN_KEY.encode()
 _MICROVM, _SPEC, _METADATA = 1, 2, 11  # field numbers on the way to the token
@@ -157,6 +161,11 @@ def read_uid(request: bytes) -> str:
     if not uid:
         raise InvalidRequest(INVALID)
     return uid
+
+
+def unknown_uid(method: str, uid: str) -> str:
+    """What flintlockd says to a Get or a Delete of a microVM that does not exist."""
+    return _UNKNOWN_UID[method].format(uid=uid)
 
 
 def read_namespace(request: bytes) -> str:

@@ -34,6 +34,8 @@ class _HostStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostState.V
     """an operator wants no new microVM there"""
     DAEMON_DOWN: _HostState.ValueType  # 4
     """its agent is here, its flintlockd does not answer"""
+    FENCED: _HostState.ValueType  # 5
+    """declared dead; it bids again once it has deleted what was released"""
 
 class HostState(_HostState, metaclass=_HostStateEnumTypeWrapper): ...
 
@@ -46,7 +48,36 @@ CORDONED: HostState.ValueType  # 3
 """an operator wants no new microVM there"""
 DAEMON_DOWN: HostState.ValueType  # 4
 """its agent is here, its flintlockd does not answer"""
+FENCED: HostState.ValueType  # 5
+"""declared dead; it bids again once it has deleted what was released"""
 Global___HostState: _TypeAlias = HostState  # noqa: Y015
+
+class _HostVerb:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HostVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostVerb.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HOST_VERB_UNSPECIFIED: _HostVerb.ValueType  # 0
+    CORDON: _HostVerb.ValueType  # 1
+    """no new microVMs there"""
+    UNCORDON: _HostVerb.ValueType  # 2
+    FENCE: _HostVerb.ValueType  # 3
+    """it is dead: its microVMs are declared gone"""
+    REMOVE: _HostVerb.ValueType  # 4
+    """forget it"""
+
+class HostVerb(_HostVerb, metaclass=_HostVerbEnumTypeWrapper): ...
+
+HOST_VERB_UNSPECIFIED: HostVerb.ValueType  # 0
+CORDON: HostVerb.ValueType  # 1
+"""no new microVMs there"""
+UNCORDON: HostVerb.ValueType  # 2
+FENCE: HostVerb.ValueType  # 3
+"""it is dead: its microVMs are declared gone"""
+REMOVE: HostVerb.ValueType  # 4
+"""forget it"""
+Global___HostVerb: _TypeAlias = HostVerb  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
@@ -151,6 +182,8 @@ class HostView(_message.Message):
     REPORT_AGE_S_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    CORDONED_FIELD_NUMBER: _builtins.int
+    CONNECTED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     zone: _builtins.str
     state: Global___HostState.ValueType
@@ -170,6 +203,10 @@ class HostView(_message.Message):
     """since its last report; below 0 = there was none yet"""
     failed: _builtins.int
     """microVMs in flintlockd's state FAILED"""
+    cordoned: _builtins.bool
+    """whatever its state is"""
+    connected: _builtins.bool
+    """its agent is connected to the leader"""
     @_builtins.property
     def allocatable(self) -> Global___Resources: ...
     @_builtins.property
@@ -193,10 +230,12 @@ class HostView(_message.Message):
         report_age_s: _builtins.float = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         failed: _builtins.int = ...,
+        cordoned: _builtins.bool = ...,
+        connected: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "taken", b"taken"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "boot_s", b"boot_s", "cpu_share", b"cpu_share", "failed", b"failed", "id", b"id", "labels", b"labels", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "utilisation", b"utilisation", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "boot_s", b"boot_s", "connected", b"connected", "cordoned", b"cordoned", "cpu_share", b"cpu_share", "failed", b"failed", "id", b"id", "labels", b"labels", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "utilisation", b"utilisation", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -211,19 +250,23 @@ class PlacementsRequest(_message.Message):
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
+    FENCED_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     host: _builtins.str
+    fenced: _builtins.bool
+    """also those that a fence has released, until their host has deleted them"""
     def __init__(
         self,
         *,
         namespace: _builtins.str = ...,
         name: _builtins.str = ...,
         host: _builtins.str = ...,
+        fenced: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fenced", b"fenced", "host", b"host", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -253,6 +296,26 @@ Global___PlacementsReply: _TypeAlias = PlacementsReply  # noqa: Y015
 class PlacementView(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     UID_FIELD_NUMBER: _builtins.int
     NAMESPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -265,15 +328,17 @@ class PlacementView(_message.Message):
     RUNNER_UP_FIELD_NUMBER: _builtins.int
     ADOPTED_FIELD_NUMBER: _builtins.int
     CHANGED_AT_S_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
     host: _builtins.str
     state: _builtins.str
-    """RESERVED, STARTED, RELEASING or LOST"""
+    """RESERVED, STARTED, RELEASING, LOST or FENCED"""
     vm_state: _builtins.str
-    """as flintlockd last said: PENDING, CREATED, FAILED, DELETING; "" = not seen yet"""
+    """as flintlockd last said: PENDING, CREATED, FAILED, DELETING; "" = not seen yet;"""
     vcpu: _builtins.int
+    """UNREACHABLE = its host is not connected, so that nobody can say"""
     memory_mib: _builtins.int
     score: _builtins.float
     """of the winning bid"""
@@ -283,6 +348,10 @@ class PlacementView(_message.Message):
     """it was made on the host directly, not through Billet"""
     changed_at_s: _builtins.float
     """wall clock, seconds since 1970"""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """those that Billet keeps: billet.io/... and cluster-name"""
+
     def __init__(
         self,
         *,
@@ -298,10 +367,11 @@ class PlacementView(_message.Message):
         runner_up: _builtins.str = ...,
         adopted: _builtins.bool = ...,
         changed_at_s: _builtins.float = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "changed_at_s", b"changed_at_s", "host", b"host", "memory_mib", b"memory_mib", "name", b"name", "namespace", b"namespace", "runner_up", b"runner_up", "score", b"score", "state", b"state", "uid", b"uid", "vcpu", b"vcpu", "vm_state", b"vm_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "changed_at_s", b"changed_at_s", "host", b"host", "labels", b"labels", "memory_mib", b"memory_mib", "name", b"name", "namespace", b"namespace", "runner_up", b"runner_up", "score", b"score", "state", b"state", "uid", b"uid", "vcpu", b"vcpu", "vm_state", b"vm_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -348,3 +418,55 @@ class ExplainReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainReply: _TypeAlias = ExplainReply  # noqa: Y015
+
+@_typing.final
+class ChangeHostRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    VERB_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    verb: Global___HostVerb.ValueType
+    gone: _builtins.bool
+    """REMOVE: this machine never comes back, so that what was fenced may be forgotten"""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        verb: Global___HostVerb.ValueType = ...,
+        gone: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "host", b"host", "verb", b"verb"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeHostRequest: _TypeAlias = ChangeHostRequest  # noqa: Y015
+
+@_typing.final
+class ChangeHostReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    RELEASED_FIELD_NUMBER: _builtins.int
+    released: _builtins.int
+    """FENCE: microVMs of this host that are declared gone, in all"""
+    @_builtins.property
+    def host(self) -> Global___HostView:
+        """as it is now; not set once it is removed"""
+
+    def __init__(
+        self,
+        *,
+        host: Global___HostView | None = ...,
+        released: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host", "released", b"released"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeHostReply: _TypeAlias = ChangeHostReply  # noqa: Y015

@@ -1,0 +1,90 @@
+"""What an operator may do to a host: cordon, uncordon, fence, remove. Each refusal says why and what would help."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import structlog
+
+from billet.control.ledger import Ledger
+from billet.control.reconciler import CHUNK, Reconciler
+from billet.core.errors import Fenced, InvalidRequest, Refused
+from billet.core.model import Host, PlacementState
+from billet.core.state import DropPlacement, holds_room
+
+log = structlog.get_logger()
+
+# An agent that lives redials within this time, after its link broke or a new leader began. Sooner, nobody can tell
+# a dead host from one that is on its way.
+SURELY_AWAY_S = 5.0
+
+
+class Operator:
+    """The operator's hand in one reign."""
+
+    def __init__(self, ledger: Ledger, reconciler: Reconciler) -> None:
+        self._ledger = ledger
+        self._reconciler = reconciler
+
+    async def cordon(self, host_id: str, yes: bool) -> None:
+        """No new microVMs on this host from now on, or again. Kept until it is said otherwise."""
+        self._known(host_id)
+        await self._ledger.amend(host_id, lambda known: replace(known, cordoned=yes) if known else None)
+
+    async def fence(self, host_id: str) -> int:
+        """Declare an absent host dead: returns how many of its microVMs are declared gone, now and before.
+
+        They are released for good: should the host come back, it deletes them before it may bid.
+        """
+        self._known(host_id)
+        while (left_s := SURELY_AWAY_S - self._away_s(host_id)) > 0:  # noqa: ASYNC110  # it is time that is waited for
+            await asyncio.sleep(left_s)
+        await self._reconciler.fence(host_id)
+        if self._ledger.over.is_set():
+            raise Fenced(f"this server no longer leads, and {host_id} may not be fenced wholly: try again")
+        return len(self._ledger.state.on_host.get(host_id, ()))
+
+    async def remove(self, host_id: str, gone_for_good: bool) -> None:
+        """Forget a host that is empty and not connected. What was fenced is forgotten only when that is said."""
+        self._known(host_id)
+        if self._reconciler.away_s(host_id) is None:
+            raise Refused(f"host {host_id} is connected: stop its agent, or it would join again at once")
+        state = self._ledger.state
+        placements = [state.placements[placement_id] for placement_id in sorted(state.on_host.get(host_id, ()))]
+        holding = sum(holds_room(placement) for placement in placements)
+        if holding:
+            raise Refused(
+                f"host {host_id} still has {_microvms(holding)}: "
+                "start its agent and drain it, or fence it if it is dead"
+            )
+        fenced = sum(placement.state is PlacementState.FENCED for placement in placements)
+        if fenced and not gone_for_good:
+            raise Refused(
+                f"host {host_id} was fenced with {_microvms(fenced)}, which it deletes when it comes back; "
+                "once it is removed nothing would: say --gone if this machine will never come back"
+            )
+        drops = [DropPlacement(placement.id) for placement in placements]
+        for start in range(0, len(drops), CHUNK):
+            await self._ledger.settle(drops[start : start + CHUNK])
+        await self._ledger.amend(host_id, lambda _: None)
+        log.warning("a host is removed", host=host_id, forgotten=len(drops))
+
+    def _known(self, host_id: str) -> Host:
+        host = self._ledger.state.hosts.get(host_id)
+        if host is None:
+            raise InvalidRequest(f"there is no host {host_id!r}; `billet hosts` shows those that there are")
+        return host
+
+    def _away_s(self, host_id: str) -> float:
+        away_s = self._reconciler.away_s(host_id)
+        if away_s is None:
+            raise Refused(
+                f"host {host_id} is connected: drain it, or stop its agent and flintlockd first; "
+                "a host that lives must not be fenced"
+            )
+        return away_s
+
+
+def _microvms(count: int) -> str:
+    return f"{count} microVM{'' if count == 1 else 's'}"
