@@ -102,7 +102,7 @@ def expired(
     """
     changes: list[Change] = []
     busy = {*in_hand, *creating, *(row.token for row in rows.values())}
-    for placement_id in state.on_host.get(host_id, ()):
+    for placement_id in sorted(state.on_host.get(host_id, ())):
         placement = state.placements[placement_id]
         if placement_id in busy or placement.uid in rows:
             continue

@@ -102,7 +102,7 @@ class Books:
 
 def takes_room(placement: Placement) -> bool:
     """Whether a placement holds room."""
-    return placement.state is not PlacementState.LOST
+    return placement.state not in (PlacementState.LOST, PlacementState.FENCED)
 
 
 def total(amounts: Iterable[Resources]) -> Resources:
@@ -159,7 +159,8 @@ def room_early_and_late(evidence: Sequence[Event]) -> Iterator[Violation]:
                     yield Violation(2, event.at_s, text)
         if isinstance(event, Accepted) and event.token:
             placement = books.placements.get(event.token)
-            if placement is None or placement.host != event.host or not takes_room(placement):
+            released = placement and placement.state is PlacementState.FENCED  # on its way when its host was fenced
+            if not released and (placement is None or placement.host != event.host or not takes_room(placement)):
                 yield Violation(2, event.at_s, f"{event.host} took on {event.token}, for which no room is held")
         before = dict(books.placements) if isinstance(event, Committed) else {}
         books.take(event)
@@ -169,6 +170,8 @@ def room_early_and_late(evidence: Sequence[Event]) -> Iterator[Violation]:
 
 def _given_back(books: Books, old: Placement, at_s: float) -> Iterator[Violation]:
     new = books.placements.get(old.id)
+    if new and new.state is PlacementState.FENCED:
+        return  # declared gone; the host deletes it before it gets another
     if takes_room(old) and (new is None or not takes_room(new)):
         for uid, vm in books.vms.items():
             if vm.host == old.host and (uid == old.uid or (vm.token and vm.token == old.id)):
