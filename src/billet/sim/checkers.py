@@ -14,7 +14,7 @@ from billet.core.auction import award
 from billet.core.errors import Code
 from billet.core.model import ZERO, Award, Bid, HostView, Placement, PlacementState, Resources
 from billet.core.record import Attempt, Record, faithful
-from billet.core.state import DropPlacement, PutPlacement
+from billet.core.state import Change, DropPlacement, PutHost, PutPlacement
 from billet.sim.evidence import (
     Accepted,
     Answered,
@@ -27,7 +27,6 @@ from billet.sim.evidence import (
     LedgerSeen,
     Marked,
     Ordered,
-    Quiet,
     Recorded,
     Removed,
     Settled,
@@ -67,6 +66,9 @@ class Books:
     vms: dict[str, Vm] = field(default_factory=dict)  # by uid
     placements: dict[str, Placement] = field(default_factory=dict)
     allocatable: dict[str, Resources] = field(default_factory=dict)
+    joined_s: dict[str, float] = field(default_factory=dict)  # when the store first knew of a host
+    released: set[str] = field(default_factory=set)  # uids that were fenced at any time
+    fenced_s: dict[str, float] = field(default_factory=dict)  # until when a host was fenced; for ever while it is
     term: int = 0  # the one that the store holds for current, 0 for none
 
     def take(self, event: Event) -> None:
@@ -84,16 +86,32 @@ class Books:
                 for uid in uids:
                     if uid in self.vms:
                         self.vms[uid].shown_s = at_s
-            case Committed(_, _, changes):
+            case Committed(at_s, _, changes):
                 for change in changes:
-                    if isinstance(change, PutPlacement):
-                        self.placements[change.placement.id] = change.placement
-                    elif isinstance(change, DropPlacement):
-                        self.placements.pop(change.placement_id, None)
+                    self._write(at_s, change)
             case Elected(_, term, _):
                 self.term = term
             case Deposed():
                 self.term = 0
+
+    def _write(self, at_s: float, change: Change) -> None:
+        match change:
+            case PutPlacement(placement):
+                self.placements[placement.id] = placement
+                if placement.state is PlacementState.FENCED and placement.uid:
+                    self.released.add(placement.uid)
+            case DropPlacement(placement_id):
+                self.placements.pop(placement_id, None)
+            case PutHost(host):
+                self.joined_s.setdefault(host.id, at_s)
+                if host.fenced:
+                    self.fenced_s[host.id] = float("inf")
+                elif self.fenced_s.get(host.id) == float("inf"):
+                    self.fenced_s[host.id] = at_s
+
+    def fenced(self, host_id: str, since_s: float) -> bool:
+        """Whether a host is fenced, or was at any time since."""
+        return self.fenced_s.get(host_id, -1.0) >= since_s
 
     def counted(self, host_id: str) -> Resources:
         """What the store counts as taken on a host."""
@@ -103,6 +121,9 @@ class Books:
 def takes_room(placement: Placement) -> bool:
     """Whether a placement holds room."""
     return placement.state not in (PlacementState.LOST, PlacementState.FENCED)
+
+
+GONE = Placement("", "", "", ZERO, "", PlacementState.LOST)
 
 
 def total(amounts: Iterable[Resources]) -> Resources:
@@ -129,9 +150,19 @@ def never_overcommitted(evidence: Sequence[Event]) -> Iterator[Violation]:
             taken = total([event.demand, *(vm.demand for vm in known)])
             if not books.allocatable[event.host].covers(taken):
                 yield Violation(1, event.at_s, f"{event.host} took on {event.uid} and has {taken} by then")
+            yield from _not_clean(books, event)
         books.take(event)
         if isinstance(event, Committed):
             yield from _over_promised(books, event)
+
+
+def _not_clean(books: Books, event: Accepted) -> Iterator[Violation]:
+    """What a fence released may have been made again elsewhere: its host deletes it before it gets another."""
+    if takes_room(books.placements.get(event.token, GONE)):
+        released = {p.uid for p in books.placements.values() if p.state is PlacementState.FENCED}
+        for uid in released & books.vms.keys():
+            if books.vms[uid].host == event.host:
+                yield Violation(1, event.at_s, f"{event.host} took on {event.uid} and still has {uid}, which was fenced")
 
 
 def _over_promised(books: Books, event: Committed) -> Iterator[Violation]:
@@ -256,20 +287,26 @@ def nothing_lost_nothing_twice(evidence: Sequence[Event]) -> Iterator[Violation]
 
 
 def not_found_means_gone(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """Nobody was told that a microVM is not there while it was, all the time from the question to the answer."""
+    """Nobody was told that a microVM is not there while it was, all the time from the question to the answer.
+
+    What was fenced is declared gone, and so is all that is on a fenced host. A host that was never written down is
+    not part of the fleet so far.
+    """
+    books = Books()
     came: dict[str, float] = {}
-    went: dict[str, float] = {}
     for event in evidence:
-        match event:
-            case Accepted(at_s, _, uid, _, _, _):
-                came[uid] = at_s
-            case Removed(at_s, _, uid):
-                went[uid] = at_s
-            case Answered(at_s, asked_s, client, kind, _, uid, _, text) if "not found" in text:
-                if kind in ("create", "list"):
-                    yield Violation(5, at_s, f"a {kind} was answered: {text}")
-                elif came.get(uid, at_s) <= asked_s and uid not in went:
-                    yield Violation(5, at_s, f"{client} was told that {uid} is not found, and its host has it")
+        books.take(event)
+        if isinstance(event, Accepted):
+            came[event.uid] = event.at_s
+        if isinstance(event, Answered) and "not found" in event.text:
+            if event.kind not in ("get", "delete"):
+                yield Violation(5, event.at_s, f"a {event.kind} was answered: {event.text}")
+                continue
+            vm = books.vms.get(event.uid)
+            if vm is None or came[event.uid] > event.asked_s or event.uid in books.released:
+                continue
+            if books.joined_s.get(vm.host, event.at_s) < event.asked_s and not books.fenced(vm.host, event.asked_s):
+                yield Violation(5, event.at_s, f"{event.client} was told that {event.uid} is not found: {event.text}")
 
 
 # Promise 6: hosts are the source of truth for what runs.
@@ -277,15 +314,15 @@ def not_found_means_gone(evidence: Sequence[Event]) -> Iterator[Violation]:
 
 def hosts_are_the_truth(evidence: Sequence[Event]) -> Iterator[Violation]:
     """After a quiet time the store says what the hosts show, adopted microVMs included, and everything works again."""
-    quiet = False
+    books = Books()
     for event in evidence:
+        books.take(event)
         match event:
-            case Quiet():
-                quiet = True
-            case Settled(at_s, differences):
-                yield from (Violation(6, at_s, text) for text in differences)
-            case Answered(at_s, _, "probe", kind, name, _, code, text) if quiet:
-                if code not in (Code.OK, Code.RESOURCE_EXHAUSTED if kind == "create" else Code.OK):
+            case Settled(at_s, found):
+                yield from (Violation(6, at_s, text) for text in found)
+            case Answered(at_s, _, "probe", kind, name, uid, code, text):
+                well = code == Code.OK or (kind == "create" and code == Code.RESOURCE_EXHAUSTED)
+                if not well and uid not in books.released:
                     yield Violation(6, at_s, f"all is well again, and the {kind} of {name} fails: {code} {text}")
 
 
@@ -294,8 +331,8 @@ def differences(placements: Mapping[str, Placement], vms: Mapping[str, tuple[str
     found = []
     seen = {}
     for placement in placements.values():
-        if placement.state is PlacementState.RESERVED:
-            found.append(f"{placement.id} is still RESERVED on {placement.host}")
+        if placement.state in (PlacementState.RESERVED, PlacementState.FENCED):
+            found.append(f"{placement.id} is still {placement.state.name} on {placement.host}")
         elif placement.state is not PlacementState.LOST:
             seen[placement.uid] = placement
         elif placement.uid in vms:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from random import Random
 
+from billet.api import fleet
 from billet.core.errors import Code
 from billet.core.model import Resources
 from billet.sim.evidence import Answered
@@ -16,10 +17,12 @@ from billet.sim.servers import SimServer
 from billet.sim.world import World
 from billet.wire import flintlock as wire
 from billet.wire.headers import REQUEST_ID
+from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
 KINDS = ("create",) * 5 + ("delete",) * 3 + ("get",) * 4 + ("list",)
+VERBS = ("FENCE",) * 4 + ("CORDON", "UNCORDON")
 SHAPES = ((1, 1024), (2, 1024), (1, 2048), (4, 2048))
 TIMEOUT_S = 20.0
 GIVEN_UP = -1  # instead of a code
@@ -54,6 +57,20 @@ class Crowd:
             else:
                 uid = self.uids.pop(chance.randrange(len(self.uids)))
                 await self.call(name, chance, "delete", uid, wire.DELETE, wire.with_uid(uid), TIMEOUT_S)
+
+    async def operate(self) -> None:
+        """The operator's day: now and then a host is cordoned, or declared dead."""
+        world, chance = self._world, self._world.chance("operator")
+        while world.weather.fences:
+            await asyncio.sleep(chance.expovariate(world.weather.fences))
+            if world.calm:
+                return
+            await self.change_host("operator", chance, chance.choice(self._machines).host.id, chance.choice(VERBS))
+
+    async def change_host(self, name: str, chance: Random, host_id: str, verb: str) -> int:
+        """Do something to a host; the code of the answer."""
+        request = fleet_pb2.ChangeHostRequest(host=host_id, verb=fleet_pb2.HostVerb.Value(verb)).SerializeToString()
+        return (await self.call(name, chance, verb, host_id, fleet.CHANGE_HOST, request, TIMEOUT_S)).code
 
     async def create(self, name: str, chance: Random, shape: tuple[int, int] | None = None) -> int:
         """Ask for a microVM; the code of the answer. Some clients name their request, and send it until they know."""

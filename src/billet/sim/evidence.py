@@ -116,7 +116,7 @@ class Answered(NamedTuple):
     at_s: float
     asked_s: float
     client: str
-    kind: str  # create, delete, get, list
+    kind: str  # create, delete, get, list, or what an operator did
     name: str
     uid: str
     code: int
@@ -137,12 +137,6 @@ class Unexpected(NamedTuple):
     text: str
 
 
-class Quiet(NamedTuple):
-    """From here on nothing more goes wrong, and no client asks for changes."""
-
-    at_s: float
-
-
 class Settled(NamedTuple):
     """The end of the run, and in what the store still differs from the hosts."""
 
@@ -152,5 +146,5 @@ class Settled(NamedTuple):
 
 Event = (
     HostMade | Accepted | Marked | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
-    | Ordered | Answered | Recorded | Unexpected | Quiet | Settled
+    | Ordered | Answered | Recorded | Unexpected | Settled
 )  # fmt: skip

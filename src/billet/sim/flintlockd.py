@@ -80,6 +80,13 @@ class Flintlockd:
         if self.process:
             self.process.kill()
 
+    def lose_power(self, forgets: float) -> None:
+        """Some of what was written last is not on the disk: a Delete may be forgotten."""
+        for vm in self.vms.values():
+            if vm.message.status.state == DELETING and self._chance.random() < forgets:
+                vm.message.status.state, vm.row = CREATED, b""
+                self._world.tell(self.host.id, f"has forgotten the Delete of {vm.uid[-6:]}")
+
     # What it is asked for.
 
     def create(self, request: bytes, told_s: float) -> bytes:

@@ -144,6 +144,7 @@ class Mayhem:
             self._net.died(machine.process, silently=True)
             machine.process.kill()
             machine.daemon.kill()
+            machine.daemon.lose_power(self._world.weather.forgets)
             self._later(self._down_s(), self._revive_all)
 
     def _revive_all(self) -> None:

@@ -14,7 +14,7 @@ import structlog
 from billet.core.errors import BilletError, Code
 from billet.sim.checkers import Violation, differences, judge
 from billet.sim.clients import Crowd
-from billet.sim.evidence import Quiet, Settled, Unexpected
+from billet.sim.evidence import Settled, Unexpected
 from billet.sim.flintlockd import DELETING
 from billet.sim.hosts import Machine, draw_hosts
 from billet.sim.loop import StuckError, VirtualLoop, name_of_current
@@ -88,11 +88,11 @@ async def _main(world: World) -> None:
     work = [
         asyncio.create_task(crowd.work(f"c{n}", operations, pause_s)) for n in range(chance.randint(2, 4))
     ]
+    operator = asyncio.create_task(crowd.operate())
     await asyncio.wait(work, timeout=BUSY_S)
     mayhem.calm()
     world.tell("world", "all faults have ended")
-    await asyncio.wait(work)
-    world.note(Quiet(world.now_s))
+    await asyncio.wait([*work, operator])
     await _settled(world, etcd, machines, crowd)
     await _probe(world, crowd)
 
@@ -118,6 +118,10 @@ async def _settled(world: World, etcd: Etcd, machines: list[Machine], crowd: Cro
         }
         found = differences(etcd.state.placements, vms)
         well = 0 if found or any(deleting for _, _, deleting in vms.values()) else well + 1
+        for host in etcd.state.hosts.values():
+            if host.cordoned:
+                await crowd.change_host("look", chance, host.id, "UNCORDON")
+                well = 0
         if well and (len(etcd.state.hosts) < len(machines) or await crowd.list_all("look", chance)):
             well = 0
         if well == 2 or world.now_s > until_s:

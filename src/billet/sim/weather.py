@@ -30,6 +30,8 @@ class Weather:
     daemon_kills: float
     machine_kills: float
     down_s: float
+    forgets: float  # that a machine which lost its power has forgotten a Delete
+    fences: float  # by the operator
     stops: float
     stop_s: float
     clock_jumps: float
@@ -74,6 +76,8 @@ def draw(chance: Random) -> Weather:
         daemon_kills=maybe(0.02, 0.3),
         machine_kills=maybe(0.02, 0.2, 0.3),
         down_s=between(0.1, 8.0),
+        forgets=maybe(0.1, 1.0),
+        fences=maybe(0.05, 0.3),
         stops=maybe(0.02, 0.3),
         stop_s=between(0.2, 10.0),
         clock_jumps=maybe(0.02, 0.3, 0.3),
