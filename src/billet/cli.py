@@ -28,6 +28,7 @@ COMMANDS = {
     "create": Target("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),
+    "sim": Target("billet.commands.sim", "sim", "Whole clusters in virtual time, with everything going wrong."),
     "certs": Target("billet.commands.certs", "certs", "Make a CA and certificates to begin with."),
     "fake-flintlockd": Target(
         "billet.fake.command", "fake_flintlockd", "A flintlockd without a hypervisor, for trying out."

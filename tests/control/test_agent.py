@@ -11,7 +11,6 @@ from billet.adapters.flintlock import GrpcFlintlock
 from billet.control.agent import Agent, BootClock, CreateOrder, Measured
 from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources
 from billet.fake.faults import Fault, Kind
-from billet.fake.faults import Fault, Kind
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
 from billet.node import SystemClock

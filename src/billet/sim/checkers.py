@@ -162,7 +162,9 @@ def _not_clean(books: Books, event: Accepted) -> Iterator[Violation]:
         released = {p.uid for p in books.placements.values() if p.state is PlacementState.FENCED}
         for uid in released & books.vms.keys():
             if books.vms[uid].host == event.host:
-                yield Violation(1, event.at_s, f"{event.host} took on {event.uid} and still has {uid}, which was fenced")
+                yield Violation(
+                    1, event.at_s, f"{event.host} took on {event.uid} and still has {uid}, which was fenced"
+                )
 
 
 def _over_promised(books: Books, event: Committed) -> Iterator[Violation]:
@@ -251,7 +253,9 @@ class _Obeying:
                     self._may.setdefault(agent, set()).add(token)
             case Accepted(at_s, host_id, uid, token, _, _) if token:
                 agent = self._at.get(host_id, "")
-                ordered = any(token in tokens for name, tokens in self._may.items() if name.startswith(f"agent-{host_id}."))
+                ordered = any(
+                    token in tokens for name, tokens in self._may.items() if name.startswith(f"agent-{host_id}.")
+                )
                 if not ordered:
                     yield Violation(3, at_s, f"{agent} had {uid} made by an order of an old term")
 
@@ -280,7 +284,9 @@ def nothing_lost_nothing_twice(evidence: Sequence[Event]) -> Iterator[Violation]
                 deleted[uid] = at_s
             case Settled(at_s):
                 for uid in deleted.keys() & books.vms.keys():
-                    yield Violation(4, at_s, f"the Delete of {uid} was acknowledged, and {books.vms[uid].host} has it")
+                    yield Violation(
+                        4, at_s, f"the Delete of {uid} was acknowledged, and {books.vms[uid].host} has it"
+                    )
 
 
 # Promise 5: "not found" means gone.
@@ -344,7 +350,9 @@ def differences(placements: Mapping[str, Placement], vms: Mapping[str, tuple[str
         elif (known.host, known.demand) != (host_id, demand):
             found.append(f"{host_id} has {uid} with {demand}, the store has it on {known.host} with {known.demand}")
         elif deleting != (known.state is PlacementState.RELEASING):
-            found.append(f"{uid} on {host_id} is {'being deleted' if deleting else 'alive'}; the store: {known.state}")
+            found.append(
+                f"{uid} on {host_id} is {'being deleted' if deleting else 'alive'}; the store: {known.state}"
+            )
     found += [f"the store has {uid} as {p.state.name} on {p.host}, which does not" for uid, p in seen.items()]
     return found
 

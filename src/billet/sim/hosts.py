@@ -24,7 +24,9 @@ SIZES = ((4, 4096), (8, 8192), (8, 16384), (16, 16384))  # vCPU and MiB of a hos
 class SimDialler(AgentDialler):
     """The real dialler, over the simulated network."""
 
-    def __init__(self, net: Network, process: Process, agent: Agent, daemon: Loopback, servers: Sequence[str]) -> None:
+    def __init__(
+        self, net: Network, process: Process, agent: Agent, daemon: Loopback, servers: Sequence[str]
+    ) -> None:
         super().__init__(agent, daemon, servers, "", None, "sim")
         self._net, self._process = net, process
 

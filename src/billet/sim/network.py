@@ -29,7 +29,6 @@ CONNECT_S = 2.0  # how long a connection is tried that nobody refuses
 LATE_S = 3.0  # the longest that a frame is overtaken, or its second copy is behind
 
 
-
 class Said(NamedTuple):
     """What a call came to. `answered`: a server said so, not the network."""
 

@@ -19,7 +19,9 @@ class World:
         self.seed = seed
         self.loop = loop
         self.weather: Weather = draw(self.chance("weather"))
-        self.ties = self.chance("ties").random() < 0.4  # hosts are alike, and nothing but a tie-break tells them apart
+        self.ties = (
+            self.chance("ties").random() < 0.4
+        )  # hosts are alike, and nothing but a tie-break tells them apart
         self.calm = False  # nothing goes wrong any more
         self.evidence: list[Event] = []
         self.lines: list[str] = []
