@@ -29,6 +29,7 @@ COMMANDS = {
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),
     "store": Target("billet.commands.store", "store", "Back up, restore and check what the servers remember."),
+    "sim": Target("billet.commands.sim", "sim", "Whole clusters in virtual time, with everything going wrong."),
     "certs": Target("billet.commands.certs", "certs", "Make a CA and certificates to begin with."),
     "fake-flintlockd": Target(
         "billet.fake.command", "fake_flintlockd", "A flintlockd without a hypervisor, for trying out."

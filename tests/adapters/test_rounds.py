@@ -7,12 +7,11 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-from billet.sim.loop import VirtualLoop
-
 from billet.adapters.rounds import Rounds
 from billet.core.bidding import bid
 from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
+from billet.sim.loop import VirtualLoop
 from billet.wire import link as wire
 from billet.wire.pb import link_pb2 as pb
 

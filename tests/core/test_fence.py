@@ -81,7 +81,7 @@ def test_a_host_that_comes_back_is_clean_only_when_nothing_of_what_was_released_
         known = {p.uid for p in state.placements.values() if p.host == "dead" and p.uid}
         for change in [
             *repair(state, "dead", rows, sorted({*rows, *known}), (), NOW_S),
-            *expired(state, "dead", rows, (), (), NOW_S + 60.0, 60.0, 1e9),
+            *expired(state, "dead", rows, (), (), dict.fromkeys(state.placements, 60.0), NOW_S, 60.0, 1e9),
         ]:
             apply(state, change)
         check(state)

@@ -40,11 +40,10 @@ def placement_of(text: str) -> Placement | None:
     if name == "nothing":
         return None
     state = PlacementState(name)
-    limit_s = KEEP_LOST_S if state is PlacementState.LOST else SETTLE_AFTER_S
     made = Placement(
         "tok", "ns", "vm", SHAPE, "h1", state,
         uid="" if "without uid" in more or state is PlacementState.RESERVED else "U1",
-        changed_at_s=NOW_S - limit_s + (1.0 if "younger" in more else 0.0),
+        changed_at_s=NOW_S - KEEP_LOST_S + (1.0 if "younger" in more else 0.0),
     )  # fmt: skip
     assert set(more) <= {"without uid", "older", "younger", "in hand", "elsewhere"}, text
     return replace(made, host="h2") if "elsewhere" in more else made
@@ -84,11 +83,12 @@ def test_a_case_of_the_page_comes_out_as_it_says(row: Row) -> None:
     shown = shown_of(row.shown)
     uids = sorted({*shown, *([placement.uid] if placement and placement.uid else [])})
     in_hand = {"tok"} if "in hand" in row.before else set()
+    idle_s = {"tok": SETTLE_AFTER_S - (1.0 if "younger" in row.before else 0.0)}
     creating = {"tok"} if "among the creates" in row.shown else set()
     sent = []
     if "not in full" not in row.shown:  # the reconciler does not even ask before a host has told everything
         changes = repair(state, "h1", shown, uids, in_hand, NOW_S)
-        changes += expired(state, "h1", shown, creating, in_hand, NOW_S, SETTLE_AFTER_S, KEEP_LOST_S)
+        changes += expired(state, "h1", shown, creating, in_hand, idle_s, NOW_S, SETTLE_AFTER_S, KEEP_LOST_S)
         for change in changes:
             apply(state, change)
         sent = to_delete(state, "h1", shown, uids, in_hand)

@@ -10,7 +10,7 @@ class Attendance:
     """Hosts that are connected and whose microVMs are all in the ledger. Kept by the reconciler."""
 
     def __init__(self) -> None:
-        self._hosts: set[str] = set()
+        self._hosts: dict[str, None] = {}  # in the order of their coming: a set's order differs from run to run
         self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host comes
 
     def __contains__(self, host_id: str) -> bool:
@@ -25,13 +25,13 @@ class Attendance:
     def add(self, host_id: str) -> None:
         """A host may bid from now on."""
         if host_id not in self._hosts:
-            self._hosts.add(host_id)
+            self._hosts[host_id] = None
             came, self._came = self._came, asyncio.Event()
             came.set()
 
     def discard(self, host_id: str) -> None:
         """A host may not bid any more."""
-        self._hosts.discard(host_id)
+        self._hosts.pop(host_id, None)
 
     async def next_one(self, timeout_s: float) -> bool:
         """Wait until one more host has come; False when none did in that time."""

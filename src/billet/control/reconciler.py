@@ -14,7 +14,7 @@ from billet.control.deletes import Delete, Deletes
 from billet.control.ledger import Ledger
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
 from billet.core.model import Host, Observed, Placement
-from billet.core.reconcile import expired, is_clean, is_released, overdue, release, repair, to_delete
+from billet.core.reconcile import expired, is_clean, is_released, is_reservation, overdue, release, repair, to_delete
 from billet.core.state import Change, PutPlacement, holds_room
 from billet.ports import Clock, Inventory, Report
 
@@ -61,6 +61,7 @@ class Reconciler:
         self._deletes = Deletes(delete)
         self._dirty: set[str] = set()  # hosts to look at
         self._fencing: dict[str, asyncio.Event] = {}  # hosts to release; set when it is done, or the reign is over
+        self._idle_since_s: dict[str, dict[str, float]] = {}  # monotonic, by host and reservation
         self._begun_s = clock.monotonic_s()
         self._left_s: dict[str, float] = {}  # when a host's link broke, monotonic
 
@@ -232,9 +233,30 @@ class Reconciler:
         changes = repair(state, host_id, seen.rows, sorted(uids), in_hand, now_s)
         if expire:
             changes += expired(
-                state, host_id, seen.rows, seen.creating, in_hand, now_s, self._settle_after_s, self._keep_lost_s
+                state,
+                host_id,
+                seen.rows,
+                seen.creating,
+                in_hand,
+                self._idle_s(host_id, seen),
+                now_s,
+                self._settle_after_s,
+                self._keep_lost_s,
             )
         return changes
+
+    def _idle_s(self, host_id: str, seen: Seen) -> dict[str, float]:
+        """For how long each reservation on a host has been in nobody's hands, as far as this reign has looked."""
+        state, now_s = self._ledger.state, self._clock.monotonic_s()
+        before = self._idle_since_s.get(host_id, {})
+        since = self._idle_since_s[host_id] = {
+            placement_id: before.get(placement_id, now_s)
+            for placement_id in state.on_host.get(host_id, ())
+            if is_reservation(state.placements[placement_id])
+            and placement_id not in self._ledger.in_hand
+            and placement_id not in seen.creating
+        }
+        return {placement_id: now_s - since_s for placement_id, since_s in since.items()}
 
     async def _write(self, changes: list[Change]) -> None:
         """New microVMs take room before they are written, what is gone gives it back after."""

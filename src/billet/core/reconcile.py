@@ -91,6 +91,7 @@ def expired(
     rows: Mapping[str, Observed],
     creating: Collection[str],
     in_hand: Collection[str],
+    idle_s: Mapping[str, float],
     now_s: float,
     settle_after_s: float,
     keep_lost_s: float,
@@ -98,26 +99,30 @@ def expired(
     """Reservations of this host that came to nothing, and LOST placements that were shown long enough.
 
     A reservation that a fence released ends in the same way. `rows` is everything that the host shows: what is there
-    is `repair`'s to settle. `creating` are the tokens of creates that the host's agent still has in hand.
+    is `repair`'s to settle. `creating` are the tokens of creates that the host's agent still has in hand. `idle_s` is
+    for how long each reservation has been in nobody's hands (the wall clock of `changed_at_s` may have been set
+    since, or be another server's, and room that is given back too early cannot be had back).
     """
     changes: list[Change] = []
     busy = {*in_hand, *creating, *(row.token for row in rows.values())}
-    for placement_id in state.on_host.get(host_id, ()):
+    for placement_id in sorted(state.on_host.get(host_id, ())):
         placement = state.placements[placement_id]
         if placement_id in busy or placement.uid in rows:
             continue
-        match placement.state:
-            case PlacementState.RESERVED:
-                limit_s = settle_after_s
-            case PlacementState.FENCED if not placement.uid:
-                limit_s = settle_after_s
-            case PlacementState.LOST:
-                limit_s = keep_lost_s
-            case _:
-                continue
-        if now_s - placement.changed_at_s >= limit_s:
+        if is_reservation(placement):
+            over = idle_s.get(placement_id, 0.0) >= settle_after_s
+        else:
+            over = placement.state is PlacementState.LOST and now_s - placement.changed_at_s >= keep_lost_s
+        if over:
             changes.append(DropPlacement(placement_id))
     return changes
+
+
+def is_reservation(placement: Placement) -> bool:
+    """Whether nobody has seen its microVM so far."""
+    return placement.state is PlacementState.RESERVED or (
+        placement.state is PlacementState.FENCED and not placement.uid
+    )
 
 
 def to_delete(

@@ -1,0 +1,81 @@
+"""`billet sim`: whole clusters in virtual time, with everything going wrong that can, and judges of every promise."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from billet.sim.run import Result
+
+SHOWN = 5  # violations of one seed
+
+
+@click.command()
+@click.option("--seeds", type=click.IntRange(1), default=200, show_default=True, help="How many seeds to run.")
+@click.option("--first-seed", type=click.IntRange(0), default=0, show_default=True, help="The first of them.")
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes at once. [default: one a processor]")
+@click.option("--seed", type=click.IntRange(0), default=None, help="Run just this one.")
+@click.option("--trace", is_flag=True, help="With --seed: tell its story, line by line.")
+def sim(seeds: int, first_seed: int, jobs: int | None, seed: int | None, trace: bool) -> None:
+    """Simulate clusters in which everything goes wrong, and see whether Billet keeps its promises.
+
+    Auctioneer, reconciler, agents and their link are the real ones; time, network, store, machines and flintlockds
+    are made up from a seed: frames are lost, doubled and late, links cut, programs killed wherever they await, clocks
+    set, commits left without an answer. Judges that see everything check each of the promises in
+    docs/architecture.md. The same seed gives the same run. Exit code 1 when a promise was broken.
+    """
+    from billet.sim.run import run_seed
+
+    if seed is not None:
+        result = run_seed(seed)
+        if trace:
+            click.echo("\n".join(result.lines))
+        _show(result)
+        _end(1, bool(result.violations))
+    elif trace:
+        raise click.UsageError("--trace tells the story of one seed: say which with --seed")
+    else:
+        _many(range(first_seed, first_seed + seeds), jobs or os.cpu_count() or 1)
+
+
+def _many(seeds: range, jobs: int) -> None:
+    from billet.sim.run import run_seeds
+
+    failed, answers, lasted_s, begun_s = 0, 0, 0.0, time.monotonic()
+    with click.progressbar(
+        run_seeds(seeds, jobs), length=len(seeds), label="seeds", show_pos=True, file=click.get_text_stream("stderr")
+    ) as results:
+        for result in results:
+            answers, lasted_s = answers + result.answers, lasted_s + result.lasted_s
+            if result.violations:
+                failed += 1
+                click.echo()
+                _show(result)
+    took_s = time.monotonic() - begun_s
+    click.echo(
+        f"{len(seeds)} seeds, {answers} answers to clients in {lasted_s / 3600:.1f} hours of virtual time; "
+        f"took {took_s:.0f} s, {took_s / len(seeds) * 1e3:.0f} ms a seed on {jobs} processes"
+    )
+    _end(failed, failed > 0)
+
+
+def _show(result: Result) -> None:
+    """What a seed came to."""
+    if not result.violations:
+        click.echo(f"seed {result.seed}: all promises kept; trace {result.trace}")
+        return
+    click.secho(f"seed {result.seed}: {len(result.violations)} violations; trace {result.trace}", fg="red")
+    for violation in result.violations[:SHOWN]:
+        promise = f"promise {violation.promise}" if violation.promise else "unexpected"
+        click.echo(f"  {violation.at_s:11.6f} {promise}: {violation.text}")
+    click.echo(f"  its story: billet sim --seed {result.seed} --trace")
+
+
+def _end(failed: int, broken: bool) -> None:
+    if broken:
+        click.secho(f"{failed} failed", fg="red")
+        raise SystemExit(1)

@@ -1,0 +1,454 @@
+"""The judges: one for each of the seven promises, and one for what nobody planned.
+
+Each is a function of the evidence alone. They keep books of their own, as simple as can be, and share with the parts
+that they judge no more than the values that these write down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from billet.core.auction import award
+from billet.core.errors import Code
+from billet.core.model import ZERO, Award, Bid, HostView, Placement, PlacementState, Resources
+from billet.core.record import Attempt, Record, faithful
+from billet.core.state import Change, DropPlacement, PutHost, PutPlacement
+from billet.sim.evidence import (
+    Accepted,
+    Answered,
+    Committed,
+    Deposed,
+    Elected,
+    Event,
+    HostMade,
+    Leads,
+    LedgerSeen,
+    Marked,
+    Ordered,
+    Recorded,
+    Removed,
+    Settled,
+    Shown,
+    Stopped,
+    Unexpected,
+)
+from billet.wire import auction_records
+
+TIE_DRAWS = 128  # how often a tie is decided again: with 5 hosts, one is passed over by chance once in 10^11 runs
+CLOSE = 1e-9
+
+
+class Violation(NamedTuple):
+    """A promise that was broken; 0 for what nobody planned."""
+
+    promise: int
+    at_s: float
+    text: str
+
+
+@dataclass(slots=True)
+class Vm:
+    """A microVM on its host."""
+
+    host: str
+    token: str
+    demand: Resources
+    shown_s: float | None = None
+    marked: bool = False
+
+
+@dataclass(slots=True)
+class Books:
+    """What is on the hosts and in the store, brought up to date event by event."""
+
+    vms: dict[str, Vm] = field(default_factory=dict)  # by uid
+    placements: dict[str, Placement] = field(default_factory=dict)
+    allocatable: dict[str, Resources] = field(default_factory=dict)
+    joined_s: dict[str, float] = field(default_factory=dict)  # when the store first knew of a host
+    released: set[str] = field(default_factory=set)  # uids that were fenced at any time
+    fenced_s: dict[str, float] = field(default_factory=dict)  # until when a host was fenced; for ever while it is
+    term: int = 0  # the one that the store holds for current, 0 for none
+
+    def take(self, event: Event) -> None:
+        """One event."""
+        match event:
+            case HostMade(_, host):
+                self.allocatable[host.id] = host.allocatable
+            case Accepted(_, host_id, uid, token, demand, _):
+                self.vms[uid] = Vm(host_id, token, demand)
+            case Marked(_, _, uid):
+                self.vms[uid].marked = True
+            case Removed(_, _, uid):
+                del self.vms[uid]
+            case Shown(at_s, _, uids):
+                for uid in uids:
+                    if uid in self.vms:
+                        self.vms[uid].shown_s = at_s
+            case Committed(at_s, _, changes):
+                for change in changes:
+                    self._write(at_s, change)
+            case Elected(_, term, _):
+                self.term = term
+            case Deposed():
+                self.term = 0
+
+    def _write(self, at_s: float, change: Change) -> None:
+        match change:
+            case PutPlacement(placement):
+                self.placements[placement.id] = placement
+                if placement.state is PlacementState.FENCED and placement.uid:
+                    self.released.add(placement.uid)
+            case DropPlacement(placement_id):
+                self.placements.pop(placement_id, None)
+            case PutHost(host):
+                self.joined_s.setdefault(host.id, at_s)
+                if host.fenced:
+                    self.fenced_s[host.id] = float("inf")
+                elif self.fenced_s.get(host.id) == float("inf"):
+                    self.fenced_s[host.id] = at_s
+
+    def fenced(self, host_id: str, since_s: float) -> bool:
+        """Whether a host is fenced, or was at any time since."""
+        return self.fenced_s.get(host_id, -1.0) >= since_s
+
+    def counted(self, host_id: str) -> Resources:
+        """What the store counts as taken on a host."""
+        return total(p.demand for p in self.placements.values() if p.host == host_id and takes_room(p))
+
+
+def takes_room(placement: Placement) -> bool:
+    """Whether a placement holds room."""
+    return placement.state not in (PlacementState.LOST, PlacementState.FENCED)
+
+
+GONE = Placement("", "", "", ZERO, "", PlacementState.LOST)
+
+
+def total(amounts: Iterable[Resources]) -> Resources:
+    """The sum."""
+    whole = ZERO
+    for amount in amounts:
+        whole = whole.plus(amount)
+    return whole
+
+
+# Promise 1: a stale bid can waste a chance, it can never overcommit.
+
+
+def never_overcommitted(evidence: Sequence[Event]) -> Iterator[Violation]:
+    """No host takes on more than it has, by its own content; nor does the store ever promise more.
+
+    What was made past Billet counts from when the host's agent was shown it; before, nobody could know.
+    """
+    books = Books()
+    for event in evidence:
+        if isinstance(event, Accepted) and event.token:
+            here = [vm for vm in books.vms.values() if vm.host == event.host]
+            known = [vm for vm in here if vm.token or (vm.shown_s is not None and vm.shown_s < event.told_s)]
+            taken = total([event.demand, *(vm.demand for vm in known)])
+            if not books.allocatable[event.host].covers(taken):
+                yield Violation(1, event.at_s, f"{event.host} took on {event.uid} and has {taken} by then")
+            yield from _not_clean(books, event)
+        books.take(event)
+        if isinstance(event, Committed):
+            yield from _over_promised(books, event)
+
+
+def _not_clean(books: Books, event: Accepted) -> Iterator[Violation]:
+    """What a fence released may have been made again elsewhere: its host deletes it before it gets another."""
+    if takes_room(books.placements.get(event.token, GONE)):
+        released = {p.uid for p in books.placements.values() if p.state is PlacementState.FENCED}
+        for uid in released & books.vms.keys():
+            if books.vms[uid].host == event.host:
+                yield Violation(
+                    1, event.at_s, f"{event.host} took on {event.uid} and still has {uid}, which was fenced"
+                )
+
+
+def _over_promised(books: Books, event: Committed) -> Iterator[Violation]:
+    for change in event.changes:
+        if isinstance(change, PutPlacement) and change.placement.state is PlacementState.RESERVED:
+            host_id = change.placement.host
+            ours = (p for p in books.placements.values() if p.host == host_id and takes_room(p) and not p.adopted)
+            taken = total(p.demand for p in ours)
+            if not books.allocatable[host_id].covers(taken):
+                yield Violation(1, event.at_s, f"the store promised {taken} of {host_id}")
+
+
+# Promise 2: take room early, give it back late.
+
+
+def room_early_and_late(evidence: Sequence[Event]) -> Iterator[Violation]:
+    """The ledger never shows more room than the store, and the store holds it as long as the host has the microVM."""
+    books = Books()
+    for event in evidence:
+        if isinstance(event, LedgerSeen) and event.term == books.term:
+            for host_id in books.allocatable:
+                counted, ledger = books.counted(host_id), event.taken.get(host_id, ZERO)
+                if not ledger.covers(counted):
+                    text = f"the ledger counts {ledger} on {host_id}, the store {counted}"
+                    yield Violation(2, event.at_s, text)
+        if isinstance(event, Accepted) and event.token:
+            placement = books.placements.get(event.token)
+            released = placement and placement.state is PlacementState.FENCED  # on its way when its host was fenced
+            if not released and (placement is None or placement.host != event.host or not takes_room(placement)):
+                yield Violation(2, event.at_s, f"{event.host} took on {event.token}, for which no room is held")
+        before = dict(books.placements) if isinstance(event, Committed) else {}
+        books.take(event)
+        for placement in before.values():
+            yield from _given_back(books, placement, event.at_s)
+
+
+def _given_back(books: Books, old: Placement, at_s: float) -> Iterator[Violation]:
+    new = books.placements.get(old.id)
+    if new and new.state is PlacementState.FENCED:
+        return  # declared gone; the host deletes it before it gets another
+    if takes_room(old) and (new is None or not takes_room(new)):
+        for uid, vm in books.vms.items():
+            if vm.host == old.host and (uid == old.uid or (vm.token and vm.token == old.id)):
+                yield Violation(2, at_s, f"the room of {uid} was given back, and {vm.host} still has it")
+
+
+# Promise 3: one term, one writer.
+
+
+def one_writer(evidence: Sequence[Event]) -> Iterator[Violation]:
+    """No commit of an old term takes effect, no leader outlives its lease, no host obeys an old leader."""
+    books = Books()
+    leading: dict[str, int] = {}  # server -> term
+    stopped: set[str] = set()
+    obeying = _Obeying()
+    for event in evidence:
+        match event:
+            case Committed(at_s, term, _) if term != books.term:
+                yield Violation(3, at_s, f"term {term} wrote, and term {books.term} is current")
+            case Leads(_, term, server, leads):
+                leading[server] = term if leads else 0
+            case Stopped(_, server, stands):
+                (stopped.add if stands else stopped.discard)(server)
+            case Deposed(at_s, term):
+                for server, led in leading.items():
+                    if led == term and server not in stopped:
+                        yield Violation(3, at_s, f"{server} still leads, and its term {term} is over")
+        yield from obeying.take(event)
+        books.take(event)
+
+
+class _Obeying:
+    """Which orders an agent may carry out."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, int] = {}  # agent -> newest term that it was told of
+        self._may: dict[str, set[str]] = {}  # agent -> tokens of orders that were of the newest term when they came
+        self._at: dict[str, str] = {}  # host -> agent
+
+    def take(self, event: Event) -> Iterator[Violation]:
+        match event:
+            case Ordered(_, agent, host_id, term, token):
+                self._at[host_id] = agent
+                newest = self._newest[agent] = max(term, self._newest.get(agent, 0))
+                if term == newest:
+                    self._may.setdefault(agent, set()).add(token)
+            case Accepted(at_s, host_id, uid, token, _, _) if token:
+                agent = self._at.get(host_id, "")
+                ordered = any(
+                    token in tokens for name, tokens in self._may.items() if name.startswith(f"agent-{host_id}.")
+                )
+                if not ordered:
+                    yield Violation(3, at_s, f"{agent} had {uid} made by an order of an old term")
+
+
+# Promise 4: nothing acknowledged is ever lost, nothing is ever booted twice.
+
+
+def nothing_lost_nothing_twice(evidence: Sequence[Event]) -> Iterator[Violation]:
+    """Each token boots once; what was acknowledged is in the store by then; what a Delete ended is gone at the end."""
+    books = Books()
+    booted: dict[str, str] = {}  # token -> host
+    written: set[str] = set()  # uids that the store has known
+    deleted: dict[str, float] = {}
+    for event in evidence:
+        books.take(event)
+        match event:
+            case Accepted(at_s, host_id, _, token, _, _) if token:
+                if token in booted:
+                    yield Violation(4, at_s, f"{token} runs on {booted[token]} and again on {host_id}")
+                booted[token] = host_id
+            case Committed(_, _, changes):
+                written.update(c.placement.uid for c in changes if isinstance(c, PutPlacement))
+            case Answered(at_s, _, _, "create", name, uid, Code.OK, _) if uid not in written:
+                yield Violation(4, at_s, f"{name} was acknowledged as {uid}, which the store has never heard of")
+            case Answered(at_s, _, _, "delete", _, uid, Code.OK, _):
+                deleted[uid] = at_s
+            case Settled(at_s):
+                for uid in deleted.keys() & books.vms.keys():
+                    yield Violation(
+                        4, at_s, f"the Delete of {uid} was acknowledged, and {books.vms[uid].host} has it"
+                    )
+
+
+# Promise 5: "not found" means gone.
+
+
+def not_found_means_gone(evidence: Sequence[Event]) -> Iterator[Violation]:
+    """Nobody was told that a microVM is not there while it was, all the time from the question to the answer.
+
+    What was fenced is declared gone, and so is all that is on a fenced host. A host that was never written down is
+    not part of the fleet so far.
+    """
+    books = Books()
+    came: dict[str, float] = {}
+    for event in evidence:
+        books.take(event)
+        if isinstance(event, Accepted):
+            came[event.uid] = event.at_s
+        if isinstance(event, Answered) and "not found" in event.text:
+            if event.kind not in ("get", "delete"):
+                yield Violation(5, event.at_s, f"a {event.kind} was answered: {event.text}")
+                continue
+            vm = books.vms.get(event.uid)
+            if vm is None or came[event.uid] > event.asked_s or event.uid in books.released:
+                continue
+            if books.joined_s.get(vm.host, event.at_s) < event.asked_s and not books.fenced(vm.host, event.asked_s):
+                yield Violation(5, event.at_s, f"{event.client} was told that {event.uid} is not found: {event.text}")
+
+
+# Promise 6: hosts are the source of truth for what runs.
+
+
+def hosts_are_the_truth(evidence: Sequence[Event]) -> Iterator[Violation]:
+    """After a quiet time the store says what the hosts show, adopted microVMs included, and everything works again."""
+    books = Books()
+    for event in evidence:
+        books.take(event)
+        match event:
+            case Settled(at_s, found):
+                yield from (Violation(6, at_s, text) for text in found)
+            case Answered(at_s, _, "probe", kind, name, uid, code, text):
+                well = code == Code.OK or (kind == "create" and code == Code.RESOURCE_EXHAUSTED)
+                if not well and uid not in books.released:
+                    yield Violation(6, at_s, f"all is well again, and the {kind} of {name} fails: {code} {text}")
+
+
+def differences(placements: Mapping[str, Placement], vms: Mapping[str, tuple[str, Resources, bool]]) -> list[str]:
+    """In what the store differs from the hosts; `vms` are host, demand and whether it is being deleted, by uid."""
+    found = []
+    seen = {}
+    for placement in placements.values():
+        if placement.state in (PlacementState.RESERVED, PlacementState.FENCED):
+            found.append(f"{placement.id} is still {placement.state.name} on {placement.host}")
+        elif placement.state is not PlacementState.LOST:
+            seen[placement.uid] = placement
+        elif placement.uid in vms:
+            found.append(f"{placement.uid} is LOST to the store, and {vms[placement.uid][0]} has it")
+    for uid, (host_id, demand, deleting) in vms.items():
+        known = seen.pop(uid, None)
+        if known is None:
+            found.append(f"{host_id} has {uid}, and the store does not know it")
+        elif (known.host, known.demand) != (host_id, demand):
+            found.append(f"{host_id} has {uid} with {demand}, the store has it on {known.host} with {known.demand}")
+        elif deleting != (known.state is PlacementState.RELEASING):
+            found.append(
+                f"{uid} on {host_id} is {'being deleted' if deleting else 'alive'}; the store: {known.state}"
+            )
+    found += [f"the store has {uid} as {p.state.name} on {p.host}, which does not" for uid, p in seen.items()]
+    return found
+
+
+# Promise 7: no decision reads a clock, rolls a die or does IO.
+
+
+def decisions_replay(evidence: Sequence[Event]) -> Iterator[Violation]:
+    """Each recorded auction replays to its award, which is the lowest price; ties favour no name."""
+    tied = False
+    for event in evidence:
+        if not isinstance(event, Recorded):
+            continue
+        record, at_s, auction_id = event.record, event.at_s, event.record.auction.id
+        if not faithful(auction_records.decode(auction_records.encode(record))):
+            yield Violation(7, at_s, f"auction {auction_id} replays to another award")
+        for attempt in record.attempts:
+            prices = expected_prices(record, attempt)
+            text = wrong_award(prices, attempt.award)
+            if text:
+                yield Violation(7, at_s, f"auction {auction_id}: {text}")
+            lowest = [host for host, price in prices.items() if price <= min(prices.values())]
+            if len(lowest) > 1 and not tied:
+                tied = True
+                favoured = set(lowest) - winners(record, attempt)
+                if favoured:
+                    yield Violation(7, at_s, f"of the tied {lowest}, {sorted(favoured)} never win")
+
+
+def expected_prices(record: Record, attempt: Attempt) -> dict[str, float]:
+    """What each bid that there is room for should have counted for, worked out anew from the formula in the docs."""
+    prices = {}
+    demand, weights = record.auction.demand, record.weights
+    for bid in attempt.bids:
+        view = attempt.ledger.get(bid.host)
+        if view is None or view.cordoned or not view.allocatable.covers(view.taken.plus(demand)):
+            continue
+        prices[bid.host] = bid.score.total if view.taken == bid.basis else _price(view, bid, demand, weights)
+    return prices
+
+
+def _price(view: HostView, bid: Bid, demand: Resources, weights: tuple[float, float, float]) -> float:
+    share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
+    waiting = bid.facts.pending + max(0, view.taken.vms - bid.basis.vms)
+    delay_s = (waiting + 1) * bid.facts.boot_s
+    pressure_weight, delay_weight, half_s = weights
+    return share + pressure_weight * bid.facts.pressure + delay_weight * delay_s / (delay_s + half_s)
+
+
+def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:
+    """What is wrong with an award, "" for nothing."""
+    if given is None:
+        return f"nobody won, and {sorted(prices)} have room" if prices else ""
+    if given.host not in prices:
+        return f"{given.host} won, which has no room"
+    if abs(given.score.total - prices[given.host]) > CLOSE:
+        return f"{given.host} counted for {given.score.total}, and its price is {prices[given.host]}"
+    if prices[given.host] > min(prices.values()) + CLOSE:
+        return f"{given.host} won for {prices[given.host]}, and the lowest price is {min(prices.values())}"
+    return ""
+
+
+def winners(record: Record, attempt: Attempt) -> set[str]:
+    """Who wins when this is decided again, for many other auctions that are alike."""
+    answers = [*attempt.bids, *attempt.refusals]
+    won = set()
+    for n in range(TIE_DRAWS):
+        other = replace(record.auction, id=f"{record.auction.id}/{n}")
+        decision = award(other, answers, attempt.ledger, record.weights)
+        if isinstance(decision, Award):
+            won.add(decision.host)
+    return won
+
+
+# And what nobody planned.
+
+
+def nothing_unexpected(evidence: Sequence[Event]) -> Iterator[Violation]:
+    """No part failed otherwise than it may."""
+    for event in evidence:
+        if isinstance(event, Unexpected):
+            yield Violation(0, event.at_s, event.text)
+
+
+CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
+    never_overcommitted,
+    room_early_and_late,
+    one_writer,
+    nothing_lost_nothing_twice,
+    not_found_means_gone,
+    hosts_are_the_truth,
+    decisions_replay,
+    nothing_unexpected,
+)
+
+
+def judge(evidence: Sequence[Event]) -> list[Violation]:
+    """All violations of all promises, in order of the promises."""
+    return [violation for checker in CHECKERS for violation in checker(evidence)]

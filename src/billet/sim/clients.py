@@ -1,0 +1,161 @@
+"""The clients of a simulated cluster: they create, look, delete, give up, and write down what they were told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from functools import partial
+from random import Random
+
+from billet.api import fleet
+from billet.core.errors import Code
+from billet.core.model import Resources
+from billet.sim.evidence import Answered
+from billet.sim.hosts import Machine
+from billet.sim.network import Network, Said
+from billet.sim.servers import SimServer
+from billet.sim.world import World
+from billet.wire import flintlock as wire
+from billet.wire.headers import REQUEST_ID
+from billet.wire.pb import fleet_pb2
+from billet.wire.pb import flintlock_pb2 as rpc
+from billet.wire.pb import flintlock_types_pb2 as types
+
+KINDS = ("create",) * 5 + ("delete",) * 3 + ("get",) * 4 + ("list",)
+VERBS = ("FENCE",) * 4 + ("CORDON", "UNCORDON")
+SHAPES = ((1, 1024), (2, 1024), (1, 2048), (4, 2048))
+TIMEOUT_S = 20.0
+GIVEN_UP = -1  # instead of a code
+TRIES = 4  # of a create that has a request id
+TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+NOTHING: Mapping[str, str] = {}
+
+
+class Crowd:
+    """All clients of one run. What one of them was given, each of them may look up or delete."""
+
+    def __init__(self, world: World, net: Network, servers: list[SimServer], machines: list[Machine]) -> None:
+        self.uids: list[str] = []  # all that anybody was given or made, and nobody has begun to delete
+        self._world, self._net = world, net
+        self._servers, self._machines = servers, machines
+        self._named = 0
+
+    async def work(self, name: str, operations: int, pause_s: float) -> None:
+        """One client's day."""
+        chance = self._world.chance(f"client {name}")
+        for _ in range(operations):
+            await asyncio.sleep(chance.expovariate(1.0) * pause_s)
+            kind = chance.choice(KINDS) if self.uids else "create"
+            if kind == "create" and self._world.happens(chance, self._world.weather.direct):
+                self._make_directly(chance)
+            elif kind == "create":
+                await self.create(name, chance)
+            elif kind == "list":
+                await self.list_all(name, chance)
+            elif kind == "get":
+                await self.get(name, chance, chance.choice(self.uids))
+            else:
+                uid = self.uids.pop(chance.randrange(len(self.uids)))
+                await self.call(name, chance, "delete", uid, wire.DELETE, wire.with_uid(uid), TIMEOUT_S)
+
+    async def operate(self) -> None:
+        """The operator's day: now and then a host is cordoned, or declared dead."""
+        world, chance = self._world, self._world.chance("operator")
+        while world.weather.fences:
+            await asyncio.sleep(chance.expovariate(world.weather.fences))
+            if world.calm:
+                return
+            await self.change_host("operator", chance, chance.choice(self._machines).host.id, chance.choice(VERBS))
+
+    async def change_host(self, name: str, chance: Random, host_id: str, verb: str) -> int:
+        """Do something to a host; the code of the answer."""
+        request = fleet_pb2.ChangeHostRequest(host=host_id, verb=fleet_pb2.HostVerb.Value(verb)).SerializeToString()
+        return (await self.call(name, chance, verb, host_id, fleet.CHANGE_HOST, request, TIMEOUT_S)).code
+
+    async def create(self, name: str, chance: Random, shape: tuple[int, int] | None = None) -> int:
+        """Ask for a microVM; the code of the answer. Some clients name their request, and send it until they know."""
+        vcpu, memory_mib = shape or chance.choice(SHAPES)
+        if shape is None and chance.random() < 0.02:
+            vcpu = 65  # flintlockd itself shall refuse
+        vm = self._new_name()
+        request = create_request(vm, vcpu, memory_mib)
+        timeout_s = chance.choice((3.0, TIMEOUT_S))
+        metadata = {REQUEST_ID: vm} if chance.random() < 0.5 else {}
+        for _ in range(TRIES if metadata else 1):
+            said = await self.call(name, chance, "create", vm, wire.CREATE, request, timeout_s, metadata)
+            if said.code not in TRY_AGAIN:
+                break
+        if said.code == Code.OK and (uid := wire.read_created(said.payload).uid) not in self.uids:
+            self.uids.append(uid)
+        return said.code
+
+    async def get(self, name: str, chance: Random, uid: str) -> int:
+        """Look a microVM up; the code of the answer."""
+        return (await self.call(name, chance, "get", uid, wire.GET, wire.with_uid(uid), TIMEOUT_S)).code
+
+    async def list_all(self, name: str, chance: Random) -> int:
+        """List everything; the code of the answer."""
+        return (await self.call(name, chance, "list", "", wire.LIST, b"", TIMEOUT_S)).code
+
+    async def call(
+        self,
+        name: str,
+        chance: Random,
+        kind: str,
+        what: str,
+        method: str,
+        request: bytes,
+        timeout_s: float,
+        metadata: Mapping[str, str] = NOTHING,
+    ) -> Said:
+        """One call, through any server, and its place in the history."""
+        world = self._world
+        server = chance.choice(self._servers)
+        asked_s = world.now_s
+        patience_s = chance.uniform(0.0, 2.0) if world.happens(chance, world.weather.gives_up) else 2 * timeout_s
+        world.tell(name, f"{kind} {what[-6:]} through {server.id}")
+        work = partial(server.serve, method, request, timeout_s, metadata)
+        try:
+            async with asyncio.timeout(patience_s):
+                said = await self._net.call(name, server.id, server.process, work, timeout_s)
+        except TimeoutError:
+            said = Said(GIVEN_UP, "given up")
+        self._write_down(name, kind, what, asked_s, said)
+        return said
+
+    def _write_down(self, name: str, kind: str, what: str, asked_s: float, said: Said) -> None:
+        world = self._world
+        created = kind == "create" and said.code == Code.OK
+        uid = wire.read_created(said.payload).uid if created else "" if kind == "create" else what
+        told = f"OK {uid[-6:] if created else ''}" if said.code == Code.OK else f"{int(said.code)} {said.text}"
+        world.tell(name, f"{kind} {what[-6:]}: {told}")
+        world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text))
+
+    def _make_directly(self, chance: Random) -> None:
+        """Past Billet, on the host itself; by somebody who looks whether there is room."""
+        machine = chance.choice(self._machines)
+        daemon = machine.daemon
+        taken = Resources(0, 0, 0, 0)
+        for vm in daemon.vms.values():
+            taken = taken.plus(vm.demand)
+        vcpu, memory_mib = SHAPES[0]
+        if daemon.up and machine.host.allocatable.minus(taken).covers(Resources(vcpu, memory_mib, 0, 1)):
+            reply = daemon.create(create_request(self._new_name(), vcpu, memory_mib), self._world.now_s)
+            self.uids.append(wire.read_created(reply).uid)
+
+    def _new_name(self) -> str:
+        self._named += 1
+        return f"vm{self._named}"
+
+
+def create_request(name: str, vcpu: int, memory_mib: int) -> bytes:
+    """A CreateMicroVMRequest of that shape."""
+    spec = types.MicroVMSpec(
+        id=name,
+        namespace="ns",
+        vcpu=vcpu,
+        memory_in_mb=memory_mib,
+        kernel=types.Kernel(image="r/k:1", filename="vmlinux"),
+        interfaces=[types.NetworkInterface(device_id="eth1", type=types.NetworkInterface.TAP)],
+    )
+    return rpc.CreateMicroVMRequest(microvm=spec).SerializeToString()

@@ -1,0 +1,150 @@
+"""What happened, as it truly was: seen from outside, by somebody who sees everything. The checkers judge by it alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from billet.core.model import Host, Resources
+from billet.core.record import Record
+from billet.core.state import Change
+
+
+class HostMade(NamedTuple):
+    """A host is part of this world."""
+
+    at_s: float
+    host: Host
+
+
+class Accepted(NamedTuple):
+    """A flintlockd took a microVM on. `told_s` is when it was called, `token` is "" for one made past Billet."""
+
+    at_s: float
+    host: str
+    uid: str
+    token: str
+    demand: Resources
+    told_s: float
+
+
+class Marked(NamedTuple):
+    """A flintlockd took a Delete on."""
+
+    at_s: float
+    host: str
+    uid: str
+
+
+class Removed(NamedTuple):
+    """A microVM is gone from its host."""
+
+    at_s: float
+    host: str
+    uid: str
+
+
+class Shown(NamedTuple):
+    """A List that reached the host's agent showed these microVMs for the first time."""
+
+    at_s: float
+    host: str
+    uids: Sequence[str]
+
+
+class Elected(NamedTuple):
+    """The store holds a candidate for the leader."""
+
+    at_s: float
+    term: int
+    server: str
+
+
+class Deposed(NamedTuple):
+    """The store holds a term for over."""
+
+    at_s: float
+    term: int
+
+
+class Leads(NamedTuple):
+    """A server begins or ceases to act as the leader. A stopped one cannot cease."""
+
+    at_s: float
+    term: int
+    server: str
+    leads: bool
+
+
+class Stopped(NamedTuple):
+    """A server stands still, or goes on."""
+
+    at_s: float
+    server: str
+    stopped: bool
+
+
+class Committed(NamedTuple):
+    """The store wrote a transaction."""
+
+    at_s: float
+    term: int
+    changes: Sequence[Change]
+
+
+class LedgerSeen(NamedTuple):
+    """What a leader's ledger counts as taken, at the moment of a commit, before and after."""
+
+    at_s: float
+    term: int
+    taken: Mapping[str, Resources]
+
+
+class Ordered(NamedTuple):
+    """A create order, or (token "") a welcome, was handed to an agent. `agent` tells its starts apart."""
+
+    at_s: float
+    agent: str
+    host: str
+    term: int
+    token: str
+
+
+class Answered(NamedTuple):
+    """What a client asked for, and what it was told. `uid` is what it asked about, or what it was given."""
+
+    at_s: float
+    asked_s: float
+    client: str
+    kind: str  # create, delete, get, list, or what an operator did
+    name: str
+    uid: str
+    code: int
+    text: str
+
+
+class Recorded(NamedTuple):
+    """An auction came to its end, and this is its record."""
+
+    at_s: float
+    record: Record
+
+
+class Unexpected(NamedTuple):
+    """A part failed in a way that nobody planned."""
+
+    at_s: float
+    text: str
+
+
+class Settled(NamedTuple):
+    """The end of the run, and in what the store still differs from the hosts."""
+
+    at_s: float
+    differences: Sequence[str]
+
+
+Event = (
+    HostMade | Accepted | Marked | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
+    | Ordered | Answered | Recorded | Unexpected | Settled
+)  # fmt: skip

@@ -1,0 +1,275 @@
+"""A flintlockd in memory: what it keeps is on disk, what it does takes time, and its answers may be lost.
+
+Its clients' side is ports.Flintlock for one start of one agent. Requests and answers are Flintlock's own, to the byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from billet.core.errors import Code, HostVerdict
+from billet.core.model import Host, Resources
+from billet.ports import Reply
+from billet.sim.evidence import Accepted, Marked, Removed, Shown
+from billet.sim.loop import Process
+from billet.sim.world import World
+from billet.wire import flintlock as wire
+from billet.wire.pb import flintlock_pb2 as rpc
+from billet.wire.pb import flintlock_types_pb2 as types
+
+SLOW_S = 12.0  # the longest that a slow flintlockd thinks about a call; less than a reservation is held
+DELETE_S = 0.2  # mean
+VCPU_MAX = 64
+BROKE = Reply(Code.UNAVAILABLE, "connection reset", b"")
+
+PENDING = types.MicroVMStatus.PENDING
+CREATED = types.MicroVMStatus.CREATED
+DELETING = types.MicroVMStatus.DELETING
+
+
+@dataclass(slots=True)
+class Vm:
+    """One microVM on disk."""
+
+    uid: str
+    token: str
+    demand: Resources
+    message: types.MicroVM
+    shown: bool = False
+    row: bytes = b""  # the message's bytes, "" when it has changed since
+
+    def bytes(self) -> bytes:
+        """As it is told to clients."""
+        if not self.row:
+            self.row = self.message.SerializeToString()
+        return self.row
+
+
+class Flintlockd:
+    """One host's daemon. `start` and `kill` are its process; `vms` is its disk."""
+
+    def __init__(self, world: World, host: Host, number: int) -> None:
+        self.host = host
+        self.vms: dict[str, Vm] = {}
+        self.process: Process | None = None
+        self._world = world
+        self._number = number
+        self._made = 0
+        self._chance = world.chance(f"flintlockd of {host.id}")
+        self._queue: deque[str] = deque()
+        self._busy = False
+
+    @property
+    def up(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.alive
+
+    def start(self) -> None:
+        """Begin, with what is on disk."""
+        self.process = self._world.loop.process(f"flintlockd of {self.host.id}")
+        self._busy = False
+        self._queue = deque(uid for uid, vm in self.vms.items() if vm.message.status.state in (PENDING, DELETING))
+        self._work_on()
+
+    def kill(self) -> None:
+        """Its calls break off; its boots begin anew when it starts again."""
+        if self.process:
+            self.process.kill()
+
+    def lose_power(self, forgets: float) -> None:
+        """Some of what was written last is not on the disk: a Delete may be forgotten."""
+        for vm in self.vms.values():
+            if vm.message.status.state == DELETING and self._chance.random() < forgets:
+                vm.message.status.state, vm.row = CREATED, b""
+                self._world.tell(self.host.id, f"has forgotten the Delete of {vm.uid[-6:]}")
+
+    # What it is asked for.
+
+    def create(self, request: bytes, told_s: float) -> bytes:
+        """CreateMicroVM."""
+        spec = rpc.CreateMicroVMRequest.FromString(request).microvm
+        if spec.vcpu > VCPU_MAX:
+            raise HostVerdict(Code.UNKNOWN, "creating microvm: 'VCPU' failed on the 'lte' tag")
+        self._made += 1
+        spec.uid = f"01SHST{self._made:017d}{self._number:03d}"
+        message = types.MicroVM(version=1, spec=spec, status=types.MicroVMStatus(state=PENDING))
+        seen = wire.observe(message)
+        vm = self.vms[spec.uid] = Vm(spec.uid, seen.token, seen.demand, message)
+        self._world.note(Accepted(self._world.now_s, self.host.id, vm.uid, vm.token, vm.demand, told_s))
+        self._world.tell(self.host.id, f"has {spec.id} as {vm.uid[-6:]}, token {vm.token[-6:] or 'none'}")
+        self._enqueue(vm.uid)
+        return rpc.CreateMicroVMResponse(microvm=message).SerializeToString()
+
+    def delete(self, uid: str) -> bytes:
+        """DeleteMicroVM."""
+        vm = self.vms.get(uid)
+        if vm is None:
+            raise HostVerdict(Code.UNKNOWN, f"deleting microvm: checking to see if spec exists: {unknown(uid)}")
+        vm.message.status.state, vm.row = DELETING, b""
+        self._world.note(Marked(self._world.now_s, self.host.id, uid))
+        self._enqueue(uid)
+        return b""
+
+    def get(self, uid: str) -> bytes:
+        """GetMicroVM."""
+        vm = self.vms.get(uid)
+        if vm is None:
+            raise HostVerdict(Code.UNKNOWN, f"getting microvm: error attempting to locate microvm: {unknown(uid)}")
+        return wrapped(vm.bytes())
+
+    def list_all(self) -> bytes:
+        """ListMicroVMs, of all namespaces."""
+        return b"".join(wrapped(vm.bytes()) for vm in self.vms.values())
+
+    def answer(self, method: str, request: bytes, told_s: float) -> bytes:
+        """Any unary call. Raises HostVerdict."""
+        match method:
+            case wire.CREATE:
+                return self.create(request, told_s)
+            case wire.DELETE:
+                return self.delete(wire.read_uid(request))
+            case wire.GET:
+                return self.get(wire.read_uid(request))
+            case wire.LIST:
+                return self.list_all()
+        raise HostVerdict(Code.UNIMPLEMENTED, f"unknown method {method}")
+
+    def show(self, listed: Iterable[Vm]) -> None:
+        """A List of these has reached the agent."""
+        new = [vm for vm in listed if not vm.shown]
+        for vm in new:
+            vm.shown = True
+        if new:
+            self._world.note(Shown(self._world.now_s, self.host.id, [vm.uid for vm in new]))
+
+    # Its one worker.
+
+    def _enqueue(self, uid: str) -> None:
+        self._queue.append(uid)
+        self._work_on()
+
+    def _work_on(self) -> None:
+        while self._queue and not self._busy and self.process:
+            vm = self.vms.get(self._queue.popleft())
+            if vm is None or vm.message.status.state == CREATED:
+                continue
+            deleting = vm.message.status.state == DELETING
+            mean_s = DELETE_S if deleting else self._world.weather.boot_s
+            self._busy = True
+            self.process.call_at(self._world.now_s + self._chance.expovariate(1.0) * mean_s, self._done, vm)
+
+    def _done(self, vm: Vm) -> None:
+        self._busy = False
+        if vm.message.status.state == PENDING:
+            vm.message.status.state, vm.row = CREATED, b""
+            vm.message.version += 1
+        elif self.vms.pop(vm.uid, None):
+            self._world.note(Removed(self._world.now_s, self.host.id, vm.uid))
+            self._world.tell(self.host.id, f"has {vm.uid[-6:]} no more")
+        self._work_on()
+
+
+class Loopback:
+    """ports.Flintlock for one start of an agent."""
+
+    def __init__(self, world: World, daemon: Flintlockd, agent: Process) -> None:
+        self._world = world
+        self._daemon = daemon
+        self._agent = agent
+        self._chance = world.chance(f"loopback of {agent.name}")
+
+    async def ready(self, timeout_s: float) -> bool:
+        """See ports.Flintlock."""
+        waited_s = 0.0
+        while not self._daemon.up and waited_s < timeout_s:
+            await asyncio.sleep(0.1)
+            waited_s += 0.1
+        return self._daemon.up
+
+    async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
+        """See ports.Flintlock."""
+        daemon, world = self._daemon, self._world
+        if not daemon.up or daemon.process is None:
+            await asyncio.sleep(min(timeout_s, 0.1))
+            return Reply(Code.UNAVAILABLE, "connection refused", b"")
+        answer: asyncio.Future[Reply] = world.loop.create_future()
+        process = daemon.process
+
+        def died() -> None:
+            self._agent.call_at(world.now_s, _settle, answer, BROKE)
+
+        process.at_death.append(died)
+        listed: list[Vm] = []
+        self._send(process, method, request, answer, listed)
+        timer = world.loop.call_later(timeout_s, _settle, answer, Reply(Code.DEADLINE_EXCEEDED, "", b""))
+        try:
+            reply = await answer
+        finally:
+            timer.cancel()
+            process.at_death.remove(died)
+        if reply.code == Code.OK:
+            daemon.show(listed)
+        return reply
+
+    def stream(self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None) -> AsyncIterator[bytes]:
+        """See ports.Flintlock. No client of the simulation asks for one."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """See ports.Flintlock."""
+
+    def _send(
+        self, process: Process, method: str, request: bytes, answer: asyncio.Future[Reply], listed: list[Vm]
+    ) -> None:
+        """Let the daemon get the call, now, later or never, and do it whether or not somebody still waits."""
+        world, weather, chance = self._world, self._world.weather, self._chance
+        told_s = world.now_s
+        when_s = told_s + self._delay_s()
+        if world.happens(chance, weather.daemon_lost_request):
+            self._agent.call_at(when_s, _settle, answer, BROKE)
+            return
+        if world.happens(chance, weather.daemon_slow):
+            when_s += chance.uniform(0.0, SLOW_S)
+
+        def arrive() -> None:
+            try:
+                reply = Reply(Code.OK, "", self._daemon.answer(method, request, told_s))
+            except HostVerdict as verdict:
+                reply = Reply(verdict.status, verdict.text, b"")
+            if method == wire.LIST:
+                listed.extend(self._daemon.vms.values())
+            lost = world.happens(chance, weather.daemon_lost_reply)
+            self._agent.call_at(world.now_s + self._delay_s(), _settle, answer, BROKE if lost else reply)
+
+        process.call_at(when_s, arrive)
+
+    def _delay_s(self) -> float:
+        return 0.0002 + self._chance.expovariate(1.0) * self._world.weather.daemon_delay_s
+
+
+def unknown(uid: str) -> str:
+    """The words for a uid that is not there."""
+    return f"microvm spec //{uid} not found"
+
+
+def wrapped(vm: bytes) -> bytes:
+    """A MicroVM as field 1 of a reply."""
+    return b"\x0a" + _varint(len(vm)) + vm
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _settle(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)

@@ -1,0 +1,91 @@
+"""The hosts of a simulated cluster: machines that run a flintlockd and an agent, the real one, and may lose either."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from picows import WSListener
+
+from billet.adapters.link_agent import AgentDialler
+from billet.control.agent import Agent, Measured
+from billet.core.model import Host, Resources
+from billet.sim.evidence import HostMade
+from billet.sim.flintlockd import Flintlockd, Loopback
+from billet.sim.loop import Process
+from billet.sim.network import End, Network
+from billet.sim.world import SimClock, World
+from billet.wire import flintlock as wire
+
+REPORT_S = 4.0
+SIZES = ((4, 4096), (8, 8192), (8, 16384), (16, 16384))  # vCPU and MiB of a host
+
+
+class SimDialler(AgentDialler):
+    """The real dialler, over the simulated network."""
+
+    def __init__(
+        self, net: Network, process: Process, agent: Agent, daemon: Loopback, servers: Sequence[str]
+    ) -> None:
+        super().__init__(agent, daemon, servers, "", None, "sim")
+        self._net, self._process = net, process
+
+    async def _dial(self, path: str, server: str, listener: WSListener) -> tuple[End, WSListener]:  # type: ignore[override]  # End stands in for WSTransport
+        end = await self._net.dial(self._process, self._agent.host.id, server, path, listener)
+        return end, listener
+
+
+class Machine:
+    """One host's machine."""
+
+    def __init__(self, world: World, net: Network, host: Host, number: int, servers: Sequence[str]) -> None:
+        self.host = host
+        self.daemon = Flintlockd(world, host, number)
+        self.agent: Agent | None = None
+        self.clock = SimClock(world)
+        self._world, self._net, self._servers = world, net, servers
+        self._starts = 0
+        self._process: Process | None = None
+        self._chance = world.chance(f"machine {host.id}")
+        world.note(HostMade(world.now_s, host))
+
+    @property
+    def agent_up(self) -> bool:
+        """Whether the agent runs."""
+        return self._process is not None and self._process.alive
+
+    @property
+    def process(self) -> Process | None:
+        """The agent's, latest."""
+        return self._process
+
+    def start_agent(self, fuse: Callable[[Process], None]) -> None:
+        """A new agent, which knows nothing."""
+        self._starts += 1
+        process = self._process = self._world.loop.process(f"agent-{self.host.id}.{self._starts}")
+        process.at_death.append(lambda: self._net.died(process, silently=False))
+        process.spawn(self._begin(process))
+        fuse(process)
+
+    async def _begin(self, process: Process) -> None:
+        loopback = Loopback(self._world, self.daemon, process)
+        agent = self.agent = Agent(self.host, loopback, wire, self._measure, self.clock, REPORT_S, process.name)
+        dialler = SimDialler(self._net, process, agent, loopback, self._servers)
+        process.spawn(agent.run())
+        process.spawn(dialler.run())
+
+    def _measure(self) -> Measured:
+        pressure = 0.0 if self._world.ties else self._chance.random() * 0.5
+        return Measured(0.0, 0, 0, pressure)
+
+
+def draw_hosts(chance: Random, ties: bool) -> list[Host]:
+    """The hosts of one seed: small, so that they fill up, and alike where they shall tie."""
+    count = chance.randint(2, 5)
+    alike = chance.choice(SIZES)
+    hosts = []
+    for n in range(count):
+        vcpu, memory_mib = alike if ties else chance.choice(SIZES)
+        room = Resources(vcpu, memory_mib, 100_000, chance.choice((4, 8, 100)) if not ties else 100)
+        hosts.append(Host(f"h{n}", room, room))
+    return hosts

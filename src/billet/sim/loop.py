@@ -1,0 +1,231 @@
+"""An event loop in virtual time, and processes that can be killed and stopped between any two of their steps.
+
+asyncio alone does not run the same twice. Here the clock stands still while anything can run and then jumps to what
+is due next; what is due at the same moment runs in the order in which it was asked for; and tasks and futures, which
+asyncio keeps in sets and so takes in the order of their hashes, hash by the number of their birth instead of by
+their address in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from contextvars import Context, ContextVar
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+MAX_STEPS = 2_000_000  # a run takes some ten thousand; more means that something spins without time going by
+
+
+class StuckError(Exception):
+    """Nothing is left to happen, or something spins."""
+
+
+class Process:
+    """A program of the simulated world.
+
+    Everything that it schedules carries its context. A killed one takes no further step, not even in its `finally`
+    blocks; a stopped one (SIGSTOP) takes none until it goes on, and then all that it missed.
+    """
+
+    def __init__(self, loop: VirtualLoop, name: str) -> None:
+        self.name = name
+        self.alive = True
+        self.context = Context()
+        self.context.run(_PROCESS.set, self)
+        self.at_death: list[Callable[[], None]] = []  # what the world does when it dies
+        self._loop = loop
+        self._missed: list[asyncio.Handle] | None = None
+        self._fuse = 0
+        self._blow: Callable[[], None] = self.kill
+
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run this as a part of the process."""
+        return self._loop.create_task(work, context=self.context.copy())
+
+    def call_at(self, when_s: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
+        """Let something happen to the process from outside: a message comes in."""
+        return self._loop.call_at(when_s, callback, *args, context=self.context)
+
+    def kill(self) -> None:
+        """As kill -9 does."""
+        if self.alive:
+            self.alive = False
+            for then in self.at_death:
+                self._loop.call_at(self._loop.time(), then, context=self._loop.world)
+
+    def light_fuse(self, steps: int, blow: Callable[[], None]) -> None:
+        """Let this happen instead of one of its next steps: wherever it awaits, it can end."""
+        self._fuse, self._blow = steps, blow
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it stands still."""
+        return self._missed is not None
+
+    def stop(self) -> None:
+        """As SIGSTOP does."""
+        if self._missed is None:
+            self._missed = []
+
+    def go_on(self) -> None:
+        """As SIGCONT does."""
+        missed, self._missed = self._missed, None
+        self._loop.ready.extend(missed or ())
+
+    def may_step(self, handle: asyncio.Handle) -> bool:
+        """Whether this step of the process is to be taken now."""
+        if self._fuse and self.alive and self._missed is None:
+            self._fuse -= 1
+            if self._fuse == 0:
+                self._loop.world.run(self._blow)
+        if self.alive and self._missed is not None:
+            self._missed.append(handle)
+            return False
+        return self.alive
+
+
+_PROCESS: ContextVar[Process | None] = ContextVar("process")
+
+
+def name_of_current() -> str:
+    """The process whose step this is."""
+    process = _PROCESS.get(None)
+    return process.name if process else "world"
+
+
+class _Handle(asyncio.Handle):
+    __slots__ = ()
+
+    def _run(self) -> None:
+        process = self._context.get(_PROCESS)  # type: ignore[attr-defined]  # asyncio's own, as all with _ here
+        if process is None or process.may_step(self):
+            super()._run()
+
+
+class _Timer(asyncio.TimerHandle):
+    __slots__ = ()
+
+    def _run(self) -> None:
+        process = self._context.get(_PROCESS)  # type: ignore[attr-defined]
+        if process is None or process.may_step(self):
+            super()._run()
+
+
+_births = itertools.count()
+
+
+class _Task(asyncio.Task[Any]):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._birth = next(_births)
+        super().__init__(*args, **kwargs)
+
+    def __hash__(self) -> int:
+        return self._birth
+
+
+class _Future(asyncio.Future[Any]):
+    def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
+        self._birth = next(_births)
+        super().__init__(loop=loop)
+
+    def __hash__(self) -> int:
+        return self._birth
+
+
+class VirtualLoop(asyncio.BaseEventLoop):
+    """See the top of the file. Time starts at 0 s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        global _births
+        _births = itertools.count()
+        self.ready: deque[asyncio.Handle] = deque()
+        self.world = Context()  # of what belongs to no process
+        self.tasks: list[asyncio.Task[Any]] = []  # all that ever were: none is taken away while the run lasts
+        self.steps = 0
+        self._now_s = 0.0
+        self._due: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers = itertools.count()
+        self.set_task_factory(self._make_task)
+
+    def time(self) -> float:
+        """Seconds since the beginning of the run."""
+        return self._now_s
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """See asyncio."""
+        handle = _Handle(callback, args, self, context)
+        self.ready.append(handle)
+        return handle
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See asyncio."""
+        handle = _Timer(when, callback, args, self, context)
+        heapq.heappush(self._due, (when, next(self._timers), handle))
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See asyncio."""
+        return self.call_at(self._now_s + delay, callback, *args, context=context)
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """See asyncio."""
+        return _Future(loop=self)
+
+    def process(self, name: str) -> Process:
+        """A new process, without any work so far."""
+        return Process(self, name)
+
+    def bury(self) -> None:
+        """After the run: end what never came to its end, without letting it do anything any more."""
+        for task in self.tasks:
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                with suppress(BaseException):
+                    task.get_coro().close()  # type: ignore[union-attr]
+        self.tasks.clear()
+        self.close()
+
+    def _make_task(self, loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **rest: Any) -> _Task:
+        task = _Task(work, loop=loop, **rest)
+        self.tasks.append(task)
+        return task
+
+    def _run_once(self) -> None:
+        if not self.ready:
+            self._advance()
+        for _ in range(len(self.ready)):
+            handle = self.ready.popleft()
+            if not handle.cancelled():
+                self.steps += 1
+                handle._run()
+        if self.steps > MAX_STEPS:
+            raise StuckError(f"{self.steps} steps, and only {self._now_s:.3f} s have gone by")
+
+    def _advance(self) -> None:
+        """Go to the moment when something is due."""
+        while self._due and self._due[0][2].cancelled():
+            heapq.heappop(self._due)
+        if not self._due:
+            raise StuckError(f"nothing is left to happen at {self._now_s:.3f} s")
+        self._now_s = max(self._now_s, self._due[0][0])
+        while self._due and self._due[0][0] <= self._now_s:
+            self.ready.append(heapq.heappop(self._due)[2])
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """asyncio tells of each timer that is cancelled; they are passed over when they are due."""
+
+    def _write_to_self(self) -> None:
+        """Nobody calls from another thread."""

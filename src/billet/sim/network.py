@@ -1,0 +1,335 @@
+"""The network: who reaches whom, the connections of the agents' link, and calls from clients to servers.
+
+The link's own code runs on both ends (adapters/link_server.py, adapters/link_agent.py); only what carries its frames is
+made up here. A connection keeps the order of its frames, may be cut for a while, which its ends notice as pings go
+unanswered, and may break, with all that was under way. What TCP does not do but a retry above it may, is done to the
+frames that hold nothing but orders, answers and bids: they may be lost, come twice, or be overtaken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from google.protobuf.message import Message
+from picows import WSListener, WSMsgType
+
+from billet.adapters.outbox import PING_AFTER_S, PONG_WITHIN_S
+from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost
+from billet.sim.evidence import Ordered
+from billet.sim.loop import Process
+from billet.sim.world import World
+from billet.wire.pb import link_pb2 as pb
+
+STORE = "store"
+CONNECT_S = 2.0  # how long a connection is tried that nobody refuses
+LATE_S = 3.0  # the longest that a frame is overtaken, or its second copy is behind
+
+
+class Said(NamedTuple):
+    """What a call came to. `answered`: a server said so, not the network."""
+
+    code: int
+    text: str
+    payload: bytes = b""
+    answered: bool = False
+
+
+REFUSED = Said(Code.UNAVAILABLE, "connection refused")
+BROKE = Said(Code.UNAVAILABLE, "the connection broke")
+TOO_LATE = Said(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", b"", True)
+
+Accept = Callable[[str], WSListener | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """picows.WSFrame, as far as the link reads it."""
+
+    payload: bytes
+    msg_type: WSMsgType = WSMsgType.BINARY
+
+    def get_payload_as_bytes(self) -> bytes:
+        """See picows."""
+        return self.payload
+
+
+class End:
+    """picows.WSTransport, as far as the link uses it: one end of a connection."""
+
+    def __init__(self, net: Network, process: Process, name: str, kind: type[Message]) -> None:
+        self.process, self.name, self.is_disconnected = process, name, False
+        self.listener: WSListener | None = None
+        self.peer: End
+        self.kind = kind  # of the messages that it sends
+        self.last_s = 0.0  # when the latest frame from here arrives
+        self.broken = False  # what is under way from here finds nobody
+        self.held: list[Frame | None] = []  # under way while the network is cut; None is the end of the connection
+        self._net = net
+        self._gone: asyncio.Future[None] = net.world.loop.create_future()
+
+    def send(self, kind: WSMsgType, payload: bytes) -> None:
+        """See picows."""
+        if not self.is_disconnected:
+            self._net.carry(self, Frame(payload))
+
+    def disconnect(self) -> None:
+        """See picows. What was sent before still arrives."""
+        if not self.is_disconnected:
+            self._net.carry(self, None)
+            self.closed()
+
+    async def wait_disconnected(self) -> None:
+        """See picows."""
+        await asyncio.shield(self._gone)
+
+    def closed(self) -> None:
+        """The connection is no more, on this side."""
+        if not self.is_disconnected:
+            self.is_disconnected = True
+            self.process.call_at(self._net.world.now_s, self._tell)
+
+    def receive(self, frame: Frame | None) -> None:
+        """A frame arrives, or the end."""
+        if frame is None:
+            self.closed()
+        elif not self.is_disconnected and self.listener:
+            self._net.arrived(self, frame)
+            self.listener.on_ws_frame(self, frame)  # type: ignore[arg-type]  # stand-ins for picows' own
+
+    def _tell(self) -> None:
+        # picows' own does nothing, and insists on a transport of picows.
+        if self.listener and type(self.listener).on_ws_disconnected is not WSListener.on_ws_disconnected:
+            self.listener.on_ws_disconnected(self)  # type: ignore[arg-type]
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+
+class Network:
+    """All ways between the parts. Places are servers, hosts' machines, "store" and clients, by name."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.listening: dict[str, tuple[Process, Accept]] = {}  # link address -> who accepts there
+        self._chance = world.chance("network")
+        self._cuts: dict[tuple[str, str], float] = {}  # from, to -> until when
+        self._connections: list[tuple[End, End]] = []
+
+    # Who reaches whom.
+
+    def passes(self, here: str, there: str) -> bool:
+        """Whether a message gets through now."""
+        return self._cuts.get((here, there), 0.0) <= self.world.now_s
+
+    def cut(self, here: str, there: str, until_s: float) -> None:
+        """Let nothing through, in this direction."""
+        self._cuts[here, there] = until_s
+        for end in self._ends(here, there):
+            silent_s = PING_AFTER_S * self._chance.random() + PONG_WITHIN_S
+            end.peer.process.call_at(self.world.now_s + silent_s, self._silent, end)
+        self.world.loop.call_at(until_s + 0.001, self._healed, here, there, context=self.world.loop.world)
+
+    def heal(self) -> None:
+        """End all cuts."""
+        for here, there in list(self._cuts):
+            self._cuts[here, there] = 0.0
+            self._healed(here, there)
+
+    def _ends(self, here: str, there: str) -> list[End]:
+        self._connections = [pair for pair in self._connections if not all(end.is_disconnected for end in pair)]
+        return [end for pair in self._connections for end in pair if (end.name, end.peer.name) == (here, there)]
+
+    def _silent(self, end: End) -> None:
+        """The other end has heard nothing for long, if the cut is still there."""
+        if not self.passes(end.name, end.peer.name):
+            end.peer.disconnect()
+
+    def _healed(self, here: str, there: str) -> None:
+        if self.passes(here, there):
+            for end in self._ends(here, there):
+                held, end.held = end.held, []
+                for frame in held:
+                    self.carry(end, frame)
+
+    def reset(self) -> None:
+        """Break one connection, with all that is under way on it."""
+        self._ends("", "")
+        if self._connections:
+            a, b = self._chance.choice(self._connections)
+            self.world.tell("network", f"the connection of {a.name} and {b.name} breaks")
+            for end in (a, b):
+                end.broken = True
+                end.process.call_at(self.world.now_s + self.delay_s(), end.closed)
+
+    # Frames.
+
+    def carry(self, end: End, frame: Frame | None) -> None:
+        """Send a frame on its way, behind those that are under way."""
+        world, weather = self.world, self.world.weather
+        when_s = world.now_s + self.delay_s()
+        if frame and not world.calm and (weather.frame_lost or weather.frame_twice or weather.frame_late):
+            loose = self._loose(end, frame)
+            if loose and world.happens(self._chance, weather.frame_lost):
+                world.tell("network", f"a frame from {end.name} to {end.peer.name} is lost")
+                return
+            if loose and world.happens(self._chance, weather.frame_twice):
+                again_s = when_s + self._chance.uniform(0.0, LATE_S)
+                end.peer.process.call_at(again_s, self._deliver, end, Frame(loose))
+            if loose == frame.payload and world.happens(self._chance, weather.frame_late):
+                late_s = when_s + self._chance.uniform(0.0, LATE_S)
+                end.peer.process.call_at(late_s, self._deliver, end, frame)
+                return
+        end.last_s = max(end.last_s, when_s)
+        end.peer.process.call_at(end.last_s, self._deliver, end, frame)
+
+    def _loose(self, end: End, frame: Frame) -> bytes:
+        """What of a frame may come twice: orders and answers; equal to the frame when there is nothing else in it."""
+        if end.kind is pb.Down:
+            down = pb.Down.FromString(frame.payload)
+            return pb.Down(orders=down.orders).SerializeToString() if down.orders else b""
+        up = pb.Up.FromString(frame.payload)
+        return pb.Up(answers=up.answers).SerializeToString() if up.answers else b""
+
+    def _deliver(self, end: End, frame: Frame | None) -> None:
+        if end.broken:
+            return
+        if not self.passes(end.name, end.peer.name):
+            end.held.append(frame)
+        else:
+            end.peer.receive(frame)
+
+    def arrived(self, end: End, frame: Frame) -> None:
+        """Note what an agent is told of terms."""
+        if end.kind is pb.Up:
+            down = pb.Down.FromString(frame.payload)
+            now_s, agent = self.world.now_s, end.process.name
+            if down.HasField("welcome"):
+                self.world.note(Ordered(now_s, agent, end.name, down.welcome.term, ""))
+            for order in down.orders:
+                if order.token:
+                    self.world.tell(agent, f"is told to create {order.token[-6:]}, term {order.term}")
+                    self.world.note(Ordered(now_s, agent, end.name, order.term, order.token))
+
+    def delay_s(self) -> float:
+        """Of one message."""
+        return 0.0002 + self._chance.expovariate(1.0) * self.world.weather.delay_s
+
+    # Connections.
+
+    async def dial(self, process: Process, name: str, server: str, path: str, listener: WSListener) -> End:
+        """Connect an agent to a server. Raises OSError."""
+        await asyncio.sleep(2 * self.delay_s())
+        place = server.partition(":")[0]
+        if not (self.passes(name, place) and self.passes(place, name)):
+            await asyncio.sleep(CONNECT_S)
+            raise OSError(f"{server} does not answer")
+        there = self.listening.get(server)
+        if there is None or not there[0].alive:
+            raise OSError(f"{server} refused the connection")
+        accepted: asyncio.Future[End] = self.world.loop.create_future()
+        there[0].call_at(self.world.now_s, self._accept, there, process, (name, place), path, accepted)
+        async with asyncio.timeout(CONNECT_S):
+            end = await accepted
+        end.listener = listener
+        listener.on_ws_connected(end)  # type: ignore[arg-type]
+        return end
+
+    def _accept(
+        self,
+        there: tuple[Process, Accept],
+        process: Process,
+        names: tuple[str, str],
+        path: str,
+        accepted: asyncio.Future[End],
+    ) -> None:
+        server, accept = there
+        listener = accept(path)
+        if listener is None or accepted.done():
+            return
+        near, far = End(self, process, names[0], pb.Up), End(self, server, names[1], pb.Down)
+        near.peer, far.peer = far, near
+        far.listener = listener
+        self._connections.append((near, far))
+        listener.on_ws_connected(far)  # type: ignore[arg-type]
+        far.last_s = self.world.now_s + self.delay_s()
+        process.call_at(far.last_s, _settle, accepted, near)
+
+    def died(self, process: Process, silently: bool) -> None:
+        """A process is no more. Its peers are told by its machine, or find out when it does not answer."""
+        for near, far in self._connections:
+            for end in (near, far):
+                if end.process is process and not end.is_disconnected:
+                    end.is_disconnected = True
+                    silent_s = PING_AFTER_S * self._chance.random() + PONG_WITHIN_S if silently else self.delay_s()
+                    when_s = max(end.last_s, self.world.now_s + silent_s)
+                    end.peer.process.call_at(when_s, end.peer.closed)
+
+    # Calls to servers.
+
+    async def call(self, here: str, there: str, process: Process, work: Work, timeout_s: float) -> Said:
+        """A call over a connection of its own. Cancelling it cancels the work, a bit later."""
+        if not process.alive:
+            return REFUSED
+        answer: asyncio.Future[Said] = self.world.loop.create_future()
+        timer = self.world.loop.call_later(timeout_s, _settle, answer, TOO_LATE)
+        arrival = _Arrival(self, here, there, process, work, answer)
+        process.call_at(self.world.now_s + self.delay_s(), arrival.begin)
+        process.at_death.append(arrival.died)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            process.at_death.remove(arrival.died)
+            process.call_at(self.world.now_s + self.delay_s(), arrival.give_up)
+
+
+Work = Callable[[], Coroutine[Any, Any, bytes]]
+
+
+class _Arrival:
+    """One call at the server."""
+
+    def __init__(
+        self, net: Network, here: str, there: str, process: Process, work: Work, answer: asyncio.Future[Said]
+    ) -> None:
+        self._net, self._here, self._there, self._process = net, here, there, process
+        self._work, self._answer = work, answer
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        if self._net.passes(self._here, self._there) and not self._answer.done():
+            self._task = self._process.spawn(self._run())
+
+    def give_up(self) -> None:
+        if self._task and not self._task.done():
+            self._task.cancel()
+
+    def died(self) -> None:
+        self._send(BROKE)
+
+    async def _run(self) -> None:
+        try:
+            said = Said(Code.OK, "", await self._work(), True)
+        except HostVerdict as verdict:
+            said = Said(verdict.status, verdict.text, b"", True)
+        except BilletError as error:
+            said = Said(error.code, error.text, b"", not isinstance(error, LeaderLost))
+        self._send(said)
+
+    def _send(self, said: Said) -> None:
+        world = self._net.world
+        if not self._answer.done() and self._net.passes(self._there, self._here):
+            world.loop.call_later(self._net.delay_s(), _settle, self._answer, said, context=world.loop.world)
+
+
+def _settle(future: asyncio.Future[Any], result: Any) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def request(path: str) -> Any:
+    """picows.WSUpgradeRequest, as far as the link reads it."""
+    return SimpleNamespace(headers={}, path=path.encode())

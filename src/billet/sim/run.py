@@ -1,0 +1,183 @@
+"""One seed, from nothing to its verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import random
+from collections.abc import Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import structlog
+
+from billet.core.errors import BilletError
+from billet.sim.checkers import Violation, differences, judge
+from billet.sim.clients import Crowd
+from billet.sim.evidence import Answered, Settled, Unexpected
+from billet.sim.flintlockd import DELETING
+from billet.sim.hosts import Machine, draw_hosts
+from billet.sim.loop import StuckError, VirtualLoop, name_of_current
+from billet.sim.mayhem import Mayhem
+from billet.sim.network import Network
+from billet.sim.servers import Ids, SimServer, draw_rules
+from billet.sim.store import Etcd
+from billet.sim.world import World
+
+BUSY_S = 40.0  # the longest that faults come
+QUIET_S = 150.0  # the longest until the store says what the hosts show: two sweeps after the last reservation expires
+LOOK_S = 2.0
+
+
+class Result(NamedTuple):
+    """What became of one seed. `lines` is its story, `trace` the digest of it; `lasted_s` is virtual."""
+
+    seed: int
+    trace: str
+    violations: list[Violation]
+    lines: list[str]
+    steps: int
+    lasted_s: float
+    answers: int  # that clients were given
+
+
+def run_seeds(seeds: Iterable[int], jobs: int) -> Iterator[Result]:
+    """Run many, in their order, on several processors. Stories are left out: a seed tells its own again."""
+    if jobs == 1:
+        yield from map(_without_story, seeds)
+        return
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:  # spawn would import everything for each
+        yield from pool.imap(_without_story, seeds, chunksize=8)
+
+
+def _without_story(seed: int) -> Result:
+    return run_seed(seed)._replace(lines=[])
+
+
+def run_seed(seed: int) -> Result:
+    """Run one seed."""
+    loop = VirtualLoop()
+    world = World(seed, loop)
+    loop.set_exception_handler(lambda _, context: _broke(world, context))
+    collecting = gc.isenabled()
+    gc.disable()  # a pause in the middle of a run would end what was thrown away in the order of chance
+    state = random.getstate()
+    random.seed(seed)  # the dialler draws its pauses there
+    try:
+        with listening_to_logs(world):
+            try:
+                loop.run_until_complete(_main(world))
+            except StuckError as error:
+                world.note(Unexpected(world.now_s, str(error)))
+            _look_for_failures(world)
+            violations = judge(world.evidence)
+            answers = sum(isinstance(event, Answered) for event in world.evidence)
+            result = Result(seed, world.trace, violations, list(world.lines), loop.steps, world.now_s, answers)
+            loop.bury()
+    finally:
+        random.setstate(state)
+        if collecting:
+            gc.enable()
+    return result
+
+
+async def _main(world: World) -> None:
+    chance = world.chance("scenario")
+    net, etcd, new_id = Network(world), Etcd(world), Ids()
+    rules = draw_rules(chance, world.ties)
+    fence_after_s = chance.choice((0.0, 0.0, 3.0, 8.0))
+    servers = [
+        SimServer(world, net, etcd, n, rules, fence_after_s, new_id) for n in range(chance.choice((1, 2, 3, 3)))
+    ]
+    links = [server.me.link for server in servers]
+    machines = [Machine(world, net, host, n, links) for n, host in enumerate(draw_hosts(chance, world.ties))]
+    for server in servers:
+        server.peers = {peer.id: peer for peer in servers}
+    crowd = Crowd(world, net, servers, machines)
+    mayhem = Mayhem(world, net, servers, machines)
+    mayhem.begin()
+    await _ready(etcd, len(machines))
+    pause_s, operations = chance.choice((0.05, 0.5, 2.0)), chance.randint(4, 12)
+    work = [asyncio.create_task(crowd.work(f"c{n}", operations, pause_s)) for n in range(chance.randint(2, 4))]
+    operator = asyncio.create_task(crowd.operate())
+    await asyncio.wait(work, timeout=BUSY_S)
+    mayhem.calm()
+    world.tell("world", "all faults have ended")
+    await asyncio.wait([*work, operator])
+    await _settled(world, etcd, machines, crowd)
+    await _probe(world, crowd)
+
+
+async def _ready(etcd: Etcd, hosts: int) -> None:
+    """Wait until all hosts have joined; not long, since things go wrong already."""
+    for _ in range(30):
+        await asyncio.sleep(0.2)
+        if len(etcd.state.hosts) == hosts:
+            return
+
+
+async def _settled(world: World, etcd: Etcd, machines: list[Machine], crowd: Crowd) -> None:
+    """Wait until the store says what the hosts show and every host answers, and does so twice."""
+    chance = world.chance("look")
+    until_s = world.now_s + QUIET_S
+    well = 0
+    while True:
+        vms = {
+            vm.uid: (machine.host.id, vm.demand, vm.message.status.state == DELETING)
+            for machine in machines
+            for vm in machine.daemon.vms.values()
+        }
+        found = differences(etcd.state.placements, vms)
+        well = 0 if found or any(deleting for _, _, deleting in vms.values()) else well + 1
+        for host in list(etcd.state.hosts.values()):
+            if host.cordoned:
+                await crowd.change_host("look", chance, host.id, "UNCORDON")
+                well = 0
+        if well and (len(etcd.state.hosts) < len(machines) or await crowd.list_all("look", chance)):
+            well = 0
+        if well == 2 or world.now_s > until_s:
+            break
+        await asyncio.sleep(LOOK_S)
+    world.note(Settled(world.now_s, found))
+
+
+async def _probe(world: World, crowd: Crowd) -> None:
+    """Everything works again: what was acknowledged is there, and one more can be made."""
+    chance = world.chance("probe")
+    for uid in list(crowd.uids):
+        await crowd.get("probe", chance, uid)
+    await crowd.create("probe", chance, (1, 1024))
+
+
+def _broke(world: World, context: dict[str, Any]) -> None:
+    """asyncio complains. Of tasks that were left behind it may: _look_for_failures goes through all."""
+    if "handle" in context:
+        world.note(Unexpected(world.now_s, f"{context['message']}: {context.get('exception')!r}"))
+
+
+def _look_for_failures(world: World) -> None:
+    """Parts that ended by an error that is none of Billet's own."""
+    for task in world.loop.tasks:
+        if task.done() and not task.cancelled():
+            error = task.exception()
+            if error and not isinstance(error, BilletError):
+                world.note(Unexpected(world.now_s, f"{type(error).__name__}: {error}"))
+
+
+@contextmanager
+def listening_to_logs(world: World) -> Iterator[None]:
+    """A part that catches an error which it did not expect says so in its log."""
+    before = structlog.get_config()
+
+    def hear(_: Any, __: str, event: MutableMapping[str, Any]) -> Any:
+        if event.get("exc_info"):
+            world.note(Unexpected(world.now_s, f"{event['event']}: {event}"))
+        world.tell(name_of_current(), " ".join(f"{value}" for value in event.values()))
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[hear])
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
