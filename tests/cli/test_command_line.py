@@ -117,13 +117,6 @@ def test_a_secret_given_twice_is_refused(tmp_path):
         build(ServerConfig, {"link_token": "a", "link_token_file": "b"})
 
 
-def test_an_sqlite_path_begins_in_the_data_folder():
-    given = {"insecure": True, "link_insecure": True, "data_dir": "/var/lib/billet"}
-    assert ServerConfig(**given).store_url == "sqlite:////var/lib/billet/billet.db"
-    assert ServerConfig(**given, store="sqlite:////tmp/x.db").store_url == "sqlite:////tmp/x.db"
-    assert ServerConfig(**given, store="etcd://a:1,b:2").store_url == "etcd://a:1,b:2"
-
-
 def test_a_server_that_is_not_there_is_one_line_without_a_traceback():
     said = run("hosts", "--server", "127.0.0.1:1")
     assert said.exit_code == 1

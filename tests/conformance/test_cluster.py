@@ -111,7 +111,9 @@ def hosts_of(client: Client) -> list[fleet_pb2.HostView]:
 
 
 def test_check_18_the_name_of_the_leader_cannot_be_resolved(cluster_of: Callable[..., Cluster]) -> None:
-    service = cluster_of(0, servers=2, store="etcd", server_flags=("--advertise-host", "leader.invalid"))
+    service = cluster_of(
+        0, servers=2, store="etcd", server_flags=("--advertise-host", "leader.invalid", "--hold-s", "1")
+    )
     fronts = [Client(front.replace("leader.invalid", "127.0.0.1")) for front in service.grpc]
     eventually(lambda: any(attempt(client.list) == [] for client in fronts))  # one of them leads
     follower = next(client for client in fronts if attempt(client.list) != [])
