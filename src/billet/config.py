@@ -66,7 +66,10 @@ class ServerConfig:
         "localhost:8090", NORTH, "Where Flintlock's HTTP gateway is served. Empty = off.", kind="endpoint?"
     )
     advertise_host: str = setting(
-        "", NORTH, "Name or address by which the other servers and the agents reach this one. Empty = host name."
+        "",
+        NORTH,
+        "Name or address by which the other servers and the agents reach this one. Empty = the endpoint's"
+        " own, or this machine's name where it listens on 0.0.0.0.",
     )
     insecure: bool = setting(False, NORTH, "Serve clients without TLS. Anyone on the way can read and write.")
     tls_cert: str = setting("", NORTH, "PEM file: certificate shown to clients (TLS 1.3).", kind="file")

@@ -87,6 +87,16 @@ def test_an_auction_without_a_winner_says_so_with_the_clients_text():
     assert "not placed: no host can take default/web-3" in said
 
 
+def test_a_hosts_verdict_is_told_with_its_host_or_without_an_auction():
+    denied = a_record(AWARDED, "denied", "creating microvm: no")
+    denied["outcome"]["host"] = ""
+    assert "host-1's flintlockd said no: creating microvm: no" in text(explained(denied))
+    verdict = {**denied, "attempts": [], "legs_ms": {"total": 1.75}}
+    said = text(explained(verdict))
+    assert "a host's flintlockd said no: creating microvm: no" in said
+    assert "ms: 1.8 in all" in said
+
+
 def test_a_bid_that_the_ledger_had_no_room_for_is_a_refusal():
     late = {**AWARDED, "refusals": [], "priced": {"host-2": {"reason": "NO_VCPU", "detail": "needs 4 vCPU, 0 free"}}}
     said = text(explained(a_record(late)))
