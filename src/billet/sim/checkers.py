@@ -120,7 +120,7 @@ class Books:
 
 def takes_room(placement: Placement) -> bool:
     """Whether a placement holds room."""
-    return placement.state not in (PlacementState.LOST, PlacementState.FENCED)
+    return placement.state not in (PlacementState.LOST, PlacementState.FENCED, PlacementState.GONE)
 
 
 GONE = Placement("", "", "", ZERO, "", PlacementState.LOST)
