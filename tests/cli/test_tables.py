@@ -133,6 +133,18 @@ def test_zones_and_failures_are_shown_where_there_are_any():
     assert "3 (2 FAILED)" in said
 
 
+def test_a_hosts_state_says_that_it_is_cordoned_whatever_else_it_is():
+    views = [
+        pb.HostView(id="a", state=pb.CORDONED, cordoned=True),
+        pb.HostView(id="b", state=pb.AWAY, cordoned=True),
+        pb.HostView(id="c", state=pb.FENCED),
+    ]
+    said = text(hosts_table(as_dicts(pb.HostsReply(hosts=views))["hosts"]), 140).splitlines()
+    assert " CORDONED " in next(line for line in said if line.startswith("a "))
+    assert " AWAY, cordoned " in next(line for line in said if line.startswith("b "))
+    assert " FENCED " in next(line for line in said if line.startswith("c "))
+
+
 def test_amounts_are_numbers_in_json():
     view = pb.HostView(id="a", allocatable=pb.Resources(vcpu=4, memory_mib=5), memory_used_mib=7)
     (host,) = as_dicts(pb.HostsReply(hosts=[view]))["hosts"]
@@ -149,10 +161,11 @@ def test_placements_show_flintlocks_state_once_there_is_one():
         pb.PlacementView(
             uid="U3", namespace="n", name="x", host="h", state="STARTED", vm_state="FAILED", adopted=True
         ),
+        pb.PlacementView(uid="U4", namespace="n", name="y", host="h", state="STARTED", vm_state="UNREACHABLE"),
     ]
     said = text(placements_table(as_dicts(pb.PlacementsReply(placements=rows))["placements"], now_s=60.0))
     assert said.index("web-9") < said.index("web-10")
-    assert all(word in said for word in ("CREATED", "RESERVED", "FAILED", "direct", "0.500"))
+    assert all(word in said for word in ("CREATED", "RESERVED", "FAILED", "UNREACHABLE", "direct", "0.500"))
 
 
 def test_the_smallest_pieces():
