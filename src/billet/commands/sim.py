@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -46,21 +47,26 @@ def _many(seeds: range, jobs: int) -> None:
     from billet.sim.run import run_seeds
 
     failed, answers, lasted_s, begun_s = 0, 0, 0.0, time.monotonic()
-    with click.progressbar(
-        run_seeds(seeds, jobs), length=len(seeds), label="seeds", show_pos=True, file=click.get_text_stream("stderr")
-    ) as results:
-        for result in results:
-            answers, lasted_s = answers + result.answers, lasted_s + result.lasted_s
-            if result.violations:
-                failed += 1
-                click.echo()
-                _show(result)
+    for done, result in enumerate(run_seeds(seeds, jobs), 1):
+        answers, lasted_s = answers + result.answers, lasted_s + result.lasted_s
+        if result.violations:
+            failed += 1
+            _show(result)
+        _progress(done, len(seeds), failed)
     took_s = time.monotonic() - begun_s
     click.echo(
         f"{len(seeds)} seeds, {answers} answers to clients in {lasted_s / 3600:.1f} hours of virtual time; "
         f"took {took_s:.0f} s, {took_s / len(seeds) * 1e3:.0f} ms a seed on {jobs} processes"
     )
     _end(failed, failed > 0)
+
+
+def _progress(done: int, seeds: int, failed: int) -> None:
+    """One line that goes on, on a terminal; else a line for each tenth."""
+    terminal = sys.stderr.isatty()
+    if done == seeds or done % (10 if terminal else max(1, seeds // 10)) == 0:
+        end = terminal and done < seeds
+        click.echo(f"{done}/{seeds} seeds, {failed} failed" + ("\r" if end else ""), err=True, nl=not end)
 
 
 def _show(result: Result) -> None:

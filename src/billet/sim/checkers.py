@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from billet.core.auction import award
 from billet.core.errors import Code
-from billet.core.model import ZERO, Award, Bid, HostView, Placement, PlacementState, Resources
+from billet.core.model import ZERO, Award, Bid, HostView, Placement, PlacementState, Refusal, Resources
 from billet.core.record import Attempt, Record, faithful
 from billet.core.state import Change, DropPlacement, PutHost, PutPlacement
 from billet.sim.evidence import (
@@ -25,7 +25,6 @@ from billet.sim.evidence import (
     HostMade,
     Leads,
     LedgerSeen,
-    Marked,
     Ordered,
     Recorded,
     Removed,
@@ -56,7 +55,6 @@ class Vm:
     token: str
     demand: Resources
     shown_s: float | None = None
-    marked: bool = False
 
 
 @dataclass(slots=True)
@@ -76,16 +74,6 @@ class Books:
         match event:
             case HostMade(_, host):
                 self.allocatable[host.id] = host.allocatable
-            case Accepted(_, host_id, uid, token, demand, _):
-                self.vms[uid] = Vm(host_id, token, demand)
-            case Marked(_, _, uid):
-                self.vms[uid].marked = True
-            case Removed(_, _, uid):
-                del self.vms[uid]
-            case Shown(at_s, _, uids):
-                for uid in uids:
-                    if uid in self.vms:
-                        self.vms[uid].shown_s = at_s
             case Committed(at_s, _, changes):
                 for change in changes:
                     self._write(at_s, change)
@@ -93,6 +81,19 @@ class Books:
                 self.term = term
             case Deposed():
                 self.term = 0
+            case _:
+                self._on_host(event)
+
+    def _on_host(self, event: Event) -> None:
+        match event:
+            case Accepted(_, host_id, uid, _, token, demand, _):
+                self.vms[uid] = Vm(host_id, token, demand)
+            case Removed(_, _, uid):
+                del self.vms[uid]
+            case Shown(at_s, _, uids):
+                for uid in uids:
+                    if uid in self.vms:
+                        self.vms[uid].shown_s = at_s
 
     def _write(self, at_s: float, change: Change) -> None:
         match change:
@@ -251,7 +252,7 @@ class _Obeying:
                 newest = self._newest[agent] = max(term, self._newest.get(agent, 0))
                 if term == newest:
                     self._may.setdefault(agent, set()).add(token)
-            case Accepted(at_s, host_id, uid, token, _, _) if token:
+            case Accepted(at_s, host_id, uid, _, token, _, _) if token:
                 agent = self._at.get(host_id, "")
                 ordered = any(
                     token in tokens for name, tokens in self._may.items() if name.startswith(f"agent-{host_id}.")
@@ -264,18 +265,18 @@ class _Obeying:
 
 
 def nothing_lost_nothing_twice(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """Each token boots once; what was acknowledged is in the store by then; what a Delete ended is gone at the end."""
+    """Each request boots once; what is acknowledged is in the store by then; what a Delete ended is gone at the end."""
     books = Books()
-    booted: dict[str, str] = {}  # token -> host
+    booted: dict[str, str] = {}  # name -> host; no client asks for the same name twice without a request id
     written: set[str] = set()  # uids that the store has known
     deleted: dict[str, float] = {}
     for event in evidence:
         books.take(event)
         match event:
-            case Accepted(at_s, host_id, _, token, _, _) if token:
-                if token in booted:
-                    yield Violation(4, at_s, f"{token} runs on {booted[token]} and again on {host_id}")
-                booted[token] = host_id
+            case Accepted(at_s, host_id, _, name, _, _, _):
+                if name in booted:
+                    yield Violation(4, at_s, f"{name} was booted on {booted[name]} and again on {host_id}")
+                booted[name] = host_id
             case Committed(_, _, changes):
                 written.update(c.placement.uid for c in changes if isinstance(c, PutPlacement))
             case Answered(at_s, _, _, "create", name, uid, Code.OK, _) if uid not in written:
@@ -319,7 +320,7 @@ def not_found_means_gone(evidence: Sequence[Event]) -> Iterator[Violation]:
 
 
 def hosts_are_the_truth(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """After a quiet time the store says what the hosts show, adopted microVMs included, and everything works again."""
+    """After a quiet time the store says what the hosts show, adopted ones included, and everything works again."""
     books = Books()
     for event in evidence:
         books.take(event)
@@ -417,7 +418,7 @@ def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:
 
 def winners(record: Record, attempt: Attempt) -> set[str]:
     """Who wins when this is decided again, for many other auctions that are alike."""
-    answers = [*attempt.bids, *attempt.refusals]
+    answers: list[Bid | Refusal] = [*attempt.bids, *attempt.refusals]
     won = set()
     for n in range(TIE_DRAWS):
         other = replace(record.auction, id=f"{record.auction.id}/{n}")

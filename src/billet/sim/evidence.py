@@ -1,4 +1,4 @@
-"""What happened, as it truly was: seen from outside, by somebody who sees everything. The checkers judge by it alone."""
+"""What happened, as somebody saw it who sees everything. The checkers judge by it alone."""
 
 from __future__ import annotations
 
@@ -23,17 +23,10 @@ class Accepted(NamedTuple):
     at_s: float
     host: str
     uid: str
+    name: str
     token: str
     demand: Resources
     told_s: float
-
-
-class Marked(NamedTuple):
-    """A flintlockd took a Delete on."""
-
-    at_s: float
-    host: str
-    uid: str
 
 
 class Removed(NamedTuple):
@@ -145,6 +138,6 @@ class Settled(NamedTuple):
 
 
 Event = (
-    HostMade | Accepted | Marked | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
+    HostMade | Accepted | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
     | Ordered | Answered | Recorded | Unexpected | Settled
 )  # fmt: skip

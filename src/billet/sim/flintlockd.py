@@ -1,6 +1,6 @@
 """A flintlockd in memory: what it keeps is on disk, what it does takes time, and its answers may be lost.
 
-Its clients' side is ports.Flintlock for one start of one agent. Requests and answers are Flintlock's own, to the byte.
+Its clients' side is ports.Flintlock for one start of one agent. Requests and answers are Flintlock's own bytes.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 from billet.core.errors import Code, HostVerdict
 from billet.core.model import Host, Resources
 from billet.ports import Reply
-from billet.sim.evidence import Accepted, Marked, Removed, Shown
+from billet.sim.evidence import Accepted, Removed, Shown
 from billet.sim.loop import Process
 from billet.sim.world import World
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
-SLOW_S = 12.0  # the longest that a slow flintlockd thinks about a call; less than a reservation is held
-DELETE_S = 0.2  # mean
+SLOW_S = 8.0  # the longest that a slow flintlockd thinks about a call; all in all less than a reservation is held
+HANG_S = 10.0  # the longest that it hangs
 VCPU_MAX = 64
 BROKE = Reply(Code.UNAVAILABLE, "connection reset", b"")
 
@@ -56,6 +56,7 @@ class Flintlockd:
         self.host = host
         self.vms: dict[str, Vm] = {}
         self.process: Process | None = None
+        self.hangs_until_s = 0.0  # calls that come are begun then
         self._world = world
         self._number = number
         self._made = 0
@@ -80,6 +81,12 @@ class Flintlockd:
         if self.process:
             self.process.kill()
 
+    def hang(self) -> None:
+        """Begin nothing for a while."""
+        hang_s = min(HANG_S, self._chance.expovariate(1.0) * self._world.weather.hang_s)
+        self.hangs_until_s = self._world.now_s + hang_s
+        self._world.tell(self.host.id, f"its flintlockd hangs for {hang_s:.3f} s")
+
     def lose_power(self, forgets: float) -> None:
         """Some of what was written last is not on the disk: a Delete may be forgotten."""
         for vm in self.vms.values():
@@ -99,7 +106,7 @@ class Flintlockd:
         message = types.MicroVM(version=1, spec=spec, status=types.MicroVMStatus(state=PENDING))
         seen = wire.observe(message)
         vm = self.vms[spec.uid] = Vm(spec.uid, seen.token, seen.demand, message)
-        self._world.note(Accepted(self._world.now_s, self.host.id, vm.uid, vm.token, vm.demand, told_s))
+        self._world.note(Accepted(self._world.now_s, self.host.id, vm.uid, spec.id, vm.token, vm.demand, told_s))
         self._world.tell(self.host.id, f"has {spec.id} as {vm.uid[-6:]}, token {vm.token[-6:] or 'none'}")
         self._enqueue(vm.uid)
         return rpc.CreateMicroVMResponse(microvm=message).SerializeToString()
@@ -110,7 +117,6 @@ class Flintlockd:
         if vm is None:
             raise HostVerdict(Code.UNKNOWN, f"deleting microvm: checking to see if spec exists: {unknown(uid)}")
         vm.message.status.state, vm.row = DELETING, b""
-        self._world.note(Marked(self._world.now_s, self.host.id, uid))
         self._enqueue(uid)
         return b""
 
@@ -158,7 +164,7 @@ class Flintlockd:
             if vm is None or vm.message.status.state == CREATED:
                 continue
             deleting = vm.message.status.state == DELETING
-            mean_s = DELETE_S if deleting else self._world.weather.boot_s
+            mean_s = self._world.weather.delete_s if deleting else self._world.weather.boot_s
             self._busy = True
             self.process.call_at(self._world.now_s + self._chance.expovariate(1.0) * mean_s, self._done, vm)
 
@@ -245,7 +251,7 @@ class Loopback:
             lost = world.happens(chance, weather.daemon_lost_reply)
             self._agent.call_at(world.now_s + self._delay_s(), _settle, answer, BROKE if lost else reply)
 
-        process.call_at(when_s, arrive)
+        process.call_at(max(when_s, 0.0 if world.calm else self._daemon.hangs_until_s), arrive)
 
     def _delay_s(self) -> float:
         return 0.0002 + self._chance.expovariate(1.0) * self._world.weather.daemon_delay_s

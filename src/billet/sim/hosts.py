@@ -1,4 +1,4 @@
-"""The hosts of a simulated cluster: machines that run a flintlockd and an agent, the real one, and may lose either."""
+"""The hosts of a simulated cluster: machines with a flintlockd and the real agent, and they may lose either."""
 
 from __future__ import annotations
 

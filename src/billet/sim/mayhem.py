@@ -38,6 +38,7 @@ class Mayhem:
             (weather.server_stops, self._end_server),
             (weather.agent_kills, self._kill_agent),
             (weather.daemon_kills, self._kill_daemon),
+            (weather.daemon_hangs, self._hang_daemon),
             (weather.machine_kills, self._kill_machine),
             (weather.stops, self._stop),
             (weather.clock_jumps, self._jump),
@@ -135,6 +136,9 @@ class Mayhem:
             self._world.tell(machine.host.id, "its flintlockd is killed")
             machine.daemon.kill()
             self._later(self._down_s(), self._revive_all)
+
+    def _hang_daemon(self) -> None:
+        self._chance.choice(self._machines).daemon.hang()
 
     def _kill_machine(self) -> None:
         """Agent and flintlockd at once, and nobody is told."""

@@ -1,7 +1,7 @@
 """The network: who reaches whom, the connections of the agents' link, and calls from clients to servers.
 
-The link's own code runs on both ends (adapters/link_server.py, adapters/link_agent.py); only what carries its frames is
-made up here. A connection keeps the order of its frames, may be cut for a while, which its ends notice as pings go
+The link's own code runs on both ends (adapters/link_server.py, adapters/link_agent.py); only what carries its frames
+is made up here. A connection keeps the order of its frames, may be cut for a while, which its ends notice as pings go
 unanswered, and may break, with all that was under way. What TCP does not do but a retry above it may, is done to the
 frames that hold nothing but orders, answers and bids: they may be lost, come twice, or be overtaken.
 """

@@ -86,7 +86,7 @@ async def _main(world: World) -> None:
     chance = world.chance("scenario")
     net, etcd, new_id = Network(world), Etcd(world), Ids()
     rules = draw_rules(chance, world.ties)
-    fence_after_s = chance.choice((0.0, 0.0, 3.0, 8.0))
+    fence_after_s = chance.choice((0.0, 0.0, 2.0, 5.0))
     servers = [
         SimServer(world, net, etcd, n, rules, fence_after_s, new_id) for n in range(chance.choice((1, 2, 3, 3)))
     ]

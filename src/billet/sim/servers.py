@@ -1,4 +1,4 @@
-"""The servers of a simulated cluster: the real ledger, reconciler, auctioneer, service and link, as node.py joins them."""
+"""The servers of a simulated cluster: the real front, office and link, joined as node.py joins them."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SimForward:
 
     async def dead(self) -> None:
         """See adapters/forward.py: its machine says that nobody listens there any more."""
-        while self._there.up or not self._net.passes(self._there.id, self._here):
+        while self._there.up or not self._net.passes(self._there.id, self._here):  # noqa: ASYNC110  # as that does
             await asyncio.sleep(LOOK_S)
 
 
@@ -198,7 +198,7 @@ class SimServer:
             if ledger and await self._store.contested(ledger.term):
                 ledger.end("this server is stopping")
         until_s = self._world.now_s + GRACE_S
-        while self._calls and self._world.now_s < until_s:
+        while self._calls and self._world.now_s < until_s:  # noqa: ASYNC110  # in virtual time it costs nothing
             await asyncio.sleep(LOOK_S)
         if service:
             await service.drain()

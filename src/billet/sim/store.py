@@ -330,7 +330,7 @@ class SimStore:
         if self._world.happens(self._chance, self._world.weather.store_refuses):
             raise StoreError("etcdserver: mvcc: database space exceeded")
         candidacy.number += 1
-        number, doubt, deadline_s = candidacy.number, False, self._world.now_s + COMMIT_S
+        number, doubt, deadline_s = candidacy.number, False, self._world.now_s + self._commit_s()
         while True:
             try:
                 return await self._ask(lambda: self._etcd.transact(term, number, writes))
@@ -343,6 +343,9 @@ class SimStore:
                 if doubt:
                     raise OutcomeUnknown(f"term {term} has ended, and with it the trace of its last commit") from None
                 raise
+
+    def _commit_s(self) -> float:
+        return 0.0 if self._world.weather.store_impatient else COMMIT_S
 
     # The way there and back.
 

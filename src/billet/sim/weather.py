@@ -38,6 +38,7 @@ class Weather:
     # The store.
     store_delay_s: float
     store_unanswered: float
+    store_impatient: bool  # the first answer that is lost leaves the outcome unknown, nothing is tried again
     store_refuses: float
     store_cuts: float
     # flintlockd.
@@ -45,7 +46,10 @@ class Weather:
     daemon_slow: float
     daemon_lost_request: float
     daemon_lost_reply: float
+    daemon_hangs: float
+    hang_s: float
     boot_s: float
+    delete_s: float
     # People.
     gives_up: float
     direct: float  # share of the creates that go to a host directly, past Billet
@@ -74,22 +78,26 @@ def draw(chance: Random) -> Weather:
         server_stops=maybe(0.02, 0.2, 0.3),
         agent_kills=maybe(0.02, 0.3),
         daemon_kills=maybe(0.02, 0.3),
-        machine_kills=maybe(0.02, 0.2, 0.3),
+        machine_kills=maybe(0.03, 0.4),
         down_s=between(0.1, 8.0),
         forgets=maybe(0.1, 1.0),
-        fences=maybe(0.05, 0.3),
+        fences=maybe(0.05, 0.5),
         stops=maybe(0.02, 0.3),
         stop_s=between(0.2, 10.0),
         clock_jumps=maybe(0.02, 0.3, 0.3),
         store_delay_s=between(0.001, 0.1),
         store_unanswered=maybe(0.005, 0.2),
+        store_impatient=chance.random() < 0.3,
         store_refuses=maybe(0.005, 0.2, 0.25),
         store_cuts=maybe(0.02, 0.2, 0.25),
         daemon_delay_s=between(0.002, 0.2),
         daemon_slow=maybe(0.01, 0.4),
         daemon_lost_request=maybe(0.01, 0.3),
         daemon_lost_reply=maybe(0.01, 0.4),
+        daemon_hangs=maybe(0.02, 0.4),
+        hang_s=between(0.5, 8.0),
         boot_s=between(0.05, 3.0),
+        delete_s=between(0.05, 3.0),
         gives_up=maybe(0.02, 0.3),
         direct=maybe(0.02, 0.3),
     )

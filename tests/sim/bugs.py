@@ -1,0 +1,308 @@
+"""Bugs put in on purpose, each as a patch of the code that runs. `python -m tests.sim.bugs` finds their seeds anew."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+from billet.adapters.link_agent import AgentDialler
+from billet.api import front as front_module
+from billet.api import service
+from billet.control import reconciler
+from billet.control.agent import Agent, CreateOrder
+from billet.control.auctioneer import Auctioneer
+from billet.control.ledger import Ledger
+from billet.core import auction as core_auction
+from billet.core import reconcile
+from billet.core.errors import OutcomeUnknown, StoreError
+from billet.core.model import PlacementState, Reason, Refusal
+from billet.core.state import DropPlacement, PutPlacement, apply
+from billet.ports import NotTaken
+from billet.sim.run import Result, run_seed
+from billet.sim.store import Etcd, SimStore
+
+SEEDS = 500  # within which each has to be found
+
+
+@dataclass(frozen=True)
+class Bug:
+    """`promise` is the number of the one whose checker has to complain, `seed` the first at which it does."""
+
+    name: str
+    promise: int
+    seed: int
+    patches: Callable[[], list[AbstractContextManager[Any]]]
+
+    @contextmanager
+    def put_in(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for patched in self.patches():
+                stack.enter_context(patched)
+            yield
+
+    def found_by(self, seed: int) -> bool:
+        with self.put_in():
+            return self.shows_in(run_seed(seed))
+
+    def shows_in(self, result: Result) -> bool:
+        return any(violation.promise == self.promise for violation in result.violations)
+
+
+# Promise 1.
+
+
+def fenced_host_bids_before_cleaning() -> list[AbstractContextManager[Any]]:
+    return [patch.object(reconciler, "is_clean", lambda state, host_id: True)]
+
+
+# Promise 2.
+
+
+def room_given_back_early() -> list[AbstractContextManager[Any]]:
+    async def settle(self: Ledger, changes: Any) -> None:
+        for change in changes:
+            apply(self.state, change)
+        await self._commit(changes)
+
+    return [patch.object(Ledger, "settle", settle)]
+
+
+def room_taken_late() -> list[AbstractContextManager[Any]]:
+    async def claim(self: Ledger, changes: Any) -> None:
+        await self._commit(changes)
+        for change in changes:
+            apply(self.state, change)
+
+    return [patch.object(Ledger, "claim", claim)]
+
+
+def unknown_outcome_taken_for_a_refusal() -> list[AbstractContextManager[Any]]:
+    right = SimStore._write
+
+    async def write(self: SimStore, term: int, writes: Any) -> int:
+        try:
+            return await right(self, term, writes)
+        except OutcomeUnknown as error:
+            raise StoreError(error.text) from None
+
+    return [patch.object(SimStore, "_write", write)]
+
+
+def reconciler_releases_an_in_flight_create() -> list[AbstractContextManager[Any]]:
+    def expired(state: Any, host_id: str, rows: Any, creating: Any, in_hand: Any, idle_s: Any, *rest: Any) -> Any:
+        ages_s = dict.fromkeys(state.placements, 1e9)
+        return reconcile.expired(state, host_id, rows, (), (), ages_s, *rest)
+
+    return [patch.object(reconciler, "expired", expired), patch.object(reconciler, "SWEEP_S", 0.5)]
+
+
+def host_announces_itself_before_it_has_looked() -> list[AbstractContextManager[Any]]:
+    async def refresh(self: Agent) -> bool:
+        self._known = True
+        if self.uplink:
+            self.uplink.inventory(self.everything())
+        return await right(self)
+
+    right = Agent.refresh
+    return [patch.object(Agent, "refresh", refresh)]
+
+
+def failed_list_taken_for_an_empty_one() -> list[AbstractContextManager[Any]]:
+    right = Agent._list
+
+    async def list_all(self: Agent, timeout_s: float) -> Any:
+        return await right(self, timeout_s) or []
+
+    return [patch.object(Agent, "_list", list_all)]
+
+
+# Promise 3.
+
+
+def no_fence() -> list[AbstractContextManager[Any]]:
+    return [patch.object(Etcd, "current", lambda self, term: True)]
+
+
+def lease_ignored() -> list[AbstractContextManager[Any]]:
+    async def ended(self: SimStore, term: Any) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    return [patch.object(SimStore, "ended", ended)]
+
+
+def host_obeys_an_old_leader() -> list[AbstractContextManager[Any]]:
+    return [patch.object(Agent, "accepts", lambda self, term: True)]
+
+
+# Promise 4.
+
+
+def token_not_looked_up() -> list[AbstractContextManager[Any]]:
+    async def look_up(self: Agent, order: CreateOrder, how: str) -> Any:
+        return NotTaken(Refusal(self.host.id, Reason.DAEMON_AWAY))
+
+    return [patch.object(Agent, "_look_up", look_up)]
+
+
+def duplicate_delivery() -> list[AbstractContextManager[Any]]:
+    async def create(self: Agent, order: CreateOrder) -> Any:
+        refusal = self._declines(order, look_first=False)
+        if refusal:
+            return NotTaken(refusal)
+        return await self._create(order, False)
+
+    return [patch.object(Agent, "create", create)]
+
+
+def repeated_create_held_anew() -> list[AbstractContextManager[Any]]:
+    async def resume(self: Auctioneer, *rest: Any) -> None:
+        return None
+
+    return [patch.object(Auctioneer, "_resume", resume)]
+
+
+def create_sent_again_under_another_token() -> list[AbstractContextManager[Any]]:
+    right = front_module.Front._steadily
+
+    async def steadily(self: Any, method: str, request: bytes, timeout_s: float, metadata: Any) -> Any:
+        calls = 0
+
+        class Renaming(dict[str, str]):
+            def __getitem__(self, key: str) -> str:
+                nonlocal calls
+                calls += 1
+                return f"{super().__getitem__(key)}-{calls}" if key == front_module.TOKEN else super().__getitem__(key)
+
+        return await right(self, method, request, timeout_s, Renaming(metadata))
+
+    return [patch.object(front_module.Front, "_steadily", steadily)]
+
+
+def acknowledged_before_it_is_written() -> list[AbstractContextManager[Any]]:
+    right = Auctioneer._started
+
+    async def started(self: Auctioneer, *rest: Any) -> None:
+        asyncio.get_running_loop().create_task(right(self, *rest))
+
+    return [patch.object(Auctioneer, "_started", started)]
+
+
+def lost_delete() -> list[AbstractContextManager[Any]]:
+    def to_delete(state: Any, host_id: str, rows: Any, uids: Any, in_hand: Any) -> list[str]:
+        doomed = reconcile.to_delete(state, host_id, rows, uids, in_hand)
+        return [uid for uid in doomed if state.of_uid(uid).state is PlacementState.FENCED]
+
+    return [patch.object(reconciler, "to_delete", to_delete)]
+
+
+# Promise 5.
+
+
+def not_found_from_an_unreachable_host() -> list[AbstractContextManager[Any]]:
+    right = service._nowhere
+    return [
+        patch.object(
+            service, "_nowhere", lambda uid, replies, missing: right(uid, replies, set() if replies else missing)
+        )
+    ]
+
+
+def not_found_while_a_flintlockd_hangs() -> list[AbstractContextManager[Any]]:
+    return [patch.object(service, "UNANSWERED", frozenset()), patch.object(service, "GONE", "")]
+
+
+# Promise 6.
+
+
+def nothing_is_adopted() -> list[AbstractContextManager[Any]]:
+    def repair(state: Any, *rest: Any) -> Any:
+        changes = reconcile.repair(state, *rest)
+        return [c for c in changes if not (isinstance(c, PutPlacement) and c.placement.adopted)]
+
+    return [patch.object(reconciler, "repair", repair)]
+
+
+def reservations_never_expire() -> list[AbstractContextManager[Any]]:
+    return [patch.object(reconciler, "expired", lambda *rest: [])]
+
+
+def lost_ones_dropped_with_their_deletes() -> list[AbstractContextManager[Any]]:
+    def vanished(placement: Any, host_id: str, now_s: float) -> Any:
+        return DropPlacement(placement.id) if placement and placement.state is PlacementState.STARTED else None
+
+    return [patch.object(reconcile, "_vanished", vanished)]
+
+
+def hands_are_never_said_to_be_empty() -> list[AbstractContextManager[Any]]:
+    """An agent that tells nothing when a create ends without a microVM: found by the simulator, not put in."""
+    right = Agent._create
+
+    async def create(self: Agent, order: CreateOrder, look_first: bool) -> Any:
+        uplink, self.uplink = self.uplink, None
+        try:
+            creating = asyncio.ensure_future(right(self, order, look_first))
+            await asyncio.sleep(0)
+        finally:
+            self.uplink = uplink
+        return await creating
+
+    return [patch.object(Agent, "_create", create)]
+
+
+# Promise 7.
+
+
+def tie_broken_by_name() -> list[AbstractContextManager[Any]]:
+    return [patch.object(core_auction, "tie_break", lambda auction_id, host_id: host_id.encode())]
+
+
+def stale_bid_not_repriced() -> list[AbstractContextManager[Any]]:
+    right = core_auction.current_offer
+
+    def current_offer(bid: Any, *rest: Any) -> Any:
+        offer = right(bid, *rest)
+        return offer if isinstance(offer, Refusal) else bid.score
+
+    return [patch.object(core_auction, "current_offer", current_offer)]
+
+
+BUGS = (
+    Bug("fenced host bids before cleaning", 1, 0, fenced_host_bids_before_cleaning),
+    Bug("room given back early", 2, 0, room_given_back_early),
+    Bug("room taken late", 2, 0, room_taken_late),
+    Bug("unknown outcome taken for a refusal", 2, 0, unknown_outcome_taken_for_a_refusal),
+    Bug("reconciler releases an in-flight create", 2, 0, reconciler_releases_an_in_flight_create),
+    Bug("host announces itself before it has looked", 2, 0, host_announces_itself_before_it_has_looked),
+    Bug("failed List taken for an empty one", 2, 0, failed_list_taken_for_an_empty_one),
+    Bug("no fence", 3, 0, no_fence),
+    Bug("lease ignored", 3, 0, lease_ignored),
+    Bug("host obeys an old leader", 3, 0, host_obeys_an_old_leader),
+    Bug("token not looked up", 4, 0, token_not_looked_up),
+    Bug("duplicate delivery", 4, 0, duplicate_delivery),
+    Bug("repeated create held anew", 4, 0, repeated_create_held_anew),
+    Bug("create sent again under another token", 4, 0, create_sent_again_under_another_token),
+    Bug("acknowledged before it is written", 4, 0, acknowledged_before_it_is_written),
+    Bug("lost Delete", 4, 0, lost_delete),
+    Bug("not found from an unreachable host", 5, 0, not_found_from_an_unreachable_host),
+    Bug("not found while a flintlockd hangs", 5, 0, not_found_while_a_flintlockd_hangs),
+    Bug("nothing is adopted", 6, 0, nothing_is_adopted),
+    Bug("reservations never expire", 6, 0, reservations_never_expire),
+    Bug("tie broken by name", 7, 0, tie_broken_by_name),
+    Bug("stale bid not re-priced", 7, 0, stale_bid_not_repriced),
+)
+
+
+def main(names: list[str]) -> None:
+    for bug in BUGS:
+        if not names or bug.name in names:
+            found = next((seed for seed in range(SEEDS) if bug.found_by(seed)), None)
+            print(f"promise {bug.promise}  {found!s:>5}  {bug.name}", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
