@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from billet.adapters.link_agent import AgentDialler
 from billet.api import front as front_module
 from billet.api import service
 from billet.control import reconciler
@@ -176,7 +175,9 @@ def create_sent_again_under_another_token() -> list[AbstractContextManager[Any]]
             def __getitem__(self, key: str) -> str:
                 nonlocal calls
                 calls += 1
-                return f"{super().__getitem__(key)}-{calls}" if key == front_module.TOKEN else super().__getitem__(key)
+                return (
+                    f"{super().__getitem__(key)}-{calls}" if key == front_module.TOKEN else super().__getitem__(key)
+                )
 
         return await right(self, method, request, timeout_s, Renaming(metadata))
 

@@ -172,7 +172,7 @@ class SimServer:
                     self._rules.weights,
                     office.reconciler,
                     office.rules.arrive_s,
-                    lambda: ledger.end("outdated"),
+                    partial(ledger.end, "a host has taken orders of a later term"),
                 )
             )
             self._face()
