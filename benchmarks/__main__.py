@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks import figures
 from benchmarks.cluster import encoded, running, until_counted
 from benchmarks.plan import PER_HOST_MAX, STORES, Case, Fleet, Machine, Measured, Plan, Report, Run, Settings
-from benchmarks.screen import draw, table
+from benchmarks.screen import WIDTH, draw, markdown, table
 from billet.core.errors import BilletError
 from billet.demo.cluster import Boots, FakeHost
 from billet.demo.cluster import start_fakes as start_floor
@@ -30,7 +30,6 @@ from billet.demo.story import stopping_on_signals
 from billet.demo.workload import HostSize
 
 WARM_UP = 20  # creates at least, before each run
-TABLE_WIDTH = 116  # characters
 ONE_IN_FLIGHT_SHARE = 3  # runs with one in flight make a third of the creates: they take the longest
 QUICK: dict[str, Any] = {"hosts": [5, 100], "in_flight": [1, 64], "placed": [0], "creates": 300, "repeats": 1}
 
@@ -57,7 +56,7 @@ def numbers(context: click.Context, option: click.Parameter, value: str) -> list
 @click.option("--quick", is_flag=True, help="Less of everything: under a minute, for a first look.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), default="benchmarks/results/latest.json",
-    show_default=True, help="The JSON file; the chart goes beside it.",
+    show_default=True, help="The JSON file; the table (.md) and the chart (.svg) go beside it.",
 )  # fmt: skip
 def main(stores: str, quick: bool, out: Path, **values: Any) -> None:
     """Creates per second and milliseconds through Billet, beside a single flintlockd called directly."""
@@ -65,7 +64,7 @@ def main(stores: str, quick: bool, out: Path, **values: Any) -> None:
     if unknown := set(chosen) - set(STORES):
         raise click.BadParameter(f"{', '.join(unknown)}: it is of {', '.join(STORES)}", param_hint="--stores")
     settings = Settings(stores=chosen, **values | (QUICK if quick else {}))
-    console = Console(width=max(Console().width, TABLE_WIDTH))
+    console = Console(width=max(Console().width, WIDTH))
     if "etcd" in chosen and etcd_program() is None:
         raise click.UsageError("etcd is not on PATH; install etcd-server, or give --stores sqlite")
     begun_s = time.monotonic()
@@ -79,9 +78,9 @@ def main(stores: str, quick: bool, out: Path, **values: Any) -> None:
     report = Report(machine(), msgspec.to_builtins(settings), cases)
     out.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1) + b"\n")
     console.print(table(report))
-    chart = out.with_suffix(".svg")
-    draw(report, chart)
-    console.print(f"{out} and {chart.name}, in {time.monotonic() - begun_s:.0f} s", highlight=False)
+    out.with_suffix(".md").write_text(markdown(report))
+    draw(report, out.with_suffix(".svg"))
+    console.print(f"{out}, .md and .svg, in {time.monotonic() - begun_s:.0f} s", highlight=False)
 
 
 def run_all(settings: Settings, console: Console) -> list[Case]:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import StringIO
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+from rich.box import MARKDOWN
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.plan import Case, Figures, Report
 from billet.show.marks import table as plain_table
 
+WIDTH = 120  # characters that the table needs
 PARTS = ("server", "etcd", "agents", "fakes", "client")
 COLOURS = {"sqlite": "#3b7dd8", "etcd": "#e08a2e"}
 
@@ -32,6 +36,17 @@ def table(report: Report) -> Table:
     for in_flight, floor in floors(report.cases).items():
         made.add_row("floor", "1", "", str(in_flight), *numbers(floor, "", ""), style="dim")
     return made
+
+
+def markdown(report: Report) -> str:
+    """The same table for a document."""
+    made = table(report)
+    made.box, made.title = MARKDOWN, None
+    for row in made.rows:
+        row.end_section = False
+    console = Console(width=WIDTH, record=True, file=StringIO(), color_system=None)
+    console.print(made)
+    return console.export_text().strip() + "\n"
 
 
 def numbers(figures: Figures, rate_to_floor: str, p50_to_floor: str) -> tuple[str, ...]:
