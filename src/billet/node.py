@@ -137,7 +137,7 @@ class Server:
         """Campaign, lead, and campaign again, until this server stops."""
         while not self._stopping:
             try:
-                term = await self._store.campaign(self.leader)
+                term = await self._store.campaign(self.leader, above=self._link.seen_term)
                 snapshot = await self._store.load()
             except StoreCorrupt:
                 raise
@@ -150,7 +150,9 @@ class Server:
             office = self._open_office(ledger)
             service = FlintlockService(office, self._explain)
             self._ledger, self._service = ledger, service
-            self._link.begin(Reign(term.number, self._config.weights, office.reconciler, office.rules.arrive_s))
+            self._link.begin(
+                Reign(term.number, self._config.weights, office.reconciler, office.rules.arrive_s, ledger.end)
+            )
             await self._face()
             log.info(
                 "leading", term=term.number, hosts=len(ledger.state.hosts), microvms=len(ledger.state.placements)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from secrets import token_urlsafe
@@ -48,6 +48,7 @@ class Reign:
     weights: Weights
     listener: HostsListener
     arrive_s: float  # how long calls wait for a host that has not come to this server yet
+    outdated: Callable[[str], None]  # told, with why, that hosts obey a later term only
 
 
 class AgentConnection(WSListener):
@@ -120,6 +121,7 @@ class LinkServer:
         self._pipes: dict[str, Pipe] = {}
         self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s)
         self._reign: Reign | None = None
+        self.seen_term = 0  # the greatest that any host has obeyed, as far as this server has heard
         self._leader = ""  # the link address of another server that leads
         self._arrived_by_s = 0.0  # of the loop's clock
         self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host says hello
@@ -214,6 +216,9 @@ class LinkServer:
             return
         if other:
             self.gone(other)
+        self.seen_term = max(self.seen_term, hello.term)
+        if self._reign and self.seen_term > self._reign.term:
+            self._reign.outdated("the hosts have seen a later term: another server leads, or the store was put back")
         connection.host, connection.host_id, connection.instance = host, host.id, hello.instance
         self._hosts[host.id] = connection
         self._greet(connection)
@@ -223,7 +228,7 @@ class LinkServer:
     def _greet(self, connection: AgentConnection) -> None:
         """Welcome when this server leads; who does, when not."""
         reign = self._reign
-        if reign is None or connection.host is None:
+        if reign is None or connection.host is None or self.seen_term > reign.term:
             connection.put(pb.Down(standby=pb.Standby(leader=self._leader)))
             return
         weights = reign.weights
