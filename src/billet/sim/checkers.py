@@ -229,7 +229,7 @@ def one_writer(evidence: Sequence[Event]) -> Iterator[Violation]:
                 leading[server] = term if leads else 0
             case Stopped(_, server, stands):
                 (stopped.add if stands else stopped.discard)(server)
-            case Deposed(at_s, term):
+            case Deposed(at_s, term, expired=True):
                 for server, led in leading.items():
                     if led == term and server not in stopped:
                         yield Violation(3, at_s, f"{server} still leads, and its term {term} is over")
