@@ -176,7 +176,9 @@ def create_sent_again_under_another_token() -> list[AbstractContextManager[Any]]
             def __getitem__(self, key: str) -> str:
                 nonlocal calls
                 calls += 1
-                return f"{super().__getitem__(key)}-{calls}" if key == front_module.TOKEN else super().__getitem__(key)
+                return (
+                    f"{super().__getitem__(key)}-{calls}" if key == front_module.TOKEN else super().__getitem__(key)
+                )
 
         return await right(self, method, request, timeout_s, Renaming(metadata))
 

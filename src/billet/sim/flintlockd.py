@@ -215,9 +215,7 @@ class Loopback:
     async def close(self) -> None:
         """See ports.Flintlock."""
 
-    def _send(
-        self, process: Process, method: str, request: bytes, answer: asyncio.Future[Reply]
-    ) -> None:
+    def _send(self, process: Process, method: str, request: bytes, answer: asyncio.Future[Reply]) -> None:
         """Let the daemon get the call, now, later or never, and do it whether or not somebody still waits."""
         world, weather, chance = self._world, self._world.weather, self._chance
         told_s = world.now_s
