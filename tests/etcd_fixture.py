@@ -1,4 +1,4 @@
-"""A real etcd for tests: one member on free ports of 127.0.0.1, in a folder of its own."""
+"""A real etcd for tests: members on free ports of 127.0.0.1, each in a folder of its own."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def etcd_binary() -> str:
 class LocalEtcd:
     """One member. It keeps its ports and its data when it is killed and started again."""
 
-    def __init__(self, folder: Path, flags: Sequence[str] = (), scheme: str = "http") -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, flags: Sequence[str] = (), scheme: str = "http", name: str = "test") -> None:
+        self.folder, self.name = folder, name
         self._flags, self._scheme = list(flags), scheme
         self._binary = etcd_binary()
         self._ports = free_ports(3)
@@ -44,17 +44,32 @@ class LocalEtcd:
     def endpoint(self) -> str:
         return f"{self._scheme}://127.0.0.1:{self._ports[0]}"
 
+    @property
+    def peer(self) -> str:
+        return f"http://127.0.0.1:{self._ports[1]}"
+
     def start(self) -> LocalEtcd:
         """Return when it says that it is well."""
-        peer, metrics = (f"http://127.0.0.1:{port}" for port in self._ports[1:])
-        command = [self._binary, "--name", "test", "--data-dir", str(self.folder / "data"), "--log-level", "error"]
+        metrics = self.launch()
+        self.wait_for_health(f"{metrics}/health")
+        return self
+
+    def launch(self, cluster: str = "") -> str:
+        """Begin to start; the URL at which it says how it is. `cluster` as in --initial-cluster."""
+        peer, metrics = self.peer, f"http://127.0.0.1:{self._ports[2]}"
+        command = [self._binary, "--name", self.name, "--data-dir", str(self.folder / "data"), "--log-level", "error"]
         command += ["--listen-client-urls", self.endpoint, "--advertise-client-urls", self.endpoint]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-        command += ["--initial-cluster", f"test={peer}", "--listen-metrics-urls", metrics, *self._flags]
+        command += [
+            "--initial-cluster",
+            cluster or f"{self.name}={peer}",
+            "--listen-metrics-urls",
+            metrics,
+            *self._flags,
+        ]
         with (self.folder / "etcd.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        self._wait_for_health(f"{metrics}/health")
-        return self
+        return metrics
 
     def kill(self) -> None:
         """As if the power had gone."""
@@ -91,7 +106,11 @@ class LocalEtcd:
                 self._process.wait()
         self._process = None
 
-    def _wait_for_health(self, url: str) -> None:
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
+    def wait_for_health(self, url: str) -> None:
         assert self._process
         deadline_s = time.monotonic() + STARTED_WITHIN_S
         while time.monotonic() < deadline_s:
@@ -105,6 +124,33 @@ class LocalEtcd:
                 time.sleep(0.02)
         self.stop()
         raise AssertionError(f"etcd is not well: {(self.folder / 'etcd.log').read_text()[-2000:]}")
+
+
+class LocalCluster:
+    """Three members."""
+
+    def __init__(self, folder: Path) -> None:
+        self.members = []
+        for n in range(3):
+            (folder / f"m{n}").mkdir()
+            self.members.append(LocalEtcd(folder / f"m{n}", name=f"m{n}"))
+        self._cluster = ",".join(f"{member.name}={member.peer}" for member in self.members)
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [member.endpoint for member in self.members]
+
+    def start(self) -> LocalCluster:
+        """All of them, also those that were killed; return when a majority can write."""
+        waits = [(member, member.launch(self._cluster)) for member in self.members if not member.runs]
+        for member, metrics in waits:
+            member.wait_for_health(f"{metrics}/health")
+        return self
+
+    def stop(self) -> None:
+        """Let them end in peace."""
+        for member in self.members:
+            member.stop()
 
 
 def _stopped(pid: int) -> bool:
@@ -137,3 +183,13 @@ def own_etcd(tmp_path: Path) -> Iterator[LocalEtcd]:
     server = LocalEtcd(folder).start()
     yield server
     server.stop()
+
+
+@pytest.fixture
+def three_etcds(tmp_path: Path) -> Iterator[LocalCluster]:
+    """A cluster for this test only."""
+    folder = tmp_path / "three-etcds"
+    folder.mkdir()
+    cluster = LocalCluster(folder).start()
+    yield cluster
+    cluster.stop()

@@ -28,6 +28,7 @@ COMMANDS = {
     "create": Target("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),
+    "store": Target("billet.commands.store", "store", "Back up, restore and check what the servers remember."),
     "sim": Target("billet.commands.sim", "sim", "Whole clusters in virtual time, with everything going wrong."),
     "certs": Target("billet.commands.certs", "certs", "Make a CA and certificates to begin with."),
     "fake-flintlockd": Target(
@@ -54,7 +55,7 @@ class WrongSetting(Failure):
 
 
 class Billet(click.Group):
-    """A group that imports a subcommand only when it is used, and turns BilletError into one line."""
+    """A group that imports a subcommand only when it is used, and turns errors into one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order of a first day, not of the alphabet."""
@@ -77,6 +78,9 @@ class Billet(click.Group):
         """Run the subcommand."""
         try:
             return super().invoke(ctx)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else ctx.command_path
+            raise WrongSetting(f"{error.format_message().rstrip('.')}; see {command} --help") from None
         except BilletError as error:
             failure = WrongSetting if isinstance(error, ConfigError) else Failure
             raise failure(error.text) from None

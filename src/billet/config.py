@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
 
+STORE_FIELDS = ("store", "data_dir", "etcd_tls_ca", "etcd_tls_cert", "etcd_tls_key")  # all that leads to a store
 STORE_SCHEMES = ("sqlite:///", "etcd://", "etcds://")
 
 
@@ -65,7 +66,10 @@ class ServerConfig:
         "localhost:8090", NORTH, "Where Flintlock's HTTP gateway is served. Empty = off.", kind="endpoint?"
     )
     advertise_host: str = setting(
-        "", NORTH, "Name or address by which the other servers and the agents reach this one. Empty = host name."
+        "",
+        NORTH,
+        "Name or address by which the other servers and the agents reach this one. Empty = the endpoint's"
+        " own, or this machine's name where it listens on 0.0.0.0.",
     )
     insecure: bool = setting(False, NORTH, "Serve clients without TLS. Anyone on the way can read and write.")
     tls_cert: str = setting("", NORTH, "PEM file: certificate shown to clients (TLS 1.3).", kind="file")

@@ -137,7 +137,7 @@ class Server:
         """Campaign, lead, and campaign again, until this server stops."""
         while not self._stopping:
             try:
-                term = await self._store.campaign(self.leader)
+                term = await self._store.campaign(self.leader, above=self._link.newest_term)
                 snapshot = await self._store.load()
             except StoreCorrupt:
                 raise
@@ -150,7 +150,7 @@ class Server:
             office = self._open_office(ledger)
             service = FlintlockService(office, self._explain)
             self._ledger, self._service = ledger, service
-            self._link.begin(Reign(term.number, self._config.weights, office.reconciler, office.rules.arrive_s))
+            self._link.begin(self._reign_of(ledger, office))
             await self._face()
             log.info(
                 "leading", term=term.number, hosts=len(ledger.state.hosts), microvms=len(ledger.state.placements)
@@ -212,6 +212,16 @@ class Server:
         request, timeout_s = flintlock.with_uid(uid), self._config.call_timeout_s
         return (await self._link.call(host_id, flintlock.DELETE, request, timeout_s)).code == Code.OK
 
+    def _reign_of(self, ledger: Ledger, office: Office) -> Reign:
+        return Reign(
+            ledger.term.number,
+            self._config.weights,
+            office.reconciler,
+            office.rules.arrive_s,
+            # Another leads, or the store has been put back to an earlier day: the next term is above what hosts know.
+            lambda: ledger.end("a host has taken orders of a later term"),
+        )
+
     async def _reign(self, ledger: Ledger, office: Office) -> None:
         """Until the term ends, by the store's word or because a commit's outcome is not known."""
         work = [
@@ -246,9 +256,11 @@ class Server:
             if leader and leader != self.leader:
                 self._forward = LeaderForward(leader, self._tls, ((FORWARDED, self._proof),))
                 bury = asyncio.create_task(self._bury(self._forward))
+            elif leader is None and before:
+                self._front.stale = before  # the last leader knows best what was there
             self._link.follow(leader)
             await self._face()
-            if before:
+            if before and before is not self._front.stale:
                 await before.close()
 
     async def _bury(self, forward: LeaderForward) -> None:

@@ -21,7 +21,9 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One leader's reign. `number` only grows; hosts and the store refuse an older one."""
+    """One leader's reign. `number` only grows, also when a store is restored from a backup (docs/adr/0009);
+    hosts and the store refuse an older one.
+    """
 
     number: int
     leader: Leader
@@ -46,8 +48,12 @@ class Store(Protocol):
     async def close(self) -> None:
         """Let go of everything. A term that is still held is resigned."""
 
-    async def campaign(self, me: Leader) -> Term:
-        """Wait until elected. Cancelling withdraws the candidature."""
+    async def campaign(self, me: Leader, above: int = 0) -> Term:
+        """Wait until elected. Cancelling withdraws the candidature.
+
+        The term's number, and that of every later one, is greater than `above`: the greatest that any host has
+        seen, when that is known. A store that was put back to an earlier day would give out old numbers again.
+        """
 
     async def resign(self, term: Term) -> None:
         """Hand over at once. Idempotent."""
@@ -88,6 +94,29 @@ class Store(Protocol):
     def watch(self, after: int) -> AsyncIterator[tuple[int, list[Change]]]:
         """Every transaction after that revision, in order, for ever. Survives reconnects; when the history
         asked for is gone (compacted) raises StoreError so that the caller loads anew."""
+
+
+class Vitals(NamedTuple):
+    """How an engine is. Sizes are those of its file, the largest where there are several."""
+
+    engine: str  # "SQLite 3.40.1"
+    term: int  # none greater was ever given out
+    size_bytes: int
+    used_bytes: int  # the rest is free for what comes
+    troubles: tuple[str, ...] = ()  # one line each
+
+
+class Engine(Store, Protocol):
+    """A store as those see it who back it up, restore it and check it: records as they are kept."""
+
+    async def records(self) -> tuple[int, dict[str, bytes]]:
+        """Every record by its key, unread, and the revision they were read at."""
+
+    async def write(self, term: Term, writes: dict[str, bytes | None]) -> int:
+        """As `commit`; None deletes a key."""
+
+    async def vitals(self) -> Vitals:
+        """How the engine is."""
 
 
 class Reply(NamedTuple):

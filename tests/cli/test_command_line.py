@@ -28,8 +28,10 @@ def test_every_command_has_a_help_with_its_options(name):
     assert f"Usage: billet {name}" in said.output
 
 
-def test_an_unknown_command_is_a_usage_error():
-    assert run("hsots").exit_code == 2
+def test_an_unknown_command_is_one_line_and_exit_code_2():
+    said = run("hsots")
+    assert said.exit_code == 2
+    assert said.stderr == "billet: No such command 'hsots'; see billet --help\n"
 
 
 def test_help_groups_a_servers_settings_and_says_what_zero_means():
@@ -52,6 +54,8 @@ def test_help_groups_a_servers_settings_and_says_what_zero_means():
             "--store is 'mysql://x'; write sqlite:///PATH or",
         ),
         (["--insecure", "--link-insecure", "--bid-wait-ms", "-1"], "--bid-wait-ms is -1; the least is 0"),
+        (["--bid-wait-ms", "soon"], "'--bid-wait-ms': 'soon' is not a valid integer; see billet server --help"),
+        (["--no-such"], "No such option '--no-such'; see billet server --help"),
         (["--insecure", "--tls-cert", __file__], "--tls-cert is set and --tls-key is not; give both or neither"),
         (["--insecure", "--tls-cert", __file__, "--tls-key", __file__], "contradict each other"),
         (["--link-token-file", "/no/such"], "--link-token-file is '/no/such', which cannot be read"),
@@ -76,6 +80,8 @@ def test_a_setting_comes_from_the_file_then_the_environment_then_the_command_lin
     env = {"BILLET_SERVER_ASK_HOSTS": "-6"}
     assert "--ask-hosts is -6" in run("server", "--config", str(file), env=env).stderr
     assert "--ask-hosts is -7" in run("server", "--config", str(file), "--ask-hosts", "-7", env=env).stderr
+    file.write_text("[server]\nask_hosts = 'many'\n")
+    assert run("server", "--config", str(file)).stderr.startswith("billet: Invalid value for '--ask-hosts': 'many'")
 
 
 @pytest.mark.parametrize(
@@ -109,13 +115,6 @@ def test_a_secret_comes_from_a_file_and_is_not_shown(tmp_path):
 def test_a_secret_given_twice_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="are both set"):
         build(ServerConfig, {"link_token": "a", "link_token_file": "b"})
-
-
-def test_an_sqlite_path_begins_in_the_data_folder():
-    given = {"insecure": True, "link_insecure": True, "data_dir": "/var/lib/billet"}
-    assert ServerConfig(**given).store_url == "sqlite:////var/lib/billet/billet.db"
-    assert ServerConfig(**given, store="sqlite:////tmp/x.db").store_url == "sqlite:////tmp/x.db"
-    assert ServerConfig(**given, store="etcd://a:1,b:2").store_url == "etcd://a:1,b:2"
 
 
 def test_a_server_that_is_not_there_is_one_line_without_a_traceback():

@@ -87,6 +87,16 @@ def test_an_auction_without_a_winner_says_so_with_the_clients_text():
     assert "not placed: no host can take default/web-3" in said
 
 
+def test_a_hosts_verdict_is_told_with_its_host_or_without_an_auction():
+    denied = a_record(AWARDED, "denied", "creating microvm: no")
+    denied["outcome"]["host"] = ""
+    assert "host-1's flintlockd said no: creating microvm: no" in text(explained(denied))
+    verdict = {**denied, "attempts": [], "legs_ms": {"total": 1.75}}
+    said = text(explained(verdict))
+    assert "a host's flintlockd said no: creating microvm: no" in said
+    assert "ms: 1.8 in all" in said
+
+
 def test_a_bid_that_the_ledger_had_no_room_for_is_a_refusal():
     late = {**AWARDED, "refusals": [], "priced": {"host-2": {"reason": "NO_VCPU", "detail": "needs 4 vCPU, 0 free"}}}
     said = text(explained(a_record(late)))
@@ -123,6 +133,18 @@ def test_zones_and_failures_are_shown_where_there_are_any():
     assert "3 (2 FAILED)" in said
 
 
+def test_a_hosts_state_says_that_it_is_cordoned_whatever_else_it_is():
+    views = [
+        pb.HostView(id="a", state=pb.CORDONED, cordoned=True),
+        pb.HostView(id="b", state=pb.AWAY, cordoned=True),
+        pb.HostView(id="c", state=pb.FENCED),
+    ]
+    said = text(hosts_table(as_dicts(pb.HostsReply(hosts=views))["hosts"]), 140).splitlines()
+    assert " CORDONED " in next(line for line in said if line.startswith("a "))
+    assert " AWAY, cordoned " in next(line for line in said if line.startswith("b "))
+    assert " FENCED " in next(line for line in said if line.startswith("c "))
+
+
 def test_amounts_are_numbers_in_json():
     view = pb.HostView(id="a", allocatable=pb.Resources(vcpu=4, memory_mib=5), memory_used_mib=7)
     (host,) = as_dicts(pb.HostsReply(hosts=[view]))["hosts"]
@@ -139,10 +161,11 @@ def test_placements_show_flintlocks_state_once_there_is_one():
         pb.PlacementView(
             uid="U3", namespace="n", name="x", host="h", state="STARTED", vm_state="FAILED", adopted=True
         ),
+        pb.PlacementView(uid="U4", namespace="n", name="y", host="h", state="STARTED", vm_state="UNREACHABLE"),
     ]
     said = text(placements_table(as_dicts(pb.PlacementsReply(placements=rows))["placements"], now_s=60.0))
     assert said.index("web-9") < said.index("web-10")
-    assert all(word in said for word in ("CREATED", "RESERVED", "FAILED", "direct", "0.500"))
+    assert all(word in said for word in ("CREATED", "RESERVED", "FAILED", "UNREACHABLE", "direct", "0.500"))
 
 
 def test_the_smallest_pieces():

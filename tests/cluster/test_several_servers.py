@@ -141,6 +141,13 @@ async def test_a_request_id_makes_one_microvm_whoever_is_asked_and_whoever_leads
     await asyncio.to_thread(cluster.server[old].kill)
     assert await _create_as(fronts[old - 1], "once", "order-1") == uids[0]
     assert sorted(names_on_hosts(cluster)) == ["once", "other"]
+    await fronts[old - 1].delete(uids[0])
+    await eventually(lambda: names_on_hosts(cluster) == ["other"])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await _create_as(fronts[old - 1], "once", "order-1")
+    assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert f"has made microVM {uids[0]} already" in caught.value.details()
+    assert names_on_hosts(cluster) == ["other"], "what was deleted stays so"
     for clients in fronts:
         await clients.close()
 

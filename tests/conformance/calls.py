@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
+import urllib.error
+import urllib.request
 from base64 import b64decode, b64encode
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -106,6 +109,17 @@ def spec(name: str = "", namespace: str = "ns", **changes: Any) -> types.MicroVM
         made.ClearField(field)
         made.MergeFrom(types.MicroVMSpec(**{field: value}))
     return made
+
+
+def http(at: str, verb: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+    """Status and body of one HTTP call to this "host:port"; a body that is no bytes is sent as JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(f"http://{at}{path}", data, headers, method=verb)
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as reply:
+            return reply.status, reply.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
 
 
 def base64(text: str) -> str:

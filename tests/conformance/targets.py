@@ -21,6 +21,8 @@ from billet.fake.settings import FakeConfig
 from billet.wire.tls import TlsSettings
 from tests.harness import Cluster, HostPlan
 
+from .calls import Client, eventually
+
 NEVER_S = 10_000.0  # a boot that no test waits for
 
 
@@ -119,6 +121,9 @@ class ClusterTarget:
             token=options.token,
             tls=options.tls,
         ).start()
+        if options.tls.insecure:  # a server that does not lead learns only after its start who does
+            for address in cluster.grpc:
+                eventually(lambda address=address: serving(address))
         return Service(cluster.grpc[0], cluster.http_address, cluster.grpc, cluster.fakes, cluster.stop)
 
     def _plan(self, options: Options, index: int, directory: Path) -> HostPlan:
@@ -129,6 +134,15 @@ class ClusterTarget:
             memory_mib=options.host_memory_mib or 1 << 20,
             provider=options.providers[index % len(options.providers)],
         )
+
+
+def serving(address: str) -> bool:
+    """Whether this front leads, or knows who does."""
+    client = Client(address)
+    try:
+        return client.call("/grpc.health.v1.Health/Check", b"") == b"\x08\x01"
+    finally:
+        client.close()
 
 
 TARGETS: list[Target] = [FakeTarget(), ClusterTarget("sqlite"), ClusterTarget("etcd")]

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
 import yaml
 
+from billet.api import fleet
+from billet.fake.faults import Kind
 from billet.wire import flintlock as wire
+from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
@@ -106,11 +111,43 @@ def test_check_08_out_of_bounds(client: Client, service: Service, changes: dict[
     assert service.creates() == before
 
 
+@pytest.mark.parametrize("changes", [{"vcpu": 65}, {}], ids=["no auction", "after an auction"])
+def test_check_08_one_host_is_asked_and_no_other(
+    cluster: Target, start: Callable[..., Service], changes: dict[str, int]
+) -> None:
+    """What one host's flintlockd refuses is final; what every flintlockd refuses is no matter for an auction."""
+    service = start(hosts=3)
+    for host in service.hosts:
+        host.fault(Kind.REFUSE, code=UNKNOWN.value[0], text="creating microvm: said by one host")
+    client = Client(service.address)
+    assert refused(client.create, spec("refused", **changes)) == (UNKNOWN, "creating microvm: said by one host")
+    assert sum(not host.stats()["faults"] for host in service.hosts) == 1
+    bids = [attempt["bids"] for attempt in record(client, "refused").get("attempts", [])]
+    assert [len(asked) for asked in bids] == ([] if changes else [3])
+
+
+def record(client: Client, name: str) -> dict[str, Any]:
+    """The record of the last auction of this name."""
+    request = fleet_pb2.ExplainRequest(key=name).SerializeToString()
+    reply = fleet_pb2.ExplainReply.FromString(client.call(fleet.EXPLAIN, request))
+    found: dict[str, Any] = json.loads(reply.record_json[0])
+    return found
+
+
 def test_check_09_zeros_have_defaults(client: Client, service: Service) -> None:
     made = client.create(spec("zeros", vcpu=0, memory_in_mb=0)).spec
     assert (made.vcpu, made.memory_in_mb) == (2, 1024)
     held = next(vm for host in service.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.uid)
     assert (held["vcpu"], held["memory_in_mb"]) == (2, 1024)
+
+
+@pytest.mark.parametrize("host", [{"host_vcpu": 4}, {"host_memory_mib": 2048}], ids=["vcpu", "memory"])
+def test_check_09_zeros_are_charged(cluster: Target, start: Callable[..., Service], host: dict[str, int]) -> None:
+    """Room for two of 2 vCPU and 1024 MiB is room for two that said nothing."""
+    client = Client(start(**host).address)
+    for _ in range(2):
+        client.create(spec(vcpu=0, memory_in_mb=0))
+    assert refused(client.create, spec(vcpu=0, memory_in_mb=0)).code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_check_10_provider(client: Client, service: Service) -> None:
@@ -174,6 +211,21 @@ def test_check_13_metadata(client: Client) -> None:
             "local_hostname": "a",
             "instance_id": made.uid,
         }
+
+
+def test_check_13_nothing_of_ours_leaks_in(client: Client, service: Service, target: Target) -> None:
+    """Billet leaves its token on the host; no reply shows it, in whatever field."""
+    made = client.create(spec(namespace="leaks"))
+    held = next(vm for host in service.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.spec.uid)
+    assert (wire.TOKEN_KEY in held["metadata"]) == target.is_cluster
+    replies = [
+        client.call(wire.CREATE, rpc.CreateMicroVMRequest(microvm=spec(namespace="leaks")).SerializeToString()),
+        client.call(wire.GET, wire.with_uid(made.spec.uid)),
+        client.call(wire.LIST, wire.list_request("leaks")),
+        *(vm.SerializeToString() for vm in client.stream("leaks")),
+    ]
+    assert len(replies) == 5
+    assert not any(wire.TOKEN_KEY.encode() in reply for reply in replies)
 
 
 def test_check_13_instance_id_given_stays(client: Client) -> None:

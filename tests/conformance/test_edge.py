@@ -6,8 +6,6 @@ import json
 import socket
 import ssl
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +14,13 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
+from billet.api import fleet
 from billet.wire import flintlock as wire
 from billet.wire.tls import TlsSettings
 
-from .calls import GONE, PENDING, Client, base64, refused, spec
+from .calls import GONE, PENDING, Client, base64, http, refused, spec
 from .pki import Pki
-from .targets import Service
+from .targets import Service, Target, serving
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
 NO_TOKEN = (
@@ -58,6 +57,13 @@ def test_check_26_basic_authentication(start: Callable[..., Service]) -> None:
     assert reflect(allowed).list_services_response.service
     lower = Client(address, authorization="bAsIc " + base64("s3cret"))
     assert lower.list() == []
+
+
+def test_health_is_asked_without_a_token(cluster: Target, start: Callable[..., Service]) -> None:
+    """flintlockd has no health service; load balancers have no token."""
+    address = start(token="s3cret").address
+    assert serving(address)
+    assert refused(Client(address).list).code == UNAUTHENTICATED
 
 
 def handshake(address: str, **versions: ssl.TLSVersion) -> str | None:
@@ -101,16 +107,6 @@ def test_check_28_reflection(client: Client, version: str) -> None:
         assert reflect(client, version, symbol).file_descriptor_response.file_descriptor_proto
 
 
-def http(service: Service, verb: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(f"http://{service.http_address}{path}", data, headers, method=verb)
-    try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as reply:
-            return reply.status, reply.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()
-
-
 def json_spec(name: str, namespace: str) -> dict[str, object]:
     return {
         "id": name,
@@ -122,8 +118,14 @@ def json_spec(name: str, namespace: str) -> dict[str, object]:
     }
 
 
+def test_check_28_reflection_tells_of_billets_own_service(cluster: Target, client: Client) -> None:
+    services = {service.name for service in reflect(client).list_services_response.service}
+    assert {wire.SERVICE, fleet.SERVICE, "grpc.health.v1.Health"} < services
+    assert reflect(client, symbol=fleet.SERVICE).file_descriptor_response.file_descriptor_proto
+
+
 def test_check_29_http_create_list_delete(service: Service) -> None:
-    status, body = http(service, "POST", "/v1alpha1/microvm", json_spec("web", "http"))
+    status, body = http(service.http_address, "POST", "/v1alpha1/microvm", json_spec("web", "http"))
     vm = json.loads(body)["microvm"]
     assert status == 200
     assert (vm["version"], vm["status"]["state"], vm["spec"]["memoryInMb"]) == (1, "PENDING", 1024)
@@ -134,43 +136,48 @@ def test_check_29_http_create_list_delete(service: Service) -> None:
     assert "initrd" not in vm["spec"]
     uid = vm["spec"]["uid"]
     for query, expected in (("", [uid]), ("?name=web", [uid]), ("?name=none", [])):
-        status, body = http(service, "GET", f"/v1alpha1/microvm/http{query}")
+        status, body = http(service.http_address, "GET", f"/v1alpha1/microvm/http{query}")
         assert status == 200
         assert [vm["spec"]["uid"] for vm in json.loads(body)["microvm"]] == expected
-    assert http(service, "GET", f"/v1alpha1/microvm/{uid}") == (200, b'{"microvm":[]}')  # List, never Get
-    assert http(service, "DELETE", f"/v1alpha1/microvm/{uid}") == (200, b"{}")
+    assert http(service.http_address, "GET", f"/v1alpha1/microvm/{uid}") == (
+        200,
+        b'{"microvm":[]}',
+    )  # List, never Get
+    assert http(service.http_address, "DELETE", f"/v1alpha1/microvm/{uid}") == (200, b"{}")
 
 
 def test_check_29_http_errors(service: Service) -> None:
-    status, body = http(service, "POST", "/v1alpha1/microvm", json_spec("", "http"))
+    status, body = http(service.http_address, "POST", "/v1alpha1/microvm", json_spec("", "http"))
     assert (status, json.loads(body)) == (
         500,
         {"code": 2, "message": "converting request: creating vmid from spec: name is required", "details": []},
     )
-    status, body = http(service, "POST", "/v1alpha1/microvm", b"")
+    status, body = http(service.http_address, "POST", "/v1alpha1/microvm", b"")
     assert (status, json.loads(body)["code"]) == (400, 3)
-    status, body = http(service, "POST", "/v1alpha1/microvm", b"{nonsense")
+    status, body = http(service.http_address, "POST", "/v1alpha1/microvm", b"{nonsense")
     assert (status, json.loads(body)["code"]) == (400, 3)
-    status, body = http(service, "DELETE", "/v1alpha1/microvm/unknown")
+    status, body = http(service.http_address, "DELETE", "/v1alpha1/microvm/unknown")
     assert (status, json.loads(body)["code"]) == (500, 2)
-    status, body = http(service, "GET", "/v1alpha1/nothing")
+    status, body = http(service.http_address, "GET", "/v1alpha1/nothing")
     assert (status, json.loads(body)) == (404, {"code": 5, "message": "Not Found", "details": []})
 
 
 def test_check_29_http_stream(service: Service) -> None:
     for name in ("s1", "s2"):
-        assert http(service, "POST", "/v1alpha1/microvm", json_spec(name, "http-stream"))[0] == 200
-    status, body = http(service, "POST", wire.LIST_STREAM, {"namespace": "http-stream"})
+        assert http(service.http_address, "POST", "/v1alpha1/microvm", json_spec(name, "http-stream"))[0] == 200
+    status, body = http(service.http_address, "POST", wire.LIST_STREAM, {"namespace": "http-stream"})
     names = [json.loads(line)["result"]["microvm"]["spec"]["id"] for line in body.splitlines()]
     assert (status, sorted(names)) == (200, ["s1", "s2"])
-    assert http(service, "POST", wire.LIST_STREAM, {})[0] == 400
+    assert http(service.http_address, "POST", wire.LIST_STREAM, {})[0] == 400
 
 
 def test_check_29_http_authentication(start: Callable[..., Service]) -> None:
     service = start(token="s3cret", http=True)
-    status, body = http(service, "GET", "/v1alpha1/microvm/ns")
+    status, body = http(service.http_address, "GET", "/v1alpha1/microvm/ns")
     assert (status, json.loads(body)) == (401, {"code": 16, "message": NO_TOKEN, "details": []})
-    assert http(service, "GET", "/v1alpha1/microvm/ns", Authorization="Basic " + base64("s3cret"))[0] == 200
+    assert (
+        http(service.http_address, "GET", "/v1alpha1/microvm/ns", Authorization="Basic " + base64("s3cret"))[0] == 200
+    )
 
 
 @pytest.fixture
@@ -214,9 +221,21 @@ def test_check_30_through_a_connect_proxy(service: Service, connect_proxy: tuple
     client.close()
 
 
-def test_check_31_a_long_list(start: Callable[..., Service]) -> None:
+def test_check_30_tls_through_a_connect_proxy(
+    start: Callable[..., Service], pki: Pki, connect_proxy: tuple[str, list[str]]
+) -> None:
+    proxy, seen = connect_proxy
+    address = start(tls=TlsSettings(cert=pki.server_cert, key=pki.server_key)).address
+    trusted = grpc.ssl_channel_credentials(Path(pki.ca).read_bytes())
+    client = Client(address, credentials=trusted, options=[("grpc.http_proxy", f"http://{proxy}")])
+    assert client.create(spec()).version == 1
+    assert [line.split()[:2] for line in seen] == [["CONNECT", address]]
+    client.close()
+
+
+def test_check_31_a_long_list(target: Target, start: Callable[..., Service]) -> None:
     """A unary List beyond 4 MiB fails in the client, as with flintlockd; the stream has no such limit."""
-    service = start()
+    service = start(hosts=2 if target.is_cluster else 1)  # on two hosts neither's own list is that long
     client = Client(service.address)
     user_data = base64("x" * 12_000)
     uids = {client.create(spec(metadata={"user-data": user_data})).spec.uid for _ in range(300)}

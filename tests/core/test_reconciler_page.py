@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from billet.core.model import Observed, Placement, PlacementState, Resources, VmState
+from billet.core.model import REQUESTED, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.reconcile import expired, repair, to_delete
 from billet.core.state import PutPlacement, State, apply, check
 
@@ -41,11 +41,11 @@ def placement_of(text: str) -> Placement | None:
         return None
     state = PlacementState(name)
     made = Placement(
-        "tok", "ns", "vm", SHAPE, "h1", state,
+        "req-1" if "requested" in more else "tok", "ns", "vm", SHAPE, "h1", state,
         uid="" if "without uid" in more or state is PlacementState.RESERVED else "U1",
         changed_at_s=NOW_S - KEEP_LOST_S + (1.0 if "younger" in more else 0.0),
     )  # fmt: skip
-    assert set(more) <= {"without uid", "older", "younger", "in hand", "elsewhere"}, text
+    assert set(more) <= {"without uid", "older", "younger", "in hand", "elsewhere", "requested"}, text
     return replace(made, host="h2") if "elsewhere" in more else made
 
 
@@ -69,6 +69,7 @@ def said(state: State) -> str:
         words = [placement.state.value]
         words += ["elsewhere"] if placement.host != "h1" else []
         words += ["adopted"] if placement.adopted else []
+        words += ["requested"] if placement.id.startswith(REQUESTED) else []
         words += ["larger"] if placement.demand == LARGER else []
         texts.append(", ".join(words))
     return "; ".join(texts) or "nothing"

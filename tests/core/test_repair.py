@@ -9,7 +9,7 @@ from billet.core.reconcile import expired, repair
 from billet.core.state import DropPlacement, PutPlacement, State, apply
 
 SHAPE = Resources(2, 2048, 0, 1)
-RESERVED, STARTED, RELEASING, LOST, FENCED = PlacementState
+RESERVED, STARTED, RELEASING, LOST, GONE, FENCED = PlacementState
 PROMISED = Placement("tok", "ns", "vm", SHAPE, "h1", RESERVED)
 SHOWN = Observed("U1", "ns", "vm", SHAPE, VmState.PENDING, token="tok")
 

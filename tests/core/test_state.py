@@ -48,12 +48,12 @@ def test_the_ranking_lists_the_emptiest_hosts_first(steps):
     assert shares == sorted(shares)
 
 
-def test_only_lost_and_fenced_placements_hold_no_room():
+def test_only_lost_fenced_and_gone_placements_hold_no_room():
     state = State()
     placement = Placement("p1", "ns", "vm", Resources(2, 2048, 0, 1), "h1", PlacementState.RESERVED)
     for life in PlacementState:
         apply(state, PutPlacement(replace(placement, state=life)))
-        holds = life not in (PlacementState.LOST, PlacementState.FENCED)
+        holds = life not in (PlacementState.LOST, PlacementState.FENCED, PlacementState.GONE)
         assert state.taken["h1"] == (placement.demand if holds else Resources())
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from billet.adapters.link_agent import AgentDialler
 from billet.api import front as front_module
 from billet.api import service
 from billet.control import reconciler

@@ -175,6 +175,23 @@ async def test_term_numbers_only_grow(opened: Opened) -> None:
     assert numbers == sorted(set(numbers))
 
 
+async def test_a_term_is_above_what_the_hosts_have_seen_and_so_are_all_after_it(opened: Opened) -> None:
+    first, second = await opened(), await opened()
+    old = await first.campaign(ME)
+    await first.resign(old)
+    seen = old.number + 1_000_000
+    raised = await first.campaign(ME, above=seen)
+    assert raised.number > seen
+    await first.commit(raised, [PutPlacement(placement(1))])
+    await first.resign(raised)
+    with pytest.raises(Fenced):
+        await first.commit(raised, [PutPlacement(placement(2))])
+    again = await second.campaign(OTHER, above=5)
+    assert again.number > raised.number
+    await second.commit(again, [PutPlacement(placement(3))])
+    assert contents(await first.load()) == written(PutPlacement(placement(1)), PutPlacement(placement(3)))
+
+
 async def test_nobody_leads_before_the_first_and_after_the_last(opened: Opened) -> None:
     store = await opened()
     assert await store.leader() is None

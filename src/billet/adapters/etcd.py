@@ -1,7 +1,8 @@
 """The store for several servers: etcd, and so Raft.
 
 Keys, below one prefix: hosts/<id> and placements/<id> are the records; election/<lease> is a candidate, the one with
-the lowest create revision leads, and that revision is its term; commit/<lease> counts a leader's transactions.
+the lowest create revision leads, and that revision is its term, counted from term/base (etcd_election.py);
+commit/<lease> counts a leader's transactions.
 
 Why the count: an answer can be lost, so a transaction is sent again, and the first copy may still be on its way (in
 the socket of a member that stands still, say) when the leader has long gone on. Every transaction therefore
@@ -21,12 +22,13 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
+from billet.adapters import etcd_care
 from billet.adapters.etcd_client import CALL_S, PAUSE_S, STEADY_S, EtcdAway, EtcdClient
 from billet.adapters.etcd_election import Election, after_prefix
 from billet.adapters.groupcommit import GroupCommit, Writes
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
 from billet.core.state import Change
-from billet.ports import Leader, Snapshot, Term
+from billet.ports import Leader, Snapshot, Term, Vitals
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from billet.wire.records import decode, read_leader
 
@@ -37,7 +39,7 @@ CORRUPTING = ((3, 5, 0), (3, 5, 5))  # releases that may lose data silently
 OLDEST = (3, 4, 23)
 COMMIT_S = 5.0  # how long a commit is tried before its outcome is called unknown
 MARGIN = 0.1  # of the lease's time, by which a leader gives up before etcd gives its place away
-NO_RECORDS = ("election/", "commit/")  # what else stands below our prefix
+NO_RECORDS = ("election/", "commit/", "term/")  # what else stands below our prefix
 MAX_OPS = 128  # etcd's own limit for one transaction, of which the count takes one
 
 Create = pb.Compare.CREATE
@@ -55,6 +57,7 @@ class Candidacy:
     alive_until_s: float  # monotonic, counted from before the request: etcd keeps the lease at least as long
     over: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: asyncio.Task[None] | None = None
+    created: int = 0  # the key's create revision, once elected
     commits: int = 0  # transactions begun
     settled: int = 0  # the count that etcd was last known to hold
 
@@ -84,6 +87,8 @@ class EtcdStore:
         self._election = Election(self._client, self._prefix, lease_ttl_s)
         self._standing: set[Candidacy] = set()  # every lease that is ours
         self._mine: dict[int, Candidacy] = {}  # those that were elected, by term
+        self._highest = 0  # of the terms that were ours: etcd may be restored under a server that goes on
+        self._care: asyncio.Task[None] | None = None
         self._closing = False
         self._group = GroupCommit(self._write)
 
@@ -93,7 +98,7 @@ class EtcdStore:
         """See ports.Store."""
         await self._client.steady("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
         answers = await self._client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
-        for version in sorted({answer.version for answer in answers}):
+        for version in sorted({answer.version for answer in answers if answer}):
             check_version(version)
 
     async def close(self) -> None:
@@ -101,22 +106,28 @@ class EtcdStore:
         self._closing = True
         await self._group.close()
         self._mine.clear()
+        if self._care:
+            self._care.cancel()
+            await asyncio.gather(self._care, return_exceptions=True)
         await asyncio.gather(*(self._withdraw(candidacy) for candidacy in list(self._standing)))
         await self._client.close()
 
     # Election.
 
-    async def campaign(self, me: Leader) -> Term:
+    async def campaign(self, me: Leader, above: int = 0) -> Term:
         """See ports.Store. A lease that was lost while waiting is replaced by a new one."""
+        if self._care is None and not self._closing:
+            self._care = asyncio.create_task(etcd_care.Care(self._client, self._in_charge).run())
         while not self._closing:
             candidacy = await self._register(me)
             try:
-                number = await self._until_first(candidacy)
+                candidacy.created = await self._until_first(candidacy)
+                number = await self._election.number(candidacy.key, candidacy.created, max(above, self._highest))
             except BaseException:
                 await asyncio.shield(self._withdraw(candidacy))
                 raise
-            if number is not None:
-                self._mine[number] = candidacy
+            if number:
+                self._mine[number], self._highest = candidacy, number
                 return Term(number, me)
             await self._withdraw(candidacy)
         raise StoreError("the connection to etcd was closed")
@@ -145,17 +156,22 @@ class EtcdStore:
         candidacy.keeper = asyncio.create_task(self._keep(candidacy))
         return candidacy
 
+    async def _in_charge(self) -> bool:
+        """Whether it is for us to look after etcd. Where it is too full for a lease, nobody leads."""
+        leads = any(not candidacy.over.is_set() for candidacy in self._mine.values())
+        return leads or await self._election.first() is None
+
     def _reign_s(self) -> float:
         """How long we count on a lease, from before it was asked for: less than etcd does, from after."""
         return self._ttl_s * (1 - MARGIN)
 
-    async def _until_first(self, candidacy: Candidacy) -> int | None:
-        """Wait until nobody stands before us; the create revision of our key, None when it was lost."""
+    async def _until_first(self, candidacy: Candidacy) -> int:
+        """Wait until nobody stands before us; the create revision of our key, 0 when it was lost."""
         while not candidacy.over.is_set():
             standing = await self._election.standing()
-            mine = next((kv.create_revision for kv in standing.kvs if kv.key == candidacy.key), None)
-            if mine is None:
-                return None
+            mine = next((kv.create_revision for kv in standing.kvs if kv.key == candidacy.key), 0)
+            if not mine:
+                return 0
             before = [kv for kv in standing.kvs if kv.create_revision < mine]
             if not before:
                 return mine
@@ -169,7 +185,7 @@ class EtcdStore:
                 for task in waits:
                     task.cancel()
                 await asyncio.gather(*waits, return_exceptions=True)
-        return None
+        return 0
 
     async def _deleted(self, key: bytes, after: int) -> None:
         """Return when a key goes, or at any doubt: the caller looks again."""
@@ -254,8 +270,13 @@ class EtcdStore:
     # Reading and writing.
 
     async def load(self) -> Snapshot:
-        """See ports.Store. In pages, all at the revision of the first."""
-        changes: list[Change] = []
+        """See ports.Store."""
+        revision, records = await self.records()
+        return Snapshot(revision, [decode(name, value) for name, value in records.items()])
+
+    async def records(self) -> tuple[int, dict[str, bytes]]:
+        """See ports.Engine. In pages, all at the revision of the first."""
+        records: dict[str, bytes] = {}
         start, revision = self._prefix, 0
         while True:
             page = await self._client.steady(
@@ -266,16 +287,26 @@ class EtcdStore:
             )
             revision = revision or page.header.revision
             for kv in page.kvs:
-                change = self._change(kv.key, kv.value)
-                if change:
-                    changes.append(change)
+                name = self._name(kv.key)
+                if name:
+                    records[name] = kv.value
             if not page.more:
-                return Snapshot(revision, changes)
+                return revision, records
             start = page.kvs[-1].key + b"\0"
+
+    async def vitals(self) -> Vitals:
+        """See ports.Engine."""
+        base, revision = await self._election.base(), (await self._election.standing(limit=1)).header.revision
+        statuses = await self._client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+        return etcd_care.vitals(statuses, base + revision)
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
         return await self._group.commit(term.number, changes)
+
+    async def write(self, term: Term, writes: Writes) -> int:
+        """See ports.Engine."""
+        return await self._group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:
         """One transaction, fenced by the election key and the count of our transactions."""
@@ -287,7 +318,7 @@ class EtcdStore:
         candidacy.commits += 1
         count, doubt, deadline_s = candidacy.commits, False, time.monotonic() + COMMIT_S
         while True:
-            request = self._transaction(term, candidacy, writes)
+            request = self._transaction(candidacy, writes)
             try:
                 answer = await self._client.call("KV/Txn", request, pb.TxnResponse)
             except StoreError as error:
@@ -302,7 +333,7 @@ class EtcdStore:
             if revision:
                 return revision
 
-    def _transaction(self, term: int, candidacy: Candidacy, writes: Writes) -> pb.TxnRequest:
+    def _transaction(self, candidacy: Candidacy, writes: Writes) -> pb.TxnRequest:
         ops = [_put(candidacy.marker, str(candidacy.commits).encode(), candidacy.lease)]
         for name, value in writes.items():
             key = self._prefix + name.encode()
@@ -313,7 +344,7 @@ class EtcdStore:
         before = str(candidacy.settled).encode()
         return pb.TxnRequest(
             compare=[
-                pb.Compare(key=candidacy.key, target=Create, result=Equal, create_revision=term),
+                pb.Compare(key=candidacy.key, target=Create, result=Equal, create_revision=candidacy.created),
                 pb.Compare(key=candidacy.marker, target=Value, result=Equal, value=before),
             ],
             success=ops,
@@ -325,16 +356,17 @@ class EtcdStore:
         async for response in self._client.watch(self._prefix, after_prefix(self._prefix), after):
             grouped: dict[int, list[Change]] = {}
             for event in response.events:
-                value = None if event.type == event.DELETE else event.kv.value
-                change = self._change(event.kv.key, value)
-                if change:
-                    grouped.setdefault(event.kv.mod_revision, []).append(change)
+                name = self._name(event.kv.key)
+                if name:
+                    value = None if event.type == event.DELETE else event.kv.value
+                    grouped.setdefault(event.kv.mod_revision, []).append(decode(name, value))
             for revision, changes in grouped.items():
                 yield revision, changes
 
-    def _change(self, key: bytes, value: bytes | None) -> Change | None:
+    def _name(self, key: bytes) -> str:
+        """The record's key without our prefix, "" when it is none of a record."""
         name = key.removeprefix(self._prefix).decode(errors="replace")
-        return None if name.startswith(NO_RECORDS) else decode(name, value)
+        return "" if name.startswith(NO_RECORDS) else name
 
 
 def check_version(text: str) -> None:

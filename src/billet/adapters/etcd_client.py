@@ -51,6 +51,10 @@ R = TypeVar("R", bound=Message)
 Metadata = tuple[tuple[str, str], ...]
 
 
+class OutOfSpace(StoreError):
+    """etcd is at its quota, and takes no writes."""
+
+
 class EtcdAway(StoreError):
     """A member did not answer: what was asked may have happened or not."""
 
@@ -87,19 +91,21 @@ class EtcdClient:
         self._call_s = call_s
         self._user, self._password, self._token = user, password, ""
         self._at = 0
+        self._leaderless: set[int] = set()  # the endpoints that last said so
         self._closed = False
 
     async def call(self, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
         """One attempt. Raises EtcdAway when the outcome is unknown, StoreError when it was refused."""
-        return await self._ask(self._at, method, request, reply, timeout_s)
+        return await self.ask(self._at, method, request, reply, timeout_s)
 
-    async def everyone(self, method: str, request: Message, reply: type[R]) -> list[R]:
-        """One attempt at every endpoint at once; the answers of those that gave one, perhaps none."""
-        asked = (self._ask(at, method, request, reply) for at in range(len(self._channels)))
+    async def everyone(self, method: str, request: Message, reply: type[R]) -> list[R | None]:
+        """One attempt at every endpoint at once; None in place of those that did not answer."""
+        asked = (self.ask(at, method, request, reply) for at in range(len(self._channels)))
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        return [answer for answer in answers if not isinstance(answer, BaseException)]
+        return [None if isinstance(answer, BaseException) else answer for answer in answers]
 
-    async def _ask(self, at: int, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
+    async def ask(self, at: int, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
+        """One attempt at the endpoint with this number."""
         timeout_s = timeout_s or self._call_s
         try:
             return await self._send(at, method, request, reply, timeout_s, await self._metadata(at))
@@ -132,6 +138,7 @@ class EtcdClient:
         except asyncio.CancelledError:
             self._check_cancelled()
             raise
+        self._leaderless.discard(at)
         return answer
 
     async def steady(
@@ -183,7 +190,7 @@ class EtcdClient:
                         raise Compacted(f"the history after revision {after} is gone; load anew")
                     if response.canceled:
                         self._token = ""  # it may be that which was refused
-                        self._next(self._at)
+                        self.leave(self._at)
                         break
                     if response.events:
                         yield response
@@ -197,7 +204,10 @@ class EtcdClient:
 
     def away_text(self) -> str:
         """What a person reads when etcd does not answer."""
-        return f"etcd does not answer at {', '.join(self.endpoints)}: start it, or mend --store"
+        where = ", ".join(self.endpoints)
+        if self._leaderless:
+            return f"etcd has no leader, as when half of its members are down: start them ({where})"
+        return f"etcd does not answer at {where}: start it, or mend --store"
 
     def check_open(self) -> None:
         """Raise StoreError once the client has been closed."""
@@ -226,7 +236,7 @@ class EtcdClient:
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             if isinstance(error, grpc.aio.AioRpcError):
                 raise self._failed(at, error) from None
-            self._next(at)
+            self.leave(at)
             raise EtcdAway(self.away_text()) from None
         except asyncio.CancelledError:
             self._check_cancelled()
@@ -238,9 +248,14 @@ class EtcdClient:
         """A gRPC error in our words. etcd's own refusals begin with its name and are safe to repeat."""
         text = error.details() or ""
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "space" in text:
-            return StoreError("etcd is out of space: compact and defragment it, then disarm its alarm")
+            return OutOfSpace(
+                "etcd is out of space and takes no writes: if Billet cannot make room by itself (docs/store.md),"
+                " raise --quota-backend-bytes and disarm the alarm"
+            )
+        if error.code() is grpc.StatusCode.UNAVAILABLE and "no leader" in text:
+            self._leaderless.add(at)
         if error.code() not in REFUSALS:
-            self._next(at)
+            self.leave(at)
             return EtcdAway(self.away_text())
         if error.code() is grpc.StatusCode.OUT_OF_RANGE and "compacted" in text:
             return Compacted("the history that was asked for is gone; load anew")
@@ -250,10 +265,10 @@ class EtcdClient:
         said = text if text.startswith("etcdserver:") and "not found" not in text else error.code().name
         return StoreError(f"etcd refused: {said}")
 
-    def _next(self, failed: int) -> None:
+    def leave(self, at: int) -> None:
         """Go on with another endpoint, unless somebody has done so already."""
-        if self._at == failed:
-            self._at = (failed + 1) % len(self._channels)
+        if self._at == at:
+            self._at = (at + 1) % len(self._channels)
 
 
 def _channel(endpoint: str, ca: str, cert: str, key: str) -> grpc.aio.Channel:

@@ -1,6 +1,9 @@
 """The election as everybody sees it: who leads, when that changes, and how a leader that is dead is voted out.
 
-A candidate is a key below election/ that hangs on a lease; the one with the lowest create revision leads.
+A candidate is a key below election/ that hangs on a lease; the one with the lowest create revision leads, and
+base + that revision is the number of its term. The base is 0 until etcd is put back to an earlier day, or replaced:
+then its revisions begin again below the terms that the hosts have seen, and a leader who knows raises the base.
+Only who leads writes it, in a transaction that demands its own key, so that terms keep growing whoever reads it when.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ class Election:
 
     def __init__(self, client: EtcdClient, prefix: bytes, lease_ttl_s: int) -> None:
         self.prefix = prefix + b"election/"
+        self._base = prefix + b"term/base"
         self._client = client
         self._ttl_s = lease_ttl_s
 
@@ -41,6 +45,26 @@ class Election:
         """The leader's key, None when nobody stands."""
         standing = await self.standing(limit=1)
         return standing.kvs[0] if standing.kvs else None
+
+    async def base(self) -> int:
+        """What the terms are counted from."""
+        found = await self._client.steady("KV/Range", pb.RangeRequest(key=self._base), pb.RangeResponse)
+        return int(found.kvs[0].value) if found.kvs else 0
+
+    async def number(self, key: bytes, created: int, above: int) -> int:
+        """The number of the term of the candidate who leads, greater than `above`; 0 when it leads no longer."""
+        base = await self.base()
+        if created and base + created <= above:
+            base = above
+            raised = pb.TxnRequest(
+                compare=[
+                    pb.Compare(key=key, target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=created)
+                ],
+                success=[pb.RequestOp(request_put=pb.PutRequest(key=self._base, value=str(base).encode()))],
+            )
+            if not (await self._client.steady("KV/Txn", raised, pb.TxnResponse)).succeeded:
+                return 0
+        return base + created if created else 0
 
     async def depose(self, leader: Leader) -> None:
         """See ports.Store. A lease has one candidate, whose record never changes: ending it can hit nobody else."""

@@ -36,8 +36,11 @@ class GroupCommit:
 
     async def commit(self, term: int, changes: Sequence[Change]) -> int:
         """See ports.Store.commit. A caller that is cancelled does not call its commit back."""
+        return await self.write(term, dict(encode(change) for change in changes))
+
+    async def write(self, term: int, writes: Writes) -> int:
+        """The same with records as they are kept."""
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        writes: Writes = dict(encode(change) for change in changes)
         size = sum(len(key) + len(value or b"") for key, value in writes.items())
         self._pending.append(Commit(term, writes, done, size))
         if self._worker is None:

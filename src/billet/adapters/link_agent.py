@@ -93,7 +93,7 @@ class AgentDialler:
 
     def hello(self) -> pb.Hello:
         """What is said first."""
-        return wire.put_hello(self._agent.host, self._version, self._agent.instance)
+        return wire.put_hello(self._agent.host, self._version, self._agent.instance, self._agent.term)
 
     async def run(self) -> None:
         """Stay connected to all servers, for ever."""
@@ -165,6 +165,7 @@ class AgentDialler:
         """Announce everything, from a List that was begun after the connection was there."""
         if not self._agent.accepts(welcome.term):
             log.warning("welcomed by a leader of an old term", server=link.server, term=welcome.term)
+            link.put(pb.Up(hello=self.hello()))  # it should know
             return
         self._agent.weights = Weights(welcome.pressure_weight, welcome.delay_weight, welcome.delay_half_s)
         self._agent.uplink = link

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from secrets import token_urlsafe
@@ -48,6 +48,7 @@ class Reign:
     weights: Weights
     listener: HostsListener
     arrive_s: float  # how long calls wait for a host that has not come to this server yet
+    outdated: Callable[[], None]  # a host has taken orders of a later term, and will take none of this one
 
 
 class AgentConnection(WSListener):
@@ -120,6 +121,7 @@ class LinkServer:
         self._pipes: dict[str, Pipe] = {}
         self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s)
         self._reign: Reign | None = None
+        self.newest_term = 0  # that any host has told of
         self._leader = ""  # the link address of another server that leads
         self._arrived_by_s = 0.0  # of the loop's clock
         self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host says hello
@@ -216,7 +218,11 @@ class LinkServer:
             self.gone(other)
         connection.host, connection.host_id, connection.instance = host, host.id, hello.instance
         self._hosts[host.id] = connection
-        self._greet(connection)
+        self.newest_term = max(self.newest_term, hello.term)
+        if self._reign and hello.term > self._reign.term:
+            self._reign.outdated()
+        else:
+            self._greet(connection)
         came, self._came = self._came, asyncio.Event()
         came.set()
 

@@ -47,9 +47,11 @@ def write_pki(folder: Path, hosts: Sequence[str], days: int) -> Files:
         folder.mkdir(parents=True, exist_ok=True)
         ca = _authority(days)
         _write(ca, files.ca, files.ca_key)
-        server = _signed(ca, "billet server", days, hosts, ExtendedKeyUsageOID.SERVER_AUTH)
+        # Servers show it to each other too, as clients, when one that does not lead passes a call on.
+        both = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+        server = _signed(ca, "billet server", days, hosts, both)
         _write(server, files.server_cert, files.server_key)
-        client = _signed(ca, "billet client", days, (), ExtendedKeyUsageOID.CLIENT_AUTH)
+        client = _signed(ca, "billet client", days, (), [ExtendedKeyUsageOID.CLIENT_AUTH])
         _write(client, files.client_cert, files.client_key)
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}; choose another folder") from None
@@ -69,12 +71,14 @@ def _authority(days: int) -> Signed:
     return Signed(cert, key)
 
 
-def _signed(ca: Signed, title: str, days: int, hosts: Iterable[str], usage: x509.ObjectIdentifier) -> Signed:
+def _signed(
+    ca: Signed, title: str, days: int, hosts: Iterable[str], usages: Sequence[x509.ObjectIdentifier]
+) -> Signed:
     key = generate_private_key(SECP256R1())
     builder = (
         _begun(_name(title), ca.cert.subject, key, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()), critical=False)
     )
     names = [_general_name(host) for host in hosts]

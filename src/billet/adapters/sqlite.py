@@ -22,7 +22,7 @@ import msgspec
 from billet.adapters.groupcommit import GroupCommit, Writes
 from billet.core.errors import Fenced, OutcomeUnknown, StoreCorrupt, StoreError
 from billet.core.state import Change
-from billet.ports import Leader, Snapshot, Term
+from billet.ports import Leader, Snapshot, Term, Vitals
 from billet.wire.records import decode, read_leader
 
 SCHEMA_VERSION = 1
@@ -30,6 +30,7 @@ APPLICATION_ID = 0x42494C54  # "BILT", in the header of the file
 KEEP_REVISIONS = 10_000  # what a watcher can catch up on
 TRIM_EVERY = 1_000
 LOCK_POLL_S = 0.1
+FULL_BYTES = 1 << 16  # with less room than this, an error is put down to it
 BUSY_S = 5.0  # how long another process's transaction is waited for
 WATCH_PAGE = 500  # revisions in one look at the log
 WATCH_POLL_S = 0.25  # for changes by another process; this process's own wake watchers at once
@@ -49,8 +50,9 @@ T = TypeVar("T")
 class SqliteStore:
     """ports.Store in one file."""
 
-    def __init__(self, path: str | Path) -> None:
-        self._path = Path(path)
+    def __init__(self, path: str | Path, create: bool = True) -> None:
+        """`create`: a file that is missing is made."""
+        self._path, self._create = Path(path), create
         self._lock_path = self._path.with_name(self._path.name + ".lock")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | None = None
@@ -72,6 +74,8 @@ class SqliteStore:
             raise StoreError(f"{folder} is not a folder: make it, or give another --store")
         if not os.access(folder, os.W_OK):
             raise StoreError(f"{folder} cannot be written to: give the server's user the right, or another --store")
+        if not self._create and not self._path.exists():
+            raise StoreError(f"there is no {self._path}: mend --store, or --data-dir where relative paths start")
         db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
         try:
             self._check(db)
@@ -104,10 +108,15 @@ class SqliteStore:
                 )
             case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
                 return StoreError(f"{self._path} cannot be written to ({error}): mend its permissions")
-            case sqlite3.SQLITE_FULL:
+            case code if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._is_full()):
                 return StoreError(f"the disk of {self._path} is full: make room; nothing was written")
             case _:
                 return StoreError(f"{self._path}: {error}")
+
+    def _is_full(self) -> bool:
+        """SQLite calls it an error of the disk when there is no room for its index of the journal."""
+        disk = os.statvfs(self._path.parent)
+        return disk.f_bavail * disk.f_frsize < FULL_BYTES
 
     async def close(self) -> None:
         """See ports.Store."""
@@ -127,7 +136,7 @@ class SqliteStore:
 
     # Election.
 
-    async def campaign(self, me: Leader) -> Term:
+    async def campaign(self, me: Leader, above: int = 0) -> Term:
         """See ports.Store. Waits while another process, or another store in this one, holds the lock."""
         try:
             lock = self._lock_path.open("w")
@@ -138,7 +147,7 @@ class SqliteStore:
         try:
             while not _try_lock(lock):  # noqa: ASYNC110  # the kernel tells nobody when a lock is free
                 await asyncio.sleep(LOCK_POLL_S)
-            number = await self._finish(self._run(self._begin_term, me))
+            number = await self._finish(self._run(self._begin_term, me, above))
         except BaseException:
             lock.close()
             raise
@@ -155,10 +164,12 @@ class SqliteStore:
             await asyncio.wait([work])
             raise
 
-    def _begin_term(self, me: Leader) -> int:
+    def _begin_term(self, me: Leader, above: int) -> int:
         leader = msgspec.json.encode(me)
         with self._connection() as db:
-            (number,) = db.execute("UPDATE meta SET term = term + 1, leader = ? RETURNING term", (leader,)).fetchone()
+            (number,) = db.execute(
+                "UPDATE meta SET term = max(term, ?) + 1, leader = ? RETURNING term", (above, leader)
+            ).fetchone()
         return int(number)
 
     async def resign(self, term: Term) -> None:
@@ -221,19 +232,39 @@ class SqliteStore:
 
     async def load(self) -> Snapshot:
         """See ports.Store."""
-        return await self._run(self._load)
+        revision, records = await self.records()
+        return Snapshot(revision, [decode(key, value) for key, value in records.items()])
 
-    def _load(self) -> Snapshot:
+    async def records(self) -> tuple[int, dict[str, bytes]]:
+        """See ports.Engine."""
+        return await self._run(self._records)
+
+    def _records(self) -> tuple[int, dict[str, bytes]]:
         with self._connection() as db:
             db.execute("BEGIN")
             revision = db.execute("SELECT revision FROM meta").fetchone()[0]
             rows = db.execute("SELECT key, value FROM records").fetchall()
             db.execute("COMMIT")
-        return Snapshot(revision, [decode(key, value) for key, value in rows])
+        return revision, dict(rows)
+
+    async def vitals(self) -> Vitals:
+        """See ports.Engine."""
+        return await self._run(self._vitals)
+
+    def _vitals(self) -> Vitals:
+        db = self._connection()
+        names = ("page_size", "page_count", "freelist_count")
+        page_bytes, pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        term = db.execute("SELECT term FROM meta").fetchone()[0]
+        return Vitals(f"SQLite {sqlite3.sqlite_version}", term, pages * page_bytes, (pages - free) * page_bytes)
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
         return await self._group.commit(term.number, changes)
+
+    async def write(self, term: Term, writes: Writes) -> int:
+        """See ports.Engine."""
+        return await self._group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:
         revision = await self._run(self._transact, term, writes)
@@ -246,9 +277,11 @@ class SqliteStore:
         db = self._connection()
         db.execute("BEGIN IMMEDIATE")
         try:
-            current, revision = db.execute("SELECT term, revision + ? FROM meta", (bool(writes),)).fetchone()
-            if current != term:
-                raise Fenced(f"term {term} has ended; now is {current}")
+            current, leader, revision = db.execute(
+                "SELECT term, leader, revision + ? FROM meta", (bool(writes),)
+            ).fetchone()
+            if current != term or leader is None:  # no leader: it was resigned, and no other has begun
+                raise Fenced(f"term {term} has ended")
             puts = [(key, value) for key, value in writes.items() if value is not None]
             drops = [(key,) for key, value in writes.items() if value is None]
             db.executemany(

@@ -7,7 +7,7 @@ from pathlib import Path
 from billet.adapters.sqlite import SqliteStore
 from billet.config import split_endpoint
 from billet.core.errors import ConfigError
-from billet.ports import Store
+from billet.ports import Engine
 
 FORMS = "sqlite:///RELATIVE/PATH, sqlite:////ABSOLUTE/PATH, or etcd://HOST:PORT,HOST:PORT (etcds:// with TLS)"
 
@@ -20,15 +20,17 @@ def open_store(
     tls_key: str = "",
     user: str = "",
     password: str = "",
-) -> Store:
+    create: bool = True,
+) -> Engine:
     """The store at this URL, not yet opened. Relative SQLite paths start at `folder`. Raises ConfigError.
 
     The TLS files (PEM), user and password are etcd's; they are no part of the URL, which is logged and shown.
+    `create`: an SQLite file that is missing is made.
     """
     scheme, _, rest = url.partition("://")
     match scheme:
         case "sqlite" if rest.startswith("/") and not rest.endswith("/"):
-            return SqliteStore(Path(folder) / rest.removeprefix("/"))
+            return SqliteStore(Path(folder) / rest.removeprefix("/"), create)
         case "etcd" | "etcds" if rest:
             from billet.adapters.etcd import EtcdStore  # late: an embedded server needs none of it
 

@@ -115,6 +115,7 @@ def _passes(placement: Placement, wanted: pb.PlacementsRequest) -> bool:
         and wanted.name in ("", placement.name)
         and wanted.host in ("", placement.host)
         and (wanted.fenced or placement.state is not PlacementState.FENCED)
+        and placement.state is not PlacementState.GONE
     )
 
 

@@ -25,6 +25,7 @@ from billet.wire.headers import FORWARDED, TOKEN
 
 READS = frozenset({wire.GET, wire.LIST, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN})
 PAUSE_S = 0.1  # before the same leader is tried again
+NOBODY = "no server leads at the moment; try again"
 STALE_AFTER_S = 2.0  # how long a read waits for a leader before an old answer will do
 
 Token = Callable[[bytes, Mapping[str, str]], str]
@@ -45,7 +46,7 @@ class Front:
         self._hold_s = hold_s
         self._backend: Backend | None = None
         self._leads = False
-        self._why = "no server leads at the moment; try again"
+        self._why = NOBODY
         self._moved = asyncio.Event()  # set, and replaced by a new one, at every change of the leader
 
     def turn(self, backend: Backend | None, leads: bool = False) -> None:
@@ -53,6 +54,8 @@ class Front:
         if backend is self._backend:
             return
         self._backend, self._leads = backend, leads
+        if backend:
+            self._why = NOBODY
         moved, self._moved = self._moved, asyncio.Event()
         moved.set()
 
@@ -89,12 +92,16 @@ class Front:
         """Try until there is an answer, the client's time is over, or nobody has led for `hold_s`."""
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        tried, error = False, LeaderLost(self._why)
+        until_s = begun_s + min(timeout_s, self._hold_s)
+        tried = False
         while True:
             moved, left_s = self._moved, timeout_s - (loop.time() - begun_s)
-            if self._backend:
+            backend = self._backend
+            if backend is None and method in READS and loop.time() - begun_s > STALE_AFTER_S:
+                backend = self.stale
+            if backend:
                 try:
-                    return await _unless(moved, self._backend.unary(method, request, left_s, metadata))
+                    return await _unless(moved, backend.unary(method, request, left_s, metadata))
                 except HostVerdict as verdict:
                     if tried and method == wire.DELETE and verdict.status == Code.UNKNOWN and _says_gone(verdict):
                         return Answer(b"")
@@ -102,18 +109,10 @@ class Front:
                 except BilletError as failure:
                     if not _lost(failure, moved):
                         raise
-                    tried, error = True, LeaderLost(failure.text)
-            elif self.stale and method in READS and loop.time() - begun_s > STALE_AFTER_S:
-                return await self.stale.unary(method, request, left_s, metadata)
-            until_s = begun_s + min(timeout_s, self._hold_s)
+                    tried = True
             if loop.time() >= until_s:
-                raise error if tried else LeaderLost(self._why)
-            await self._until_moved(moved, min(until_s, loop.time() + self._pause_s(method)))
-
-    def _pause_s(self, method: str) -> float:
-        if self._backend:
-            return PAUSE_S
-        return STALE_AFTER_S if self.stale and method in READS else self._hold_s
+                raise LeaderLost(self._why)
+            await self._until_moved(moved, min(until_s, loop.time() + PAUSE_S))
 
     async def _for_another_server(
         self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]
@@ -145,7 +144,7 @@ async def _unless(moved: asyncio.Event, answering: Coroutine[Any, Any, Answer]) 
     move = asyncio.ensure_future(moved.wait())
     try:
         await asyncio.wait((answer, move), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
+        if not answer.done() or answer.cancelled():  # closing the connection cancels the calls on it
             raise LeaderLost("the leader has changed")
         return answer.result()
     finally:

@@ -19,7 +19,6 @@ from billet.wire.headers import TOKEN
 
 log = structlog.get_logger()
 
-UNANSWERED = {Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.UNAVAILABLE}
 GONE = "not found"  # how flintlockd says that it has no such microVM
 PARTIAL = "x-billet-partial"  # request metadata `allow`; trailing metadata: the hosts that are missing
 
@@ -205,12 +204,10 @@ class FlintlockService:
         return got, {host_id for host_id in host_ids if host_id not in got and not hosts[host_id].fenced}
 
     async def _try(self, host_id: str, method: str, request: bytes) -> Reply | None:
-        """None from a host that cannot be reached, or whose flintlockd did not answer in time."""
         try:
-            reply = await self._call(host_id, method, request)
+            return await self._call(host_id, method, request)
         except Away:
             return None
-        return None if reply.code in UNANSWERED else reply
 
     async def _call(self, host_id: str, method: str, request: bytes) -> Reply:
         return await self._office.hosts.call(host_id, method, request, self._office.rules.call_timeout_s)
@@ -224,12 +221,15 @@ def payload(reply: Reply) -> bytes:
 
 
 def _nowhere(uid: str, replies: Mapping[str, Reply], missing: set[str]) -> BilletError:
-    """Why a uid cannot be served. Only when every host has said so may it be called gone (promise 5)."""
-    if missing or not replies:
-        who = ", ".join(sorted(missing)) or "no host has joined yet"
+    """Why a uid cannot be served. Only when every host has said so may it be called gone (promise 5).
+
+    A flintlockd that was asked and did not answer in time has said nothing.
+    """
+    silent = missing | {host_id for host_id, reply in replies.items() if GONE not in reply.text}
+    if silent or not replies:
+        who = ", ".join(sorted(silent)) or "no host has joined yet"
         return Away(f"microVM {uid} is on none of the hosts that answer; these do not: {who}")
-    said = list(replies.values())
-    reply = next((reply for reply in said if GONE not in reply.text), said[0])
+    reply = next(iter(replies.values()))
     return HostVerdict(reply.code, reply.text)
 
 

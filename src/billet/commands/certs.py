@@ -36,7 +36,7 @@ Written to {folder}, valid {days} days, for {", ".join(names)}:
 
   billet server --tls-cert {files.server_cert} --tls-key {files.server_key} \\
                 --link-tls-cert {files.server_cert} --link-tls-key {files.server_key} --link-token-file FILE
-  billet agent  --link-ca {files.ca} --link-token-file FILE
+  billet agent  --server HOST:9095 --link-ca {files.ca} --link-token-file FILE
   billet hosts  --tls-ca {files.ca}
 
   client.crt and client.key are for --tls-client-validate on the server with --tls-client-ca {files.ca}.""")

@@ -77,8 +77,9 @@ def drain(address: Address, output: str, name: str, evict: bool, at_once: int, p
         try:
             left = _evict(client, name, at_once, pace_s, evicted) if evict else sort_out(_rows(client, name))
         except KeyboardInterrupt:
+            done = f"{len(evicted)} delete{'' if len(evicted) == 1 else 's'}"
             raise BilletError(
-                f"interrupted; {name} stays cordoned and {len(evicted)} were deleted: run the same again to go on"
+                f"interrupted after {done}; {name} stays cordoned: run the same again to go on"
             ) from None
     _print(name, left, evicted, output)
     if evict and left.staying:

@@ -32,7 +32,7 @@ def explain(address: Address, output: str, key: str) -> None:
     records = [json.loads(record) for record in reply.record_json]
     if not records:
         raise BilletError(
-            f"no auction of {key!r} is on record; the leader keeps the latest --record-auctions of its term"
+            f"no auction of {key!r} is on record; a server keeps the last --record-auctions that it held itself"
         )
     if output == "json":
         click.echo(json.dumps(records, indent=2))

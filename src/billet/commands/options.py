@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 from rich.console import Console
 
-from billet.config import About, flag
+from billet.config import STORE_FIELDS, About, ServerConfig, flag
 from billet.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -72,6 +72,20 @@ def config_options(config: type[Any]) -> Callable[[Function], Function]:
         )(function)  # fmt: skip
 
     return decorate
+
+
+def store_options(function: Function) -> Function:
+    """The options of a server that lead to its store, under the same names and in the same variables."""
+    for item in reversed([item for item in fields(ServerConfig) if item.name in STORE_FIELDS]):
+        about: About = item.metadata["about"]
+        function = click.option(
+            *_names(item, str),
+            help=about.text,
+            envvar=f"BILLET_SERVER_{item.name.upper()}",
+            show_envvar=True,
+            **_kind(item, {item.name: str}),
+        )(function)
+    return function
 
 
 def _options(config: type[Any]) -> Iterator[Callable[[Function], Function]]:

@@ -169,6 +169,8 @@ class Auctioneer:
                 if reply.code == Code.OK:
                     story.created(known.host, known.uid)
                     return reply.payload
+                if reply.code != Code.UNKNOWN:  # which is how flintlockd says that it has no such microVM
+                    raise Away(f"host {known.host} does not say what became of microVM {known.uid}: {reply.text}")
         raise _gone_since(known)
 
     async def _started(self, placement: Placement, uid: str) -> None:

@@ -149,13 +149,17 @@ class Unplaced(NamedTuple):
     refusals: tuple[Refusal, ...]
 
 
+REQUESTED = "req-"  # how the id of an auction begins whose client gave it a request id
+
+
 class PlacementState(Enum):
-    """The life of a placement. LOST and FENCED hold no room."""
+    """The life of a placement. LOST, FENCED and GONE hold no room."""
 
     RESERVED = "RESERVED"  # committed before the host is told
     STARTED = "STARTED"  # the host has it; uid is known
     RELEASING = "RELEASING"  # a Delete was accepted by the host; room is held until it is gone
     LOST = "LOST"  # the host no longer has it though nobody asked Billet to delete it
+    GONE = "GONE"  # deleted; remembered for a day, because its client may send its request id again
     FENCED = "FENCED"  # declared gone with its host; remembered, so that the host deletes it when it comes back
 
 

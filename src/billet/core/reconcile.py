@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
-from billet.core.model import Observed, Placement, PlacementState, VmState
+from billet.core.model import REQUESTED, Observed, Placement, PlacementState, VmState
 from billet.core.state import Change, DropPlacement, PutPlacement, State
 
 
@@ -58,7 +58,7 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
             )
         )
     # A delete that was acknowledged stays so, whatever the host shows for the moment.
-    if placement.state is PlacementState.RELEASING:
+    if placement.state in (PlacementState.RELEASING, PlacementState.GONE):
         state = PlacementState.RELEASING
     if (placement.state, placement.uid, placement.demand) == (state, row.uid, row.demand):
         return None
@@ -77,6 +77,8 @@ def _vanished(placement: Placement | None, host_id: str, now_s: float) -> Change
     if placement is None or placement.host != host_id:
         return None
     match placement.state:
+        case PlacementState.RELEASING | PlacementState.FENCED if placement.id.startswith(REQUESTED):
+            return PutPlacement(replace(placement, state=PlacementState.GONE, changed_at_s=now_s))
         case PlacementState.RELEASING | PlacementState.FENCED:
             return DropPlacement(placement.id)
         case PlacementState.STARTED:
@@ -96,7 +98,7 @@ def expired(
     settle_after_s: float,
     keep_lost_s: float,
 ) -> list[Change]:
-    """Reservations of this host that came to nothing, and LOST placements that were shown long enough.
+    """Reservations of this host that came to nothing, and placements that were remembered long enough.
 
     A reservation that a fence released ends in the same way. `rows` is everything that the host shows: what is there
     is `repair`'s to settle. `creating` are the tokens of creates that the host's agent still has in hand. `idle_s` is
@@ -112,10 +114,13 @@ def expired(
         if is_reservation(placement):
             over = idle_s.get(placement_id, 0.0) >= settle_after_s
         else:
-            over = placement.state is PlacementState.LOST and now_s - placement.changed_at_s >= keep_lost_s
+            over = placement.state in REMEMBERED and now_s - placement.changed_at_s >= keep_lost_s
         if over:
             changes.append(DropPlacement(placement_id))
     return changes
+
+
+REMEMBERED = (PlacementState.LOST, PlacementState.GONE)
 
 
 def is_reservation(placement: Placement) -> bool:
@@ -156,13 +161,14 @@ def release(state: State, host_id: str, in_hand: Collection[str], now_s: float) 
     return [
         PutPlacement(replace(placement, state=PlacementState.FENCED, changed_at_s=now_s))
         for placement in placements
-        if placement.state is not PlacementState.FENCED and placement.id not in in_hand
+        if placement.state not in (PlacementState.FENCED, PlacementState.GONE) and placement.id not in in_hand
     ]
 
 
 def is_released(state: State, host_id: str) -> bool:
     """Whether a fence has released everything on this host."""
-    return all(state.placements[id_].state is PlacementState.FENCED for id_ in state.on_host.get(host_id, ()))
+    released = (PlacementState.FENCED, PlacementState.GONE)
+    return all(state.placements[id_].state in released for id_ in state.on_host.get(host_id, ()))
 
 
 def is_clean(state: State, host_id: str) -> bool:

@@ -93,7 +93,7 @@ def apply(state: State, change: Change) -> None:
 
 def holds_room(placement: Placement) -> bool:
     """Whether a placement counts against its host."""
-    return placement.state not in (PlacementState.LOST, PlacementState.FENCED)
+    return placement.state not in (PlacementState.LOST, PlacementState.FENCED, PlacementState.GONE)
 
 
 def _insert(state: State, placement: Placement) -> None:

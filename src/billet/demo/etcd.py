@@ -29,7 +29,7 @@ def start_etcd(processes: Processes, members: int) -> str:
         command += ["--listen-client-urls", client, "--advertise-client-urls", client]
         command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
         command += ["--initial-cluster", cluster, "--log-level", "error"]
-        started.append(processes.start(f"etcd-{n}", command))
+        started.append(processes.start(f"etcd-{n}", command, foundation=True))
     for process, client in zip(started, clients, strict=True):
         until_healthy(process, f"{client}/health")
     return "etcd://" + ",".join(client.removeprefix("http://") for client in clients)

@@ -120,11 +120,12 @@ def stop_all(processes: Iterable[Process], timeout_s: float = STOP_S) -> None:
 
 
 class Processes:
-    """All processes of one run; leaving the block ends them, those started last first."""
+    """All processes of one run; leaving the block ends them, and after them what they stand on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.all: list[Process] = []
+        self._foundations: set[str] = set()  # names
 
     def __enter__(self) -> Self:
         return self
@@ -132,10 +133,13 @@ class Processes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        stop_all(reversed(self.all))
+        stop_all(process for process in self.all if process.name not in self._foundations)
+        stop_all(self.all)
 
-    def start(self, name: str, command: Sequence[str]) -> Process:
-        """Start a program; its log is NAME.log in the folder."""
+    def start(self, name: str, command: Sequence[str], foundation: bool = False) -> Process:
+        """Start a program; its log is NAME.log in the folder. The others stand on a `foundation`: it ends last."""
+        if foundation:
+            self._foundations.add(name)
         process = Process(name, command, self.folder / f"{name}.log")
         self.all.append(process)
         return process

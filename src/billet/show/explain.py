@@ -7,7 +7,7 @@ not there are left out of the picture, so that records of an older or a newer Bi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -55,7 +55,7 @@ def explained(record: Record) -> RenderableType:
         if len(attempts) > 1:
             parts.append(Text(f"Attempt {number} of {len(attempts)}", style="bold"))
         parts += _attempt(attempt)
-    parts.append(_outcome(record.get("outcome", {})))
+    parts.append(_outcome(record.get("outcome", {}), attempts))
     legs = _legs(record.get("legs_ms", {}))
     return Group(*parts, legs) if legs else Group(*parts)
 
@@ -165,12 +165,14 @@ def _verdict(award: Record | None, offers: int, refusals: list[Mapping[str, Any]
     return text.append(f", the lowest of {offers}" + (f"; runner-up: {runner_up}." if runner_up else "."))
 
 
-def _outcome(outcome: Record) -> Text:
+def _outcome(outcome: Record, attempts: Sequence[Record]) -> Text:
     kind = outcome.get("kind", "")
     if kind == "created":
         return Text(f"  booted on {outcome.get('host', '?')} as ").append(outcome.get("uid", "?"), style="cyan")
+    # Who said no is the last winner, or without an auction the host that was asked for its verdict.
+    award = attempts[-1].get("award") if attempts else None
     words = {
-        "denied": f"{outcome.get('host', 'the host')}'s flintlockd said no",
+        "denied": f"{award['host'] if award else 'a host'}'s flintlockd said no",
         "unplaced": "not placed",
         "unknown": "outcome not known yet; its host is being asked",
         "cancelled": "cancelled by the client",
@@ -186,5 +188,5 @@ def _legs(legs: Record) -> Text | None:
         return None
     names = [name for name in (*LEGS, *sorted(set(legs) - {*LEGS, "total"})) if name in legs]
     parts = [f"{LEGS.get(name, name)} {legs[name]:.1f}" for name in names]
-    total = f"; {legs['total']:.1f} in all" if "total" in legs else ""
-    return Text(f"  ms: {', '.join(parts)}{total}", style="dim")
+    total = [f"{legs['total']:.1f} in all"] if "total" in legs else []
+    return Text("  ms: " + "; ".join([*([", ".join(parts)] if parts else []), *total]), style="dim")

@@ -121,7 +121,7 @@ class Books:
 
 def takes_room(placement: Placement) -> bool:
     """Whether a placement holds room."""
-    return placement.state not in (PlacementState.LOST, PlacementState.FENCED)
+    return placement.state not in (PlacementState.LOST, PlacementState.FENCED, PlacementState.GONE)
 
 
 GONE = Placement("", "", "", ZERO, "", PlacementState.LOST)
@@ -340,10 +340,12 @@ def differences(placements: Mapping[str, Placement], vms: Mapping[str, tuple[str
     for placement in placements.values():
         if placement.state in (PlacementState.RESERVED, PlacementState.FENCED):
             found.append(f"{placement.id} is still {placement.state.name} on {placement.host}")
-        elif placement.state is not PlacementState.LOST:
+        elif placement.state not in (PlacementState.LOST, PlacementState.GONE):
             seen[placement.uid] = placement
         elif placement.uid in vms:
-            found.append(f"{placement.uid} is LOST to the store, and {vms[placement.uid][0]} has it")
+            found.append(
+                f"{placement.uid} is {placement.state.name} to the store, and {vms[placement.uid][0]} has it"
+            )
     for uid, (host_id, demand, deleting) in vms.items():
         known = seen.pop(uid, None)
         if known is None:

@@ -166,7 +166,15 @@ class SimServer:
             office = self._open_office(ledger)
             service = FlintlockService(office, lambda key: [])
             self._ledger, self._service = ledger, service
-            self._link.begin(Reign(term.number, self._rules.weights, office.reconciler, office.rules.arrive_s))
+            self._link.begin(
+                Reign(
+                    term.number,
+                    self._rules.weights,
+                    office.reconciler,
+                    office.rules.arrive_s,
+                    partial(ledger.end, "a host has taken orders of a later term"),
+                )
+            )
             self._face()
             self._leads(term.number, ledger)
             try:

@@ -210,7 +210,7 @@ class SimStore:
         for revision in list(self._mine):
             await self._withdraw(revision)
 
-    async def campaign(self, me: Leader) -> Term:
+    async def campaign(self, me: Leader, above: int = 0) -> Term:
         """See ports.Store."""
         while True:
             asked_s = self._world.now_s

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from hashlib import blake2b, sha256
 
 from billet.core.errors import InvalidRequest
+from billet.core.model import REQUESTED
 from billet.wire.flintlock import read_labels
 
 REQUEST_ID = "x-billet-request-id"  # from clients: the same create, however often it is sent
@@ -17,7 +18,6 @@ FORWARDED = "x-billet-forwarded"  # between servers: this call has been passed o
 ANSWERED = "x-billet-answered"  # between servers, with an error: it is the leader's word, not the connection's
 INTERNAL = frozenset({TOKEN, FORWARDED})
 
-REQUESTED = "req-"  # how the token of a create with a request id begins
 REQUEST_ID_MAX_CHARS = 256
 
 

@@ -40,7 +40,7 @@ def get_facts(message: pb.Facts) -> Facts:
     return Facts(message.pressure, message.pending, message.boot_s)
 
 
-def put_hello(host: Host, version: str, instance: str) -> pb.Hello:
+def put_hello(host: Host, version: str, instance: str, term: int) -> pb.Hello:
     """What an agent says first."""
     return pb.Hello(
         host=host.id,
@@ -51,6 +51,7 @@ def put_hello(host: Host, version: str, instance: str) -> pb.Hello:
         provider=host.provider,
         version=version,
         instance=instance,
+        term=term,
     )
 
 

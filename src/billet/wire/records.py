@@ -18,6 +18,7 @@ from billet.ports import Leader
 VERSION = 1
 HOSTS = "hosts/"
 PLACEMENTS = "placements/"
+RESTORING = "restoring"  # the key of a mark that is there while the store is being restored
 
 T = TypeVar("T")
 
@@ -44,6 +45,8 @@ def decode(key: str, record: bytes | None) -> Change:
     if key.startswith(PLACEMENTS):
         name = key.removeprefix(PLACEMENTS)
         return DropPlacement(name) if record is None else PutPlacement(_read(key, record, Placement))
+    if key == RESTORING:
+        raise StoreCorrupt("a restore of this store broke off half-way: run billet store restore --force once more")
     raise StoreCorrupt(f"record {key} is of a kind that this Billet does not know: upgrade Billet, or delete it")
 
 

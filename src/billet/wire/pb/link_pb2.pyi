@@ -147,12 +147,15 @@ class Hello(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     zone: _builtins.str
     provider: _builtins.str
     version: _builtins.str
     instance: _builtins.str
     """drawn anew at each start of an agent"""
+    term: _builtins.int
+    """the newest that this agent has taken orders of"""
     @_builtins.property
     def capacity(self) -> Global___Resources: ...
     @_builtins.property
@@ -170,10 +173,11 @@ class Hello(_message.Message):
         provider: _builtins.str = ...,
         version: _builtins.str = ...,
         instance: _builtins.str = ...,
+        term: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity", "host", b"host", "instance", b"instance", "labels", b"labels", "provider", b"provider", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity", "host", b"host", "instance", b"instance", "labels", b"labels", "provider", b"provider", "term", b"term", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

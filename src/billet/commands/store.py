@@ -1,0 +1,149 @@
+"""`billet store`: back up, restore and check what the servers remember."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from billet.commands.options import console, output_option, store_options
+from billet.core.errors import StoreCorrupt
+
+if TYPE_CHECKING:
+    from billet.core.checkup import Finding
+    from billet.core.model import Host, Placement
+    from billet.ports import Engine
+
+ROUND_TRIPS = 20
+
+
+@click.group()
+def store() -> None:
+    """Back up, restore and check what the servers remember: which hosts there are, and what was placed where."""
+
+
+@store.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@store_options
+def backup(file: Path, **where: str) -> None:
+    """Write everything in the store to FILE, as of one moment. Servers may go on meanwhile.
+
+    The file is JSON lines. It can be restored to the other engine too: this is how to move from SQLite to etcd.
+    """
+    from billet.adapters import backup as files
+
+    async def work() -> files.Backup:
+        async with opened(where, create=False) as engine:
+            return await files.take(engine, datetime.now(UTC).isoformat(timespec="seconds"))
+
+    taken = asyncio.run(work())
+    files.write(taken, file)
+    click.echo(f"{file}: {taken.header.records} records as of revision {taken.header.revision}")
+
+
+@store.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace what the store holds.")
+@store_options
+def restore(file: Path, force: bool, **where: str) -> None:
+    """Make the store hold what FILE does. All servers must be stopped; agents and microVMs may go on.
+
+    MicroVMs made since the backup are not forgotten: their hosts announce them, and they are adopted.
+    """
+    from billet.adapters import backup as files
+
+    wanted = files.read(file)
+
+    async def work() -> int:
+        async with opened(where) as engine:
+            with click.progressbar(length=wanted.header.records, label="Restoring", file=sys.stderr) as bar:
+                return (await files.restore(engine, wanted, force, bar.update)).number
+
+    term = asyncio.run(work())
+    header = wanted.header
+    click.echo(f"{header.records} records as of {header.at} are back; terms go on from {term}. Start the servers.")
+
+
+@store.command()
+@store_options
+@output_option
+def check(output: str, **where: str) -> None:
+    """Look whether the store can be reached, is sound and has room. Exit code 1 when something is wrong.
+
+    Reads only, so servers may go on meanwhile.
+    """
+    report = asyncio.run(_examine(where))
+    if output == "json":
+        click.echo(json.dumps(report, indent=2))
+    else:
+        from billet.show.store import check_table
+
+        console().print(check_table(report))
+    if any(finding["wrong"] for finding in report["findings"]):
+        sys.exit(1)
+
+
+async def _examine(where: dict[str, str]) -> dict[str, Any]:
+    from billet.core.checkup import Finding, findings
+
+    async with opened(where, create=False) as engine:
+        vitals = await engine.vitals()
+        revision, records = await engine.records()
+        trips_ms = [await _round_trip_ms(engine) for _ in range(ROUND_TRIPS)]
+        leader = await engine.leader()
+    hosts, placements, unreadable = _decoded(records)
+    found = [Finding(True, text) for text in vitals.troubles] + unreadable + findings(hosts, placements)
+    return {
+        **{name: value for name, value in vitals._asdict().items() if name != "troubles"},
+        "round_trip_ms": round(median(trips_ms), 3),
+        "leader": leader.id if leader else "",
+        "revision": revision,
+        "hosts": len(hosts),
+        "placements": len(placements),
+        "findings": [finding._asdict() for finding in found],
+    }
+
+
+def _decoded(records: dict[str, bytes]) -> tuple[list[Host], list[Placement], list[Finding]]:
+    from billet.core.checkup import Finding
+    from billet.core.state import PutHost, PutPlacement
+    from billet.wire.records import decode
+
+    changes, unreadable = [], []
+    for key, record in records.items():
+        try:
+            changes.append(decode(key, record))
+        except StoreCorrupt as error:
+            unreadable.append(Finding(True, error.text))
+    hosts = [change.host for change in changes if isinstance(change, PutHost)]
+    return hosts, [change.placement for change in changes if isinstance(change, PutPlacement)], unreadable
+
+
+async def _round_trip_ms(engine: Engine) -> float:
+    """One question to the store, answered by a majority where it has several members."""
+    began_s = time.perf_counter()
+    await engine.leader()
+    return (time.perf_counter() - began_s) * 1e3
+
+
+@asynccontextmanager
+async def opened(where: dict[str, str], create: bool = True) -> AsyncIterator[Engine]:
+    """The store that the options name."""
+    from billet.adapters.stores import open_store
+
+    tls = where["etcd_tls_ca"], where["etcd_tls_cert"], where["etcd_tls_key"]
+    engine = open_store(where["store"], where["data_dir"], *tls, create=create)
+    try:
+        await engine.open()
+        yield engine
+    finally:
+        await engine.close()

@@ -1,0 +1,30 @@
+"""Clusters of real processes, ended when their test is."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.clients import Clients
+from tests.harness import Cluster, plans
+
+Start = Callable[..., Awaitable[tuple[Cluster, Clients]]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    running: list[tuple[Cluster, Clients]] = []
+
+    async def run(hosts: int, store: str = "sqlite", server_flags: tuple[str, ...] = (), **settings: object):
+        cluster = Cluster(tmp_path, plans(hosts, tmp_path, **settings), store, server_flags=server_flags)
+        await asyncio.to_thread(cluster.start)
+        running.append((cluster, Clients(cluster.grpc[0])))
+        return running[-1]
+
+    yield run
+    for cluster, clients in running:
+        await clients.close()
+        await asyncio.to_thread(cluster.stop)
