@@ -1,4 +1,4 @@
-"""Bugs put in on purpose, each as a patch of the code that runs. `python -m tests.sim.bugs` finds their seeds anew."""
+"""Bugs put in on purpose, as patches of the code that runs. `python -m tests.sim.bugs` finds their seeds anew."""
 
 from __future__ import annotations
 

@@ -265,7 +265,7 @@ class _Obeying:
 
 
 def nothing_lost_nothing_twice(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """Each request boots once; what is acknowledged is in the store by then; what a Delete ended is gone at the end."""
+    """Each request boots once; what is acknowledged is written by then; what a Delete ended is gone at the end."""
     books = Books()
     booted: dict[str, str] = {}  # name -> host; no client asks for the same name twice without a request id
     written: set[str] = set()  # uids that the store has known

@@ -218,6 +218,7 @@ class SimStore:
             self._mine[candidacy.revision] = candidacy
             self._process.spawn(self._keep(candidacy))
             if await self._until_first(candidacy):
+                assert candidacy.revision > above, "this store is never put back to an earlier day"
                 return Term(candidacy.revision, me)
             await self._withdraw(candidacy.revision)
 
