@@ -34,7 +34,7 @@ from billet.wire.headers import FORWARDED, token_of
 
 UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # see adapters/forward.py
 SETTLE_AFTER_S = 30.0  # longer than any order that is held up plus the slowest flintlockd
-KEEP_LOST_S = 30.0
+KEEP_LOST_S = 86_400.0
 BID_WAIT_S, BID_WAIT_MAX_S = 0.05, 2.0
 HOLD_S = 10.0
 GRACE_S = 30.0
