@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import signal
 import socket
@@ -137,7 +138,7 @@ class Server:
         """Campaign, lead, and campaign again, until this server stops."""
         while not self._stopping:
             try:
-                term = await self._store.campaign(self.leader, above=self._link.newest_term)
+                term = await self._store.campaign(self.leader, above=self._link.seen_term)
                 snapshot = await self._store.load()
             except StoreCorrupt:
                 raise
@@ -150,7 +151,9 @@ class Server:
             office = self._open_office(ledger)
             service = FlintlockService(office, self._explain)
             self._ledger, self._service = ledger, service
-            self._link.begin(self._reign_of(ledger, office))
+            self._link.begin(
+                Reign(term.number, self._config.weights, office.reconciler, office.rules.arrive_s, ledger.end)
+            )
             await self._face()
             log.info(
                 "leading", term=term.number, hosts=len(ledger.state.hosts), microvms=len(ledger.state.placements)
@@ -212,16 +215,6 @@ class Server:
         request, timeout_s = flintlock.with_uid(uid), self._config.call_timeout_s
         return (await self._link.call(host_id, flintlock.DELETE, request, timeout_s)).code == Code.OK
 
-    def _reign_of(self, ledger: Ledger, office: Office) -> Reign:
-        return Reign(
-            ledger.term.number,
-            self._config.weights,
-            office.reconciler,
-            office.rules.arrive_s,
-            # Another leads, or the store has been put back to an earlier day: the next term is above what hosts know.
-            lambda: ledger.end("a host has taken orders of a later term"),
-        )
-
     async def _reign(self, ledger: Ledger, office: Office) -> None:
         """Until the term ends, by the store's word or because a commit's outcome is not known."""
         work = [
@@ -254,7 +247,7 @@ class Server:
                 bury.cancel()
             before, self._forward, bury = self._forward, None, None
             if leader and leader != self.leader:
-                self._forward = LeaderForward(leader, self._tls, ((FORWARDED, self._proof),))
+                self._forward = LeaderForward(leader, self._tls, self._config.servers_ca, ((FORWARDED, self._proof),))
                 bury = asyncio.create_task(self._bury(self._forward))
             elif leader is None and before:
                 self._front.stale = before  # the last leader knows best what was there
@@ -302,6 +295,8 @@ class Server:
             ssl_cert_reqs=ssl.CERT_REQUIRED if config.tls_client_validate else ssl.CERT_NONE,
         )
         settings.load()
+        if settings.ssl:
+            settings.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
         listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -376,7 +371,8 @@ def host_of(config: AgentConfig, measured: Resources) -> Host:
         capacity.vms,
     )
     if min(allocatable) < 1:
-        raise ConfigError(f"nothing of this host is left to offer: {allocatable}; lower the --reserve-… settings")
+        left = ", ".join(f"{amount} {name}" for name, amount in allocatable._asdict().items())
+        raise ConfigError(f"nothing of this host is left to offer ({left}): lower the --reserve-… settings")
     return Host(config.id, capacity, allocatable, config.zone, dict(config.labels), config.provider)
 
 
@@ -424,7 +420,8 @@ async def listening(opening: Awaitable[int], endpoint: str) -> int:
 
 def occupied(endpoint: str, error: Exception) -> ConfigError:
     """A port that cannot be had."""
-    why = error.strerror if isinstance(error, OSError) and error.strerror else "it is in use, or not ours to use"
+    number = error.errno if isinstance(error, OSError) else None
+    why = os.strerror(number) if number else "it is in use, or not ours to use"
     return ConfigError(f"cannot listen on {endpoint}: {why}; stop what uses it, or choose another endpoint")
 
 

@@ -1,4 +1,4 @@
-"""Bugs put in on purpose, each as a patch of the code that runs. `python -m tests.sim.bugs` finds their seeds anew."""
+"""Bugs put in on purpose, as patches of the code that runs. `python -m tests.sim.bugs` finds their seeds anew."""
 
 from __future__ import annotations
 
@@ -193,6 +193,18 @@ def acknowledged_before_it_is_written() -> list[AbstractContextManager[Any]]:
     return [patch.object(Auctioneer, "_started", started)]
 
 
+def deleted_ones_forgotten() -> list[AbstractContextManager[Any]]:
+    right = reconcile._vanished
+
+    def vanished(placement: Any, host_id: str, now_s: float) -> Any:
+        change = right(placement, host_id, now_s)
+        if isinstance(change, PutPlacement) and change.placement.state is PlacementState.GONE:
+            return DropPlacement(placement.id)
+        return change
+
+    return [patch.object(reconcile, "_vanished", vanished)]
+
+
 def lost_delete() -> list[AbstractContextManager[Any]]:
     def to_delete(state: Any, host_id: str, rows: Any, uids: Any, in_hand: Any) -> list[str]:
         doomed = reconcile.to_delete(state, host_id, rows, uids, in_hand)
@@ -214,7 +226,7 @@ def not_found_from_an_unreachable_host() -> list[AbstractContextManager[Any]]:
 
 
 def not_found_while_a_flintlockd_hangs() -> list[AbstractContextManager[Any]]:
-    return [patch.object(service, "UNANSWERED", frozenset()), patch.object(service, "GONE", "")]
+    return [patch.object(service, "GONE", "")]
 
 
 # Promise 6.
@@ -230,29 +242,6 @@ def nothing_is_adopted() -> list[AbstractContextManager[Any]]:
 
 def reservations_never_expire() -> list[AbstractContextManager[Any]]:
     return [patch.object(reconciler, "expired", lambda *rest: [])]
-
-
-def lost_ones_dropped_with_their_deletes() -> list[AbstractContextManager[Any]]:
-    def vanished(placement: Any, host_id: str, now_s: float) -> Any:
-        return DropPlacement(placement.id) if placement and placement.state is PlacementState.STARTED else None
-
-    return [patch.object(reconcile, "_vanished", vanished)]
-
-
-def hands_are_never_said_to_be_empty() -> list[AbstractContextManager[Any]]:
-    """An agent that tells nothing when a create ends without a microVM: found by the simulator, not put in."""
-    right = Agent._create
-
-    async def create(self: Agent, order: CreateOrder, look_first: bool) -> Any:
-        uplink, self.uplink = self.uplink, None
-        try:
-            creating = asyncio.ensure_future(right(self, order, look_first))
-            await asyncio.sleep(0)
-        finally:
-            self.uplink = uplink
-        return await creating
-
-    return [patch.object(Agent, "_create", create)]
 
 
 # Promise 7.
@@ -288,6 +277,7 @@ BUGS = (
     Bug("repeated create held anew", 4, 0, repeated_create_held_anew),
     Bug("create sent again under another token", 4, 0, create_sent_again_under_another_token),
     Bug("acknowledged before it is written", 4, 0, acknowledged_before_it_is_written),
+    Bug("deleted ones forgotten, and made again", 4, 0, deleted_ones_forgotten),
     Bug("lost Delete", 4, 0, lost_delete),
     Bug("not found from an unreachable host", 5, 0, not_found_from_an_unreachable_host),
     Bug("not found while a flintlockd hangs", 5, 0, not_found_while_a_flintlockd_hangs),

@@ -26,17 +26,22 @@ UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # 
 class LeaderForward:
     """ports.Backend over a connection to one leader."""
 
-    def __init__(self, leader: Leader, settings: tls.TlsSettings, passed_on: tuple[tuple[str, str], ...]) -> None:
-        """`passed_on` is the metadata that shows the leader that another server calls."""
+    def __init__(
+        self, leader: Leader, settings: tls.TlsSettings, ca: str, passed_on: tuple[tuple[str, str], ...]
+    ) -> None:
+        """`settings` are this server's own, `ca` is that of the leader's certificate.
+
+        Without `ca`, servers trust the CA of their clients, or else a certificate that they share. `passed_on` is the
+        metadata that shows the leader that another server calls.
+        """
         self.leader = leader
         self._passed_on = passed_on
-        # The servers of one fleet trust the CA of their clients, or else a certificate that they share.
         self._channel = (
             grpc.aio.insecure_channel(leader.grpc, options=LIMITLESS)
             if settings.insecure
             else grpc.aio.secure_channel(
                 leader.grpc,
-                tls.channel_credentials(settings.client_ca or settings.cert, settings.cert, settings.key),
+                tls.channel_credentials(ca or settings.client_ca or settings.cert, settings.cert, settings.key),
                 options=LIMITLESS,
             )
         )

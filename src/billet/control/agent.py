@@ -179,17 +179,17 @@ class Agent:
 
     # Orders.
 
+    @property
+    def term(self) -> int:
+        """The greatest whose orders were obeyed."""
+        return self._term
+
     def accepts(self, term: int) -> bool:
         """Whether an order of this term may be carried out; a newer term ends all older ones (promise 3)."""
         if term < self._term:
             return False
         self._term = term
         return True
-
-    @property
-    def term(self) -> int:
-        """The newest term whose orders were accepted; 0 when there was none."""
-        return self._term
 
     async def create(self, order: CreateOrder) -> Outcome:
         """Carry out an award, once, however often the order comes."""

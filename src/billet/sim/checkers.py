@@ -229,7 +229,7 @@ def one_writer(evidence: Sequence[Event]) -> Iterator[Violation]:
                 leading[server] = term if leads else 0
             case Stopped(_, server, stands):
                 (stopped.add if stands else stopped.discard)(server)
-            case Deposed(at_s, term):
+            case Deposed(at_s, term, expired=True):
                 for server, led in leading.items():
                     if led == term and server not in stopped:
                         yield Violation(3, at_s, f"{server} still leads, and its term {term} is over")
@@ -265,7 +265,7 @@ class _Obeying:
 
 
 def nothing_lost_nothing_twice(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """Each request boots once; what is acknowledged is in the store by then; what a Delete ended is gone at the end."""
+    """Each request boots once; what is acknowledged is written by then; what a Delete ended is gone at the end."""
     books = Books()
     booted: dict[str, str] = {}  # name -> host; no client asks for the same name twice without a request id
     written: set[str] = set()  # uids that the store has known

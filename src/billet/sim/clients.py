@@ -38,6 +38,8 @@ class Crowd:
         self.uids: list[str] = []  # all that anybody was given or made, and nobody has begun to delete
         self._world, self._net = world, net
         self._servers, self._machines = servers, machines
+        self._met: set[str] = set()  # all uids that were ever in `uids`
+        self._requests: dict[str, bytes] = {}  # those that have a request id, by name
         self._named = 0
 
     async def work(self, name: str, operations: int, pause_s: float) -> None:
@@ -77,21 +79,36 @@ class Crowd:
         return (await self.call(name, chance, verb, host_id, fleet.CHANGE_HOST, request, TIMEOUT_S)).code
 
     async def create(self, name: str, chance: Random, shape: tuple[int, int] | None = None) -> int:
-        """Ask for a microVM; the code of the answer. Some clients name their request, and send it until they know."""
+        """Ask for a microVM; the code of the answer. Some clients name their request, and send it until they know.
+
+        And some send a request again that was answered long ago.
+        """
+        if shape is None and self._requests and chance.random() < 0.1:
+            vm = chance.choice(list(self._requests))
+            return await self._send(name, chance, vm, self._requests[vm], {REQUEST_ID: vm})
         vcpu, memory_mib = shape or chance.choice(SHAPES)
         if shape is None and chance.random() < 0.02:
             vcpu = 65  # flintlockd itself shall refuse
         vm = self._new_name()
         request = create_request(vm, vcpu, memory_mib)
+        if chance.random() < 0.5:
+            return await self._send(name, chance, vm, request, {})
+        self._requests[vm] = request
+        return await self._send(name, chance, vm, request, {REQUEST_ID: vm})
+
+    async def _send(self, name: str, chance: Random, vm: str, request: bytes, metadata: Mapping[str, str]) -> int:
         timeout_s = chance.choice((3.0, TIMEOUT_S))
-        metadata = {REQUEST_ID: vm} if chance.random() < 0.5 else {}
         for _ in range(TRIES if metadata else 1):
             said = await self.call(name, chance, "create", vm, wire.CREATE, request, timeout_s, metadata)
             if said.code not in TRY_AGAIN:
                 break
-        if said.code == Code.OK and (uid := wire.read_created(said.payload).uid) not in self.uids:
-            self.uids.append(uid)
+        if said.code == Code.OK and (uid := wire.read_created(said.payload).uid) not in self._met:
+            self._meet(uid)
         return said.code
+
+    def _meet(self, uid: str) -> None:
+        self._met.add(uid)
+        self.uids.append(uid)
 
     async def get(self, name: str, chance: Random, uid: str) -> int:
         """Look a microVM up; the code of the answer."""
@@ -145,7 +162,7 @@ class Crowd:
         vcpu, memory_mib = SHAPES[0]
         if daemon.up and machine.host.allocatable.minus(taken).covers(Resources(vcpu, memory_mib, 0, 1)):
             reply = daemon.create(create_request(self._new_name(), vcpu, memory_mib), self._world.now_s)
-            self.uids.append(wire.read_created(reply).uid)
+            self._meet(wire.read_created(reply).uid)
 
     def _new_name(self) -> str:
         self._named += 1

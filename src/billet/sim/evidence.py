@@ -38,7 +38,7 @@ class Removed(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A List that reached the host's agent showed these microVMs for the first time."""
+    """A host's agent told of these microVMs for the first time: it counts them."""
 
     at_s: float
     host: str
@@ -54,10 +54,11 @@ class Elected(NamedTuple):
 
 
 class Deposed(NamedTuple):
-    """The store holds a term for over."""
+    """The store holds a term for over: its lease ran out, or it was ended, by its leader or by another server."""
 
     at_s: float
     term: int
+    expired: bool
 
 
 class Leads(NamedTuple):

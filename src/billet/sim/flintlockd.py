@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 from billet.core.errors import Code, HostVerdict
 from billet.core.model import Host, Resources
 from billet.ports import Reply
-from billet.sim.evidence import Accepted, Removed, Shown
+from billet.sim.evidence import Accepted, Removed
 from billet.sim.loop import Process
 from billet.sim.world import World
 from billet.wire import flintlock as wire
@@ -39,7 +39,6 @@ class Vm:
     token: str
     demand: Resources
     message: types.MicroVM
-    shown: bool = False
     row: bytes = b""  # the message's bytes, "" when it has changed since
 
     def bytes(self) -> bytes:
@@ -144,14 +143,6 @@ class Flintlockd:
                 return self.list_all()
         raise HostVerdict(Code.UNIMPLEMENTED, f"unknown method {method}")
 
-    def show(self, listed: Iterable[Vm]) -> None:
-        """A List of these has reached the agent."""
-        new = [vm for vm in listed if not vm.shown]
-        for vm in new:
-            vm.shown = True
-        if new:
-            self._world.note(Shown(self._world.now_s, self.host.id, [vm.uid for vm in new]))
-
     # Its one worker.
 
     def _enqueue(self, uid: str) -> None:
@@ -209,17 +200,13 @@ class Loopback:
             self._agent.call_at(world.now_s, _settle, answer, BROKE)
 
         process.at_death.append(died)
-        listed: list[Vm] = []
-        self._send(process, method, request, answer, listed)
+        self._send(process, method, request, answer)
         timer = world.loop.call_later(timeout_s, _settle, answer, Reply(Code.DEADLINE_EXCEEDED, "", b""))
         try:
-            reply = await answer
+            return await answer
         finally:
             timer.cancel()
             process.at_death.remove(died)
-        if reply.code == Code.OK:
-            daemon.show(listed)
-        return reply
 
     def stream(self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None) -> AsyncIterator[bytes]:
         """See ports.Flintlock. No client of the simulation asks for one."""
@@ -228,9 +215,7 @@ class Loopback:
     async def close(self) -> None:
         """See ports.Flintlock."""
 
-    def _send(
-        self, process: Process, method: str, request: bytes, answer: asyncio.Future[Reply], listed: list[Vm]
-    ) -> None:
+    def _send(self, process: Process, method: str, request: bytes, answer: asyncio.Future[Reply]) -> None:
         """Let the daemon get the call, now, later or never, and do it whether or not somebody still waits."""
         world, weather, chance = self._world, self._world.weather, self._chance
         told_s = world.now_s
@@ -246,8 +231,6 @@ class Loopback:
                 reply = Reply(Code.OK, "", self._daemon.answer(method, request, told_s))
             except HostVerdict as verdict:
                 reply = Reply(verdict.status, verdict.text, b"")
-            if method == wire.LIST:
-                listed.extend(self._daemon.vms.values())
             lost = world.happens(chance, weather.daemon_lost_reply)
             self._agent.call_at(world.now_s + self._delay_s(), _settle, answer, BROKE if lost else reply)
 

@@ -55,6 +55,11 @@ class Machine:
         return self._process is not None and self._process.alive
 
     @property
+    def up(self) -> bool:
+        """Whether all of it runs, and the agent knows so."""
+        return self.agent_up and self.daemon.up and self.agent is not None and self.agent.known
+
+    @property
     def process(self) -> Process | None:
         """The agent's, latest."""
         return self._process

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, TypeVarTuple
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+TICK_S = 1e-6
 MAX_STEPS = 2_000_000  # a run takes some ten thousand; more means that something spins without time going by
 
 
@@ -183,7 +184,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """See asyncio."""
-        return self.call_at(self._now_s + delay, callback, *args, context=context)
+        # Whoever waits for the rest of some time finds that time has passed, as by a real clock.
+        return self.call_at(
+            self._now_s + (max(delay, TICK_S) if delay > 0 else 0.0), callback, *args, context=context
+        )
 
     def create_future(self) -> asyncio.Future[Any]:
         """See asyncio."""

@@ -19,7 +19,7 @@ from picows import WSListener, WSMsgType
 
 from billet.adapters.outbox import PING_AFTER_S, PONG_WITHIN_S
 from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost
-from billet.sim.evidence import Ordered
+from billet.sim.evidence import Ordered, Shown
 from billet.sim.loop import Process
 from billet.sim.world import World
 from billet.wire.pb import link_pb2 as pb
@@ -115,6 +115,7 @@ class Network:
         self.world = world
         self.listening: dict[str, tuple[Process, Accept]] = {}  # link address -> who accepts there
         self._chance = world.chance("network")
+        self._shown: set[str] = set()  # uids that agents have told of
         self._cuts: dict[tuple[str, str], float] = {}  # from, to -> until when
         self._connections: list[tuple[End, End]] = []
 
@@ -169,6 +170,8 @@ class Network:
     def carry(self, end: End, frame: Frame | None) -> None:
         """Send a frame on its way, behind those that are under way."""
         world, weather = self.world, self.world.weather
+        if frame and end.kind is pb.Up:
+            self._told(end, pb.Up.FromString(frame.payload).inventory)
         when_s = world.now_s + self.delay_s()
         if frame and not world.calm and (weather.frame_lost or weather.frame_twice or weather.frame_late):
             loose = self._loose(end, frame)
@@ -184,6 +187,12 @@ class Network:
                 return
         end.last_s = max(end.last_s, when_s)
         end.peer.process.call_at(end.last_s, self._deliver, end, frame)
+
+    def _told(self, end: End, inventory: pb.Inventory) -> None:
+        new = [row.uid for row in inventory.seen if row.uid not in self._shown]
+        if new:
+            self._shown.update(new)
+            self.world.note(Shown(self.world.now_s, end.name, new))
 
     def _loose(self, end: End, frame: Frame) -> bytes:
         """What of a frame may come twice: orders and answers; equal to the frame when there is nothing else in it."""

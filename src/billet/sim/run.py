@@ -8,11 +8,12 @@ import multiprocessing
 import random
 from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
+from random import Random
 from typing import Any, NamedTuple
 
 import structlog
 
-from billet.core.errors import BilletError
+from billet.core.errors import BilletError, Code
 from billet.sim.checkers import Violation, differences, judge
 from billet.sim.clients import Crowd
 from billet.sim.evidence import Answered, Settled, Unexpected
@@ -27,6 +28,7 @@ from billet.sim.world import World
 
 BUSY_S = 40.0  # the longest that faults come
 QUIET_S = 150.0  # the longest until the store says what the hosts show: two sweeps after the last reservation expires
+CALM_S = 9.0  # what broke without a word shows by the next ping
 LOOK_S = 2.0
 
 
@@ -105,7 +107,7 @@ async def _main(world: World) -> None:
     mayhem.calm()
     world.tell("world", "all faults have ended")
     await asyncio.wait([*work, operator])
-    await _settled(world, etcd, machines, crowd)
+    await _settled(world, etcd, servers, machines, crowd)
     await _probe(world, crowd)
 
 
@@ -117,11 +119,9 @@ async def _ready(etcd: Etcd, hosts: int) -> None:
             return
 
 
-async def _settled(world: World, etcd: Etcd, machines: list[Machine], crowd: Crowd) -> None:
-    """Wait until the store says what the hosts show and every host answers, and does so twice."""
-    chance = world.chance("look")
-    until_s = world.now_s + QUIET_S
-    well = 0
+async def _settled(world: World, etcd: Etcd, servers: list[SimServer], machines: list[Machine], crowd: Crowd) -> None:
+    """Wait until all is up and the store says what the hosts show, and see that twice."""
+    chance, calm_s, well = world.chance("look"), world.now_s, 0
     while True:
         vms = {
             vm.uid: (machine.host.id, vm.demand, vm.message.status.state == DELETING)
@@ -129,17 +129,22 @@ async def _settled(world: World, etcd: Etcd, machines: list[Machine], crowd: Cro
             for vm in machine.daemon.vms.values()
         }
         found = differences(etcd.state.placements, vms)
-        well = 0 if found or any(deleting for _, _, deleting in vms.values()) else well + 1
-        for host in list(etcd.state.hosts.values()):
-            if host.cordoned:
-                await crowd.change_host("look", chance, host.id, "UNCORDON")
-                well = 0
-        if well and (len(etcd.state.hosts) < len(machines) or await crowd.list_all("look", chance)):
-            well = 0
-        if well == 2 or world.now_s > until_s:
+        busy = found or any(deleting for _, _, deleting in vms.values())
+        up = all(server.up and not server.stopping for server in servers) and all(machine.up for machine in machines)
+        calm = world.now_s - calm_s >= CALM_S and len(etcd.state.hosts) == len(machines)
+        well = well + 1 if up and calm and not busy and await _answers(etcd, crowd, chance) else 0
+        if well == 2 or world.now_s - calm_s > QUIET_S:
             break
         await asyncio.sleep(LOOK_S)
     world.note(Settled(world.now_s, found))
+
+
+async def _answers(etcd: Etcd, crowd: Crowd, chance: Random) -> bool:
+    """Whether every host answers; the operator lets those bid again that were cordoned."""
+    for host in list(etcd.state.hosts.values()):
+        if host.cordoned:
+            await crowd.change_host("look", chance, host.id, "UNCORDON")
+    return await crowd.list_all("look", chance) == Code.OK
 
 
 async def _probe(world: World, crowd: Crowd) -> None:

@@ -34,7 +34,7 @@ from billet.wire.headers import FORWARDED, token_of
 
 UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # see adapters/forward.py
 SETTLE_AFTER_S = 30.0  # longer than any order that is held up plus the slowest flintlockd
-KEEP_LOST_S = 30.0
+KEEP_LOST_S = 86_400.0
 BID_WAIT_S, BID_WAIT_MAX_S = 0.05, 2.0
 HOLD_S = 10.0
 GRACE_S = 30.0
@@ -105,7 +105,7 @@ class SimServer:
     def start(self, fuse: Callable[[Process], None]) -> None:
         """A new process, which knows nothing."""
         self._starts += 1
-        self._stopping, self._term, self._calls = False, 0, 0
+        self.stopping, self._term, self._calls = False, 0, 0
         self._service: FlintlockService | None = None
         self._ledger: Ledger | None = None
         self._forward: SimForward | None = None
@@ -129,7 +129,7 @@ class SimServer:
 
     async def serve(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> bytes:
         """What clients and other servers reach. Raises BilletError."""
-        if self._stopping:
+        if self.stopping:
             raise LeaderLost("this server is stopping")
         self._calls += 1
         try:
@@ -154,9 +154,9 @@ class SimServer:
             group.create_task(self._follow())
 
     async def _lead(self) -> None:
-        while not self._stopping:
+        while not self.stopping:
             try:
-                term = await self._store.campaign(self.me)
+                term = await self._store.campaign(self.me, above=self._link.seen_term)
                 snapshot = await self._store.load()
             except StoreError as error:
                 self._front.trouble(f"no server leads: {error.text}")
@@ -172,7 +172,7 @@ class SimServer:
                     self._rules.weights,
                     office.reconciler,
                     office.rules.arrive_s,
-                    partial(ledger.end, "a host has taken orders of a later term"),
+                    ledger.end,
                 )
             )
             self._face()
@@ -192,7 +192,7 @@ class SimServer:
     async def finish(self) -> None:
         """SIGTERM."""
         self._world.tell(self.process.name, "is asked to stop")
-        self._stopping = True
+        self.stopping = True
         service, ledger = self._service, self._ledger
         with suppress(StoreError):
             if ledger and await self._store.contested(ledger.term):

@@ -80,7 +80,8 @@ class Etcd:
         """A candidate is one no longer."""
         candidate = self._candidate(revision)
         if candidate:
-            self._drop(candidate)
+            self._world.tell("store", f"{candidate.leader.id} stands for election no longer")
+            self._drop(candidate, expired=False)
 
     def first(self) -> Candidate | None:
         """Who leads."""
@@ -89,12 +90,6 @@ class Etcd:
     def rank(self, revision: int) -> int | None:
         """How many stand before this candidate; None when it does not stand."""
         return next((n for n, candidate in enumerate(self._standing) if candidate.revision == revision), None)
-
-    def depose(self, leader: Leader) -> None:
-        """End this leader's term, if it leads."""
-        first = self.first()
-        if first and first.leader == leader:
-            self._drop(first)
 
     def contested(self) -> bool:
         """Whether anybody else would like to lead."""
@@ -149,13 +144,13 @@ class Etcd:
     def _expire(self, candidate: Candidate) -> None:
         if candidate in self._standing and candidate.expires_s <= self._world.now_s:
             self._world.tell("store", f"the lease of {candidate.leader.id} has run out")
-            self._drop(candidate)
+            self._drop(candidate, expired=True)
 
-    def _drop(self, candidate: Candidate) -> None:
+    def _drop(self, candidate: Candidate, expired: bool) -> None:
         led = candidate is self._standing[0]
         self._standing.remove(candidate)
         if led:
-            self._world.note(Deposed(self._world.now_s, candidate.revision))
+            self._world.note(Deposed(self._world.now_s, candidate.revision, expired))
             self._turn()
 
     def _turn(self) -> None:
@@ -223,6 +218,7 @@ class SimStore:
             self._mine[candidacy.revision] = candidacy
             self._process.spawn(self._keep(candidacy))
             if await self._until_first(candidacy):
+                assert candidacy.revision > above, "this store is never put back to an earlier day"
                 return Term(candidacy.revision, me)
             await self._withdraw(candidacy.revision)
 
@@ -269,7 +265,9 @@ class SimStore:
 
     async def depose(self, leader: Leader) -> None:
         """See ports.Store."""
-        await self._steady(lambda: self._etcd.depose(leader))
+        first = await self._steady(self._etcd.first)
+        if first and first.leader == leader:
+            await self._steady(lambda: self._etcd.withdraw(first.revision))
 
     async def load(self) -> Snapshot:
         """See ports.Store."""
