@@ -171,7 +171,8 @@ class Mayhem:
         """Let a server or an agent stand still for a while."""
         stop_s = self._chance.expovariate(1.0) * self._world.weather.stop_s
         if self._chance.random() < 0.6:
-            server = self._chance.choice(self._servers)
+            leading = [server for server in self._servers if server.leads]
+            server = self._chance.choice(leading or self._servers)
             process = server.process
             if server.up and not process.stopped:
                 self._world.tell(process.name, f"stands still for {stop_s:.3f} s")

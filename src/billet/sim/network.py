@@ -26,7 +26,7 @@ from billet.wire.pb import link_pb2 as pb
 
 STORE = "store"
 CONNECT_S = 2.0  # how long a connection is tried that nobody refuses
-LATE_S = 3.0  # the longest that a frame is overtaken, or its second copy is behind
+LATE_S = 5.0  # the longest that a frame is overtaken, or its second copy is behind
 
 
 class Said(NamedTuple):
