@@ -1,7 +1,7 @@
 # Everything starts here: each target sets up what it needs first.
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench proto clean
+.PHONY: help setup demo test check bench chaos proto clean
 
 PATH := $(CURDIR)/.venv/bin:$(PATH):$(CURDIR)/.tools/bin
 export PATH
@@ -28,6 +28,9 @@ check: setup ## format, lint, types, import rules, generated code, and the fast 
 
 bench: setup ## creates per second and milliseconds, beside the floor of a single flintlockd
 	python -m benchmarks $(ARGS)
+
+chaos: setup ## ten minutes of everything going wrong, every promise checked; ARGS="failover --times 5"
+	python -m chaos $(ARGS)
 
 proto: setup ## generate the Python code of the .proto files
 	sh scripts/proto

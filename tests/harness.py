@@ -53,6 +53,14 @@ class Cluster:
 
     def start(self) -> Cluster:
         self.processes = Processes(self.folder)
+        try:
+            self._start()
+        except BaseException:
+            self.stop()  # or what has started already would outlive the test
+            raise
+        return self
+
+    def _start(self) -> None:
         self._store = "sqlite:///billet.db" if self.store == "sqlite" else start_etcd(self.processes, self.members)
         self._ports = [tuple(free_port() for _ in range(3)) for _ in range(self.servers)]
         self.fakes = [FakeProcess(plan.fake) for plan in self.plans]
@@ -67,7 +75,6 @@ class Cluster:
         self.agent = [self._launch_agent(n) for n in range(len(self.plans))]
         for process in self.agent:
             process.ready(60)
-        return self
 
     def stop(self) -> None:
         for fake in self.fakes:

@@ -132,7 +132,8 @@ class ServerConfig:
     fence_after_s: float = setting(
         0.0, AUCTION, "Fence a host by itself once it has been away so long: its microVMs are declared gone and made"
         " again elsewhere, and it deletes them if it comes back. 0 = never, an operator decides; less brings"
-        " microVMs back sooner and takes more living hosts for dead. Not while over half of the hosts are away.",
+        " microVMs back sooner and takes more living hosts for dead. Never sooner than after 5 s,"
+        " nor while over half of the hosts are away.",
         low=0, high=604_800,
     )  # fmt: skip
     record_auctions: int = setting(

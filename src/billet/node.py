@@ -137,7 +137,7 @@ class Server:
         """Campaign, lead, and campaign again, until this server stops."""
         while not self._stopping:
             try:
-                term = await self._store.campaign(self.leader, above=self._link.newest_term)
+                term = await self._store.campaign(self.leader, above=self._link.seen_term)
                 snapshot = await self._store.load()
             except StoreCorrupt:
                 raise
@@ -150,7 +150,9 @@ class Server:
             office = self._open_office(ledger)
             service = FlintlockService(office, self._explain)
             self._ledger, self._service = ledger, service
-            self._link.begin(self._reign_of(ledger, office))
+            self._link.begin(
+                Reign(term.number, self._config.weights, office.reconciler, office.rules.arrive_s, ledger.end)
+            )
             await self._face()
             log.info(
                 "leading", term=term.number, hosts=len(ledger.state.hosts), microvms=len(ledger.state.placements)
@@ -211,16 +213,6 @@ class Server:
     async def _delete(self, host_id: str, uid: str) -> bool:
         request, timeout_s = flintlock.with_uid(uid), self._config.call_timeout_s
         return (await self._link.call(host_id, flintlock.DELETE, request, timeout_s)).code == Code.OK
-
-    def _reign_of(self, ledger: Ledger, office: Office) -> Reign:
-        return Reign(
-            ledger.term.number,
-            self._config.weights,
-            office.reconciler,
-            office.rules.arrive_s,
-            # Another leads, or the store has been put back to an earlier day: the next term is above what hosts know.
-            lambda: ledger.end("a host has taken orders of a later term"),
-        )
 
     async def _reign(self, ledger: Ledger, office: Office) -> None:
         """Until the term ends, by the store's word or because a commit's outcome is not known."""

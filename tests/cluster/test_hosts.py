@@ -188,11 +188,6 @@ async def test_with_fence_after_a_dead_hosts_microvms_come_back_by_themselves(
     await power_off(cluster, 0)
     await eventually(lambda: all(m.happy for m in machines) and sum(m.creates for m in machines) == 4)
     assert await has_state(clients, "h0", "FENCED")
-    await power_off(cluster, 1)
-    await power_off(cluster, 2)
-    await eventually(lambda: has_state(clients, "h2", "AWAY"))
-    await asyncio.sleep(4.0)  # twice the time: nothing is to happen, because all of them are away
-    assert await states(clients) == {"h0": "FENCED", "h1": "AWAY", "h2": "AWAY"}
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ class AgentDialler:
         """Announce everything, from a List that was begun after the connection was there."""
         if not self._agent.accepts(welcome.term):
             log.warning("welcomed by a leader of an old term", server=link.server, term=welcome.term)
-            link.put(pb.Up(hello=self.hello()))  # it should know
+            link.put(pb.Up(hello=self.hello()))  # so that it learns of the newer one
             return
         self._agent.weights = Weights(welcome.pressure_weight, welcome.delay_weight, welcome.delay_half_s)
         self._agent.uplink = link

@@ -48,7 +48,7 @@ class Reign:
     weights: Weights
     listener: HostsListener
     arrive_s: float  # how long calls wait for a host that has not come to this server yet
-    outdated: Callable[[], None]  # a host has taken orders of a later term, and will take none of this one
+    outdated: Callable[[str], None]  # told, with why, that hosts obey a later term only
 
 
 class AgentConnection(WSListener):
@@ -121,7 +121,7 @@ class LinkServer:
         self._pipes: dict[str, Pipe] = {}
         self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s)
         self._reign: Reign | None = None
-        self.newest_term = 0  # that any host has told of
+        self.seen_term = 0  # the greatest that any host has obeyed, as far as this server has heard
         self._leader = ""  # the link address of another server that leads
         self._arrived_by_s = 0.0  # of the loop's clock
         self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host says hello
@@ -218,9 +218,9 @@ class LinkServer:
             self.gone(other)
         connection.host, connection.host_id, connection.instance = host, host.id, hello.instance
         self._hosts[host.id] = connection
-        self.newest_term = max(self.newest_term, hello.term)
+        self.seen_term = max(self.seen_term, hello.term)
         if self._reign and hello.term > self._reign.term:
-            self._reign.outdated()
+            self._reign.outdated("a host has seen a later term: another server leads, or the store was put back")
         else:
             self._greet(connection)
         came, self._came = self._came, asyncio.Event()
@@ -229,7 +229,7 @@ class LinkServer:
     def _greet(self, connection: AgentConnection) -> None:
         """Welcome when this server leads; who does, when not."""
         reign = self._reign
-        if reign is None or connection.host is None:
+        if reign is None or connection.host is None or self.seen_term > reign.term:
             connection.put(pb.Down(standby=pb.Standby(leader=self._leader)))
             return
         weights = reign.weights

@@ -179,6 +179,11 @@ class Agent:
 
     # Orders.
 
+    @property
+    def term(self) -> int:
+        """The greatest whose orders were obeyed."""
+        return self._term
+
     def accepts(self, term: int) -> bool:
         """Whether an order of this term may be carried out; a newer term ends all older ones (promise 3)."""
         if term < self._term:

@@ -8,16 +8,12 @@ from dataclasses import replace
 import structlog
 
 from billet.control.ledger import Ledger
-from billet.control.reconciler import CHUNK, Reconciler
+from billet.control.reconciler import CHUNK, SURELY_AWAY_S, Reconciler
 from billet.core.errors import Fenced, InvalidRequest, Refused
 from billet.core.model import Host, PlacementState
 from billet.core.state import DropPlacement, holds_room
 
 log = structlog.get_logger()
-
-# An agent that lives redials within this time, after its link broke or a new leader began. Sooner, nobody can tell
-# a dead host from one that is on its way.
-SURELY_AWAY_S = 5.0
 
 
 class Operator:
@@ -43,7 +39,7 @@ class Operator:
         await self._reconciler.fence(host_id)
         if self._ledger.over.is_set():
             raise Fenced(f"this server no longer leads, and {host_id} may not be fenced wholly: try again")
-        return len(self._ledger.state.on_host.get(host_id, ()))
+        return self._fenced(host_id)
 
     async def remove(self, host_id: str, gone_for_good: bool) -> None:
         """Forget a host that is empty and not connected. What was fenced is forgotten only when that is said."""
@@ -58,7 +54,7 @@ class Operator:
                 f"host {host_id} still has {_microvms(holding)}: "
                 "start its agent and drain it, or fence it if it is dead"
             )
-        fenced = sum(placement.state is PlacementState.FENCED for placement in placements)
+        fenced = self._fenced(host_id)
         if fenced and not gone_for_good:
             raise Refused(
                 f"host {host_id} was fenced with {_microvms(fenced)}, which it deletes when it comes back; "
@@ -69,6 +65,10 @@ class Operator:
             await self._ledger.settle(drops[start : start + CHUNK])
         await self._ledger.amend(host_id, lambda _: None)
         log.warning("a host is removed", host=host_id, forgotten=len(drops))
+
+    def _fenced(self, host_id: str) -> int:
+        state = self._ledger.state
+        return sum(state.placements[id_].state is PlacementState.FENCED for id_ in state.on_host.get(host_id, ()))
 
     def _known(self, host_id: str) -> Host:
         host = self._ledger.state.hosts.get(host_id)

@@ -23,6 +23,9 @@ log = structlog.get_logger()
 SWEEP_S = 30.0  # every host is looked at again this often, whether it said something or not
 CHUNK = 100  # changes in one commit: these need not be written together, and a store takes only so many at once
 RETRY_S = 1.0  # after the store refused
+# An agent that lives redials within this time, after its link broke or a new leader began. Sooner, nobody can tell
+# a dead host from one that is on its way.
+SURELY_AWAY_S = 5.0
 WATCH_S = 1.0  # how often the time that hosts have been away is looked at, where that matters
 
 
@@ -162,7 +165,7 @@ class Reconciler:
             return
         state = self._ledger.state
         away_s = {host_id: away for host_id in state.hosts if (away := self.away_s(host_id)) is not None}
-        for host_id in overdue(state, away_s, self._fence_after_s):
+        for host_id in overdue(state, away_s, max(self._fence_after_s, SURELY_AWAY_S)):
             if host_id not in self._fencing:
                 log.warning("fencing a host that has been away too long", host=host_id, away_s=round(away_s[host_id]))
                 self._fencing[host_id] = asyncio.Event()

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from random import Random
 
 from picows import WSListener
@@ -177,7 +176,7 @@ class SimServer:
                     self._rules.weights,
                     office.reconciler,
                     office.rules.arrive_s,
-                    partial(ledger.end, "a host has taken orders of a later term"),
+                    ledger.end,
                 )
             )
             self._face()

@@ -88,7 +88,7 @@ class Up(_message.Message):
     ANSWERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello:
-        """first on every connection"""
+        """first on every connection, and again in answer to a welcome of a term that is too old"""
 
     @_builtins.property
     def report(self) -> Global___Report: ...
@@ -155,7 +155,7 @@ class Hello(_message.Message):
     instance: _builtins.str
     """drawn anew at each start of an agent"""
     term: _builtins.int
-    """the newest that this agent has taken orders of"""
+    """the greatest that this agent has obeyed"""
     @_builtins.property
     def capacity(self) -> Global___Resources: ...
     @_builtins.property

@@ -1,0 +1,62 @@
+"""Many agents in one process, each with a link and a channel of its own. `python -m benchmarks.agents JSON`.
+
+They are put together as `billet agent` is, with its default settings. Only the machine that they measure is the
+same for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+
+import msgspec
+import uvloop
+
+from billet.config import AgentConfig
+from billet.node import build_agent, logging_to_stderr
+
+
+class Order(msgspec.Struct, frozen=True):
+    """One agent for each flintlockd; all hosts are alike."""
+
+    flintlocks: list[str]
+    link: str
+    link_token: str
+    link_ca: str  # "" = no TLS
+    vcpu: int
+    memory_mib: int
+    max_vms: int
+
+
+async def serve(order: Order) -> None:
+    """Run all of them; say so once every one is let in."""
+    logging_to_stderr()
+    built = [build_agent(_config(order, n, address)) for n, address in enumerate(order.flintlocks)]
+    async with asyncio.TaskGroup() as group:
+        for agent, dialler, _ in built:
+            group.create_task(agent.run())
+            group.create_task(dialler.run())
+        for agent, _, _ in built:
+            await agent.joined.wait()
+        print(json.dumps({"agents": len(built)}), flush=True)
+
+
+def _config(order: Order, n: int, flintlock: str) -> AgentConfig:
+    return AgentConfig(
+        id=f"host-{n}",
+        servers=(order.link,),
+        link_token=order.link_token,
+        link_ca=order.link_ca,
+        link_insecure=not order.link_ca,
+        flintlock=flintlock,
+        provider="firecracker",
+        state_dir=".",
+        vcpu=order.vcpu,
+        memory_mib=order.memory_mib,
+        max_vms=order.max_vms,
+    )
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(msgspec.json.decode(sys.argv[1], type=Order)))

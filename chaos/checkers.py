@@ -1,0 +1,174 @@
+"""The promises, as pure functions: a history and the world at its end in, violations in words out.
+
+Nothing here knows how a fleet works. A create that failed may have made one microVM or none; one that was
+acknowledged has made exactly one, which stays until a client asks for its end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+
+from chaos.history import History, Kind, Op, Sample, World
+
+# What a client may be told when a call could not be done. Anything else is an error that nobody foresaw.
+CODES = {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
+HOLDING = ("STARTED", "RELEASING")
+
+Checker = Callable[[History, World], Iterator[str]]
+
+
+def nothing_acknowledged_is_lost(history: History, world: World) -> Iterator[str]:
+    """A microVM whose create was acknowledged is on one host, listed, and answers, unless a Delete was sent."""
+    places = _places(world)
+    deleted = {op.uid for op in history.of(Kind.DELETE)}
+    for op in history.of(Kind.CREATE):
+        if not op.ok or op.uid in deleted:
+            continue
+        if op.uid not in places:
+            yield f"{_told(op)} was acknowledged and is on no host"
+        if op.uid not in world.listed:
+            yield f"{_told(op)} was acknowledged and is not listed"
+        got = world.got.get(op.uid)
+        if got and not got.ok:
+            yield f"{_told(op)} was acknowledged, and a Get says {got.code}: {got.text}"
+
+
+def nothing_is_made_twice(history: History, world: World) -> Iterator[str]:
+    """No two microVMs for one create, at any moment; and the one that is there is the one that was acknowledged."""
+    acknowledged = {op.name: op.uid for op in history.of(Kind.CREATE) if op.ok}
+    uids = defaultdict(set)
+    hosts = defaultdict(set)
+    for host, vms in [*world.hosts.items(), *((sample.host, sample.vms) for sample in history.samples)]:
+        for vm in vms:
+            uids[vm.name].add(vm.uid)
+            hosts[vm.uid].add(host)
+    for name, found in uids.items():
+        if len(found) > 1:
+            yield f"{name} was made {len(found)} times: {', '.join(sorted(found))}"
+        if name in acknowledged and found != {acknowledged[name]}:
+            yield f"{name} was acknowledged as {acknowledged[name]}, and there is {', '.join(sorted(found))}"
+    for uid, on in hosts.items():
+        if len(on) > 1:
+            yield f"microVM {uid} was seen on {len(on)} hosts: {', '.join(sorted(on))}"
+
+
+def no_host_is_overcommitted(history: History, world: World) -> Iterator[str]:
+    """No host ever shows more than it has to give."""
+    final = [Sample(0.0, host, vms) for host, vms in world.hosts.items()]
+    for sample in [*history.samples, *final]:
+        room = world.rooms.get(sample.host)
+        shown = (sum(vm.vcpu for vm in sample.vms), sum(vm.memory_mib for vm in sample.vms))
+        if room and (shown[0] > room.allocatable[0] or shown[1] > room.allocatable[1]):
+            yield f"{sample.host} has room for {room.allocatable} (vCPU, MiB) and was seen with {shown}"
+
+
+def ledger_and_hosts_agree(history: History, world: World) -> Iterator[str]:
+    """At rest the placements are exactly what the hosts show, the room taken is theirs, and nothing is RESERVED."""
+    promised = {promise.uid: promise.host for promise in world.promises if promise.state in HOLDING}
+    places = _places(world)
+    for uid in sorted(promised.keys() - places.keys()):
+        yield f"microVM {uid} is promised on {promised[uid]} and is on no host"
+    for uid in sorted(places.keys() - promised.keys()):
+        yield f"microVM {uid} is on {places[uid]} and nothing is promised for it"
+    for uid in sorted(places.keys() & promised.keys()):
+        if places[uid] != promised[uid]:
+            yield f"microVM {uid} is on {places[uid]} and promised on {promised[uid]}"
+    for promise in world.promises:
+        if promise.state == "RESERVED":
+            yield f"{promise.name} is still RESERVED on {promise.host}"
+    for host, vms in world.hosts.items():
+        shown = (sum(vm.vcpu for vm in vms), sum(vm.memory_mib for vm in vms))
+        room = world.rooms.get(host)
+        counted = room.taken if room else "nothing"
+        if counted != shown:
+            yield f"{host} shows {shown} (vCPU, MiB) in use, and the ledger counts {counted}"
+
+
+def not_found_means_gone(history: History, world: World) -> Iterator[str]:
+    """These words come only for a microVM whose Delete had been sent before, and only for a Get or a Delete."""
+    first_delete_s: dict[str, float] = {}
+    for op in history.of(Kind.DELETE):
+        first_delete_s[op.uid] = min(op.begun_s, first_delete_s.get(op.uid, op.begun_s))
+    for op in history.ops:
+        if op.said_gone and not first_delete_s.get(op.uid, op.ended_s) < op.ended_s:
+            yield f"{_told(op)} was answered {op.code}: {op.text}"
+
+
+def deleted_stays_deleted(history: History, world: World) -> Iterator[str]:
+    """After an acknowledged Delete a microVM goes for good; once it was called gone, nobody sees it again."""
+    acknowledged = {op.uid for op in history.of(Kind.DELETE) if op.ok}
+    places = _places(world)
+    for uid in sorted(acknowledged & places.keys()):
+        yield f"microVM {uid} was deleted, which was acknowledged, and is on {places[uid]}"
+    gone_s: dict[str, float] = {}
+    for op in history.ops:
+        if op.said_gone and op.uid:
+            gone_s[op.uid] = min(op.ended_s, gone_s.get(op.uid, op.ended_s))
+    for op in history.ops:
+        for uid in [op.uid] if op.kind is Kind.GET else op.listed:
+            if op.ok and op.begun_s > gone_s.get(uid, op.begun_s):
+                yield f"microVM {uid} was called gone, and seen again by {_told(op)}"
+
+
+def lists_are_whole(history: History, world: World) -> Iterator[str]:
+    """A List has every microVM that was acknowledged before it began and not asked to end before it came.
+
+    One that says how old it is need not have what is younger.
+    """
+    deletes: dict[str, float] = {}
+    for op in history.of(Kind.DELETE):
+        deletes[op.uid] = min(op.begun_s, deletes.get(op.uid, op.begun_s))
+    creates = [op for op in history.of(Kind.CREATE) if op.ok]
+    for listing in history.of(Kind.LIST):
+        if not listing.ok:
+            continue
+        for op in creates:
+            old_enough = op.ended_s < listing.begun_s - listing.stale_s
+            lives = old_enough and deletes.get(op.uid, listing.ended_s) >= listing.ended_s
+            if lives and op.uid not in listing.listed:
+                yield f"{_told(listing)} lacks {op.name} ({op.uid})"
+
+
+def errors_are_those_foreseen(history: History, world: World) -> Iterator[str]:
+    """Whatever fails, a client reads a code that tells it what to do."""
+    found: Counter[tuple[str, str, str]] = Counter()
+    for op in history.ops:
+        if op.ended_s and op.code not in CODES and not op.said_gone:
+            found[op.kind, op.code, op.text] += 1
+    for (kind, code, text), times in found.items():
+        yield f"{kind} was answered {code} {times} times: {text}"
+
+
+def all_is_well_again(history: History, world: World) -> Iterator[str]:
+    """Every process that nobody ended still runs, and after the last fault the fleet comes to rest by itself."""
+    for name in world.fallen:
+        yield f"{name} ended by itself"
+    if world.unrest:
+        yield f"the fleet did not come to rest: {world.unrest}"
+
+
+CHECKERS: tuple[Checker, ...] = (
+    nothing_acknowledged_is_lost,
+    nothing_is_made_twice,
+    no_host_is_overcommitted,
+    ledger_and_hosts_agree,
+    not_found_means_gone,
+    deleted_stays_deleted,
+    lists_are_whole,
+    errors_are_those_foreseen,
+    all_is_well_again,
+)
+
+
+def check(history: History, world: World) -> dict[str, list[str]]:
+    """The violations of each promise, by the name of its checker."""
+    return {checker.__name__: list(checker(history, world)) for checker in CHECKERS}
+
+
+def _places(world: World) -> dict[str, str]:
+    return {vm.uid: host for host, vms in world.hosts.items() for vm in vms}
+
+
+def _told(op: Op) -> str:
+    return f"{op.kind} {op.name or op.uid} through {op.server} at {op.begun_s:.3f} s".replace("  ", " ")

@@ -1,0 +1,93 @@
+"""Everything that a scenario needs, started and always ended again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import grpc.aio
+import msgspec
+
+from billet.demo.processes import Processes
+from chaos.checkers import check
+from chaos.cluster import SERVERS, Cluster
+from chaos.history import History, Kind
+from chaos.load import Clients, sampling
+from chaos.watch import Watch
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Rig:
+    """One fleet, its clients, and the history that they write."""
+
+    cluster: Cluster
+    clients: Clients
+    watch: Watch
+    say: Say
+    violations: dict[str, list[str]] = field(default_factory=dict)  # by checker, all that were found so far
+    checks: int = 0  # how often all checkers were run
+
+    @property
+    def history(self) -> History:
+        """What was written down since the last `fresh`."""
+        return self.clients.history
+
+    def fresh(self) -> None:
+        """Begin a new history, of a fleet that is empty."""
+        history = self.clients.history
+        history.ops.clear()
+        history.samples.clear()
+
+    async def verdict(self) -> int:
+        """Wait until all has come to rest, check every promise, say what is broken; the number of violations."""
+        fallen = [part.name for part in self.cluster.fallen()]
+        for name in fallen:
+            self.cluster.launch(name)
+        unrest = await self.watch.rest()
+        uids = {op.uid for op in self.history.of(Kind.CREATE) if op.ok}
+        uids -= {op.uid for op in self.history.of(Kind.DELETE)}
+        try:
+            world = await self.watch.world(sorted(uids), unrest)
+        except (grpc.aio.AioRpcError, OSError) as error:
+            found = {"all_is_well_again": [f"the fleet cannot be looked at: {unrest}; {error!r}"]}
+        else:
+            world.fallen = fallen
+            found = await asyncio.to_thread(check, self.history, world)
+        self.checks += 1
+        if any(found.values()):
+            await asyncio.to_thread(self._write_down)
+        for name, violations in found.items():
+            self.violations.setdefault(name, []).extend(violations)
+            for violation in violations[:10]:
+                self.say(f"[bold red]VIOLATION[/] {name}: {violation}")
+        return sum(map(len, found.values()))
+
+    def _write_down(self) -> None:
+        """Keep the history beside the logs, one call in each line."""
+        lines = (msgspec.json.encode(op) for op in list(self.history.ops))
+        (self.cluster.folder / "history.jsonl").write_bytes(b"\n".join(lines))
+
+
+@asynccontextmanager
+async def rig(folder: Path, say: Say, **settings: float) -> AsyncIterator[Rig]:
+    """A running fleet; `settings` are those of Cluster."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(32))  # what stands still holds a thread
+    with Processes(folder) as processes:
+        cluster = Cluster(folder, processes, **settings)  # type: ignore[arg-type]
+        await asyncio.to_thread(cluster.start)
+        clients = Clients(SERVERS, History())
+        watch = Watch(cluster, clients)
+        try:
+            async with sampling(clients.history):
+                yield Rig(cluster, clients, watch, say)
+        finally:
+            await watch.close()
+            await clients.close()
+            for part in cluster.parts.values():
+                cluster.resume(part.name)  # SIGTERM does not reach what stands still

@@ -1,0 +1,142 @@
+"""The harness's own eyes: who leads, whether the fleet has come to rest, and what is there then."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+import grpc.aio
+
+from billet.adapters.etcd import EtcdStore
+from billet.adapters.etcd_client import EtcdClient
+from billet.api import fleet
+from billet.core.errors import BilletError, StoreError
+from billet.wire.pb import etcd_rpc_pb2 as etcd
+from billet.wire.pb import fleet_pb2
+from chaos.cluster import ADDRESSES, ETCD, HOSTS, SERVERS, Cluster
+from chaos.faults import Heads
+from chaos.history import Op, Promise, Room, Vm, World
+from chaos.load import Clients, shown
+
+REST_S = 90.0  # how long a fleet may take to come to rest once all is healed
+LOOK_S = 0.2  # between two looks
+
+
+class Watch:
+    """Asks etcd, the servers and the hosts, none of which counts as a client's call."""
+
+    def __init__(self, cluster: Cluster, clients: Clients) -> None:
+        self._cluster = cluster
+        self._clients = clients
+        urls = [f"http://{ADDRESSES[member]}:2379" for member in ETCD]
+        self._store = EtcdStore(urls)
+        self._members = [EtcdClient([url]) for url in urls]
+        self._last = Heads(SERVERS[0], ETCD[0])
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self._store.close()
+        await asyncio.gather(*(member.close() for member in self._members))
+
+    async def leader(self) -> str:
+        """The server that etcd names, "" when it names none or does not answer."""
+        try:
+            leader = await self._store.leader()
+        except StoreError:
+            return ""
+        return leader.id if leader else ""
+
+    async def heads(self) -> Heads:
+        """Who leads; where nobody can say, who did when it was last known."""
+        server, member = await asyncio.gather(self.leader(), self._member())
+        self._last = Heads(server or self._last.server, member or self._last.member)
+        return self._last
+
+    async def until_led(self, not_by: str = "", timeout_s: float = 30.0) -> str:
+        """The leader, as soon as there is one (other than `not_by`)."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            leader = await self.leader()
+            if leader and leader != not_by:
+                return leader
+            await asyncio.sleep(0.02)
+        raise BilletError(f"no server was elected within {timeout_s:g} s")
+
+    async def _member(self) -> str:
+        status = etcd.StatusRequest()
+        answers = await asyncio.gather(
+            *(member.call("Maintenance/Status", status, etcd.StatusResponse) for member in self._members),
+            return_exceptions=True,
+        )
+        for name, answer in zip(ETCD, answers, strict=True):
+            if not isinstance(answer, BaseException) and answer.leader == answer.header.member_id:
+                return name
+        return ""
+
+    # The end of a run.
+
+    async def rest(self, timeout_s: float = REST_S) -> str:
+        """Wait until the fleet is whole and nothing moves; "", or what was still wrong when the time was up."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            unrest = await self._unrest()
+            if not unrest or time.monotonic() > deadline_s:
+                return unrest
+            await asyncio.sleep(LOOK_S)
+
+    async def _unrest(self) -> str:
+        down = [part.name for part in self._cluster.parts.values() if not part.running]
+        if down:
+            return f"{', '.join(down)} not running"
+        try:
+            for server in SERVERS:
+                hosts = await self._hosts(server)
+                away = [f"{h.id} is {fleet_pb2.HostState.Name(h.state)}" for h in hosts if h.state != fleet_pb2.READY]
+                if away or len(hosts) != len(HOSTS):
+                    return f"{server} says: {', '.join(away) or f'{len(hosts)} hosts'}"
+            return await self._unsettled()
+        except grpc.aio.AioRpcError as error:
+            return f"{error.code().name}: {error.details()}"
+        except OSError as error:
+            return str(error)
+
+    async def _unsettled(self) -> str:
+        promises = await self._promises()
+        moving = [promise for promise in promises if promise.state not in ("STARTED", "LOST")]
+        if moving:
+            return f"{len(moving)} placements move, one is {moving[0]}"
+        for host in HOSTS:
+            here = {vm.uid for vm in await shown(host)}
+            promised = {p.uid for p in promises if p.host == host and p.state == "STARTED"}
+            if here != promised:
+                return f"{host} and the ledger differ by {', '.join(sorted(here ^ promised))}"
+        return ""
+
+    async def world(self, uids: Iterable[str], unrest: str) -> World:
+        """What is there now. `uids` are those to be asked for one by one."""
+        hosts: dict[str, list[Vm]] = {}
+        for host in HOSTS:
+            hosts[host] = await shown(host)
+        rooms = {
+            host.id: Room(
+                (host.allocatable.vcpu, host.allocatable.memory_mib), (host.taken.vcpu, host.taken.memory_mib)
+            )
+            for host in await self._hosts(SERVERS[0])
+        }
+        promises = await self._promises()
+        listing = await self._clients.list(SERVERS[0])
+        got: dict[str, Op] = {}
+        for n, uid in enumerate(uids):
+            got[uid] = await self._clients.get(SERVERS[n % len(SERVERS)], uid)
+        fallen = [part.name for part in self._cluster.fallen()]
+        return World(hosts, promises, rooms, listing.listed, got, fallen, unrest)
+
+    async def _hosts(self, server: str) -> list[fleet_pb2.HostView]:
+        reply = await self._clients.ask(server, fleet.HOSTS, fleet_pb2.HostsRequest())
+        return list(fleet_pb2.HostsReply.FromString(reply).hosts)
+
+    async def _promises(self) -> list[Promise]:
+        reply = await self._clients.ask(SERVERS[0], fleet.PLACEMENTS, fleet_pb2.PlacementsRequest())
+        placements = fleet_pb2.PlacementsReply.FromString(reply).placements
+        return [Promise(p.uid, p.name, p.host, p.state) for p in placements]
