@@ -191,11 +191,6 @@ class Agent:
         self._term = term
         return True
 
-    @property
-    def term(self) -> int:
-        """The newest term whose orders were accepted; 0 when there was none."""
-        return self._term
-
     async def create(self, order: CreateOrder) -> Outcome:
         """Carry out an award, once, however often the order comes."""
         uid = self._made(order)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from random import Random
 
 from picows import WSListener
@@ -160,7 +161,7 @@ class SimServer:
     async def _lead(self) -> None:
         while not self.stopping:
             try:
-                term = await self._store.campaign(self.me, above=self._link.newest_term)
+                term = await self._store.campaign(self.me, above=self._link.seen_term)
                 snapshot = await self._store.load()
             except StoreError as error:
                 self._front.trouble(f"no server leads: {error.text}")
