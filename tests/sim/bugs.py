@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
+from billet.adapters import link_agent
 from billet.api import front as front_module
 from billet.api import service
 from billet.control import reconciler
@@ -155,7 +156,8 @@ def duplicate_delivery() -> list[AbstractContextManager[Any]]:
             return NotTaken(refusal)
         return await self._create(order, False)
 
-    return [patch.object(Agent, "create", create)]
+    forgetful = patch.object(link_agent, "remember", lambda memory, key, value: None)
+    return [patch.object(Agent, "create", create), forgetful]
 
 
 def repeated_create_held_anew() -> list[AbstractContextManager[Any]]:
