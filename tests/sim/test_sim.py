@@ -25,7 +25,7 @@ def test_the_code_as_it_is_keeps_every_promise() -> None:
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
 def test_a_bug_put_in_on_purpose_is_noticed(bug: Bug) -> None:
-    """First by the seed that is listed; the code around it may have changed since, then by another of the first 500."""
+    """By the seed that is listed; or, should the code have changed since, by another of the first 500."""
     assert any(bug.found_by(seed) for seed in (bug.seed, *range(SEEDS)))
     assert not bug.shows_in(run_seed(bug.seed)), "the same seed without the bug"
 

@@ -155,7 +155,7 @@ class Crowd:
         world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text))
 
     async def _make_directly(self, name: str, chance: Random) -> None:
-        """Past Billet, on the host itself; by somebody who looks whether there is room, and asks Billet for it then."""
+        """Past Billet, on the host itself, by somebody who looks whether there is room; then ask Billet for it."""
         machine = chance.choice(self._machines)
         daemon = machine.daemon
         taken = Resources(0, 0, 0, 0)
