@@ -195,8 +195,8 @@ class FlintlockService:
     async def _everyone(self, method: str, request: bytes) -> tuple[dict[str, Reply], set[str]]:
         """Ask all hosts at once: the replies, and the hosts that did not give one.
 
-        Those that have just come and are not written down yet count, too. A fenced host that does not answer is missed
-        by nobody: what it ran is declared gone.
+        Those that have just come and are not written down yet count, too. A fenced host that does not answer is
+        missed by nobody: what it ran is declared gone.
         """
         hosts = dict(self._office.ledger.state.hosts)
         host_ids = list(dict.fromkeys([*hosts, *self._office.reconciler.seen]))
