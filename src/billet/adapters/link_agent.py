@@ -14,7 +14,7 @@ from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_conn
 
 from billet.adapters.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S, Outbox
 from billet.adapters.pipes import Pipe
-from billet.control.agent import Agent, CreateOrder
+from billet.control.agent import Agent, CreateOrder, remember
 from billet.core.errors import Away, BilletError, Code, HostVerdict
 from billet.core.scoring import Weights
 from billet.ports import Flintlock, How, Inventory, Reply, Report, Unknown
@@ -33,6 +33,7 @@ class AgentLink(WSListener):
     def __init__(self, owner: AgentDialler, server: str) -> None:
         self.server = server
         self.greeted = False  # the server has said something: it let us in
+        self.taken: dict[int, bool] = {}  # ids of the latest orders: a second copy of one is no second order
         self._owner = owner
         self._outbox: Outbox | None = None
 
@@ -157,7 +158,9 @@ class AgentDialler:
             answers = [(lot, self._agent.bid(auction)) for lot, auction in wire.get_call(call)]
             link.put(pb.Up(bids=[wire.put_bids(call.round, answers)]))
         for order in down.orders:
-            self._spawn(self._create(link, order) if order.token else self._call(link, order))
+            if order.id not in link.taken:
+                remember(link.taken, order.id, True)
+                self._spawn(self._create(link, order) if order.token else self._call(link, order))
         for stream in down.streams:
             self._spawn(self._stream(stream, link.server))
 

@@ -195,13 +195,15 @@ class FlintlockService:
     async def _everyone(self, method: str, request: bytes) -> tuple[dict[str, Reply], set[str]]:
         """Ask all hosts at once: the replies, and the hosts that did not give one.
 
-        A fenced host that does not answer is missed by nobody: what it ran is declared gone.
+        Those that have just come and are not written down yet count, too. A fenced host that does not answer is
+        missed by nobody: what it ran is declared gone.
         """
         hosts = dict(self._office.ledger.state.hosts)
-        host_ids = list(hosts)
+        host_ids = list(dict.fromkeys([*hosts, *self._office.reconciler.seen]))
+        fenced = {host_id for host_id, host in hosts.items() if host.fenced}
         replies = await asyncio.gather(*(self._try(host_id, method, request) for host_id in host_ids))
         got = {host_id: reply for host_id, reply in zip(host_ids, replies, strict=True) if reply}
-        return got, {host_id for host_id in host_ids if host_id not in got and not hosts[host_id].fenced}
+        return got, set(host_ids) - got.keys() - fenced
 
     async def _try(self, host_id: str, method: str, request: bytes) -> Reply | None:
         try:

@@ -476,12 +476,13 @@ class BootClock:
             self._busy_since_s = now_s
 
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
-def remember(memory: dict[str, T], token: str, value: T) -> None:
+def remember(memory: dict[K, T], key: K, value: T) -> None:
     """Keep it, and forget the oldest beyond REMEMBERED."""
-    memory[token] = value
+    memory[key] = value
     if len(memory) > REMEMBERED:
         del memory[next(iter(memory))]
 

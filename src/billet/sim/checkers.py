@@ -6,7 +6,7 @@ that they judge no more than the values that these write down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -124,9 +124,6 @@ def takes_room(placement: Placement) -> bool:
     return placement.state not in (PlacementState.LOST, PlacementState.FENCED, PlacementState.GONE)
 
 
-GONE = Placement("", "", "", ZERO, "", PlacementState.LOST)
-
-
 def total(amounts: Iterable[Resources]) -> Resources:
     """The sum."""
     whole = ZERO
@@ -151,31 +148,31 @@ def never_overcommitted(evidence: Sequence[Event]) -> Iterator[Violation]:
             taken = total([event.demand, *(vm.demand for vm in known)])
             if not books.allocatable[event.host].covers(taken):
                 yield Violation(1, event.at_s, f"{event.host} took on {event.uid} and has {taken} by then")
-            yield from _not_clean(books, event)
+        before = set(books.placements)
         books.take(event)
         if isinstance(event, Committed):
-            yield from _over_promised(books, event)
+            yield from _over_promised(books, before, event)
 
 
-def _not_clean(books: Books, event: Accepted) -> Iterator[Violation]:
-    """What a fence released may have been made again elsewhere: its host deletes it before it gets another."""
-    if takes_room(books.placements.get(event.token, GONE)):
-        released = {p.uid for p in books.placements.values() if p.state is PlacementState.FENCED}
-        for uid in released & books.vms.keys():
-            if books.vms[uid].host == event.host:
-                yield Violation(
-                    1, event.at_s, f"{event.host} took on {event.uid} and still has {uid}, which was fenced"
-                )
-
-
-def _over_promised(books: Books, event: Committed) -> Iterator[Violation]:
+def _over_promised(books: Books, before: Collection[str], event: Committed) -> Iterator[Violation]:
     for change in event.changes:
-        if isinstance(change, PutPlacement) and change.placement.state is PlacementState.RESERVED:
-            host_id = change.placement.host
-            ours = (p for p in books.placements.values() if p.host == host_id and takes_room(p) and not p.adopted)
-            taken = total(p.demand for p in ours)
-            if not books.allocatable[host_id].covers(taken):
-                yield Violation(1, event.at_s, f"the store promised {taken} of {host_id}")
+        if not isinstance(change, PutPlacement) or change.placement.state is not PlacementState.RESERVED:
+            continue
+        host_id = change.placement.host
+        ours = (p for p in books.placements.values() if p.host == host_id and takes_room(p) and not p.adopted)
+        taken = total(p.demand for p in ours)
+        if not books.allocatable[host_id].covers(taken):
+            yield Violation(1, event.at_s, f"the store promised {taken} of {host_id}")
+        if change.placement.id not in before:
+            yield from _not_clean(books, host_id, event.at_s)
+
+
+def _not_clean(books: Books, host_id: str, at_s: float) -> Iterator[Violation]:
+    """What a fence released may have been made again elsewhere: its host deletes it before it gets another."""
+    for placement in books.placements.values():
+        vm = books.vms.get(placement.uid)
+        if placement.state is PlacementState.FENCED and vm and vm.host == host_id:
+            yield Violation(1, at_s, f"{host_id} got a microVM and still has {placement.uid}, which was fenced")
 
 
 # Promise 2: take room early, give it back late.

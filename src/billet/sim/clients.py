@@ -49,7 +49,7 @@ class Crowd:
             await asyncio.sleep(chance.expovariate(1.0) * pause_s)
             kind = chance.choice(KINDS) if self.uids else "create"
             if kind == "create" and self._world.happens(chance, self._world.weather.direct):
-                self._make_directly(chance)
+                await self._make_directly(name, chance)
             elif kind == "create":
                 await self.create(name, chance)
             elif kind == "list":
@@ -71,7 +71,9 @@ class Crowd:
             await asyncio.sleep(chance.expovariate(world.weather.fences))
             if world.calm:
                 return
-            await self.change_host("operator", chance, chance.choice(self._machines).host.id, chance.choice(VERBS))
+            down = [machine for machine in self._machines if not machine.agent_up]
+            machine = chance.choice(down or self._machines)
+            await self.change_host("operator", chance, machine.host.id, chance.choice(VERBS))
 
     async def change_host(self, name: str, chance: Random, host_id: str, verb: str) -> int:
         """Do something to a host; the code of the answer."""
@@ -152,8 +154,8 @@ class Crowd:
         world.tell(name, f"{kind} {what[-6:]}: {told}")
         world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text))
 
-    def _make_directly(self, chance: Random) -> None:
-        """Past Billet, on the host itself; by somebody who looks whether there is room."""
+    async def _make_directly(self, name: str, chance: Random) -> None:
+        """Past Billet, on the host itself, by somebody who looks whether there is room; then ask Billet for it."""
         machine = chance.choice(self._machines)
         daemon = machine.daemon
         taken = Resources(0, 0, 0, 0)
@@ -162,7 +164,10 @@ class Crowd:
         vcpu, memory_mib = SHAPES[0]
         if daemon.up and machine.host.allocatable.minus(taken).covers(Resources(vcpu, memory_mib, 0, 1)):
             reply = daemon.create(create_request(self._new_name(), vcpu, memory_mib), self._world.now_s)
-            self._meet(wire.read_created(reply).uid)
+            uid = wire.read_created(reply).uid
+            self._meet(uid)
+            if chance.random() < 0.5:
+                await self.get(name, chance, uid)
 
     def _new_name(self) -> str:
         self._named += 1

@@ -194,6 +194,8 @@ class Loopback:
             await asyncio.sleep(min(timeout_s, 0.1))
             return Reply(Code.UNAVAILABLE, "connection refused", b"")
         answer: asyncio.Future[Reply] = world.loop.create_future()
+        if not self._agent.acts():
+            return await answer  # which nobody lives to see
         process = daemon.process
 
         def died() -> None:

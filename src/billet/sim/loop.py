@@ -61,9 +61,21 @@ class Process:
             for then in self.at_death:
                 self._loop.call_at(self._loop.time(), then, context=self._loop.world)
 
-    def light_fuse(self, steps: int, blow: Callable[[], None]) -> None:
-        """Let this happen instead of one of its next steps: wherever it awaits, it can end."""
-        self._fuse, self._blow = steps, blow
+    def light_fuse(self, acts: int, blow: Callable[[], None]) -> None:
+        """Let this happen instead of one of the things that it does to the world: wherever it awaits, it can end.
+
+        What it only thinks between two acts makes no difference to anybody, and takes more or fewer steps on another
+        Python.
+        """
+        self._fuse, self._blow = acts, blow
+
+    def acts(self) -> bool:
+        """It is about to do something to the world: whether it lives to do it."""
+        if self._fuse and self.alive:
+            self._fuse -= 1
+            if self._fuse == 0:
+                self._loop.world.run(self._blow)
+        return self.alive
 
     @property
     def stopped(self) -> bool:
@@ -82,10 +94,6 @@ class Process:
 
     def may_step(self, handle: asyncio.Handle) -> bool:
         """Whether this step of the process is to be taken now."""
-        if self._fuse and self.alive and self._missed is None:
-            self._fuse -= 1
-            if self._fuse == 0:
-                self._loop.world.run(self._blow)
         if self.alive and self._missed is not None:
             self._missed.append(handle)
             return False

@@ -10,7 +10,7 @@ from billet.sim.network import STORE, Network
 from billet.sim.servers import SimServer
 from billet.sim.world import SimClock, World
 
-FUSE_STEPS = 2_000  # the latest step at which a lit fuse ends a program
+FUSE_ACTS = 200  # the latest act instead of which a lit fuse ends a program
 JUMPS_S = (-3600.0, -30.0, 30.0, 3600.0)  # of a wall clock
 
 
@@ -83,7 +83,7 @@ class Mayhem:
                 process.kill()
                 self._later(self._down_s(), self._revive_all)
 
-            process.light_fuse(self._chance.randrange(1, FUSE_STEPS), blow)
+            process.light_fuse(self._chance.randrange(1, FUSE_ACTS), blow)
 
     # The network.
 
@@ -171,7 +171,8 @@ class Mayhem:
         """Let a server or an agent stand still for a while."""
         stop_s = self._chance.expovariate(1.0) * self._world.weather.stop_s
         if self._chance.random() < 0.6:
-            server = self._chance.choice(self._servers)
+            leading = [server for server in self._servers if server.leads]
+            server = self._chance.choice(leading or self._servers)
             process = server.process
             if server.up and not process.stopped:
                 self._world.tell(process.name, f"stands still for {stop_s:.3f} s")

@@ -26,7 +26,7 @@ from billet.wire.pb import link_pb2 as pb
 
 STORE = "store"
 CONNECT_S = 2.0  # how long a connection is tried that nobody refuses
-LATE_S = 3.0  # the longest that a frame is overtaken, or its second copy is behind
+LATE_S = 5.0  # the longest that a frame is overtaken, or its second copy is behind
 
 
 class Said(NamedTuple):
@@ -153,7 +153,7 @@ class Network:
             for end in self._ends(here, there):
                 held, end.held = end.held, []
                 for frame in held:
-                    self.carry(end, frame)
+                    self._pass_on(end, frame)
 
     def reset(self) -> None:
         """Break one connection, with all that is under way on it."""
@@ -169,9 +169,13 @@ class Network:
 
     def carry(self, end: End, frame: Frame | None) -> None:
         """Send a frame on its way, behind those that are under way."""
+        if end.process.acts():
+            if frame and end.kind is pb.Up:
+                self._told(end, pb.Up.FromString(frame.payload).inventory)
+            self._pass_on(end, frame)
+
+    def _pass_on(self, end: End, frame: Frame | None) -> None:
         world, weather = self.world, self.world.weather
-        if frame and end.kind is pb.Up:
-            self._told(end, pb.Up.FromString(frame.payload).inventory)
         when_s = world.now_s + self.delay_s()
         if frame and not world.calm and (weather.frame_lost or weather.frame_twice or weather.frame_late):
             loose = self._loose(end, frame)
@@ -329,8 +333,10 @@ class _Arrival:
         self._send(said)
 
     def _send(self, said: Said) -> None:
-        world = self._net.world
-        if not self._answer.done() and self._net.passes(self._there, self._here):
+        if self._answer.done() or not (said is BROKE or self._process.acts()):
+            return
+        if self._net.passes(self._there, self._here):
+            world = self._net.world
             world.loop.call_later(self._net.delay_s(), _settle, self._answer, said, context=world.loop.world)
 
 

@@ -88,9 +88,9 @@ async def _main(world: World) -> None:
     chance = world.chance("scenario")
     net, etcd, new_id = Network(world), Etcd(world), Ids()
     rules = draw_rules(chance, world.ties)
-    fence_after_s = chance.choice((0.0, 0.0, 2.0, 5.0))
+    fence_after_s = chance.choice((0.0, 0.0, 1.5, 4.0))
     servers = [
-        SimServer(world, net, etcd, n, rules, fence_after_s, new_id) for n in range(chance.choice((1, 2, 3, 3)))
+        SimServer(world, net, etcd, n, rules, fence_after_s, new_id) for n in range(chance.choice((1, 2, 3, 3, 3)))
     ]
     links = [server.me.link for server in servers]
     machines = [Machine(world, net, host, n, links) for n, host in enumerate(draw_hosts(chance, world.ties))]
@@ -100,7 +100,7 @@ async def _main(world: World) -> None:
     mayhem = Mayhem(world, net, servers, machines)
     mayhem.begin()
     await _ready(etcd, len(machines))
-    pause_s, operations = chance.choice((0.05, 0.5, 2.0)), chance.randint(4, 12)
+    pause_s, operations = chance.choice((0.1, 1.0, 2.0)), chance.randint(4, 12)
     work = [asyncio.create_task(crowd.work(f"c{n}", operations, pause_s)) for n in range(chance.randint(2, 4))]
     operator = asyncio.create_task(crowd.operate())
     await asyncio.wait(work, timeout=BUSY_S)

@@ -102,6 +102,11 @@ class SimServer:
         """Whether it runs."""
         return self._starts > 0 and self.process.alive
 
+    @property
+    def leads(self) -> bool:
+        """Whether it takes itself for the leader."""
+        return self._starts > 0 and self._service is not None
+
     def start(self, fuse: Callable[[Process], None]) -> None:
         """A new process, which knows nothing."""
         self._starts += 1

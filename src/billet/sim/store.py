@@ -357,6 +357,8 @@ class SimStore:
     async def _ask(self, work: Callable[[], T]) -> T:
         """One request and its answer; NoAnswerError when that takes more than CALL_S."""
         answer: asyncio.Future[T] = self._loop.create_future()
+        if not self._process.acts():
+            return await answer  # which nobody lives to see
         delay_s = self._delay_s()
         if self._world.happens(self._chance, self._world.weather.store_unanswered):
             delay_s = self._chance.uniform(0.0, LATE_S)

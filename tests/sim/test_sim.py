@@ -1,0 +1,69 @@
+"""The simulator keeps quiet about the code as it is, and notices each bug that is put in."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from billet.cli import main
+from billet.sim.run import run_seed, run_seeds
+from tests.sim.bugs import BUGS, SEEDS, Bug
+
+HEALTHY = range(100)
+SAME = (1, 4, 11, 24, 73)  # seeds whose traces are compared
+
+
+def test_the_code_as_it_is_keeps_every_promise() -> None:
+    broken = [(result.seed, result.violations[0]) for result in run_seeds(HEALTHY, jobs=1) if result.violations]
+    assert broken == []
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))
+def test_a_bug_put_in_on_purpose_is_noticed(bug: Bug) -> None:
+    """By the seed that is listed; or, should the code have changed since, by another of the first 500."""
+    assert any(bug.found_by(seed) for seed in (bug.seed, *range(SEEDS)))
+    assert not bug.shows_in(run_seed(bug.seed)), "the same seed without the bug"
+
+
+def test_at_least_twelve_bugs_and_one_for_each_promise_are_listed() -> None:
+    assert len(BUGS) >= 12
+    assert {bug.promise for bug in BUGS} == set(range(1, 8))
+
+
+def test_a_seed_runs_the_same_again_whatever_ran_before() -> None:
+    first = [run_seed(seed).trace for seed in SAME]
+    assert [run_seed(seed).trace for seed in reversed(SAME)] == first[::-1]
+
+
+def test_the_trace_of_a_seed_does_not_depend_on_the_hash_seed() -> None:
+    assert len({traces(sys.executable, hash_seed) for hash_seed in ("0", "1", "2")}) == 1
+
+
+def traces(python: str, hash_seed: str) -> str:
+    """What that interpreter makes of the seeds."""
+    program = f"from billet.sim.run import run_seed\nprint([run_seed(seed).trace for seed in {SAME}])"
+    env = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+    done = subprocess.run([python, "-c", program], env=env, capture_output=True, text=True, check=True, timeout=120)
+    return done.stdout
+
+
+def test_the_command_tells_a_seeds_story_and_its_verdict() -> None:
+    told = CliRunner().invoke(main, ["sim", "--seed", "1", "--trace"])
+    assert told.exit_code == 0
+    assert "is elected, term" in told.stdout
+    assert "all promises kept" in told.stdout
+    assert run_seed(1).trace in told.stdout
+
+
+def test_the_command_names_the_seed_of_a_failure() -> None:
+    bug = next(bug for bug in BUGS if bug.name == "room taken late")
+    with bug.put_in():
+        told = CliRunner().invoke(main, ["sim", "--seeds", "2", "--first-seed", str(bug.seed), "--jobs", "1"])
+    assert told.exit_code == 1
+    assert f"billet sim --seed {bug.seed} --trace" in told.stdout
+    assert "promise 2" in told.stdout
