@@ -14,7 +14,7 @@ from chaos.storm import Storm
 
 HEAD = """# Chaos on real processes
 
-Written by `make chaos ARGS="... --results FILE --report"`, not by hand. Three servers, three etcd members and six hosts
+Written by `make chaos ARGS="... --results FILE --report"`, not by hand. Three servers, three etcd members, six hosts
 (each a fake flintlockd and its agent), each on a machine of its own: a network namespace with a link to one switch
 and a disk in memory. Plain Flintlock clients call the servers; after each round all faults are healed, the fleet
 comes to rest by itself, and every promise is checked on the clients' history, on what the hosts showed twice a

@@ -426,5 +426,19 @@ def occupied(endpoint: str, error: Exception) -> ConfigError:
 
 
 def logging_to_stderr() -> None:
-    """Logs go to standard error; standard output is for what was asked for."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
+    """Logs go to standard error; standard output is for what was asked for.
+
+    A traceback shows no local variables: among them are clients' requests and headers, which hold secrets.
+    """
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.dev.set_exc_info,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S.%f", utc=False),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
