@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from billet.adapters.sqlite import SqliteStore
 from billet.control.ledger import Ledger
 from billet.core.errors import Fenced, StoreError
 from billet.core.model import Host, Placement, PlacementState, Resources
-from billet.core.state import DropPlacement, PutHost, PutPlacement, State, check, load
-from billet.ports import Leader
+from billet.core.state import Change, DropPlacement, PutHost, PutPlacement, State, check, load
+from billet.ports import Leader, Term
 
 ROOM = Resources(8, 8192, 1000, 10)
 PLACEMENT = Placement("p1", "ns", "vm", Resources(2, 2048, 0, 1), "h1", PlacementState.RESERVED)
@@ -127,3 +127,34 @@ async def test_holding_a_placement_stirs_the_reconciler_when_it_is_let_go() -> N
         assert not ledger.stir.is_set()
     assert ledger.in_hand == set()
     assert ledger.stir.is_set()
+
+
+class SlowStore:
+    """A store whose answers the test gives, one for each commit. No real one can be made to refuse just the first."""
+
+    def __init__(self) -> None:
+        self.answers: list[asyncio.Future[int]] = []
+
+    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+        self.answers.append(asyncio.get_running_loop().create_future())
+        return await self.answers[-1]
+
+
+async def test_promise_2_a_refused_claim_takes_nothing_back_that_another_has_built_on() -> None:
+    """An adoption is refused while the Delete of the same microVM is being written: its room stays taken."""
+    store = SlowStore()
+    ledger = Ledger(State(), store, Term(1, Leader("a", "", "")))  # type: ignore[arg-type]  # nothing else is asked
+    started = replace(PLACEMENT, state=PlacementState.STARTED, uid="U1", adopted=True)
+    adopting = asyncio.create_task(ledger.claim([PutPlacement(started)]))
+    await asyncio.sleep(0)
+    releasing = replace(started, state=PlacementState.RELEASING)
+    deleting = asyncio.create_task(ledger.claim([PutPlacement(releasing)]))
+    await asyncio.sleep(0)
+    store.answers[0].set_exception(StoreError("out of space"))
+    with pytest.raises(StoreError):
+        await adopting
+    assert ledger.state.placements["p1"] == releasing
+    store.answers[1].set_result(2)
+    await deleting
+    assert ledger.state.placements["p1"] == releasing
+    check(ledger.state)

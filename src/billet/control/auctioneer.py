@@ -194,7 +194,7 @@ class Auctioneer:
             reply = await self._hosts.call(placement.host, method, request, self._rules.call_timeout_s)
             if reply.code == Code.OK and placement.state is PlacementState.STARTED:
                 releasing = replace(placement, state=PlacementState.RELEASING, changed_at_s=self._clock.now_s())
-                await self._ledger.settle([PutPlacement(releasing)])
+                await self._ledger.claim([PutPlacement(releasing)])
         if reply.code != Code.OK:
             raise HostVerdict(reply.code, reply.text)
         return reply.payload

@@ -31,7 +31,9 @@ class Ledger:
         self._amending: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by host
 
     async def claim(self, changes: Sequence[PutPlacement]) -> None:
-        """Changes that take room: applied at once, taken back when the store surely did not write them."""
+        """Changes that take room, or keep what an earlier one has taken: applied at once, taken back when the store
+        surely did not write them.
+        """
         undo = [self._inverse(change) for change in changes]
         for change in changes:
             apply(self.state, change)
@@ -40,8 +42,9 @@ class Ledger:
         except (Fenced, OutcomeUnknown):
             raise  # the reign is over and the state with it
         except StoreError:
-            for inverse in undo:
-                apply(self.state, inverse)
+            for change, inverse in zip(changes, undo, strict=True):
+                if self.state.placements.get(change.placement.id) is change.placement:  # nobody has built on it
+                    apply(self.state, inverse)
             raise
 
     async def settle(self, changes: Sequence[Change]) -> None:

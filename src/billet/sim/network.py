@@ -80,7 +80,8 @@ class End:
         """See picows. What was sent before still arrives."""
         if not self.is_disconnected:
             self._net.carry(self, None)
-            self.closed()
+            if self.process.alive:  # else its machine tells the other end
+                self.closed()
 
     async def wait_disconnected(self) -> None:
         """See picows."""
@@ -179,7 +180,7 @@ class Network:
         when_s = world.now_s + self.delay_s()
         if frame and not world.calm and (weather.frame_lost or weather.frame_twice or weather.frame_late):
             loose = self._loose(end, frame)
-            if loose and world.happens(self._chance, weather.frame_lost):
+            if loose == frame.payload and world.happens(self._chance, weather.frame_lost):
                 world.tell("network", f"a frame from {end.name} to {end.peer.name} is lost")
                 return
             if loose and world.happens(self._chance, weather.frame_twice):
