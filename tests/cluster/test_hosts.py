@@ -291,6 +291,11 @@ async def test_a_delete_that_the_host_forgot_is_sent_again(start: Start, tmp_pat
     assert await clients.placements() == []
 
 
+def hear_sigint() -> None:
+    """Whoever runs the tests in the background has SIGINT ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controllers: Callable[..., Any]) -> None:
     cluster, clients = await start(3)
     movable = controllers(clients, 12, "movable", labels={"billet.io/evict": "allow"})
@@ -311,7 +316,7 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
 
     # One at a time, and interrupted after the first: what is done is done, and no more.
     drain = command(cluster, "host", "drain", "h0", "--evict", "--pace-s", "600")
-    first = await asyncio.create_subprocess_exec(*drain, stderr=asyncio.subprocess.PIPE)
+    first = await asyncio.create_subprocess_exec(*drain, stderr=asyncio.subprocess.PIPE, preexec_fn=hear_sigint)
     await eventually(lambda: len(on_hosts(cluster)["h0"]) == len(here) - 1)
     first.send_signal(signal.SIGINT)
     said = (await first.communicate())[1].decode()
