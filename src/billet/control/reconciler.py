@@ -20,7 +20,7 @@ from billet.ports import Clock, Inventory, Report
 
 log = structlog.get_logger()
 
-SWEEP_S = 30.0  # every host is looked at again this often, whether it said something or not
+SWEEP_S = 30.0  # every host is looked at again this often at the least, whether it said something or not
 CHUNK = 100  # changes in one commit: these need not be written together, and a store takes only so many at once
 RETRY_S = 1.0  # after the store refused
 # An agent that lives redials within this time, after its link broke or a new leader began. Sooner, nobody can tell
@@ -59,6 +59,8 @@ class Reconciler:
         self._ledger = ledger
         self._clock = clock
         self._settle_after_s = settle_after_s
+        # Reservations are given up at sweeps, so that these must not come much later than they are due.
+        self._sweep_s = min(SWEEP_S, max(settle_after_s / 2, 1.0))
         self._keep_lost_s = keep_lost_s
         self._fence_after_s = fence_after_s  # 0 = never without the operator
         self._deletes = Deletes(delete)
@@ -131,13 +133,13 @@ class Reconciler:
 
     async def run(self) -> None:
         """Until the reign is over."""
-        next_sweep_s = self._clock.monotonic_s() + SWEEP_S
+        next_sweep_s = self._clock.monotonic_s() + self._sweep_s
         try:
             while not self._ledger.over.is_set():
                 now_s = self._clock.monotonic_s()
                 sweep = now_s >= next_sweep_s
                 if sweep:
-                    next_sweep_s = now_s + SWEEP_S
+                    next_sweep_s = now_s + self._sweep_s
                 self._ledger.stir.clear()
                 self._fence_the_overdue()
                 refused = await self._pass(sorted(self.seen if sweep else self._dirty), sweep)
