@@ -128,6 +128,11 @@ def mount_disk(folder: Path, mib: int) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)], check=True)
 
 
+def unmount_disk(folder: Path) -> None:
+    """Let go of it and of all that is on it."""
+    subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
 def _ip(pid: int, lines: Sequence[str]) -> None:
     """Run lines of `ip` in the namespace of a process."""
     command = ["nsenter", f"--net=/proc/{pid}/ns/net", "--", "ip", "-batch", "-"]

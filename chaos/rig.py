@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,10 +15,13 @@ import msgspec
 
 from billet.demo.processes import Processes
 from chaos.checkers import check
-from chaos.cluster import SERVERS, Cluster
+from chaos.cluster import ETCD, HOSTS, SERVERS, Cluster
 from chaos.history import History, Kind
 from chaos.load import Clients, sampling
+from chaos.namespaces import unmount_disk
 from chaos.watch import Watch
+
+LONG_REST_S = 10.0  # a fleet that takes longer says what it has waited for
 
 Say = Callable[[str], None]
 
@@ -49,7 +53,10 @@ class Rig:
         fallen = [part.name for part in self.cluster.fallen()]
         for name in fallen:
             self.cluster.launch(name)
+        begun_s = time.monotonic()
         unrest = await self.watch.rest()
+        if time.monotonic() - begun_s > LONG_REST_S:
+            self.say(f"at rest after {time.monotonic() - begun_s:.1f} s; the last to come: {self.watch.waited_for}")
         uids = {op.uid for op in self.history.of(Kind.CREATE) if op.ok}
         uids -= {op.uid for op in self.history.of(Kind.DELETE)}
         try:
@@ -91,3 +98,5 @@ async def rig(folder: Path, say: Say, **settings: float) -> AsyncIterator[Rig]:
             await clients.close()
             for part in cluster.parts.values():
                 cluster.resume(part.name)  # SIGTERM does not reach what stands still
+    for machine in (*ETCD, *SERVERS, *HOSTS):
+        unmount_disk(cluster.disk(machine))

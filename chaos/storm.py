@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -53,8 +52,9 @@ class Storm:
     events: list[Event] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)  # the longest of each round
     rests_s: list[float] = field(default_factory=list)  # from the clients' end to rest, of each round
-    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)  # (kind, code)
+    outcomes: dict[str, dict[str, int]] = field(default_factory=dict)  # how often, by kind of call and code
     violations: int = 0
+    calls: int = 0
     begun_s: float = field(default_factory=time.monotonic)
     took_s: float = 0.0
 
@@ -96,7 +96,10 @@ async def _round(rig: Rig, result: Storm, crowd: Crowd, faults: Coroutine[Any, A
     result.violations += await rig.verdict()
     result.rests_s.append(time.monotonic() - resting_s)
     ops = rig.history.ops[first_op:]
-    result.outcomes.update((str(op.kind), op.code) for op in ops)
+    for op in ops:
+        codes = result.outcomes.setdefault(op.kind, {})
+        codes[op.code] = codes.get(op.code, 0) + 1
+    result.calls += len(ops)
     result.took_s = time.monotonic() - result.begun_s
     rig.say(_line(result, len(ops)))
 

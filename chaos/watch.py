@@ -33,6 +33,7 @@ class Watch:
         self._store = EtcdStore(urls)
         self._members = [EtcdClient([url]) for url in urls]
         self._last = Heads(SERVERS[0], ETCD[0])
+        self.waited_for = ""  # what was the last to come to rest
 
     async def close(self) -> None:
         """Let go of all connections."""
@@ -79,10 +80,12 @@ class Watch:
     async def rest(self, timeout_s: float = REST_S) -> str:
         """Wait until the fleet is whole and nothing moves; "", or what was still wrong when the time was up."""
         deadline_s = time.monotonic() + timeout_s
+        self.waited_for = ""
         while True:
             unrest = await self._unrest()
             if not unrest or time.monotonic() > deadline_s:
                 return unrest
+            self.waited_for = unrest
             await asyncio.sleep(LOOK_S)
 
     async def _unrest(self) -> str:

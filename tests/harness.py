@@ -137,12 +137,18 @@ class Cluster:
 def plans(count: int, folder: Path, **settings: object) -> list[HostPlan]:
     """Some hosts alike; settings of FakeConfig, or of HostPlan by its own names."""
     own = {name: settings.pop(name) for name in ("vcpu", "memory_mib", "disk_mib", "max_vms") if name in settings}
-    base: dict[str, object] = {"grpc_endpoint": "127.0.0.1:0", "boot_mean_s": 0.0, "pull_mean_s": 0.0, **settings}
+    base: dict[str, object] = {"boot_mean_s": 0.0, "pull_mean_s": 0.0, **settings}
     keep = bool(base.pop("keep_state", False))  # its microVMs are there again after a kill
     return [
         HostPlan(
             f"h{n}",
-            FakeConfig(seed=n, state_file=str(folder / f"h{n}.db") if keep else "", **base),  # type: ignore[arg-type]
+            # Ports of their own, which they find free when they are started again.
+            FakeConfig(
+                grpc_endpoint=f"127.0.0.1:{free_port()}",
+                seed=n,
+                state_file=str(folder / f"h{n}.db") if keep else "",
+                **base,
+            ),  # type: ignore[arg-type]
             **own,  # type: ignore[arg-type]
         )
         for n in range(count)

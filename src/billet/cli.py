@@ -74,16 +74,29 @@ class Billet(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, target.summary) for name, target in COMMANDS.items()])
 
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the options before the subcommand."""
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except click.UsageError as error:
+            raise _one_line(error, "billet") from None
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the subcommand."""
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else ctx.command_path
-            raise WrongSetting(f"{error.format_message().rstrip('.')}; see {command} --help") from None
+            raise _one_line(error, ctx.command_path) from None
         except BilletError as error:
             failure = WrongSetting if isinstance(error, ConfigError) else Failure
             raise failure(error.text) from None
+
+
+def _one_line(error: click.UsageError, command: str) -> WrongSetting:
+    command = error.ctx.command_path if error.ctx else command
+    return WrongSetting(f"{error.format_message().rstrip('.')}; see {command} --help")
 
 
 @click.group(cls=Billet, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

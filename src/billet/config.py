@@ -27,7 +27,7 @@ class About(NamedTuple):
     text: str
     low: float | None = None
     high: float | None = None
-    kind: str = ""  # "endpoint", "endpoint?" (may be empty), "endpoints", "file", "secret" or "store"
+    kind: str = ""  # "endpoint", "endpoint?" (may be empty), "endpoints", "file", "folder", "secret" or "store"
 
 
 def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
@@ -54,7 +54,9 @@ class ServerConfig:
     """Everything that can be set on a `billet server`. Building one checks it: a wrong one cannot exist."""
 
     id: str = setting("", MISC, "This server's name among the servers. Empty = the machine's host name.")
-    data_dir: str = setting(".", MISC, "Folder for what a server keeps; relative store paths start here.")
+    data_dir: str = setting(
+        ".", MISC, "Folder for what a server keeps; relative store paths start here.", kind="folder"
+    )
     json_ready: bool = setting(
         False, MISC, "Print one JSON line with the real endpoints when ready, for scripts and tests."
     )
@@ -79,6 +81,11 @@ class ServerConfig:
     basic_auth_token: str = setting(
         "", NORTH, "Token that clients send as flintlockd's `Basic` authorization. Empty = none asked.", kind="secret"
     )
+
+    servers_ca: str = setting(
+        "", NORTH, "PEM file: the CA of the other servers' certificates, for the calls that are passed on to the"
+        " leader. Empty = --tls-client-ca, or this server's own certificate.", kind="file",
+    )  # fmt: skip
 
     link_endpoint: str = setting("0.0.0.0:9095", LINK, "Where agents dial in.", kind="endpoint")
     link_token: str = setting(
@@ -287,6 +294,8 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
                 _check_endpoint(name, one)
         case "file" if value and not Path(value).is_file():
             raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
+        case "folder" if not Path(value).is_dir():
+            raise ConfigError(f"{name} is {value!r}, which is not a folder; make it, or give another")
         case "store" if not value.startswith(STORE_SCHEMES):
             raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import signal
 import socket
@@ -246,7 +247,7 @@ class Server:
                 bury.cancel()
             before, self._forward, bury = self._forward, None, None
             if leader and leader != self.leader:
-                self._forward = LeaderForward(leader, self._tls, ((FORWARDED, self._proof),))
+                self._forward = LeaderForward(leader, self._tls, self._config.servers_ca, ((FORWARDED, self._proof),))
                 bury = asyncio.create_task(self._bury(self._forward))
             elif leader is None and before:
                 self._front.stale = before  # the last leader knows best what was there
@@ -294,6 +295,8 @@ class Server:
             ssl_cert_reqs=ssl.CERT_REQUIRED if config.tls_client_validate else ssl.CERT_NONE,
         )
         settings.load()
+        if settings.ssl:
+            settings.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
         listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -368,7 +371,8 @@ def host_of(config: AgentConfig, measured: Resources) -> Host:
         capacity.vms,
     )
     if min(allocatable) < 1:
-        raise ConfigError(f"nothing of this host is left to offer: {allocatable}; lower the --reserve-… settings")
+        left = ", ".join(f"{amount} {name}" for name, amount in allocatable._asdict().items())
+        raise ConfigError(f"nothing of this host is left to offer ({left}): lower the --reserve-… settings")
     return Host(config.id, capacity, allocatable, config.zone, dict(config.labels), config.provider)
 
 
@@ -416,10 +420,25 @@ async def listening(opening: Awaitable[int], endpoint: str) -> int:
 
 def occupied(endpoint: str, error: Exception) -> ConfigError:
     """A port that cannot be had."""
-    why = error.strerror if isinstance(error, OSError) and error.strerror else "it is in use, or not ours to use"
+    number = error.errno if isinstance(error, OSError) else None
+    why = os.strerror(number) if number else "it is in use, or not ours to use"
     return ConfigError(f"cannot listen on {endpoint}: {why}; stop what uses it, or choose another endpoint")
 
 
 def logging_to_stderr() -> None:
-    """Logs go to standard error; standard output is for what was asked for."""
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(file=sys.stderr))
+    """Logs go to standard error; standard output is for what was asked for.
+
+    A traceback shows no local variables: among them are clients' requests and headers, which hold secrets.
+    """
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.dev.set_exc_info,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S.%f", utc=False),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )

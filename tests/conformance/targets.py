@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from billet.demo.processes import free_port
 from billet.fake.process import FakeProcess
 from billet.fake.settings import FakeConfig
 from billet.wire.tls import TlsSettings
@@ -87,7 +88,7 @@ class FakeTarget:
 def host_config(options: Options, index: int, directory: Path, at_front: bool) -> FakeConfig:
     """Host number `index` of a service. Only one that clients reach directly has the token, TLS and HTTP."""
     return FakeConfig(
-        grpc_endpoint="127.0.0.1:0",
+        grpc_endpoint=f"127.0.0.1:{free_port()}",
         http_endpoint="127.0.0.1:0",
         enable_http=options.http and at_front,
         tls=options.tls if at_front else TlsSettings(insecure=True),

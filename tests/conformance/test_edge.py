@@ -66,16 +66,17 @@ def test_health_is_asked_without_a_token(cluster: Target, start: Callable[..., S
     assert refused(Client(address).list).code == UNAUTHENTICATED
 
 
-def handshake(address: str, **versions: ssl.TLSVersion) -> str | None:
+def handshake(address: str, protocol: str = "h2", **versions: ssl.TLSVersion) -> str | None:
     """The TLS version that the server agrees to."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
+    context.set_alpn_protocols([protocol])
     for name, version in versions.items():
         setattr(context, name, version)
     host, _, port = address.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=30) as plain, context.wrap_socket(plain) as secured:
-        assert secured.selected_alpn_protocol() == "h2"
+        if protocol == "h2":  # gRPC cannot do without it
+            assert secured.selected_alpn_protocol() == "h2"
         return secured.version()
 
 
@@ -88,6 +89,14 @@ def test_check_27_only_tls_1_3(start: Callable[..., Service], pki: Pki) -> None:
     client = Client(address, credentials=trusted)
     assert client.create(spec()).status.state == PENDING
     assert refused(Client(address).list).code == grpc.StatusCode.UNAVAILABLE
+
+
+def test_check_27_only_tls_1_3_on_http_too(cluster: Target, start: Callable[..., Service], pki: Pki) -> None:
+    """flintlockd's own gateway works without TLS only."""
+    address = start(tls=TlsSettings(cert=pki.server_cert, key=pki.server_key), http=True).http_address
+    assert handshake(address, "http/1.1") == "TLSv1.3"
+    with pytest.raises(OSError, match=r".*"):
+        handshake(address, "http/1.1", maximum_version=ssl.TLSVersion.TLSv1_2)
 
 
 def test_check_27_mutual_tls(start: Callable[..., Service], pki: Pki) -> None:

@@ -20,23 +20,29 @@ WATCH = f"/{health.SERVICE_NAME}/Watch"
 LIMITLESS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
 LOOK_AGAIN_S = 0.1
 CONNECT_S = 1.0
+CLOSED = "the leader has changed"  # the connection was closed between the choice of the leader and the call
 UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # what a broken connection may look like
 
 
 class LeaderForward:
     """ports.Backend over a connection to one leader."""
 
-    def __init__(self, leader: Leader, settings: tls.TlsSettings, passed_on: tuple[tuple[str, str], ...]) -> None:
-        """`passed_on` is the metadata that shows the leader that another server calls."""
+    def __init__(
+        self, leader: Leader, settings: tls.TlsSettings, ca: str, passed_on: tuple[tuple[str, str], ...]
+    ) -> None:
+        """`settings` are this server's own, `ca` is that of the leader's certificate.
+
+        Without `ca`, servers trust the CA of their clients, or else a certificate that they share. `passed_on` is the
+        metadata that shows the leader that another server calls.
+        """
         self.leader = leader
         self._passed_on = passed_on
-        # The servers of one fleet trust the CA of their clients, or else a certificate that they share.
         self._channel = (
             grpc.aio.insecure_channel(leader.grpc, options=LIMITLESS)
             if settings.insecure
             else grpc.aio.secure_channel(
                 leader.grpc,
-                tls.channel_credentials(settings.client_ca or settings.cert, settings.cert, settings.key),
+                tls.channel_credentials(ca or settings.client_ca or settings.cert, settings.cert, settings.key),
                 options=LIMITLESS,
             )
         )
@@ -44,11 +50,13 @@ class LeaderForward:
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """See ports.Backend."""
         caller: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
-        call = caller(request, timeout=timeout_s, metadata=self._metadata(metadata))
         try:
+            call = caller(request, timeout=timeout_s, metadata=self._metadata(metadata))
             payload = await call
         except grpc.aio.AioRpcError as error:
             raise _translated(error) from None
+        except grpc.aio.UsageError:
+            raise LeaderLost(CLOSED) from None
         trailers = tuple((k, v) for k, v in await call.trailing_metadata() or () if isinstance(v, str))
         return Answer(payload, tuple(pair for pair in trailers if pair[0].startswith("x-billet-")))
 
@@ -57,7 +65,10 @@ class LeaderForward:
     ) -> AsyncIterator[bytes]:
         """See ports.Backend."""
         caller: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
-        call = caller(requests, timeout=timeout_s, metadata=self._metadata(metadata))
+        try:
+            call = caller(requests, timeout=timeout_s, metadata=self._metadata(metadata))
+        except grpc.aio.UsageError:
+            raise LeaderLost(CLOSED) from None
         try:
             async for message in call:
                 yield message

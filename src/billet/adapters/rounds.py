@@ -11,7 +11,7 @@ from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.wire import link as wire
 from billet.wire.pb import link_pb2 as pb
 
-GAP_S = 0.002  # while a round is out, the next one waits this long at most for company
+GAP_S = 0.01  # while a round is out, auctions wait for its end, and this long at most, and share the next one
 
 
 class Bidder(Protocol):
@@ -173,6 +173,9 @@ class Rounds:
         current = self._open.pop(number)
         if current.timer:
             current.timer.cancel()
+        if self._call_out and not self._open:  # nobody has to wait any longer
+            self._call_out.cancel()
+            self._call_out = asyncio.get_running_loop().call_soon(self._begin)
         for lot in current.lots:
             _hand_on(lot, current.asked)
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import os
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,30 +17,20 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
+from billet.adapters import sqlite_file
 from billet.adapters.groupcommit import GroupCommit, Writes
-from billet.core.errors import Fenced, OutcomeUnknown, StoreCorrupt, StoreError
+from billet.core.errors import Fenced, OutcomeUnknown, StoreError
 from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Term, Vitals
 from billet.wire.records import decode, read_leader
 
-SCHEMA_VERSION = 1
-APPLICATION_ID = 0x42494C54  # "BILT", in the header of the file
 KEEP_REVISIONS = 10_000  # what a watcher can catch up on
 TRIM_EVERY = 1_000
 LOCK_POLL_S = 0.1
-FULL_BYTES = 1 << 16  # with less room than this, an error is put down to it
-BUSY_S = 5.0  # how long another process's transaction is waited for
 WATCH_PAGE = 500  # revisions in one look at the log
 WATCH_POLL_S = 0.25  # for changes by another process; this process's own wake watchers at once
 
 SURELY_UNDONE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
-
-SCHEMA = """
-CREATE TABLE records (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE log (revision INTEGER, key TEXT, value BLOB, PRIMARY KEY (revision, key)) WITHOUT ROWID;
-CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), term INTEGER, leader BLOB, revision INTEGER);
-INSERT INTO meta VALUES (1, 0, NULL, 0);
-"""
 
 T = TypeVar("T")
 
@@ -69,54 +57,7 @@ class SqliteStore:
         await self._run(self._open)
 
     def _open(self) -> None:
-        folder = self._path.parent
-        if not folder.is_dir():
-            raise StoreError(f"{folder} is not a folder: make it, or give another --store")
-        if not os.access(folder, os.W_OK):
-            raise StoreError(f"{folder} cannot be written to: give the server's user the right, or another --store")
-        if not self._create and not self._path.exists():
-            raise StoreError(f"there is no {self._path}: mend --store, or --data-dir where relative paths start")
-        db = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False, timeout=BUSY_S)
-        try:
-            self._check(db)
-            _keep_a_journal(db)
-            db.execute("PRAGMA synchronous=FULL")
-        except BaseException:
-            db.close()
-            raise
-        self._db = db
-
-    def _check(self, db: sqlite3.Connection) -> None:
-        """Make the tables of a new file; refuse one that is damaged, foreign, or of a newer Billet."""
-        verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-        if verdict != "ok":
-            said = " ".join(verdict.split())  # SQLite takes several lines
-            raise StoreCorrupt(f"{self._path} is damaged ({said}): move it away and restore a backup")
-        if not _tables(db):
-            _make_tables(db)
-        if db.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
-            raise StoreCorrupt(f"{self._path} is the database of another program: give another --store")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > SCHEMA_VERSION:
-            raise StoreCorrupt(f"{self._path} was written by a newer Billet (schema {version}): upgrade this one")
-
-    def _explain(self, error: sqlite3.Error) -> StoreError:
-        match _code(error):
-            case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-                return StoreCorrupt(
-                    f"{self._path} is not a Billet store ({error}): move it away and restore a backup"
-                )
-            case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-                return StoreError(f"{self._path} cannot be written to ({error}): mend its permissions")
-            case code if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and self._is_full()):
-                return StoreError(f"the disk of {self._path} is full: make room; nothing was written")
-            case _:
-                return StoreError(f"{self._path}: {error}")
-
-    def _is_full(self) -> bool:
-        """SQLite calls it an error of the disk when there is no room for its index of the journal."""
-        disk = os.statvfs(self._path.parent)
-        return disk.f_bavail * disk.f_frsize < FULL_BYTES
+        self._db = sqlite_file.connect(self._path, self._create)
 
     async def close(self) -> None:
         """See ports.Store."""
@@ -256,7 +197,9 @@ class SqliteStore:
         names = ("page_size", "page_count", "freelist_count")
         page_bytes, pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         term = db.execute("SELECT term FROM meta").fetchone()[0]
-        return Vitals(f"SQLite {sqlite3.sqlite_version}", term, pages * page_bytes, (pages - free) * page_bytes)
+        size_bytes, used_bytes = pages * page_bytes, (pages - free) * page_bytes
+        troubles = sqlite_file.little_room(self._path, size_bytes)
+        return Vitals(f"SQLite {sqlite3.sqlite_version}", term, size_bytes, used_bytes, troubles)
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
@@ -293,7 +236,7 @@ class SqliteStore:
             if revision % TRIM_EVERY == 0:
                 db.execute("DELETE FROM log WHERE revision <= ?", (revision - KEEP_REVISIONS,))
         except BaseException:
-            _roll_back(db)
+            sqlite_file.roll_back(db)
             raise
         self._conclude(db)
         return int(revision)
@@ -303,8 +246,8 @@ class SqliteStore:
         try:
             db.execute("COMMIT")
         except sqlite3.Error as error:
-            _roll_back(db)
-            if _code(error) in SURELY_UNDONE:
+            sqlite_file.roll_back(db)
+            if sqlite_file.code_of(error) in SURELY_UNDONE:
                 raise
             raise OutcomeUnknown(f"{self._path}: the commit broke off ({error}): check the disk") from None
 
@@ -350,50 +293,7 @@ class SqliteStore:
         try:
             return await doing
         except sqlite3.Error as error:
-            raise self._explain(error) from None
-
-
-def _tables(db: sqlite3.Connection) -> int:
-    return int(db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
-
-
-def _make_tables(db: sqlite3.Connection) -> None:
-    """Unless another opener does so at the same time; then wait for it."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        if not _tables(db):
-            for statement in SCHEMA.split(";")[:-1]:
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id={APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        db.execute("COMMIT")
-    except BaseException:
-        _roll_back(db)
-        raise
-
-
-def _keep_a_journal(db: sqlite3.Connection) -> None:
-    """WAL. Changing over, SQLite does not wait for another opener by itself."""
-    deadline_s = time.monotonic() + BUSY_S
-    while True:
-        try:
-            db.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.Error as error:
-            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline_s:
-                raise
-            time.sleep(0.01)
-
-
-def _roll_back(db: sqlite3.Connection) -> None:
-    if db.in_transaction:
-        with suppress(sqlite3.Error):  # the first error is the one to tell
-            db.execute("ROLLBACK")
-
-
-def _code(error: sqlite3.Error) -> int:
-    """SQLite's primary result code; 0 for what Python's module says of itself."""
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+            raise sqlite_file.explain(self._path, error) from None
 
 
 def _try_lock(lock: IO[str], kind: int = fcntl.LOCK_EX) -> bool:

@@ -133,8 +133,8 @@ class FlintlockService:
         replies, _ = await self._everyone(wire.SERVER_INFO, request)
         if not replies:
             raise Away("no host can be asked for its version")
-        oldest = min(replies.values(), key=lambda reply: wire.version_of(reply.payload))
-        return Answer(payload(next((r for r in replies.values() if r.code == Code.UNIMPLEMENTED), oldest)))
+        # One that does not know the method at all has no version, and so is the oldest.
+        return Answer(payload(min(replies.values(), key=lambda reply: wire.version_of(reply.payload))))
 
     async def _forward(
         self, method: str, first: bytes, rest: AsyncIterator[bytes], timeout_s: float | None

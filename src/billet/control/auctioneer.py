@@ -95,12 +95,14 @@ class Auctioneer:
         if known and (reply := await self._resume(known, auction, request, caller, story)):
             return reply
         answers = await self._first_bids(auction, story)
+        waited_for: set[str] = set()
         while True:
             decision = story.decided(answers, *self._decide(auction, answers))
             if isinstance(decision, Unplaced):
-                more = await self._more_bids(auction, answers)
+                more = await self._more_bids(auction, answers, waited_for)
                 if more:
-                    answers += more
+                    heard = {answer.host for answer in more}
+                    answers = [answer for answer in answers if answer.host not in heard] + more
                     continue
                 if await self._another_comes(caller):
                     answers = await self._first_bids(auction, story)
@@ -204,9 +206,20 @@ class Auctioneer:
         story.leg("bids")
         return answers
 
-    async def _more_bids(self, auction: Auction, answers: list[Bid | Refusal]) -> list[Bid | Refusal]:
-        """The next hosts, when none of the first could; none when all that might have been asked."""
-        return await self._ask(auction, {answer.host for answer in answers})
+    async def _more_bids(
+        self, auction: Auction, answers: list[Bid | Refusal], waited_for: set[str]
+    ) -> list[Bid | Refusal]:
+        """When none of the first could: the next hosts, else those that were too slow and have room, once more.
+
+        The first bids do not wait for slow hosts, and may all be overtaken by other auctions' awards.
+        """
+        more = await self._ask(auction, {answer.host for answer in answers})
+        slow = [a.host for a in answers if isinstance(a, Refusal) and a.reason is Reason.SILENT]
+        again = [h for h in slow if h not in waited_for and self._ledger.state.room(h).covers(auction.demand)]
+        if more or not again:
+            return more
+        waited_for.update(again)
+        return await self._hosts.call_for_bids(auction, again)
 
     async def _another_comes(self, caller: Caller) -> bool:
         """Early in a reign, hosts are still on their way to this leader: wait for the next one rather than say no."""

@@ -6,6 +6,7 @@ when its starter dies, kill -9 included. Its standard error goes to a log file, 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -160,6 +161,9 @@ class Processes:
                 raise BilletError(f"{process.name} ended with {process.popen.returncode}\n{process.tail()}")
 
 
+_draws = itertools.count(random.randrange(1 << 16))  # never the same port twice in one process
+
+
 def free_port() -> int:
     """A port of 127.0.0.1 that nobody has at this moment, for programs that cannot choose one themselves.
 
@@ -167,7 +171,7 @@ def free_port() -> int:
     the program listens on it.
     """
     while True:
-        port = random.randrange(10_000, _first_ephemeral_port())
+        port = 10_000 + next(_draws) % (_first_ephemeral_port() - 10_000)
         with socket.socket() as taken, suppress(OSError):
             taken.bind(("127.0.0.1", port))
             return port
