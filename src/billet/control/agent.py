@@ -54,6 +54,7 @@ REMEMBERED = 10_000  # creates whose order may come again
 SETTLE_S = 60.0  # after which a create that flintlockd does not show did not get through
 BOOT_WEIGHT = 0.25  # of the newest boot in the moving mean
 BOOT_POLL_S = 0.25  # how often the boot that is running is looked at
+BOOTS_AT_ONCE = 8  # boots that may have ended since, before everything is listed instead
 
 
 class Codec(Protocol):
@@ -447,13 +448,32 @@ class Agent:
         """Look at the boot that is running more often than at everything: boots go one after another."""
         while True:
             await asyncio.sleep(min(BOOT_POLL_S, self._interval_s))
-            oldest = next((uid for uid, row in self._rows.items() if row.state is VmState.PENDING), None)
-            if oldest is None or not self._known:
-                continue
-            reply = await self._flintlock.call(self._codec.GET, self._codec.with_uid(oldest), self._interval_s)
-            if reply.code == Code.OK and self._codec.read_created(reply.payload).state is not VmState.PENDING:
-                await self.refresh()  # more than this one may have booted since
+            waiting = [uid for uid, row in self._rows.items() if row.state is VmState.PENDING] if self._known else []
+            booted = []
+            for uid in waiting[:BOOTS_AT_ONCE]:
+                row = await self._look_at(uid)
+                if row is None or row.state is VmState.PENDING:
+                    break
+                booted.append(row)
+            if len(booted) == BOOTS_AT_ONCE:  # by now, one List is cheaper than a Get for each
                 self._changed.set()
+            elif booted:
+                self._have_booted(booted)
+
+    async def _look_at(self, uid: str) -> Observed | None:
+        """One microVM as flintlockd shows it now, None when it does not."""
+        reply = await self._flintlock.call(self._codec.GET, self._codec.with_uid(uid), self._interval_s)
+        return self._codec.read_created(reply.payload) if reply.code == Code.OK else None
+
+    def _have_booted(self, rows: list[Observed]) -> None:
+        """Take over what was seen of microVMs that waited, unless a List has told it meanwhile."""
+        news = [row for row in rows if self._is_pending(row.uid)]
+        for row in news:
+            self._put(row)
+        self._boots.looked(len(news), self._pending, self._clock.monotonic_s())
+        self._tell(news, [])
+        if self.uplink:
+            self.uplink.report(self.report())
 
 
 class BootClock:
