@@ -36,7 +36,7 @@ def page(sections: Sequence[tuple[str, list[Result]]], columns: Sequence[str], r
 
 def pictures(results: Sequence[Result]) -> dict[str, str]:
     """The charts of one workload, by name: load for each rule, and the rules beside each other."""
-    made = {"cov": _over_time("CoV of the dominant shares", results, "cov", y_most=0.6)}
+    made = {"cov": _over_time("CoV of the dominant shares", results, "cov", y_most=0.6, percent=False)}
     made["stranded-vcpu"] = _over_time("Stranded vCPU, share of the fleet", results, "stranded_vcpu")
     made["stranded-memory"] = _over_time("Stranded memory, share of the fleet", results, "stranded_memory")
     refusals = [Line(r.rule, [(s.event, s.refusals) for s in r.samples]) for r in results]
@@ -48,9 +48,11 @@ def pictures(results: Sequence[Result]) -> dict[str, str]:
     return made
 
 
-def _over_time(title: str, results: Sequence[Result], part: str, y_most: float | None = None) -> str:
+def _over_time(
+    title: str, results: Sequence[Result], part: str, y_most: float | None = None, percent: bool = True
+) -> str:
     lines = [Line(r.rule, [(s.event, getattr(s.balance, part)) for s in r.samples]) for r in results]
-    return curves(title, lines, y_most)
+    return curves(title, lines, y_most, percent)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
