@@ -29,6 +29,9 @@ COMMANDS = {
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),
     "store": Target("billet.commands.store", "store", "Back up, restore and check what the servers remember."),
+    "simulate": Target(
+        "billet.commands.simulate", "simulate", "Place a workload as Billet would and as others do, and compare."
+    ),
     "sim": Target("billet.commands.sim", "sim", "Whole clusters in virtual time, with everything going wrong."),
     "certs": Target("billet.commands.certs", "certs", "Make a CA and certificates to begin with."),
     "fake-flintlockd": Target(

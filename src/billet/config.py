@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from billet.core.errors import ConfigError
+from billet.core.policies import POLICIES
 from billet.core.scoring import Weights
 
 STORE_FIELDS = ("store", "data_dir", "etcd_tls_ca", "etcd_tls_cert", "etcd_tls_key")  # all that leads to a store
@@ -27,7 +28,9 @@ class About(NamedTuple):
     text: str
     low: float | None = None
     high: float | None = None
-    kind: str = ""  # "endpoint", "endpoint?" (may be empty), "endpoints", "file", "folder", "secret" or "store"
+    kind: str = (
+        ""  # "endpoint", "endpoint?" (may be empty), "endpoints", "file", "folder", "policy", "secret", "store"
+    )
 
 
 def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
@@ -115,7 +118,10 @@ class ServerConfig:
         2000, AUCTION, "How long it waits when nobody has bid yet. 0 = not beyond --bid-wait-ms.", low=0, high=600_000
     )
     ask_hosts: int = setting(
-        32, AUCTION, "How many of the emptiest hosts are asked. 0 = all; fewer make auctions cheaper.", low=0
+        32,
+        AUCTION,
+        "How many of the emptiest hosts (pack: the fullest) are asked. 0 = all; fewer make auctions cheaper.",
+        low=0,
     )
     ask_random: int = setting(
         4, AUCTION, "How many hosts drawn by the auction's hash are asked besides. 0 = none; they find hosts"
@@ -147,6 +153,14 @@ class ServerConfig:
         10_000, AUCTION, "How many auctions `billet explain` remembers; about 5 KiB each. 0 = none.", low=0
     )
 
+    policy: str = setting(
+        Weights().policy, SCORE, "How hosts are chosen: spread (evenly full), pack (few hosts in use), fast"
+        " (soonest booted). docs/scheduling.md helps to choose.", kind="policy",
+    )  # fmt: skip
+    shape_weight: float = setting(
+        Weights().shape, SCORE, "How much the shape of the free room counts. 0 = only how full a host is, which takes"
+        " more small microVMs at the very end; more keeps large hosts for large microVMs.", low=0, high=2,
+    )  # fmt: skip
     pressure_weight: float = setting(
         Weights().pressure, SCORE, "What a host whose tasks wait all the time adds to its score."
         " 0 = measured pressure does not matter.", low=0, high=10,
@@ -179,8 +193,8 @@ class ServerConfig:
 
     @property
     def weights(self) -> Weights:
-        """The three numbers of the score, as the core wants them."""
-        return Weights(self.pressure_weight, self.delay_weight, self.delay_half_s)
+        """The settings of the score, as the core wants them."""
+        return Weights(self.pressure_weight, self.delay_weight, self.delay_half_s, self.policy, self.shape_weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +310,8 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
             raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
         case "folder" if not Path(value).is_dir():
             raise ConfigError(f"{name} is {value!r}, which is not a folder; make it, or give another")
+        case "policy" if value not in POLICIES:
+            raise ConfigError(f"{name} is {value!r}; there are {', '.join(POLICIES)}")
         case "store" if not value.startswith(STORE_SCHEMES):
             raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")
 

@@ -1,6 +1,7 @@
 """Bids are accurate: whatever a host looks like, its bid is what a deliberately dumb second program says."""
 
 import math
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,9 +9,28 @@ from hypothesis import strategies as st
 from billet.core.bidding import bid
 from billet.core.model import Auction, Bid, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights, price
-from tests.core.strategies import amounts, auctions, facts, hosts
+from tests.core.strategies import amounts, auctions, capacities, facts, host_ids, hosts
 
-weights = st.builds(Weights, st.floats(0, 2), st.floats(0, 2), st.floats(0.1, 60))
+weights = st.builds(
+    Weights,
+    pressure=st.floats(0, 2),
+    delay=st.floats(0, 2),
+    delay_half_s=st.floats(0.1, 60),
+    policy=st.sampled_from(["spread", "pack", "fast"]),
+    shape=st.floats(0, 2),
+)
+
+
+SIZE, SKEW = 0.39, 0.35  # as docs/scheduling.md has them
+CLOSE = 1e-9
+
+
+@st.composite
+def loads(draw):
+    """A host's room and what is taken of it, at most all."""
+    room = draw(capacities)
+    taken = Resources(*(size * draw(st.integers(0, 100)) // 100 for size in room))
+    return room, taken
 
 
 def dumb_bid(host, taken, known, auction, weights):
@@ -41,10 +61,21 @@ def dumb_bid(host, taken, known, auction, weights):
         (taken.vms + auction.demand.vms) / host.allocatable.vms,
     ]
     wait_s = known.boot_s * (known.pending + 1)
-    extra = weights.pressure * known.pressure + weights.delay * (
+    boots = weights.delay * (20 if weights.policy == "fast" else 1)
+    extra = weights.pressure * known.pressure + boots * (
         0 if wait_s == 0 else wait_s / (wait_s + weights.delay_half_s)
     )
-    return sorted(after)[-1] + extra
+    return sorted(after)[-1] + dumb_shape(host, auction, weights, after) + extra
+
+
+def dumb_shape(host, auction, weights, after):
+    """Written from docs/scheduling.md in the same way."""
+    fullest, apart = sorted(after)[-1], max(after[0] - after[1], after[1] - after[0])
+    stranding = SKEW * fullest * fullest * fullest * fullest * apart
+    if weights.policy == "pack":
+        return 2 * (1 - fullest) + weights.shape * stranding
+    alone = sorted(wanted / room for wanted, room in zip(auction.demand, host.allocatable, strict=True))[-1]
+    return weights.shape * (SIZE * (1 - math.sqrt(alone)) + stranding)
 
 
 @given(hosts, amounts, facts, auctions, weights)
@@ -59,12 +90,50 @@ def test_a_bid_is_what_a_dumb_second_program_says(host, taken, known, auction, w
         assert (answer.basis, answer.facts) == (taken, known)
 
 
-@given(hosts, amounts, facts, auctions)
-def test_a_fuller_host_never_bids_lower(host, taken, known, auction):
-    one_more = taken.plus(Resources(1, 512, 0, 1))
-    before = price(host.allocatable, taken, auction.demand, known, DEFAULT_WEIGHTS)
-    after = price(host.allocatable, one_more, auction.demand, known, DEFAULT_WEIGHTS)
-    assert after.total >= before.total
+@given(loads(), auctions, facts, weights, st.floats(0, 1))
+def test_a_fuller_host_never_bids_lower(load, auction, known, weights, more):
+    """Fuller in what is fullest, or by the same share in everything. Under `pack` it never bids higher."""
+    room, taken = load
+    before = price(room, taken, auction.demand, known, weights)
+    fullest = max(range(4), key=lambda n: (taken[n] + auction.demand[n]) / room[n])
+    if before.utilisation > 1:
+        return  # has no room, and so does not bid
+    evenly = Resources(*(used + size * more for used, size in zip(taken, room, strict=True)))
+    in_one = taken._replace(**{Resources._fields[fullest]: evenly[fullest]})
+    for fuller in (evenly, in_one):
+        after = price(room, fuller, auction.demand, known, weights)
+        assert after.utilisation >= before.utilisation
+        if weights.policy != "pack":
+            assert after.total >= before.total - CLOSE
+
+
+@given(hosts, amounts, facts, auctions, weights)
+def test_no_bid_is_below_the_true_utilisation(host, taken, known, auction, weights):
+    score = price(host.allocatable, taken, auction.demand, known, weights)
+    assert score.utilisation == max(
+        (t + d) / a for t, d, a in zip(taken, auction.demand, host.allocatable, strict=True)
+    )
+    assert min(score.shape, score.pressure, score.delay) >= 0
+    assert score.total >= score.utilisation
+
+
+@given(loads(), auctions, facts, weights, st.sampled_from([1, 2, 4, 1024]))
+def test_units_do_not_matter(load, auction, known, weights, factor):
+    """Memory in KiB, disk in blocks: any unit, as long as it is the same for the room, the load and the demand."""
+    room, taken = load
+
+    def scaled(amount):
+        return amount._replace(memory_mib=amount.memory_mib * factor, disk_mib=amount.disk_mib * factor)
+
+    once = price(room, taken, auction.demand, known, weights)
+    assert price(scaled(room), scaled(taken), scaled(auction.demand), known, weights) == once
+
+
+@given(hosts, host_ids, amounts, facts, auctions, weights)
+def test_a_hosts_name_does_not_matter(host, name, taken, known, auction, weights):
+    other = bid(replace(host, id=name), taken, known, auction, weights)
+    one = bid(host, taken, known, auction, weights)
+    assert one._replace(host="") == other._replace(host="")
 
 
 @given(hosts, amounts, facts, auctions)

@@ -16,7 +16,6 @@ from billet.adapters.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S,
 from billet.adapters.pipes import Pipe
 from billet.control.agent import Agent, CreateOrder, remember
 from billet.core.errors import Away, BilletError, Code, HostVerdict
-from billet.core.scoring import Weights
 from billet.ports import Flintlock, How, Inventory, Reply, Report, Unknown
 from billet.wire import link as wire
 from billet.wire.pb import link_pb2 as pb
@@ -170,7 +169,7 @@ class AgentDialler:
             log.warning("welcomed by a leader of an old term", server=link.server, term=welcome.term)
             link.put(pb.Up(hello=self.hello()))  # so that it learns of the newer one
             return
-        self._agent.weights = Weights(welcome.pressure_weight, welcome.delay_weight, welcome.delay_half_s)
+        self._agent.weights = wire.get_weights(welcome)
         self._agent.uplink = link
         if await self._agent.refresh() and self._agent.uplink is link:
             link.inventory(self._agent.everything())

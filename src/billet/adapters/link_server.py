@@ -232,17 +232,7 @@ class LinkServer:
         if reign is None or connection.host is None or self.seen_term > reign.term:
             connection.put(pb.Down(standby=pb.Standby(leader=self._leader)))
             return
-        weights = reign.weights
-        connection.put(
-            pb.Down(
-                welcome=pb.Welcome(
-                    term=reign.term,
-                    pressure_weight=weights.pressure,
-                    delay_weight=weights.delay,
-                    delay_half_s=weights.delay_half_s,
-                )
-            )
-        )
+        connection.put(pb.Down(welcome=wire.put_welcome(reign.term, reign.weights)))
         reign.listener.joined(connection.host)
 
     def gone(self, connection: AgentConnection) -> None:

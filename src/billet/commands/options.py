@@ -14,6 +14,7 @@ from rich.console import Console
 
 from billet.config import STORE_FIELDS, About, ServerConfig, flag
 from billet.core.errors import ConfigError
+from billet.core.policies import POLICIES
 
 if TYPE_CHECKING:
     from billet.client import Address
@@ -117,7 +118,13 @@ def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
         case kind if kind in (int, float):
             return {"type": kind, "default": item.default, "show_default": True}
         case kind if kind is str:
-            metavar = {"endpoint": "HOST:PORT", "endpoint?": "HOST:PORT", "file": "FILE", "store": "URL"}
+            metavar = {
+                "endpoint": "HOST:PORT",
+                "endpoint?": "HOST:PORT",
+                "file": "FILE",
+                "store": "URL",
+                "policy": "|".join(POLICIES),
+            }
             shown = bool(item.default)
             return {"default": item.default, "show_default": shown, "metavar": metavar.get(about.kind, "TEXT")}
         case kind if kind == tuple[str, ...]:

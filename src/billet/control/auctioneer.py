@@ -26,6 +26,7 @@ from billet.core.model import (
     Refusal,
     Unplaced,
 )
+from billet.core.policies import named
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutPlacement
 from billet.ports import Clock, Created, Denied, Hosts, How, NotTaken, Unknown
@@ -244,7 +245,8 @@ class Auctioneer:
                 and cannot(state.hosts[host_id], auction) is None
             )
 
-        return state.ranking.shortlist(auction.id, ask, self._rules.ask_random, fits)
+        fullest_first = named(self._rules.weights.policy).fullest_first
+        return state.ranking.shortlist(auction.id, ask, self._rules.ask_random, fits, fullest_first)
 
     def _decide(self, auction: Auction, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
         views = {a.host: view for a in answers if isinstance(a, Bid) and (view := self._ledger.state.view(a.host))}

@@ -86,12 +86,13 @@ class Auction:
 
 
 class Score(NamedTuple):
-    """A price and its parts: `total` = `utilisation` + `pressure` + `delay`; lower is better."""
+    """A price and its parts: `total` = `utilisation` + `shape` + `pressure` + `delay`; lower is better."""
 
     total: float
     utilisation: float
     pressure: float
     delay: float
+    shape: float = 0.0  # last, so that records from before it was there can still be read
 
 
 class Bid(NamedTuple):

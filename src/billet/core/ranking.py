@@ -29,14 +29,16 @@ class Ranking:
         if share is not None:
             del self._sorted[bisect_left(self._sorted, (share, host_id))]
 
-    def shortlist(self, auction_id: str, ask: int, drawn: int, fits: Callable[[str], bool]) -> list[str]:
-        """The `ask` emptiest hosts that fit, and a few more drawn by a hash of the auction.
+    def shortlist(
+        self, auction_id: str, ask: int, drawn: int, fits: Callable[[str], bool], fullest_first: bool = False
+    ) -> list[str]:
+        """The `ask` emptiest (or fullest) hosts that fit, and a few more drawn by a hash of the auction.
 
         The drawn ones keep an eye on hosts whose own facts (pressure, boot queue) have become better than the
         ledger knows. Where fewer than `ask` fit, every host was looked at, and those are all there are.
         """
         chosen: list[str] = []
-        for _, host_id in self._sorted:
+        for _, host_id in reversed(self._sorted) if fullest_first else self._sorted:
             if fits(host_id):
                 chosen.append(host_id)
                 if len(chosen) == ask:

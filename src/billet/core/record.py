@@ -34,7 +34,7 @@ class Record:
     code: int = 0
     text: str = ""
     legs_ms: dict[str, float] = field(default_factory=dict)
-    v: int = 1
+    v: int = 2
 
 
 def replay(record: Record) -> list[Award | Unplaced]:

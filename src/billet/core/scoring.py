@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from billet.core.model import Facts, Resources, Score
+from billet.core.policies import DEFAULT, named
 
 
 class Weights(NamedTuple):
@@ -14,11 +15,15 @@ class Weights(NamedTuple):
     `delay`: the most that a long wait for the boot can add (0 = boots do not matter); small, so that it decides
     between hosts about equally full and does not fill a host only because it boots fast.
     `delay_half_s`: the wait at which half of that is added.
+    `policy`: a name in core/policies.py. `shape`: how much its shape of free room counts (1 = as measured,
+    0 = the dominant share alone).
     """
 
     pressure: float = 0.20
     delay: float = 0.05
     delay_half_s: float = 5.0
+    policy: str = DEFAULT
+    shape: float = 1.0
 
 
 DEFAULT_WEIGHTS = Weights()
@@ -47,14 +52,16 @@ def expected_delay_s(facts: Facts) -> float:
 
 
 def price(allocatable: Resources, taken: Resources, demand: Resources, facts: Facts, weights: Weights) -> Score:
-    """What a host asks for a microVM; lower is better, and all parts are shares of one host.
+    """What a host asks for a microVM; lower is better, and the total is never below the true utilisation.
 
-    total = utilisation + weights.pressure x pressure + weights.delay x d / (d + delay_half_s),
-    where d is the expected delay in seconds. The last term saturates, so that a queue, however long, never
-    outweighs a host that is much emptier.
+    total = utilisation + shape + weights.pressure x pressure + weights.delay x d / (d + delay_half_s),
+    where `shape` is the policy's (core/policies.py) and d the expected delay in seconds. The last term saturates, so
+    that a queue, however long, never outweighs a host that is much emptier.
     """
+    policy = named(weights.policy)
     share = utilisation(allocatable, taken, demand)
+    shape = policy.shape(allocatable, taken, demand, share, weights.shape)
     pressure = weights.pressure * facts.pressure
     delay_s = expected_delay_s(facts)
-    delay = weights.delay * delay_s / (delay_s + weights.delay_half_s) if delay_s > 0 else 0.0
-    return Score(share + pressure + delay, share, pressure, delay)
+    delay = policy.delay_scale * weights.delay * delay_s / (delay_s + weights.delay_half_s) if delay_s > 0 else 0.0
+    return Score(share + shape + pressure + delay, share, pressure, delay, shape)

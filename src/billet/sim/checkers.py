@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import sqrt
 from typing import NamedTuple
 
 from billet.core.auction import award
 from billet.core.errors import Code
 from billet.core.model import ZERO, Award, Bid, HostView, Placement, PlacementState, Refusal, Resources
 from billet.core.record import Attempt, Record, faithful
+from billet.core.scoring import Weights
 from billet.core.state import Change, DropPlacement, PutHost, PutPlacement
 from billet.sim.evidence import (
     Accepted,
@@ -394,12 +396,16 @@ def expected_prices(record: Record, attempt: Attempt) -> dict[str, float]:
     return prices
 
 
-def _price(view: HostView, bid: Bid, demand: Resources, weights: tuple[float, float, float]) -> float:
+def _price(view: HostView, bid: Bid, demand: Resources, weights: Weights) -> float:
     share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
     waiting = bid.facts.pending + max(0, view.taken.vms - bid.basis.vms)
     delay_s = (waiting + 1) * bid.facts.boot_s
-    pressure_weight, delay_weight, half_s = weights
-    return share + pressure_weight * bid.facts.pressure + delay_weight * delay_s / (delay_s + half_s)
+    pressure_weight, delay_weight, half_s, policy, shape_weight = weights
+    assert policy == "spread", policy
+    part = min(1.0, max(demand[n] / view.allocatable[n] for n in range(4) if view.allocatable[n]))
+    vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
+    shape = shape_weight * (0.39 * (1 - sqrt(part)) + 0.35 * share**4 * abs(vcpu - memory))
+    return share + shape + pressure_weight * bid.facts.pressure + delay_weight * delay_s / (delay_s + half_s)
 
 
 def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:

@@ -10,7 +10,8 @@ from billet.core.errors import StoreCorrupt
 from billet.core.model import Bid, Refusal, Score
 from billet.core.record import Attempt, Record, prices
 
-VERSION = 1
+VERSION = 2
+WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
@@ -31,6 +32,8 @@ def decode(data: bytes) -> Record:
         raise StoreCorrupt(
             f"the record of an auction has version {record.v}; this Billet reads {VERSION}: upgrade it"
         )
+    if record.v <= WITHOUT_SHAPE:
+        record.weights = record.weights._replace(shape=0.0)
     return record
 
 

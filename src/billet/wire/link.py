@@ -16,6 +16,7 @@ from billet.core.model import (
     Score,
     VmState,
 )
+from billet.core.scoring import Weights
 from billet.ports import Created, Denied, Inventory, NotTaken, Outcome, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
 
@@ -38,6 +39,25 @@ def put_facts(value: Facts) -> pb.Facts:
 def get_facts(message: pb.Facts) -> Facts:
     """Facts of a message."""
     return Facts(message.pressure, message.pending, message.boot_s)
+
+
+def put_welcome(term: int, weights: Weights) -> pb.Welcome:
+    """The leader's welcome, with the weights that bids go by."""
+    return pb.Welcome(
+        term=term,
+        pressure_weight=weights.pressure,
+        delay_weight=weights.delay,
+        delay_half_s=weights.delay_half_s,
+        policy=weights.policy,
+        shape_weight=weights.shape,
+    )
+
+
+def get_weights(message: pb.Welcome) -> Weights:
+    """The weights of a welcome."""
+    return Weights(
+        message.pressure_weight, message.delay_weight, message.delay_half_s, message.policy, message.shape_weight
+    )
 
 
 def put_hello(host: Host, version: str, instance: str, term: int) -> pb.Hello:
@@ -181,6 +201,7 @@ def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bi
             message.delay_part = answer.score.delay
         message.lot.append(lot)
         message.utilisation.append(answer.score.utilisation)
+        message.shape.append(answer.score.shape)
     return message
 
 
@@ -189,8 +210,8 @@ def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
     basis, facts = get_resources(message.basis), get_facts(message.facts)
     pressure, delay = message.pressure_part, message.delay_part
     answers: list[tuple[int, Bid | Refusal]] = [
-        (lot, Bid(host_id, Score(share + pressure + delay, share, pressure, delay), basis, facts))
-        for lot, share in zip(message.lot, message.utilisation, strict=True)
+        (lot, Bid(host_id, Score(share + shape + pressure + delay, share, pressure, delay, shape), basis, facts))
+        for lot, share, shape in zip(message.lot, message.utilisation, message.shape, strict=True)
     ]
     answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
     return answers

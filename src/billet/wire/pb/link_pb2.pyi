@@ -310,6 +310,7 @@ class Bids(_message.Message):
     DELAY_PART_FIELD_NUMBER: _builtins.int
     LOT_FIELD_NUMBER: _builtins.int
     UTILISATION_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     pressure_part: _builtins.float
@@ -323,6 +324,8 @@ class Bids(_message.Message):
     @_builtins.property
     def utilisation(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]: ...
     def __init__(
         self,
@@ -334,11 +337,12 @@ class Bids(_message.Message):
         delay_part: _builtins.float = ...,
         lot: _abc.Iterable[_builtins.int] | None = ...,
         utilisation: _abc.Iterable[_builtins.float] | None = ...,
+        shape: _abc.Iterable[_builtins.float] | None = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "delay_part", b"delay_part", "facts", b"facts", "lot", b"lot", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "delay_part", b"delay_part", "facts", b"facts", "lot", b"lot", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "shape", b"shape", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -486,10 +490,14 @@ class Welcome(_message.Message):
     PRESSURE_WEIGHT_FIELD_NUMBER: _builtins.int
     DELAY_WEIGHT_FIELD_NUMBER: _builtins.int
     DELAY_HALF_S_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    SHAPE_WEIGHT_FIELD_NUMBER: _builtins.int
     term: _builtins.int
     pressure_weight: _builtins.float
     delay_weight: _builtins.float
     delay_half_s: _builtins.float
+    policy: _builtins.str
+    shape_weight: _builtins.float
     def __init__(
         self,
         *,
@@ -497,10 +505,12 @@ class Welcome(_message.Message):
         pressure_weight: _builtins.float = ...,
         delay_weight: _builtins.float = ...,
         delay_half_s: _builtins.float = ...,
+        policy: _builtins.str = ...,
+        shape_weight: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_half_s", b"delay_half_s", "delay_weight", b"delay_weight", "pressure_weight", b"pressure_weight", "term", b"term"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay_half_s", b"delay_half_s", "delay_weight", b"delay_weight", "policy", b"policy", "pressure_weight", b"pressure_weight", "shape_weight", b"shape_weight", "term", b"term"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

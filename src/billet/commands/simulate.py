@@ -1,0 +1,118 @@
+"""`billet simulate`: a stream of creates and deletes, placed by Billet's own core and by how others place."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from billet.commands.options import console, output_option
+from billet.core.errors import ConfigError
+from billet.core.scoring import Weights
+from billet.show.simulate import columns, compared, rows
+from billet.whatif.report import page
+from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, own
+from billet.whatif.run import Result, run
+from billet.whatif.workload import Workload, read
+
+SAMPLES = 160  # moments in a chart
+Results = dict[str, list[Result]]  # rule title -> one for each workload
+
+
+@click.command()
+@click.argument("workloads", nargs=-1, required=True, metavar="WORKLOAD...", type=click.Path(path_type=Path))
+@click.option(
+    "--policy", "policies", multiple=True, type=click.Choice(POLICY_NAMES), default=("spread",), show_default=True,
+    help="Billet's policy. May be given again.",
+)  # fmt: skip
+@click.option(
+    "--against", "others", multiple=True, type=click.Choice([*OTHERS, "all", "none"]), default=("all",),
+    show_default=True, help="Another rule to compare with. May be given again.",
+)  # fmt: skip
+@click.option(
+    "--at-once", type=click.IntRange(1), default=1, show_default=True,
+    help="So many creates wait for each other and are placed together, largest first.",
+)  # fmt: skip
+@click.option(
+    "--shape-weight", type=click.FloatRange(0, 2), default=Weights().shape, show_default=True,
+    help="As on `billet server`.",
+)  # fmt: skip
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report with charts here.")
+@output_option
+def simulate(
+    workloads: tuple[Path, ...], policies: tuple[str, ...], others: tuple[str, ...], at_once: int,
+    shape_weight: float, html: Path | None, output: str,
+) -> None:  # fmt: skip
+    """Place a workload as Billet would, and as others do, and compare.
+
+    A WORKLOAD is a JSON or CSV file with hosts, creates, deletes and marks, where the balance is measured
+    (docs/scheduling.md has the format). Billet's rows come from the functions that bid and award on a live cluster.
+    Several workloads: the table has the means over all of them.
+    """
+    streams = [read(path) for path in workloads]
+    marks = _common_marks(streams)
+    rules = [own(Weights(policy=policy, shape=shape_weight)) for policy in policies]
+    rules += [rule for name, rule in OTHERS.items() if name in others or "all" in others]
+    results = _play(streams, rules, at_once, SAMPLES if html else 0)
+    body = rows(results, marks)
+    if html:
+        sections = [(w.name, [of_rule[n] for of_rule in results.values()]) for n, w in enumerate(streams)]
+        _write(html, page(sections, columns(marks), body))
+    if output == "json":
+        click.echo(json.dumps(_plain(streams, results), indent=2))
+    else:
+        console().print(compared(columns(marks), body))
+
+
+def _common_marks(streams: Sequence[Workload]) -> list[str]:
+    marks = list(streams[0].marks())
+    for stream in streams[1:]:
+        if set(stream.marks()) != set(marks):
+            raise ConfigError(
+                f"{stream.name} has the marks {', '.join(stream.marks())}, and {streams[0].name} has"
+                f" {', '.join(marks)}: only workloads with the same marks can be shown in one table"
+            )
+    return marks
+
+
+def _play(streams: Sequence[Workload], rules: Sequence[Rule], at_once: int, samples: int) -> Results:
+    """Every rule on every workload, with a bar on a terminal, and the speed of each rule on stderr."""
+    events = sum(len(stream.events) for stream in streams)
+    results: Results = {}
+    screen = Console(stderr=True, highlight=False)
+    with Progress(console=screen, transient=True, disable=not screen.is_terminal) as progress:
+        for rule in rules:
+            task = progress.add_task(rule.title, total=events)
+            begun_s = time.perf_counter()
+            results[rule.title] = [
+                run(stream, rule, at_once, samples, partial(progress.advance, task)) for stream in streams
+            ]
+            took_s = time.perf_counter() - begun_s
+            screen.print(f"{rule.title}: {events} events, {events / took_s:,.0f} a second", style="dim")
+    return results
+
+
+def _plain(streams: Sequence[Workload], results: Mapping[str, Sequence[Result]]) -> dict[str, object]:
+    return {
+        stream.name: {
+            rule: {
+                "marks": {mark: balance._asdict() for mark, balance in of_rule[n].marks.items()},
+                "refused": of_rule[n].refused._asdict(),
+            }
+            for rule, of_rule in results.items()
+        }
+        for n, stream in enumerate(streams)
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text)
+    except OSError as error:
+        raise ConfigError(f"--html {path} cannot be written: {error.strerror}") from None

@@ -1,0 +1,100 @@
+"""Charts as SVG text, drawn by hand: a plotting library would be the heaviest part of Billet, for a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 560, 250
+LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 34
+COLOURS = ("#0b7a75", "#d1495b", "#edae49", "#30638e", "#7a5195", "#6b8e23", "#8d6e63", "#555555", "#e377c2")
+OURS_PX, THEIRS_PX = 2.6, 1.3
+
+Points = Sequence[tuple[float, float]]
+
+
+class Line(NamedTuple):
+    """One curve; y is a share unless the chart says otherwise."""
+
+    name: str
+    points: Points
+
+
+class Frame:
+    """The axes of a chart, and where a point lies in it."""
+
+    def __init__(self, title: str, x_most: float, y_most: float, percent: bool = True) -> None:
+        self._x_most = x_most or 1.0
+        self._y_most = y_most or 1.0
+        self._percent = percent
+        self._parts = [
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+            f'height="{HEIGHT}" role="img" font-family="sans-serif" font-size="11">',
+            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
+            f'<text x="{LEFT}" y="18" font-size="13" font-weight="bold">{escape(title)}</text>',
+        ]
+        self._axes()
+
+    def at(self, x: float, y: float) -> str:
+        """A point in pixels, as SVG writes it."""
+        across = LEFT + (WIDTH - LEFT - RIGHT) * x / self._x_most
+        up = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(y, self._y_most) / self._y_most
+        return f"{across:.1f},{up:.1f}"
+
+    def draw(self, part: str) -> None:
+        """Add a piece of SVG."""
+        self._parts.append(part)
+
+    def svg(self) -> str:
+        """The whole picture."""
+        return "\n".join([*self._parts, "</svg>"])
+
+    def _axes(self) -> None:
+        for n in range(5):
+            value = self._y_most * n / 4
+            y = self.at(0, value).split(",")[1]
+            label = f"{value:.0%}" if self._percent and self._y_most >= 0.2 else f"{value:.3g}"
+            self.draw(f'<path d="M{LEFT} {y}H{WIDTH - RIGHT}" stroke="#dddddd"/>')
+            self.draw(f'<text x="{LEFT - 6}" y="{y}" text-anchor="end" dy="4">{label}</text>')
+        for n in range(5):
+            value = self._x_most * n / 4
+            x = self.at(value, 0).split(",")[0]
+            anchor = "end" if n == 4 else "middle"
+            self.draw(f'<text x="{x}" y="{HEIGHT - BOTTOM + 15}" text-anchor="{anchor}">{value:,.0f}</text>')
+        self.draw(f'<text x="{LEFT}" y="{HEIGHT - 4}" fill="#666666">events</text>')
+
+
+def curves(title: str, lines: Sequence[Line], y_most: float | None = None, percent: bool = True) -> str:
+    """Curves over the events; the first is drawn thick."""
+    ends = [point for line in lines for point in line.points]
+    highest = max((y for _, y in ends), default=1.0)
+    frame = Frame(title, max((x for x, _ in ends), default=1.0), highest if y_most is None else y_most, percent)
+    for n, line in reversed(list(enumerate(lines))):
+        path = " ".join(frame.at(x, y) for x, y in line.points)
+        wide = THEIRS_PX if n else OURS_PX
+        frame.draw(
+            f'<polyline points="{path}" fill="none" stroke="{COLOURS[n % len(COLOURS)]}" stroke-width="{wide}">'
+            f"<title>{escape(line.name)}</title></polyline>"
+        )
+    return frame.svg()
+
+
+def bands(title: str, x: Sequence[float], shares: Sequence[Sequence[float]], colour: str) -> str:
+    """How full the hosts are through time: the emptiest to the fullest, the middle eight tenths, the median.
+
+    `shares` are sorted from low to high, one row for each x.
+    """
+    frame = Frame(title, max(x, default=1.0), 1.0)
+    for low, high, opacity in ((0.0, 1.0, 0.2), (0.1, 0.9, 0.45)):
+        there = [frame.at(at, _quantile(row, high)) for at, row in zip(x, shares, strict=True)]
+        back = [frame.at(at, _quantile(row, low)) for at, row in zip(x, shares, strict=True)]
+        outline = " ".join([*there, *reversed(back)])
+        frame.draw(f'<polygon points="{outline}" fill="{colour}" fill-opacity="{opacity}"/>')
+    median = " ".join(frame.at(at, _quantile(row, 0.5)) for at, row in zip(x, shares, strict=True))
+    frame.draw(f'<polyline points="{median}" fill="none" stroke="{colour}" stroke-width="2"/>')
+    return frame.svg()
+
+
+def _quantile(row: Sequence[float], q: float) -> float:
+    return row[round(q * (len(row) - 1))]

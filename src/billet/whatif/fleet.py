@@ -1,0 +1,104 @@
+"""The hosts of a workload on the core's own state, and the quick search for the lowest price on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from billet.core.auction import tie_break
+from billet.core.model import ZERO, Facts, Host, Placement, PlacementState, Resources
+from billet.core.scoring import Weights, price
+from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
+
+Price = Callable[[Resources, Resources, Resources], float]  # allocatable, taken, demand -> lower is better
+
+MOST_ROWS = 512  # different demands whose prices are remembered
+INFINITE = float("inf")
+
+
+class Chooser(Protocol):
+    """One rule at work on one fleet."""
+
+    def choose(self, vm: str, demand: Resources) -> str | None:
+        """The host for a microVM; None refuses it."""
+
+
+class Fleet:
+    """Hosts and what they have taken, changed by `core.state.apply` only."""
+
+    def __init__(self, hosts: dict[str, Resources]) -> None:
+        self.state = State()
+        self.ids = list(hosts)
+        self.capacities = list(hosts.values())
+        self.number = {host_id: n for n, host_id in enumerate(self.ids)}
+        self.moved: list[int] = []  # the number of each host that changed, in order
+        for host_id, room in hosts.items():
+            apply(self.state, PutHost(Host(host_id, room, room)))
+
+    def taken(self, n: int) -> Resources:
+        """What host n has promised."""
+        return self.state.taken.get(self.ids[n], ZERO)
+
+    def fits(self, n: int, demand: Resources) -> bool:
+        """Whether host n has room."""
+        return self.capacities[n].minus(self.taken(n)).covers(demand)
+
+    def place(self, vm: str, demand: Resources, host_id: str) -> None:
+        """Put a microVM on a host."""
+        apply(self.state, PutPlacement(Placement(vm, "", vm, demand, host_id, PlacementState.STARTED)))
+        self.moved.append(self.number[host_id])
+
+    def remove(self, vm: str) -> None:
+        """Take a microVM away; one that was refused is not there, which is no error."""
+        placement = self.state.placements.get(vm)
+        if placement:
+            apply(self.state, DropPlacement(vm))
+            self.moved.append(self.number[placement.host])
+
+
+class Cheapest:
+    """Chooses the lowest price among the hosts with room, ties as `core.auction.award` decides them.
+
+    A price depends on one host and one demand. So the prices of each demand are kept, and only hosts that have
+    changed since the same demand was last asked for are priced again: the same choice as asking every host anew.
+    """
+
+    def __init__(self, fleet: Fleet, price: Price) -> None:
+        self._fleet = fleet
+        self._price = price
+        self._rows: dict[Resources, tuple[list[float], int]] = {}  # demand -> prices by host, how much of `moved`
+
+    def choose(self, vm: str, demand: Resources) -> str | None:
+        """The cheapest host."""
+        prices = self._prices(demand)
+        low = min(prices)
+        if low == INFINITE:
+            return None
+        ids = self._fleet.ids
+        if prices.count(low) == 1:
+            return ids[prices.index(low)]
+        return min((ids[n] for n, cost in enumerate(prices) if cost == low), key=lambda host: tie_break(vm, host))
+
+    def _prices(self, demand: Resources) -> list[float]:
+        moved = self._fleet.moved
+        known = self._rows.get(demand)
+        if known is None:
+            if len(self._rows) >= MOST_ROWS:
+                self._rows.clear()
+            prices = [self._ask(n, demand) for n in range(len(self._fleet.ids))]
+        else:
+            prices, seen = known
+            for n in set(moved[seen:]):
+                prices[n] = self._ask(n, demand)
+        self._rows[demand] = prices, len(moved)
+        return prices
+
+    def _ask(self, n: int, demand: Resources) -> float:
+        capacity, taken = self._fleet.capacities[n], self._fleet.taken(n)
+        return self._price(capacity, taken, demand) if capacity.minus(taken).covers(demand) else INFINITE
+
+
+def billet(weights: Weights) -> Price:
+    """Billet's own price (`core.scoring.price`) on hosts of which nothing else is known."""
+    facts = Facts()
+    return lambda allocatable, taken, demand: price(allocatable, taken, demand, facts, weights).total

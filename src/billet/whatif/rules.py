@@ -1,0 +1,133 @@
+"""Every rule that can be compared, by name: Billet's policies, and how others place.
+
+Each is a small function. Those that draw do so by a hash of the microVM's name, so that a run can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import NamedTuple
+from zlib import crc32
+
+from billet.core.model import ZERO, Resources
+from billet.core.policies import POLICIES
+from billet.core.scoring import Weights, utilisation
+from billet.whatif.fleet import Cheapest, Chooser, Fleet, Price, billet
+
+Pick = Callable[[Fleet, int, str, Resources], int | None]  # fleet, how many came before, name, demand -> host number
+
+
+# Rules that give each host a price; the lowest with room wins.
+
+
+def least_loaded(allocatable: Resources, taken: Resources, demand: Resources) -> float:
+    """The mean of the vCPU and memory shares *before* the placement, as a monitor shows them."""
+    return (taken.vcpu / allocatable.vcpu + taken.memory_mib / allocatable.memory_mib) / 2
+
+
+def dominant_share(allocatable: Resources, taken: Resources, demand: Resources) -> float:
+    """The dominant share after the placement (Ghodsi et al., NSDI 2011) and nothing else."""
+    return utilisation(allocatable, taken, demand)
+
+
+def kube_default(allocatable: Resources, taken: Resources, demand: Resources) -> float:
+    """kube-scheduler's default scores, LeastAllocated and BalancedAllocation, at equal weights.
+
+    Each is a whole number from 0 to 100, higher is better: the mean free share after the placement, and one minus
+    the standard deviation of the used shares, which for two resources is half of their difference.
+    """
+    vcpu = (taken.vcpu + demand.vcpu) / allocatable.vcpu
+    memory = (taken.memory_mib + demand.memory_mib) / allocatable.memory_mib
+    least = int(100 * (2 - vcpu - memory) / 2)
+    balanced = int(100 * (1 - abs(vcpu - memory) / 2))
+    return -(least + balanced)
+
+
+# Rules that name a host outright.
+
+
+def static_list(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
+    """CAPMVM's static list: crc32(name) mod hosts, whether it has room or not."""
+    return _if_fits(fleet, crc32(vm.encode()) % len(fleet.ids), demand)
+
+
+def round_robin(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
+    """One host after another, whether it has room or not."""
+    return _if_fits(fleet, turn % len(fleet.ids), demand)
+
+
+def at_random(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
+    """Any host with room."""
+    able = _able(fleet, demand)
+    return able[_draw(vm, "") % len(able)] if able else None
+
+
+def power_of_two(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
+    """The less loaded of two hosts with room that are drawn (Mitzenmacher, IEEE TPDS 2001)."""
+    able = _able(fleet, demand)
+    if not able:
+        return None
+    two = (able[_draw(vm, which) % len(able)] for which in ("first", "second"))
+    return min(two, key=lambda n: utilisation(fleet.capacities[n], fleet.taken(n), ZERO))
+
+
+def _able(fleet: Fleet, demand: Resources) -> list[int]:
+    return [n for n in range(len(fleet.ids)) if fleet.fits(n, demand)]
+
+
+def _if_fits(fleet: Fleet, n: int, demand: Resources) -> int | None:
+    return n if fleet.fits(n, demand) else None
+
+
+def _draw(vm: str, salt: str) -> int:
+    return int.from_bytes(blake2b(f"{vm}\0{salt}".encode(), digest_size=8).digest())
+
+
+class Picking:
+    """A rule that names a host, at work."""
+
+    def __init__(self, fleet: Fleet, pick: Pick) -> None:
+        self._fleet = fleet
+        self._pick = pick
+        self._turn = 0
+
+    def choose(self, vm: str, demand: Resources) -> str | None:
+        """The host it names, if that has room."""
+        n = self._pick(self._fleet, self._turn, vm, demand)
+        self._turn += 1
+        return None if n is None else self._fleet.ids[n]
+
+
+class Rule(NamedTuple):
+    """A rule as it is chosen on the command line."""
+
+    title: str
+    start: Callable[[Fleet], Chooser]
+
+
+def _priced(title: str, price: Price) -> Rule:
+    return Rule(title, lambda fleet: Cheapest(fleet, price))
+
+
+def _picked(title: str, pick: Pick) -> Rule:
+    return Rule(title, lambda fleet: Picking(fleet, pick))
+
+
+OTHERS = {
+    "static": _picked("static list, crc32(name) mod N", static_list),
+    "round-robin": _picked("round robin", round_robin),
+    "random": _picked("random", at_random),
+    "two": _picked("power of two choices", power_of_two),
+    "least-loaded": _priced("least loaded before", least_loaded),
+    "dominant": _priced("dominant share after", dominant_share),
+    "kube": _priced("kube-scheduler's default", kube_default),
+}
+
+
+def own(weights: Weights) -> Rule:
+    """Billet's policy under these weights."""
+    return _priced(f"billet {weights.policy}", billet(weights))
+
+
+POLICY_NAMES = tuple(POLICIES)

@@ -1,0 +1,114 @@
+"""One workload under one rule, from the first event to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from billet.core.model import ZERO, Resources
+from billet.core.scoring import utilisation
+from billet.whatif.fleet import Fleet
+from billet.whatif.measures import Balance, Count, Refused, balance
+from billet.whatif.rules import Rule
+from billet.whatif.workload import Create, Delete, Mark, Workload
+
+
+class Sample(NamedTuple):
+    """The fleet after so many events: its balance, its hosts' dominant shares from low to high, refusals so far."""
+
+    event: int
+    balance: Balance
+    shares: list[float]
+    refusals: int
+
+
+NOTHING = Refused(0.0, 0.0, 0.0)
+
+
+@dataclass(slots=True)
+class Result:
+    """What became of a workload."""
+
+    rule: str
+    marks: dict[str, Balance] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    refused: Refused = NOTHING
+
+
+def run(
+    workload: Workload, rule: Rule, at_once: int = 1, samples: int = 0, step: Callable[[int], None] = lambda n: None
+) -> Result:
+    """Play the workload. `at_once` creates wait for each other and are placed together, largest first.
+
+    A mark, the end, and the delete of one that waits end the waiting early. `samples` moments, evenly spread, are
+    kept for charts; `step` is told now and then how many events are done.
+    """
+    playing = _Playing(workload, rule, at_once)
+    every = max(1, len(workload.events) // samples) if samples else 0
+    for n, event in enumerate(workload.events, 1):
+        playing.take(event)
+        if every and n % every == 0:
+            playing.sample(n)
+        if n % 500 == 0:
+            step(500)
+    playing.clear()
+    step(len(workload.events) % 500)
+    playing.result.refused = playing.count.shares()
+    return playing.result
+
+
+class _Playing:
+    def __init__(self, workload: Workload, rule: Rule, at_once: int) -> None:
+        self.result = Result(rule.title)
+        self.count = Count()
+        self._fleet = Fleet(workload.hosts)
+        self._chooser = rule.start(self._fleet)
+        self._at_once = at_once
+        self._whole = Resources(*(sum(amounts) for amounts in zip(*workload.hosts.values(), strict=True)))
+        self._waiting: dict[str, Create] = {}
+
+    def take(self, event: Create | Delete | Mark) -> None:
+        match event:
+            case Create(vm):
+                self._waiting[vm] = event
+                if len(self._waiting) >= self._at_once:
+                    self.clear()
+            case Delete(vm):
+                if vm in self._waiting:
+                    self.clear()
+                self._fleet.remove(vm)
+            case Mark(name):
+                self.clear()
+                self.result.marks[name] = self._balance()
+
+    def clear(self) -> None:
+        """Place all that wait, largest first: by the share of the whole fleet that each takes."""
+        creates = list(self._waiting.values())
+        if len(creates) > 1:
+            creates.sort(key=lambda create: -utilisation(self._whole, ZERO, create.demand))
+        self._waiting.clear()
+        for vm, demand in creates:
+            host_id = self._chooser.choose(vm, demand)
+            self.count.add(demand, host_id is None)
+            if host_id is not None:
+                self._fleet.place(vm, demand, host_id)
+
+    def sample(self, n: int) -> None:
+        fleet = self._fleet
+        shares = sorted(utilisation(fleet.capacities[n], fleet.taken(n), ZERO) for n in range(len(fleet.ids)))
+        self.result.samples.append(Sample(n, self._balance(), shares, self.count.refusals))
+
+    def _balance(self) -> Balance:
+        fleet = self._fleet
+        return balance(fleet.capacities, [fleet.taken(n) for n in range(len(fleet.ids))])
+
+
+def mean_balance(balances: list[Balance]) -> Balance:
+    """The mean of several workloads, element by element."""
+    return Balance(*(sum(column) / len(balances) for column in zip(*balances, strict=True)))
+
+
+def mean_refused(all_: list[Refused]) -> Refused:
+    """The mean of several workloads, element by element."""
+    return Refused(*(sum(column) / len(all_) for column in zip(*all_, strict=True)))

@@ -1,0 +1,175 @@
+"""Workloads: hosts and a stream of creates and deletes, read from JSON or CSV (docs/scheduling.md has both)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from billet.core.errors import ConfigError
+from billet.core.model import Resources
+
+MOST_VMS = 1000  # slots of a host whose row does not say; the agent's own default of --max-vms
+
+
+class Create(NamedTuple):
+    """A microVM is wanted. One that is refused is not tried again."""
+
+    vm: str
+    demand: Resources
+
+
+class Delete(NamedTuple):
+    """A microVM goes; nothing happens when it was refused."""
+
+    vm: str
+
+
+class Mark(NamedTuple):
+    """Here the balance is measured."""
+
+    name: str
+
+
+Event = Create | Delete | Mark
+
+
+@dataclass(slots=True)
+class Workload:
+    """Hosts with what they may promise, and what happens, in order."""
+
+    name: str
+    hosts: dict[str, Resources] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+
+    def marks(self) -> list[str]:
+        """The names of its marks, in order."""
+        return [event.name for event in self.events if isinstance(event, Mark)]
+
+
+def read(path: Path) -> Workload:
+    """The workload in a file; `.csv` is read as CSV, all else as JSON. Raises ConfigError, which says where."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path} is not text in UTF-8") from None
+    workload = Workload(path.stem)
+    taking = _Taking(workload)
+    for where, row in _csv_rows(text) if path.suffix == ".csv" else _json_rows(path, text):
+        try:
+            taking.row(row)
+        except ValueError as error:
+            raise ConfigError(f"{path}, {where}: {error}") from None
+    if not workload.hosts:
+        raise ConfigError(f"{path} has no hosts; a workload begins with its hosts")
+    if not any(isinstance(event, Mark) for event in workload.events):
+        workload.events.append(Mark("end"))
+    return workload
+
+
+CSV_COLUMNS = ("op", "name", "vcpu", "memory_mib", "disk_mib", "vms")
+
+
+def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows as they stand, in the order of CSV_COLUMNS; trailing columns may be left out, # begins a comment."""
+    reader = csv.reader(text.splitlines())
+    for cells in reader:
+        cells = [cell.strip() for cell in cells]
+        if not any(cells) or cells[0].startswith("#") or tuple(cells[:2]) == CSV_COLUMNS[:2]:
+            continue
+        where = f"line {reader.line_num}"
+        if len(cells) > len(CSV_COLUMNS):
+            yield where, {"op": "", "why": f"{len(cells)} columns; there are {len(CSV_COLUMNS)} at most"}
+        else:
+            yield where, {key: cell for key, cell in zip(CSV_COLUMNS, cells, strict=False) if cell}
+
+
+def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of `{"hosts": [...], "events": [...]}`, under the names that CSV has for the columns."""
+    try:
+        tree = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f'{path} is no workload; write {{"hosts": [...], "events": [...]}}')
+    for part, op in (("hosts", "host"), ("events", None)):
+        rows = tree.get(part, [])
+        if not isinstance(rows, list):
+            raise ConfigError(f"{path}: {part!r} is not a list")
+        for n, row in enumerate(rows):
+            where = f"{part}[{n}]"
+            if not isinstance(row, dict):
+                raise ConfigError(f"{path}, {where} is not an object")
+            name = row.get("id", row.get("vm", row.get("name", "")))
+            memory_mib = row.get("memory_mib", row.get("mem_mib"))
+            yield where, {**row, "op": op or row.get("op", ""), "name": name, "memory_mib": memory_mib}
+
+
+class _Taking:
+    """Takes rows into a workload, and refuses what cannot be."""
+
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
+        self._created: set[str] = set()
+        self._marks: set[str] = set()
+        self._take: dict[str, Callable[[str, Mapping[str, Any]], None]] = {
+            "host": self._host, "create": self._create, "delete": self._delete, "mark": self._mark,
+        }  # fmt: skip
+
+    def row(self, row: Mapping[str, Any]) -> None:
+        """Raises ValueError, which says what is wrong."""
+        take = self._take.get(str(row["op"]))
+        if take is None:
+            raise ValueError(row.get("why") or f"{row['op']!r} is none of {', '.join(self._take)}")
+        name = row.get("name")
+        if not name:
+            raise ValueError(f"this {row['op']} has no name")
+        take(str(name), row)
+
+    def _host(self, name: str, row: Mapping[str, Any]) -> None:
+        if name in self._workload.hosts:
+            raise ValueError(f"host {name} is there twice")
+        self._workload.hosts[name] = _amount(row, vms=_whole(row, "vms", MOST_VMS))
+
+    def _create(self, name: str, row: Mapping[str, Any]) -> None:
+        if name in self._created:
+            raise ValueError(f"microVM {name} is created twice; give each a name of its own")
+        self._created.add(name)
+        self._workload.events.append(Create(name, _amount(row, vms=1)))
+
+    def _delete(self, name: str, row: Mapping[str, Any]) -> None:
+        if name not in self._created:
+            raise ValueError(f"microVM {name} is deleted, and was not created before")
+        self._workload.events.append(Delete(name))
+
+    def _mark(self, name: str, row: Mapping[str, Any]) -> None:
+        if name in self._marks:
+            raise ValueError(f"mark {name} is there twice")
+        self._marks.add(name)
+        self._workload.events.append(Mark(name))
+
+
+def _amount(row: Mapping[str, Any], vms: int) -> Resources:
+    amount = Resources(_whole(row, "vcpu"), _whole(row, "memory_mib"), _whole(row, "disk_mib", 0), vms)
+    if amount.vcpu < 1 or amount.memory_mib < 1:
+        raise ValueError("vcpu and memory_mib are 1 at least")
+    return amount
+
+
+def _whole(row: Mapping[str, Any], key: str, default: int | None = None) -> int:
+    value = row.get(key)
+    if value is None and default is not None:
+        return default
+    try:
+        number = int("" if isinstance(value, bool) or not isinstance(value, (int, str)) else value)
+    except ValueError:
+        raise ValueError(f"{key} is {'missing' if value is None else repr(value)}; write a whole number") from None
+    if number < 0:
+        raise ValueError(f"{key} is {number}; it cannot be below 0")
+    return number

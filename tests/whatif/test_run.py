@@ -1,0 +1,162 @@
+"""`billet simulate` decides as a live cluster does, and measures what it says."""
+
+import json
+import math
+import random
+
+import pytest
+from click.testing import CliRunner
+
+from billet.cli import main
+from billet.core.auction import award
+from billet.core.bidding import bid
+from billet.core.model import Auction, Award, Facts, Resources
+from billet.core.scoring import Weights
+from billet.whatif.fleet import Fleet
+from billet.whatif.measures import balance
+from billet.whatif.rules import OTHERS, Rule, own
+from billet.whatif.run import run
+from billet.whatif.workload import Create, Delete, Mark, Workload
+
+
+def stream(seed, hosts=12, events=260):
+    """Few sizes and many alike hosts, so that ties happen; more than fits, so that refusals do."""
+    chance = random.Random(seed)
+    rooms = {
+        f"h{n}": Resources(*chance.choice([(16, 65536), (32, 65536), (32, 131072)]), 0, 99) for n in range(hosts)
+    }
+    workload, living = Workload(f"seed {seed}", rooms), []
+    for n in range(events):
+        if living and chance.random() < 0.25:
+            workload.events.append(Delete(living.pop(chance.randrange(len(living)))))
+        else:
+            demand = Resources(*chance.choice([(1, 2048), (2, 8192), (4, 8192), (16, 65536)]), 0, 1)
+            workload.events.append(Create(f"v{n}", demand))
+            living.append(f"v{n}")
+    workload.events.append(Mark("end"))
+    return workload
+
+
+class Live:
+    """As on a live cluster: every host is asked, every bid compared."""
+
+    def __init__(self, fleet, weights):
+        self.fleet, self.weights = fleet, weights
+
+    def choose(self, vm, demand):
+        state, auction = self.fleet.state, Auction(vm, "", vm, demand)
+        views = {host_id: state.view(host_id) for host_id in state.hosts}
+        answers = [bid(state.hosts[h], view.taken, Facts(), auction, self.weights) for h, view in views.items()]
+        decision = award(auction, answers, views, self.weights)
+        return decision.host if isinstance(decision, Award) else None
+
+
+def decisions(workload, start, at_once):
+    chosen = []
+
+    class Noted:
+        def __init__(self, fleet):
+            self.inner = start(fleet)
+
+        def choose(self, vm, demand):
+            chosen.append((vm, self.inner.choose(vm, demand)))
+            return chosen[-1][1]
+
+    run(workload, Rule("noted", Noted), at_once)
+    return chosen
+
+
+@pytest.mark.parametrize("policy", ["spread", "pack", "fast"])
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_the_quick_search_decides_as_bid_and_award_do(policy, at_once):
+    """Broken on purpose (a changed host is not priced again, or ties go by number): they differ."""
+    weights = Weights(policy=policy)
+    for seed in range(3):
+        workload = stream(seed)
+        quick = decisions(workload, own(weights).start, at_once)
+        assert quick == decisions(workload, lambda fleet: Live(fleet, weights), at_once)
+        assert {host for _, host in quick} > {None}
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_no_rule_overfills_a_host(name):
+    workload = stream(7)
+    fleets = []
+    run(workload, Rule(name, lambda fleet: fleets.append(fleet) or OTHERS[name].start(fleet)))
+    (fleet,) = fleets
+    assert all(room.covers(fleet.taken(n)) for n, room in enumerate(fleet.capacities))
+    assert len(fleet.state.placements) > 20
+
+
+def test_those_that_wait_are_placed_largest_first():
+    small, large = Resources(1, 1024, 0, 1), Resources(16, 65536, 0, 1)
+    events = [Create("s", small), Create("l", large), Mark("filled")]
+    workload = Workload("w", {"h": Resources(16, 65536, 0, 99)}, events)
+    rule = own(Weights())
+    assert [vm for vm, host in decisions(workload, rule.start, 1) if host] == ["s"]
+    assert [vm for vm, host in decisions(workload, rule.start, 2) if host] == ["l"]
+    assert [vm for vm, host in decisions(workload, rule.start, 9) if host] == ["l"]
+
+
+def test_a_delete_does_not_overtake_the_create_it_is_for():
+    workload = Workload("w", {"h": Resources(4, 4096, 0, 9)}, [Create("a", Resources(4, 4096, 0, 1)), Delete("a")])
+    workload.events += [Create("b", Resources(4, 4096, 0, 1)), Mark("end")]
+    result = run(workload, own(Weights()), at_once=50)
+    assert result.refused.vms == 0
+
+
+def test_the_measures_are_what_they_are_by_hand():
+    rooms = [Resources(8, 32768, 0, 9), Resources(8, 65536, 0, 9)]
+    measured = balance(rooms, [Resources(4, 8192, 0, 2), Resources(5, 8192, 0, 1)])
+    assert math.isclose(measured.cov, 0.0625 / 0.5625)  # shares 0.5 and 0.625
+    assert math.isclose(measured.jain, (0.5 + 0.625) ** 2 / (2 * (0.25 + 0.390625)))
+    assert math.isclose(measured.fullest, 0.625 / (9 / 16))
+    assert measured.stranded_vcpu == 1 / 16  # of 4 and 3 vCPUs free, 2 x 2 and 1 x 2 are of use
+    assert math.isclose(measured.stranded_memory, (32768 - 8192 - 16384 + 65536 - 8192 - 8192) / 98304)
+    assert measured.used == 2
+
+
+def test_the_fleet_forgets_what_is_deleted():
+    fleet = Fleet({"h": Resources(4, 4096, 0, 9)})
+    fleet.place("a", Resources(2, 2048, 0, 1), "h")
+    fleet.remove("a")
+    fleet.remove("never there")
+    assert fleet.taken(0) == Resources()
+
+
+TINY = """host,h1,32,131072
+host,h2,64,262144
+create,a,2,8192
+create,b,4,8192
+create,c,16,65536
+mark,filled
+"""
+
+
+def test_the_command_compares_and_writes_a_report_that_needs_nothing_else(tmp_path):
+    (tmp_path / "tiny.csv").write_text(TINY)
+    html = tmp_path / "r.html"
+    args = ["simulate", str(tmp_path / "tiny.csv"), "--policy", "spread", "--policy", "pack", "--html", str(html)]
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 0, done.output
+    for title in ("billet spread", "billet pack", *(rule.title for rule in OTHERS.values())):
+        assert title in done.stdout
+        assert title in html.read_text().replace("&#x27;", "'")
+    assert html.read_text().count("<svg") == 4 + 2 + len(OTHERS)
+    assert not any(word in html.read_text() for word in ("<script", "src=", "href="))
+
+
+def test_the_command_speaks_json(tmp_path):
+    (tmp_path / "tiny.csv").write_text(TINY)
+    done = CliRunner().invoke(main, ["simulate", str(tmp_path / "tiny.csv"), "--against", "kube", "-o", "json"])
+    tree = json.loads(done.stdout)
+    assert set(tree["tiny"]) == {"billet spread", "kube-scheduler's default"}
+    assert tree["tiny"]["billet spread"]["refused"] == {"vms": 0.0, "vcpus": 0.0, "large": 0.0}
+    assert 0 < tree["tiny"]["billet spread"]["marks"]["filled"]["cov"] < 1
+
+
+def test_a_wrong_workload_is_one_line(tmp_path):
+    (tmp_path / "bad.csv").write_text(TINY + "create,d,x,1\n")
+    done = CliRunner().invoke(main, ["simulate", str(tmp_path / "bad.csv")])
+    assert done.exit_code == 2
+    assert "bad.csv, line 7: vcpu is 'x'; write a whole number" in done.output

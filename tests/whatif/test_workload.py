@@ -1,0 +1,104 @@
+"""Workloads are read from JSON and CSV, and what is wrong in them is named with its place."""
+
+import json
+
+import pytest
+
+from billet.core.errors import ConfigError
+from billet.core.model import Resources
+from billet.whatif.workload import Create, Delete, Mark, read
+
+GOOD = """op,name,vcpu,memory_mib,disk_mib,vms
+# two hosts
+host,h1,32,131072,500000,100
+host,h2,64,131072
+
+create,a,2,8192
+create,b,4,8192,1000
+delete,a
+mark,filled
+"""
+
+
+def written(tmp_path, text, name="w.csv"):
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+def test_csv_is_read_as_it_stands(tmp_path):
+    workload = read(written(tmp_path, GOOD))
+    assert workload.hosts == {"h1": Resources(32, 131072, 500000, 100), "h2": Resources(64, 131072, 0, 1000)}
+    assert workload.events == [
+        Create("a", Resources(2, 8192, 0, 1)),
+        Create("b", Resources(4, 8192, 1000, 1)),
+        Delete("a"),
+        Mark("filled"),
+    ]
+
+
+def test_json_says_the_same(tmp_path):
+    tree = {
+        "hosts": [
+            {"id": "h1", "vcpu": 32, "mem_mib": 131072, "disk_mib": 500000, "vms": 100},
+            {"id": "h2", "vcpu": 64, "memory_mib": 131072},
+        ],
+        "events": [
+            {"op": "create", "vm": "a", "vcpu": 2, "mem_mib": 8192, "app": "x"},
+            {"op": "create", "vm": "b", "vcpu": 4, "mem_mib": 8192, "disk_mib": 1000},
+            {"op": "delete", "vm": "a"},
+            {"op": "mark", "name": "filled"},
+        ],
+    }
+    path = written(tmp_path, json.dumps(tree), "w.json")
+    assert read(path) == read(written(tmp_path, GOOD))
+
+
+def test_without_marks_the_end_is_measured(tmp_path):
+    assert read(written(tmp_path, GOOD.replace("mark,filled\n", ""))).marks() == ["end"]
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("host,h1,8,8192", "line 10: host h1 is there twice"),
+        ("create,b,1,1024", "line 10: microVM b is created twice; give each a name of its own"),
+        ("create,c,two,1024", "line 10: vcpu is 'two'; write a whole number"),
+        ("create,c,2", "line 10: memory_mib is missing; write a whole number"),
+        ("create,c,0,1024", "line 10: vcpu and memory_mib are 1 at least"),
+        ("create,c,2,-1", "line 10: memory_mib is -1; it cannot be below 0"),
+        ("create,,2,1024", "line 10: this create has no name"),
+        ("delete,z", "line 10: microVM z is deleted, and was not created before"),
+        ("mark,filled", "line 10: mark filled is there twice"),
+        ("destroy,a", "line 10: 'destroy' is none of host, create, delete, mark"),
+        ("create,c,1,1024,0,1,9", "line 10: 7 columns; there are 6 at most"),
+    ],
+)
+def test_a_wrong_line_is_named(tmp_path, line, says):
+    path = written(tmp_path, GOOD + line + "\n")
+    with pytest.raises(ConfigError) as error:
+        read(path)
+    assert error.value.text == f"{path}, {says}"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is no workload"),
+        ('{"hosts": 3}', "'hosts' is not a list"),
+        ('{"hosts": [1]}', "hosts[0] is not an object"),
+        ('{"hosts": [], "events": []}', "has no hosts"),
+        ('{"hosts": [{"id": "h", "vcpu": 1.5, "mem_mib": 9}]}', "hosts[0]: vcpu is 1.5; write a whole number"),
+        ('{"hosts": [{"id": "h", "vcpu": true, "mem_mib": 9}]}', "hosts[0]: vcpu is True; write a whole number"),
+    ],
+)
+def test_a_wrong_file_is_named(tmp_path, text, says):
+    with pytest.raises(ConfigError) as error:
+        read(written(tmp_path, text, "w.json"))
+    assert says in error.value.text
+
+
+def test_a_file_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        read(tmp_path / "none.csv")
