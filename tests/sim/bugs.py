@@ -282,7 +282,7 @@ BUGS = (
     Bug("deleted ones forgotten, and made again", 4, 15, deleted_ones_forgotten),
     Bug("lost Delete", 4, 31, lost_delete),
     Bug("not found from an unreachable host", 5, 76, not_found_from_an_unreachable_host),
-    Bug("not found while a flintlockd hangs", 5, 347, not_found_while_a_flintlockd_hangs),
+    Bug("not found while a flintlockd hangs", 5, 642, not_found_while_a_flintlockd_hangs),
     Bug("nothing is adopted", 6, 3, nothing_is_adopted),
     Bug("reservations never expire", 6, 0, reservations_never_expire),
     Bug("tie broken by name", 7, 2, tie_broken_by_name),

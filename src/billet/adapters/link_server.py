@@ -225,6 +225,7 @@ class LinkServer:
             self._greet(connection)
         came, self._came = self._came, asyncio.Event()
         came.set()
+        log.info("a host is connected", host=host.id)
 
     def _greet(self, connection: AgentConnection) -> None:
         """Welcome when this server leads; who does, when not."""
@@ -239,6 +240,7 @@ class LinkServer:
         """A connection has ended."""
         if self._hosts.get(connection.host_id) is connection:
             del self._hosts[connection.host_id]
+            log.info("a host is away", host=connection.host_id)
             self._rounds.left(connection.host_id)
             if self._reign:
                 self._reign.listener.left(connection.host_id)

@@ -57,6 +57,8 @@ def create(
         rows = [_row(vm) for vm in made]
         _add_hosts(client, rows)
     _print(rows, output)
+    if failure and len(specs) > 1:
+        click.echo(f"{len(made)} of {len(specs)} were created; what stopped the first of the others:", err=True)
     if failure:
         raise failure
 

@@ -147,6 +147,7 @@ class Agent:
         self._taken = ZERO
         self._pending = 0
         self._known = False  # flintlockd has answered a List, and the last one too
+        self._missed = False  # it has not, and that was said
         self._term = 0
         self._boots = BootClock()
         self._pressure = 0.0
@@ -349,12 +350,14 @@ class Agent:
         if rows is None and await self._flintlock.ready(CONNECT_S):  # one failed List says nothing
             rows = await self._list(self._interval_s * 5)
         if rows is None:
-            if self._known:
-                log.warning("flintlockd does not answer", host=self.host.id)
-            self._known = False
+            if not self._missed:
+                log.warning("flintlockd does not answer; this host bids for nothing until it does", host=self.host.id)
+            self._known, self._missed = False, True
             return False
         if not self._known:
-            self._known = True
+            if self._missed:
+                log.info("flintlockd answers", host=self.host.id)
+            self._known, self._missed = True, False
             self._merge(rows, begun_s)
             if self.uplink:
                 self.uplink.inventory(self.everything())

@@ -279,7 +279,13 @@ class Reconciler:
 
     def _takes_room(self, placement: Placement) -> bool:
         old = self._ledger.state.placements.get(placement.id)
-        return holds_room(placement) and (old is None or not holds_room(old) or old.demand != placement.demand)
+        if old and old.host != placement.host:
+            log.warning(
+                "another host shows this microVM now: has its host a new name, or one flintlockd two agents?",
+                uid=placement.uid, before=old.host, now=placement.host,
+            )  # fmt: skip
+        known = old and holds_room(old) and (old.host, old.demand) == (placement.host, placement.demand)
+        return holds_room(placement) and not known
 
     def _in_hand(self, seen: Seen, uids: set[str]) -> set[str]:
         """Those of the uids that were left alone, to be looked at when whoever has them in hand is done."""

@@ -42,6 +42,9 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
     state = PlacementState.RELEASING if row.state is VmState.DELETING else PlacementState.STARTED
     if placement and placement.state is PlacementState.FENCED:
         return _released_and_here(placement, host_id, row)
+    if placement and placement.uid == row.uid and placement.host != host_id:
+        # The same microVM: its host has come back under another name, or has two agents.
+        return PutPlacement(replace(placement, host=host_id, state=state, demand=row.demand, changed_at_s=now_s))
     if placement is None or placement.host != host_id:
         return PutPlacement(
             Placement(
