@@ -183,7 +183,7 @@ class SimServer:
                 await self._reign(ledger, office)
             finally:
                 self._ledger = self._service = None
-                self._front.stale = StaleReads(service, self._clock_s(), self._clock_s)
+                self._front.stale = self._front.own_stale = StaleReads(service, self._clock_s(), self._clock_s)
                 self._front.trouble(f"no server leads: {ledger.why}")
                 self._face()
                 self._led_no_more()
