@@ -14,9 +14,20 @@ from billet.control.ledger import Ledger
 from billet.control.story import Story
 from billet.core.bidding import bid
 from billet.core.errors import NoRoom
-from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, Resources
+from billet.core.model import (
+    ZERO,
+    Auction,
+    Bid,
+    Facts,
+    Host,
+    Placement,
+    PlacementState,
+    Reason,
+    Refusal,
+    Resources,
+)
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.core.state import PutHost, load
+from billet.core.state import PutHost, PutPlacement, apply, load
 from billet.node import SystemClock
 from billet.ports import Created, How, Leader, Outcome
 
@@ -97,6 +108,32 @@ async def test_a_slow_host_is_asked_once_more_when_others_have_overtaken_every_b
     assert hosts.called[2:] == [["h0", "h1", "h2"], [slow]]
     assert hosts.orders[2] == slow
     assert [len(attempt.bids) for attempt in stories[2].record.attempts] == [2, 3]
+
+
+async def test_slow_hosts_are_asked_until_all_that_have_room_have_been_heard(ledger: Ledger) -> None:
+    """Of two slow ones the first answers, and is overtaken as well; the other has room all the time."""
+    taken: list[str] = []
+
+    def one_is_overtaken(host_id: str, auction: Auction) -> Bid | Refusal:
+        if host_id not in taken and len(taken) == 1:
+            return nobody_answers(host_id, auction)
+        return bids(host_id, auction)
+
+    def fill(host_id: str) -> None:
+        taken.append(host_id)
+        apply(ledger.state, PutPlacement(Placement(host_id, "", "", SHAPE, host_id, PlacementState.STARTED)))
+
+    def then_the_first_is_full(host_id: str, auction: Auction) -> Bid | Refusal:
+        if len(taken) == 1:
+            fill(host_id)
+            return bids(host_id, auction)
+        return nobody_answers(host_id, auction)
+
+    fill("h0")
+    hosts = Hosts(one_is_overtaken, then_the_first_is_full, bids)
+    maker, _ = auctioneer(ledger, hosts)
+    assert await create(maker, "late") == b"reply"
+    assert hosts.called == [["h0", "h1", "h2"], ["h1", "h2"], hosts.orders]
 
 
 async def test_a_slow_host_is_not_waited_for_twice(ledger: Ledger) -> None:

@@ -222,8 +222,10 @@ class Auctioneer:
         again = [h for h in slow if h not in waited_for and self._ledger.state.room(h).covers(auction.demand)]
         if more or not again:
             return more
-        waited_for.update(again)
-        return await self._hosts.call_for_bids(auction, again)
+        heard = await self._hosts.call_for_bids(auction, again)
+        if not any(isinstance(answer, Bid) for answer in heard):  # a bid ends the waiting, and may be overtaken too
+            waited_for.update(again)
+        return heard
 
     async def _another_comes(self, caller: Caller) -> bool:
         """Early in a reign, hosts are still on their way to this leader: wait for the next one rather than say no."""
