@@ -30,7 +30,6 @@ from billet.sim.evidence import (
 from billet.sim.prices import expected_prices, winners, wrong_award
 from billet.wire import auction_records
 
-
 # Promise 1: a stale bid can waste a chance, it can never overcommit.
 
 

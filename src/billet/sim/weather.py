@@ -80,7 +80,7 @@ def draw(chance: Random) -> Weather:
         daemon_kills=maybe(0.02, 0.3),
         machine_kills=maybe(0.03, 0.5),
         down_s=between(0.3, 12.0),
-        forgets=maybe(0.1, 1.0),
+        forgets=maybe(0.3, 1.0, 0.6),
         fences=maybe(0.1, 1.0),
         stops=maybe(0.02, 0.3),
         stop_s=between(0.2, 10.0),
