@@ -36,13 +36,12 @@ from billet.api.stale import StaleReads
 from billet.config import AgentConfig, ServerConfig, split_endpoint
 from billet.control.agent import Agent
 from billet.control.auctioneer import Auctioneer, Rules
-from billet.control.ledger import Ledger
+from billet.control.ledger import Ledger, elected
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
 from billet.control.story import Story
 from billet.core.errors import BilletError, Code, ConfigError, StoreCorrupt, StoreError
 from billet.core.model import Host, Resources
-from billet.core.state import load
 from billet.ports import Leader, Store
 from billet.wire import auction_records, auth, flintlock, tls
 from billet.wire.headers import FORWARDED, proof, token_of
@@ -107,6 +106,7 @@ class Server:
         self._ledger: Ledger | None = None  # while this server leads
         self._service: FlintlockService | None = None
         self._forward: LeaderForward | None = None  # while another one does
+        self._last: LeaderForward | None = None  # to the last one, while nobody does
         self._stopping = False
         self._web: uvicorn.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -138,8 +138,7 @@ class Server:
         """Campaign, lead, and campaign again, until this server stops."""
         while not self._stopping:
             try:
-                term = await self._store.campaign(self.leader, above=self._link.seen_term)
-                snapshot = await self._store.load()
+                ledger = await elected(self._store, self.leader, self._link.seen_term)
             except StoreCorrupt:
                 raise
             except StoreError as error:
@@ -147,27 +146,27 @@ class Server:
                 self._front.trouble(f"no server leads: {error.text}")
                 await asyncio.sleep(1.0)
                 continue
-            ledger = Ledger(load(snapshot.changes), self._store, term)
             office = self._open_office(ledger)
             service = FlintlockService(office, self._explain)
             self._ledger, self._service = ledger, service
             self._link.begin(
-                Reign(term.number, self._config.weights, office.reconciler, office.rules.arrive_s, ledger.end)
+                Reign(ledger.term.number, self._config.weights, office.reconciler, office.rules.arrive_s, ledger.end)
             )
             await self._face()
-            log.info(
-                "leading", term=term.number, hosts=len(ledger.state.hosts), microvms=len(ledger.state.placements)
-            )
+            state = ledger.state
+            log.info("leading", term=ledger.term.number, hosts=len(state.hosts), microvms=len(state.placements))
             try:
                 await self._reign(ledger, office)
             finally:
                 self._ledger = self._service = None
-                self._front.stale = StaleReads(service, self._clock.monotonic_s(), self._clock.monotonic_s)
+                self._front.stale = self._front.own_stale = StaleReads(
+                    service, self._clock.monotonic_s(), self._clock.monotonic_s
+                )
                 self._front.trouble(f"no server leads: {ledger.why}")
                 await self._face()
                 self._link.end("the term has ended")
                 with suppress(BilletError):
-                    await self._store.resign(term)
+                    await self._store.resign(ledger.term)
             log.warning("no longer leading", why=ledger.why)
 
     async def finish(self) -> None:
@@ -195,8 +194,9 @@ class Server:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._link.close()
-        if self._forward:
-            await self._forward.close()
+        for forward in (self._forward, self._last):
+            if forward:
+                await forward.close()
         await self._store.close()
         self._log.close()
 
@@ -250,10 +250,12 @@ class Server:
                 self._forward = LeaderForward(leader, self._tls, self._config.servers_ca, ((FORWARDED, self._proof),))
                 bury = asyncio.create_task(self._bury(self._forward))
             elif leader is None and before:
-                self._front.stale = before  # the last leader knows best what was there
+                if self._last:
+                    await self._last.close()
+                self._last = self._front.stale = before  # the last leader knows best what was there
             self._link.follow(leader)
             await self._face()
-            if before and before is not self._front.stale:
+            if before and before is not self._last:
                 await before.close()
 
     async def _bury(self, forward: LeaderForward) -> None:

@@ -228,3 +228,15 @@ async def test_the_leader_hears_when_a_create_leaves_the_agents_hands_without_a_
     await agent.refresh()
     assert isinstance(await creating, Denied)
     assert agent.uplink.inventories[-1] == Inventory(False, [], [], [])
+
+
+async def test_a_slow_list_does_not_undo_a_newer_one(pair: Pair) -> None:
+    """A microVM that was deleted in between would be back, and adopted."""
+    agent, fake = pair
+    fake.vms.create(create_request("was"))
+    rows = await agent._list(5.0)
+    now_s = SystemClock().monotonic_s()
+    assert len(agent._merge(rows, now_s + 1)[0]) == 1
+    assert len(agent._merge([], now_s + 3)[1]) == 1
+    assert agent._merge(rows, now_s + 2) == ([], [])
+    assert agent.taken == Resources()

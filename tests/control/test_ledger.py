@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from billet.adapters.sqlite import SqliteStore
-from billet.control.ledger import Ledger
+from billet.control.ledger import Ledger, elected
 from billet.core.errors import Fenced, StoreError
 from billet.core.model import Host, Placement, PlacementState, Resources
 from billet.core.state import Change, DropPlacement, PutHost, PutPlacement, State, check, load
@@ -123,9 +123,9 @@ async def test_holding_a_placement_stirs_the_reconciler_when_it_is_let_go() -> N
     store = SqliteStore("unused.db")
     ledger = Ledger(State(), store, None)  # type: ignore[arg-type]
     with ledger.hold("p1"):
-        assert ledger.in_hand == {"p1"}
+        assert set(ledger.in_hand) == {"p1"}
         assert not ledger.stir.is_set()
-    assert ledger.in_hand == set()
+    assert not ledger.in_hand
     assert ledger.stir.is_set()
 
 
@@ -158,3 +158,22 @@ async def test_promise_2_a_refused_claim_takes_nothing_back_that_another_has_bui
     await deleting
     assert ledger.state.placements["p1"] == releasing
     check(ledger.state)
+
+
+async def test_promise_3_a_leader_that_cannot_read_the_store_makes_way_for_another(tmp_path: Path) -> None:
+    """Else everybody would wait behind a term that nobody serves, its lease renewed for ever."""
+    first, second = SqliteStore(tmp_path / "billet.db"), SqliteStore(tmp_path / "billet.db")
+    await first.open()
+    await second.open()
+
+    async def broken() -> None:
+        raise StoreError("it does not answer")
+
+    first.load = broken  # type: ignore[assignment]
+    with pytest.raises(StoreError, match="does not answer"):
+        await elected(first, Leader("a", "", ""), 0)
+    async with asyncio.timeout(30):
+        ledger = await elected(second, Leader("b", "", ""), 0)
+    assert ledger.term.leader.id == "b"
+    await second.close()
+    await first.close()

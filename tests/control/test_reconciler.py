@@ -16,10 +16,10 @@ from billet.control import operator as operators
 from billet.control.ledger import Ledger
 from billet.control.operator import Operator
 from billet.control.reconciler import Reconciler
-from billet.core.errors import Away, Fenced, InvalidRequest, Refused
-from billet.core.model import Host, Observed, Placement, PlacementState, Resources, VmState
+from billet.core.errors import Away, Fenced, InvalidRequest, Refused, StoreError
+from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.state import PutHost, PutPlacement, check, load
-from billet.ports import Inventory, Leader
+from billet.ports import Inventory, Leader, Report
 from tests.cluster.clients import eventually
 
 ROOM = Resources(64, 65536, 1000, 100)
@@ -327,3 +327,49 @@ async def test_a_fence_says_so_when_its_leader_is_deposed(reign: Reign) -> None:
         reign.ledger.end("another leads")
         with pytest.raises(Fenced, match="try again"):
             await fencing
+
+
+def report(daemon_ok: bool) -> Report:
+    return Report(Facts(), 0.0, 0, 0, 0, 0, daemon_ok, 2.0)
+
+
+async def test_promise_4_a_reservation_is_kept_while_its_flintlockd_does_not_answer(reign: Reign) -> None:
+    """It may have taken the microVM and died: what it does not show may be there all the same."""
+    await place(reign, "tok", RESERVED)
+    async with next_reign(reign, settle_after_s=20.0) as later:
+
+        async def sweep(mark: str) -> None:
+            later.clock.s += 100.0
+            later.announce("h2", row(mark))
+            await eventually(lambda: later.state_of(mark) is STARTED)
+
+        later.announce("h1")
+        await eventually(lambda: "h1" in later.reconciler.ready)
+        later.reconciler.reported("h1", report(daemon_ok=False))
+        for mark in ("A", "B", "C"):
+            await sweep(mark)
+        assert later.state_of("tok") is RESERVED
+        later.reconciler.reported("h1", report(daemon_ok=True))
+        await sweep("D")
+        assert later.state_of("tok") is RESERVED, "only from now on does its silence say something"
+        await sweep("E")
+        await eventually(lambda: later.state_of("tok") is None)
+
+
+async def test_a_host_that_is_back_before_the_store_took_the_fence_is_not_fenced(reign: Reign) -> None:
+    await place(reign, "s", STARTED)
+    amend = reign.ledger.amend
+
+    async def refuse(*wanted: object) -> None:
+        raise StoreError("the disk is full")
+
+    reign.ledger.amend = refuse  # type: ignore[method-assign, assignment]
+    fencing = asyncio.create_task(reign.operator.fence("h1"))
+    await eventually(lambda: "h1" in reign.reconciler._fencing)
+    reign.announce("h1", row("U-s"))
+    reign.ledger.amend = amend  # type: ignore[method-assign]
+    with pytest.raises(Refused, match="has come back before it was fenced"):
+        await fencing
+    await eventually(lambda: "h1" in reign.reconciler.ready)
+    assert reign.state_of("s") is STARTED
+    assert reign.asked == []

@@ -275,7 +275,7 @@ BUGS = (
     Bug("lease ignored", 3, 1, lease_ignored),
     Bug("host obeys an old leader", 3, 156, host_obeys_an_old_leader),
     Bug("token not looked up", 4, 4, token_not_looked_up),
-    Bug("duplicate delivery", 4, 5, duplicate_delivery),
+    Bug("duplicate delivery", 4, 7, duplicate_delivery),
     Bug("repeated create held anew", 4, 7, repeated_create_held_anew),
     Bug("create sent again under another token", 4, 7, create_sent_again_under_another_token),
     Bug("acknowledged before it is written", 4, 0, acknowledged_before_it_is_written),

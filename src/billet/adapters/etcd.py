@@ -35,6 +35,7 @@ from billet.wire.records import decode, read_leader
 log = structlog.get_logger()
 
 PAGE = 5_000  # keys in one answer of a load
+PAGE_S = 2.0  # and how long one member may take for it
 CORRUPTING = ((3, 5, 0), (3, 5, 5))  # releases that may lose data silently
 OLDEST = (3, 4, 23)
 COMMIT_S = 5.0  # how long a commit is tried before its outcome is called unknown
@@ -283,7 +284,8 @@ class EtcdStore:
                 "KV/Range",
                 pb.RangeRequest(key=start, range_end=after_prefix(self._prefix), limit=PAGE, revision=revision),
                 pb.RangeResponse,
-                timeout_s=STEADY_S,
+                within_s=2 * STEADY_S,  # one member that stands still is not waited for alone
+                timeout_s=PAGE_S,
             )
             revision = revision or page.header.revision
             for kv in page.kvs:

@@ -289,7 +289,10 @@ class LinkServer:
 
     async def _order(self, host_id: str, order: pb.Order, timeout_s: float) -> pb.Answer:
         """Send an order and wait for its answer. Raises NotSentError, or Away when it may have been carried out."""
+        reign = self._reign
         connection = await self._connection(host_id)
+        if self._reign is not reign:
+            raise NotSentError(f"the term has ended before the order was sent to host {host_id}")
         if order.instance and not order.again and order.instance != connection.instance:
             raise NotSentError(f"the agent of host {host_id} has been started again")
         self._order_id += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
 from billet.control.office import Office
@@ -42,7 +43,8 @@ def fleet_methods(office: Office, explain: Callable[[str], list[bytes]]) -> dict
 
     async def change_host(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = pb.ChangeHostRequest.FromString(request)
-        released = await _change(Operator(office.ledger, office.reconciler), wanted)
+        # An operator who goes away does not stop it between its commit and the ledger.
+        released = await asyncio.shield(_change(Operator(office.ledger, office.reconciler), wanted))
         host = office.ledger.state.hosts.get(wanted.host)
         view = host_view(office, host) if host else None
         return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())

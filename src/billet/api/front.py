@@ -25,6 +25,7 @@ from billet.wire.headers import FORWARDED, TOKEN
 
 READS = frozenset({wire.GET, wire.LIST, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN})
 PAUSE_S = 0.1  # before the same leader is tried again
+LED_S = 1.0  # who has kept a call for so long did lead
 NOBODY = "no server leads at the moment; try again"
 STALE_AFTER_S = 2.0  # how long a read waits for a leader before an old answer will do
 
@@ -42,6 +43,7 @@ class Front:
     def __init__(self, token: Token, hold_s: float) -> None:
         """`token` names a create from its request and metadata; `hold_s` is the longest wait for a leader."""
         self.stale: Backend | None = None  # answers reads as well as it can while nobody leads
+        self.own_stale: Backend | None = None  # the same from what this server knows, for the others
         self._token = token
         self._hold_s = hold_s
         self._backend: Backend | None = None
@@ -92,13 +94,14 @@ class Front:
         """Try until there is an answer, the client's time is over, or nobody has led for `hold_s`."""
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        until_s = begun_s + min(timeout_s, self._hold_s)
+        led_s = begun_s  # when somebody led last, as far as this call knows
         tried = False
         while True:
             moved, left_s = self._moved, timeout_s - (loop.time() - begun_s)
             backend = self._backend
             if backend is None and method in READS and loop.time() - begun_s > STALE_AFTER_S:
                 backend = self.stale
+            asked_s = loop.time()
             if backend:
                 try:
                     return await _unless(moved, backend.unary(method, request, left_s, metadata))
@@ -110,6 +113,9 @@ class Front:
                     if not _lost(failure, moved):
                         raise
                     tried = True
+                    if loop.time() - asked_s > LED_S:
+                        led_s = loop.time()
+            until_s = min(begun_s + timeout_s, led_s + self._hold_s)
             if loop.time() >= until_s:
                 raise LeaderLost(self._why)
             await self._until_moved(moved, min(until_s, loop.time() + PAUSE_S))
@@ -119,8 +125,8 @@ class Front:
     ) -> Answer:
         """Answered here or not at all: the server that asks knows by itself whom to try next."""
         backend, moved = self._backend, self._moved
-        if backend is None and self.stale and method in READS:
-            return await self.stale.unary(method, request, timeout_s, metadata)
+        if backend is None and self.own_stale and method in READS:
+            return await self.own_stale.unary(method, request, timeout_s, metadata)
         if backend is None or not self._leads:
             raise LeaderLost(self._why)
         try:

@@ -79,27 +79,34 @@ class FlintlockService:
         One that comes again while it is under way, sent anew by its client or by another server, joins it.
         """
         token = metadata[TOKEN]
-        creating = self._creates.get(token)
-        if creating is None:
-            auction = wire.read_create(request, token)
-            caller = Caller(timeout_s)
-            task = asyncio.create_task(self._office.auctioneer.create(auction, request, caller))
-            self._creates[token] = creating = Creating(task, caller)
-            task.add_done_callback(lambda done: self._creates.pop(token))
-        creating.caller.waiting += 1
-        try:
-            return Answer(await asyncio.shield(creating.task))
-        except asyncio.CancelledError:
-            creating.task.add_done_callback(_retrieve)
-            raise
-        finally:
-            creating.caller.waiting -= 1
+        while True:
+            creating = self._creates.get(token) or self._begin(token, request, timeout_s)
+            creating.caller.waiting += 1
+            try:
+                return Answer(await asyncio.shield(creating.task))
+            except asyncio.CancelledError:
+                creating.task.add_done_callback(_retrieve)
+                raise
+            except BilletError as error:
+                if error.code is not Code.CANCELLED:
+                    raise  # else those before us gave it up, and we have not
+            finally:
+                creating.caller.waiting -= 1
+
+    def _begin(self, token: str, request: bytes, timeout_s: float) -> Creating:
+        auction = wire.read_create(request, token)
+        caller = Caller(timeout_s)
+        task = asyncio.create_task(self._office.auctioneer.create(auction, request, caller))
+        self._creates[token] = creating = Creating(task, caller)
+        task.add_done_callback(lambda done: self._creates.pop(token))
+        return creating
 
     async def _delete(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)
         if self._placement(uid, wire.DELETE) is None:
             return Answer(await self._ask_everyone(uid, wire.DELETE, request))
-        return Answer(await self._office.auctioneer.delete(uid, wire.DELETE, request))
+        # A client that goes away does not stop it between its commit and the ledger.
+        return Answer(await asyncio.shield(self._office.auctioneer.delete(uid, wire.DELETE, request)))
 
     async def _get(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)

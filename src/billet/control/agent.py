@@ -48,6 +48,7 @@ log = structlog.get_logger()
 
 LOOKUPS = 5  # how often a token is looked for after a create whose outcome is unknown
 LOOKUP_PAUSE_S = 0.5
+BROKEN = "Stream removed"  # what gRPC may say, under UNKNOWN, of a connection that broke
 CONNECT_S = 2.0  # how long a create waits for a connection to flintlockd before it counts as not sent
 RECONNECT_S = 0.2  # the same for a call while flintlockd is known to be away
 REMEMBERED = 10_000  # creates whose order may come again
@@ -138,7 +139,10 @@ class Agent:
         self._clock = clock
         self._interval_s = report_interval_s
         self._rows: dict[str, Observed] = {}  # what flintlockd shows, by uid
-        self._born_s: dict[str, float] = {}  # when a row came, by uid: a List begun earlier says nothing of it
+        self._seen_s: dict[
+            str, float
+        ] = {}  # when a row was seen last, by uid: a List begun earlier tells nothing new
+        self._listed_s = 0.0  # when the newest List that was taken over was begun
         self._creating: dict[str, Resources] = {}  # creates in hand, by token
         self._doing: dict[str, asyncio.Task[Outcome]] = {}  # the same, to answer an order that comes twice
         self._carried_out: dict[str, str] = {}  # uid by token, of the latest creates
@@ -281,6 +285,8 @@ class Agent:
                 return Created(self._codec.read_created(reply.payload).uid, reply.payload)
             case Code.UNAVAILABLE | Code.DEADLINE_EXCEEDED | Code.CANCELLED | Code.INTERNAL:
                 return await self._look_up(order, describe(reply))
+            case Code.UNKNOWN if reply.text == BROKEN:
+                return await self._look_up(order, describe(reply))
             case _:
                 return Denied(reply.code, reply.text)
 
@@ -395,9 +401,12 @@ class Agent:
 
     def _merge(self, rows: list[Observed], begun_s: float) -> tuple[list[Observed], list[str]]:
         """Take over a List that was begun then; return what is new or other, and what is gone."""
+        if begun_s < self._listed_s:
+            return [], []  # it was slow, and a newer one has been taken over
+        self._listed_s = begun_s
         listed = {row.uid for row in rows}
-        changed = [row for row in rows if self._rows.get(row.uid) != row]
-        gone = [uid for uid in self._rows if uid not in listed and self._born_s[uid] < begun_s]
+        changed = [r for r in rows if self._rows.get(r.uid) != r and self._seen_s.get(r.uid, 0.0) < begun_s]
+        gone = [uid for uid in self._rows if uid not in listed and self._seen_s[uid] < begun_s]
         booted = sum(row.state is VmState.CREATED and self._is_pending(row.uid) for row in changed)
         for row in changed:
             self._put(row)
@@ -426,8 +435,8 @@ class Agent:
         if old:
             self._count(old, -1)
         else:
-            self._born_s[row.uid] = self._clock.monotonic_s()
             self._no_longer_in_hand(row.token)
+        self._seen_s[row.uid] = self._clock.monotonic_s()
         self._rows[row.uid] = row
         self._count(row, 1)
 
@@ -439,7 +448,7 @@ class Agent:
 
     def _drop(self, uid: str) -> None:
         row = self._rows.pop(uid)
-        del self._born_s[uid]
+        del self._seen_s[uid]
         self._count(row, -1)
 
     def _count(self, row: Observed, sign: int) -> None:

@@ -44,6 +44,9 @@ class Rules:
     arrive_s: float = 5.0  # how long a new leader hopes for hosts that have not come to it yet
 
 
+GONE = "not found"  # how flintlockd says that it has no such microVM
+
+
 class Caller:
     """Whether a client still waits. A create that all gave up goes on only where it cannot be called back."""
 
@@ -172,7 +175,7 @@ class Auctioneer:
                 if reply.code == Code.OK:
                     story.created(known.host, known.uid)
                     return reply.payload
-                if reply.code != Code.UNKNOWN:  # which is how flintlockd says that it has no such microVM
+                if GONE not in reply.text:  # flintlockd has one code for everything
                     raise Away(f"host {known.host} does not say what became of microVM {known.uid}: {reply.text}")
         raise _gone_since(known)
 

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
 from billet.core.model import Host
-from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply
-from billet.ports import Store, Term
+from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, load
+from billet.ports import Leader, Store, Term
+
+
+async def elected(store: Store, me: Leader, above: int) -> Ledger:
+    """Wait until this server leads, and open its book; the term is greater than `above`.
+
+    Raises StoreError. A term whose book could not be opened is resigned: nobody else could lead meanwhile.
+    """
+    term = await store.campaign(me, above=above)
+    try:
+        return Ledger(load((await store.load()).changes), store, term)
+    except BaseException:
+        with suppress(StoreError):
+            await store.resign(term)
+        raise
 
 
 class Ledger:
@@ -23,7 +37,7 @@ class Ledger:
     def __init__(self, state: State, store: Store, term: Term) -> None:
         self.state = state
         self.term = term
-        self.in_hand: set[str] = set()  # placements that a create or a delete is working on
+        self.in_hand: Counter[str] = Counter()  # placements that creates and deletes are working on
         self.stir = asyncio.Event()  # something left a hand, or the reign ended: the reconciler looks again
         self.over = asyncio.Event()  # the reign has ended; `why` says so
         self.why = ""
@@ -68,11 +82,13 @@ class Ledger:
     @contextmanager
     def hold(self, placement_id: str) -> Iterator[None]:
         """Keep the reconciler's hands off a placement while a create or a delete works on it."""
-        self.in_hand.add(placement_id)
+        self.in_hand[placement_id] += 1
         try:
             yield
         finally:
-            self.in_hand.discard(placement_id)
+            self.in_hand[placement_id] -= 1
+            if not self.in_hand[placement_id]:
+                del self.in_hand[placement_id]
             self.stir.set()
 
     def end(self, why: str) -> None:

@@ -39,6 +39,10 @@ class Operator:
         await self._reconciler.fence(host_id)
         if self._ledger.over.is_set():
             raise Fenced(f"this server no longer leads, and {host_id} may not be fenced wholly: try again")
+        if not self._known(host_id).fenced:
+            raise Refused(
+                f"host {host_id} has come back before it was fenced: drain it, or stop it and fence it again"
+            )
         return self._fenced(host_id)
 
     async def remove(self, host_id: str, gone_for_good: bool) -> None:

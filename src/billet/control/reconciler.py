@@ -68,6 +68,7 @@ class Reconciler:
         self._fencing: dict[str, asyncio.Event] = {}  # hosts to release; set when it is done, or the reign is over
         self._idle_since_s: dict[str, dict[str, float]] = {}  # monotonic, by host and reservation
         self._begun_s = clock.monotonic_s()
+        self._watch_at_s = 0.0
         self._left_s: dict[str, float] = {}  # when a host's link broke, monotonic
 
     # What the link tells (ports.HostsListener).
@@ -83,6 +84,8 @@ class Reconciler:
         seen = self.seen.get(host_id)
         if seen:
             seen.report, seen.reported_at_s = report, self._clock.monotonic_s()
+            if not report.daemon_ok:  # what it does not show may be there all the same
+                self._idle_since_s.pop(host_id, None)
 
     def observed(self, host_id: str, inventory: Inventory) -> None:
         """A host's microVMs changed; or, in full, this is all there is."""
@@ -163,8 +166,10 @@ class Reconciler:
         return any(await asyncio.gather(*looks, *releases))
 
     def _fence_the_overdue(self) -> None:
-        if not self._fence_after_s:
+        now_s = self._clock.monotonic_s()
+        if not self._fence_after_s or now_s < self._watch_at_s:
             return
+        self._watch_at_s = now_s + WATCH_S  # a look at all hosts, not for every create that stirs the loop
         state = self._ledger.state
         away_s = {host_id: away for host_id in state.hosts if (away := self.away_s(host_id)) is not None}
         for host_id in overdue(state, away_s, max(self._fence_after_s, SURELY_AWAY_S)):
@@ -179,6 +184,12 @@ class Reconciler:
         """
         ledger = self._ledger
         try:
+            known = ledger.state.hosts.get(host_id)
+            if known and not known.fenced and host_id in self.seen:
+                log.warning("a host has come back before it was fenced, and is not", host=host_id)
+                self._fencing.pop(host_id).set()
+                ledger.stir.set()  # it may be looked at again
+                return False
             await ledger.amend(host_id, lambda known: replace(known, fenced=True) if known else None)
             changes = release(ledger.state, host_id, ledger.in_hand, self._clock.now_s())
             for start in range(0, len(changes), CHUNK):
@@ -199,6 +210,8 @@ class Reconciler:
         uids: set[str] = set()
         try:
             await self._ledger.amend(host_id, lambda known: _with_marks(seen.host, known))
+            if self.seen.get(host_id) is not seen:
+                return False  # it has connected anew meanwhile
             fenced = self._ledger.state.hosts[host_id].fenced
             # From here to the changes nothing may be awaited: they are about what the host shows at one moment.
             uids, seen.dirty = seen.dirty, set()
@@ -236,7 +249,7 @@ class Reconciler:
             return []
         state, in_hand, now_s = self._ledger.state, self._ledger.in_hand, self._clock.now_s()
         changes = repair(state, host_id, seen.rows, sorted(uids), in_hand, now_s)
-        if expire:
+        if expire and (seen.report is None or seen.report.daemon_ok):
             changes += expired(
                 state,
                 host_id,

@@ -16,13 +16,12 @@ from billet.api.front import Front
 from billet.api.service import FlintlockService
 from billet.api.stale import StaleReads
 from billet.control.auctioneer import Auctioneer, Rules
-from billet.control.ledger import Ledger
+from billet.control.ledger import Ledger, elected
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
 from billet.control.story import Story
 from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost, StoreError
 from billet.core.scoring import Weights
-from billet.core.state import load
 from billet.ports import Answer, Leader
 from billet.sim.evidence import Leads, Recorded, Stopped
 from billet.sim.loop import Process
@@ -161,19 +160,17 @@ class SimServer:
     async def _lead(self) -> None:
         while not self.stopping:
             try:
-                term = await self._store.campaign(self.me, above=self._link.seen_term)
-                snapshot = await self._store.load()
+                ledger = await elected(self._store, self.me, self._link.seen_term)
             except StoreError as error:
                 self._front.trouble(f"no server leads: {error.text}")
                 await asyncio.sleep(1.0)
                 continue
-            ledger = Ledger(load(snapshot.changes), self._store, term)
             office = self._open_office(ledger)
             service = FlintlockService(office, lambda key: [])
             self._ledger, self._service = ledger, service
             self._link.begin(
                 Reign(
-                    term.number,
+                    ledger.term.number,
                     self._rules.weights,
                     office.reconciler,
                     office.rules.arrive_s,
@@ -181,18 +178,18 @@ class SimServer:
                 )
             )
             self._face()
-            self._leads(term.number, ledger)
+            self._leads(ledger.term.number, ledger)
             try:
                 await self._reign(ledger, office)
             finally:
                 self._ledger = self._service = None
-                self._front.stale = StaleReads(service, self._clock_s(), self._clock_s)
+                self._front.stale = self._front.own_stale = StaleReads(service, self._clock_s(), self._clock_s)
                 self._front.trouble(f"no server leads: {ledger.why}")
                 self._face()
                 self._led_no_more()
                 self._link.end("the term has ended")
                 with suppress(BilletError):
-                    await self._store.resign(term)
+                    await self._store.resign(ledger.term)
 
     async def finish(self) -> None:
         """SIGTERM."""
