@@ -6,133 +6,29 @@ that they judge no more than the values that these write down.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from math import sqrt
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from billet.core.auction import award
 from billet.core.errors import Code
-from billet.core.model import ZERO, Award, Bid, HostView, Placement, PlacementState, Refusal, Resources
-from billet.core.record import Attempt, Record, faithful
-from billet.core.scoring import Weights
-from billet.core.state import Change, DropPlacement, PutHost, PutPlacement
+from billet.core.model import ZERO, Placement, PlacementState, Resources
+from billet.core.record import faithful
+from billet.core.state import PutPlacement
+from billet.sim.books import Books, Violation, takes_room, total
 from billet.sim.evidence import (
     Accepted,
     Answered,
     Committed,
     Deposed,
-    Elected,
     Event,
-    HostMade,
     Leads,
     LedgerSeen,
     Ordered,
     Recorded,
-    Removed,
     Settled,
-    Shown,
     Stopped,
     Unexpected,
 )
+from billet.sim.prices import expected_prices, winners, wrong_award
 from billet.wire import auction_records
-
-TIE_DRAWS = 128  # how often a tie is decided again: with 5 hosts, one is passed over by chance once in 10^11 runs
-CLOSE = 1e-9
-
-
-class Violation(NamedTuple):
-    """A promise that was broken; 0 for what nobody planned."""
-
-    promise: int
-    at_s: float
-    text: str
-
-
-@dataclass(slots=True)
-class Vm:
-    """A microVM on its host."""
-
-    host: str
-    token: str
-    demand: Resources
-    shown_s: float | None = None
-
-
-@dataclass(slots=True)
-class Books:
-    """What is on the hosts and in the store, brought up to date event by event."""
-
-    vms: dict[str, Vm] = field(default_factory=dict)  # by uid
-    placements: dict[str, Placement] = field(default_factory=dict)
-    allocatable: dict[str, Resources] = field(default_factory=dict)
-    joined_s: dict[str, float] = field(default_factory=dict)  # when the store first knew of a host
-    released: set[str] = field(default_factory=set)  # uids that were fenced at any time
-    fenced_s: dict[str, float] = field(default_factory=dict)  # until when a host was fenced; for ever while it is
-    term: int = 0  # the one that the store holds for current, 0 for none
-
-    def take(self, event: Event) -> None:
-        """One event."""
-        match event:
-            case HostMade(_, host):
-                self.allocatable[host.id] = host.allocatable
-            case Committed(at_s, _, changes):
-                for change in changes:
-                    self._write(at_s, change)
-            case Elected(_, term, _):
-                self.term = term
-            case Deposed():
-                self.term = 0
-            case _:
-                self._on_host(event)
-
-    def _on_host(self, event: Event) -> None:
-        match event:
-            case Accepted(_, host_id, uid, _, token, demand, _):
-                self.vms[uid] = Vm(host_id, token, demand)
-            case Removed(_, _, uid):
-                del self.vms[uid]
-            case Shown(at_s, _, uids):
-                for uid in uids:
-                    if uid in self.vms:
-                        self.vms[uid].shown_s = at_s
-
-    def _write(self, at_s: float, change: Change) -> None:
-        match change:
-            case PutPlacement(placement):
-                self.placements[placement.id] = placement
-                if placement.state is PlacementState.FENCED and placement.uid:
-                    self.released.add(placement.uid)
-            case DropPlacement(placement_id):
-                self.placements.pop(placement_id, None)
-            case PutHost(host):
-                self.joined_s.setdefault(host.id, at_s)
-                if host.fenced:
-                    self.fenced_s[host.id] = float("inf")
-                elif self.fenced_s.get(host.id) == float("inf"):
-                    self.fenced_s[host.id] = at_s
-
-    def fenced(self, host_id: str, since_s: float) -> bool:
-        """Whether a host is fenced, or was at any time since."""
-        return self.fenced_s.get(host_id, -1.0) >= since_s
-
-    def counted(self, host_id: str) -> Resources:
-        """What the store counts as taken on a host."""
-        return total(p.demand for p in self.placements.values() if p.host == host_id and takes_room(p))
-
-
-def takes_room(placement: Placement) -> bool:
-    """Whether a placement holds room."""
-    return placement.state not in (PlacementState.LOST, PlacementState.FENCED, PlacementState.GONE)
-
-
-def total(amounts: Iterable[Resources]) -> Resources:
-    """The sum."""
-    whole = ZERO
-    for amount in amounts:
-        whole = whole.plus(amount)
-    return whole
-
 
 # Promise 1: a stale bid can waste a chance, it can never overcommit.
 
@@ -382,55 +278,6 @@ def decisions_replay(evidence: Sequence[Event]) -> Iterator[Violation]:
                 favoured = set(lowest) - winners(record, attempt)
                 if favoured:
                     yield Violation(7, at_s, f"of the tied {lowest}, {sorted(favoured)} never win")
-
-
-def expected_prices(record: Record, attempt: Attempt) -> dict[str, float]:
-    """What each bid that there is room for should have counted for, worked out anew from the formula in the docs."""
-    prices = {}
-    demand, weights = record.auction.demand, record.weights
-    for bid in attempt.bids:
-        view = attempt.ledger.get(bid.host)
-        if view is None or view.cordoned or not view.allocatable.covers(view.taken.plus(demand)):
-            continue
-        prices[bid.host] = bid.score.total if view.taken == bid.basis else _price(view, bid, demand, weights)
-    return prices
-
-
-def _price(view: HostView, bid: Bid, demand: Resources, weights: Weights) -> float:
-    share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
-    waiting = bid.facts.pending + max(0, view.taken.vms - bid.basis.vms)
-    delay_s = (waiting + 1) * bid.facts.boot_s
-    pressure_weight, delay_weight, half_s, policy, shape_weight = weights
-    assert policy == "spread", policy
-    part = min(1.0, max(demand[n] / view.allocatable[n] for n in range(4) if view.allocatable[n]))
-    vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
-    shape = shape_weight * (0.39 * (1 - sqrt(part)) + 0.35 * share**4 * abs(vcpu - memory))
-    return share + shape + pressure_weight * bid.facts.pressure + delay_weight * delay_s / (delay_s + half_s)
-
-
-def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:
-    """What is wrong with an award, "" for nothing."""
-    if given is None:
-        return f"nobody won, and {sorted(prices)} have room" if prices else ""
-    if given.host not in prices:
-        return f"{given.host} won, which has no room"
-    if abs(given.score.total - prices[given.host]) > CLOSE:
-        return f"{given.host} counted for {given.score.total}, and its price is {prices[given.host]}"
-    if prices[given.host] > min(prices.values()) + CLOSE:
-        return f"{given.host} won for {prices[given.host]}, and the lowest price is {min(prices.values())}"
-    return ""
-
-
-def winners(record: Record, attempt: Attempt) -> set[str]:
-    """Who wins when this is decided again, for many other auctions that are alike."""
-    answers: list[Bid | Refusal] = [*attempt.bids, *attempt.refusals]
-    won = set()
-    for n in range(TIE_DRAWS):
-        other = replace(record.auction, id=f"{record.auction.id}/{n}")
-        decision = award(other, answers, attempt.ledger, record.weights)
-        if isinstance(decision, Award):
-            won.add(decision.host)
-    return won
 
 
 # And what nobody planned.

@@ -166,6 +166,8 @@ class Crowd:
             reply = daemon.create(create_request(self._new_name(), vcpu, memory_mib), self._world.now_s)
             uid = wire.read_created(reply).uid
             self._meet(uid)
+            if self._world.happens(chance, self._world.weather.daemon_hangs):
+                daemon.hang()  # before anybody could learn of it
             if chance.random() < 0.5:
                 await self.get(name, chance, uid)
 

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import structlog
 
 from billet.core.errors import BilletError, Code
-from billet.sim.checkers import Violation, differences, judge
+from billet.sim.books import Violation
+from billet.sim.checkers import differences, judge
 from billet.sim.clients import Crowd
 from billet.sim.evidence import Answered, Settled, Unexpected
 from billet.sim.flintlockd import DELETING
@@ -88,7 +89,7 @@ async def _main(world: World) -> None:
     chance = world.chance("scenario")
     net, etcd, new_id = Network(world), Etcd(world), Ids()
     rules = draw_rules(chance, world.ties)
-    fence_after_s = chance.choice((0.0, 0.0, 1.5, 4.0))
+    fence_after_s = chance.choice((0.0, 1.0, 2.5))
     servers = [
         SimServer(world, net, etcd, n, rules, fence_after_s, new_id) for n in range(chance.choice((1, 2, 3, 3, 3)))
     ]

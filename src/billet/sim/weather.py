@@ -79,8 +79,8 @@ def draw(chance: Random) -> Weather:
         agent_kills=maybe(0.02, 0.3),
         daemon_kills=maybe(0.02, 0.3),
         machine_kills=maybe(0.03, 0.5),
-        down_s=between(0.1, 12.0),
-        forgets=maybe(0.1, 1.0),
+        down_s=between(0.3, 12.0),
+        forgets=maybe(0.3, 1.0, 0.6),
         fences=maybe(0.1, 1.0),
         stops=maybe(0.02, 0.3),
         stop_s=between(0.2, 10.0),
@@ -99,5 +99,5 @@ def draw(chance: Random) -> Weather:
         boot_s=between(0.05, 3.0),
         delete_s=between(0.05, 3.0),
         gives_up=maybe(0.02, 0.3),
-        direct=maybe(0.02, 0.3),
+        direct=maybe(0.05, 0.6),
     )

@@ -1,0 +1,64 @@
+"""What an auction should have come to, worked out anew from the formulas in the docs, apart from core/scoring.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import sqrt
+
+from billet.core.auction import award
+from billet.core.model import Award, Bid, HostView, Refusal, Resources
+from billet.core.record import Attempt, Record
+from billet.core.scoring import Weights
+
+TIE_DRAWS = 128  # how often a tie is decided again: with 5 hosts, one is passed over by chance once in 10^11 runs
+CLOSE = 1e-9
+
+
+def expected_prices(record: Record, attempt: Attempt) -> dict[str, float]:
+    """What each bid that there is room for should have counted for, worked out anew from the formula in the docs."""
+    prices = {}
+    demand, weights = record.auction.demand, record.weights
+    for bid in attempt.bids:
+        view = attempt.ledger.get(bid.host)
+        if view is None or view.cordoned or view.fenced or not view.allocatable.covers(view.taken.plus(demand)):
+            continue
+        prices[bid.host] = bid.score.total if view.taken == bid.basis else _price(view, bid, demand, weights)
+    return prices
+
+
+def _price(view: HostView, bid: Bid, demand: Resources, weights: Weights) -> float:
+    share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
+    waiting = bid.facts.pending + max(0, view.taken.vms - bid.basis.vms)
+    delay_s = (waiting + 1) * bid.facts.boot_s
+    pressure_weight, delay_weight, half_s, policy, shape_weight = weights
+    assert policy == "spread", policy
+    part = min(1.0, max(demand[n] / view.allocatable[n] for n in range(4) if view.allocatable[n]))
+    vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
+    shape = shape_weight * (0.39 * (1 - sqrt(part)) + 0.35 * share**4 * abs(vcpu - memory))
+    return share + shape + pressure_weight * bid.facts.pressure + delay_weight * delay_s / (delay_s + half_s)
+
+
+def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:
+    """What is wrong with an award, "" for nothing."""
+    if given is None:
+        return f"nobody won, and {sorted(prices)} have room" if prices else ""
+    if given.host not in prices:
+        return f"{given.host} won, which has no room"
+    if abs(given.score.total - prices[given.host]) > CLOSE:
+        return f"{given.host} counted for {given.score.total}, and its price is {prices[given.host]}"
+    if prices[given.host] > min(prices.values()) + CLOSE:
+        return f"{given.host} won for {prices[given.host]}, and the lowest price is {min(prices.values())}"
+    return ""
+
+
+def winners(record: Record, attempt: Attempt) -> set[str]:
+    """Who wins when this is decided again, for many other auctions that are alike."""
+    answers: list[Bid | Refusal] = [*attempt.bids, *attempt.refusals]
+    won = set()
+    for n in range(TIE_DRAWS):
+        other = replace(record.auction, id=f"{record.auction.id}/{n}")
+        decision = award(other, answers, attempt.ledger, record.weights)
+        if isinstance(decision, Award):
+            won.add(decision.host)
+    return won
