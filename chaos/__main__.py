@@ -7,8 +7,9 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -45,26 +46,22 @@ def main(
     seed = random.SystemRandom().randrange(1 << 30) if seed is None else seed
     try:
         enter("chaos", sys.argv[1:])
-        found = _in_folder(keep, lambda folder: asyncio.run(_run(scenario, minutes * 60, seed, times, folder)))
+        found = _in_folder(keep, lambda folder: _found(_run(scenario, minutes * 60, seed, times, folder), results))
     except BilletError as error:
         sys.exit(f"chaos: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
     console.print(printed(found))
-    everything = read(results) if results else Report()
-    everything.join(found)
-    if results:
-        write(results, everything)
     if report:
-        PAGE.write_text(markdown(everything))
+        PAGE.write_text(markdown(read(results) if results else found))
     sys.exit(1 if found.violations else 0)
 
 
-def _in_folder(keep: Path | None, work: Callable[[Path], Report]) -> Report:
+def _in_folder(keep: Path | None, work: Callable[[Path], Coroutine[Any, Any, Report]]) -> Report:
     """Do the work in a folder; it stays where the user wants it, or where something was found."""
     folder = keep or Path(tempfile.mkdtemp(prefix="billet-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
-    found = work(folder)
+    found = asyncio.run(work(folder))
     if keep or found.violations:
         console.print(f"logs: {folder}")
     else:
@@ -72,22 +69,32 @@ def _in_folder(keep: Path | None, work: Callable[[Path], Report]) -> Report:
     return found
 
 
-async def _run(scenario: str, for_s: float, seed: int, times: int, folder: Path) -> Report:
-    found, say = Report(), console.print
+async def _found(pieces: AsyncIterator[Report], results: Path | None) -> Report:
+    """Everything in one report; each piece is written down as soon as it is there."""
+    found = Report()
+    async for piece in pieces:
+        found.join(piece)
+        if results:
+            everything = read(results)
+            everything.join(piece)
+            write(results, everything)
+    return found
+
+
+async def _run(scenario: str, for_s: float, seed: int, times: int, folder: Path) -> AsyncIterator[Report]:
+    """What each scenario has found, one after another."""
+    say = console.print
     if scenario in ("storm", "rehearsal"):
         say(f"{scenario}, --seed {seed}")
         async with rig(folder, say) as running:
-            found.storms.append(
-                await (storm(running, for_s, seed) if scenario == "storm" else rehearsal(running, seed))
-            )
-            found.checked(running)
-        return found
+            found = await (storm(running, for_s, seed) if scenario == "storm" else rehearsal(running, seed))
+            yield Report(storms=[found]).checked(running)
+        return
     names = list(SCENARIOS) if scenario == "failover" else [scenario]
     async with rig(folder, say, vcpu=50_000, memory_mib=1 << 30, boot_mean_s=0.002) as running:
         for name in names:
-            found.distributions.append(await measure(running, name, SCENARIOS[name], times, seed))
-        found.checked(running)
-    return found
+            trials = await measure(running, name, SCENARIOS[name], times, seed)
+            yield Report(distributions=[trials]).checked(running)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ async def _trial(rig: Rig, scenario: Scenario, chance: random.Random, prefix: st
         if scenario.lasts_s:
             await asyncio.sleep(scenario.lasts_s)
             await fault.heal()
+            await rig.watch.until_etcd_is_whole()
     await _flowing(rig, time.monotonic(), WATCHED_S)
     crowd.stop.set()
     await working

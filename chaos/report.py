@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -32,11 +33,14 @@ class Report:
     broken: dict[str, int] = field(default_factory=dict)  # violations by checker
     checks: int = 0
 
-    def checked(self, rig: Rig) -> None:
-        """Take over what the checkers of a rig have found."""
+    def checked(self, rig: Rig) -> Self:
+        """Take over what the checkers of a rig have found since the last time."""
         for name, found in rig.violations.items():
             self.broken[name] = self.broken.get(name, 0) + len(found)
         self.checks += rig.checks
+        rig.violations.clear()
+        rig.checks = 0
+        return self
 
     def join(self, other: Report) -> None:
         """Take over what another run has found; trials of one failure stand together."""

@@ -21,6 +21,7 @@ from chaos.load import Clients, shown
 
 REST_S = 90.0  # how long a fleet may take to come to rest once all is healed
 LOOK_S = 0.2  # between two looks
+NEAR = 100  # revisions that a member may be behind under load and still count as caught up
 
 
 class Watch:
@@ -31,14 +32,14 @@ class Watch:
         self._clients = clients
         urls = [f"http://{ADDRESSES[member]}:2379" for member in ETCD]
         self._store = EtcdStore(urls)
-        self._members = [EtcdClient([url]) for url in urls]
+        self._members = EtcdClient(urls)
         self._last = Heads(SERVERS[0], ETCD[0])
         self.waited_for = ""  # what was the last to come to rest
 
     async def close(self) -> None:
         """Let go of all connections."""
         await self._store.close()
-        await asyncio.gather(*(member.close() for member in self._members))
+        await self._members.close()
 
     async def leader(self) -> str:
         """The server that etcd names, "" when it names none or does not answer."""
@@ -64,16 +65,25 @@ class Watch:
             await asyncio.sleep(0.02)
         raise BilletError(f"no server was elected within {timeout_s:g} s")
 
+    async def until_etcd_is_whole(self, timeout_s: float = 30.0) -> None:
+        """Wait until all members follow one leader and none is far behind, as one is that has just come back."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            answers = [status for status in await self._statuses() if status]
+            leaders, revisions = {one.leader for one in answers}, [one.header.revision for one in answers]
+            if len(answers) == len(ETCD) and len(leaders) == 1 and max(revisions) - min(revisions) < NEAR:
+                return
+            await asyncio.sleep(LOOK_S)
+        raise BilletError(f"etcd was not whole within {timeout_s:g} s")
+
     async def _member(self) -> str:
-        status = etcd.StatusRequest()
-        answers = await asyncio.gather(
-            *(member.call("Maintenance/Status", status, etcd.StatusResponse) for member in self._members),
-            return_exceptions=True,
-        )
-        for name, answer in zip(ETCD, answers, strict=True):
-            if not isinstance(answer, BaseException) and answer.leader == answer.header.member_id:
+        for name, status in zip(ETCD, await self._statuses(), strict=True):
+            if status and status.leader == status.header.member_id:
                 return name
         return ""
+
+    async def _statuses(self) -> list[etcd.StatusResponse | None]:
+        return await self._members.everyone("Maintenance/Status", etcd.StatusRequest(), etcd.StatusResponse)
 
     # The end of a run.
 
