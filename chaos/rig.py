@@ -36,6 +36,7 @@ class Rig:
     say: Say
     violations: dict[str, list[str]] = field(default_factory=dict)  # by checker, all that were found so far
     checks: int = 0  # how often all checkers were run
+    _told: set[str] = field(default_factory=set)  # the history grows from round to round, and so would what it shows
 
     @property
     def history(self) -> History:
@@ -66,11 +67,13 @@ class Rig:
         else:
             world.fallen = fallen
             found = await asyncio.to_thread(check, self.history, world)
+        found = {name: [one for one in told if one not in self._told] for name, told in found.items()}
         self.checks += 1
         if any(found.values()):
             await asyncio.to_thread(self._write_down)
         for name, violations in found.items():
             self.violations.setdefault(name, []).extend(violations)
+            self._told.update(violations)
             for violation in violations[:10]:
                 self.say(f"[bold red]VIOLATION[/] {name}: {violation}")
         return sum(map(len, found.values()))
