@@ -40,7 +40,7 @@ from billet.control.ledger import Ledger, elected
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
 from billet.control.story import Story
-from billet.core.errors import BilletError, Code, ConfigError, StoreCorrupt, StoreError
+from billet.core.errors import BilletError, Code, ConfigError, StoreAway, StoreCorrupt, StoreError
 from billet.core.model import Host, Resources
 from billet.ports import Leader, Store
 from billet.wire import auction_records, auth, flintlock, tls
@@ -103,6 +103,7 @@ class Server:
         self._tls = tls.TlsSettings(
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
+        self._store_open = False
         self._ledger: Ledger | None = None  # while this server leads
         self._service: FlintlockService | None = None
         self._forward: LeaderForward | None = None  # while another one does
@@ -114,7 +115,8 @@ class Server:
     async def start(self) -> None:
         """Open everything that this server listens on and needs."""
         config = self._config
-        await self._store.open()
+        with suppress(StoreAway):  # it may come later; `_lead` says what it waits for
+            await self._open_store()
         grpc_port = await listening(self._edge.listen(config.grpc_endpoint, self._tls), config.grpc_endpoint)
         link_host, link_port = split_endpoint(config.link_endpoint)
         context = tls.server_context(config.link_tls_cert, config.link_tls_key) if not config.link_insecure else None
@@ -134,10 +136,19 @@ class Server:
             group.create_task(self._lead())
             group.create_task(self._follow())
 
+    async def _open_store(self) -> None:
+        if not self._store_open:
+            await self._store.open()
+            self._store_open = True
+
     async def _lead(self) -> None:
         """Campaign, lead, and campaign again, until this server stops."""
+        with suppress(StoreError):
+            # Should our address lead already, that is the process before this one, which was killed.
+            await self._store.depose(self.leader)
         while not self._stopping:
             try:
+                await self._open_store()
                 ledger = await elected(self._store, self.leader, self._link.seen_term)
             except StoreCorrupt:
                 raise

@@ -165,11 +165,15 @@ async def test_without_the_store_reads_go_on_and_say_how_old_they_are(start: Sta
         await fronts[old].create("refused")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "etcd does not answer" in caught.value.details()
+    begins = (old + 2) % SERVERS  # one that is started meanwhile waits as well
+    await asyncio.to_thread(cluster.server[begins].kill)
+    await asyncio.to_thread(cluster.restart_server, begins)
     await asyncio.to_thread(cluster.restart_etcd)
     begun_s = time.monotonic()
     again = await eventually(lambda: _try_create(fronts[old], "again"))
     print(f"creates go on {time.monotonic() - begun_s:.1f} s after etcd came back")
-    assert sorted(await fronts[old].list()) == sorted([uid, again])
+    third = await eventually(lambda: _try_create(fronts[begins], "third"))
+    assert sorted(await fronts[begins].list()) == sorted([uid, again, third])
     for clients in fronts:
         await clients.close()
 

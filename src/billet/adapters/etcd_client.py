@@ -16,7 +16,7 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from billet.core.errors import ConfigError, StoreError
+from billet.core.errors import ConfigError, StoreAway, StoreError
 from billet.wire import tls
 from billet.wire.pb import etcd_rpc_pb2 as pb
 
@@ -55,7 +55,7 @@ class OutOfSpace(StoreError):
     """etcd is at its quota, and takes no writes."""
 
 
-class EtcdAway(StoreError):
+class EtcdAway(StoreAway):
     """A member did not answer: what was asked may have happened or not."""
 
 

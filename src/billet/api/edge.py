@@ -41,6 +41,7 @@ UNARY = frozenset(
 HEALTH = (f"/{health.SERVICE_NAME}/Check", f"/{health.SERVICE_NAME}/Watch")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 FOREVER_S = 1e6  # a call without a deadline
+QUIET_S = 0.1  # a call that gRPC has taken reaches us within this time
 
 if TYPE_CHECKING:  # at run time grpc's classes take no parameters
     Context = grpc.aio.ServicerContext[Any, Any]
@@ -91,11 +92,19 @@ class Edge:
     async def stop(self, grace_s: float) -> None:
         """Take no new calls and let those in flight finish. Whoever only watches our health is not waited for."""
         stopping = asyncio.create_task(self._server.stop(grace_s))
-        idle = asyncio.create_task(self._idle.wait())
-        await asyncio.wait((stopping, idle), return_when=asyncio.FIRST_COMPLETED)
+        quiet = asyncio.create_task(self._quiet())
+        await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
         await self._server.stop(None)
-        idle.cancel()
+        quiet.cancel()
         await stopping
+
+    async def _quiet(self) -> None:
+        """Return when nothing is in flight, nor about to be: to stop then would cancel what gRPC has just taken."""
+        while True:
+            await self._idle.wait()
+            await asyncio.sleep(QUIET_S)
+            if self._idle.is_set():
+                return
 
     @contextmanager
     def _in_flight(self) -> Iterator[None]:

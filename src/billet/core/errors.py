@@ -104,6 +104,10 @@ class StoreError(BilletError):
     code = Code.UNAVAILABLE
 
 
+class StoreAway(StoreError):
+    """The store does not answer, and may again later. What was asked may have happened or not."""
+
+
 class Fenced(StoreError):
     """The term has ended."""
 

@@ -158,6 +158,8 @@ class SimServer:
             group.create_task(self._follow())
 
     async def _lead(self) -> None:
+        with suppress(StoreError):
+            await self._store.depose(self.me)
         while not self.stopping:
             try:
                 ledger = await elected(self._store, self.me, self._link.seen_term)
