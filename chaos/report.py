@@ -108,6 +108,11 @@ def markdown(report: Report) -> str:
     return "\n".join(lines)
 
 
+def _cell(text: str) -> str:
+    """As it may stand in a table: a partition's name has a bar between its sides."""
+    return text.replace("|", "\\|")
+
+
 def _distributions(distributions: list[Distribution]) -> list[str]:
     lines = [
         "## How long each failure is felt", "",
@@ -133,7 +138,7 @@ def _storm(storm: Storm) -> list[str]:
         lines.append(f"| {kind} | {' | '.join(str(counts.get(code, 0)) for code in codes)} |")
     lines += ["", "| round | longest time without a create | meanwhile | at rest again after |", "|---|---|---|---|"]
     for n, (gap, rest_s) in enumerate(zip(storm.gaps, storm.rests_s, strict=True), 1):
-        lines.append(f"| {n} | {gap.lasted_s:.1f} s | {'; '.join(gap.during) or '-'} | {rest_s:.1f} s |")
+        lines.append(f"| {n} | {gap.lasted_s:.1f} s | {_cell('; '.join(gap.during)) or '-'} | {rest_s:.1f} s |")
     lines += ["", "<details><summary>Every fault</summary>", "", "| from | until | fault |", "|---|---|---|"]
-    lines += [f"| {event.at_s:.1f} s | {event.until_s:.1f} s | {event.name} |" for event in storm.events]
+    lines += [f"| {event.at_s:.1f} s | {event.until_s:.1f} s | {_cell(event.name)} |" for event in storm.events]
     return [*lines, "", "</details>", ""]
