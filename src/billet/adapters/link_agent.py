@@ -14,7 +14,8 @@ from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_conn
 
 from billet.adapters.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S, Outbox
 from billet.adapters.pipes import Pipe
-from billet.control.agent import Agent, CreateOrder, remember
+from billet.control.agent import Agent, remember
+from billet.control.daemon import CreateOrder
 from billet.core.errors import Away, BilletError, Code, HostVerdict
 from billet.ports import Flintlock, How, Inventory, Reply, Report, Unknown
 from billet.wire import link as wire
