@@ -18,7 +18,26 @@ if TYPE_CHECKING:
 FLINTLOCK = "/microvm.services.api.v1alpha1.MicroVM/"
 FLEET = "/billet.v1.Fleet/"
 # grpc's own words when nothing was reached; every other text comes from the server and is shown as it is.
-UNREACHED = ("failed to connect", "DNS resolution failed", "connections to all backends failing")
+UNREACHED = ("failed to connect", "DNS resolution failed", "errors resolving", "connections to all backends failing")
+BROKEN = ("Socket closed", "recvmsg:", "sendmsg:", "Connection reset", "GOAWAY received")
+# What is to be found in the words of UNREACHED, and what it means for a person.
+NO_TLS = "it does not speak TLS: leave --tls-ca (or BILLET_TLS_CA) out"
+WHY_UNREACHED = (
+    ("resol", "its name has no address; check --server (or BILLET_SERVER)"),
+    ("Connection refused", "nobody listens there; check --server (or BILLET_SERVER), and that `billet server` runs"),
+    ("WRONG_VERSION_NUMBER", NO_TLS),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not signed by the CA in --tls-ca (or BILLET_TLS_CA)"),
+    (
+        "Hostname Verification",
+        "its certificate is made out to other names; dial one of them, or make it anew with this",
+    ),
+    ("security handshaker", "a file of --tls-ca, --tls-cert and --tls-key is no certificate or no key"),
+    ("ALPN", "it speaks TLS, but not gRPC; give --server (or BILLET_SERVER) the server's --grpc-endpoint"),
+    (
+        "parsing HTTP/2",
+        "it does not speak gRPC, perhaps HTTP; give --server (or BILLET_SERVER) the server's --grpc-endpoint",
+    ),
+)
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
 
 Reply = TypeVar("Reply", bound="Message")
@@ -105,12 +124,28 @@ class Client:
         code, text = error.code(), " ".join((error.details() or "").split())
         where = self._address.endpoint
         if code is grpc.StatusCode.UNAVAILABLE and text.startswith(UNREACHED):
-            raise Away(f"nothing answers at {where}; check --server (or BILLET_SERVER) and TLS: {text}") from None
+            raise Away(f"cannot reach {where}: {self._why_unreached(text)}") from None
+        if code is grpc.StatusCode.UNAVAILABLE and text.startswith(BROKEN):
+            raise Away(f"the connection to {where} broke before the answer came; it may or may not be done") from None
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise Away(f"{where} did not answer within {self._timeout_s:g} s") from None
         if code is grpc.StatusCode.UNIMPLEMENTED:
             raise BilletError(f"{where} does not offer this; it may be a plain flintlockd, not Billet") from None
         raise HostVerdict(code.value[0], f"{code.name}: {text}") from None
+
+    def _why_unreached(self, text: str) -> str:
+        """What would help, told from grpc's words; these themselves only where they are not known."""
+        for mark, why in WHY_UNREACHED:
+            if mark in text:
+                return why
+        if "Socket closed" in text or "reset by peer" in text:
+            # A server of ours hangs up on who speaks in the clear, and on who shows no certificate that it wants.
+            if not self._address.tls_ca:
+                return "it hangs up; if it has TLS, give --tls-ca (or BILLET_TLS_CA), the CA of its certificate"
+            return (
+                "it hangs up; if it wants a client certificate, give --tls-cert and --tls-key that its CA has signed"
+            )
+        return f"check --server (or BILLET_SERVER) and TLS: {text}"
 
 
 def _channel(address: Address) -> grpc.Channel:

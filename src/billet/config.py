@@ -298,14 +298,14 @@ def _check_fields(config: ServerConfig | AgentConfig) -> None:
 def _check_kind(name: str, kind: str, value: Any) -> None:
     match kind:
         case "endpoint":
-            _check_endpoint(name, value)
+            check_endpoint(name, value)
         case "endpoint?" if value:
-            _check_endpoint(name, value)
+            check_endpoint(name, value)
         case "endpoints":
             if not value:
                 raise ConfigError(f"{name} is empty; give at least one HOST:PORT")
             for one in value:
-                _check_endpoint(name, one)
+                check_endpoint(name, one)
         case "file" if value and not Path(value).is_file():
             raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
         case "folder" if not Path(value).is_dir():
@@ -316,7 +316,8 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
             raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")
 
 
-def _check_endpoint(name: str, value: str) -> None:
+def check_endpoint(name: str, value: str) -> None:
+    """ConfigError, with the name of the setting, unless it is HOST:PORT."""
     try:
         split_endpoint(value)
     except ValueError:

@@ -27,6 +27,7 @@ from billet.adapters.link_agent import AgentDialler
 from billet.adapters.link_server import LinkServer, Reign
 from billet.adapters.machine import Machine
 from billet.adapters.records import AuctionLog
+from billet.adapters.seldom import handshakes_fail_in_one_line
 from billet.adapters.stores import open_store
 from billet.api.edge import Edge
 from billet.api.front import Front
@@ -330,6 +331,7 @@ async def run_agent(config: AgentConfig) -> None:
     """Run an agent until SIGTERM or SIGINT."""
     logging_to_stderr()
     agent, dialler, daemon = build_agent(config)
+    handshakes_fail_in_one_line()
 
     async def work() -> None:
         async with asyncio.TaskGroup() as group:

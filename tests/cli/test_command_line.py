@@ -120,7 +120,7 @@ def test_a_secret_given_twice_is_refused(tmp_path):
 def test_a_server_that_is_not_there_is_one_line_without_a_traceback():
     said = run("hosts", "--server", "127.0.0.1:1")
     assert said.exit_code == 1
-    assert said.stderr.startswith("billet: nothing answers at 127.0.0.1:1")
+    assert said.stderr.startswith("billet: cannot reach 127.0.0.1:1: nobody listens there")
 
 
 def test_certs_makes_what_tls_needs_and_overwrites_nothing(tmp_path):

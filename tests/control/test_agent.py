@@ -8,7 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from billet.adapters.flintlock import GrpcFlintlock
-from billet.control.agent import Agent, BootClock, CreateOrder, Measured
+from billet.control.agent import Agent, Measured
+from billet.control.count import BootClock
+from billet.control.daemon import CreateOrder
 from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources
 from billet.fake.faults import Fault, Kind
 from billet.fake.server import FakeFlintlockd
@@ -202,7 +204,7 @@ async def test_promise_4_an_order_whose_outcome_this_process_could_not_learn_is_
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent, fake = pair
-    monkeypatch.setattr("billet.control.agent.LOOKUP_PAUSE_S", 0.01)
+    monkeypatch.setattr("billet.control.daemon.LOOKUP_PAUSE_S", 0.01)
     fake.faults.add(Fault(Kind.CUT_BEFORE_ACCEPT))
     assert isinstance(await agent.create(order("01TORN")), Unknown)
     assert isinstance(await agent.create(order("01TORN", again=True)), Unknown)
@@ -234,9 +236,9 @@ async def test_a_slow_list_does_not_undo_a_newer_one(pair: Pair) -> None:
     """A microVM that was deleted in between would be back, and adopted."""
     agent, fake = pair
     fake.vms.create(create_request("was"))
-    rows = await agent._list(5.0)
+    rows = await agent._daemon.list_all(5.0)
     now_s = SystemClock().monotonic_s()
-    assert len(agent._merge(rows, now_s + 1)[0]) == 1
-    assert len(agent._merge([], now_s + 3)[1]) == 1
-    assert agent._merge(rows, now_s + 2) == ([], [])
+    assert len(agent._count.merge(rows, now_s + 1)[0]) == 1
+    assert len(agent._count.merge([], now_s + 3)[1]) == 1
+    assert agent._count.merge(rows, now_s + 2) == ([], [])
     assert agent.taken == Resources()

@@ -14,8 +14,9 @@ from billet.adapters import link_agent
 from billet.api import front as front_module
 from billet.api import service
 from billet.control import reconciler
-from billet.control.agent import Agent, CreateOrder
+from billet.control.agent import Agent
 from billet.control.auctioneer import Auctioneer
+from billet.control.daemon import CreateOrder, Daemon
 from billet.control.ledger import Ledger
 from billet.core import auction as core_auction
 from billet.core import reconcile
@@ -113,12 +114,12 @@ def host_announces_itself_before_it_has_looked() -> list[AbstractContextManager[
 
 
 def failed_list_taken_for_an_empty_one() -> list[AbstractContextManager[Any]]:
-    right = Agent._list
+    right = Daemon.list_all
 
-    async def list_all(self: Agent, timeout_s: float) -> Any:
+    async def list_all(self: Daemon, timeout_s: float) -> Any:
         return await right(self, timeout_s) or []
 
-    return [patch.object(Agent, "_list", list_all)]
+    return [patch.object(Daemon, "list_all", list_all)]
 
 
 # Promise 3.
@@ -143,10 +144,10 @@ def host_obeys_an_old_leader() -> list[AbstractContextManager[Any]]:
 
 
 def token_not_looked_up() -> list[AbstractContextManager[Any]]:
-    async def look_up(self: Agent, order: CreateOrder, how: str) -> Any:
-        return NotTaken(Refusal(self.host.id, Reason.DAEMON_AWAY))
+    async def look_up(self: Daemon, order: CreateOrder, how: str) -> Any:
+        return NotTaken(Refusal(self._host_id, Reason.DAEMON_AWAY))
 
-    return [patch.object(Agent, "_look_up", look_up)]
+    return [patch.object(Daemon, "look_up", look_up)]
 
 
 def duplicate_delivery() -> list[AbstractContextManager[Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import ssl
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any
@@ -14,7 +15,9 @@ from picows import WSError, WSFrame, WSListener, WSMsgType, WSTransport, ws_conn
 
 from billet.adapters.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S, Outbox
 from billet.adapters.pipes import Pipe
-from billet.control.agent import Agent, CreateOrder, remember
+from billet.adapters.seldom import Seldom
+from billet.control.agent import Agent, remember
+from billet.control.daemon import CreateOrder
 from billet.core.errors import Away, BilletError, Code, HostVerdict
 from billet.ports import Flintlock, How, Inventory, Reply, Report, Unknown
 from billet.wire import link as wire
@@ -24,6 +27,11 @@ log = structlog.get_logger()
 
 BACKOFF_S = 0.05  # pause before dialling again, doubled up to
 BACKOFF_MAX_S = 2.0
+HUNG_UP = "it hangs up at once"
+WITH_TLS = (
+    "its link seems to have no TLS: give the server --link-tls-cert and --link-tls-key, or agents --link-insecure"
+)
+WITHOUT_TLS = "its link most likely has TLS: give --link-ca, the CA of its certificate, in place of --link-insecure"
 
 
 class AgentLink(WSListener):
@@ -32,9 +40,15 @@ class AgentLink(WSListener):
     def __init__(self, owner: AgentDialler, server: str) -> None:
         self.server = server
         self.greeted = False  # the server has said something: it let us in
+        self.sent_away = False  # it has said goodbye, and why was logged
         self.taken: dict[int, bool] = {}  # ids of the latest orders: a second copy of one is no second order
         self._owner = owner
         self._outbox: Outbox | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there ever was a connection: a server that wants TLS hangs up before."""
+        return self._outbox is not None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """Say hello."""
@@ -89,6 +103,7 @@ class AgentDialler:
         self._headers = {"Authorization": f"Bearer {token}"}
         self._version = version
         self._kept: set[str] = set()  # servers that are dialled
+        self._seldom = Seldom()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def hello(self) -> pb.Hello:
@@ -104,29 +119,37 @@ class AgentDialler:
         self._kept.add(server)
         pause_s, reached = BACKOFF_S, True
         while reached or given:
-            link = await self._connection(server, complain=reached)
+            link = await self._connection(server)
             reached = link is not None
             # Chance keeps a whole fleet from dialling in step; it decides nothing.
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
             pause_s = BACKOFF_S if link and link.greeted else min(pause_s * 2, BACKOFF_MAX_S)
         self._kept.discard(server)
 
-    async def _connection(self, server: str, complain: bool) -> AgentLink | None:
+    async def _connection(self, server: str) -> AgentLink | None:
         """One connection from beginning to end; None when there was none."""
         link = AgentLink(self, server)
         try:
             transport, _ = await self._dial(f"/agent?host={self._agent.host.id}", server, link)
         except (OSError, WSError, TimeoutError) as error:
-            if complain:
-                log.warning("cannot reach a server; trying again", server=server, error=explain(error))
+            hung_up = self._tls and isinstance(error, ConnectionResetError | ConnectionAbortedError)
+            self._complain(server, f"{HUNG_UP}; {WITH_TLS}" if hung_up else explain(error))
             return None
         try:
             await transport.wait_disconnected()
         finally:
             if self._agent.uplink is link:
                 self._agent.uplink = None
-        log.warning("the link broke", server=server)
+        if not link.connected:
+            self._complain(server, HUNG_UP if self._tls else f"{HUNG_UP}; {WITHOUT_TLS}")
+            return None
+        if not link.sent_away:
+            log.warning("the link broke", server=server)
         return link
+
+    def _complain(self, server: str, why: str) -> None:
+        if self._seldom.due(server, why, asyncio.get_running_loop().time()):
+            log.warning("cannot reach a server; trying again", server=server, error=why)
 
     async def _dial(self, path: str, server: str, listener: WSListener) -> tuple[WSTransport, WSListener]:
         scheme = "wss" if self._tls else "ws"
@@ -146,9 +169,13 @@ class AgentDialler:
     def received(self, link: AgentLink, down: pb.Down) -> None:
         """A frame from the server."""
         if down.HasField("goodbye"):
-            log.warning("the server said goodbye", server=link.server, why=down.goodbye.why)
+            link.sent_away = True
+            why, now_s = down.goodbye.why, asyncio.get_running_loop().time()
+            if self._seldom.due(link.server, why, now_s):
+                log.error("the server hangs up; trying again", server=link.server, why=why)
             return
         link.greeted = True
+        self._seldom.forget(link.server)
         if down.HasField("welcome"):
             self._spawn(self._welcome(link, down.welcome))
         if down.standby.leader and down.standby.leader not in self._kept:
@@ -248,6 +275,14 @@ def explain(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the server's certificate is not signed by --link-ca ({error.verify_message})"
     text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError) and "WRONG_VERSION_NUMBER" in text:
+        return (
+            "the server's link has no TLS: give it --link-tls-cert and --link-tls-key, or the agent --link-insecure"
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there; check --server, and that `billet server` runs"
+    if isinstance(error, socket.gaierror):
+        return "its name has no address; check --server"
     if "401" in text:
         return "the server refused the link token: give the agent the server's --link-token"
     return text

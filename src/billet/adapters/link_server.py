@@ -26,6 +26,7 @@ from picows import (
 from billet.adapters.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S, Outbox
 from billet.adapters.pipes import Pipe, receive_all, send_all
 from billet.adapters.rounds import Rounds
+from billet.adapters.seldom import Seldom, address_of, handshakes_fail_in_one_line
 from billet.core.errors import Away
 from billet.core.model import Auction, Bid, Host, Reason, Refusal
 from billet.core.scoring import Weights
@@ -38,6 +39,7 @@ log = structlog.get_logger()
 
 ANSWER_GRACE_S = 10.0  # beyond an order's own time, for the agent to look up what became of it
 PIPE_WITHIN_S = 5.0  # how long an agent may take to open a stream's connection
+NO_HANDSHAKE = "somebody dials the agents' link without TLS, or does not trust its certificate; agents need --link-ca"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,11 @@ class AgentConnection(WSListener):
         self._server = server
         self._outbox: Outbox | None = None
         self._transport: WSTransport | None = None
+
+    @property
+    def address(self) -> str:
+        """Where the agent is."""
+        return address_of(self._transport.underlying_transport if self._transport else None)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """An agent is there; its hello follows."""
@@ -127,11 +134,13 @@ class LinkServer:
         self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host says hello
         self._order_id = 0
         self._server: asyncio.Server | None = None
+        self._seldom = Seldom()
 
     # The server.
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Begin to accept agents; returns the port. OSError when it is taken."""
+        handshakes_fail_in_one_line(NO_HANDSHAKE)
         self._server = await ws_create_server(
             self._accept,
             host,
@@ -211,8 +220,7 @@ class LinkServer:
         host = wire.get_hello(hello)
         other = self._hosts.get(host.id)
         if other and other.instance != hello.instance:
-            why = f"another agent is connected as host {host.id!r}: give each host its own --id"
-            connection.say_goodbye(why)
+            self._send_away(connection, host.id, other.address)
             return
         if other:
             self.gone(other)
@@ -226,6 +234,15 @@ class LinkServer:
         came, self._came = self._came, asyncio.Event()
         came.set()
         log.info("a host is connected", host=host.id)
+
+    def _send_away(self, connection: AgentConnection, host_id: str, other: str) -> None:
+        """Its place is taken: by an agent of the same name, or by one before it that broke down unnoticed so far."""
+        if self._seldom.due(host_id, other, asyncio.get_running_loop().time()):
+            log.warning("two agents with the same --id", host=host_id, connected=other, refused=connection.address)
+        connection.say_goodbye(
+            f"another agent is connected as host {host_id!r}, from {other}: give each host its own --id. "
+            f"If that one is gone, this one is let in within {PING_AFTER_S + PONG_WITHIN_S:.0f} s"
+        )
 
     def _greet(self, connection: AgentConnection) -> None:
         """Welcome when this server leads; who does, when not."""

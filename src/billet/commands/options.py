@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 from rich.console import Console
 
-from billet.config import STORE_FIELDS, About, ServerConfig, flag
+from billet.config import STORE_FIELDS, About, ServerConfig, check_endpoint, flag
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
 
@@ -210,6 +210,7 @@ def client_options(function: Function) -> Function:
     def wrapped(*args: Any, **values: Any) -> Any:
         from billet.client import Address  # late: grpc takes 100 ms to import, and --help needs none of it
 
+        check_endpoint("--server", values["server"])
         address: Address = Address(
             endpoint=values.pop("server"),
             token=secret("token_file", values.pop("token_file"), values.pop("token")),

@@ -71,6 +71,15 @@ class End:
         self._net = net
         self._gone: asyncio.Future[None] = net.world.loop.create_future()
 
+    @property
+    def underlying_transport(self) -> End:
+        """See picows. It knows its peer as asyncio's transports do."""
+        return self
+
+    def get_extra_info(self, name: str) -> object:
+        """See asyncio.BaseTransport."""
+        return (self.peer.name, 0) if name == "peername" else None
+
     def send(self, kind: WSMsgType, payload: bytes) -> None:
         """See picows."""
         if not self.is_disconnected:

@@ -1,0 +1,95 @@
+"""What is taken of a host, as its agent counts it: what flintlockd shows, and the creates in hand."""
+
+from __future__ import annotations
+
+from billet.core.model import ZERO, Observed, Resources, VmState
+from billet.ports import Clock
+
+BOOT_WEIGHT = 0.25  # of the newest boot in the moving mean
+
+
+class Count:
+    """Each microVM is counted once: as a create in hand, or as what flintlockd shows."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.rows: dict[str, Observed] = {}  # what flintlockd shows, by uid
+        self.creating: dict[str, Resources] = {}  # creates in hand, by token
+        self.taken = ZERO
+        self.pending = 0
+        self.boots = BootClock()
+        self._clock = clock
+        self._seen_s: dict[str, float] = {}  # when a row was seen last: a List begun earlier tells nothing new
+        self._listed_s = 0.0  # when the newest List that was taken over was begun
+
+    def take_in_hand(self, token: str, demand: Resources) -> None:
+        """A create has begun."""
+        self.creating[token] = demand
+        self.taken = self.taken.plus(demand)
+
+    def merge(self, rows: list[Observed], begun_s: float) -> tuple[list[Observed], list[str]]:
+        """Take over a List that was begun then; return what is new or other, and what is gone."""
+        if begun_s < self._listed_s:
+            return [], []  # it was slow, and a newer one has been taken over
+        self._listed_s = begun_s
+        listed = {row.uid for row in rows}
+        changed = [r for r in rows if self.rows.get(r.uid) != r and self._seen_s.get(r.uid, 0.0) < begun_s]
+        gone = [uid for uid in self.rows if uid not in listed and self._seen_s[uid] < begun_s]
+        booted = sum(row.state is VmState.CREATED and self.is_pending(row.uid) for row in changed)
+        for row in changed:
+            self.put(row)
+        for uid in gone:
+            self._drop(uid)
+        self.boots.looked(booted, self.pending, self._clock.monotonic_s())
+        return changed, gone
+
+    def is_pending(self, uid: str) -> bool:
+        """Whether it was seen waiting for its boot."""
+        row = self.rows.get(uid)
+        return row is not None and row.state is VmState.PENDING
+
+    def put(self, row: Observed) -> None:
+        """Take over what flintlockd shows of one microVM."""
+        old = self.rows.get(row.uid)
+        if old:
+            self._count(old, -1)
+        else:
+            self.no_longer_in_hand(row.token)
+        self._seen_s[row.uid] = self._clock.monotonic_s()
+        self.rows[row.uid] = row
+        self._count(row, 1)
+
+    def no_longer_in_hand(self, token: str) -> None:
+        """A create has ended, or flintlockd shows its microVM already: either way it is counted once."""
+        demand = self.creating.pop(token, None)
+        if demand:
+            self.taken = self.taken.minus(demand)
+
+    def _drop(self, uid: str) -> None:
+        row = self.rows.pop(uid)
+        del self._seen_s[uid]
+        self._count(row, -1)
+
+    def _count(self, row: Observed, sign: int) -> None:
+        self.taken = self.taken.plus(row.demand) if sign > 0 else self.taken.minus(row.demand)
+        if row.state is VmState.PENDING:
+            self.pending += sign
+
+
+class BootClock:
+    """The host's own mean boot time: how long its one boot worker was busy, for each boot that it finished."""
+
+    def __init__(self) -> None:
+        self.mean_s = 0.0
+        self._busy_since_s: float | None = None
+
+    def looked(self, booted: int, pending: int, now_s: float) -> None:
+        """`booted` microVMs became CREATED since the last look; `pending` still wait."""
+        if booted and self._busy_since_s is not None:
+            each_s = (now_s - self._busy_since_s) / booted
+            weight = 1.0 - (1.0 - BOOT_WEIGHT) ** booted if self.mean_s else 1.0
+            self.mean_s += (each_s - self.mean_s) * weight
+            self._busy_since_s = now_s
+        if pending == 0:
+            self._busy_since_s = None
+        elif self._busy_since_s is None:
+            self._busy_since_s = now_s
