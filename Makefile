@@ -15,8 +15,11 @@ setup: ## install what is missing: uv, Python packages as locked, etcd (into thi
 demo: setup ## a whole cluster on this machine, beside the static list; ARGS="--hosts 8 --keep"
 	@billet demo $(ARGS)
 
+# Most of the time of the slow tests is waiting, so that two at once take little longer than one.
+PYTEST := pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
 test: setup ## every test; ARGS="-k auction", ARGS="--randomly-seed=1" for the same order again
-	pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 check: setup ## format, lint, types, import rules, generated code, and the fast tests
 	ruff format --check
@@ -24,7 +27,7 @@ check: setup ## format, lint, types, import rules, generated code, and the fast 
 	mypy
 	lint-imports
 	sh scripts/proto --check
-	pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 bench: setup ## creates per second and milliseconds, beside the floor of a single flintlockd
 	python -m benchmarks $(ARGS)
