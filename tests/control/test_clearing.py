@@ -42,7 +42,7 @@ class OneRound:
     async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
         self._awaited -= 1
         if self._awaited == 0:
-            self._all_called.set()
+            asyncio.get_running_loop().call_soon(self._all_called.set)  # so that they wake in the order of calls
         await self._all_called.wait()
         return [bid(self.hosts[host_id], ZERO, Facts(), auction, DEFAULT_WEIGHTS) for host_id in host_ids]
 
