@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from billet.control.attendance import Attendance
+from billet.control.clearing import Clearing
 from billet.control.ledger import Ledger
 from billet.control.story import Story
 from billet.core.auction import AWAY_REASONS, award, explain_unplaced, hopeless, merely_away, tie_break
@@ -78,6 +79,7 @@ class Auctioneer:
         self._rules = rules
         self._clock = clock
         self._record = record
+        self._clearing = Clearing(ledger.state)
         self._arrived_by_s = clock.monotonic_s() + rules.arrive_s
 
     async def create(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
@@ -101,7 +103,8 @@ class Auctioneer:
         answers = await self._first_bids(auction, story)
         waited_for: set[str] = set()
         while True:
-            decision = story.decided(answers, *self._decide(auction, answers))
+            together = await self._clearing.turn(auction.demand)
+            decision = story.decided(answers, *self._decide(auction, answers), together)
             if isinstance(decision, Unplaced):
                 more = await self._more_bids(auction, answers, waited_for)
                 if more:

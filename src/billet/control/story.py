@@ -27,7 +27,11 @@ class Story:
         self._last_s = now_s
 
     def decided(
-        self, answers: Sequence[Bid | Refusal], ledger: Mapping[str, HostView], decision: Award | Unplaced
+        self,
+        answers: Sequence[Bid | Refusal],
+        ledger: Mapping[str, HostView],
+        decision: Award | Unplaced,
+        together: int,
     ) -> Award | Unplaced:
         """A decision, with everything that it was made from."""
         self.record.attempts.append(
@@ -36,6 +40,7 @@ class Story:
                 refusals=[a for a in answers if isinstance(a, Refusal)],
                 ledger=dict(ledger),
                 award=decision if isinstance(decision, Award) else None,
+                together=together,
             )
         )
         return decision

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from billet.core.bidding import PROVIDERS, closed, no_room
-from billet.core.model import Auction, Award, Bid, HostView, Reason, Refusal, Score, Unplaced
-from billet.core.scoring import Weights, price
+from billet.core.model import ZERO, Auction, Award, Bid, HostView, Reason, Refusal, Resources, Score, Unplaced
+from billet.core.scoring import Weights, price, utilisation
 
 # What flintlockd accepts (its own validation); a microVM outside of this is its verdict, not an auction's.
 VCPU_LIMITS = range(1, 65)
@@ -22,6 +22,15 @@ def hopeless(auction: Auction) -> bool:
         or auction.demand.memory_mib not in MEMORY_MIB_LIMITS
         or not (auction.provider in PROVIDERS or auction.provider == "")
     )
+
+
+def largest_first(demands: Sequence[Resources], whole: Resources) -> list[int]:
+    """The order in which auctions that wait together are decided: their positions, first come first where alike.
+
+    The largest is the one with the largest dominant share of the whole fleet. Large ones go where they fit best
+    while there is choice, and small ones level what is left: longest processing time first (Graham, 1969).
+    """
+    return sorted(range(len(demands)), key=lambda n: -utilisation(whole, ZERO, demands[n]))
 
 
 def award(

@@ -12,12 +12,16 @@ from billet.core.scoring import Weights
 
 @dataclass(slots=True)
 class Attempt:
-    """One decision: the answers, what the ledger counted of the hosts that bid, and who won (None: nobody)."""
+    """One decision: the answers, what the ledger counted of the hosts that bid, and who won (None: nobody).
+
+    `together` auctions were cleared at this moment, the largest first; 1 is this one alone.
+    """
 
     bids: list[Bid]
     refusals: list[Refusal]
     ledger: dict[str, HostView]
     award: Award | None
+    together: int = 1
 
 
 @dataclass(slots=True)

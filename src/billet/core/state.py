@@ -56,6 +56,7 @@ class State:
     by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
     on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
     ranking: Ranking = field(default_factory=Ranking)  # the emptiest hosts first
+    whole: Resources = ZERO  # what all hosts together may promise
 
     def room(self, host_id: str) -> Resources:
         """What is still free on a host; nothing on one that is not known."""
@@ -79,9 +80,11 @@ def apply(state: State, change: Change) -> None:
     """Take one step, in place. O(1) in hosts and placements."""
     match change:
         case PutHost(host):
+            _offer(state, host.id, host.allocatable)
             state.hosts[host.id] = host
             _rank(state, host.id)
         case DropHost(host_id):
+            _offer(state, host_id, ZERO)
             state.hosts.pop(host_id, None)
             state.ranking.drop(host_id)
         case PutPlacement(placement):
@@ -89,6 +92,11 @@ def apply(state: State, change: Change) -> None:
             _insert(state, placement)
         case DropPlacement(placement_id):
             _remove(state, placement_id)
+
+
+def _offer(state: State, host_id: str, allocatable: Resources) -> None:
+    old = state.hosts.get(host_id)
+    state.whole = state.whole.minus(old.allocatable if old else ZERO).plus(allocatable)
 
 
 def holds_room(placement: Placement) -> bool:
@@ -143,4 +151,6 @@ def check(state: State) -> None:
             sums[placement.host] = sums.get(placement.host, ZERO).plus(placement.demand)
     for host_id in sums.keys() | state.taken.keys():
         assert sums.get(host_id, ZERO) == state.taken.get(host_id, ZERO), host_id
+    allocatable = [host.allocatable for host in state.hosts.values()]
+    assert state.whole == Resources(*(sum(amounts) for amounts in zip(*allocatable, strict=True)))
     assert {p.uid: p.id for p in state.placements.values() if p.uid} == state.by_uid

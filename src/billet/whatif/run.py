@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from billet.core.model import ZERO, Resources
+from billet.core.auction import largest_first
+from billet.core.model import ZERO
 from billet.core.scoring import utilisation
 from billet.whatif.fleet import Fleet
 from billet.whatif.measures import Balance, Count, Refused, balance
@@ -65,7 +66,6 @@ class _Playing:
         self._fleet = Fleet(workload.hosts)
         self._chooser = rule.start(self._fleet)
         self._at_once = at_once
-        self._whole = Resources(*(sum(amounts) for amounts in zip(*workload.hosts.values(), strict=True)))
         self._waiting: dict[str, Create] = {}
 
     def take(self, event: Create | Delete | Mark) -> None:
@@ -83,12 +83,11 @@ class _Playing:
                 self.result.marks[name] = self._balance()
 
     def clear(self) -> None:
-        """Place all that wait, largest first: by the share of the whole fleet that each takes."""
+        """Place all that wait, largest first."""
         creates = list(self._waiting.values())
-        if len(creates) > 1:
-            creates.sort(key=lambda create: -utilisation(self._whole, ZERO, create.demand))
         self._waiting.clear()
-        for vm, demand in creates:
+        for n in largest_first([create.demand for create in creates], self._fleet.state.whole):
+            vm, demand = creates[n]
             host_id = self._chooser.choose(vm, demand)
             self.count.add(demand, host_id is None)
             if host_id is not None:

@@ -1,0 +1,41 @@
+"""Auctions that are ready to be decided at the same moment are cleared together, the largest first."""
+
+from __future__ import annotations
+
+import asyncio
+
+from billet.core.auction import largest_first
+from billet.core.model import Resources
+from billet.core.state import State
+
+
+class Clearing:
+    """Gives out turns to decide.
+
+    Invariant: an auction that has its turn decides and claims its room before it waits for anything else. So each
+    sees the claims of those before it (promise 1), and turns that are given out together are taken in their order.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._waiting: list[tuple[Resources, asyncio.Future[int]]] = []
+
+    async def turn(self, demand: Resources) -> int:
+        """Wait for one's turn; returns how many are cleared together.
+
+        No timer: together are those whose bids came with the same message, or that the event loop found ready side
+        by side. One that is alone has its turn as soon as the loop comes round.
+        """
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._clear)
+        turn: asyncio.Future[int] = loop.create_future()
+        self._waiting.append((demand, turn))
+        return await turn
+
+    def _clear(self) -> None:
+        """The loop wakes those whose futures are done in the order in which they were."""
+        waiting, self._waiting = self._waiting, []
+        ready = [(demand, turn) for demand, turn in waiting if not turn.done()]  # the others were cancelled
+        for n in largest_first([demand for demand, _ in ready], self._state.whole):
+            ready[n][1].set_result(len(ready))

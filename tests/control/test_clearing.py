@@ -1,0 +1,126 @@
+"""Auctions that wait together are cleared together, largest first; alone, none waits. Real ledger and store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from billet.adapters.sqlite import SqliteStore
+from billet.control.attendance import Attendance
+from billet.control.auctioneer import Auctioneer, Caller, Rules
+from billet.control.clearing import Clearing
+from billet.control.ledger import Ledger
+from billet.control.story import Story
+from billet.core.auction import largest_first
+from billet.core.bidding import bid
+from billet.core.errors import NoRoom
+from billet.core.model import ZERO, Auction, Bid, Facts, Host, Refusal, Resources
+from billet.core.scoring import DEFAULT_WEIGHTS
+from billet.core.state import PutHost, State, load
+from billet.node import SystemClock
+from billet.ports import Created, How, Leader, Outcome
+
+SMALL, MIDDLE, LARGE = Resources(1, 1024, 0, 1), Resources(2, 8192, 0, 1), Resources(4, 4096, 0, 1)
+ROOM = Resources(4, 16384, 0, 10)
+
+
+class OneRound:
+    """Hosts whose bids, all on empty hosts, come back together when everybody has been called."""
+
+    def __init__(self, hosts: Sequence[Host], auctions: int) -> None:
+        self.hosts = {host.id: host for host in hosts}
+        self.orders: dict[str, str] = {}
+        self._awaited = auctions
+        self._all_called = asyncio.Event()
+
+    def instance(self, host_id: str) -> str:
+        return "one"
+
+    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
+        self._awaited -= 1
+        if self._awaited == 0:
+            asyncio.get_running_loop().call_soon(self._all_called.set)  # so that they wake in the order of calls
+        await self._all_called.wait()
+        return [bid(self.hosts[host_id], ZERO, Facts(), auction, DEFAULT_WEIGHTS) for host_id in host_ids]
+
+    async def create(self, host_id: str, auction: Auction, request: bytes, timeout_s: float, how: How) -> Outcome:
+        self.orders[auction.id] = host_id
+        return Created(f"U-{auction.id}", b"reply")
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = SqliteStore(tmp_path / "billet.db")
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def hold(store: SqliteStore, rooms: dict[str, Resources], demands: Sequence[Resources]):
+    """All of these auctions at once: hosts, stories by auction, outcomes."""
+    term = await store.campaign(Leader("a", "", ""))
+    ledger = Ledger(load((await store.load()).changes), store, term)
+    hosts = [Host(name, room, room) for name, room in rooms.items()]
+    await ledger.settle([PutHost(host) for host in hosts])
+    ready, stories = Attendance(), []
+    for name in rooms:
+        ready.add(name)
+    link = OneRound(hosts, len(demands))
+    maker = Auctioneer(ledger, link, ready, Rules(arrive_s=0.0), SystemClock(), stories.append)
+
+    async def create(n: int, demand: Resources) -> bytes:
+        caller = Caller(10.0)
+        caller.waiting = 1
+        return await maker.create(Auction(f"a{n}", "ns", f"a{n}", demand), b"", caller)
+
+    creating = [create(n, demand) for n, demand in enumerate(demands)]
+    outcomes = await asyncio.gather(*creating, return_exceptions=True)
+    return link, {story.record.auction.id: story for story in stories}, outcomes
+
+
+def together(story: Story) -> list[int]:
+    return [attempt.together for attempt in story.record.attempts]
+
+
+async def test_the_largest_of_those_that_wait_is_awarded_first(store: SqliteStore) -> None:
+    """Only one can have the host, and it came last. Broken on purpose (in the order of arrival): a0 has it."""
+    link, stories, outcomes = await hold(store, {"h": ROOM}, [SMALL, MIDDLE, LARGE])
+    assert link.orders == {"a2": "h"}
+    assert [isinstance(outcome, NoRoom) for outcome in outcomes] == [True, True, False]
+    assert together(stories["a2"]) == [3]
+
+
+async def test_each_sees_the_claims_of_those_before_it(store: SqliteStore) -> None:
+    """Every bid was worked out on empty hosts, and yet none of them gets two."""
+    link, stories, _ = await hold(store, {f"h{n}": ROOM for n in range(8)}, [SMALL] * 8)
+    assert sorted(link.orders.values()) == [f"h{n}" for n in range(8)]
+    taken = [sum(v.taken.vms for v in story.record.attempts[0].ledger.values()) for story in stories.values()]
+    assert sorted(taken) == list(range(8))
+    assert all(together(story) == [8] for story in stories.values())
+
+
+async def test_one_that_is_alone_has_its_turn_as_the_loop_comes_round() -> None:
+    turn = asyncio.create_task(Clearing(State()).turn(SMALL))
+    for _ in range(3):  # it joins, is called, and wakes
+        await asyncio.sleep(0)
+    assert turn.done()
+    assert turn.result() == 1
+
+
+async def test_one_that_is_called_off_holds_nobody_up() -> None:
+    clearing = Clearing(State())
+    turns = [asyncio.create_task(clearing.turn(SMALL)) for _ in range(3)]
+    await asyncio.sleep(0)
+    turns[1].cancel()
+    await asyncio.wait(turns)
+    assert [turn.cancelled() or turn.result() for turn in turns] == [2, True, 2]
+
+
+def test_largest_is_by_the_dominant_share_of_the_fleet_and_first_come_first_where_alike() -> None:
+    whole = Resources(100, 200 * 1024, 0, 100)
+    demands = [Resources(2, 2048, 0, 1), Resources(1, 8192, 0, 1), Resources(2, 1024, 0, 1), Resources(8, 1024, 0, 1)]
+    assert largest_first(demands, whole) == [3, 1, 0, 2]
+    assert largest_first([], ZERO) == []
