@@ -27,6 +27,7 @@ from billet.core.model import (
     Unplaced,
 )
 from billet.core.policies import named
+from billet.core.record import Called
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutPlacement
 from billet.ports import Clock, Created, Denied, Hosts, How, NotTaken, Unknown
@@ -206,6 +207,7 @@ class Auctioneer:
     # The steps of an auction, each a line of `_auction`.
 
     async def _first_bids(self, auction: Auction, story: Story) -> list[Bid | Refusal]:
+        story.record.called = self._called()
         answers = await self._ask(auction, set())
         story.leg("bids")
         return answers
@@ -237,6 +239,12 @@ class Auctioneer:
         host_ids = self._shortlist(auction, asked)
         return await self._hosts.call_for_bids(auction, host_ids) if host_ids else []
 
+    def _called(self) -> Called:
+        hosts, most = self._ledger.state.hosts, self._rules.ask_hosts
+        if most and len(hosts) > most:
+            return Called(len(hosts), most)
+        return Called(len(hosts), absent=tuple(host_id for host_id in hosts if host_id not in self._ready))
+
     def _shortlist(self, auction: Auction, asked: set[str]) -> list[str]:
         state, ask = self._ledger.state, self._rules.ask_hosts
         if ask == 0 or len(state.hosts) <= ask:
@@ -254,7 +262,7 @@ class Auctioneer:
         return state.ranking.shortlist(auction.id, ask, self._rules.ask_random, fits, fullest_first)
 
     def _decide(self, auction: Auction, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
-        views = {a.host: view for a in answers if isinstance(a, Bid) and (view := self._ledger.state.view(a.host))}
+        views = {a.host: view for a in answers if (view := self._ledger.state.view(a.host))}
         return views, award(auction, answers, views, self._rules.weights)
 
     def _placement(self, auction: Auction, decision: Award) -> Placement:
