@@ -205,7 +205,12 @@ class Server:
         config = self._config
         ledger.gone = self._gone
         rules = Rules(
-            config.weights, config.ask_hosts, config.ask_random, config.create_timeout_s, config.call_timeout_s
+            config.weights,
+            config.ask_hosts,
+            config.ask_random,
+            config.create_timeout_s,
+            config.call_timeout_s,
+            config.shadow_weights,
         )
         reconciler = Reconciler(
             ledger, self._clock, config.settle_after_s, KEEP_LOST_S, self._delete, config.fence_after_s

@@ -57,6 +57,20 @@ def test_other_fleets_and_json(folder):
     assert any("h1" in note for note in json.loads(told.stdout)["assumed"])
 
 
+def test_the_shadow_says_how_often_it_differed_and_what_it_would_have_come_to(folder, tmp_path):
+    log = AuctionLog(tmp_path / "auctions.db")
+    for record in a_day(3, events=30).records:
+        for attempt in record.attempts:
+            attempt.shadow = "h0"
+        record.shadow = "pack"
+        log.append(record.auction.id, [], encode(record))
+    log.close()
+    told = replay("--data-dir", tmp_path, "--shadow")
+    assert re.search(r"In the shadow, pack would have taken another host in \d+ of \d+ awards", told.stdout)
+    assert "billet pack" in told.stdout
+    assert "no policy ran in the shadow" in replay("--data-dir", folder, "--shadow").stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [

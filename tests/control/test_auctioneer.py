@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
@@ -30,9 +31,13 @@ from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import PutHost, PutPlacement, apply, load
 from billet.node import SystemClock
 from billet.ports import Created, How, Leader, NotTaken, Outcome
+from billet.whatif.past import shadows
+from billet.wire.auction_records import encode, readable
 
 ROOM = Resources(2, 4096, 0, 10)
+WIDE = Resources(16, 16384, 0, 10)
 SHAPE = Resources(2, 1024, 0, 1)
+RULES = Rules()
 Answer = Callable[[str, Auction], Bid | Refusal]
 
 
@@ -81,11 +86,11 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     await store.close()
 
 
-def auctioneer(ledger: Ledger, hosts: Hosts) -> tuple[Auctioneer, list[Story]]:
+def auctioneer(ledger: Ledger, hosts: Hosts, rules: Rules = RULES) -> tuple[Auctioneer, list[Story]]:
     ready, stories = Attendance(), []
     for name in ledger.state.hosts:
         ready.add(name)
-    return Auctioneer(ledger, hosts, ready, Rules(), SystemClock(), stories.append), stories
+    return Auctioneer(ledger, hosts, ready, rules, SystemClock(), stories.append), stories
 
 
 def caller() -> Caller:
@@ -196,3 +201,25 @@ async def test_a_record_says_which_hosts_were_not_there(ledger: Ledger) -> None:
     await create(maker, "vm")
     assert stories[0].record.called == (3, 0, ("h1",))
     assert hosts.called == [["h0", "h2"]]
+
+
+async def test_the_shadow_is_written_down_and_never_acted_on(ledger: Ledger) -> None:
+    """Broken on purpose (the shadow's host is ordered): both go to one host."""
+
+    def by_the_ledger(host_id: str, auction: Auction) -> Bid | Refusal:
+        taken = ledger.state.taken.get(host_id, ZERO)
+        return bid(Host(host_id, WIDE, WIDE), taken, Facts(), auction, DEFAULT_WEIGHTS)
+
+    await ledger.settle([PutHost(Host(name, WIDE, WIDE)) for name in ("h0", "h1", "h2")])
+    hosts = Hosts(by_the_ledger, by_the_ledger)
+    rules = Rules(shadow=DEFAULT_WEIGHTS._replace(policy="pack"))
+    maker, stories = auctioneer(ledger, hosts, rules)
+    await create(maker, "first")
+    await create(maker, "second")
+    first, second = (story.record for story in stories)
+    assert (first.shadow, second.attempts[0].shadow) == ("pack", first.host)
+    assert second.attempts[0].award.host == second.host != first.host
+    assert hosts.orders == [first.host, second.host]
+    (said,) = shadows([first, second])
+    assert (said.policy, said.awards, said.others) == ("pack", 2, 1)
+    assert json.loads(readable(encode(second)))["attempts"][0]["shadow"] == first.host

@@ -18,7 +18,7 @@ from billet.core.policies import POLICIES
 
 if TYPE_CHECKING:
     from billet.client import Address
-    from billet.whatif.past import Past
+    from billet.whatif.past import Past, Shadow
     from billet.whatif.run import Result
 
 SHAPE = re.compile(r"(\d+)[x\u00d7](\d+)c(\d+)g(?:(\d+)d)?", re.IGNORECASE)
@@ -56,12 +56,16 @@ class Row(NamedTuple):
     "--data-dir", "folders", multiple=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
     help="Read the records in this server's --data-dir instead of asking a server. Give each server's.",
 )  # fmt: skip
+@click.option(
+    "--shadow", "beside", is_flag=True,
+    help="How often the policy of billet server --shadow decided otherwise, and what it would have come to.",
+)  # fmt: skip
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report with charts here.")
 @client_options
 @output_option
 def replay(
     address: Address, output: str, policies: tuple[str, ...], without: tuple[str, ...], more: tuple[str, ...],
-    folders: tuple[Path, ...], html: Path | None,
+    folders: tuple[Path, ...], beside: bool, html: Path | None,
 ) -> None:  # fmt: skip
     """Ask what would have happened to the auctions on record: by another policy, or on another fleet.
 
@@ -70,17 +74,25 @@ def replay(
 
     \b
     billet replay --policy pack
+    billet replay --shadow
     billet replay --without host-3
     billet replay --with 3x16c32g --html report.html
     """
+    from billet.whatif.past import assumed
+
     added = [shape for text in more for shape in shapes(text)]
     source = _from_files(folders) if folders else _from_server(address)
-    known = _past(source)
+    known, shades = _past(source)
+    if beside:
+        if not shades:
+            raise BilletError("no policy ran in the shadow of these auctions; see --shadow of billet server")
+        policies = (*policies, *(shade.policy for shade in shades))
     missing = [host_id for host_id in without if host_id not in known.hosts]
     if missing:
         raise BilletError(f"no host {missing[0]!r} is on record; there are {', '.join(sorted(known.hosts))}")
     rows = _play(known, policies, without, _added(known, added), SAMPLES if html else 0)
-    _print(known, source, rows, without, output, html)
+    said = [_said(known, source), *(map(_shade, shades) if beside else ())]
+    _print(" ".join(said), assumed(known, without), rows, output, html)
 
 
 def shapes(text: str) -> list[Resources]:
@@ -133,14 +145,15 @@ def _from_server(address: Address) -> Source:
     return Source(got[False], got[True], f"that {whose}, which leads now, held itself")
 
 
-def _past(source: Source) -> Past:
-    from billet.whatif.past import past
+def _past(source: Source) -> tuple[Past, list[Shadow]]:
+    from billet.whatif.past import past, shadows
     from billet.wire.auction_records import decode, decode_gone
 
-    known = past(map(decode, source.records), map(decode_gone, source.ends))
+    records = [decode(data) for data in source.records]
+    known = past(records, map(decode_gone, source.ends))
     if not known.hosts:
         raise BilletError(f"there are no auctions on record {source.whose}; see --record-auctions of billet server")
-    return known
+    return known, shadows(records)
 
 
 def _play(
@@ -163,16 +176,11 @@ def _play(
     return rows
 
 
-def _print(
-    known: Past, source: Source, played: Sequence[Row], without: Sequence[str], output: str, html: Path | None
-) -> None:
+def _print(said: str, notes: Sequence[str], played: Sequence[Row], output: str, html: Path | None) -> None:
     from billet.commands.simulate import write
     from billet.show.simulate import columns, compared, rows
-    from billet.whatif.past import assumed
     from billet.whatif.report import page
 
-    said = _said(known, source)
-    notes = assumed(known, without)
     heads = [*columns(["peak", "end"]), "elsewhere"]
     body = rows({row.result.rule: [row.result] for row in played}, ["peak", "end"])
     body = [[*cells, str(row.elsewhere)] for cells, row in zip(body, played, strict=True)]
@@ -197,6 +205,11 @@ def _said(known: Past, source: Source) -> str:
         f"{known.records} auctions {source.whose}, {begin} to {end}: {len(known.placed)} microVMs placed,"
         f" {known.refused} refused{again}, {known.ended} ended, {len(known.hosts)} hosts."
     )
+
+
+def _shade(shade: Shadow) -> str:
+    share = f"{shade.others} of {shade.awards} awards ({shade.others / shade.awards:.0%})"
+    return f"In the shadow, {shade.policy} would have taken another host in {share}."
 
 
 def _plain(row: Row) -> dict[str, object]:

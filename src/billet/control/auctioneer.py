@@ -42,6 +42,7 @@ class Rules:
     ask_random: int = 4  # hosts asked besides, drawn by a hash of the auction
     create_timeout_s: float = 30.0
     call_timeout_s: float = 10.0
+    shadow: Weights | None = None  # decides beside `weights`, for the record only
     arrive_s: float = 5.0  # how long a new leader hopes for hosts that have not come to it yet
 
 
@@ -83,7 +84,7 @@ class Auctioneer:
 
     async def create(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
         """One microVM: returns flintlockd's own reply, to the byte but for the token. Raises BilletError."""
-        story = Story(auction, self._rules.weights, self._clock)
+        story = Story(auction, self._rules.weights, self._clock, self._rules.shadow)
         try:
             reply = await self._auction(auction, request, caller, story)
         except BilletError as error:

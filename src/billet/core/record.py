@@ -19,6 +19,7 @@ class Attempt:
     refusals: list[Refusal]
     ledger: dict[str, HostView]
     award: Award | None
+    shadow: str = ""  # whom the policy in the shadow would have taken
 
 
 class Called(NamedTuple):
@@ -46,6 +47,7 @@ class Record:
     legs_ms: dict[str, float] = field(default_factory=dict)
     v: int = 2
     called: Called = field(default_factory=Called)
+    shadow: str = ""  # the policy that decides in the shadow of the real one; "" = none
 
 
 class Gone(NamedTuple):

@@ -119,6 +119,26 @@ def elsewhere(past: Past, chosen: Mapping[str, str | None]) -> int:
     return sum(host != past.placed.get(vm) for vm, host in chosen.items())
 
 
+class Shadow(NamedTuple):
+    """How often a policy in the shadow would have taken another host than the one that won."""
+
+    policy: str
+    awards: int
+    others: int
+
+
+def shadows(records: Iterable[Record]) -> list[Shadow]:
+    """One for each policy that ran in the shadow, in the order of their first records."""
+    awards: Counter[str] = Counter()
+    others: Counter[str] = Counter()
+    for record in records:
+        for attempt in record.attempts if record.shadow else ():
+            if attempt.award and attempt.shadow:
+                awards[record.shadow] += 1
+                others[record.shadow] += attempt.shadow != attempt.award.host
+    return [Shadow(policy, count, others[policy]) for policy, count in awards.items()]
+
+
 def assumed(past: Past, without: Sequence[str] = ()) -> list[str]:
     """What the answer rests on, in sentences."""
     share = past.agreeing / past.views if past.views else 1.0

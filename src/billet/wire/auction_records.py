@@ -69,6 +69,7 @@ def readable(data: bytes) -> bytes:
             "auction": auction,
             "weights": record.weights._asdict(),
             "called": record.called._asdict(),
+            "shadow": record.shadow,
             "at_s": record.at_s,
             "attempts": [_attempt(record, attempt) for attempt in record.attempts],
             "outcome": outcome,
@@ -90,6 +91,7 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
         },
         "priced": {host_id: price._asdict() for host_id, price in priced.items() if isinstance(price, Score)},
         "award": award._asdict() | {"score": award.score._asdict()} if award else None,
+        "shadow": attempt.shadow,
     }
 
 
