@@ -21,6 +21,7 @@ from picows import WSMsgType
 
 from billet.adapters.link_server import AgentConnection, LinkServer, Reign
 from billet.adapters.stores import open_store
+from billet.api.fleet import Nothing
 from billet.api.service import FlintlockService
 from billet.control.auctioneer import Auctioneer, Rules
 from billet.control.ledger import Ledger
@@ -142,7 +143,7 @@ async def reign(store: Store, term: Term, link: LinkServer, hosts: list[VirtualH
     clock, rules = SystemClock(), Rules()
     reconciler = Reconciler(ledger, clock, 60.0, 86_400.0, refuse)
     auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda story: None)
-    service = FlintlockService(Office(ledger, auctioneer, reconciler, link, rules), lambda key: [])
+    service = FlintlockService(Office(ledger, auctioneer, reconciler, link, rules), Nothing(), "bench")
     link.begin(Reign(term.number, rules.weights, reconciler, rules.arrive_s, ledger.end))
     reconciling = asyncio.create_task(reconciler.run())
     await service.unary(flintlock.CREATE, create_request(), 30.0, {TOKEN: f"01NEW{n:021d}"})

@@ -32,6 +32,7 @@ COMMANDS = {
     "simulate": Target(
         "billet.commands.simulate", "simulate", "Place a workload as Billet would and as others do, and compare."
     ),
+    "replay": Target("billet.commands.replay", "replay", "What would have happened to the auctions on record."),
     "sim": Target("billet.commands.sim", "sim", "Whole clusters in virtual time, with everything going wrong."),
     "certs": Target("billet.commands.certs", "certs", "Make a CA and certificates to begin with."),
     "fake-flintlockd": Target(

@@ -28,9 +28,8 @@ class About(NamedTuple):
     text: str
     low: float | None = None
     high: float | None = None
-    kind: str = (
-        ""  # "endpoint", "endpoint?" (may be empty), "endpoints", "file", "folder", "policy", "secret", "store"
-    )
+    # "endpoint", "endpoints", "file", "folder", "policy", "secret", "store"; those with a "?" may be empty
+    kind: str = ""
 
 
 def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
@@ -157,6 +156,10 @@ class ServerConfig:
         Weights().policy, SCORE, "How hosts are chosen: spread (evenly full), pack (few hosts in use), fast"
         " (soonest booted). docs/scheduling.md helps to choose.", kind="policy",
     )  # fmt: skip
+    shadow: str = setting(
+        "", SCORE, "A policy that decides beside the real one, for the record only: `billet explain` and"
+        " `billet replay --shadow` compare them. Empty = none; costs some 0.1 ms for each create.", kind="policy?",
+    )  # fmt: skip
     shape_weight: float = setting(
         Weights().shape, SCORE, "How much the shape of the free room counts. 0 = only how full a host is, which takes"
         " more small microVMs at the very end; more keeps large hosts for large microVMs.", low=0, high=2,
@@ -190,6 +193,11 @@ class ServerConfig:
                 "or --link-insecure on a network where everyone may join"
             )
         _check_pair(self.etcd_tls_cert, self.etcd_tls_key, "etcd-tls-cert", "etcd-tls-key")
+
+    @property
+    def shadow_weights(self) -> Weights | None:
+        """Those of the policy in the shadow, which has the other settings of the real one."""
+        return self.weights._replace(policy=self.shadow) if self.shadow else None
 
     @property
     def weights(self) -> Weights:
@@ -310,7 +318,7 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
             raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
         case "folder" if not Path(value).is_dir():
             raise ConfigError(f"{name} is {value!r}, which is not a folder; make it, or give another")
-        case "policy" if value not in POLICIES:
+        case "policy" | "policy?" if value not in POLICIES and (value or kind == "policy"):
             raise ConfigError(f"{name} is {value!r}; there are {', '.join(POLICIES)}")
         case "store" if not value.startswith(STORE_SCHEMES):
             raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")

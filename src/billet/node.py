@@ -42,7 +42,8 @@ from billet.control.office import Office
 from billet.control.reconciler import Reconciler
 from billet.control.story import Story
 from billet.core.errors import BilletError, Code, ConfigError, StoreAway, StoreCorrupt, StoreError
-from billet.core.model import Host, Resources
+from billet.core.model import Host, Placement, Resources
+from billet.core.record import Gone
 from billet.ports import Leader, Store
 from billet.wire import auction_records, auth, flintlock, tls
 from billet.wire.headers import FORWARDED, proof, token_of
@@ -159,7 +160,7 @@ class Server:
                 await asyncio.sleep(1.0)
                 continue
             office = self._open_office(ledger)
-            service = FlintlockService(office, self._explain)
+            service = FlintlockService(office, self._log, self._config.id)
             self._ledger, self._service = ledger, service
             self._link.begin(
                 Reign(ledger.term.number, self._config.weights, office.reconciler, office.rules.arrive_s, ledger.end)
@@ -214,8 +215,14 @@ class Server:
 
     def _open_office(self, ledger: Ledger) -> Office:
         config = self._config
+        ledger.gone = self._gone
         rules = Rules(
-            config.weights, config.ask_hosts, config.ask_random, config.create_timeout_s, config.call_timeout_s
+            config.weights,
+            config.ask_hosts,
+            config.ask_random,
+            config.create_timeout_s,
+            config.call_timeout_s,
+            config.shadow_weights,
         )
         reconciler = Reconciler(
             ledger, self._clock, config.settle_after_s, KEEP_LOST_S, self._delete, config.fence_after_s
@@ -283,8 +290,9 @@ class Server:
         names = [name, record.auction.name, *([record.uid] if record.uid else [])]
         self._log.append(record.auction.id, names, auction_records.encode(record))
 
-    def _explain(self, key: str) -> list[bytes]:
-        return [auction_records.readable(data) for data in self._log.find(key)]
+    def _gone(self, placement: Placement) -> None:
+        gone = Gone(placement.id, placement.host, placement.demand, self._clock.now_s())
+        self._log.append_gone(auction_records.encode_gone(gone))
 
     def _reachable(self, endpoint: str, port: int) -> str:
         host, _ = split_endpoint(endpoint)

@@ -68,6 +68,13 @@ def test_an_auction_marks_what_was_priced_anew_and_who_won():
     assert "booted on host-1 as 01UID" in said
 
 
+@pytest.mark.parametrize(("taken", "words"), [("host-2", "host-2"), ("host-1", "the same")])
+def test_an_auction_tells_what_the_policy_in_the_shadow_would_have_taken(taken, words):
+    record = a_record({**AWARDED, "shadow": taken}) | {"shadow": "pack"}
+    assert f"shadow (pack): would have taken {words}\n" in text(explained(record))
+    assert "shadow" not in text(explained(a_record(AWARDED)))
+
+
 def test_an_auction_counts_its_refusals_by_reason():
     lines = text(explained(a_record(AWARDED))).splitlines()
     counted = next(line for line in lines if "not enough memory" in line)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from billet.adapters.records import MAX_UNWRITTEN, AuctionLog
+from billet.adapters.records import MAX_UNWRITTEN, AuctionLog, read_file
+from billet.core.errors import ConfigError
 
 SOON_S = 20.0
 
@@ -186,3 +187,36 @@ def test_more_than_can_wait_costs_the_oldest(path: Path, monkeypatch: pytest.Mon
     assert log.last(1) == [b"%d" % (MAX_UNWRITTEN + 6)]
     log.close()
     assert on_disk(path) == MAX_UNWRITTEN
+
+
+def test_records_and_ends_are_read_page_by_page_and_from_the_file_alone(path: Path) -> None:
+    log = AuctionLog(path, keep=20)
+    for n in range(25):
+        log.append(f"key-{n}", [], b"%d" % n)
+        log.append_gone(b"gone-%d" % n)
+    until(lambda: on_disk(path) == 20)
+    until(lambda: log.page(0, 100)[0][-1:] == [b"24"])
+    pages, after = [], 0
+    while True:
+        page, after = log.page(after, 8)
+        pages.append(page)
+        if not after:
+            break
+    assert [len(page) for page in pages] == [8, 8, 4]
+    assert [row for page in pages for row in page] == [b"%d" % n for n in range(5, 25)]
+    assert log.page(0, 100, gone=True) == ([b"gone-%d" % n for n in range(5, 25)], 0)
+    assert log.last(1) == [b"24"], "an end is no record"
+    log.close()
+    assert [len(rows) for rows in read_file(path)] == [20, 20]
+
+
+def test_a_file_of_before_there_were_ends_can_be_read(path: Path) -> None:
+    log = AuctionLog(path)
+    log.append("key", [], b"one")
+    log.close()
+    db = sqlite3.connect(path)
+    db.execute("DROP TABLE gone")
+    db.close()
+    assert read_file(path) == ([b"one"], [])
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_file(path.with_name("nowhere.db"))

@@ -7,11 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import structlog
+
+from billet.core.errors import ConfigError
 
 log = structlog.get_logger()
 
@@ -23,11 +25,18 @@ SCHEMA = """
 CREATE TABLE IF NOT EXISTS auctions (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS names (name TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (name, seq)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS names_by_seq ON names (seq);
+CREATE TABLE IF NOT EXISTS gone (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 """
 
 
+_PAGE = {
+    False: "SELECT seq, payload FROM auctions WHERE seq > ? ORDER BY seq LIMIT ?",
+    True: "SELECT seq, payload FROM gone WHERE seq > ? ORDER BY seq LIMIT ?",
+}
+
+
 class Unwritten(NamedTuple):
-    """A record that is not on disk yet."""
+    """A record that is not on disk yet. One without names is of a microVM's end."""
 
     names: tuple[str, ...]
     payload: bytes
@@ -61,11 +70,18 @@ class AuctionLog:
 
     def append(self, key: str, names: Sequence[str], payload: bytes) -> None:
         """Keep a record, to be looked up by its key or any of its names."""
+        self._append(Unwritten((key, *names), payload))
+
+    def append_gone(self, payload: bytes) -> None:
+        """Keep the end of a microVM; the last `keep` of them are kept as well."""
+        self._append(Unwritten((), payload))
+
+    def _append(self, item: Unwritten) -> None:
         if not self._keep:
             return
         if len(self._unwritten) >= MAX_UNWRITTEN:
             self._overflowed += 1
-        self._unwritten.append(Unwritten((key, *names), payload))
+        self._unwritten.append(item)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -83,7 +99,13 @@ class AuctionLog:
         with self._lock:
             fresh = [*self._writing, *self._unwritten]
             rows = self._rows("SELECT payload FROM auctions ORDER BY seq DESC LIMIT ?", count)
-        return ([item.payload for item in reversed(fresh)] + rows)[:count]
+        return ([item.payload for item in reversed(fresh) if item.names] + rows)[:count]
+
+    def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
+        """So many of the records (or ends) that are on disk, the oldest first, and where to go on: 0 = no more."""
+        with self._lock:
+            rows = self._all(_PAGE[gone], (after, limit))
+        return [row[1] for row in rows], rows[-1][0] if len(rows) == limit else 0
 
     def close(self) -> None:
         """Write what is there, and end."""
@@ -114,6 +136,9 @@ class AuctionLog:
         with self._lock:
             self._db.execute("BEGIN")
             for item in batch:
+                if not item.names:
+                    self._db.execute("INSERT INTO gone (payload) VALUES (?)", (item.payload,))
+                    continue
                 self._seq += 1
                 self._db.execute("INSERT INTO auctions VALUES (?, ?)", (self._seq, item.payload))
                 self._db.executemany(
@@ -121,6 +146,7 @@ class AuctionLog:
                 )
             self._db.execute("DELETE FROM names WHERE seq <= ?", (self._seq - self._keep,))
             self._db.execute("DELETE FROM auctions WHERE seq <= ?", (self._seq - self._keep,))
+            self._db.execute("DELETE FROM gone WHERE seq <= (SELECT max(seq) FROM gone) - ?", (self._keep,))
             self._db.execute("COMMIT")
             self._writing = ()
 
@@ -137,8 +163,11 @@ class AuctionLog:
                     self._db.execute("ROLLBACK")
 
     def _rows(self, query: str, given: str | int) -> list[bytes]:
+        return [row[0] for row in self._all(query, (given,))]
+
+    def _all(self, query: str, given: tuple[str | int, ...]) -> list[tuple[Any, ...]]:
         try:
-            return [row[0] for row in self._db.execute(query, (given,)).fetchall()]
+            return self._db.execute(query, given).fetchall()
         except sqlite3.Error as error:
             log.warning("records of auctions cannot be read", path=str(self._path), error=str(error))
             return []
@@ -163,6 +192,18 @@ class AuctionLog:
     def _in_memory(self, error: Exception) -> sqlite3.Connection:
         log.warning("records of auctions are kept in memory only", path=str(self._path), error=str(error))
         return _connect(":memory:")
+
+
+def read_file(path: str | Path) -> tuple[list[bytes], list[bytes]]:
+    """All records and all ends in a file, the oldest first, without its server. Raises ConfigError."""
+    try:
+        with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as db:
+            records = [row[0] for row in db.execute("SELECT payload FROM auctions ORDER BY seq")]
+            with suppress(sqlite3.OperationalError):  # a Billet of before there were ends
+                return records, [row[0] for row in db.execute("SELECT payload FROM gone ORDER BY seq")]
+            return records, []
+    except sqlite3.Error as error:
+        raise ConfigError(f"the records in {path} cannot be read: {error}") from None
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -35,6 +35,7 @@ UNARY = frozenset(
         fleet.HOSTS,
         fleet.PLACEMENTS,
         fleet.EXPLAIN,
+        fleet.RECORDS,
         fleet.CHANGE_HOST,
     }
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
 
 from billet.control.office import Office
 from billet.control.operator import Operator
@@ -11,20 +12,47 @@ from billet.core.errors import InvalidRequest
 from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
 from billet.core.scoring import utilisation
 from billet.ports import Answer
+from billet.wire.auction_records import readable
 from billet.wire.pb import fleet_pb2 as pb
 
 SERVICE = "billet.v1.Fleet"
 HOSTS = f"/{SERVICE}/Hosts"
 PLACEMENTS = f"/{SERVICE}/Placements"
 EXPLAIN = f"/{SERVICE}/Explain"
+RECORDS = f"/{SERVICE}/Records"
 CHANGE_HOST = f"/{SERVICE}/ChangeHost"
 UNREACHABLE = "UNREACHABLE"  # flintlockd has no such state: the host is not connected
+
+PAGE = 200  # records of 36 bids each stay below the 4 MB that grpc takes by default
+MOST_PAGE = 500
 
 Method = Callable[[bytes, float, Mapping[str, str]], Awaitable[Answer]]
 
 
-def fleet_methods(office: Office, explain: Callable[[str], list[bytes]]) -> dict[str, Method]:
-    """The service's methods by their full names. `explain` finds the readable records of a microVM."""
+class Records(Protocol):
+    """What a server keeps of the auctions that it held (adapters/records.py)."""
+
+    def find(self, name: str) -> list[bytes]:
+        """The records of one microVM, the newest first."""
+
+    def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
+        """Some of the records, or of the ends of microVMs, the oldest first, and where to go on."""
+
+
+class Nothing:
+    """Records, where none are kept."""
+
+    def find(self, name: str) -> list[bytes]:
+        """See Records."""
+        return []
+
+    def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
+        """See Records."""
+        return [], 0
+
+
+def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Method]:
+    """The service's methods by their full names. `server` is whose records they are."""
 
     async def hosts(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         views = [host_view(office, host) for _, host in sorted(office.ledger.state.hosts.items())]
@@ -38,8 +66,14 @@ def fleet_methods(office: Office, explain: Callable[[str], list[bytes]]) -> dict
         return Answer(pb.PlacementsReply(placements=views).SerializeToString())
 
     async def explained(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        records = explain(pb.ExplainRequest.FromString(request).key)
-        return Answer(pb.ExplainReply(record_json=records).SerializeToString())
+        found = records.find(pb.ExplainRequest.FromString(request).key)
+        return Answer(pb.ExplainReply(record_json=[readable(data) for data in found]).SerializeToString())
+
+    async def kept(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        wanted = pb.RecordsRequest.FromString(request)
+        limit = min(max(wanted.limit, 0) or PAGE, MOST_PAGE)
+        found, more = (records.find(wanted.key), 0) if wanted.key else records.page(wanted.after, limit, wanted.gone)
+        return Answer(pb.RecordsReply(record=found, next=more, server=server).SerializeToString())
 
     async def change_host(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = pb.ChangeHostRequest.FromString(request)
@@ -49,7 +83,7 @@ def fleet_methods(office: Office, explain: Callable[[str], list[bytes]]) -> dict
         view = host_view(office, host) if host else None
         return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())
 
-    return {HOSTS: hosts, PLACEMENTS: placements, EXPLAIN: explained, CHANGE_HOST: change_host}
+    return {HOSTS: hosts, PLACEMENTS: placements, EXPLAIN: explained, RECORDS: kept, CHANGE_HOST: change_host}
 
 
 async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 import structlog
 
-from billet.api.fleet import fleet_methods
+from billet.api.fleet import Records, fleet_methods
 from billet.control.auctioneer import Caller
 from billet.control.office import Office
 from billet.core.errors import Away, BilletError, Code, HostVerdict, InvalidRequest
@@ -33,7 +33,7 @@ class Creating(NamedTuple):
 class FlintlockService:
     """The leader's Backend."""
 
-    def __init__(self, office: Office, explain: Callable[[str], list[bytes]]) -> None:
+    def __init__(self, office: Office, records: Records, server: str) -> None:
         self._office = office
         self._creates: dict[str, Creating] = {}  # by token
         self._methods = {
@@ -42,7 +42,7 @@ class FlintlockService:
             wire.GET: self._get,
             wire.LIST: self._list,
             wire.SERVER_INFO: self._server_info,
-            **fleet_methods(office, explain),
+            **fleet_methods(office, records, server),
         }
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:

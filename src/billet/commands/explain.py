@@ -16,13 +16,23 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("key", metavar="UID|NAME")
+@click.option("--why-not", "host", default="", metavar="HOST", help="Why did this host not win, and what would have?")
 @client_options
 @output_option
-def explain(address: Address, output: str, key: str) -> None:
+def explain(address: Address, output: str, key: str, host: str) -> None:
     """Show the auction of a microVM: who bid what, who refused and why, who won, and how long it took.
 
     UID|NAME is a uid, a name, NAMESPACE/NAME, or an auction's id. A microVM that found no host has a record too.
+    --why-not says by what a host lost, and the smallest change that would have made it win, found by holding the
+    auction again with it; of several records of a name it takes the newest.
+
+    \b
+    billet explain demo/web
+    billet explain demo/web --why-not host-3
     """
+    if host:
+        _print_why_not(address, output, key, host)
+        return
     from billet.client import Client
     from billet.show.explain import explained
     from billet.wire.pb.fleet_pb2 import ExplainReply, ExplainRequest
@@ -31,12 +41,40 @@ def explain(address: Address, output: str, key: str) -> None:
         reply = client.fleet("Explain", ExplainRequest(key=key), ExplainReply)
     records = [json.loads(record) for record in reply.record_json]
     if not records:
-        raise BilletError(
-            f"no auction of {key!r} is on record; a server keeps the last --record-auctions that it held itself"
-        )
+        raise _none(key)
     if output == "json":
         click.echo(json.dumps(records, indent=2))
         return
     screen = console()
     for record in records:
         screen.print(explained(record))
+
+
+def _none(key: str) -> BilletError:
+    return BilletError(
+        f"no auction of {key!r} is on record; a server keeps the last --record-auctions that it held itself"
+    )
+
+
+def _print_why_not(address: Address, output: str, key: str, host: str) -> None:
+    from billet.client import Client
+    from billet.core.whynot import why_not
+    from billet.show.whynot import told, verdict, would
+    from billet.wire.auction_records import decode
+    from billet.wire.pb.fleet_pb2 import RecordsReply, RecordsRequest
+
+    with Client(address) as client:
+        kept = client.fleet("Records", RecordsRequest(key=key), RecordsReply).record
+    # A create that was sent again, and found its microVM there, has a record without an auction.
+    records = [decode(data) for data in kept]
+    record = next((record for record in records if record.attempts), None)
+    if record is None:
+        raise _none(key)
+    found = why_not(record, host)
+    if output == "json":
+        ways = [[{"what": c.what.name, "was": c.was, "to": c.to} for c in way] for way in found.ways]
+        said = " ".join([verdict(found, record), *would(found)])
+        plain = {"host": host, "asked": found.asked, "winner": found.winner, "ways": ways, "text": said}
+        click.echo(json.dumps(plain, indent=2))
+    else:
+        console().print(told(found, record))

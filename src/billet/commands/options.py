@@ -124,6 +124,7 @@ def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
                 "file": "FILE",
                 "store": "URL",
                 "policy": "|".join(POLICIES),
+                "policy?": "|".join(POLICIES),
             }
             shown = bool(item.default)
             return {"default": item.default, "show_default": shown, "metavar": metavar.get(about.kind, "TEXT")}

@@ -63,7 +63,7 @@ def simulate(
     body = rows(results, marks)
     if html:
         sections = [(w.name, [of_rule[n] for of_rule in results.values()]) for n, w in enumerate(streams)]
-        _write(html, page(sections, columns(marks), body))
+        write(html, page(sections, columns(marks), body))
     if output == "json":
         click.echo(json.dumps(_plain(streams, results), indent=2))
     else:
@@ -111,7 +111,8 @@ def _plain(streams: Sequence[Workload], results: Mapping[str, Sequence[Result]])
     }
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a report. Raises ConfigError."""
     try:
         path.write_text(text)
     except OSError as error:

@@ -28,6 +28,7 @@ from billet.core.model import (
     Unplaced,
 )
 from billet.core.policies import named
+from billet.core.record import Called
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutPlacement
 from billet.ports import Clock, Created, Denied, Hosts, How, NotTaken, Unknown
@@ -42,6 +43,7 @@ class Rules:
     ask_random: int = 4  # hosts asked besides, drawn by a hash of the auction
     create_timeout_s: float = 30.0
     call_timeout_s: float = 10.0
+    shadow: Weights | None = None  # decides beside `weights`, for the record only
     arrive_s: float = 5.0  # how long a new leader hopes for hosts that have not come to it yet
 
 
@@ -84,7 +86,7 @@ class Auctioneer:
 
     async def create(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
         """One microVM: returns flintlockd's own reply, to the byte but for the token. Raises BilletError."""
-        story = Story(auction, self._rules.weights, self._clock)
+        story = Story(auction, self._rules.weights, self._clock, self._rules.shadow)
         try:
             reply = await self._auction(auction, request, caller, story)
         except BilletError as error:
@@ -209,6 +211,7 @@ class Auctioneer:
     # The steps of an auction, each a line of `_auction`.
 
     async def _first_bids(self, auction: Auction, story: Story) -> list[Bid | Refusal]:
+        story.record.called = self._called()
         answers = await self._ask(auction, set())
         story.leg("bids")
         return answers
@@ -240,6 +243,12 @@ class Auctioneer:
         host_ids = self._shortlist(auction, asked)
         return await self._hosts.call_for_bids(auction, host_ids) if host_ids else []
 
+    def _called(self) -> Called:
+        hosts, most = self._ledger.state.hosts, self._rules.ask_hosts
+        if most and len(hosts) > most:
+            return Called(len(hosts), most)
+        return Called(len(hosts), absent=tuple(host_id for host_id in hosts if host_id not in self._ready))
+
     def _shortlist(self, auction: Auction, asked: set[str]) -> list[str]:
         state, ask = self._ledger.state, self._rules.ask_hosts
         if ask == 0 or len(state.hosts) <= ask:
@@ -257,7 +266,7 @@ class Auctioneer:
         return state.ranking.shortlist(auction.id, ask, self._rules.ask_random, fits, fullest_first)
 
     def _decide(self, auction: Auction, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
-        views = {a.host: view for a in answers if isinstance(a, Bid) and (view := self._ledger.state.view(a.host))}
+        views = {a.host: view for a in answers if (view := self._ledger.state.view(a.host))}
         return views, award(auction, answers, views, self._rules.weights)
 
     def _placement(self, auction: Auction, decision: Award) -> Placement:

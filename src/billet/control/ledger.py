@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
-from billet.core.model import Host
-from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, load
+from billet.core.model import Host, Placement
+from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
 from billet.ports import Leader, Store, Term
 
 
@@ -41,6 +41,7 @@ class Ledger:
         self.stir = asyncio.Event()  # something left a hand, or the reign ended: the reconciler looks again
         self.over = asyncio.Event()  # the reign has ended; `why` says so
         self.why = ""
+        self.gone: Callable[[Placement], None] = lambda placement: None  # told of each that gives its room back
         self._store = store
         self._amending: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by host
 
@@ -65,7 +66,10 @@ class Ledger:
         """Changes that give room back, or leave it as it is: applied once they are durable."""
         await self._commit(changes)
         for change in changes:
+            before = self._held(change)
             apply(self.state, change)
+            if before and not self._held(change):
+                self.gone(before)
 
     async def amend(self, host_id: str, become: Callable[[Host | None], Host | None]) -> None:
         """Settle what a host's record shall become of what it is; None is no record.
@@ -97,6 +101,14 @@ class Ledger:
             self.why = why
             self.over.set()
             self.stir.set()
+
+    def _held(self, change: Change) -> Placement | None:
+        """The placement that a change is about, while it holds room."""
+        match change:
+            case PutPlacement(Placement(id=placement_id)) | DropPlacement(placement_id):
+                placement = self.state.placements.get(placement_id)
+                return placement if placement and holds_room(placement) else None
+        return None
 
     def _inverse(self, change: PutPlacement) -> Change:
         old = self.state.placements.get(change.placement.id)

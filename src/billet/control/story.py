@@ -8,14 +8,17 @@ from billet.core.errors import BilletError, Code, HostVerdict, NoRoom, Uncertain
 from billet.core.model import Auction, Award, Bid, HostView, Refusal, Unplaced
 from billet.core.record import Attempt, Record
 from billet.core.scoring import Weights
+from billet.core.shadow import shadow
 from billet.ports import Clock
 
 
 class Story:
     """The record of an auction in the making, and the clock of its legs."""
 
-    def __init__(self, auction: Auction, weights: Weights, clock: Clock) -> None:
-        self.record = Record(auction, weights, at_s=clock.now_s())
+    def __init__(self, auction: Auction, weights: Weights, clock: Clock, beside: Weights | None = None) -> None:
+        """`beside` is the policy in the shadow: it decides every time as well, and only for the record."""
+        self.record = Record(auction, weights, at_s=clock.now_s(), shadow=beside.policy if beside else "")
+        self._beside = beside
         self._clock = clock
         self._begun_s = self._last_s = clock.monotonic_s()
 
@@ -41,6 +44,7 @@ class Story:
                 ledger=dict(ledger),
                 award=decision if isinstance(decision, Award) else None,
                 together=together,
+                shadow=shadow(self.record.auction, answers, ledger, self._beside) if self._beside else "",
             )
         )
         return decision

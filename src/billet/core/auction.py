@@ -7,12 +7,25 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from billet.core.bidding import PROVIDERS, closed, no_room
-from billet.core.model import ZERO, Auction, Award, Bid, HostView, Reason, Refusal, Resources, Score, Unplaced
+from billet.core.model import (
+    ZERO,
+    Auction,
+    Award,
+    Bid,
+    Facts,
+    HostView,
+    Reason,
+    Refusal,
+    Resources,
+    Score,
+    Unplaced,
+)
 from billet.core.scoring import Weights, price, utilisation
 
 # What flintlockd accepts (its own validation); a microVM outside of this is its verdict, not an auction's.
 VCPU_LIMITS = range(1, 65)
 MEMORY_MIB_LIMITS = range(1024, 32769)
+NEVER = Resources(-1, -1, -1, 1 << 62)  # so many microVMs that none counts as awarded since
 
 
 def hopeless(auction: Auction) -> bool:
@@ -78,8 +91,17 @@ def current_offer(bid: Bid, auction: Auction, ledger: Mapping[str, HostView], we
         return refusal
     if taken == bid.basis:
         return bid.score
-    waiting = bid.facts.pending + max(0, taken.vms - bid.basis.vms)
-    return price(allocatable, taken, auction.demand, bid.facts._replace(pending=waiting), weights)
+    return price(allocatable, taken, auction.demand, facts_by(bid, taken), weights)
+
+
+def facts_by(bid: Bid, taken: Resources) -> Facts:
+    """A bidder's facts by now: what was awarded to it since the bid counts as waiting for its boot."""
+    return bid.facts._replace(pending=bid.facts.pending + max(0, taken.vms - bid.basis.vms))
+
+
+def unpriced(host_id: str, facts: Facts) -> Bid:
+    """A bid on a count that no ledger has, so that `award` prices it, by these facts and its own weights."""
+    return Bid(host_id, Score(0.0, 0.0, 0.0, 0.0), NEVER, facts)
 
 
 def _lowest(auction: Auction, offers: list[tuple[Score, str, bool]]) -> tuple[Score, str, bool]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from billet.core.auction import award, current_offer
-from billet.core.model import Auction, Award, Bid, HostView, Refusal, Score, Unplaced
+from billet.core.model import Auction, Award, Bid, HostView, Refusal, Resources, Score, Unplaced
 from billet.core.scoring import Weights
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One decision: the answers, what the ledger counted of the hosts that bid, and who won (None: nobody).
+    """One decision: the answers, what the ledger counted of the hosts that gave them, and who won (None: nobody).
 
     `together` auctions were cleared at this moment, the largest first; 1 is this one alone.
     """
@@ -22,6 +23,16 @@ class Attempt:
     ledger: dict[str, HostView]
     award: Award | None
     together: int = 1
+    shadow: str = ""  # whom the policy in the shadow would have taken
+
+
+class Called(NamedTuple):
+    """Whom the call for bids went to: all of the `fleet` but those `absent`, or on a large one the `most` emptiest
+    with room (0 = all) and a few drawn."""
+
+    fleet: int = 0  # 0 = not known: the record is older than this
+    most: int = 0
+    absent: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -39,6 +50,17 @@ class Record:
     text: str = ""
     legs_ms: dict[str, float] = field(default_factory=dict)
     v: int = 2
+    called: Called = field(default_factory=Called)
+    shadow: str = ""  # the policy that decides in the shadow of the real one; "" = none
+
+
+class Gone(NamedTuple):
+    """A placement has ended, and its room is free; kept beside the records. `id` is as a rule its auction's."""
+
+    id: str
+    host: str
+    demand: Resources
+    at_s: float  # wall clock
 
 
 def replay(record: Record) -> list[Award | Unplaced]:

@@ -55,7 +55,7 @@ def explained(record: Record) -> RenderableType:
     for number, attempt in enumerate(attempts, 1):
         if len(attempts) > 1:
             parts.append(Text(f"Attempt {number} of {len(attempts)}", style="bold"))
-        parts += _attempt(attempt)
+        parts += [*_attempt(attempt), *_shadow(record, attempt)]
     parts.append(_outcome(record.get("outcome", {}), attempts))
     legs = _legs(record.get("legs_ms", {}))
     return Group(*parts, legs) if legs else Group(*parts)
@@ -165,6 +165,16 @@ def _verdict(award: Record | None, offers: int, refusals: list[Mapping[str, Any]
         return text.append("; it was the only one to bid.")
     runner_up = award.get("runner_up")
     return text.append(f", the lowest of {offers}" + (f"; runner-up: {runner_up}." if runner_up else "."))
+
+
+def _shadow(record: Record, attempt: Record) -> Iterable[Text]:
+    """What the policy in the shadow would have done, where there is one and somebody won."""
+    won, other = attempt.get("award") or {}, attempt.get("shadow")
+    if other and won:
+        same = other == won.get("host")
+        yield Text(
+            f"  shadow ({record.get('shadow')}): would have taken {'the same' if same else other}", style="dim"
+        )
 
 
 def _outcome(outcome: Record, attempts: Sequence[Record]) -> Text:

@@ -12,6 +12,7 @@ from random import Random
 from picows import WSListener
 
 from billet.adapters.link_server import LinkServer, Reign
+from billet.api.fleet import Nothing
 from billet.api.front import Front
 from billet.api.service import FlintlockService
 from billet.api.stale import StaleReads
@@ -168,7 +169,7 @@ class SimServer:
                 await asyncio.sleep(1.0)
                 continue
             office = self._open_office(ledger)
-            service = FlintlockService(office, lambda key: [])
+            service = FlintlockService(office, Nothing(), self.id)
             self._ledger, self._service = ledger, service
             self._link.begin(
                 Reign(

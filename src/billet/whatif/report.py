@@ -17,15 +17,27 @@ tr.ours { font-weight: bold } svg { max-width: 100%; height: auto; margin: .4em 
 """
 
 
-def page(sections: Sequence[tuple[str, list[Result]]], columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The report: the table, then the charts of each workload. `rows` begin with the rule's title."""
+def page(
+    sections: Sequence[tuple[str, list[Result]]],
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    command: str = "billet simulate",
+    said: str = "",
+    notes: Sequence[str] = (),
+) -> str:
+    """The report of a command: the table, then the charts of each workload. `rows` begin with the rule's title.
+
+    `said` is what the workloads are, `notes` what was assumed.
+    """
     names = [row[0] for row in rows]
+    said = said or f"Workloads: {', '.join(name for name, _ in sections)}. Means over all of them."
     body = [
-        "<!doctype html><html lang=en><meta charset=utf-8><title>billet simulate</title>",
-        f"<style>{STYLE}</style><h1>billet simulate</h1>",
-        f"<p>Workloads: {escape(', '.join(name for name, _ in sections))}. Means over all of them; lower is better,"
-        " but for Jain's index, whose best is 1. The words are explained in docs/scheduling.md.</p>",
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(command)}</title>",
+        f"<style>{STYLE}</style><h1>{escape(command)}</h1>",
+        f"<p>{escape(said)} Lower is better, but for Jain's index, whose best is 1. The words are explained in"
+        " docs/scheduling.md.</p>",
         _table(columns, rows),
+        *([f"<p>Assumed: {escape('; '.join(notes))}.</p>"] if notes else []),
         _key(names),
     ]
     for name, results in sections:

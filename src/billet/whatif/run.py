@@ -12,7 +12,7 @@ from billet.core.scoring import utilisation
 from billet.whatif.fleet import Fleet
 from billet.whatif.measures import Balance, Count, Refused, balance
 from billet.whatif.rules import Rule
-from billet.whatif.workload import Create, Delete, Mark, Workload
+from billet.whatif.workload import Create, Delete, Event, Mark, There, Workload
 
 
 class Sample(NamedTuple):
@@ -68,7 +68,7 @@ class _Playing:
         self._at_once = at_once
         self._waiting: dict[str, Create] = {}
 
-    def take(self, event: Create | Delete | Mark) -> None:
+    def take(self, event: Event) -> None:
         match event:
             case Create(vm):
                 self._waiting[vm] = event
@@ -78,6 +78,8 @@ class _Playing:
                 if vm in self._waiting:
                     self.clear()
                 self._fleet.remove(vm)
+            case There(vm, demand, host_id):
+                self._fleet.place(vm, demand, host_id)
             case Mark(name):
                 self.clear()
                 self.result.marks[name] = self._balance()

@@ -29,13 +29,21 @@ class Delete(NamedTuple):
     vm: str
 
 
+class There(NamedTuple):
+    """What is on a host whatever the rule says, such as what ran before the records begin. Not in files."""
+
+    vm: str
+    demand: Resources
+    host: str
+
+
 class Mark(NamedTuple):
     """Here the balance is measured."""
 
     name: str
 
 
-Event = Create | Delete | Mark
+Event = Create | Delete | There | Mark
 
 
 @dataclass(slots=True)

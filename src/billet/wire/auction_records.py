@@ -8,13 +8,14 @@ import msgspec
 
 from billet.core.errors import StoreCorrupt
 from billet.core.model import Bid, Refusal, Score
-from billet.core.record import Attempt, Record, prices
+from billet.core.record import Attempt, Gone, Record, prices
 
 VERSION = 2
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
 
 _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Record)
+_gone_decoder = msgspec.json.Decoder(Gone)
 
 
 def encode(record: Record) -> bytes:
@@ -37,6 +38,19 @@ def decode(data: bytes) -> Record:
     return record
 
 
+def encode_gone(gone: Gone) -> bytes:
+    """To keep beside the records."""
+    return _encoder.encode(gone)
+
+
+def decode_gone(data: bytes) -> Gone:
+    """What was kept. Raises StoreCorrupt when it is none."""
+    try:
+        return _gone_decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise StoreCorrupt(f"the end of a microVM cannot be read: {error}") from error
+
+
 def readable(data: bytes) -> bytes:
     """The same with every field named, and with what each bid counted for when the award was made."""
     record = decode(data)
@@ -54,6 +68,8 @@ def readable(data: bytes) -> bytes:
             "v": record.v,
             "auction": auction,
             "weights": record.weights._asdict(),
+            "called": record.called._asdict(),
+            "shadow": record.shadow,
             "at_s": record.at_s,
             "attempts": [_attempt(record, attempt) for attempt in record.attempts],
             "outcome": outcome,
@@ -76,6 +92,7 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
         "priced": {host_id: price._asdict() for host_id, price in priced.items() if isinstance(price, Score)},
         "award": award._asdict() | {"score": award.score._asdict()} if award else None,
         "together": attempt.together,
+        "shadow": attempt.shadow,
     }
 
 

@@ -420,6 +420,68 @@ class ExplainReply(_message.Message):
 Global___ExplainReply: _TypeAlias = ExplainReply  # noqa: Y015
 
 @_typing.final
+class RecordsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    GONE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """as in ExplainRequest: only those, the newest first, all at once"""
+    after: _builtins.int
+    """without a key: the page behind this, as `next` of the last reply said; 0 = from the oldest"""
+    limit: _builtins.int
+    """most records in this page; 0 = 200"""
+    gone: _builtins.bool
+    """not auctions, but the ends of microVMs"""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        after: _builtins.int = ...,
+        limit: _builtins.int = ...,
+        gone: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "gone", b"gone", "key", b"key", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordsRequest: _TypeAlias = RecordsRequest  # noqa: Y015
+
+@_typing.final
+class RecordsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORD_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    next: _builtins.int
+    """where the next page begins; 0 = this is the last"""
+    server: _builtins.str
+    """whose records these are: a server keeps those of the auctions that it held itself"""
+    @_builtins.property
+    def record(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """the oldest first"""
+
+    def __init__(
+        self,
+        *,
+        record: _abc.Iterable[_builtins.bytes] | None = ...,
+        next: _builtins.int = ...,
+        server: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next", b"next", "record", b"record", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordsReply: _TypeAlias = RecordsReply  # noqa: Y015
+
+@_typing.final
 class ChangeHostRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,0 +1,134 @@
+"""Why a host did not win, in sentences, and beside the winner part by part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from billet.core.model import Score
+from billet.core.record import Called, Record
+from billet.core.whynot import Change, What, WhyNot
+from billet.show.marks import gib, table
+
+PARTS = {
+    "utilisation": "how full it would be",
+    "shape": "its shape",
+    "pressure": "its pressure",
+    "delay": "its boots",
+}
+FIELDS = [part for part in Score._fields if part != "total"]
+
+
+def told(found: WhyNot, record: Record) -> RenderableType:
+    """The whole answer."""
+    parts: list[RenderableType] = [Text(verdict(found, record))]
+    if found.mine and found.winners and found.winner != found.host:
+        parts.append(_beside(found.host, found.mine, found.winner, found.winners))
+    parts += [Text(line) for line in would(found)]
+    return Group(*parts)
+
+
+def verdict(found: WhyNot, record: Record) -> str:
+    """What happened."""
+    vm = f"{record.auction.namespace}/{record.auction.name}"
+    if found.winner == found.host:
+        return f"{found.host} won {vm}."
+    if not found.asked:
+        return f"{found.host} was not asked for {vm}: {not_asked(found.host, record)}."
+    if found.refusal:
+        detail = f" ({found.refusal.detail})" if found.refusal.detail else ""
+        return f"{found.host} did not get {vm}: it {_reason(found)}{detail}."
+    assert found.mine is not None
+    assert found.winners is not None
+    if found.mine.total == found.winners.total:
+        return f"{found.host} and {found.winner} asked the same for {vm}, {found.mine.total:.3f}; the draw decided."
+    asked, winners = f"{found.mine.total:.3f}", f"{found.winners.total:.3f}"
+    return f"{found.host} asked {asked} for {vm}, and {found.winner} {winners}{_by(found)}."
+
+
+def _reason(found: WhyNot) -> str:
+    text = found.refusal.reason.value if found.refusal else ""
+    return f"had {text}" if text.startswith("no") else text
+
+
+def _by(found: WhyNot) -> str:
+    """By which parts of the score it lost, the worst first."""
+    assert found.mine is not None
+    assert found.winners is not None
+    lost = {part: getattr(found.mine, part) - getattr(found.winners, part) for part in FIELDS}
+    worst = sorted((part for part in lost if lost[part] > 0), key=lambda part: -lost[part])
+    said = ", ".join(f"{PARTS.get(part, part)} (+{lost[part]:.3f})" for part in worst)
+    return f"; it lost by {said}" if said else ""
+
+
+def not_asked(host_id: str, record: Record) -> str:
+    """Why it was left out, as far as the record can say."""
+    called: Called = record.called
+    if host_id in called.absent:
+        return "it was not connected to the leader, or not yet in line with it"
+    if called.most:
+        full = _fullest(record)
+        return (
+            f"of {called.fleet} hosts the leader asks the {called.most} that suit the policy best and have room,"
+            f" and a few drawn (--ask-hosts, --ask-random); those asked were up to {full:.0%} full"
+        )
+    return "the fleet had no such host then" if called.fleet else "the record does not say why"
+
+
+def _fullest(record: Record) -> float:
+    views = [view for attempt in record.attempts for view in attempt.ledger.values()]
+    return max((max(t / a for t, a in zip(v.taken, v.allocatable, strict=True) if a) for v in views), default=0.0)
+
+
+def would(found: WhyNot) -> Iterator[str]:
+    """What would have made it win."""
+    if found.winner == found.host or not found.asked:
+        return
+    if not found.ways:
+        yield "No single change to it would have made it win."
+        return
+    first, *others = found.ways
+    yield f"It would have won {said(first)}."
+    if others:
+        yield "Or " + ", or ".join(said(way) for way in others) + "."
+    if not found.facts_known:
+        yield "(A refusal does not tell pressure and boot queue; none was counted.)"
+
+
+def said(way: tuple[Change, ...]) -> str:
+    """The changes of one way, all of which it needs."""
+    return " and ".join(_change(change) for change in way)
+
+
+def _change(change: Change) -> str:
+    by, unit = change.was - change.to, change.what.value
+    match change.what:
+        case What.CORDONED | What.FENCED:
+            return f"were it not {unit}"
+        case What.REFUSING:
+            return "had it bid"
+        case What.QUEUE:
+            return f"with its boot queue at {change.to:.0f} instead of {change.was:.0f}"
+        case What.PRESSURE:
+            return f"with its pressure at {change.to:.2f} instead of {change.was:.2f}"
+        case What.LIKE:
+            return f"with {by:.0f} microVM{'' if by == 1 else 's'} of this size less on it"
+        case What.MEMORY | What.DISK:
+            kind = unit.removeprefix("MiB ")
+            return f"with {_amount(by)} less {kind} ({_amount(change.to)} instead of {_amount(change.was)})"
+        case _:
+            kind = unit.removesuffix(" taken")
+            return f"with {by:.0f} {kind} less taken ({change.to:.0f} instead of {change.was:.0f})"
+
+
+def _amount(mib: float) -> str:
+    return f"{mib:.0f} MiB" if mib % 1024 or not mib else f"{gib(mib)} GiB"
+
+
+def _beside(host: str, mine: Score, winner: str, winners: Score) -> RenderableType:
+    made = table("HOST", ">SCORE", *(f">{part.upper()}" for part in FIELDS))
+    for name, score, style in ((winner, winners, "bold"), (host, mine, "")):
+        made.add_row(name, f"{score.total:.3f}", *(f"{getattr(score, part):.3f}" for part in FIELDS), style=style)
+    return made

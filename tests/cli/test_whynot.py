@@ -1,0 +1,60 @@
+"""What a person reads who asks why a host did not win."""
+
+from dataclasses import replace
+
+import pytest
+
+from billet.core.model import Facts, HostView, Resources
+from billet.core.record import Called
+from billet.core.whynot import why_not
+from billet.show.whynot import told
+from tests.cli.test_tables import text
+from tests.core.test_whynot import AUCTION, ROOM, held, view
+
+
+def answer(record, host_id, width=200):
+    return " ".join(text(told(why_not(record, host_id), record), width).split())
+
+
+def test_a_fuller_host_hears_by_what_it_lost_and_what_would_have_helped():
+    said = answer(held(AUCTION, {"a": view(4), "b": view(9)}, {}), "b")
+    assert said.startswith("b asked 0.")
+    assert "; it lost by how full it would be (+0.312), its shape (+0." in said
+    assert "It would have won with 5 vCPU less taken (4 instead of 9)" in said
+
+
+def test_a_queue_and_a_cordon_in_words():
+    slow = held(AUCTION, {"a": view(4), "b": view(4)}, {"a": Facts(pending=7, boot_s=3.0), "b": Facts(0, 2, 3.0)})
+    assert "with its boot queue at" in answer(slow, "a")
+    shut = held(AUCTION, {"a": view(4), "b": view(0, cordoned=True)}, {})
+    assert answer(shut, "b") == "b did not get ns/vm: it is cordoned. It would have won were it not cordoned."
+
+
+def test_a_full_host_and_one_too_small():
+    full = HostView(ROOM, Resources(16, 65536, 0, 3))
+    said = answer(held(AUCTION, {"a": view(15), "b": full}, {}), "b")
+    assert said.startswith(
+        "b did not get ns/vm: it had not enough vCPU (needs 2 vCPU, 0 free). It would have won with"
+    )
+    assert "2 vCPU less taken (14 instead of 16) and with 2 GiB less memory taken (62 GiB instead of 64 GiB)" in said
+    assert "none was counted" in said
+    small = HostView(Resources(1, 1024, 0, 9), Resources())
+    assert "No single change to it would" in answer(held(AUCTION, {"a": view(4), "b": small}, {}), "b")
+
+
+@pytest.mark.parametrize(
+    ("called", "why"),
+    [
+        (Called(3, 0, ("z",)), "it was not connected to the leader"),
+        (Called(100, 32), "of 100 hosts the leader asks the 32 that suit the policy best"),
+        (Called(3), "the fleet had no such host then"),
+        (Called(), "the record does not say why"),
+    ],
+)
+def test_a_host_that_was_not_asked_hears_why(called, why):
+    record = replace(held(AUCTION, {"a": view(4), "b": view(7)}, {}), called=called)
+    assert answer(record, "z").startswith(f"z was not asked for ns/vm: {why}")
+
+
+def test_the_winner_hears_that_it_won():
+    assert answer(held(AUCTION, {"a": view(4), "b": view(7)}, {}), "a") == "a won ns/vm."
