@@ -103,6 +103,7 @@ class Rounds:
         lots, self._next = [lot for lot in self._next if not lot.bids.done()], []
         if not lots:
             return
+        lots.sort(key=lambda lot: -lot.auction.wishes.priority)  # they are handed on, and so decided, in this order
         self._number += 1
         number = self._number % 2**32
         asked = self._send(number, lots)
