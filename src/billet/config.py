@@ -8,13 +8,14 @@ TOML file are made from these fields (billet/commands/options.py), so none of th
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
+from billet.core.quotas import Quotas, read_quota
 from billet.core.scoring import Weights
 
 STORE_FIELDS = ("store", "data_dir", "etcd_tls_ca", "etcd_tls_cert", "etcd_tls_key")  # all that leads to a store
@@ -28,8 +29,7 @@ class About(NamedTuple):
     text: str
     low: float | None = None
     high: float | None = None
-    # "endpoint", "endpoints", "file", "folder", "policy", "secret", "store"; those with a "?" may be empty
-    kind: str = ""
+    kind: str = ""  # one of those in FORMS and _check_kind, or "secret"
 
 
 def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
@@ -66,6 +66,10 @@ class ServerConfig:
     grpc_endpoint: str = setting(
         "localhost:9090", NORTH, "Where Flintlock's gRPC is served. Port 0 = any free one.", kind="endpoint"
     )
+    zone_endpoints: tuple[str, ...] = setting(
+        (), NORTH, "Serve Flintlock's gRPC at one more address, which stands for one zone: what is created through it"
+        " goes to hosts of that zone. As zone=a,listen=HOST:PORT. May be given again.", kind="zones",
+    )  # fmt: skip
     http_endpoint: str = setting(
         "localhost:8090", NORTH, "Where Flintlock's HTTP gateway is served. Empty = off.", kind="endpoint?"
     )
@@ -152,6 +156,11 @@ class ServerConfig:
         10_000, AUCTION, "How many auctions `billet explain` remembers; about 5 KiB each. 0 = none.", low=0
     )
 
+    quotas: Mapping[str, str] = setting(
+        {}, AUCTION, "The most that a namespace may take of the fleet, as vcpu:64,memory_mib:131072,disk_mib:0,vms:20"
+        " or some of these. * is each namespace without a quota of its own. May be given again.", kind="quotas",
+    )  # fmt: skip
+
     policy: str = setting(
         Weights().policy, SCORE, "How hosts are chosen: spread (evenly full), pack (few hosts in use), fast"
         " (soonest booted). docs/scheduling.md helps to choose.", kind="policy",
@@ -175,6 +184,14 @@ class ServerConfig:
     delay_half_s: float = setting(
         Weights().delay_half_s, SCORE, "The wait for the boot at which half of that is added.", low=0.001, high=3600
     )
+    wish_weight: float = setting(
+        Weights().wish, SCORE, "What a soft wish of a request (billet.io/spread, near) counts: what a host adds"
+        " that has the whole group, or none of it. 0 = nothing; 1 = as much as a full host.", low=0, high=10,
+    )  # fmt: skip
+    cluster_weight: float = setting(
+        Weights().cluster, SCORE, "The same for the machines of one CAPMVM cluster (label cluster-name), which are"
+        " spread by themselves; control planes count five times. 0 = they are not spread.", low=0, high=10,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Fill in what the machine knows, then check everything."""
@@ -202,7 +219,20 @@ class ServerConfig:
     @property
     def weights(self) -> Weights:
         """The settings of the score, as the core wants them."""
-        return Weights(self.pressure_weight, self.delay_weight, self.delay_half_s, self.policy, self.shape_weight)
+        return Weights(
+            self.pressure_weight, self.delay_weight, self.delay_half_s, self.policy, self.shape_weight,
+            self.wish_weight, self.cluster_weight,
+        )  # fmt: skip
+
+    @property
+    def quota_of(self) -> Quotas:
+        """The quotas, as the core wants them."""
+        return {namespace: read_quota(text) for namespace, text in self.quotas.items()}
+
+    @property
+    def zones(self) -> list[tuple[str, str]]:
+        """The addresses that stand for a zone: the zone, and where to listen."""
+        return [split_zone(text) for text in self.zone_endpoints]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,9 +307,12 @@ class AgentConfig:
             raise ConfigError("--link-token is not set; give the servers' secret (or --link-token-file)")
 
 
+ONE_OF = {"labels": "label", "servers": "server", "quotas": "quota", "zone_endpoints": "endpoint"}
+
+
 def flag(name: str) -> str:
-    """A setting's name as a person types it."""
-    return "--" + name.replace("_", "-")
+    """A setting's name as a person types it; of one that may be given again, one at a time."""
+    return "--" + ONE_OF.get(name, name).replace("_", "-")
 
 
 def split_endpoint(text: str) -> tuple[str, int]:
@@ -290,6 +323,15 @@ def split_endpoint(text: str) -> tuple[str, int]:
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ValueError(text)
     return host.strip("[]"), int(port)
+
+
+def split_zone(text: str) -> tuple[str, str]:
+    """("a", "HOST:PORT") of "zone=a,listen=HOST:PORT"; ValueError when it is not that."""
+    pairs = dict(part.strip().partition("=")[::2] for part in text.split(","))
+    if set(pairs) != {"zone", "listen"} or not pairs["zone"]:
+        raise ValueError(text)
+    split_endpoint(pairs["listen"])
+    return pairs["zone"], pairs["listen"]
 
 
 def _check_fields(config: ServerConfig | AgentConfig) -> None:
@@ -303,17 +345,24 @@ def _check_fields(config: ServerConfig | AgentConfig) -> None:
         _check_kind(flag(item.name), about.kind, value)
 
 
+ENDPOINT = (split_endpoint, "HOST:PORT, for example localhost:9090")
+FORMS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "endpoint": ENDPOINT,
+    "endpoint?": ENDPOINT,  # may be empty
+    "endpoints": ENDPOINT,
+    "zones": (split_zone, "zone=NAME,listen=HOST:PORT"),
+    "quotas": (read_quota, "for example vcpu:64,memory_mib:131072,vms:20"),
+}
+
+
 def _check_kind(name: str, kind: str, value: Any) -> None:
     match kind:
-        case "endpoint":
-            check_endpoint(name, value)
-        case "endpoint?" if value:
-            check_endpoint(name, value)
-        case "endpoints":
-            if not value:
-                raise ConfigError(f"{name} is empty; give at least one HOST:PORT")
-            for one in value:
-                check_endpoint(name, one)
+        case "endpoint?" if not value:
+            pass
+        case "endpoints" if not value:
+            raise ConfigError(f"{name} is empty; give at least one HOST:PORT")
+        case _ if kind in FORMS:
+            _check_form(name, value, *FORMS[kind])
         case "file" if value and not Path(value).is_file():
             raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
         case "folder" if not Path(value).is_dir():
@@ -326,10 +375,17 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
 
 def check_endpoint(name: str, value: str) -> None:
     """ConfigError, with the name of the setting, unless it is HOST:PORT."""
-    try:
-        split_endpoint(value)
-    except ValueError:
-        raise ConfigError(f"{name} is {value!r}; write HOST:PORT, for example localhost:9090") from None
+    _check_form(name, value, *ENDPOINT)
+
+
+def _check_form(name: str, value: Any, read: Callable[[str], Any], form: str) -> None:
+    """Each text that a setting consists of has to be readable."""
+    texts = [value] if isinstance(value, str) else value.values() if isinstance(value, Mapping) else value
+    for text in texts:
+        try:
+            read(text)
+        except ValueError:
+            raise ConfigError(f"{name} is {text!r}; write {form}") from None
 
 
 def _check_pair(cert: str, key: str, cert_name: str, key_name: str) -> None:

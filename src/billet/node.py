@@ -76,9 +76,7 @@ async def run_server(config: ServerConfig) -> None:
     try:
         await server.start()
         if config.json_ready:
-            print(
-                json.dumps({"grpc": server.leader.grpc, "http": server.http, "link": server.leader.link}), flush=True
-            )
+            print(json.dumps(server.endpoints()), flush=True)
         await until_stopped(server.run(), server.finish)
     except* BilletError as errors:
         raise errors.exceptions[0] from None
@@ -92,6 +90,7 @@ class Server:
     def __init__(self, config: ServerConfig) -> None:
         self.leader = Leader(config.id, "", "")
         self.http = ""
+        self.zones: list[tuple[str, str]] = []  # the zones that have an address of their own, and where
         self._config = config
         self._clock = SystemClock()
         self._store: Store = open_store(
@@ -101,7 +100,11 @@ class Server:
         self._link = LinkServer(config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3)
         self._proof = proof(config.link_token)
         self._front = Front(lambda request, metadata: token_of(request, metadata, new_id), config.hold_s)
-        self._edge = Edge(self._front, config.basic_auth_token, self._proof)
+        # The first is for all zones, the others stand for one each.
+        self._edges = [
+            Edge(self._front, config.basic_auth_token, self._proof, zone)
+            for zone in ("", *(zone for zone, _ in config.zones))
+        ]
         self._tls = tls.TlsSettings(
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
@@ -119,7 +122,10 @@ class Server:
         config = self._config
         with suppress(StoreAway):  # it may come later; `_lead` says what it waits for
             await self._open_store()
-        grpc_port = await listening(self._edge.listen(config.grpc_endpoint, self._tls), config.grpc_endpoint)
+        grpc_port = await listening(self._edges[0].listen(config.grpc_endpoint, self._tls), config.grpc_endpoint)
+        for edge, (zone, endpoint) in zip(self._edges[1:], config.zones, strict=True):
+            port = await listening(edge.listen(endpoint, self._tls), endpoint)
+            self.zones.append((zone, self._reachable(endpoint, port)))
         link_host, link_port = split_endpoint(config.link_endpoint)
         context = tls.server_context(config.link_tls_cert, config.link_tls_key) if not config.link_insecure else None
         link_port = await listening(self._link.listen(link_host, link_port, context), config.link_endpoint)
@@ -130,7 +136,12 @@ class Server:
         )
         if config.http_endpoint:
             self.http = await self._serve_http(config.http_endpoint)
-        log.info("server ready", grpc=self.leader.grpc, http=self.http, link=self.leader.link, store=config.store)
+        log.info("server ready", store=config.store, **self.endpoints())
+
+    def endpoints(self) -> dict[str, Any]:
+        """Where this server listens."""
+        zones = {"zones": self.zones} if self.zones else {}
+        return {"grpc": self.leader.grpc, "http": self.http, "link": self.leader.link, **zones}
 
     async def run(self) -> None:
         """Lead when elected, and follow whoever does."""
@@ -190,17 +201,17 @@ class Server:
         """
         self._stopping = True
         service, ledger = self._service, self._ledger
-        await self._edge.serving(False)
+        await self._serving(False)
         with suppress(StoreError):
             if ledger and await self._store.contested(ledger.term):
                 ledger.end("this server is stopping")
-        await self._edge.stop(GRACE_S)
+        await self._stop_serving(GRACE_S)
         if service:
             await service.drain()
 
     async def close(self) -> None:
         """Let go of everything."""
-        await self._edge.stop(0.0)
+        await self._stop_serving(0.0)
         if self._web:
             self._web.should_exit = True
         for task in self._tasks:
@@ -223,6 +234,7 @@ class Server:
             config.create_timeout_s,
             config.call_timeout_s,
             config.shadow_weights,
+            quotas=config.quota_of,
         )
         reconciler = Reconciler(
             ledger, self._clock, config.settle_after_s, KEEP_LOST_S, self._delete, config.fence_after_s
@@ -256,7 +268,14 @@ class Server:
     async def _face(self) -> None:
         """Whom our clients meet from now on."""
         self._front.turn(self._service or self._forward, leads=self._service is not None)
-        await self._edge.serving(self._front.serving and not self._stopping)
+        await self._serving(self._front.serving and not self._stopping)
+
+    async def _serving(self, yes: bool) -> None:
+        for edge in self._edges:
+            await edge.serving(yes)
+
+    async def _stop_serving(self, grace_s: float) -> None:
+        await asyncio.gather(*(edge.stop(grace_s) for edge in self._edges))
 
     async def _follow(self) -> None:
         """Know who leads, to pass clients on to it and to see when it dies."""

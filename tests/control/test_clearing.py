@@ -17,7 +17,7 @@ from billet.control.story import Story
 from billet.core.auction import largest_first
 from billet.core.bidding import bid
 from billet.core.errors import NoRoom
-from billet.core.model import ZERO, Auction, Bid, Facts, Host, Refusal, Resources
+from billet.core.model import ZERO, Auction, Bid, Facts, Host, Refusal, Resources, Wishes
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import PutHost, State, load
 from billet.node import SystemClock
@@ -81,6 +81,10 @@ async def hold(store: SqliteStore, rooms: dict[str, Resources], demands: Sequenc
     return link, {story.record.auction.id: story for story in stories}, outcomes
 
 
+def waiting(name: str, demand: Resources, priority: int = 0) -> Auction:
+    return Auction(name, "ns", name, demand, wishes=Wishes(priority=priority))
+
+
 def together(story: Story) -> list[int]:
     return [attempt.together for attempt in story.record.attempts]
 
@@ -103,16 +107,29 @@ async def test_each_sees_the_claims_of_those_before_it(store: SqliteStore) -> No
 
 
 async def test_one_that_is_alone_has_its_turn_as_the_loop_comes_round() -> None:
-    turn = asyncio.create_task(Clearing(State()).turn(SMALL))
+    turn = asyncio.create_task(Clearing(State()).turn(waiting("a", SMALL)))
     for _ in range(3):  # it joins, is called, and wakes
         await asyncio.sleep(0)
     assert turn.done()
     assert turn.result() == 1
 
 
+async def test_priority_goes_before_size() -> None:
+    clearing, order = Clearing(State()), []
+
+    async def decide(auction: Auction) -> None:
+        await clearing.turn(auction)
+        order.append(auction.id)
+
+    async with asyncio.TaskGroup() as group:
+        for auction in (waiting("small", SMALL), waiting("large", LARGE), waiting("urgent", SMALL, priority=1)):
+            group.create_task(decide(auction))
+    assert order[0] == "urgent"
+
+
 async def test_one_that_is_called_off_holds_nobody_up() -> None:
     clearing = Clearing(State())
-    turns = [asyncio.create_task(clearing.turn(SMALL)) for _ in range(3)]
+    turns = [asyncio.create_task(clearing.turn(waiting("a", SMALL))) for _ in range(3)]
     await asyncio.sleep(0)
     turns[1].cancel()
     await asyncio.wait(turns)

@@ -15,16 +15,22 @@ ROOM = Resources(64, 65536, 1000, 100)
 placements = st.builds(
     Placement,
     id=st.sampled_from(["p1", "p2", "p3", "p4", "p5"]),
-    namespace=st.just("ns"),
-    name=st.just("vm"),
+    namespace=st.sampled_from(["ns", "other"]),
+    name=st.sampled_from(["vm", "c-control-plane-1"]),
     demand=demands,
     host=st.sampled_from(HOST_IDS),
     state=st.sampled_from(PlacementState),
+    labels=st.dictionaries(
+        st.sampled_from(["billet.io/spread", "billet.io/apart", "billet.io/near", "cluster-name"]),
+        st.sampled_from(["c", "g", ""]),
+    ),
 ).map(lambda p: replace(p, uid="" if p.state is PlacementState.RESERVED else f"uid-{p.id}"))
 changes = st.one_of(
     placements.map(PutPlacement),
     st.sampled_from(["p1", "p2", "p3", "p4", "p5"]).map(DropPlacement),
-    st.sampled_from(HOST_IDS).map(lambda h: PutHost(Host(h, ROOM, ROOM))),
+    st.builds(
+        lambda h, zone: PutHost(Host(h, ROOM, ROOM, zone)), st.sampled_from(HOST_IDS), st.sampled_from(["", "a"])
+    ),
     st.sampled_from(HOST_IDS).map(DropHost),
 )
 

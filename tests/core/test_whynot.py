@@ -89,6 +89,8 @@ def hosts_like_this(draw_taken):
         ),
         taken=draw_taken,
         cordoned=st.sampled_from([False, False, False, True]),
+        against=st.none(),
+        kin=st.just(()),
     )
 
 

@@ -19,7 +19,7 @@ from billet.ports import Backend
 from billet.wire import flintlock as wire
 from billet.wire import tls
 from billet.wire.auth import check_basic
-from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL
+from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL, ZONE
 from billet.wire.pb import fleet_pb2, flintlock_pb2
 from billet.wire.reflection import METHODS, reflection_handler
 
@@ -52,11 +52,13 @@ class Edge:
     """One listening gRPC server in front of a Backend.
 
     `token` is what clients must show, "" for nothing; `proof` what another server shows that passes a call on.
+    `zone` is what this address stands for: creates that come through it wish it. "" for every zone.
     """
 
-    def __init__(self, backend: Backend, token: str, proof: str) -> None:
+    def __init__(self, backend: Backend, token: str, proof: str, zone: str = "") -> None:
         self._backend = backend
         self._proof = proof
+        self._zone = {ZONE: zone} if zone else {}
         self._calls = 0  # in flight, those of health apart
         self._idle = asyncio.Event()
         self._idle.set()
@@ -123,7 +125,7 @@ class Edge:
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         if compare_digest(metadata.get(FORWARDED, "").encode(), self._proof.encode()):
             return metadata
-        return {key: value for key, value in metadata.items() if key not in INTERNAL}
+        return {key: value for key, value in metadata.items() if key not in INTERNAL} | self._zone
 
     async def unary(self, method: str, request: bytes, context: Context) -> bytes:
         """A call with one message each way."""

@@ -15,7 +15,7 @@ from billet.core.errors import Away, BilletError, Code, HostVerdict, InvalidRequ
 from billet.core.model import Placement, PlacementState
 from billet.ports import Answer, Reply
 from billet.wire import flintlock as wire
-from billet.wire.headers import TOKEN
+from billet.wire.headers import TOKEN, ZONE
 
 log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ class FlintlockService:
         """
         token = metadata[TOKEN]
         while True:
-            creating = self._creates.get(token) or self._begin(token, request, timeout_s)
+            creating = self._creates.get(token) or self._begin(token, request, timeout_s, metadata.get(ZONE, ""))
             creating.caller.waiting += 1
             try:
                 return Answer(await asyncio.shield(creating.task))
@@ -93,8 +93,8 @@ class FlintlockService:
             finally:
                 creating.caller.waiting -= 1
 
-    def _begin(self, token: str, request: bytes, timeout_s: float) -> Creating:
-        auction = wire.read_create(request, token)
+    def _begin(self, token: str, request: bytes, timeout_s: float, zone: str) -> Creating:
+        auction = wire.read_create(request, token, zone)
         caller = Caller(timeout_s)
         task = asyncio.create_task(self._office.auctioneer.create(auction, request, caller))
         self._creates[token] = creating = Creating(task, caller)

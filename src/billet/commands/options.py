@@ -80,7 +80,7 @@ def store_options(function: Function) -> Function:
     for item in reversed([item for item in fields(ServerConfig) if item.name in STORE_FIELDS]):
         about: About = item.metadata["about"]
         function = click.option(
-            *_names(item, str),
+            *_names(item),
             help=about.text,
             envvar=f"BILLET_SERVER_{item.name.upper()}",
             show_envvar=True,
@@ -93,9 +93,7 @@ def _options(config: type[Any]) -> Iterator[Callable[[Function], Function]]:
     hints = get_type_hints(config)
     for item in fields(config):
         about: About = item.metadata["about"]
-        yield click.option(
-            *_names(item, hints[item.name]), cls=Setting, section=about.section, help=about.text, **_kind(item, hints)
-        )
+        yield click.option(*_names(item), cls=Setting, section=about.section, help=about.text, **_kind(item, hints))
         if about.kind == "secret":
             yield click.option(
                 f"{flag(item.name)}-file", f"{item.name}_file", cls=Setting, section=about.section,
@@ -103,10 +101,8 @@ def _options(config: type[Any]) -> Iterator[Callable[[Function], Function]]:
             )  # fmt: skip
 
 
-def _names(item: Field[Any], hint: Any) -> tuple[str, str]:
-    plural = {"labels": "--label", "servers": "--server"}
-    name = plural.get(item.name, flag(item.name))
-    return name, item.name
+def _names(item: Field[Any]) -> tuple[str, str]:
+    return flag(item.name), item.name
 
 
 def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,9 +125,13 @@ def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
             shown = bool(item.default)
             return {"default": item.default, "show_default": shown, "metavar": metavar.get(about.kind, "TEXT")}
         case kind if kind == tuple[str, ...]:
-            return {"multiple": True, "default": item.default, "show_default": True, "metavar": "HOST:PORT"}
+            metavar = {"zones": "zone=NAME,listen=HOST:PORT"}
+            shown = bool(item.default)
+            form = metavar.get(about.kind, "HOST:PORT")
+            return {"multiple": True, "default": item.default, "show_default": shown, "metavar": form}
         case _:
-            return {"multiple": True, "type": Pairs(), "metavar": "KEY=VALUE"}
+            form = "NAMESPACE=LIMITS" if about.kind == "quotas" else "KEY=VALUE"
+            return {"multiple": True, "type": Pairs(), "metavar": form}
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
@@ -163,8 +163,8 @@ def build(config: Callable[..., Config], values: dict[str, Any]) -> Config:
     """The config of what click has read; secrets are fetched from their files."""
     for name in [name for name in values if name.endswith("_token_file")]:
         values[name.removesuffix("_file")] = secret(name, values.pop(name), values[name.removesuffix("_file")])
-    if "labels" in values:
-        values["labels"] = dict(values["labels"])
+    for name in {"labels", "quotas"} & values.keys():
+        values[name] = dict(values[name])
     if "servers" in values:
         values["servers"] = tuple(part for text in values["servers"] for part in text.split(",") if part)
     return config(**values)

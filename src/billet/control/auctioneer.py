@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from billet.control.attendance import Attendance
 from billet.control.clearing import Clearing
 from billet.control.ledger import Ledger
 from billet.control.story import Story
 from billet.core.auction import AWAY_REASONS, award, explain_unplaced, hopeless, merely_away, tie_break
-from billet.core.bidding import CAPABILITY_REASONS, cannot, no_room
+from billet.core.bidding import CAPABILITY_REASONS, no_room
 from billet.core.errors import Away, BilletError, Code, HostVerdict, NoRoom, StoreError, Uncertain
 from billet.core.model import (
+    NO_WISHES,
     ZERO,
     Auction,
     Award,
@@ -28,6 +30,8 @@ from billet.core.model import (
     Unplaced,
 )
 from billet.core.policies import named
+from billet.core.quotas import Quotas, exceeded
+from billet.core.ranking import evenly
 from billet.core.record import Called
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutPlacement
@@ -45,6 +49,7 @@ class Rules:
     call_timeout_s: float = 10.0
     shadow: Weights | None = None  # decides beside `weights`, for the record only
     arrive_s: float = 5.0  # how long a new leader hopes for hosts that have not come to it yet
+    quotas: Quotas = field(default_factory=dict)
 
 
 GONE = "not found"  # how flintlockd says that it has no such microVM
@@ -102,10 +107,11 @@ class Auctioneer:
         known = self._ledger.state.placements.get(auction.id)
         if known and (reply := await self._resume(known, auction, request, caller, story)):
             return reply
+        self._keep_quota(auction)
         answers = await self._first_bids(auction, story)
         waited_for: set[str] = set()
         while True:
-            together = await self._clearing.turn(auction.demand)
+            together = await self._clearing.turn(auction)
             decision = story.decided(answers, *self._decide(auction, answers), together)
             if isinstance(decision, Unplaced):
                 more = await self._more_bids(auction, answers, waited_for)
@@ -119,6 +125,7 @@ class Auctioneer:
                 return await self._unplaced(auction, decision, request, caller)
             if caller.gone:
                 raise _given_up()
+            self._keep_quota(auction)  # others have claimed since; from here to our own claim nobody does
             placement = self._placement(auction, decision)
             with self._ledger.hold(placement.id):
                 outcome = await self._carry_out(placement, auction, request, caller, story)
@@ -210,6 +217,13 @@ class Auctioneer:
 
     # The steps of an auction, each a line of `_auction`.
 
+    def _keep_quota(self, auction: Auction) -> None:
+        """Raise NoRoom for a namespace that may not have this as well. What it has is what the ledger has claimed."""
+        taken = self._ledger.state.in_namespace(auction.namespace)
+        over = exceeded(self._rules.quotas, auction.namespace, taken, auction.demand)
+        if over:
+            raise NoRoom(over)
+
     async def _first_bids(self, auction: Auction, story: Story) -> list[Bid | Refusal]:
         story.record.called = self._called()
         answers = await self._ask(auction, set())
@@ -225,7 +239,7 @@ class Auctioneer:
         """
         more = await self._ask(auction, {answer.host for answer in answers})
         slow = [a.host for a in answers if isinstance(a, Refusal) and a.reason is Reason.SILENT]
-        again = [h for h in slow if h not in waited_for and self._ledger.state.room(h).covers(auction.demand)]
+        again = [h for h in slow if h not in waited_for and self._may_have(h, auction)]
         if more or not again:
             return more
         heard = await self._hosts.call_for_bids(auction, again)
@@ -240,8 +254,17 @@ class Auctioneer:
         return missing and left_s > 0 and await self._ready.next_one(left_s)
 
     async def _ask(self, auction: Auction, asked: set[str]) -> list[Bid | Refusal]:
-        host_ids = self._shortlist(auction, asked)
-        return await self._hosts.call_for_bids(auction, host_ids) if host_ids else []
+        state, ask = self._ledger.state, self._rules.ask_hosts
+        answers: list[Bid | Refusal] = []
+        if ask and len(state.hosts) > ask:
+            host_ids = self._shortlist(auction, asked)
+        else:
+            host_ids = [host_id for host_id in self._ready if host_id not in asked]
+            if auction.wishes != NO_WISHES:  # what the ledger knows, no host has to be asked
+                answers += [no for host_id in host_ids if (no := state.against(host_id, auction))]
+                barred = {no.host for no in answers}
+                host_ids = [host_id for host_id in host_ids if host_id not in barred]
+        return answers + (await self._hosts.call_for_bids(auction, host_ids) if host_ids else [])
 
     def _called(self) -> Called:
         hosts, most = self._ledger.state.hosts, self._rules.ask_hosts
@@ -250,23 +273,26 @@ class Auctioneer:
         return Called(len(hosts), absent=tuple(host_id for host_id in hosts if host_id not in self._ready))
 
     def _shortlist(self, auction: Auction, asked: set[str]) -> list[str]:
+        """The hosts of a large fleet that are worth asking, those that the soft wishes prefer among them."""
         state, ask = self._ledger.state, self._rules.ask_hosts
-        if ask == 0 or len(state.hosts) <= ask:
-            return [host_id for host_id in self._ready if host_id not in asked]
 
         def fits(host_id: str) -> bool:
-            return (
-                host_id in self._ready
-                and host_id not in asked
-                and state.room(host_id).covers(auction.demand)
-                and cannot(state.hosts[host_id], auction) is None
-            )
+            return host_id in self._ready and host_id not in asked and self._may_have(host_id, auction)
 
-        fullest_first = named(self._rules.weights.policy).fullest_first
-        return state.ranking.shortlist(auction.id, ask, self._rules.ask_random, fits, fullest_first)
+        near = list(islice(filter(fits, state.kin_hosts(auction)), ask))
+        asked = asked.union(near)
+        fullest_first = named(self._rules.weights.under(auction.wishes.policy).policy).fullest_first
+        suits = evenly(fits, state.zone, ask, len(state.zones)) if auction.wishes.spreads else fits
+        ranked = state.ranking.shortlist(auction.id, ask, self._rules.ask_random, suits, fullest_first)
+        return near + ranked
+
+    def _may_have(self, host_id: str, auction: Auction) -> bool:
+        """Whether the ledger knows nothing against a host."""
+        state = self._ledger.state
+        return state.room(host_id).covers(auction.demand) and state.against(host_id, auction) is None
 
     def _decide(self, auction: Auction, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
-        views = {a.host: view for a in answers if (view := self._ledger.state.view(a.host))}
+        views = self._ledger.state.views((answer.host for answer in answers), auction)
         return views, award(auction, answers, views, self._rules.weights)
 
     def _placement(self, auction: Auction, decision: Award) -> Placement:
@@ -305,7 +331,7 @@ class Auctioneer:
             if refusal.reason in AWAY_REASONS:
                 taken = state.taken.get(host_id, ZERO)
                 full = no_room(host_id, host.allocatable, taken, auction.demand)
-                refusal = cannot(host, auction) or full or refusal
+                refusal = state.against(host_id, auction) or full or refusal
             refusals.append(refusal)
         return refusals
 

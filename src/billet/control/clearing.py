@@ -1,11 +1,11 @@
-"""Auctions that are ready to be decided at the same moment are cleared together, the largest first."""
+"""Auctions that are ready to be decided at the same moment are cleared together: by priority, the largest first."""
 
 from __future__ import annotations
 
 import asyncio
 
 from billet.core.auction import largest_first
-from billet.core.model import Resources
+from billet.core.model import Auction
 from billet.core.state import State
 
 
@@ -18,9 +18,9 @@ class Clearing:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._waiting: list[tuple[Resources, asyncio.Future[int]]] = []
+        self._waiting: list[tuple[Auction, asyncio.Future[int]]] = []
 
-    async def turn(self, demand: Resources) -> int:
+    async def turn(self, auction: Auction) -> int:
         """Wait for one's turn; returns how many are cleared together.
 
         No timer: together are those whose bids came with the same message, or that the event loop found ready side
@@ -30,12 +30,13 @@ class Clearing:
         if not self._waiting:
             loop.call_soon(self._clear)
         turn: asyncio.Future[int] = loop.create_future()
-        self._waiting.append((demand, turn))
+        self._waiting.append((auction, turn))
         return await turn
 
     def _clear(self) -> None:
         """The loop wakes those whose futures are done in the order in which they were."""
         waiting, self._waiting = self._waiting, []
-        ready = [(demand, turn) for demand, turn in waiting if not turn.done()]  # the others were cancelled
-        for n in largest_first([demand for demand, _ in ready], self._state.whole):
+        ready = [(auction, turn) for auction, turn in waiting if not turn.done()]  # the others were cancelled
+        by_size = largest_first([auction.demand for auction, _ in ready], self._state.whole)
+        for n in sorted(by_size, key=lambda n: -ready[n][0].wishes.priority):
             ready[n][1].set_result(len(ready))

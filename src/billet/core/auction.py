@@ -21,6 +21,7 @@ from billet.core.model import (
     Unplaced,
 )
 from billet.core.scoring import Weights, price, utilisation
+from billet.core.wishes import wished
 
 # What flintlockd accepts (its own validation); a microVM outside of this is its verdict, not an auction's.
 VCPU_LIMITS = range(1, 65)
@@ -69,7 +70,7 @@ def award(
         if isinstance(offer, Refusal):
             refusals.append(offer)
         else:
-            offers.append((offer, answer.host, offer is not answer.score))
+            offers.append((offer, answer.host, ledger[answer.host].taken != answer.basis))
     if not offers:
         return Unplaced(_most_common_first(refusals))
     best = _lowest(auction, offers)
@@ -78,20 +79,21 @@ def award(
 
 
 def current_offer(bid: Bid, auction: Auction, ledger: Mapping[str, HostView], weights: Weights) -> Score | Refusal:
-    """The bid's own score while the ledger counts as the host did, a new price where it has moved."""
+    """The bid's own score while the ledger counts as the host did, a new price where it has moved.
+
+    Soft wishes are added to either: who of the microVM's group is where, only the ledger knows.
+    """
     view = ledger.get(bid.host)
     if view is None:
         return Refusal(bid.host, Reason.AWAY)
     allocatable, taken = view.allocatable, view.taken
-    refusal = closed(bid.host, view)
+    refusal = closed(bid.host, view) or view.against or no_room(bid.host, allocatable, taken, auction.demand)
     if refusal:
         return refusal
-    refusal = no_room(bid.host, allocatable, taken, auction.demand)
-    if refusal:
-        return refusal
-    if taken == bid.basis:
-        return bid.score
-    return price(allocatable, taken, auction.demand, facts_by(bid, taken), weights)
+    score = bid.score
+    if taken != bid.basis:
+        score = price(allocatable, taken, auction.demand, facts_by(bid, taken), weights.under(auction.wishes.policy))
+    return wished(score, view.kin, weights) if view.kin else score
 
 
 def facts_by(bid: Bid, taken: Resources) -> Facts:
@@ -125,7 +127,8 @@ def _most_common_first(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
 def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
     """The sentence that a client reads: what was wanted, and every reason with its number of hosts.
 
-    The most common reason comes first, with one host's details as an example.
+    The most common reason comes first, with one host's details as an example. Where it is a wish that is not granted,
+    several hosts are named, each with what it has instead.
     """
     want = auction.demand
     head = f"no host can take {auction.namespace}/{auction.name} ({want.vcpu} vCPU, {want.memory_mib} MiB)"
@@ -134,10 +137,15 @@ def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
     counts = Counter(refusal.reason for refusal in unplaced.refusals)
     parts = []
     for reason, count in counts.most_common():
-        example = next(r for r in unplaced.refusals if r.reason is reason)
-        detail = f" (e.g. {example.host}: {example.detail})" if example.detail else ""
-        parts.append(f"{count} x {reason.value}{detail}")
+        told = [f"{r.host}: {r.detail}" for r in unplaced.refusals if r.reason is reason and r.detail]
+        most = HOSTS_TOLD if reason in WISH_REASONS else 1
+        begin = "e.g. " if most == 1 or len(told) > most else ""
+        parts.append(f"{count} x {reason.value}" + (f" ({begin}{', '.join(told[:most])})" if told else ""))
     return f"{head}: " + "; ".join(parts)
+
+
+WISH_REASONS = frozenset({Reason.ZONE, Reason.HOST, Reason.LABEL, Reason.AVOIDED, Reason.APART})
+HOSTS_TOLD = 8
 
 
 AWAY_REASONS = frozenset({Reason.AWAY, Reason.SILENT, Reason.DAEMON_AWAY, Reason.STOPPING, Reason.DECLINED})

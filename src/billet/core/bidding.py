@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from billet.core.model import Auction, Bid, Facts, Host, HostView, Reason, Refusal, Resources
 from billet.core.scoring import Weights, price
+from billet.core.wishes import unwished
 
 FIRECRACKER = "firecracker"
 PROVIDERS = frozenset({FIRECRACKER, "cloudhypervisor"})
@@ -15,6 +16,7 @@ def bid(host: Host, taken: Resources, facts: Facts, auction: Auction, weights: W
     refusal = cannot(host, auction) or no_room(host.id, host.allocatable, taken, auction.demand)
     if refusal:
         return refusal
+    weights = weights.under(auction.wishes.policy)
     return Bid(host.id, price(host.allocatable, taken, auction.demand, facts, weights), taken, facts)
 
 
@@ -23,7 +25,7 @@ def cannot(host: Host, auction: Auction) -> Refusal | None:
 
     An empty provider means the host's own default. Where that is unknown too, flintlockd itself decides.
     """
-    refusal = closed(host.id, host)
+    refusal = closed(host.id, host) or unwished(host, auction.wishes)
     if refusal:
         return refusal
     provider = auction.provider or host.provider

@@ -62,13 +62,61 @@ class Facts(NamedTuple):
     boot_s: float = 0.0
 
 
-class HostView(NamedTuple):
-    """What the ledger says of a host at the moment of an award."""
+class Wishes(NamedTuple):
+    """What a request wishes of its host, by its labels (core/wishes.py). An empty field wishes nothing.
 
-    allocatable: Resources
-    taken: Resources
-    cordoned: bool = False
-    fenced: bool = False
+    Hard, a host without it is out: `zone`, `host`, `require`, `avoid` (labels of the host), `apart` (no other of this
+    group on the host). Soft, they add to the score: `spread`, `near`, and `cluster` with `plane` (a control plane).
+    """
+
+    zone: str = ""
+    host: str = ""
+    require: tuple[tuple[str, str], ...] = ()
+    avoid: tuple[tuple[str, str], ...] = ()
+    spread: str = ""
+    apart: str = ""
+    near: str = ""
+    cluster: str = ""
+    plane: bool = False
+    policy: str = ""  # "" is the leader's
+    priority: int = 0  # higher goes first among auctions that wait together
+
+    @property
+    def spreads(self) -> bool:
+        """Whether a soft wish would have it in several zones."""
+        return bool(self.spread or self.cluster) and not self.zone
+
+
+NO_WISHES = Wishes()
+
+
+class Kind(Enum):
+    """What holds a group of microVMs together."""
+
+    GROUP = "group"  # they name it in `spread`, `apart` or `near`
+    APART = "apart"  # they name it in `apart`: no two share a host
+    CLUSTER = "cluster"  # machines of one cluster
+    PLANES = "planes"  # its control planes
+
+
+class Group(NamedTuple):
+    """MicroVMs of one namespace that belong together."""
+
+    namespace: str
+    kind: Kind
+    name: str
+
+
+class Kin(NamedTuple):
+    """How many of a group that a soft wish speaks of are on a host, in its zone, and anywhere, by the ledger.
+
+    A host without a zone is a zone of its own.
+    """
+
+    wish: str
+    here: int
+    zone: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +131,21 @@ class Auction:
     needs_macvtap: bool = False
     needs_virtiofs: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    wishes: Wishes = NO_WISHES
 
 
 class Score(NamedTuple):
-    """A price and its parts: `total` = `utilisation` + `shape` + `pressure` + `delay`; lower is better."""
+    """A price and its parts: `total` is the sum of the others; lower is better.
+
+    `wish` is the leader's to add: what a request's soft wishes make of the ledger. Bids come without.
+    """
 
     total: float
     utilisation: float
     pressure: float
     delay: float
     shape: float = 0.0  # last, so that records from before it was there can still be read
+    wish: float = 0.0  # the same
 
 
 class Bid(NamedTuple):
@@ -118,6 +171,11 @@ class Reason(Enum):
     PROVIDER = "has no such provider"
     MACVTAP = "its provider cannot do macvtap"
     VIRTIOFS = "its provider cannot do virtiofs"
+    ZONE = "is not in the wished zone"
+    HOST = "is not the wished host"
+    LABEL = "lacks a wished label"
+    AVOIDED = "has a label to be avoided"
+    APART = "has one of a group that is kept apart"
     CORDONED = "is cordoned"
     FENCED = "is fenced"
     DAEMON_AWAY = "its flintlockd does not answer"
@@ -133,6 +191,20 @@ class Refusal(NamedTuple):
     host: str
     reason: Reason
     detail: str = ""
+
+
+class HostView(NamedTuple):
+    """What the ledger says of a host at the moment of an award.
+
+    `against`: why it is ruled out for this auction, its room apart. `kin`: what soft wishes are measured by.
+    """
+
+    allocatable: Resources
+    taken: Resources
+    cordoned: bool = False
+    fenced: bool = False
+    against: Refusal | None = None
+    kin: tuple[Kin, ...] = ()
 
 
 class Award(NamedTuple):

@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
+
+
+def evenly(fits: Callable[[str], bool], zone_of: Callable[[str], str], ask: int, zones: int) -> Callable[[str], bool]:
+    """`fits`, but for no more hosts of one zone than its share of the `ask` that are wanted.
+
+    So that an auction that is to be spread over zones hears hosts of each, however full a whole zone is.
+    """
+    share = -(-ask // max(zones, 1))
+    chosen: Counter[str] = Counter()
+
+    def suits(host_id: str) -> bool:
+        zone = zone_of(host_id)
+        if chosen[zone] >= share or not fits(host_id):
+            return False
+        chosen[zone] += 1
+        return True
+
+    return suits
 
 
 class Ranking:

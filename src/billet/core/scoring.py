@@ -17,6 +17,8 @@ class Weights(NamedTuple):
     `delay_half_s`: the wait at which half of that is added.
     `policy`: a name in core/policies.py. `shape`: how much its shape of free room counts (1 = as measured,
     0 = the dominant share alone).
+    `wish`: what a request's own soft wishes count, `cluster`: the spreading of a cluster's machines (core/wishes.py;
+    0 = they do not matter). Only the leader needs these two.
     """
 
     pressure: float = 0.20
@@ -24,6 +26,12 @@ class Weights(NamedTuple):
     delay_half_s: float = 5.0
     policy: str = DEFAULT
     shape: float = 1.0
+    wish: float = 1.0
+    cluster: float = 0.2
+
+    def under(self, policy: str) -> Weights:
+        """The weights of an auction that wishes this policy, "" for none."""
+        return self._replace(policy=policy) if policy else self
 
 
 DEFAULT_WEIGHTS = Weights()

@@ -1,18 +1,37 @@
 """The cluster's state, and `apply`, the only way in which it changes.
 
 The ledger is this state in the leader's memory. Invariant, kept by `apply` and checked by `check`:
-`taken[h]` is the sum of the demands of all placements on host h that hold room. Claims are applied before they
+`taken[h]` is the sum of the demands of all placements on host h that hold room, `of_namespace[n]` of those of
+namespace n, and `groups` has the same placements by group and host. Claims are applied before they
 are committed and releases after (promise 2), so the ledger never shows more room than the store does.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from billet.core.model import ZERO, Host, HostView, Placement, PlacementState, Resources
+from billet.core.bidding import cannot
+from billet.core.groups import Groups
+from billet.core.model import (
+    NO_WISHES,
+    ZERO,
+    Auction,
+    Group,
+    Host,
+    HostView,
+    Kin,
+    Kind,
+    Placement,
+    PlacementState,
+    Reason,
+    Refusal,
+    Resources,
+)
 from billet.core.ranking import Ranking
 from billet.core.scoring import utilisation
+from billet.core.wishes import soft_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +76,18 @@ class State:
     on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
     ranking: Ranking = field(default_factory=Ranking)  # the emptiest hosts first
     whole: Resources = ZERO  # what all hosts together may promise
+    of_namespace: dict[str, Resources] = field(default_factory=dict)  # what each namespace has taken
+    groups: Groups = field(default_factory=Groups)
+    zones: Counter[str] = field(default_factory=Counter)  # hosts by zone
 
     def room(self, host_id: str) -> Resources:
         """What is still free on a host; nothing on one that is not known."""
         host = self.hosts.get(host_id)
         return host.allocatable.minus(self.taken.get(host_id, ZERO)) if host else ZERO
+
+    def in_namespace(self, namespace: str) -> Resources:
+        """What a namespace has taken, on all hosts together."""
+        return self.of_namespace.get(namespace, ZERO)
 
     def view(self, host_id: str) -> HostView | None:
         """What an award looks at; None for a host that is not known."""
@@ -69,6 +95,40 @@ class State:
         if host is None:
             return None
         return HostView(host.allocatable, self.taken.get(host_id, ZERO), host.cordoned, host.fenced)
+
+    def views(self, host_ids: Iterable[str], auction: Auction) -> dict[str, HostView]:
+        """What the award of this auction looks at: the views of those hosts that are known, with its wishes."""
+        views = {host_id: view for host_id in host_ids if (view := self.view(host_id))}
+        if auction.wishes == NO_WISHES:
+            return views
+        counted = [(wish, self.groups.census(group, self.zone)) for wish, group in soft_groups(auction)]
+        for host_id, view in views.items():
+            kin = tuple(
+                Kin(wish, census.hosts.get(host_id, 0), census.zones.get(self.zone(host_id), 0), census.total)
+                for wish, census in counted
+                if census.total
+            )
+            views[host_id] = view._replace(against=self.against(host_id, auction), kin=kin)
+        return views
+
+    def against(self, host_id: str, auction: Auction) -> Refusal | None:
+        """Why a known host is ruled out for an auction by what the ledger knows, its room apart."""
+        refusal = cannot(self.hosts[host_id], auction)
+        apart = auction.wishes.apart
+        if refusal or not apart:
+            return refusal
+        other = self.groups.one(Group(auction.namespace, Kind.APART, apart), host_id)
+        return Refusal(host_id, Reason.APART, f"already has {other} of group {apart}") if other else None
+
+    def kin_hosts(self, auction: Auction) -> Iterable[str]:
+        """The hosts that have one of the group which the auction wishes to be near to."""
+        near = auction.wishes.near
+        return self.groups.hosts(Group(auction.namespace, Kind.GROUP, near)) if near else ()
+
+    def zone(self, host_id: str) -> str:
+        """A host's failure domain; one without a zone is its own."""
+        host = self.hosts.get(host_id)
+        return (host.zone if host else "") or f"host {host_id}"
 
     def of_uid(self, uid: str) -> Placement | None:
         """The placement of a microVM."""
@@ -81,10 +141,13 @@ def apply(state: State, change: Change) -> None:
     match change:
         case PutHost(host):
             _offer(state, host.id, host.allocatable)
+            _leave_zone(state, host.id)
             state.hosts[host.id] = host
+            state.zones[state.zone(host.id)] += 1
             _rank(state, host.id)
         case DropHost(host_id):
             _offer(state, host_id, ZERO)
+            _leave_zone(state, host_id)
             state.hosts.pop(host_id, None)
             state.ranking.drop(host_id)
         case PutPlacement(placement):
@@ -111,6 +174,8 @@ def _insert(state: State, placement: Placement) -> None:
         state.by_uid[placement.uid] = placement.id
     if holds_room(placement):
         _take(state, placement.host, state.taken.get(placement.host, ZERO).plus(placement.demand))
+        state.of_namespace[placement.namespace] = state.in_namespace(placement.namespace).plus(placement.demand)
+        state.groups.add(placement)
 
 
 def _remove(state: State, placement_id: str) -> None:
@@ -122,6 +187,18 @@ def _remove(state: State, placement_id: str) -> None:
         state.by_uid.pop(old.uid, None)
     if holds_room(old):
         _take(state, old.host, state.taken[old.host].minus(old.demand))
+        state.of_namespace[old.namespace] = left = state.in_namespace(old.namespace).minus(old.demand)
+        if left == ZERO:  # the last one: names of namespaces come and go
+            del state.of_namespace[old.namespace]
+        state.groups.remove(old)
+
+
+def _leave_zone(state: State, host_id: str) -> None:
+    if host_id in state.hosts:
+        zone = state.zone(host_id)
+        state.zones[zone] -= 1
+        if not state.zones[zone]:
+            del state.zones[zone]
 
 
 def _take(state: State, host_id: str, taken: Resources) -> None:
@@ -146,9 +223,16 @@ def load(changes: Iterable[Change]) -> State:
 def check(state: State) -> None:
     """Raise AssertionError if the sums do not say what the placements say. O(placements); for tests."""
     sums: dict[str, Resources] = {}
+    namespaces: dict[str, Resources] = {}
+    groups = Groups()
     for placement in state.placements.values():
         if holds_room(placement):
             sums[placement.host] = sums.get(placement.host, ZERO).plus(placement.demand)
+            namespaces[placement.namespace] = namespaces.get(placement.namespace, ZERO).plus(placement.demand)
+            groups.add(placement)
+    assert namespaces == state.of_namespace
+    assert groups == state.groups
+    assert Counter(state.zone(host_id) for host_id in state.hosts) == state.zones
     for host_id in sums.keys() | state.taken.keys():
         assert sums.get(host_id, ZERO) == state.taken.get(host_id, ZERO), host_id
     allocatable = [host.allocatable for host in state.hosts.values()]

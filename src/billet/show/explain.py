@@ -26,6 +26,11 @@ REASONS = {
     "PROVIDER": "has no such provider",
     "MACVTAP": "its provider cannot do macvtap",
     "VIRTIOFS": "its provider cannot do virtiofs",
+    "ZONE": "is not in the wished zone",
+    "HOST": "is not the wished host",
+    "LABEL": "lacks a wished label",
+    "AVOIDED": "has a label to be avoided",
+    "APART": "has one of a group that is kept apart",
     "CORDONED": "is cordoned",
     "FENCED": "is fenced",
     "DAEMON_AWAY": "its flintlockd does not answer",
@@ -46,6 +51,8 @@ BID_COLUMNS = (
     ">FREE\nvCPU",
     ">FREE\nGiB",
 )
+WISH_COLUMNS = (">WISH", "~GROUP HERE/\nIN ZONE/ALL")
+SAME = 1e-9  # two prices that differ by less are the same, added up in another order
 
 
 def explained(record: Record) -> RenderableType:
@@ -72,8 +79,16 @@ def _wanted(record: Record) -> Text:
     if auction.get("provider"):
         needs.insert(0, f"provider {auction['provider']}")
     text.append(f"; needs {', '.join(needs)}" if needs else "")
+    wishes = [_wish(wish, value) for wish, value in auction.get("wishes", {}).items()]
+    text.append(f"; wishes {', '.join(wishes)}" if wishes else "")
     when = datetime.fromtimestamp(record.get("at_s", 0.0)).strftime("%Y-%m-%d %H:%M:%S")
     return text.append(f"\nauction {auction.get('id', '?')}, {when}", style="dim")
+
+
+def _wish(wish: str, value: Any) -> str:
+    if wish in ("require", "avoid"):
+        return ", ".join(f"{wish} {label}={wanted}" for label, wanted in value)
+    return "a control plane's place" if wish == "plane" else f"{wish} {value}"
 
 
 def _attempt(attempt: Record) -> list[RenderableType]:
@@ -99,12 +114,15 @@ def _offers(attempt: Record) -> tuple[list[dict[str, Any]], list[Mapping[str, An
         if "reason" in counted:
             withdrawn.append({"host": bid["host"], **counted})
             continue
-        offers.append({**bid, "counted": counted, "repriced": counted["total"] != bid["score"]["total"]})
+        asked = counted["total"] - counted.get("wish", 0.0)  # the leader's to add, which makes no price anew
+        moved = abs(asked - bid["score"]["total"]) > SAME
+        offers.append({**bid, "counted": counted, "repriced": moved})
     return sorted(offers, key=lambda offer: offer["counted"]["total"]), withdrawn
 
 
 def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) -> RenderableType:
-    made = table(*BID_COLUMNS)
+    wished = any(ledger.get(offer["host"], {}).get("kin") for offer in offers)
+    made = table(*BID_COLUMNS, *(WISH_COLUMNS if wished else ()))
     for offer in offers:
         counted, facts, host = offer["counted"], offer.get("facts", {}), offer["host"]
         mark, style = _place(host, award)
@@ -118,6 +136,7 @@ def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) ->
             f"+{counted['delay']:.3f}",
             queue,
             *_room(ledger.get(host, {})),
+            *(_kin(counted, ledger.get(host, {})) if wished else ()),
             style=style,
         )
     return made
@@ -137,6 +156,12 @@ def _room(view: Record) -> tuple[str, str]:
         return "-", "-"
     vcpu, mib = (view["allocatable"][kind] - view["taken"].get(kind, 0) for kind in ("vcpu", "memory_mib"))
     return str(vcpu), gib(mib)
+
+
+def _kin(counted: Record, view: Record) -> tuple[str, str]:
+    """What soft wishes added, and who of the groups is here, in this zone, and anywhere."""
+    kin = [f"{k['wish']} {k['here']}/{k['zone']}/{k['total']}" for k in view.get("kin", [])]
+    return f"+{counted.get('wish', 0.0):.3f}", ", ".join(kin) or "-"
 
 
 def _footnotes(offers: Iterable[Record]) -> Iterable[Text]:

@@ -23,15 +23,28 @@ def expected_prices(record: Record, attempt: Attempt) -> dict[str, float]:
         view = attempt.ledger.get(bid.host)
         if view is None or view.cordoned or view.fenced or not view.allocatable.covers(view.taken.plus(demand)):
             continue
-        prices[bid.host] = bid.score.total if view.taken == bid.basis else _price(view, bid, demand, weights)
+        if view.against:
+            continue
+        asked = bid.score.total if view.taken == bid.basis else _price(view, bid, demand, weights)
+        prices[bid.host] = asked + _soft_wishes(view, weights)
     return prices
+
+
+def _soft_wishes(view: HostView, weights: Weights) -> float:
+    """What the request's soft wishes add."""
+    part = 0.0
+    for wish, here, zone, total in view.kin:
+        together = here / total + 0.5 * zone / total
+        lost = {"spread": weights.wish, "cluster": weights.cluster, "planes": 5 * weights.cluster}
+        part += lost[wish] * together if wish in lost else weights.wish * (1.5 - together)
+    return part
 
 
 def _price(view: HostView, bid: Bid, demand: Resources, weights: Weights) -> float:
     share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
     waiting = bid.facts.pending + max(0, view.taken.vms - bid.basis.vms)
     delay_s = (waiting + 1) * bid.facts.boot_s
-    pressure_weight, delay_weight, half_s, policy, shape_weight = weights
+    pressure_weight, delay_weight, half_s, policy, shape_weight, _, _ = weights
     assert policy == "spread", policy
     part = min(1.0, max(demand[n] / view.allocatable[n] for n in range(4) if view.allocatable[n]))
     vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))

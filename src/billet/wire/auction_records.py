@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from billet.core.errors import StoreCorrupt
-from billet.core.model import Bid, Refusal, Score
+from billet.core.model import NO_WISHES, Bid, Refusal, Score
 from billet.core.record import Attempt, Gone, Record, prices
 
 VERSION = 2
@@ -56,6 +56,8 @@ def readable(data: bytes) -> bytes:
     record = decode(data)
     auction: dict[str, Any] = msgspec.to_builtins(record.auction)
     auction["demand"] = record.auction.demand._asdict()
+    wishes = record.auction.wishes._asdict()
+    auction["wishes"] = {wish: value for wish, value in wishes.items() if value != getattr(NO_WISHES, wish)}
     outcome = {
         "kind": record.outcome,
         "host": record.host,
@@ -86,7 +88,11 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
         "bids": [_bid(bid) for bid in attempt.bids],
         "refusals": [{"host": r.host, "reason": r.reason.name, "detail": r.detail} for r in refusals],
         "ledger": {
-            host_id: {"allocatable": view.allocatable._asdict(), "taken": view.taken._asdict()}
+            host_id: {
+                "allocatable": view.allocatable._asdict(),
+                "taken": view.taken._asdict(),
+                "kin": [kin._asdict() for kin in view.kin],
+            }
             for host_id, view in attempt.ledger.items()
         },
         "priced": {host_id: price._asdict() for host_id, price in priced.items() if isinstance(price, Score)},

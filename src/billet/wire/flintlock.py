@@ -14,7 +14,8 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from billet.core.errors import InvalidRequest
-from billet.core.model import Auction, Observed, Resources, VmState
+from billet.core.model import NO_WISHES, Auction, Observed, Resources, VmState
+from billet.core.wishes import CLUSTER_LABEL, PLANE_LABEL, PREFIX, read
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
@@ -34,10 +35,6 @@ DEFAULT_NAMESPACE = "default"
 DEFAULT_VCPU = 2
 DEFAULT_MEMORY_MIB = 1024
 
-# The labels that scheduling needs; the others are nobody's business here.
-LABEL_PREFIX = "billet.io/"
-CLUSTER_LABEL = "cluster-name"
-
 NO_SPEC = "invalid create microvm request: MicroVMSpec required"
 INVALID = "invalid request"
 _UNKNOWN_UID = {
@@ -50,17 +47,19 @@ _MICROVM, _SPEC, _METADATA = 1, 2, 11  # field numbers on the way to the token
 _BYTES = 2  # wire type of strings and messages
 
 
-def read_create(request: bytes, auction_id: str) -> Auction:
-    """A CreateMicroVMRequest as an auction.
+def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
+    """A CreateMicroVMRequest as an auction; `zone` is that of the address which it came through, "" for none.
 
-    Raises InvalidRequest for what no host may see: no spec at all, and the two requests that kill a flintlockd
-    (docs/compatibility.md). Everything else that is wrong is flintlockd's own to refuse.
+    Raises InvalidRequest for what no host may see: no spec at all, the two requests that kill a flintlockd
+    (docs/compatibility.md), and wishes that cannot be read. Everything else that is wrong is flintlockd's to refuse.
     """
     spec = _parse(rpc.CreateMicroVMRequest, request)
     if not spec.HasField("microvm"):
         raise InvalidRequest(NO_SPEC)
     vm = spec.microvm
     refuse_poison(vm)
+    # The labels that scheduling needs; the others are nobody's business here.
+    labels = {k: v for k, v in vm.labels.items() if k.startswith(PREFIX) or k in (CLUSTER_LABEL, PLANE_LABEL)}
     return Auction(
         id=auction_id,
         namespace=vm.namespace or DEFAULT_NAMESPACE,
@@ -71,7 +70,8 @@ def read_create(request: bytes, auction_id: str) -> Auction:
         needs_virtiofs=any(
             volume.source.HasField("virtiofs_source") for volume in [vm.root_volume, *vm.additional_volumes]
         ),
-        labels={k: v for k, v in vm.labels.items() if k.startswith(LABEL_PREFIX) or k == CLUSTER_LABEL},
+        labels=labels,
+        wishes=read(labels, vm.id, zone) if labels or zone else NO_WISHES,
     )
 
 

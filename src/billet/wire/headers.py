@@ -14,9 +14,10 @@ REQUEST_ID_LABEL = "billet.io/request-id"  # the same for those who cannot send 
 STALE = "x-billet-stale-s"  # to clients, with an answer that was given without a leader: its age in seconds
 
 TOKEN = "x-billet-token"  # between servers: the id of a create's auction, the same at every try
+ZONE = "x-billet-zone"  # between servers: the zone that the address stands for through which a create came
 FORWARDED = "x-billet-forwarded"  # between servers: this call has been passed on once, and is not passed on again
 ANSWERED = "x-billet-answered"  # between servers, with an error: it is the leader's word, not the connection's
-INTERNAL = frozenset({TOKEN, FORWARDED})
+INTERNAL = frozenset({TOKEN, ZONE, FORWARDED})
 
 REQUEST_ID_MAX_CHARS = 256
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from billet.core.model import (
+    NO_WISHES,
     Auction,
     Bid,
     Facts,
@@ -15,6 +16,7 @@ from billet.core.model import (
     Resources,
     Score,
     VmState,
+    Wishes,
 )
 from billet.core.scoring import Weights
 from billet.ports import Created, Denied, Inventory, NotTaken, Outcome, Report, Unknown
@@ -164,11 +166,15 @@ def put_call(number: int, lots: Iterable[tuple[int, Auction]]) -> pb.Call:
         call.provider.append(auction.provider)
         call.needs_macvtap.append(auction.needs_macvtap)
         call.needs_virtiofs.append(auction.needs_virtiofs)
+        call.policy.append(auction.wishes.policy)
     return call
 
 
 def get_call(call: pb.Call) -> list[tuple[int, Auction]]:
-    """The lots of a call. Of an auction the hosts learn what bidding needs, not whose it is."""
+    """The lots of a call. Of an auction the hosts learn what bidding needs, not whose it is.
+
+    Of its wishes they need the policy only: the others the leader's ledger answers.
+    """
     columns = zip(
         call.lot,
         call.vcpu,
@@ -177,16 +183,24 @@ def get_call(call: pb.Call) -> list[tuple[int, Auction]]:
         call.provider,
         call.needs_macvtap,
         call.needs_virtiofs,
+        call.policy,
         strict=True,
     )
     return [
-        (lot, Auction("", "", "", Resources(vcpu, memory_mib, disk_mib, 1), provider, macvtap, virtiofs))
-        for lot, vcpu, memory_mib, disk_mib, provider, macvtap, virtiofs in columns
+        (
+            lot,
+            Auction("", "", "", Resources(vcpu, mib, disk_mib, 1), provider, macvtap, virtiofs, {}, _wishes(policy)),
+        )
+        for lot, vcpu, mib, disk_mib, provider, macvtap, virtiofs, policy in columns
     ]
 
 
+def _wishes(policy: str) -> Wishes:
+    return Wishes(policy=policy) if policy else NO_WISHES
+
+
 def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bids:
-    """One host's answers. All bids of a round have the same basis and facts, and so the same extra parts."""
+    """One host's answers. All bids of a round have the same basis, facts and pressure."""
     message = pb.Bids(round=number)
     first = True
     for lot, answer in answers:
@@ -198,20 +212,22 @@ def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bi
             message.basis.CopyFrom(put_resources(answer.basis))
             message.facts.CopyFrom(put_facts(answer.facts))
             message.pressure_part = answer.score.pressure
-            message.delay_part = answer.score.delay
         message.lot.append(lot)
         message.utilisation.append(answer.score.utilisation)
         message.shape.append(answer.score.shape)
+        message.delay.append(answer.score.delay)
     return message
 
 
 def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
     """The answers of one host, by lot."""
     basis, facts = get_resources(message.basis), get_facts(message.facts)
-    pressure, delay = message.pressure_part, message.delay_part
+    pressure = message.pressure_part
     answers: list[tuple[int, Bid | Refusal]] = [
         (lot, Bid(host_id, Score(share + shape + pressure + delay, share, pressure, delay, shape), basis, facts))
-        for lot, share, shape in zip(message.lot, message.utilisation, message.shape, strict=True)
+        for lot, share, shape, delay in zip(
+            message.lot, message.utilisation, message.shape, message.delay, strict=True
+        )
     ]
     answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
     return answers

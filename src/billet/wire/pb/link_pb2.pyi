@@ -307,14 +307,13 @@ class Bids(_message.Message):
     BASIS_FIELD_NUMBER: _builtins.int
     FACTS_FIELD_NUMBER: _builtins.int
     PRESSURE_PART_FIELD_NUMBER: _builtins.int
-    DELAY_PART_FIELD_NUMBER: _builtins.int
     LOT_FIELD_NUMBER: _builtins.int
     UTILISATION_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     pressure_part: _builtins.float
-    delay_part: _builtins.float
     @_builtins.property
     def basis(self) -> Global___Resources: ...
     @_builtins.property
@@ -326,6 +325,10 @@ class Bids(_message.Message):
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
+    def delay(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """of each lot: what a wait counts is the policy's"""
+
+    @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]: ...
     def __init__(
         self,
@@ -334,15 +337,15 @@ class Bids(_message.Message):
         basis: Global___Resources | None = ...,
         facts: Global___Facts | None = ...,
         pressure_part: _builtins.float = ...,
-        delay_part: _builtins.float = ...,
         lot: _abc.Iterable[_builtins.int] | None = ...,
         utilisation: _abc.Iterable[_builtins.float] | None = ...,
         shape: _abc.Iterable[_builtins.float] | None = ...,
+        delay: _abc.Iterable[_builtins.float] | None = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "delay_part", b"delay_part", "facts", b"facts", "lot", b"lot", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "shape", b"shape", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "delay", b"delay", "facts", b"facts", "lot", b"lot", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "shape", b"shape", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -571,6 +574,7 @@ class Call(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     NEEDS_MACVTAP_FIELD_NUMBER: _builtins.int
     NEEDS_VIRTIOFS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     @_builtins.property
     def lot(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
@@ -586,6 +590,10 @@ class Call(_message.Message):
     def needs_macvtap(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]: ...
     @_builtins.property
     def needs_virtiofs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bool]: ...
+    @_builtins.property
+    def policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """that the request wishes, "" for the welcome's"""
+
     def __init__(
         self,
         *,
@@ -597,10 +605,11 @@ class Call(_message.Message):
         provider: _abc.Iterable[_builtins.str] | None = ...,
         needs_macvtap: _abc.Iterable[_builtins.bool] | None = ...,
         needs_virtiofs: _abc.Iterable[_builtins.bool] | None = ...,
+        policy: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_mib", b"disk_mib", "lot", b"lot", "memory_mib", b"memory_mib", "needs_macvtap", b"needs_macvtap", "needs_virtiofs", b"needs_virtiofs", "provider", b"provider", "round", b"round", "vcpu", b"vcpu"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_mib", b"disk_mib", "lot", b"lot", "memory_mib", b"memory_mib", "needs_macvtap", b"needs_macvtap", "needs_virtiofs", b"needs_virtiofs", "policy", b"policy", "provider", b"provider", "round", b"round", "vcpu", b"vcpu"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

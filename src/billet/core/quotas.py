@@ -1,0 +1,47 @@
+"""What a namespace may take of the whole fleet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from billet.core.model import Resources
+
+OTHERS = "*"  # each namespace that has no quota of its own
+UNITS = {"vcpu": "vCPU", "memory_mib": "MiB memory", "disk_mib": "MiB disk", "vms": "microVMs"}
+
+
+class Quota(NamedTuple):
+    """The most that a namespace may take, by resource; None is no limit."""
+
+    vcpu: int | None = None
+    memory_mib: int | None = None
+    disk_mib: int | None = None
+    vms: int | None = None
+
+
+Quotas = Mapping[str, Quota]  # by namespace
+
+
+def read_quota(text: str) -> Quota:
+    """The quota written as `vcpu:64,memory_mib:131072,vms:20`. Raises ValueError."""
+    limits: dict[str, int] = {}
+    for part in text.split(","):
+        name, colon, amount = part.strip().partition(":")
+        if name not in UNITS or name in limits or not colon or not (amount.isascii() and amount.isdigit()):
+            raise ValueError(text)
+        limits[name] = int(amount)
+    return Quota(**limits)
+
+
+def exceeded(quotas: Quotas, namespace: str, taken: Resources, demand: Resources) -> str:
+    """The sentence that says why a namespace may not have this as well: limit, used, wanted; "" when it may."""
+    quota = quotas.get(namespace) or quotas.get(OTHERS)
+    if quota is None:
+        return ""
+    over = [
+        f"{limit} {unit}, has {used} and wants {wanted} more"
+        for limit, unit, used, wanted in zip(quota, UNITS.values(), taken, demand, strict=True)
+        if limit is not None and used + wanted > limit
+    ]
+    return f"namespace {namespace} is over its quota: it may have {'; '.join(over)}" if over else ""
