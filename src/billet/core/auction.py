@@ -9,6 +9,7 @@ from hashlib import blake2b
 from billet.core.bidding import PROVIDERS, closed, no_room
 from billet.core.model import Auction, Award, Bid, HostView, Reason, Refusal, Score, Unplaced
 from billet.core.scoring import Weights, price
+from billet.core.words import counted
 
 # What flintlockd accepts (its own validation); a microVM outside of this is its verdict, not an auction's.
 VCPU_LIMITS = range(1, 65)
@@ -105,7 +106,7 @@ def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
     for reason, count in counts.most_common():
         example = next(r for r in unplaced.refusals if r.reason is reason)
         detail = f" (e.g. {example.host}: {example.detail})" if example.detail else ""
-        parts.append(f"{count} x {reason.value}{detail}")
+        parts.append(f"{counted(count, 'host')}: {reason.value}{detail}")
     return f"{head}: " + "; ".join(parts)
 
 
