@@ -113,7 +113,8 @@ def main() -> None:
 
     \b
     Begin with:      billet demo
-    Then, for real:  billet certs, billet server, and a billet agent beside each flintlockd
+    Then, for real:  billet certs, billet server,
+                     and a billet agent beside each flintlockd
     """
 
 

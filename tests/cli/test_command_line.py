@@ -28,6 +28,22 @@ def test_every_command_has_a_help_with_its_options(name):
     assert f"Usage: billet {name}" in said.output
 
 
+ALL_HELP = [(), *((name,) for name in COMMANDS), ("host", "drain"), ("host", "fence"), ("store", "backup")]
+
+
+@pytest.mark.parametrize("names", ALL_HELP, ids=" ".join)
+def test_help_is_not_cut_off_at_80_columns(names):
+    lines = run(*names, "--help", env={"COLUMNS": "80"}).output.splitlines()
+    assert [line for line in lines if len(line) > 80 or line.endswith(",...")] == []
+    assert '[default: ""]' not in " ".join(lines)
+
+
+def test_help_explains_the_columns_of_the_tables():
+    assert all(column in run("hosts", "--help").output for column in ("HOW FULL", "BOOT QUEUE", "PRESSURE"))
+    assert all(column in run("vms", "--help").output for column in ("STATE", "SCORE", "AGE"))
+    assert all(column in run("explain", "--help").output for column in ("FULL AFTER", "SHAPE", "BOOT DELAY"))
+
+
 def test_an_unknown_command_is_one_line_and_exit_code_2():
     said = run("hsots")
     assert said.exit_code == 2

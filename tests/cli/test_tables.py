@@ -1,12 +1,13 @@
 """What a person sees of hosts, microVMs and auctions, as plain text."""
 
+import re
 from io import StringIO
 
 import pytest
 from rich.console import Console
 
 from billet.commands.fleet import as_dicts
-from billet.show.explain import explained
+from billet.show.explain import explained, older
 from billet.show.fleet import hosts_table, natural, placements_table
 from billet.show.marks import age, bar, duration, gib
 from billet.wire.pb import fleet_pb2 as pb
@@ -64,7 +65,7 @@ def test_an_auction_is_told_from_the_best_bid_to_the_worst():
 def test_an_auction_marks_what_was_priced_anew_and_who_won():
     said = text(explained(a_record(AWARDED)))
     assert "priced anew, because the ledger had moved since the bid: host-2 bid 0.210" in said
-    assert "host-1 won at 0.310, the lowest of 3; runner-up: host-2." in said
+    assert "host-1 won at 0.310, the lowest of 3 scores; runner-up: host-2." in said
     assert "booted on host-1 as 01UID" in said
 
 
@@ -73,6 +74,34 @@ def test_an_auction_tells_what_the_policy_in_the_shadow_would_have_taken(taken, 
     record = a_record({**AWARDED, "shadow": taken}) | {"shadow": "pack"}
     assert f"shadow (pack): would have taken {words}\n" in text(explained(record))
     assert "shadow" not in text(explained(a_record(AWARDED)))
+
+
+def test_of_equal_bids_the_winner_comes_first_and_a_draw_decided():
+    tied = {**AWARDED, "bids": [a_bid("host-9", 0.3), a_bid("host-2", 0.3), a_bid("host-1", 0.3)], "priced": {}}
+    said = text(explained(a_record(tied)))
+    assert re.findall(r"(host-\d) +0\.310", said) == ["host-1", "host-2", "host-9"]
+    assert "host-1 won at 0.310; 3 were as low, and a draw decided; runner-up: host-2." in said
+
+
+def test_an_auction_fits_80_columns_and_its_numbers_are_whole():
+    long = "ip-10-20-30-40.eu-west-1.example.org"
+    view = {"allocatable": {"vcpu": 256, "memory_mib": 2_097_152 + 512}, "taken": {"vcpu": 0, "memory_mib": 0}}
+    bid = {**a_bid(long, 0.3), "facts": {"pending": 12, "boot_s": 0.327}}
+    award = {**AWARDED["award"], "host": long, "runner_up": ""}
+    attempt = {**AWARDED, "bids": [bid], "refusals": [], "priced": {}, "ledger": {long: view}, "award": award}
+    said = text(explained(a_record(attempt)), 80)
+    assert max(len(line) for line in said.splitlines()) <= 80
+    row = next(line for line in said.splitlines() if "0.310" in line)
+    assert row.split()[-6:] == ["12", "x", "327", "ms", "256", "2048.5"]
+
+
+def test_of_several_auctions_of_a_name_the_older_ones_are_counted():
+    records = [{"auction": {"id": f"01A{n}"}} for n in range(6)]
+    assert (
+        older(records, "web")
+        == "\nThis is the newest. 5 older auctions of web: 01A1, 01A2, 01A3, ... (billet explain ID)"
+    )
+    assert "1 older auction of web: 01A1 (" in older(records[:2], "web")
 
 
 def test_an_auction_counts_its_refusals_by_reason():
@@ -108,7 +137,7 @@ def test_a_bid_that_the_ledger_had_no_room_for_is_a_refusal():
     late = {**AWARDED, "refusals": [], "priced": {"host-2": {"reason": "NO_VCPU", "detail": "needs 4 vCPU, 0 free"}}}
     said = text(explained(a_record(late)))
     assert "host-2: needs 4 vCPU, 0 free" in said
-    assert "the lowest of 2" in said
+    assert "the lowest of 2 scores" in said
 
 
 def test_a_second_attempt_is_told_after_the_first():

@@ -227,7 +227,7 @@ def test_check_33_no_room(cluster: Target, start: Callable[..., Service]) -> Non
         client.create(spec(vcpu=4, memory_in_mb=4096))
     code, text = refused(client.create, spec("third", vcpu=4, memory_in_mb=4096))
     assert code == grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "no host can take ns/third (4 vCPU, 4096 MiB): 2 x not enough vCPU (e.g. host-" in text
+    assert "no host can take ns/third (4 vCPU, 4096 MiB): 2 hosts: not enough vCPU (e.g. host-" in text
     assert GONE not in text
     assert service.creates() == 2
 
@@ -246,7 +246,7 @@ def test_check_33_a_host_that_is_away_may_have_room(cluster: Target, start: Call
     client.create(spec(vcpu=4))  # fills the one that is left
     code, text = refused(client.create, spec(vcpu=4))
     assert code == grpc.StatusCode.UNAVAILABLE
-    assert "1 x not enough vCPU" in text
+    assert "1 host: not enough vCPU" in text
     assert GONE not in text
 
 

@@ -149,7 +149,7 @@ async def test_slow_hosts_are_asked_until_all_that_have_room_have_been_heard(led
 async def test_a_slow_host_is_not_waited_for_twice(ledger: Ledger) -> None:
     hosts = Hosts(nobody_answers, nobody_answers)
     maker, _ = auctioneer(ledger, hosts)
-    with pytest.raises(Exception, match="3 x did not answer the call for bids"):
+    with pytest.raises(Exception, match="3 hosts: did not answer the call for bids"):
         await create(maker, "alone")
     assert hosts.called == [["h0", "h1", "h2"]] * 2
     assert ledger.state.placements == {}
@@ -160,7 +160,7 @@ async def test_a_full_fleet_is_said_to_be_full_however_slow_it_is(ledger: Ledger
     maker, _ = auctioneer(ledger, hosts)
     for name in ("a", "b", "c"):
         await create(maker, name)
-    with pytest.raises(NoRoom, match="3 x not enough vCPU"):
+    with pytest.raises(NoRoom, match="3 hosts: not enough vCPU"):
         await create(maker, "d")
     assert len(hosts.called) == 4, "nobody has room, so nobody is waited for"
 

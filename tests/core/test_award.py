@@ -142,6 +142,6 @@ def test_a_no_counts_its_reasons_and_gives_an_example():
     text = explain_unplaced(AUCTION, Unplaced((*full, Refusal("h9", Reason.CORDONED))))
     assert text == (
         "no host can take ns/vm (2 vCPU, 2048 MiB): "
-        "2 x not enough vCPU (e.g. h0: needs 2 vCPU, 0 free); 1 x is cordoned"
+        "2 hosts: not enough vCPU (e.g. h0: needs 2 vCPU, 0 free); 1 host: is cordoned"
     )
     assert "not found" not in text

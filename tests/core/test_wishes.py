@@ -217,11 +217,11 @@ def test_an_impossible_wish_says_which_hosts_failed_which_wish() -> None:
     )
     assert explain_unplaced(auction({}), Unplaced(refusals)) == (
         "no host can take ns/vm (1 vCPU, 1024 MiB): "
-        "2 x is not in the wished zone (h0: is in zone a, zone b is wished, h1: is in zone a, zone b is wished); "
-        "1 x lacks a wished label (h3: label gpu is no, yes is wished)"
+        "2 hosts: is not in the wished zone (h0: is in zone a, zone b is wished, h1: is in zone a, zone b is wished); "
+        "1 host: lacks a wished label (h3: label gpu is no, yes is wished)"
     )
     many = tuple(Refusal(f"h{n}", Reason.ZONE, "is in zone a") for n in range(9))
-    assert "9 x is not in the wished zone (e.g. h0: is in zone a, h1: " in explain_unplaced(
+    assert "9 hosts: is not in the wished zone (e.g. h0: is in zone a, h1: " in explain_unplaced(
         auction({}), Unplaced(many)
     )
 

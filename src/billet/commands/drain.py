@@ -16,6 +16,7 @@ import click
 from billet.commands.fleet import as_dicts
 from billet.commands.options import client_options, console, output_option
 from billet.core.errors import BilletError, HostVerdict
+from billet.core.words import counted
 
 if TYPE_CHECKING:
     from billet.client import Address, Client
@@ -53,7 +54,7 @@ def sort_out(rows: Iterable[Row]) -> Left:
     return left
 
 
-@click.command()
+@click.command(short_help="Cordon a host and show what is left; --evict empties it.")
 @click.argument("name", metavar="HOST")
 @click.option("--evict", is_flag=True, help=f"Delete the microVMs with the label {EVICT_LABEL}={ALLOW}.")
 @click.option("--at-once", type=click.IntRange(1), default=1, show_default=True, help="Most that leave at a time.")
@@ -67,7 +68,14 @@ def drain(address: Address, output: str, name: str, evict: bool, at_once: int, p
 
     Flintlock cannot migrate. A microVM whose label allows it is deleted, and its controller, told that it is gone,
     makes it again on another host. Everything else stays. Interrupt it as you like and run it again: it goes on
-    where it was. The exit code is 1 while something stays that --evict may not delete.
+    where it was.
+
+    \b
+    Exit codes:
+      0  it is cordoned, and with --evict empty
+      1  with --evict: something stays that it may not delete;
+         or it was interrupted, or no server did what was asked
+      2  the command line is wrong
     """
     from billet.client import Client
 
@@ -77,13 +85,13 @@ def drain(address: Address, output: str, name: str, evict: bool, at_once: int, p
         try:
             left = _evict(client, name, at_once, pace_s, evicted) if evict else sort_out(_rows(client, name))
         except KeyboardInterrupt:
-            done = f"{len(evicted)} delete{'' if len(evicted) == 1 else 's'}"
+            done = counted(len(evicted), "delete")
             raise BilletError(
                 f"interrupted after {done}; {name} stays cordoned: run the same again to go on"
             ) from None
     _print(name, left, evicted, output)
     if evict and left.staying:
-        raise BilletError(f"{len(left.staying)} microVMs stay on {name}")
+        raise BilletError(f"{counted(len(left.staying), 'microVM')} left on {name} that may not be deleted")
 
 
 def _evict(client: Client, name: str, at_once: int, pace_s: float, evicted: list[str]) -> Left:
@@ -147,6 +155,6 @@ def _print(name: str, left: Left, evicted: list[str], output: str) -> None:
         return
     if told:
         console().print(left_table(told))
-        click.echo(f"{name} is cordoned; {len(told)} microVMs are left on it.")
+        click.echo(f"{name} is cordoned; {counted(len(told), 'microVM')} left on it.")
     else:
         click.echo(f"{name} is cordoned and empty. `billet host uncordon {name}` takes it into service again.")

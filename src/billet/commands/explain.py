@@ -29,12 +29,24 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
     \b
     billet explain demo/web
     billet explain demo/web --why-not host-3
+
+    Of several auctions of a name the newest is shown; -o json has all, the newest first.
+
+    \b
+    SCORE       the sum of the five below; the lowest wins
+    FULL AFTER  how full the host would be with it, 100% = 1, of what is scarcest
+    SHAPE       for the host's size, and the shape of the room that would be left
+    PRESSURE    for tasks that wait for CPU, memory or IO there
+    BOOT DELAY  for the wait until it would be booted
+    WISH        for what labels wish softly (spread, near), where there is any
+    BOOT QUEUE  microVMs that wait for their boot x the mean time of one
+    FREE        what the host had left before, by the leader's ledger
     """
     if host:
         _print_why_not(address, output, key, host)
         return
     from billet.client import Client
-    from billet.show.explain import explained
+    from billet.show.explain import explained, older
     from billet.wire.pb.fleet_pb2 import ExplainReply, ExplainRequest
 
     with Client(address) as client:
@@ -46,8 +58,9 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
         click.echo(json.dumps(records, indent=2))
         return
     screen = console()
-    for record in records:
-        screen.print(explained(record))
+    screen.print(explained(records[0]))
+    if len(records) > 1:
+        screen.print(older(records, key), style="dim")
 
 
 def _none(key: str) -> BilletError:

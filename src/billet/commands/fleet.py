@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 @client_options
 @output_option
 def hosts(address: Address, output: str) -> None:
-    """Show every host: how full it is, what it has left, how its boots queue."""
+    """Show every host: how full it is, what it has left, how its boots queue.
+
+    \b
+    HOW FULL    100% = all is promised of what is scarcest there
+    vCPU, GiB   promised / what may be promised; GiB of memory
+    VMs         microVMs on it, with those that have FAILED
+    BOOT QUEUE  microVMs that wait for their boot x the mean time of one boot
+    PRESSURE    of the last 10 s, how much tasks waited for CPU, memory or IO
+    """
     from billet.client import Client
     from billet.show.fleet import hosts_table
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
@@ -43,7 +51,14 @@ def hosts(address: Address, output: str) -> None:
 @client_options
 @output_option
 def vms(address: Address, output: str, namespace: str, name: str, host: str, fenced: bool) -> None:
-    """Show the microVMs: where each runs, and what its auction came to."""
+    """Show the microVMs: where each runs, and what its auction came to.
+
+    \b
+    STATE  flintlockd's once it has the microVM, else the placement's
+    SCORE  at which its host won it, lower is better (see billet explain);
+           direct = made on the host itself, without an auction
+    AGE    since its placement changed last: mostly, since it was made
+    """
     from billet.client import Client
     from billet.show.fleet import placements_table
     from billet.wire.pb.fleet_pb2 import PlacementsReply, PlacementsRequest

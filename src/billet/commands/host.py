@@ -10,6 +10,7 @@ import click
 from billet.commands.drain import drain
 from billet.commands.fleet import as_dicts
 from billet.commands.options import client_options, output_option
+from billet.core.words import counted
 
 if TYPE_CHECKING:
     from billet.client import Address
@@ -24,7 +25,9 @@ def host() -> None:
     \b
     Before a repair:  billet host drain HOST --evict
     After it:         billet host uncordon HOST
-    For good:         billet host drain HOST --evict; stop its agent; billet host remove HOST
+    For good:         billet host drain HOST --evict
+                      stop its agent
+                      billet host remove HOST
     It has died:      billet host fence HOST
     """
 
@@ -68,7 +71,7 @@ def fence(address: Address, output: str, name: str) -> None:
     _print(
         said,
         output,
-        f"{name} is fenced: {said['released']} microVMs are declared gone. "
+        f"{name} is fenced: {counted(said['released'], 'microVM')} declared gone. "
         f"If it comes back, it deletes them before it gets new ones.",
     )
 

@@ -44,7 +44,9 @@ def create(
       kernel: {image: ghcr.io/me/kernel:6.1, filename: boot/vmlinux}
       root_volume: {id: root, source: {container_source: ghcr.io/me/rootfs:1}}
       interfaces: [{device_id: eth1, type: TAP}]
-      metadata_text: {user-data: "#cloud-config"}   # base64-encoded for you into `metadata`
+      metadata_text: {user-data: "#cloud-config"}
+
+    `metadata_text` is Billet's: its values are base64-encoded for you into `metadata`.
     """
     from billet.client import Client
     from billet.commands.spec import copies, read_spec

@@ -9,16 +9,23 @@ from typing import TYPE_CHECKING
 
 import click
 
+from billet.core.words import counted
+
 if TYPE_CHECKING:
     from billet.sim.run import Result
 
 SHOWN = 5  # violations of one seed
+KEY = """\
+Seconds of virtual time, who, and what. s0.2 is server 0 after its second start,
+agent-h1.1 the agent of host h1, c3 a client. Of an id the last 6 characters are
+shown: 000004 is an auction and its create's token, 001003 a microVM's uid.
+"""
 
 
 @click.command()
 @click.option("--seeds", type=click.IntRange(1), default=200, show_default=True, help="How many seeds to run.")
 @click.option("--first-seed", type=click.IntRange(0), default=0, show_default=True, help="The first of them.")
-@click.option("--jobs", type=click.IntRange(1), default=None, help="Processes at once. [default: one a processor]")
+@click.option("--jobs", type=click.IntRange(1), default=None, help="Processors to use. [default: all]")
 @click.option("--seed", type=click.IntRange(0), default=None, help="Run just this one.")
 @click.option("--trace", is_flag=True, help="With --seed: tell its story, line by line.")
 def sim(seeds: int, first_seed: int, jobs: int | None, seed: int | None, trace: bool) -> None:
@@ -27,14 +34,16 @@ def sim(seeds: int, first_seed: int, jobs: int | None, seed: int | None, trace: 
     Auctioneer, reconciler, agents and their link are the real ones; time, network, store, machines and flintlockds
     are made up from a seed: frames are lost, doubled and late, links cut, programs killed wherever they await, clocks
     set, commits left without an answer. Judges that see everything check each of the promises in
-    docs/architecture.md. The same seed gives the same run. Exit code 1 when a promise was broken.
+    docs/architecture.md. Exit code 1 when a promise was broken.
+
+    The same seed gives the same run, told by the same trace: `billet sim --seed N --trace` shows what led to it.
     """
     from billet.sim.run import run_seed
 
     if seed is not None:
         result = run_seed(seed)
         if trace:
-            click.echo("\n".join(result.lines))
+            click.echo("\n".join([KEY, *result.lines]))
         _show(result)
         _end(1, bool(result.violations))
     elif trace:
@@ -55,8 +64,9 @@ def _many(seeds: range, jobs: int) -> None:
         _progress(done, len(seeds), failed)
     took_s = time.monotonic() - begun_s
     click.echo(
-        f"{len(seeds)} seeds, {answers} answers to clients in {lasted_s / 3600:.1f} hours of virtual time; "
-        f"took {took_s:.0f} s, {took_s / len(seeds) * 1e3:.0f} ms a seed on {jobs} processes"
+        f"{counted(len(seeds), 'cluster')}, one for each seed, over {lasted_s / 3600:.1f} hours of virtual time; "
+        f"{counted(answers, 'call')} of their clients answered, replies and errors together.\n"
+        f"Took {took_s:.1f} s on {jobs} processors, {took_s / len(seeds) * 1e3:.0f} ms for each seed."
     )
     _end(failed, failed > 0)
 
@@ -66,7 +76,8 @@ def _progress(done: int, seeds: int, failed: int) -> None:
     terminal = sys.stderr.isatty()
     if done == seeds or done % (10 if terminal else max(1, seeds // 10)) == 0:
         end = terminal and done < seeds
-        click.echo(f"{done}/{seeds} seeds, {failed} failed" + ("\r" if end else ""), err=True, nl=not end)
+        broke = f"{failed} broke a promise" if failed else "all promises kept"
+        click.echo(f"{done}/{seeds} seeds, {broke}" + ("\r" if end else ""), err=True, nl=not end)
 
 
 def _show(result: Result) -> None:
@@ -74,14 +85,17 @@ def _show(result: Result) -> None:
     if not result.violations:
         click.echo(f"seed {result.seed}: all promises kept; trace {result.trace}")
         return
-    click.secho(f"seed {result.seed}: {len(result.violations)} violations; trace {result.trace}", fg="red")
+    broken = counted(len(result.violations), "time")
+    click.secho(f"seed {result.seed}: a promise was broken {broken}; trace {result.trace}", fg="red")
     for violation in result.violations[:SHOWN]:
         promise = f"promise {violation.promise}" if violation.promise else "unexpected"
-        click.echo(f"  {violation.at_s:11.6f} {promise}: {violation.text}")
-    click.echo(f"  its story: billet sim --seed {result.seed} --trace")
+        click.echo(f"  at {violation.at_s:.6f} s, {promise}: {violation.text}")
+    if len(result.violations) > SHOWN:
+        click.echo(f"  and {len(result.violations) - SHOWN} more")
+    click.echo(f"  the same again, with its story: billet sim --seed {result.seed} --trace")
 
 
 def _end(failed: int, broken: bool) -> None:
     if broken:
-        click.secho(f"{failed} failed", fg="red")
+        click.secho(f"{counted(failed, 'seed')} broke a promise", fg="red")
         raise SystemExit(1)

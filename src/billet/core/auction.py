@@ -22,6 +22,7 @@ from billet.core.model import (
 )
 from billet.core.scoring import Weights, price, utilisation
 from billet.core.wishes import wished
+from billet.core.words import counted
 
 # What flintlockd accepts (its own validation); a microVM outside of this is its verdict, not an auction's.
 VCPU_LIMITS = range(1, 65)
@@ -140,7 +141,8 @@ def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
         told = [f"{r.host}: {r.detail}" for r in unplaced.refusals if r.reason is reason and r.detail]
         most = HOSTS_TOLD if reason in WISH_REASONS else 1
         begin = "e.g. " if most == 1 or len(told) > most else ""
-        parts.append(f"{count} x {reason.value}" + (f" ({begin}{', '.join(told[:most])})" if told else ""))
+        detail = f" ({begin}{', '.join(told[:most])})" if told else ""
+        parts.append(f"{counted(count, 'host')}: {reason.value}{detail}")
     return f"{head}: " + "; ".join(parts)
 
 

@@ -24,11 +24,19 @@ _TLS_FLAGS = ("insecure", "cert", "key", "client_validate", "client_ca")
 @click.option("--control-endpoint", default="127.0.0.1:0", help="Where faults are ordered; '' for no control port.")
 @click.option("--default-provider", type=click.Choice(PROVIDERS), default=PROVIDERS[0], help="For specs without one.")
 @click.option("--insecure", is_flag=True, help="No TLS. Either this, or a certificate and its key.")
-@click.option("--tls-cert", "cert", default="", help="The server's certificate, PEM. TLS 1.3 only.")
-@click.option("--tls-key", "key", default="", help="Its key, PEM.")
+@click.option(
+    "--tls-cert", "cert", default="", show_default=False, help="The server's certificate, PEM. TLS 1.3 only."
+)
+@click.option("--tls-key", "key", default="", show_default=False, help="Its key, PEM.")
 @click.option("--tls-client-validate", "client_validate", is_flag=True, help="Ask clients for a certificate.")
-@click.option("--tls-client-ca", "client_ca", default="", help="The CA that signed the clients' certificates, PEM.")
-@click.option("--basic-auth-token", default="", help="Ask for this token; '' lets everybody in.")
+@click.option(
+    "--tls-client-ca",
+    "client_ca",
+    default="",
+    show_default=False,
+    help="The CA that signed the clients' certificates, PEM.",
+)
+@click.option("--basic-auth-token", default="", show_default=False, help="Ask for this token; '' lets everybody in.")
 @click.option("--flintlock-version", default="0.11.0", help="Imitate it: exec from 0.13 on, ServerInfo from 0.15 on.")
 @click.option("--boot-mean-s", default=0.5, help="Seconds that a boot takes on average. One boots at a time.")
 @click.option("--pull-mean-s", default=2.0, help="Seconds more for the first use of each image.")
@@ -37,7 +45,9 @@ _TLS_FLAGS = ("insecure", "cert", "key", "client_validate", "client_ca")
 @click.option("--seed", default=0, help="Of the random times, so that a run can be repeated.")
 @click.option("--time-scale", default=1.0, help="Retry n of a failed boot waits n * 20 s * this.")
 @click.option("--boot-failure-share", default=0.0, help="Share of boot attempts that fail, 0 to 1.")
-@click.option("--state", "state_file", default="", help="Keep microVMs in this file over a restart.")
+@click.option(
+    "--state", "state_file", default="", show_default=False, help="Keep microVMs in this file over a restart."
+)
 @click.option("--json-ready", is_flag=True, help="Print one JSON line with the addresses when ready.")
 def fake_flintlockd(**options: Any) -> None:
     """Run a flintlockd without a hypervisor.

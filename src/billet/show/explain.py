@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from billet.core.words import counted
 from billet.show.marks import bar, duration, gib, table
 
 Record = Mapping[str, Any]
@@ -41,11 +42,11 @@ REASONS = {
 }
 LEGS = {"bids": "bids", "reserve": "commit RESERVED", "boot_order": "flintlockd", "start": "commit STARTED"}
 BID_COLUMNS = (
-    "HOST",
+    "~HOST",
     ">SCORE",
     "FULL\nAFTER",
     ">SHAPE",
-    ">PRESSURE",
+    ">PRES-\nSURE",
     ">BOOT\nDELAY",
     ">BOOT\nQUEUE",
     ">FREE\nvCPU",
@@ -66,6 +67,13 @@ def explained(record: Record) -> RenderableType:
     parts.append(_outcome(record.get("outcome", {}), attempts))
     legs = _legs(record.get("legs_ms", {}))
     return Group(*parts, legs) if legs else Group(*parts)
+
+
+def older(records: Sequence[Record], key: str) -> str:
+    """A line on the auctions of the same name before the newest."""
+    ids = [record.get("auction", {}).get("id", "?") for record in records[1:]]
+    shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+    return f"\nThis is the newest. {counted(len(ids), 'older auction')} of {key}: {shown} (billet explain ID)"
 
 
 def _wanted(record: Record) -> Text:
@@ -100,7 +108,7 @@ def _attempt(attempt: Record) -> list[RenderableType]:
     refusals = [*attempt.get("refusals", []), *withdrawn]
     if refusals:
         parts.append(_refusals(refusals))
-    parts.append(_verdict(award, len(offers), refusals))
+    parts.append(_verdict(award, [offer["counted"]["total"] for offer in offers], refusals))
     return parts
 
 
@@ -117,7 +125,12 @@ def _offers(attempt: Record) -> tuple[list[dict[str, Any]], list[Mapping[str, An
         asked = counted["total"] - counted.get("wish", 0.0)  # the leader's to add, which makes no price anew
         moved = abs(asked - bid["score"]["total"]) > SAME
         offers.append({**bid, "counted": counted, "repriced": moved})
-    return sorted(offers, key=lambda offer: offer["counted"]["total"]), withdrawn
+    return sorted(offers, key=lambda offer: _rank(offer, attempt.get("award") or {})), withdrawn
+
+
+def _rank(offer: Record, award: Record) -> tuple[float, bool, bool]:
+    """The lowest score first; of equal ones the winner, then the runner-up."""
+    return offer["counted"]["total"], offer["host"] != award.get("host"), offer["host"] != award.get("runner_up")
 
 
 def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) -> RenderableType:
@@ -130,7 +143,7 @@ def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) ->
         made.add_row(
             f"{mark} {host}",
             f"{counted['total']:.3f}{'*' if offer['repriced'] else ' '}",
-            bar(counted["utilisation"], 8),
+            bar(counted["utilisation"], 6),
             f"+{counted.get('shape', 0.0):.3f}",
             f"+{counted['pressure']:.3f}",
             f"+{counted['delay']:.3f}",
@@ -180,16 +193,31 @@ def _refusals(refusals: list[Mapping[str, Any]]) -> RenderableType:
     return made
 
 
-def _verdict(award: Record | None, offers: int, refusals: list[Mapping[str, Any]]) -> Text:
+def _verdict(award: Record | None, totals: list[float], refusals: list[Mapping[str, Any]]) -> Text:
     if not award:
-        return Text(f"Nobody won: all {len(refusals)} hosts that were asked said no.", style="bold red")
+        return Text(f"Nobody won: {_everybody(len(refusals))}.", style="bold red")
     text = Text("  ").append(award["host"], style="bold green").append(f" won at {award['score']['total']:.3f}")
     if award.get("repriced"):
         text.append(" (priced anew)")
-    if offers == 1:
+    if len(totals) == 1:
         return text.append("; it was the only one to bid.")
     runner_up = award.get("runner_up")
-    return text.append(f", the lowest of {offers}" + (f"; runner-up: {runner_up}." if runner_up else "."))
+    equal = totals.count(min(totals))
+    text.append(
+        f", the lowest of {len(totals)} scores" if equal == 1 else f"; {equal} were as low, and a draw decided"
+    )
+    return text.append(f"; runner-up: {runner_up}." if runner_up else ".")
+
+
+def _everybody(hosts: int) -> str:
+    """All that were asked said no."""
+    match hosts:
+        case 0:
+            return "there was no host to ask"
+        case 1:
+            return "the one host that was asked said no"
+        case _:
+            return f"all {hosts} hosts that were asked said no"
 
 
 def _shadow(record: Record, attempt: Record) -> Iterable[Text]:

@@ -18,7 +18,7 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
     """The hosts of a HostsReply (as dicts), by name. Zones are shown where there are any."""
     rows = sorted(hosts, key=lambda row: natural(row["id"]))
     zones = any(row["zone"] for row in rows)
-    columns = ["HOST", "ZONE", "STATE", "UTILISATION", ">vCPU", ">GiB", ">VMs", ">QUEUE", ">PRESSURE"]
+    columns = ["HOST", "ZONE", "STATE", "HOW FULL", ">vCPU", ">GiB", ">VMs", ">BOOT\nQUEUE", ">PRES-\nSURE"]
     made = table(*[column for column in columns if zones or column != "ZONE"])
     for row in rows:
         allocatable, taken = row["allocatable"], row["taken"]
@@ -31,7 +31,7 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
             f"{gib(taken['memory_mib'])}/{gib(allocatable['memory_mib'])}",
             _count(taken["vms"], row["failed"]),
             _queue(row["pending"], row["boot_s"]),
-            f"{row['pressure']:.2f}",
+            f"{row['pressure']:.0%}",
         )
     return made
 

@@ -136,7 +136,7 @@ class Crowd:
         server = chance.choice(self._servers)
         asked_s = world.now_s
         patience_s = chance.uniform(0.0, 2.0) if world.happens(chance, world.weather.gives_up) else 2 * timeout_s
-        world.tell(name, f"{kind} {what[-6:]} through {server.id}")
+        world.tell(name, f"{kind} {what[-6:] or 'all'} through {server.id}")
         work = partial(server.serve, method, request, timeout_s, metadata)
         try:
             async with asyncio.timeout(patience_s):
@@ -150,8 +150,8 @@ class Crowd:
         world = self._world
         created = kind == "create" and said.code == Code.OK
         uid = wire.read_created(said.payload).uid if created else "" if kind == "create" else what
-        told = f"OK {uid[-6:] if created else ''}" if said.code == Code.OK else f"{int(said.code)} {said.text}"
-        world.tell(name, f"{kind} {what[-6:]}: {told}")
+        told = f"OK {uid[-6:] if created else ''}".rstrip() if said.code == Code.OK else f"{_code(said)}: {said.text}"
+        world.tell(name, f"{kind} {what[-6:] or 'all'}: {told}")
         world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text))
 
     async def _make_directly(self, name: str, chance: Random) -> None:
@@ -174,6 +174,10 @@ class Crowd:
     def _new_name(self) -> str:
         self._named += 1
         return f"vm{self._named}"
+
+
+def _code(said: Said) -> str:
+    return Code(said.code).name if said.code in set(Code) else f"code {said.code}"
 
 
 def create_request(name: str, vcpu: int, memory_mib: int) -> bytes:

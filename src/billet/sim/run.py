@@ -42,7 +42,7 @@ class Result(NamedTuple):
     lines: list[str]
     steps: int
     lasted_s: float
-    answers: int  # that clients were given
+    answers: int  # to clients' calls: replies and errors
 
 
 def run_seeds(seeds: Iterable[int], jobs: int) -> Iterator[Result]:
@@ -179,7 +179,8 @@ def listening_to_logs(world: World) -> Iterator[None]:
     def hear(_: Any, __: str, event: MutableMapping[str, Any]) -> Any:
         if event.get("exc_info"):
             world.note(Unexpected(world.now_s, f"{event['event']}: {event}"))
-        world.tell(name_of_current(), " ".join(f"{value}" for value in event.values()))
+        said = {key: value for key, value in event.items() if key not in ("event", "level", "log_level")}
+        world.tell(name_of_current(), f"{event['event']} {' '.join(f'{k}={v}' for k, v in said.items())}".rstrip())
         raise structlog.DropEvent
 
     structlog.configure(processors=[hear])
