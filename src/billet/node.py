@@ -94,8 +94,9 @@ class Server:
         self._config = config
         self._clock = SystemClock()
         self._store: Store = open_store(
-            config.store, config.data_dir, config.etcd_tls_ca, config.etcd_tls_cert, config.etcd_tls_key
-        )
+            config.store, config.data_dir, config.etcd_tls_ca, config.etcd_tls_cert, config.etcd_tls_key,
+            config.etcd_user, config.etcd_password,
+        )  # fmt: skip
         self._log = AuctionLog(Path(config.data_dir) / "auctions.db", keep=config.record_auctions)
         self._link = LinkServer(config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3)
         self._proof = proof(config.link_token)

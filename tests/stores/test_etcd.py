@@ -1,21 +1,26 @@
 """What only etcd can do to us: lost answers, late copies, members that stand still or die, no answer at all."""
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from structlog.testing import capture_logs
 
 from billet.adapters import etcd
 from billet.adapters.etcd import EtcdStore, check_version
 from billet.adapters.etcd_client import EtcdAway, EtcdClient
 from billet.adapters.pki import write_pki
+from billet.cli import main
+from billet.config import ServerConfig
 from billet.core.errors import ConfigError, Fenced, OutcomeUnknown, StoreError
 from billet.core.model import PlacementState
 from billet.core.state import PutPlacement
+from billet.node import Server
 from billet.ports import Term
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd, free_ports
@@ -400,6 +405,30 @@ async def test_the_store_gives_user_and_password_and_again_when_its_token_has_ag
     await store.close()
 
 
+async def test_a_server_and_the_store_commands_log_in_by_their_settings(own_etcd: LocalEtcd, tmp_path: Path) -> None:
+    await demand_passwords(own_etcd)
+    url, password = own_etcd.endpoint.replace("http://", "etcd://"), tmp_path / "password"
+    password.write_text("secret\n")
+    open_edges = {"insecure": True, "link_insecure": True, "http_endpoint": ""}
+    ports = {"grpc_endpoint": "127.0.0.1:0", "link_endpoint": "127.0.0.1:0"}
+    login = {"etcd_user": "root", "etcd_password": "secret"}
+    server = Server(ServerConfig(id="a", data_dir=str(tmp_path), store=url, **open_edges, **ports, **login))
+    await server.start()
+    running = asyncio.create_task(server.run())
+
+    async def check(*arguments: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, main, ["store", "check", "--store", url, *arguments])
+
+    await until(lambda: server._service is not None)  # it leads
+    said = await check("--etcd-user", "root", "--etcd-password-file", str(password), "-o", "json")
+    assert json.loads(said.stdout)["leader"] == "a"
+    refused = await check()
+    assert (refused.exit_code, "mend --etcd-user" in refused.stderr) == (1, True)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await server.close()
+
+
 @pytest.mark.parametrize(("user", "password"), [("", ""), ("root", "wrong")])
 async def test_an_etcd_that_does_not_know_us_is_said(own_etcd: LocalEtcd, user: str, password: str) -> None:
     await demand_passwords(own_etcd)
@@ -409,7 +438,7 @@ async def test_an_etcd_that_does_not_know_us_is_said(own_etcd: LocalEtcd, user: 
         await store.open()
         await store.campaign(ME)
 
-    with pytest.raises(StoreError, match="etcd refused") as caught:
+    with pytest.raises(StoreError, match=r"etcd refused.* mend --etcd-user") as caught:
         await lead()
     assert "secret" not in caught.value.text
     await store.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from billet.commands.options import console, output_option, store_options
+from billet.commands.options import console, open_secrets, output_option, store_options
 from billet.core.errors import ConfigError, StoreCorrupt
 from billet.core.words import counted
 
@@ -146,8 +146,10 @@ async def opened(where: dict[str, str], create: bool = True) -> AsyncIterator[En
     """The store that the options name."""
     from billet.adapters.stores import open_store
 
+    open_secrets(where)
     tls = where["etcd_tls_ca"], where["etcd_tls_cert"], where["etcd_tls_key"]
-    engine = open_store(where["store"], where["data_dir"], *tls, create=create)
+    login = where["etcd_user"], where["etcd_password"]
+    engine = open_store(where["store"], where["data_dir"], *tls, *login, create=create)
     try:
         await engine.open()
         yield engine
