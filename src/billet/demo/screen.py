@@ -122,7 +122,7 @@ Still running until Ctrl-C. In another terminal:
   billet vms
 {"".join(f"  billet {command}{chr(10)}" for command in made)}\
   echo '{SPEC}' | billet create --wait --name mine -f -
-  curl http://{meet.http}/v1alpha1/microvm/demo
+  curl -s http://{meet.http}/v1alpha1/microvm/demo
 {_servers(servers, leads)}
 The fakes, for direct calls ({FLINTLOCK_CALL}):
 {"".join(f"  {host.size.id:<9} {host.flintlock}{chr(10)}" for host in hosts)}"""
