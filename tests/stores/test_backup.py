@@ -36,7 +36,7 @@ CHANGES = [PutHost(host("h1")), PutHost(host("h2")), *(PutPlacement(placement(n)
 
 
 def silent(count: int) -> None:
-    """Nobody watches."""
+    """Nobody looks on."""
 
 
 async def fill(engine: Engine, changes: list[Any]) -> Term:
