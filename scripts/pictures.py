@@ -24,11 +24,11 @@ def main() -> None:
     story.Console = lambda **_: console  # type: ignore[assignment,misc]  # its only change: it remembers what it printed
     story.tell(story.Settings(5, 1, "sqlite", 60, 10.0, Boots(0.3, 0.5, 1), keep=False, json=False))
     lines = console.export_text(styles=True).splitlines()
-    explained, static, beside = (
+    explained, static, beside, ended = (
         next(n for n, line in enumerate(lines) if words in line)
-        for words in ("One auction explained", "static list (crc32", "Beside each other")
+        for words in ("One auction explained", "static list (crc32", "Beside each other", "All of it is gone again")
     )
-    draw("demo", "billet demo", [*lines[:explained], *lines[beside:]])
+    draw("demo", "billet demo", [*lines[:explained], *lines[beside:ended]])
     draw("explain", "billet explain", lines[explained + 2 : static])
 
 

@@ -18,7 +18,15 @@ from billet.core.policies import POLICIES
 from billet.core.quotas import Quotas, read_quota
 from billet.core.scoring import Weights
 
-STORE_FIELDS = ("store", "data_dir", "etcd_tls_ca", "etcd_tls_cert", "etcd_tls_key")  # all that leads to a store
+STORE_FIELDS = (  # all that leads to a store
+    "store",
+    "data_dir",
+    "etcd_tls_ca",
+    "etcd_tls_cert",
+    "etcd_tls_key",
+    "etcd_user",
+    "etcd_password",
+)
 STORE_SCHEMES = ("sqlite:///", "etcd://", "etcds://")
 
 
@@ -112,6 +120,8 @@ class ServerConfig:
     etcd_tls_ca: str = setting("", STORE, "PEM file: the CA of etcd's certificates. Empty = no TLS.", kind="file")
     etcd_tls_cert: str = setting("", STORE, "PEM file: certificate shown to etcd. Empty = none.", kind="file")
     etcd_tls_key: str = setting("", STORE, "PEM file: its private key.", kind="file")
+    etcd_user: str = setting("", STORE, "As whom to log in to etcd. Empty = it asks for no password.")
+    etcd_password: str = setting("", STORE, "The password of that user.", kind="secret")
 
     bid_wait_ms: int = setting(
         50, AUCTION, "How long an auction waits for the slower bids once it has one. 0 = the first bid wins;"
@@ -210,6 +220,7 @@ class ServerConfig:
                 "or --link-insecure on a network where everyone may join"
             )
         _check_pair(self.etcd_tls_cert, self.etcd_tls_key, "etcd-tls-cert", "etcd-tls-key")
+        _check_pair(self.etcd_user, self.etcd_password, "etcd-user", "etcd-password")
 
     @property
     def shadow_weights(self) -> Weights | None:

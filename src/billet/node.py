@@ -40,8 +40,9 @@ from billet.control.auctioneer import Auctioneer, Rules
 from billet.control.ledger import Ledger, elected
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
+from billet.control.reign import next_reign, until_over
 from billet.control.story import Story
-from billet.core.errors import BilletError, Code, ConfigError, StoreAway, StoreCorrupt, StoreError
+from billet.core.errors import BilletError, Code, ConfigError, StoreAway, StoreError
 from billet.core.model import Host, Placement, Resources
 from billet.core.record import Gone
 from billet.ports import Leader, Store
@@ -94,8 +95,9 @@ class Server:
         self._config = config
         self._clock = SystemClock()
         self._store: Store = open_store(
-            config.store, config.data_dir, config.etcd_tls_ca, config.etcd_tls_cert, config.etcd_tls_key
-        )
+            config.store, config.data_dir, config.etcd_tls_ca, config.etcd_tls_cert, config.etcd_tls_key,
+            config.etcd_user, config.etcd_password,
+        )  # fmt: skip
         self._log = AuctionLog(Path(config.data_dir) / "auctions.db", keep=config.record_auctions)
         self._link = LinkServer(config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3)
         self._proof = proof(config.link_token)
@@ -113,7 +115,7 @@ class Server:
         self._service: FlintlockService | None = None
         self._forward: LeaderForward | None = None  # while another one does
         self._last: LeaderForward | None = None  # to the last one, while nobody does
-        self._stopping = False
+        self.stopping = False
         self._web: uvicorn.Server | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -154,22 +156,22 @@ class Server:
             await self._store.open()
             self._store_open = True
 
+    async def elected(self) -> Ledger:
+        """See control.reign.Candidate."""
+        await self._open_store()
+        return await elected(self._store, self.leader, self._link.seen_term)
+
+    def trouble(self, error: StoreError) -> None:
+        """See control.reign.Candidate."""
+        log.error("cannot lead: the store is in trouble; trying again", error=error.text)
+        self._front.trouble(f"no server leads: {error.text}")
+
     async def _lead(self) -> None:
         """Campaign, lead, and campaign again, until this server stops."""
         with suppress(StoreError):
             # Should our address lead already, that is the process before this one, which was killed.
             await self._store.depose(self.leader)
-        while not self._stopping:
-            try:
-                await self._open_store()
-                ledger = await elected(self._store, self.leader, self._link.seen_term)
-            except StoreCorrupt:
-                raise
-            except StoreError as error:
-                log.error("cannot lead: the store is in trouble; trying again", error=error.text)
-                self._front.trouble(f"no server leads: {error.text}")
-                await asyncio.sleep(1.0)
-                continue
+        while ledger := await next_reign(self):
             office = self._open_office(ledger)
             service = FlintlockService(office, self._log, self._config.id)
             self._ledger, self._service = ledger, service
@@ -180,7 +182,7 @@ class Server:
             state = ledger.state
             log.info("leading", term=ledger.term.number, hosts=len(state.hosts), microvms=len(state.placements))
             try:
-                await self._reign(ledger, office)
+                await until_over(self._store, ledger, office.reconciler)
             finally:
                 self._ledger = self._service = None
                 self._front.stale = self._front.own_stale = StaleReads(
@@ -199,7 +201,7 @@ class Server:
         Where another server waits to lead, it takes over at once, and our clients' calls with it; else we lead on
         until they are answered.
         """
-        self._stopping = True
+        self.stopping = True
         service, ledger = self._service, self._ledger
         await self._serving(False)
         with suppress(StoreError):
@@ -246,29 +248,10 @@ class Server:
         request, timeout_s = flintlock.with_uid(uid), self._config.call_timeout_s
         return (await self._link.call(host_id, flintlock.DELETE, request, timeout_s)).code == Code.OK
 
-    async def _reign(self, ledger: Ledger, office: Office) -> None:
-        """Until the term ends, by the store's word or because a commit's outcome is not known."""
-        work = [
-            asyncio.create_task(office.reconciler.run()),
-            asyncio.create_task(self._store.ended(ledger.term)),
-            asyncio.create_task(ledger.over.wait()),
-        ]
-        try:
-            await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            ledger.end("the term has ended")
-            for task in work:
-                if task.done() and not task.cancelled() and (error := task.exception()):
-                    raise error
-        finally:
-            ledger.end("the server is stopping")
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
-
     async def _face(self) -> None:
         """Whom our clients meet from now on."""
         self._front.turn(self._service or self._forward, leads=self._service is not None)
-        await self._serving(self._front.serving and not self._stopping)
+        await self._serving(self._front.serving and not self.stopping)
 
     async def _serving(self, yes: bool) -> None:
         for edge in self._edges:

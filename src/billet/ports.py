@@ -91,10 +91,6 @@ class Store(Protocol):
         A commit that was sent cannot be called back: cancelling the caller does not undo it.
         """
 
-    def watch(self, after: int) -> AsyncIterator[tuple[int, list[Change]]]:
-        """Every transaction after that revision, in order, for ever. Survives reconnects; when the history
-        asked for is gone (compacted) raises StoreError so that the caller loads anew."""
-
 
 class Vitals(NamedTuple):
     """How an engine is. Sizes are those of its file, the largest where there are several."""

@@ -34,7 +34,19 @@ def test_json_with_camel_case_and_the_requests_outer_key():
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("vcpus: 2", 'no field named "vcpus"'),
+        ("vcpus: 2", 'it has no field named "vcpus"; did you mean vcpu?'),
+        ("memory_in_mib: 2", "did you mean memory_in_mb?"),
+        ("memoryInMib: 2", "did you mean memoryInMb?"),
+        (
+            "root_volume: {source: {xyz: 1}}",
+            'root_volume.source has no field named "xyz"; its fields are container_source',
+        ),
+        (
+            "rootVolume: {source: {xyz: 1}}",
+            'rootVolume.source has no field named "xyz"; its fields are containerSource',
+        ),
+        ("interfaces: [{device_id: eth1, type: X}]", "interfaces.type: Invalid enum value X for enum type"),
+        ("vcpu: 2.5", "is not a MicroVMSpec: vcpu: Couldn't parse integer: 2.5"),
         ("- 1", "holds no MicroVMSpec"),
         ("", "holds no MicroVMSpec"),
         ("a: [", "neither YAML nor JSON"),

@@ -95,6 +95,18 @@ def test_an_auction_fits_80_columns_and_its_numbers_are_whole():
     assert row.split()[-6:] == ["12", "x", "327", "ms", "256", "2048.5"]
 
 
+def test_a_wish_has_a_column_and_its_group_a_line_within_80_columns():
+    kin = [{"wish": "cluster", "here": 16, "zone": 16, "total": 58}]
+    room = {"allocatable": {"vcpu": 16, "memory_mib": 65536}, "taken": {"vcpu": 4, "memory_mib": 1024}}
+    ledger = {host: {**room, "kin": kin} for host in ("host-1", "host-2", "host-9")}
+    priced = {host: score(0.3) | {"wish": 0.083} for host in ledger}
+    said = text(explained(a_record({**AWARDED, "ledger": ledger, "priced": priced, "refusals": []})), 80)
+    assert max(len(line) for line in said.splitlines()) <= 80
+    row = next(line for line in said.splitlines() if "▶ host-1" in line)
+    assert row.split()[-7:] == ["0.083", "2", "x", "300", "ms", "12", "63"]
+    assert "of its group there / in that zone / anywhere: host-1 cluster 16/16/58; host-2" in said
+
+
 def test_of_several_auctions_of_a_name_the_older_ones_are_counted():
     records = [{"auction": {"id": f"01A{n}"}} for n in range(6)]
     assert (

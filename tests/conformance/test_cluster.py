@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -162,7 +163,7 @@ def test_check_22_list_of_the_whole_fleet(cluster: Target, start: Callable[..., 
 
 def test_check_24_list_with_a_host_down(cluster: Target, start: Callable[..., Service]) -> None:
     """An error by default; a part of the list only for who asks for it, and then it says what is missing."""
-    service = start(hosts=2)
+    service = start(hosts=2, http=True)
     client = Client(service.address)
     kept, lost = make_on(service, client, 0), make_on(service, client, 1)
     service.hosts[1].kill()
@@ -179,6 +180,17 @@ def test_check_24_list_with_a_host_down(cluster: Target, start: Callable[..., Se
     assert kept in seen
     assert lost not in seen
     assert dict(call.trailing_metadata())["x-billet-partial"] == "host-1"
+    url = f"http://{service.http_address}/v1alpha1/microvm/ns"
+    asked = urllib.request.Request(url, headers={"X-Billet-Partial": "allow"})
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(asked, timeout=DEADLINE_S) as answer:
+        assert answer.headers["x-billet-partial"] == "host-1"
+    body = {"id": "twice", "namespace": "ns", **json.loads(MessageToJson(spec("twice")))}
+    twice = [
+        http(service.http_address, "POST", "/v1alpha1/microvm", body, **{"X-Billet-Request-Id": "one"})
+        for _ in range(2)
+    ]
+    assert [status for status, _ in twice] == [200, 200]
+    assert len({json.loads(reply)["microvm"]["spec"]["uid"] for _, reply in twice}) == 1
 
 
 def test_check_32_cut_after_accept(target: Target, start: Callable[..., Service]) -> None:

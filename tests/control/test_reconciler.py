@@ -153,6 +153,19 @@ async def test_a_host_that_is_back_while_the_fence_waits_is_not_fenced(
     assert not reign.ledger.state.hosts["h1"].fenced
 
 
+async def test_a_host_that_is_back_while_its_removal_waits_is_not_removed(
+    reign: Reign, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its microVMs, made without Billet, are known only once it has told of them."""
+    monkeypatch.setattr(operators, "SURELY_AWAY_S", 0.2)
+    removing = asyncio.create_task(reign.operator.remove("h1", gone_for_good=False))
+    await asyncio.sleep(0)
+    reign.announce("h1", row("U-direct"))
+    with pytest.raises(Refused, match="h1 is connected: stop its agent"):
+        await removing
+    assert "h1" in reign.ledger.state.hosts
+
+
 async def test_nothing_is_awarded_to_a_fenced_host_while_what_is_in_hand_ends(reign: Reign) -> None:
     """Broken on purpose (release what is in hand): the create that ends afterwards revives its placement."""
     await place(reign, "mine", RESERVED)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
+import psutil
 import pytest
 
 from billet.fake.faults import Kind
@@ -194,3 +195,18 @@ def test_a_bad_setting_is_one_line_and_exit_2(arguments: list[str], word: str) -
     code, lines = run(*arguments)
     assert (code, len(lines)) == (2, 1)
     assert word in lines[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
+def test_kill_9_of_the_starter_takes_the_fake_along() -> None:
+    code = (
+        "import time; from billet.fake.process import FakeProcess; from billet.fake.settings import FakeConfig\n"
+        "print(FakeProcess(FakeConfig(grpc_endpoint='127.0.0.1:0')).start().pid, flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as starter:
+        assert starter.stdout is not None
+        fake = psutil.Process(int(starter.stdout.readline()))
+        starter.kill()
+        starter.wait()
+    _, alive = psutil.wait_procs([fake], timeout=10.0)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +15,7 @@ from billet.adapters import sqlite
 from billet.adapters.etcd import EtcdStore
 from billet.adapters.sqlite import SqliteStore
 from billet.core.model import Host, Placement, PlacementState, Resources
-from billet.core.state import Change, PutPlacement
+from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Store, Term
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from billet.wire.records import encode
@@ -43,9 +42,6 @@ class Backend(Protocol):
     async def write_raw(self, key: str, record: bytes) -> None:
         """Put bytes under a key, whatever they are. The store must be open."""
 
-    async def lose_history(self, store: Store, term: Term) -> None:
-        """Commit, and let the beginning of what was committed be forgotten."""
-
 
 class SqliteBackend:
     """A file."""
@@ -71,12 +67,6 @@ class SqliteBackend:
             db.execute("INSERT INTO records VALUES (?, ?)", (key, record))
         db.close()
 
-    async def lose_history(self, store: Store, term: Term) -> None:
-        self._monkeypatch.setattr(sqlite, "TRIM_EVERY", 10)
-        self._monkeypatch.setattr(sqlite, "KEEP_REVISIONS", 5)
-        for n in range(20):
-            await store.commit(term, [PutPlacement(placement(n))])
-
 
 class EtcdBackend:
     """A prefix of its own in a real etcd."""
@@ -100,12 +90,6 @@ class EtcdBackend:
     async def write_raw(self, key: str, record: bytes) -> None:
         put = pb.PutRequest(key=(self.prefix + key).encode(), value=record)
         await self._ask("KV/Put", put, pb.PutResponse)
-
-    async def lose_history(self, store: Store, term: Term) -> None:
-        revision = 0
-        for n in range(20):
-            revision = await store.commit(term, [PutPlacement(placement(n))])
-        await self._ask("KV/Compact", pb.CompactionRequest(revision=revision), pb.CompactionResponse)
 
     async def _ask(self, method: str, request: pb.PutRequest, reply: type[pb.PutResponse]) -> None:
         other = self.store()
@@ -147,19 +131,6 @@ def contents(snapshot: Snapshot) -> dict[str, bytes | None]:
 def written(*changes: Change) -> dict[str, bytes | None]:
     """What a store holds that was given these puts."""
     return dict(encode(change) for change in changes)
-
-
-async def take(
-    watch: AsyncIterator[tuple[int, list[Change]]], count: int
-) -> Sequence[tuple[int, dict[str, bytes | None]]]:
-    """The next transactions of a watch, which is ended then."""
-    seen = []
-    async with asyncio.timeout(SOON_S), aclosing(watch) as events:  # type: ignore[type-var]
-        async for revision, changes in events:
-            seen.append((revision, written(*changes)))
-            if len(seen) == count:
-                break
-    return seen
 
 
 async def told(leaders: AsyncIterator[Leader | None], wanted: Leader | None) -> None:

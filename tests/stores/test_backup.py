@@ -36,7 +36,7 @@ CHANGES = [PutHost(host("h1")), PutHost(host("h2")), *(PutPlacement(placement(n)
 
 
 def silent(count: int) -> None:
-    """Nobody watches."""
+    """Nobody looks on."""
 
 
 async def fill(engine: Engine, changes: list[Any]) -> Term:
@@ -214,6 +214,11 @@ async def test_the_commands_on_a_running_cluster_and_after_it(
     assert (report["hosts"], report["placements"], report["leader"], report["findings"]) == (1, 1, "a", [])
     taken = await billet("backup", str(path))
     assert (taken.exit_code, "2 records" in taken.stdout) == (0, True)
+    before = path.read_bytes()
+    refused = await billet("backup", str(path))
+    assert (refused.exit_code, "replace it with --force" in refused.stderr) == (2, True)
+    assert path.read_bytes() == before
+    assert (await billet("backup", "--force", str(path))).exit_code == 0
     refused = await billet("restore", str(path))
     assert (refused.exit_code, "stop all servers" in refused.stderr) == (1, True)
     await engine.commit(term, [PutPlacement(placement(2, host="h7"))])

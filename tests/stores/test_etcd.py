@@ -1,25 +1,32 @@
 """What only etcd can do to us: lost answers, late copies, members that stand still or die, no answer at all."""
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from structlog.testing import capture_logs
 
 from billet.adapters import etcd
 from billet.adapters.etcd import EtcdStore, check_version
 from billet.adapters.etcd_client import EtcdAway, EtcdClient
+from billet.adapters.etcd_election import after_prefix
 from billet.adapters.pki import write_pki
+from billet.cli import main
+from billet.config import ServerConfig
 from billet.core.errors import ConfigError, Fenced, OutcomeUnknown, StoreError
 from billet.core.model import PlacementState
 from billet.core.state import PutPlacement
+from billet.node import Server
 from billet.ports import Term
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd, free_ports
-from tests.stores.backends import ME, OTHER, SOON_S, EtcdBackend, contents, placement, take, told, until, written
+from tests.stores.backends import ME, OTHER, SOON_S, EtcdBackend, contents, placement, told, until, written
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -66,6 +73,23 @@ async def refused(attempt: Attempt) -> pb.TxnResponse:
     raise StoreError("etcd refused: too many requests")
 
 
+async def transactions(store: EtcdStore, after: int, count: int) -> list[tuple[int, dict[str, bytes | None]]]:
+    """The first so many that changed records after that revision, as etcd's own history has them."""
+    seen: list[tuple[int, dict[str, bytes | None]]] = []
+    watch = store._client.watch(store._prefix, after_prefix(store._prefix), after)
+    async with asyncio.timeout(SOON_S), aclosing(watch) as responses:
+        async for response in responses:
+            grouped: dict[int, dict[str, bytes | None]] = {}
+            for event in response.events:
+                if name := store._name(event.kv.key):
+                    value = None if event.type == event.DELETE else event.kv.value
+                    grouped.setdefault(event.kv.mod_revision, {})[name] = value
+            seen += grouped.items()
+            if len(seen) >= count:
+                break
+    return seen
+
+
 async def leading(server: LocalEtcd, lease_ttl_s: int = 60) -> tuple[EtcdStore, Term]:
     store = EtcdBackend(server, lease_ttl_s).store()
     await store.open()
@@ -94,7 +118,7 @@ async def test_a_transaction_whose_answer_was_lost_takes_effect_once(
     Faults(store, monkeypatch).plan = [fault, fault]
     first = await store.commit(term, [RESERVED])
     last = await store.commit(term, [STARTED])
-    assert await take(store.watch(start), 2) == [(first, written(RESERVED)), (last, written(STARTED))]
+    assert await transactions(store, start, 2) == [(first, written(RESERVED)), (last, written(STARTED))]
     await store.close()
 
 
@@ -285,7 +309,7 @@ async def test_a_commit_to_a_member_that_stands_still_is_never_a_lie(
     revision = await asyncio.wait_for(committing, SOON_S)
     later = await store.commit(term, [STARTED])
     assert contents(await store.load()) == written(PutPlacement(placement(0)), STARTED)
-    assert await take(store.watch(revision - 1), 2) == [(revision, written(RESERVED)), (later, written(STARTED))]
+    assert await transactions(store, revision - 1, 2) == [(revision, written(RESERVED)), (later, written(STARTED))]
     await store.close()
 
 
@@ -303,7 +327,7 @@ async def test_a_commit_to_a_member_that_stands_still_too_long_has_an_unknown_ou
 async def test_the_store_goes_on_by_itself_when_its_member_was_killed_and_started_again(own_etcd: LocalEtcd) -> None:
     store, term = await leading(own_etcd)
     start = (await store.load()).revision
-    watching = asyncio.create_task(take(store.watch(start), 2))
+    watching = asyncio.create_task(transactions(store, start, 2))
     first = await store.commit(term, [RESERVED])
     own_etcd.kill()
     committing = asyncio.create_task(store.commit(term, [STARTED]))
@@ -322,7 +346,7 @@ async def test_an_endpoint_that_does_not_answer_is_passed_over(etcd_server: Loca
     await store.open()
     term = await store.campaign(ME)
     await store.commit(term, [RESERVED])
-    ((_, changes),) = await take(store.watch((await store.load()).revision - 1), 1)
+    ((_, changes),) = await transactions(store, (await store.load()).revision - 1, 1)
     assert changes == written(RESERVED)
     await store.close()
 
@@ -393,11 +417,35 @@ async def test_the_store_gives_user_and_password_and_again_when_its_token_has_ag
     store._client._token = "aged.1"
     last = await store.commit(term, [STARTED])
     store._client._token = "aged.2"
-    assert await take(store.watch(first - 1), 2) == [(first, written(RESERVED)), (last, written(STARTED))]
+    assert await transactions(store, first - 1, 2) == [(first, written(RESERVED)), (last, written(STARTED))]
     store._client._token = "aged.3"
     await store.resign(term)
     assert await store.leader() is None
     await store.close()
+
+
+async def test_a_server_and_the_store_commands_log_in_by_their_settings(own_etcd: LocalEtcd, tmp_path: Path) -> None:
+    await demand_passwords(own_etcd)
+    url, password = own_etcd.endpoint.replace("http://", "etcd://"), tmp_path / "password"
+    password.write_text("secret\n")
+    open_edges = {"insecure": True, "link_insecure": True, "http_endpoint": ""}
+    ports = {"grpc_endpoint": "127.0.0.1:0", "link_endpoint": "127.0.0.1:0"}
+    login = {"etcd_user": "root", "etcd_password": "secret"}
+    server = Server(ServerConfig(id="a", data_dir=str(tmp_path), store=url, **open_edges, **ports, **login))
+    await server.start()
+    running = asyncio.create_task(server.run())
+
+    async def check(*arguments: str) -> Result:
+        return await asyncio.to_thread(CliRunner().invoke, main, ["store", "check", "--store", url, *arguments])
+
+    await until(lambda: server._service is not None)  # it leads
+    said = await check("--etcd-user", "root", "--etcd-password-file", str(password), "-o", "json")
+    assert json.loads(said.stdout)["leader"] == "a"
+    refused = await check()
+    assert (refused.exit_code, "mend --etcd-user" in refused.stderr) == (1, True)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    await server.close()
 
 
 @pytest.mark.parametrize(("user", "password"), [("", ""), ("root", "wrong")])
@@ -409,7 +457,7 @@ async def test_an_etcd_that_does_not_know_us_is_said(own_etcd: LocalEtcd, user: 
         await store.open()
         await store.campaign(ME)
 
-    with pytest.raises(StoreError, match="etcd refused") as caught:
+    with pytest.raises(StoreError, match=r"etcd refused.* mend --etcd-user") as caught:
         await lead()
     assert "secret" not in caught.value.text
     await store.close()

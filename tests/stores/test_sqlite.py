@@ -184,15 +184,3 @@ async def test_a_copy_taken_while_it_is_open_holds_what_was_acknowledged(tmp_pat
     assert await copy.leader() is None, "its lock was not copied"
     await copy.close()
     await store.close()
-
-
-async def test_a_watch_catches_up_on_commits_larger_than_a_page(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "billet.db")
-    await store.open()
-    term = await store.campaign(ME)
-    puts = [PutPlacement(placement(n)) for n in range(6_000)]
-    await store.commit(term, puts)
-    async for _, changes in store.watch(0):
-        assert written(*changes) == written(*puts)
-        break
-    await store.close()

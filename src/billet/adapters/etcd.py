@@ -353,18 +353,6 @@ class EtcdStore:
             failure=[pb.RequestOp(request_range=pb.RangeRequest(key=candidacy.marker))],
         )
 
-    async def watch(self, after: int) -> AsyncIterator[tuple[int, list[Change]]]:
-        """See ports.Store."""
-        async for response in self._client.watch(self._prefix, after_prefix(self._prefix), after):
-            grouped: dict[int, list[Change]] = {}
-            for event in response.events:
-                name = self._name(event.kv.key)
-                if name:
-                    value = None if event.type == event.DELETE else event.kv.value
-                    grouped.setdefault(event.kv.mod_revision, []).append(decode(name, value))
-            for revision, changes in grouped.items():
-                yield revision, changes
-
     def _name(self, key: bytes) -> str:
         """The record's key without our prefix, "" when it is none of a record."""
         name = key.removeprefix(self._prefix).decode(errors="replace")

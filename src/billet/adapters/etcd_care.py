@@ -22,7 +22,7 @@ from billet.wire.pb import etcd_rpc_pb2 as pb
 log = structlog.get_logger()
 
 LOOK_S = 5.0  # between two looks at the members
-KEEP_REVISIONS = 10_000  # what a watcher can catch up on; beyond, it loads anew, which takes a second
+KEEP_REVISIONS = 10_000  # what a watch for the next leader can catch up on; beyond, it looks anew
 CUT_EVERY_REVISIONS = 100_000  # about 50 MB of placements
 CUT_EVERY_S = 60.0
 CUT_AT_LEAST_REVISIONS = 1_000  # an idle etcd is left alone

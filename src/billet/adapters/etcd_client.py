@@ -35,6 +35,7 @@ OPTIONS = [
     ("grpc.keepalive_timeout_ms", 3000),
     ("grpc.http2.max_pings_without_data", 0),  # a watch may be silent for hours and must still be probed
 ]
+LOGIN = "mend --etcd-user and --etcd-password-file"
 REFUSALS = {  # etcd says these before it changes anything; every other code leaves the outcome open
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
@@ -261,7 +262,9 @@ class EtcdClient:
             return Compacted("the history that was asked for is gone; load anew")
         if error.code() is grpc.StatusCode.UNAUTHENTICATED or "auth store is old" in text:
             self._token = ""
-            return TokenEnded("etcd refused: it does not know us; mend the user and password given for it")
+            return TokenEnded(f"etcd refused: it does not know us; {LOGIN}")
+        if "user name is empty" in text or "invalid user ID or password" in text:
+            return StoreError(f"etcd refused: it wants a user and the right password; {LOGIN}")
         said = text if text.startswith("etcdserver:") and "not found" not in text else error.code().name
         return StoreError(f"etcd refused: {said}")
 

@@ -24,11 +24,7 @@ from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Term, Vitals
 from billet.wire.records import decode, read_leader
 
-KEEP_REVISIONS = 10_000  # what a watcher can catch up on
-TRIM_EVERY = 1_000
 LOCK_POLL_S = 0.1
-WATCH_PAGE = 500  # revisions in one look at the log
-WATCH_POLL_S = 0.25  # for changes by another process; this process's own wake watchers at once
 
 SURELY_UNDONE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
 
@@ -47,7 +43,6 @@ class SqliteStore:
         self._lock: IO[str] | None = None
         self._term: Term | None = None
         self._over = asyncio.Event()
-        self._news = asyncio.Event()  # set, and replaced by a new one, at every commit
         self._group = GroupCommit(self._write)
 
     # Opening and closing.
@@ -210,10 +205,7 @@ class SqliteStore:
         return await self._group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:
-        revision = await self._run(self._transact, term, writes)
-        news, self._news = self._news, asyncio.Event()
-        news.set()
-        return revision
+        return await self._run(self._transact, term, writes)
 
     def _transact(self, term: int, writes: Writes) -> int:
         """One transaction: compare the term, write, count the revision."""
@@ -231,10 +223,7 @@ class SqliteStore:
                 "INSERT INTO records VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", puts
             )
             db.executemany("DELETE FROM records WHERE key = ?", drops)
-            db.executemany("INSERT INTO log VALUES (?, ?, ?)", [(revision, *write) for write in writes.items()])
             db.execute("UPDATE meta SET revision = ?", (revision,))
-            if revision % TRIM_EVERY == 0:
-                db.execute("DELETE FROM log WHERE revision <= ?", (revision - KEEP_REVISIONS,))
         except BaseException:
             sqlite_file.roll_back(db)
             raise
@@ -250,34 +239,6 @@ class SqliteStore:
             if sqlite_file.code_of(error) in SURELY_UNDONE:
                 raise
             raise OutcomeUnknown(f"{self._path}: the commit broke off ({error}): check the disk") from None
-
-    async def watch(self, after: int) -> AsyncIterator[tuple[int, list[Change]]]:
-        """See ports.Store."""
-        while True:
-            news = self._news  # before looking, so that nothing is missed in between
-            fresh = await self._run(self._since, after)
-            for revision, changes in fresh:
-                yield revision, changes
-                after = revision
-            if fresh:
-                continue  # there may be more than one page
-            with suppress(TimeoutError):
-                async with asyncio.timeout(WATCH_POLL_S):
-                    await news.wait()
-
-    def _since(self, after: int) -> list[tuple[int, list[Change]]]:
-        db = self._connection()
-        oldest, newest = db.execute("SELECT (SELECT min(revision) FROM log), revision FROM meta").fetchone()
-        if newest > after and (oldest is None or oldest > after + 1):
-            raise StoreError(f"the history after revision {after} is gone; load anew")
-        rows = db.execute(
-            "SELECT revision, key, value FROM log WHERE revision > ? AND revision <= ? ORDER BY revision",
-            (after, after + WATCH_PAGE),
-        ).fetchall()
-        grouped: dict[int, list[Change]] = {}
-        for revision, key, value in rows:
-            grouped.setdefault(revision, []).append(decode(key, value))
-        return list(grouped.items())
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:

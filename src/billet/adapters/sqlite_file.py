@@ -10,7 +10,7 @@ from pathlib import Path
 
 from billet.core.errors import StoreCorrupt, StoreError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # files of 1 hold a table more, which nobody reads
 APPLICATION_ID = 0x42494C54  # "BILT", in the header of the file
 FULL_BYTES = 1 << 16  # with less room than this, an error is put down to it
 LITTLE_BYTES = 64 << 20  # with less room than this, or than the file takes, a person should know
@@ -18,7 +18,6 @@ BUSY_S = 5.0  # how long another process's transaction is waited for
 
 SCHEMA = """
 CREATE TABLE records (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE log (revision INTEGER, key TEXT, value BLOB, PRIMARY KEY (revision, key)) WITHOUT ROWID;
 CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), term INTEGER, leader BLOB, revision INTEGER);
 INSERT INTO meta VALUES (1, 0, NULL, 0);
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -12,8 +12,10 @@ from starlette.routing import Route
 
 from billet.api.front import Front
 from billet.core.errors import Unauthenticated
+from billet.ports import Answer
 from billet.wire.auth import check_basic
 from billet.wire.gateway import gateway_routes, routing_error
+from billet.wire.headers import INTERNAL
 
 FOREVER_S = 1e6
 
@@ -21,19 +23,17 @@ FOREVER_S = 1e6
 def http_app(front: Front, token: str) -> Starlette:
     """The application, in front of the same as gRPC's; a token, when there is one, is asked as there."""
 
-    def metadata(authorization: str | None) -> dict[str, str]:
-        problem = check_basic(authorization, token) if token else None
+    def metadata(headers: Mapping[str, str]) -> dict[str, str]:
+        problem = check_basic(headers.get("authorization"), token) if token else None
         if problem:
             raise Unauthenticated(problem)
-        return {"authorization": authorization} if authorization else {}
+        return {key: value for key, value in headers.items() if counts(key)}
 
-    async def call(method: str, request: bytes, authorization: str | None) -> bytes:
-        known = metadata(authorization)
-        return (await front.unary(method, request, FOREVER_S, known)).payload
+    async def call(method: str, request: bytes, headers: Mapping[str, str]) -> Answer:
+        return await front.unary(method, request, FOREVER_S, metadata(headers))
 
-    async def stream(method: str, request: bytes, authorization: str | None) -> AsyncIterator[bytes]:
-        known = metadata(authorization)
-        async for reply in front.stream(method, _once(request), None, known):
+    async def stream(method: str, request: bytes, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
+        async for reply in front.stream(method, _once(request), None, metadata(headers)):
             yield reply
 
     async def health(http: Request) -> PlainTextResponse:
@@ -43,6 +43,11 @@ def http_app(front: Front, token: str) -> Starlette:
 
     routes = [Route("/healthz", health), *gateway_routes(call, stream)]
     return Starlette(routes=routes, exception_handlers={HTTPException: routing_error})
+
+
+def counts(header: str) -> bool:
+    """Whether a client's header counts as metadata: Billet's own do, but those that servers say to each other."""
+    return header == "authorization" or (header.startswith("x-billet-") and header not in INTERNAL)
 
 
 async def _once(request: bytes) -> AsyncIterator[bytes]:

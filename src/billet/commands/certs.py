@@ -39,4 +39,7 @@ Written to {folder}, valid {days} days, for {", ".join(names)}:
   billet agent  --server HOST:9095 --link-ca {files.ca} --link-token-file FILE
   billet hosts  --tls-ca {files.ca}
 
-  client.crt and client.key are for --tls-client-validate on the server with --tls-client-ca {files.ca}.""")
+With certificates on both sides:
+
+  billet server ... --tls-client-validate --tls-client-ca {files.ca}
+  billet hosts  --tls-ca {files.ca} --tls-cert {files.client_cert} --tls-key {files.client_key}""")

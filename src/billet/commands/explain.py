@@ -40,6 +40,7 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
     BOOT DELAY  for the wait until it would be booted
     WISH        for what labels wish softly (spread, near), where there is any
     BOOT QUEUE  microVMs that wait for their boot x the mean time of one
+    WISH        for wishes of the request, and its group's other microVMs there
     FREE        what the host had left before, by the leader's ledger
     """
     if host:

@@ -23,6 +23,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar("Config")
 
 
+FROM_FILE: dict[str, Any] = {
+    "default": "",
+    "metavar": "FILE",
+    "help": "The same, from a file: `ps` does not show it.",
+}
+
+
 class Pairs(click.ParamType[tuple[str, str]]):
     """KEY=VALUE."""
 
@@ -79,13 +86,12 @@ def store_options(function: Function) -> Function:
     """The options of a server that lead to its store, under the same names and in the same variables."""
     for item in reversed([item for item in fields(ServerConfig) if item.name in STORE_FIELDS]):
         about: About = item.metadata["about"]
-        function = click.option(
-            *_names(item),
-            help=about.text,
-            envvar=f"BILLET_SERVER_{item.name.upper()}",
-            show_envvar=True,
-            **_kind(item, {item.name: str}),
-        )(function)
+        options = [(_names(item), {"help": about.text, **_kind(item, {item.name: str})})]
+        if about.kind == "secret":
+            options.append((_file_names(item), FROM_FILE))
+        for (name, variable), kind in reversed(options):
+            env = f"BILLET_SERVER_{variable.upper()}"
+            function = click.option(name, variable, envvar=env, show_envvar=True, **kind)(function)
     return function
 
 
@@ -95,14 +101,15 @@ def _options(config: type[Any]) -> Iterator[Callable[[Function], Function]]:
         about: About = item.metadata["about"]
         yield click.option(*_names(item), cls=Setting, section=about.section, help=about.text, **_kind(item, hints))
         if about.kind == "secret":
-            yield click.option(
-                f"{flag(item.name)}-file", f"{item.name}_file", cls=Setting, section=about.section,
-                default="", metavar="FILE", help="The same, from a file: `ps` does not show it.",
-            )  # fmt: skip
+            yield click.option(*_file_names(item), cls=Setting, section=about.section, **FROM_FILE)
 
 
 def _names(item: Field[Any]) -> tuple[str, str]:
     return flag(item.name), item.name
+
+
+def _file_names(item: Field[Any]) -> tuple[str, str]:
+    return f"{flag(item.name)}-file", f"{item.name}_file"
 
 
 def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,13 +168,18 @@ def _value(ctx: click.Context, path: str, key: str, value: Any) -> Any:
 
 def build(config: Callable[..., Config], values: dict[str, Any]) -> Config:
     """The config of what click has read; secrets are fetched from their files."""
-    for name in [name for name in values if name.endswith("_token_file")]:
-        values[name.removesuffix("_file")] = secret(name, values.pop(name), values[name.removesuffix("_file")])
+    open_secrets(values)
     for name in {"labels", "quotas"} & values.keys():
         values[name] = dict(values[name])
     if "servers" in values:
         values["servers"] = tuple(part for text in values["servers"] for part in text.split(",") if part)
     return config(**values)
+
+
+def open_secrets(values: dict[str, Any]) -> None:
+    """Put in the place of each `..._token_file` and `..._password_file` what is in it."""
+    for name in [name for name in values if name.endswith(("_token_file", "_password_file"))]:
+        values[name.removesuffix("_file")] = secret(name, values.pop(name), values[name.removesuffix("_file")])
 
 
 def secret(name: str, path: str, given: str) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import re
 import sys
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,23 @@ def parse_spec(text: str, source: str) -> MicroVMSpec:
     try:
         return ParseDict(tree, MicroVMSpec())
     except ParseError as error:
-        raise InvalidRequest(f"{source} is not a MicroVMSpec: {error}") from None
+        raise InvalidRequest(f"{source} is not a MicroVMSpec: {_in_words(str(error), tree)}") from None
+
+
+def _in_words(error: str, tree: Mapping[str, Any]) -> str:
+    """protobuf's words for people: where it is, what is wrong there, and the names as this file writes them."""
+    *path, what = re.split(r"Failed to parse (\w+) field: ", error)
+    where = ".".join(name for name in path if name)
+    unknown = re.match(r'Message type "[\w.]+" has no field named "(\w+)"', what)
+    if not unknown:
+        what = re.sub(r"[. ]*( at MicroVMSpec[\w.\[\]]*)?[. ]*$", "", what)
+        return f"{where}: {what}" if where else what
+    name, known = unknown[1], re.findall(r"'(\w+)'", what)
+    if not re.search(r"'\w*[a-z][A-Z]\w*': ", str(tree)):
+        known = [re.sub("([A-Z])", r"_\1", one).lower() for one in known]
+    meant = get_close_matches(name, known, 1)
+    helps = f"did you mean {meant[0]}?" if meant else f"its fields are {', '.join(known)}"
+    return f'{where or "it"} has no field named "{name}"; {helps}'
 
 
 def _encoded(plain: Any, source: str) -> dict[str, str]:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from billet.commands.options import console, output_option, store_options
-from billet.core.errors import StoreCorrupt
+from billet.commands.options import console, open_secrets, output_option, store_options
+from billet.core.errors import ConfigError, StoreCorrupt
+from billet.core.words import counted
 
 if TYPE_CHECKING:
     from billet.core.checkup import Finding
@@ -33,8 +34,9 @@ def store() -> None:
 
 @store.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--force", is_flag=True, help="Replace FILE if it is there already.")
 @store_options
-def backup(file: Path, **where: str) -> None:
+def backup(file: Path, force: bool, **where: str) -> None:
     """Write everything in the store to FILE, as of one moment. Servers may go on meanwhile.
 
     The file is JSON lines. It can be restored to the other engine too: this is how to move from SQLite to etcd.
@@ -45,9 +47,11 @@ def backup(file: Path, **where: str) -> None:
         async with opened(where, create=False) as engine:
             return await files.take(engine, datetime.now(UTC).isoformat(timespec="seconds"))
 
+    if file.exists() and not force:
+        raise ConfigError(f"{file} is there already: name another file, or replace it with --force")
     taken = asyncio.run(work())
     files.write(taken, file)
-    click.echo(f"{file}: {taken.header.records} records as of revision {taken.header.revision}")
+    click.echo(f"{file}: {counted(taken.header.records, 'record')} as of revision {taken.header.revision}")
 
 
 @store.command()
@@ -70,7 +74,8 @@ def restore(file: Path, force: bool, **where: str) -> None:
 
     term = asyncio.run(work())
     header = wanted.header
-    click.echo(f"{header.records} records as of {header.at} are back; terms go on from {term}. Start the servers.")
+    records = counted(header.records, "record")
+    click.echo(f"Restored {records} as of {header.at}; terms go on from {term}. Start the servers.")
 
 
 @store.command()
@@ -105,6 +110,7 @@ async def _examine(where: dict[str, str]) -> dict[str, Any]:
     return {
         **{name: value for name, value in vitals._asdict().items() if name != "troubles"},
         "round_trip_ms": round(median(trips_ms), 3),
+        "round_trips": ROUND_TRIPS,
         "leader": leader.id if leader else "",
         "revision": revision,
         "hosts": len(hosts),
@@ -140,8 +146,10 @@ async def opened(where: dict[str, str], create: bool = True) -> AsyncIterator[En
     """The store that the options name."""
     from billet.adapters.stores import open_store
 
+    open_secrets(where)
     tls = where["etcd_tls_ca"], where["etcd_tls_cert"], where["etcd_tls_key"]
-    engine = open_store(where["store"], where["data_dir"], *tls, create=create)
+    login = where["etcd_user"], where["etcd_password"]
+    engine = open_store(where["store"], where["data_dir"], *tls, *login, create=create)
     try:
         await engine.open()
         yield engine

@@ -12,6 +12,7 @@ from billet.control.reconciler import CHUNK, SURELY_AWAY_S, Reconciler
 from billet.core.errors import Fenced, InvalidRequest, Refused
 from billet.core.model import Host, PlacementState
 from billet.core.state import DropPlacement, holds_room
+from billet.core.words import counted
 
 log = structlog.get_logger()
 
@@ -34,8 +35,9 @@ class Operator:
         They are released for good: should the host come back, it deletes them before it may bid.
         """
         self._known(host_id)
-        while (left_s := SURELY_AWAY_S - self._away_s(host_id)) > 0:  # noqa: ASYNC110  # it is time that is waited for
-            await asyncio.sleep(left_s)
+        await self._surely_away(
+            host_id, "drain it, or stop its agent and flintlockd first; a host that lives must not be fenced"
+        )
         await self._reconciler.fence(host_id)
         if self._ledger.over.is_set():
             raise Fenced(f"this server no longer leads, and {host_id} may not be fenced wholly: try again")
@@ -48,20 +50,20 @@ class Operator:
     async def remove(self, host_id: str, gone_for_good: bool) -> None:
         """Forget a host that is empty and not connected. What was fenced is forgotten only when that is said."""
         self._known(host_id)
-        if self._reconciler.away_s(host_id) is None:
-            raise Refused(f"host {host_id} is connected: stop its agent, or it would join again at once")
+        await self._surely_away(host_id, "stop its agent, or it would join again at once")
+        self._known(host_id)
         state = self._ledger.state
         placements = [state.placements[placement_id] for placement_id in sorted(state.on_host.get(host_id, ()))]
         holding = sum(holds_room(placement) for placement in placements)
         if holding:
             raise Refused(
-                f"host {host_id} still has {_microvms(holding)}: "
+                f"host {host_id} still has {counted(holding, 'microVM')}: "
                 "start its agent and drain it, or fence it if it is dead"
             )
         fenced = self._fenced(host_id)
         if fenced and not gone_for_good:
             raise Refused(
-                f"host {host_id} was fenced with {_microvms(fenced)}, which it deletes when it comes back; "
+                f"host {host_id} was fenced with {counted(fenced, 'microVM')}, which it deletes when it comes back; "
                 "once it is removed nothing would: say --gone if this machine will never come back"
             )
         drops = [DropPlacement(placement.id) for placement in placements]
@@ -80,15 +82,12 @@ class Operator:
             raise InvalidRequest(f"there is no host {host_id!r}; `billet hosts` shows those that there are")
         return host
 
-    def _away_s(self, host_id: str) -> float:
-        away_s = self._reconciler.away_s(host_id)
-        if away_s is None:
-            raise Refused(
-                f"host {host_id} is connected: drain it, or stop its agent and flintlockd first; "
-                "a host that lives must not be fenced"
-            )
-        return away_s
-
-
-def _microvms(count: int) -> str:
-    return f"{count} microVM{'' if count == 1 else 's'}"
+    async def _surely_away(self, host_id: str, advice: str) -> None:
+        """Wait until a host has been away for so long that it is not merely on its way. Refused when it is here."""
+        while True:
+            away_s = self._reconciler.away_s(host_id)
+            if away_s is None:
+                raise Refused(f"host {host_id} is connected: {advice}")
+            if away_s >= SURELY_AWAY_S:
+                return
+            await asyncio.sleep(SURELY_AWAY_S - away_s)

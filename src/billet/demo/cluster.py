@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from billet.adapters.pki import Files, write_pki
+from billet.adapters.stores import open_store
+from billet.core.errors import BilletError
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import Process, Processes
 from billet.demo.workload import HostSize
@@ -32,14 +35,27 @@ class FakeHost(NamedTuple):
     process: Process
 
 
-class Cluster(NamedTuple):
-    """Everything that is ready, and where it listens."""
+class Server(NamedTuple):
+    """One server that is ready, and where it listens."""
 
+    id: str
     grpc: str
     http: str
+    process: Process
+
+
+class Cluster(NamedTuple):
+    """Everything that is ready. `store` is the servers' --store."""
+
+    servers: list[Server]
     hosts: list[FakeHost]
-    servers: list[Process]
     agents: list[Process]
+    store: str
+
+    @property
+    def grpc(self) -> str:
+        """Where one of the servers serves gRPC."""
+        return self.servers[0].grpc
 
 
 def start_fakes(processes: Processes, sizes: Sequence[HostSize], boots: Boots, prefix: str) -> list[FakeHost]:
@@ -68,14 +84,36 @@ def start_cluster(processes: Processes, sizes: Sequence[HostSize], boots: Boots,
     token.touch(mode=0o600)
     token.write_text(secrets.token_urlsafe(24))
     url = store_url(processes, servers, store)
-    serving = [_start_server(processes, n, url, pki, token) for n in range(1, servers + 1)]
+    started = [_start_server(processes, n, url, pki, token) for n in range(1, servers + 1)]
     hosts = start_fakes(processes, sizes, boots, "flintlockd")
-    said = [process.ready() for process in serving]
+    said = [process.ready() for process in started]
+    serving = [Server(p.name, one["grpc"], one["http"], p) for p, one in zip(started, said, strict=True)]
     links = ",".join(one["link"] for one in said)
     agents = [_start_agent(processes, host, links, pki, token) for host in hosts]
     for agent in agents:
         agent.ready()
-    return Cluster(said[0]["grpc"], said[0]["http"], hosts, serving, agents)
+    return Cluster(serving, hosts, agents, url)
+
+
+def leader(cluster: Cluster) -> Server:
+    """The server that leads now. BilletError when nobody does."""
+
+    async def ask() -> str:
+        store = open_store(cluster.store)
+        await store.open()
+        try:
+            found = await store.leader()
+        finally:
+            await store.close()
+        return found.id if found else ""
+
+    if len(cluster.servers) == 1:
+        return cluster.servers[0]
+    leads = asyncio.run(ask())
+    for server in cluster.servers:
+        if server.id == leads:
+            return server
+    raise BilletError("no server leads; their logs say why")
 
 
 def store_url(processes: Processes, servers: int, store: str) -> str:

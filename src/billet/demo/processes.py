@@ -25,18 +25,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from billet.core.errors import BilletError
+from billet.launch import bound
 
-# Runs in the child before the real program. A preexec_fn would do the same between fork and exec, which is not safe
-# in a process with gRPC's threads. PR_SET_PDEATHSIG is 1; the parent may have died before it was set.
-LAUNCH = """
-import os, sys
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
 STOP_S = 10.0
 TAIL_LINES = 15
 
@@ -51,7 +41,7 @@ class Process:
         self._line = b""
         with log.open("ab") as errors:
             self.popen = subprocess.Popen(
-                [sys.executable, "-ISc", LAUNCH, str(os.getpid()), *command],
+                bound(command),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,

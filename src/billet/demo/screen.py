@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from billet.demo.cluster import FakeHost, Server
 from billet.demo.load import HostLoad, Run
 from billet.show.marks import bar, duration, gib, table
 
 BAR_WIDTH = 24
+SPEC = (
+    '{"namespace": "demo", "vcpu": 1, "memory_in_mb": 1024, "kernel": {"image": "example.org/kernel:1", '
+    '"filename": "boot/vmlinux"}, "root_volume": {"id": "root", "source": {"container_source": "example.org/os:1"}}, '
+    '"interfaces": [{"device_id": "eth1", "type": "TAP"}]}'
+)
+FLINTLOCK_CALL = "billet create and billet delete take a flintlockd as --server, too"
+ENDED = """\
+All of it is gone again. To look around in a running one: billet demo --keep, or make demo ARGS="--keep".
+To kill the leader of three servers: billet demo --keep --servers 3. With real flintlockds: README.md.
+"""
 NOTE = (
     "All the fakes boot at one speed, however full they are, so that equal counts boot soonest. Billet gives a "
     "larger host more microVMs, and none more than it has. A real host that is promised twice gets slower, or kills "
@@ -97,17 +110,39 @@ def _times(ours: float, theirs: float, better: str) -> Text:
     return Text(f"{ours / theirs:.1f} times {worse}", style="red")
 
 
-def to_try(grpc: str, http: str, uid: str, hosts: Sequence[str]) -> str:
-    """The commands for a person who wants to look around."""
+def to_try(servers: Sequence[Server], leads: Server, uid: str, hosts: Sequence[FakeHost]) -> str:
+    """The commands for a person who wants to look around, each to be copied as it is."""
+    meet = next((server for server in servers if server is not leads), leads)
+    made = [f"explain {uid}", f"explain {uid} --why-not {hosts[0].size.id}", f"delete {uid}"] if uid else []
     return f"""\
 Still running until Ctrl-C. In another terminal:
 
-  export BILLET_SERVER={grpc}
+  export PATH="{Path(sys.executable).parent}:$PATH" BILLET_SERVER={meet.grpc}
   billet hosts
   billet vms
-  billet explain {uid}
-  billet delete {uid}
-  grpcurl -plaintext -d '{{"namespace": "demo"}}' {grpc} microvm.services.api.v1alpha1.MicroVM/ListMicroVMs
-  curl http://{http}/v1alpha1/microvm/demo
+{"".join(f"  billet {command}{chr(10)}" for command in made)}\
+  echo '{SPEC}' | billet create --wait --name mine -f -
+  curl -s http://{meet.http}/v1alpha1/microvm/demo
+{_servers(servers, leads)}
+The fakes, for direct calls ({FLINTLOCK_CALL}):
+{"".join(f"  {host.size.id:<9} {host.flintlock}{chr(10)}" for host in hosts)}"""
 
-The flintlockds, for direct calls: {", ".join(hosts)}"""
+
+def _servers(servers: Sequence[Server], leads: Server) -> str:
+    """Where each server is; with several, how to see another one take over."""
+    if len(servers) == 1:
+        return ""
+    rows = (
+        f"  {server.id:<9} {server.grpc:<21} {server.http:<21} {'leads' if server is leads else 'follows'}\n"
+        for server in servers
+    )
+    return f"""
+Any server takes any request, and passes it on to the one that leads:
+
+  {"SERVER":<9} {"gRPC":<21} {"HTTP":<21}
+{"".join(rows)}
+Kill the leader; another one takes over, and nothing is lost:
+
+  kill -9 {leads.process.pid}
+  billet hosts
+"""

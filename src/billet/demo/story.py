@@ -16,7 +16,7 @@ from rich.live import Live
 from billet.client import Address, Client
 from billet.core.errors import BilletError, ConfigError
 from billet.demo import screen
-from billet.demo.cluster import Boots, Cluster, FakeHost, start_cluster, start_fakes
+from billet.demo.cluster import Boots, Cluster, FakeHost, leader, start_cluster, start_fakes
 from billet.demo.load import Run, run_load
 from billet.demo.processes import Processes
 from billet.demo.workload import HostSize, Shape, draw_shapes, host_sizes, static_choice
@@ -51,6 +51,7 @@ def tell(settings: Settings) -> None:
         console = Console(quiet=settings.json)
         with Processes(Path(folder)) as processes:
             _tell(settings, processes, console)
+        console.print(screen.ENDED, highlight=False, soft_wrap=True)
 
 
 def _tell(settings: Settings, processes: Processes, console: Console) -> None:
@@ -74,10 +75,8 @@ def _tell(settings: Settings, processes: Processes, console: Console) -> None:
         if settings.json and not settings.keep:
             print(json.dumps({"billet": figures(billet), "static_list": figures(static)}), flush=True)
     if settings.keep:
-        flintlocks = [host.flintlock for host in cluster.hosts]
-        console.print(
-            screen.to_try(cluster.grpc, cluster.http, uid or "UID", flintlocks), highlight=False, soft_wrap=True
-        )
+        told = screen.to_try(cluster.servers, leader(cluster), uid, cluster.hosts)
+        console.print(told, highlight=False, soft_wrap=True, markup=False)
         signal.pause()
 
 
@@ -95,7 +94,8 @@ def _opening(settings: Settings, sizes: list[HostSize]) -> str:
 
 def _addresses(cluster: Cluster) -> dict[str, object]:
     hosts = [{"id": host.size.id, "flintlock": host.flintlock, "control": host.control} for host in cluster.hosts]
-    return {"grpc": cluster.grpc, "http": cluster.http, "hosts": hosts}
+    servers = [{"id": server.id, "grpc": server.grpc, "http": server.http} for server in cluster.servers]
+    return {"grpc": cluster.grpc, "http": cluster.servers[0].http, "servers": servers, "hosts": hosts}
 
 
 def _through_billet(settings: Settings, cluster: Cluster, shapes: list[Shape], console: Console) -> Run:

@@ -15,6 +15,7 @@ from typing import IO, Any
 
 from billet.fake.faults import Kind
 from billet.fake.settings import FakeConfig
+from billet.launch import bound
 
 READY_S = 60.0  # generous: a loaded machine starts Python slowly
 
@@ -22,7 +23,7 @@ READY_S = 60.0  # generous: a loaded machine starts Python slowly
 class FakeProcess:
     """`start`, then `grpc_address`, `http_address`, `stats()`, `fault(..)`; `kill()` and `start()` again at will.
 
-    A restart listens on the same ports; with `state_file` set it has the same microVMs.
+    A restart listens on the same ports; with `state_file` set it has the same microVMs. It ends with its starter.
     """
 
     def __init__(self, config: FakeConfig) -> None:
@@ -33,7 +34,7 @@ class FakeProcess:
     def start(self) -> FakeProcess:
         """Return when it answers. Raises RuntimeError when it does not."""
         command = [sys.executable, "-m", "billet.fake", *arguments(self.config)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        self._process = subprocess.Popen(bound(command), stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         ready = json.loads(_read_line(self._process.stdout))
         self.grpc_address, self.http_address, self.control_address = ready["grpc"], ready["http"], ready["control"]

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -22,6 +22,7 @@ from billet.fake.http import HttpListener, check_free
 from billet.fake.model import Record
 from billet.fake.service import MicroVMs
 from billet.fake.settings import FakeConfig
+from billet.ports import Answer
 from billet.wire.gateway import gateway_app
 from billet.wire.pb import flintlock_types_pb2 as types
 from billet.wire.tls import server_credentials
@@ -119,20 +120,19 @@ class FakeFlintlockd:
         await listener.start()
         return listener.address
 
-    async def _call(self, method: str, request: bytes, authorization: str | None) -> bytes:
+    async def _call(self, method: str, request: bytes, headers: Mapping[str, str]) -> Answer:
         assert self._gateway is not None
         try:
             send: Any = self._gateway.unary_unary(method)  # the stubs cannot type a call of raw bytes
-            reply: bytes = await send(request, metadata=_metadata(authorization))
+            return Answer(await send(request, metadata=_metadata(headers)))
         except grpc.aio.AioRpcError as error:
             raise _verdict(error) from error
-        return reply
 
-    async def _stream(self, method: str, request: bytes, authorization: str | None) -> AsyncIterator[bytes]:
+    async def _stream(self, method: str, request: bytes, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
         assert self._gateway is not None
         try:
             send: Any = self._gateway.unary_stream(method)
-            async for reply in send(request, metadata=_metadata(authorization)):
+            async for reply in send(request, metadata=_metadata(headers)):
                 yield reply
         except grpc.aio.AioRpcError as error:
             raise _verdict(error) from error
@@ -182,8 +182,8 @@ def _describe(record: Record) -> dict[str, Any]:
     }
 
 
-def _metadata(authorization: str | None) -> tuple[tuple[str, str], ...]:
-    return (("authorization", authorization),) if authorization else ()
+def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, value) for key, value in headers.items() if key == "authorization")
 
 
 def _verdict(error: grpc.aio.AioRpcError) -> HostVerdict:

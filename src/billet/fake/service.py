@@ -20,8 +20,6 @@ from billet.wire.pb import flintlock_types_pb2 as types
 
 M = TypeVar("M", bound=Message)
 
-_MALFORMED = "grpc: error unmarshalling request: proto"
-
 
 class MicroVMs:
     """Create, Delete, Get, List and their errors (HostVerdict). Nothing here waits: a boot happens elsewhere."""

@@ -41,6 +41,7 @@ REASONS = {
     "DECLINED": "took back its bid",
 }
 LEGS = {"bids": "bids", "reserve": "commit RESERVED", "boot_order": "flintlockd", "start": "commit STARTED"}
+WISH = ">WISH"  # where the microVM has soft wishes
 BID_COLUMNS = (
     "~HOST",
     ">SCORE",
@@ -48,11 +49,12 @@ BID_COLUMNS = (
     ">SHAPE",
     ">PRES-\nSURE",
     ">BOOT\nDELAY",
+    WISH,
     ">BOOT\nQUEUE",
     ">FREE\nvCPU",
     ">FREE\nGiB",
 )
-WISH_COLUMNS = (">WISH", "~GROUP HERE/\nIN ZONE/ALL")
+GROUPS_TOLD = 4  # hosts of which it is told who of the group is there
 SAME = 1e-9  # two prices that differ by less are the same, added up in another order
 
 
@@ -104,7 +106,8 @@ def _attempt(attempt: Record) -> list[RenderableType]:
     offers, withdrawn = _offers(attempt)
     parts: list[RenderableType] = []
     if offers:
-        parts += [_bids(offers, award, attempt.get("ledger", {})), *_footnotes(offers)]
+        ledger = attempt.get("ledger", {})
+        parts += [_bids(offers, award, ledger), *_footnotes(offers), *_groups(offers, ledger)]
     refusals = [*attempt.get("refusals", []), *withdrawn]
     if refusals:
         parts.append(_refusals(refusals))
@@ -135,7 +138,7 @@ def _rank(offer: Record, award: Record) -> tuple[float, bool, bool]:
 
 def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) -> RenderableType:
     wished = any(ledger.get(offer["host"], {}).get("kin") for offer in offers)
-    made = table(*BID_COLUMNS, *(WISH_COLUMNS if wished else ()))
+    made = table(*(column for column in BID_COLUMNS if wished or column != WISH))
     for offer in offers:
         counted, facts, host = offer["counted"], offer.get("facts", {}), offer["host"]
         mark, style = _place(host, award)
@@ -143,13 +146,13 @@ def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) ->
         made.add_row(
             f"{mark} {host}",
             f"{counted['total']:.3f}{'*' if offer['repriced'] else ' '}",
-            bar(counted["utilisation"], 6),
-            f"+{counted.get('shape', 0.0):.3f}",
-            f"+{counted['pressure']:.3f}",
-            f"+{counted['delay']:.3f}",
+            f"{counted['utilisation']:.0%}" if wished else bar(counted["utilisation"], 6),  # for want of room
+            f"{counted.get('shape', 0.0):.3f}",
+            f"{counted['pressure']:.3f}",
+            f"{counted['delay']:.3f}",
+            *([f"{counted.get('wish', 0.0):.3f}"] if wished else []),
             queue,
             *_room(ledger.get(host, {})),
-            *(_kin(counted, ledger.get(host, {})) if wished else ()),
             style=style,
         )
     return made
@@ -171,17 +174,21 @@ def _room(view: Record) -> tuple[str, str]:
     return str(vcpu), gib(mib)
 
 
-def _kin(counted: Record, view: Record) -> tuple[str, str]:
-    """What soft wishes added, and who of the groups is here, in this zone, and anywhere."""
-    kin = [f"{k['wish']} {k['here']}/{k['zone']}/{k['total']}" for k in view.get("kin", [])]
-    return f"+{counted.get('wish', 0.0):.3f}", ", ".join(kin) or "-"
-
-
 def _footnotes(offers: Iterable[Record]) -> Iterable[Text]:
     repriced = [offer for offer in offers if offer["repriced"]]
     if repriced:
         was = ", ".join(f"{offer['host']} bid {offer['score']['total']:.3f}" for offer in repriced)
         yield Text(f"  * priced anew, because the ledger had moved since the bid: {was}", style="dim")
+
+
+def _groups(offers: Sequence[Record], ledger: Record) -> Iterable[Text]:
+    """Who of the microVM's groups is where already, on the hosts that asked the least."""
+    told = []
+    for offer in offers[:GROUPS_TOLD]:
+        kin = ledger.get(offer["host"], {}).get("kin", [])
+        told += [f"{offer['host']} {k['wish']} {k['here']}/{k['zone']}/{k['total']}" for k in kin]
+    if told:
+        yield Text(f"  of its group there / in that zone / anywhere: {'; '.join(told)}", style="dim")
 
 
 def _refusals(refusals: list[Mapping[str, Any]]) -> RenderableType:

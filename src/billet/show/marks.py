@@ -53,8 +53,15 @@ def age(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A measured time with three digits or so: 1.2 s, 340 ms."""
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+    """A measured time with three digits or so: 1.2 s, 340 ms, 85 µs."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 1e-3 or seconds == 0 else f"{seconds * 1e6:.0f} µs"
+
+
+def size(count_bytes: int) -> str:
+    """The size of a file: 12.3 MB, 49 kB."""
+    return f"{count_bytes / 1e6:.1f} MB" if count_bytes >= 1e6 else f"{count_bytes / 1e3:.0f} kB"
 
 
 def table(*columns: str, title: str = "") -> Table:

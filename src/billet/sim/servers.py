@@ -20,6 +20,7 @@ from billet.control.auctioneer import Auctioneer, Rules
 from billet.control.ledger import Ledger, elected
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
+from billet.control.reign import next_reign, until_over
 from billet.control.story import Story
 from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost, StoreError
 from billet.core.scoring import Weights
@@ -158,16 +159,18 @@ class SimServer:
             group.create_task(self._lead())
             group.create_task(self._follow())
 
+    async def elected(self) -> Ledger:
+        """See control.reign.Candidate."""
+        return await elected(self._store, self.me, self._link.seen_term)
+
+    def trouble(self, error: StoreError) -> None:
+        """See control.reign.Candidate."""
+        self._front.trouble(f"no server leads: {error.text}")
+
     async def _lead(self) -> None:
         with suppress(StoreError):
             await self._store.depose(self.me)
-        while not self.stopping:
-            try:
-                ledger = await elected(self._store, self.me, self._link.seen_term)
-            except StoreError as error:
-                self._front.trouble(f"no server leads: {error.text}")
-                await asyncio.sleep(1.0)
-                continue
+        while ledger := await next_reign(self):
             office = self._open_office(ledger)
             service = FlintlockService(office, Nothing(), self.id)
             self._ledger, self._service = ledger, service
@@ -183,7 +186,7 @@ class SimServer:
             self._face()
             self._leads(ledger.term.number, ledger)
             try:
-                await self._reign(ledger, office)
+                await until_over(self._store, ledger, office.reconciler)
             finally:
                 self._ledger = self._service = None
                 self._front.stale = self._front.own_stale = StaleReads(service, self._clock_s(), self._clock_s)
@@ -220,24 +223,6 @@ class SimServer:
     async def _delete(self, host_id: str, uid: str) -> bool:
         reply = await self._link.call(host_id, flintlock.DELETE, flintlock.with_uid(uid), self._rules.call_timeout_s)
         return reply.code == Code.OK
-
-    async def _reign(self, ledger: Ledger, office: Office) -> None:
-        work = [
-            asyncio.create_task(office.reconciler.run()),
-            asyncio.create_task(self._store.ended(ledger.term)),
-            asyncio.create_task(ledger.over.wait()),
-        ]
-        try:
-            await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            ledger.end("the term has ended")
-            for task in work:
-                if task.done() and not task.cancelled() and (error := task.exception()):
-                    raise error
-        finally:
-            ledger.end("the server is stopping")
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
 
     def _face(self) -> None:
         self._front.turn(self._service or self._forward, leads=self._service is not None)

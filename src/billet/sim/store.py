@@ -278,10 +278,6 @@ class SimStore:
         self._etcd.look_at_ledger(term.number)
         return await self._group.commit(term.number, changes)
 
-    def watch(self, after: int) -> AsyncIterator[tuple[int, list[Change]]]:
-        """See ports.Store. No part that is simulated watches."""
-        raise NotImplementedError
-
     # Election.
 
     async def _until_first(self, candidacy: Candidacy) -> bool:

@@ -8,7 +8,7 @@ path in Flintlock, and List wins there too.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
@@ -22,12 +22,14 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from billet.core.errors import BilletError, Code, HostVerdict, InvalidRequest
+from billet.ports import Answer
 from billet.wire.flintlock import CREATE, DELETE, LIST, LIST_STREAM, with_uid
 from billet.wire.pb import flintlock_pb2 as rpc
 
-# (method's full name, request, `authorization` header) -> reply. A BilletError is answered with its code and text.
-Call = Callable[[str, bytes, str | None], Awaitable[bytes]]
-Stream = Callable[[str, bytes, str | None], AsyncIterator[bytes]]
+# (method's full name, request, headers in lower case) -> reply, whose trailing metadata become headers. A BilletError
+# is answered with its code and text.
+Call = Callable[[str, bytes, Mapping[str, str]], Awaitable[Answer]]
+Stream = Callable[[str, bytes, Mapping[str, str]], AsyncIterator[bytes]]
 
 M = TypeVar("M", bound=Message)
 
@@ -44,34 +46,34 @@ def gateway_app(call: Call, stream: Stream) -> Starlette:
 def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
     """The gateway's routes, for an application that has others beside them."""
 
-    async def answer(http: Request, method: str, request: bytes, reply: type[Message]) -> Response:
+    async def unary(http: Request, method: str, request: bytes, reply: type[Message]) -> Response:
         try:
-            payload = await call(method, request, http.headers.get("authorization"))
+            answer = await call(method, request, http.headers)
         except BilletError as error:
             return error_response(error)
-        return JSONResponse(to_json(reply.FromString(payload)))
+        return JSONResponse(to_json(reply.FromString(answer.payload)), headers=dict(answer.trailers))
 
     async def create(http: Request) -> Response:
         try:
             request = create_request(await http.body())
         except InvalidRequest as error:
             return error_response(error)
-        return await answer(http, CREATE, request, rpc.CreateMicroVMResponse)
+        return await unary(http, CREATE, request, rpc.CreateMicroVMResponse)
 
     async def delete(http: Request) -> Response:
         request = with_uid(http.path_params["uid"])
-        return await answer(http, DELETE, request, Empty)
+        return await unary(http, DELETE, request, Empty)
 
     async def list_vms(http: Request) -> Response:
         request = list_request(http.path_params["namespace"], http.query_params.get("name"))
-        return await answer(http, LIST, request, rpc.ListMicroVMsResponse)
+        return await unary(http, LIST, request, rpc.ListMicroVMsResponse)
 
     async def list_stream(http: Request) -> Response:
         try:
             request = parse_json(rpc.ListMicroVMsRequest(), await http.body()).SerializeToString()
         except InvalidRequest as error:
             return error_response(error)
-        return await _stream_response(stream(LIST_STREAM, request, http.headers.get("authorization")))
+        return await _stream_response(stream(LIST_STREAM, request, http.headers))
 
     return [
         Route("/v1alpha1/microvm", create, methods=["POST"]),
