@@ -29,7 +29,7 @@ class About(NamedTuple):
     text: str
     low: float | None = None
     high: float | None = None
-    kind: str = ""  # one of those in FORMS and _check_kind, or "secret"
+    kind: str = ""  # one of those in FORMS and _check_kind, or "secret"; those with a "?" may be empty
 
 
 def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
@@ -357,7 +357,7 @@ FORMS: Mapping[str, tuple[Callable[[str], Any], str]] = {
 
 def _check_kind(name: str, kind: str, value: Any) -> None:
     match kind:
-        case "endpoint?" if not value:
+        case _ if kind.endswith("?") and not value:
             pass
         case "endpoints" if not value:
             raise ConfigError(f"{name} is empty; give at least one HOST:PORT")
@@ -367,7 +367,7 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
             raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
         case "folder" if not Path(value).is_dir():
             raise ConfigError(f"{name} is {value!r}, which is not a folder; make it, or give another")
-        case "policy" | "policy?" if value not in POLICIES and (value or kind == "policy"):
+        case "policy" | "policy?" if value not in POLICIES:
             raise ConfigError(f"{name} is {value!r}; there are {', '.join(POLICIES)}")
         case "store" if not value.startswith(STORE_SCHEMES):
             raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")

@@ -275,6 +275,6 @@ async def test_a_wish_that_no_host_grants_is_no_matter_of_waiting(ledger: Ledger
     hosts = Hosts(knows_no_wishes)
     maker, _ = auctioneer(ledger, hosts, replace(RULES, arrive_s=0.0))
     maker._ready.discard("away")
-    with pytest.raises(NoRoom, match="4 x is not in the wished zone"):
+    with pytest.raises(NoRoom, match="4 hosts: is not in the wished zone"):
         await with_labels(maker, "vm", {"billet.io/zone": "b"})
     assert hosts.called == []

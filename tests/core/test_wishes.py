@@ -217,7 +217,8 @@ def test_an_impossible_wish_says_which_hosts_failed_which_wish() -> None:
     )
     assert explain_unplaced(auction({}), Unplaced(refusals)) == (
         "no host can take ns/vm (1 vCPU, 1024 MiB): "
-        "2 hosts: is not in the wished zone (h0: is in zone a, zone b is wished, h1: is in zone a, zone b is wished); "
+        "2 hosts: is not in the wished zone (h0: is in zone a, zone b is wished, "
+        "h1: is in zone a, zone b is wished); "
         "1 host: lacks a wished label (h3: label gpu is no, yes is wished)"
     )
     many = tuple(Refusal(f"h{n}", Reason.ZONE, "is in zone a") for n in range(9))
