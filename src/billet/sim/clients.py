@@ -44,7 +44,7 @@ class Crowd:
         self._requests: dict[str, bytes] = {}  # those that have a request id, by name
         self._named = 0
         # Apart from the other draws: the runs without wishes are the same as if there were none.
-        self._wishful = world.chance("wishes")
+        self._wishful = world.chance("labels")
         self._wishes = self._wishful.random() < WISHFUL
 
     async def work(self, name: str, operations: int, pause_s: float) -> None:
