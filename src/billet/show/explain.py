@@ -52,7 +52,6 @@ BID_COLUMNS = (
     ">FREE\nvCPU",
     ">FREE\nGiB",
 )
-WISH_COLUMNS = (">WISH", "~GROUP HERE/\nIN ZONE/ALL")
 SAME = 1e-9  # two prices that differ by less are the same, added up in another order
 
 
@@ -104,7 +103,8 @@ def _attempt(attempt: Record) -> list[RenderableType]:
     offers, withdrawn = _offers(attempt)
     parts: list[RenderableType] = []
     if offers:
-        parts += [_bids(offers, award, attempt.get("ledger", {})), *_footnotes(offers)]
+        ledger = attempt.get("ledger", {})
+        parts += [_bids(offers, award, ledger), *_footnotes(offers), *_company(offers, ledger)]
     refusals = [*attempt.get("refusals", []), *withdrawn]
     if refusals:
         parts.append(_refusals(refusals))
@@ -117,7 +117,10 @@ def _offers(attempt: Record) -> tuple[list[dict[str, Any]], list[Mapping[str, An
     priced = attempt.get("priced", {})
     offers: list[dict[str, Any]] = []
     withdrawn: list[Mapping[str, Any]] = []
+    refused = {refusal["host"] for refusal in attempt.get("refusals", [])}  # by the ledger, after they had bid
     for bid in attempt.get("bids", []):
+        if bid["host"] in refused:
+            continue
         counted = priced.get(bid["host"], bid["score"])
         if "reason" in counted:
             withdrawn.append({"host": bid["host"], **counted})
@@ -135,7 +138,7 @@ def _rank(offer: Record, award: Record) -> tuple[float, bool, bool]:
 
 def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) -> RenderableType:
     wished = any(ledger.get(offer["host"], {}).get("kin") for offer in offers)
-    made = table(*BID_COLUMNS, *(WISH_COLUMNS if wished else ()))
+    made = table(*BID_COLUMNS, *([">WISH"] if wished else ()))
     for offer in offers:
         counted, facts, host = offer["counted"], offer.get("facts", {}), offer["host"]
         mark, style = _place(host, award)
@@ -149,7 +152,7 @@ def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) ->
             f"+{counted['delay']:.3f}",
             queue,
             *_room(ledger.get(host, {})),
-            *(_kin(counted, ledger.get(host, {})) if wished else ()),
+            *([f"+{counted.get('wish', 0.0):.3f}"] if wished else ()),
             style=style,
         )
     return made
@@ -171,10 +174,16 @@ def _room(view: Record) -> tuple[str, str]:
     return str(vcpu), gib(mib)
 
 
-def _kin(counted: Record, view: Record) -> tuple[str, str]:
-    """What soft wishes added, and who of the groups is here, in this zone, and anywhere."""
-    kin = [f"{k['wish']} {k['here']}/{k['zone']}/{k['total']}" for k in view.get("kin", [])]
-    return f"+{counted.get('wish', 0.0):.3f}", ", ".join(kin) or "-"
+def _company(offers: Iterable[Record], ledger: Record) -> Iterable[Text]:
+    """What soft wishes were measured by, one line for each."""
+    lines: dict[str, list[str]] = {}
+    for offer in offers:
+        for kin in ledger.get(offer["host"], {}).get("kin", []):
+            zone = f" ({kin['zone']} in its zone)" if kin["zone"] > kin["here"] else ""
+            there = [f"{offer['host']} {kin['here']}{zone}"] if kin["zone"] else []
+            lines.setdefault(f"{kin['wish']}, {kin['total']} in all", []).extend(there)
+    for wish, hosts in lines.items():
+        yield Text(f"  wish: {wish}: {', '.join(hosts) or 'none on these hosts'}", style="dim")
 
 
 def _footnotes(offers: Iterable[Record]) -> Iterable[Text]:
