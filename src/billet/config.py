@@ -240,8 +240,17 @@ class AgentConfig:
     """Everything that can be set on a `billet agent`, one beside each flintlockd."""
 
     id: str = setting("", MISC, "This host's name in the fleet; never reuse one. Empty = the host name.")
-    zone: str = setting("", MISC, "Failure domain of this host, shown and free to choose. Empty = none.")
-    labels: Mapping[str, str] = setting({}, MISC, "Free label KEY=VALUE of this host. May be given again.")
+    zone: str = setting(
+        "",
+        MISC,
+        "Failure domain of this host: requests may wish for it, and groups are spread over"
+        " them. Empty = a failure domain of its own.",
+    )
+    labels: Mapping[str, str] = setting(
+        {},
+        MISC,
+        "Label KEY=VALUE of this host, free to choose; requests may require or avoid it. May be given again.",
+    )
     json_ready: bool = setting(False, MISC, "Print one JSON line once a server has let this agent in.")
 
     servers: tuple[str, ...] = setting(
@@ -380,12 +389,15 @@ def check_endpoint(name: str, value: str) -> None:
 
 def _check_form(name: str, value: Any, read: Callable[[str], Any], form: str) -> None:
     """Each text that a setting consists of has to be readable."""
-    texts = [value] if isinstance(value, str) else value.values() if isinstance(value, Mapping) else value
-    for text in texts:
+    if isinstance(value, Mapping):
+        texts = [(f"{name} of {key}", text) for key, text in value.items()]
+    else:
+        texts = [(name, text) for text in ((value,) if isinstance(value, str) else value)]
+    for what, text in texts:
         try:
             read(text)
         except ValueError:
-            raise ConfigError(f"{name} is {text!r}; write {form}") from None
+            raise ConfigError(f"{what} is {text!r}; write {form}") from None
 
 
 def _check_pair(cert: str, key: str, cert_name: str, key_name: str) -> None:

@@ -113,8 +113,11 @@ class State:
         return views
 
     def against(self, host_id: str, auction: Auction) -> Refusal | None:
-        """Why a known host is ruled out for an auction by what the ledger knows, its room apart."""
-        return cannot(self.hosts[host_id], auction) or self._apart(host_id, auction)
+        """Why a host is ruled out for an auction by what the ledger knows, its room apart."""
+        host = self.hosts.get(host_id)
+        if host is None:
+            return Refusal(host_id, Reason.AWAY)
+        return cannot(host, auction) or self._apart(host_id, auction)
 
     def _apart(self, host_id: str, auction: Auction) -> Refusal | None:
         apart = auction.wishes.apart
