@@ -190,7 +190,7 @@ class ServerConfig:
     )  # fmt: skip
     cluster_weight: float = setting(
         Weights().cluster, SCORE, "The same for the machines of one CAPMVM cluster (label cluster-name), which are"
-        " spread by themselves; control planes count five times. 0 = they are not spread.", low=0, high=10,
+        " spread by themselves; control planes count ten times. 0 = they are not spread.", low=0, high=10,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
