@@ -28,6 +28,8 @@ class HostPlan:
     disk_mib: int = 1 << 24
     max_vms: int = 100_000
     provider: str = "firecracker"
+    zone: str = ""
+    labels: tuple[str, ...] = ()  # KEY=VALUE
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Cluster:
     agent: list[Process] = field(default_factory=list)
     grpc: list[str] = field(default_factory=list)
     http_address: str = ""
+    zones: list[dict[str, str]] = field(default_factory=list)  # each server's addresses that stand for a zone
 
     def start(self) -> Cluster:
         self.processes = Processes(self.folder)
@@ -71,6 +74,7 @@ class Cluster:
         for process in self.server:
             said = process.ready(60)
             self.grpc.append(said["grpc"])
+            self.zones.append(dict(said.get("zones", ())))
             self.http_address = self.http_address or said["http"]
         self.agent = [self._launch_agent(n) for n in range(len(self.plans))]
         for process in self.agent:
@@ -127,7 +131,8 @@ class Cluster:
         return self.processes.billet(
             f"agent-{plan.id}", "agent", "--id", plan.id, "--server", links, "--json-ready",
             "--link-token", LINK_TOKEN, "--link-insecure", "--flintlock", self.fakes[n].grpc_address,
-            "--provider", plan.provider, "--state-dir", str(self.folder),
+            "--provider", plan.provider, "--zone", plan.zone, *(f"--label={label}" for label in plan.labels),
+            "--state-dir", str(self.folder),
             "--vcpu", str(plan.vcpu), "--memory-mib", str(plan.memory_mib), "--disk-mib", str(plan.disk_mib),
             "--max-vms", str(plan.max_vms), "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",
             *self.agent_flags,

@@ -37,7 +37,7 @@ class About(NamedTuple):
     text: str
     low: float | None = None
     high: float | None = None
-    kind: str = ""  # one of those in FORMS and _check_kind, or "secret"
+    kind: str = ""  # one of those in FORMS and _check_kind, or "secret"; those with a "?" may be empty
 
 
 def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
@@ -200,7 +200,7 @@ class ServerConfig:
     )  # fmt: skip
     cluster_weight: float = setting(
         Weights().cluster, SCORE, "The same for the machines of one CAPMVM cluster (label cluster-name), which are"
-        " spread by themselves; control planes count five times. 0 = they are not spread.", low=0, high=10,
+        " spread by themselves; control planes count ten times. 0 = they are not spread.", low=0, high=10,
     )  # fmt: skip
 
     def __post_init__(self) -> None:
@@ -251,8 +251,17 @@ class AgentConfig:
     """Everything that can be set on a `billet agent`, one beside each flintlockd."""
 
     id: str = setting("", MISC, "This host's name in the fleet; never reuse one. Empty = the host name.")
-    zone: str = setting("", MISC, "Failure domain of this host, shown and free to choose. Empty = none.")
-    labels: Mapping[str, str] = setting({}, MISC, "Free label KEY=VALUE of this host. May be given again.")
+    zone: str = setting(
+        "",
+        MISC,
+        "Failure domain of this host: requests may wish for it, and groups are spread over"
+        " them. Empty = a failure domain of its own.",
+    )
+    labels: Mapping[str, str] = setting(
+        {},
+        MISC,
+        "Label KEY=VALUE of this host, free to choose; requests may require or avoid it. May be given again.",
+    )
     json_ready: bool = setting(False, MISC, "Print one JSON line once a server has let this agent in.")
 
     servers: tuple[str, ...] = setting(
@@ -368,7 +377,7 @@ FORMS: Mapping[str, tuple[Callable[[str], Any], str]] = {
 
 def _check_kind(name: str, kind: str, value: Any) -> None:
     match kind:
-        case "endpoint?" if not value:
+        case _ if kind.endswith("?") and not value:
             pass
         case "endpoints" if not value:
             raise ConfigError(f"{name} is empty; give at least one HOST:PORT")
@@ -378,7 +387,7 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
             raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
         case "folder" if not Path(value).is_dir():
             raise ConfigError(f"{name} is {value!r}, which is not a folder; make it, or give another")
-        case "policy" | "policy?" if value not in POLICIES and (value or kind == "policy"):
+        case "policy" | "policy?" if value not in POLICIES:
             raise ConfigError(f"{name} is {value!r}; there are {', '.join(POLICIES)}")
         case "store" if not value.startswith(STORE_SCHEMES):
             raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")
@@ -391,12 +400,15 @@ def check_endpoint(name: str, value: str) -> None:
 
 def _check_form(name: str, value: Any, read: Callable[[str], Any], form: str) -> None:
     """Each text that a setting consists of has to be readable."""
-    texts = [value] if isinstance(value, str) else value.values() if isinstance(value, Mapping) else value
-    for text in texts:
+    if isinstance(value, Mapping):
+        texts = [(f"{name} of {key}", text) for key, text in value.items()]
+    else:
+        texts = [(name, text) for text in ((value,) if isinstance(value, str) else value)]
+    for what, text in texts:
         try:
             read(text)
         except ValueError:
-            raise ConfigError(f"{name} is {text!r}; write {form}") from None
+            raise ConfigError(f"{what} is {text!r}; write {form}") from None
 
 
 def _check_pair(cert: str, key: str, cert_name: str, key_name: str) -> None:

@@ -70,6 +70,14 @@ def test_help_groups_a_servers_settings_and_says_what_zero_means():
             "--store is 'mysql://x'; write sqlite:///PATH or",
         ),
         (["--insecure", "--link-insecure", "--bid-wait-ms", "-1"], "--bid-wait-ms is -1; the least is 0"),
+        (
+            ["--insecure", "--link-insecure", "--quota", "a=vms:3", "--quota", "b=cpu:4"],
+            "--quota of b is 'cpu:4'; write for example vcpu:64",
+        ),
+        (
+            ["--insecure", "--link-insecure", "--endpoint", "zone=a,listen=9191"],
+            "--endpoint is 'zone=a,listen=9191'; write zone=NAME,listen=HOST:PORT",
+        ),
         (["--bid-wait-ms", "soon"], "'--bid-wait-ms': 'soon' is not a valid integer; see billet server --help"),
         (["--no-such"], "No such option '--no-such'; see billet server --help"),
         (["--insecure", "--tls-cert", __file__], "--tls-cert is set and --tls-key is not; give both or neither"),
@@ -96,6 +104,8 @@ def test_a_setting_comes_from_the_file_then_the_environment_then_the_command_lin
     env = {"BILLET_SERVER_ASK_HOSTS": "-6"}
     assert "--ask-hosts is -6" in run("server", "--config", str(file), env=env).stderr
     assert "--ask-hosts is -7" in run("server", "--config", str(file), "--ask-hosts", "-7", env=env).stderr
+    file.write_text("[server]\ninsecure = true\nlink_insecure = true\n[server.quotas]\n'*' = 'vms:many'\n")
+    assert "--quota of * is 'vms:many'" in run("server", "--config", str(file)).stderr
     file.write_text("[server]\nask_hosts = 'many'\n")
     assert run("server", "--config", str(file)).stderr.startswith("billet: Invalid value for '--ask-hosts': 'many'")
 

@@ -226,3 +226,25 @@ def test_the_smallest_pieces():
     assert (age(5), age(300), age(-1)) == ("5 s", "5 min", "-")
     assert (duration(0.0304), duration(12.34)) == ("30 ms", "12.3 s")
     assert sorted(["h10", "h2", "h"], key=natural) == ["h", "h2", "h10"]
+
+
+def test_wishes_are_told_with_what_they_added_and_by_what_they_were_measured():
+    """Broken on purpose (leave a bid that the ledger ruled out among the offers): host-9 has a score."""
+
+    def kin(here: int, zone: int) -> dict:
+        counts = {"wish": "spread", "here": here, "zone": zone, "total": 3}
+        return AWARDED["ledger"]["host-1"] | {"kin": [counts]}
+
+    attempt = AWARDED | {
+        "refusals": [{"host": "host-9", "reason": "APART", "detail": "already has default/web-1 of group db"}],
+        "ledger": {"host-1": kin(0, 2), "host-2": kin(2, 2)},
+        "priced": {"host-2": score(0.2, delay=0.01) | {"wish": 1.0, "total": 1.21}, "host-1": score(0.3, delay=0.01)},
+    }
+    record = a_record(attempt)
+    record["auction"]["wishes"] = {"spread": "web", "apart": "db", "require": [["gpu", "yes"]], "plane": True}
+    said = text(explained(record), width=140)
+    assert "wishes spread web, apart db, require gpu=yes, a control plane's place" in said
+    assert re.search(r"host-2 +1.210 .*1\.000", said), "with the wish, and not marked as priced anew"
+    assert "of its group there / in that zone / anywhere: host-1 spread 0/2/3; host-2 spread 2/2/3" in said
+    assert not re.search(r"host-9 +\d", said)
+    assert "host-9: already has default/web-1 of group db" in said

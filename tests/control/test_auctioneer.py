@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from billet.control.story import Story
 from billet.core.bidding import bid
 from billet.core.errors import NoRoom
 from billet.core.model import (
+    NO_WISHES,
     ZERO,
     Auction,
     Bid,
@@ -28,7 +30,8 @@ from billet.core.model import (
     Resources,
 )
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.core.state import PutHost, PutPlacement, apply, load
+from billet.core.state import DropPlacement, PutHost, PutPlacement, apply, load
+from billet.core.wishes import read
 from billet.node import SystemClock
 from billet.ports import Created, How, Leader, NotTaken, Outcome
 from billet.whatif.past import shadows
@@ -223,3 +226,55 @@ async def test_the_shadow_is_written_down_and_never_acted_on(ledger: Ledger) -> 
     (said,) = shadows([first, second])
     assert (said.policy, said.awards, said.others) == ("pack", 2, 1)
     assert json.loads(readable(encode(second)))["attempts"][0]["shadow"] == first.host
+
+
+# Wishes: whom an auction asks.
+
+
+def knows_no_wishes(host_id: str, auction: Auction) -> Bid | Refusal:
+    """As on the link: the wishes of an auction stay with the leader."""
+    return bids(host_id, replace(auction, wishes=NO_WISHES))
+
+
+async def with_labels(maker: Auctioneer, name: str, labels: dict[str, str]) -> bytes:
+    auction = Auction(name, "ns", name, SHAPE, labels=labels, wishes=read(labels, name))
+    return await maker.create(auction, b"", caller())
+
+
+async def test_hosts_that_cannot_grant_a_wish_are_not_asked_and_their_reason_is_recorded(ledger: Ledger) -> None:
+    """Broken on purpose (ask everybody): h1 and h2 are called."""
+    await ledger.settle([PutHost(Host("h0", ROOM, ROOM, "a"))])
+    hosts = Hosts(knows_no_wishes)
+    maker, stories = auctioneer(ledger, hosts)
+    await with_labels(maker, "vm", {"billet.io/zone": "a"})
+    assert hosts.called == [["h0"]]
+    refused = stories[0].record.attempts[0].refusals
+    assert {no.host: no.reason for no in refused} == {"h1": Reason.ZONE, "h2": Reason.ZONE}
+
+
+async def test_a_large_fleet_is_asked_where_the_wishes_can_be_granted(ledger: Ledger) -> None:
+    """The emptiest host is asked, but for wishes: the one with the label, or that the group is on."""
+    await ledger.settle([PutHost(Host("h1", ROOM, ROOM, labels={"gpu": "yes"}))])
+    db = Placement("db", "ns", "db", Resources(0, 1, 0, 1), "h2", PlacementState.STARTED)
+    db = replace(db, labels={"billet.io/near": "db"})
+    await ledger.claim([PutPlacement(db)])
+    for wanted, asked in (
+        ({}, ["h0"]), ({"billet.io/require.gpu": "yes"}, ["h1"]), ({"billet.io/near": "db"}, ["h0", "h2"]),
+    ):  # fmt: skip
+        hosts = Hosts(knows_no_wishes)
+        maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=1, ask_random=0))
+        await with_labels(maker, f"vm-{wanted}", wanted)
+        assert len(hosts.called[0]) == len(asked)
+        assert set(asked) - {"h0"} <= set(hosts.called[0])
+        await ledger.settle([DropPlacement(f"vm-{wanted}")])
+
+
+async def test_a_wish_that_no_host_grants_is_no_matter_of_waiting(ledger: Ledger) -> None:
+    """Though a host is away: in another zone, it would be of no use if it were there."""
+    await ledger.settle([PutHost(Host("away", ROOM, ROOM, "a"))])
+    hosts = Hosts(knows_no_wishes)
+    maker, _ = auctioneer(ledger, hosts, replace(RULES, arrive_s=0.0))
+    maker._ready.discard("away")
+    with pytest.raises(NoRoom, match="4 hosts: is not in the wished zone"):
+        await with_labels(maker, "vm", {"billet.io/zone": "b"})
+    assert hosts.called == []

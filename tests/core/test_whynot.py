@@ -199,3 +199,9 @@ def test_the_winner_and_one_that_was_not_asked_have_nothing_to_change():
     assert (why_not(record, "c").asked, why_not(record, "c").winner) == (False, "a")
     with pytest.raises(ValueError, match="not decided by an auction"):
         why_not(replace(record, attempts=[]), "a")
+
+
+def test_what_the_request_does_not_wish_is_told_and_no_way_is_looked_for():
+    barred = Refusal("h0", Reason.ZONE, "is in zone a, zone b is wished")
+    found = why_not(held(AUCTION, {"h0": view(against=barred), "h1": view(8)}, {}), "h0")
+    assert (found.winner, found.refusal, found.ways) == ("h1", barred, ())

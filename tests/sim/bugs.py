@@ -22,7 +22,7 @@ from billet.core import auction as core_auction
 from billet.core import reconcile
 from billet.core.errors import OutcomeUnknown, StoreError
 from billet.core.model import PlacementState, Reason, Refusal
-from billet.core.state import DropPlacement, PutPlacement, apply
+from billet.core.state import DropPlacement, PutPlacement, State, apply
 from billet.ports import NotTaken
 from billet.sim.run import Result, run_seed
 from billet.sim.store import Etcd, SimStore
@@ -59,6 +59,15 @@ class Bug:
 
 def fenced_host_bids_before_cleaning() -> list[AbstractContextManager[Any]]:
     return [patch.object(reconciler, "is_clean", lambda state, host_id: True)]
+
+
+def group_looked_at_before_the_call_only() -> list[AbstractContextManager[Any]]:
+    right = State.views
+
+    def views(self: State, *rest: Any) -> Any:
+        return {host_id: view._replace(against=None) for host_id, view in right(self, *rest).items()}
+
+    return [patch.object(State, "views", views)]
 
 
 # Promise 2.
@@ -266,15 +275,16 @@ def stale_bid_not_repriced() -> list[AbstractContextManager[Any]]:
 
 BUGS = (
     Bug("fenced host bids before cleaning", 1, 4, fenced_host_bids_before_cleaning),
+    Bug("group looked at before the call only", 1, 31, group_looked_at_before_the_call_only),
     Bug("room given back early", 2, 0, room_given_back_early),
     Bug("room taken late", 2, 0, room_taken_late),
     Bug("unknown outcome taken for a refusal", 2, 24, unknown_outcome_taken_for_a_refusal),
     Bug("reconciler releases an in-flight create", 2, 0, reconciler_releases_an_in_flight_create),
-    Bug("host announces itself before it has looked", 2, 0, host_announces_itself_before_it_has_looked),
+    Bug("host announces itself before it has looked", 2, 4, host_announces_itself_before_it_has_looked),
     Bug("failed List taken for an empty one", 2, 4, failed_list_taken_for_an_empty_one),
     Bug("no fence", 3, 10, no_fence),
     Bug("lease ignored", 3, 1, lease_ignored),
-    Bug("host obeys an old leader", 3, 156, host_obeys_an_old_leader),
+    Bug("host obeys an old leader", 3, 42, host_obeys_an_old_leader),
     Bug("token not looked up", 4, 4, token_not_looked_up),
     Bug("duplicate delivery", 4, 7, duplicate_delivery),
     Bug("repeated create held anew", 4, 7, repeated_create_held_anew),
@@ -282,7 +292,7 @@ BUGS = (
     Bug("acknowledged before it is written", 4, 0, acknowledged_before_it_is_written),
     Bug("deleted ones forgotten, and made again", 4, 15, deleted_ones_forgotten),
     Bug("lost Delete", 4, 58, lost_delete),
-    Bug("not found from an unreachable host", 5, 26, not_found_from_an_unreachable_host),
+    Bug("not found from an unreachable host", 5, 42, not_found_from_an_unreachable_host),
     Bug("not found while a flintlockd hangs", 5, 171, not_found_while_a_flintlockd_hangs),
     Bug("nothing is adopted", 6, 0, nothing_is_adopted),
     Bug("reservations never expire", 6, 4, reservations_never_expire),

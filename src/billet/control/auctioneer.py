@@ -283,6 +283,7 @@ class Auctioneer:
         asked = asked.union(near)
         fullest_first = named(self._rules.weights.under(auction.wishes.policy).policy).fullest_first
         suits = evenly(fits, state.zone, ask, len(state.zones)) if auction.wishes.spreads else fits
+        ask = max(1, ask - len(near))
         ranked = state.ranking.shortlist(auction.id, ask, self._rules.ask_random, suits, fullest_first)
         return near + ranked
 

@@ -196,7 +196,7 @@ class Refusal(NamedTuple):
 class HostView(NamedTuple):
     """What the ledger says of a host at the moment of an award.
 
-    `against`: why it is ruled out for this auction, its room apart. `kin`: what soft wishes are measured by.
+    `against`: a hard wish of this auction that it cannot grant. `kin`: what soft wishes are measured by.
     """
 
     allocatable: Resources

@@ -27,7 +27,7 @@ class Weights(NamedTuple):
     policy: str = DEFAULT
     shape: float = 1.0
     wish: float = 1.0
-    cluster: float = 0.2
+    cluster: float = 0.1
 
     def under(self, policy: str) -> Weights:
         """The weights of an auction that wishes this policy, "" for none."""

@@ -31,7 +31,7 @@ from billet.core.model import (
 )
 from billet.core.ranking import Ranking
 from billet.core.scoring import utilisation
-from billet.core.wishes import soft_groups
+from billet.core.wishes import soft_groups, unwished
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +108,21 @@ class State:
                 for wish, census in counted
                 if census.total
             )
-            views[host_id] = view._replace(against=self.against(host_id, auction), kin=kin)
+            against = unwished(self.hosts[host_id], auction.wishes) or self._apart(host_id, auction)
+            views[host_id] = view._replace(against=against, kin=kin)
         return views
 
     def against(self, host_id: str, auction: Auction) -> Refusal | None:
-        """Why a known host is ruled out for an auction by what the ledger knows, its room apart."""
-        refusal = cannot(self.hosts[host_id], auction)
+        """Why a host is ruled out for an auction by what the ledger knows, its room apart."""
+        host = self.hosts.get(host_id)
+        if host is None:
+            return Refusal(host_id, Reason.AWAY)
+        return cannot(host, auction) or self._apart(host_id, auction)
+
+    def _apart(self, host_id: str, auction: Auction) -> Refusal | None:
         apart = auction.wishes.apart
-        if refusal or not apart:
-            return refusal
+        if not apart:
+            return None
         other = self.groups.one(Group(auction.namespace, Kind.APART, apart), host_id)
         return Refusal(host_id, Reason.APART, f"already has {other} of group {apart}") if other else None
 

@@ -90,7 +90,9 @@ def why_not(record: Record, host_id: str) -> WhyNot:
         facts_known=not isinstance(answer, Refusal),
     )
     standing = standing_of(attempt, host_id)
-    if found.winner == host_id or standing is None or (found.refusal and found.refusal.reason in CAPABILITY_REASONS):
+    if found.winner == host_id or standing is None or standing.view.against:
+        return found
+    if found.refusal and found.refusal.reason in CAPABILITY_REASONS:
         return found
     return replace(found, ways=tuple(_ways(attempt, auction, weights, standing, found)))
 

@@ -30,7 +30,7 @@ PRIORITY_MAX = 1000
 _PRIORITY = re.compile(r"-?[0-9]{1,4}")
 
 ZONE_SHARE = 0.5  # what a microVM of the group in the same zone counts, beside one on the same host
-PLANES = 5.0  # how much more control planes are spread among themselves than machines of a cluster are
+PLANES = 10.0  # how much more control planes are spread among themselves than machines of a cluster are
 
 
 def read(labels: Mapping[str, str], name: str = "", zone: str = "") -> Wishes:

@@ -120,7 +120,10 @@ def _offers(attempt: Record) -> tuple[list[dict[str, Any]], list[Mapping[str, An
     priced = attempt.get("priced", {})
     offers: list[dict[str, Any]] = []
     withdrawn: list[Mapping[str, Any]] = []
+    refused = {refusal["host"] for refusal in attempt.get("refusals", [])}  # by the ledger, after they had bid
     for bid in attempt.get("bids", []):
+        if bid["host"] in refused:
+            continue
         counted = priced.get(bid["host"], bid["score"])
         if "reason" in counted:
             withdrawn.append({"host": bid["host"], **counted})

@@ -17,6 +17,7 @@ PARTS = {
     "shape": "its shape",
     "pressure": "its pressure",
     "delay": "its boots",
+    "wish": "what was wished",
 }
 FIELDS = [part for part in Score._fields if part != "total"]
 

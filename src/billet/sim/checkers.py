@@ -63,6 +63,7 @@ def _over_promised(books: Books, before: Collection[str], event: Committed) -> I
             yield Violation(1, event.at_s, f"the store promised {taken} of {host_id}")
         if change.placement.id not in before:
             yield from _not_clean(books, host_id, event.at_s)
+            yield from _not_apart(books, change.placement, event.at_s)
 
 
 def _not_clean(books: Books, host_id: str, at_s: float) -> Iterator[Violation]:
@@ -71,6 +72,15 @@ def _not_clean(books: Books, host_id: str, at_s: float) -> Iterator[Violation]:
         vm = books.vms.get(placement.uid)
         if placement.state is PlacementState.FENCED and vm and vm.host == host_id:
             yield Violation(1, at_s, f"{host_id} got a microVM and still has {placement.uid}, which was fenced")
+
+
+def _not_apart(books: Books, new: Placement, at_s: float) -> Iterator[Violation]:
+    """What wishes to be apart gets no host that has, by the store, another of its group."""
+    group = new.labels.get("billet.io/apart")
+    for other in books.placements.values() if group else ():
+        kin = other.namespace == new.namespace and other.labels.get("billet.io/apart") == group
+        if kin and other.id != new.id and other.host == new.host and takes_room(other):
+            yield Violation(1, at_s, f"{new.id} and {other.id} of group {group} are both on {new.host}")
 
 
 # Promise 2: take room early, give it back late.

@@ -10,6 +10,7 @@ from random import Random
 from billet.api import fleet
 from billet.core.errors import Code
 from billet.core.model import Resources
+from billet.core.wishes import APART
 from billet.sim.evidence import Answered
 from billet.sim.hosts import Machine
 from billet.sim.network import Network, Said
@@ -28,6 +29,7 @@ TIMEOUT_S = 20.0
 GIVEN_UP = -1  # instead of a code
 TRIES = 4  # of a create that has a request id
 TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+WISHFUL = 0.25  # share of the runs in which something is wished
 NOTHING: Mapping[str, str] = {}
 
 
@@ -41,6 +43,9 @@ class Crowd:
         self._met: set[str] = set()  # all uids that were ever in `uids`
         self._requests: dict[str, bytes] = {}  # those that have a request id, by name
         self._named = 0
+        # Apart from the other draws: the runs without wishes are the same as if there were none.
+        self._wishful = world.chance("labels")
+        self._wishes = self._wishful.random() < WISHFUL
 
     async def work(self, name: str, operations: int, pause_s: float) -> None:
         """One client's day."""
@@ -92,11 +97,17 @@ class Crowd:
         if shape is None and chance.random() < 0.02:
             vcpu = 65  # flintlockd itself shall refuse
         vm = self._new_name()
-        request = create_request(vm, vcpu, memory_mib)
+        request = create_request(vm, vcpu, memory_mib, self._labels() if shape is None else NOTHING)
         if chance.random() < 0.5:
             return await self._send(name, chance, vm, request, {})
         self._requests[vm] = request
         return await self._send(name, chance, vm, request, {REQUEST_ID: vm})
+
+    def _labels(self) -> Mapping[str, str]:
+        """In some runs half of the microVMs wish to be apart from others."""
+        if not self._wishes or self._wishful.random() < 0.5:
+            return NOTHING
+        return {APART: self._wishful.choice(("web", "db"))}
 
     async def _send(self, name: str, chance: Random, vm: str, request: bytes, metadata: Mapping[str, str]) -> int:
         timeout_s = chance.choice((3.0, TIMEOUT_S))
@@ -180,13 +191,14 @@ def _code(said: Said) -> str:
     return Code(said.code).name if said.code in set(Code) else f"code {said.code}"
 
 
-def create_request(name: str, vcpu: int, memory_mib: int) -> bytes:
+def create_request(name: str, vcpu: int, memory_mib: int, labels: Mapping[str, str] = NOTHING) -> bytes:
     """A CreateMicroVMRequest of that shape."""
     spec = types.MicroVMSpec(
         id=name,
         namespace="ns",
         vcpu=vcpu,
         memory_in_mb=memory_mib,
+        labels=labels,
         kernel=types.Kernel(image="r/k:1", filename="vmlinux"),
         interfaces=[types.NetworkInterface(device_id="eth1", type=types.NetworkInterface.TAP)],
     )

@@ -35,7 +35,7 @@ def _soft_wishes(view: HostView, weights: Weights) -> float:
     part = 0.0
     for wish, here, zone, total in view.kin:
         together = here / total + 0.5 * zone / total
-        lost = {"spread": weights.wish, "cluster": weights.cluster, "planes": 5 * weights.cluster}
+        lost = {"spread": weights.wish, "cluster": weights.cluster, "planes": 10 * weights.cluster}
         part += lost[wish] * together if wish in lost else weights.wish * (1.5 - together)
     return part
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from billet.core.model import ZERO, Resources
+from billet.core.model import NO_WISHES, ZERO, Resources
 from billet.core.record import Gone, Record
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.whatif.fleet import Chooser
@@ -167,6 +167,7 @@ def _decided_s(record: Record) -> float:
 def _asks_for_more(record: Record) -> bool:
     auction = record.auction
     wishes = any(label.startswith(WISHES) and label != EVICT for label in auction.labels)
+    wishes = wishes or auction.wishes != NO_WISHES  # of an address that stands for a zone, of a cluster
     return bool(auction.provider or auction.needs_macvtap or auction.needs_virtiofs or wishes)
 
 

@@ -1,0 +1,38 @@
+"""What agents and the leader tell each other survives the way, lot by lot."""
+
+from __future__ import annotations
+
+from billet.core.bidding import bid
+from billet.core.model import ZERO, Auction, Bid, Facts, Host, Resources
+from billet.core.scoring import DEFAULT_WEIGHTS
+from billet.core.wishes import read
+from billet.wire import link
+from billet.wire.pb import link_pb2 as pb
+
+ROOM = Resources(16, 16384, 100_000, 100)
+SHAPE = Resources(2, 2048, 0, 1)
+HOST = Host("h1", ROOM, ROOM)
+
+
+def auction(**labels: str) -> Auction:
+    named = {f"billet.io/{wish}": value for wish, value in labels.items()}
+    return Auction("01A", "ns", "vm", SHAPE, labels=named, wishes=read(named))
+
+
+def test_each_lot_of_a_round_is_priced_by_its_own_policy() -> None:
+    """Broken on purpose (one delay for all lots of a round): the second lot's total is the first one's."""
+    lots = [auction(), auction(policy="fast"), auction(policy="pack")]
+    called = link.get_call(pb.Call.FromString(link.put_call(7, enumerate(lots)).SerializeToString()))
+    answers = [(lot, bid(HOST, ZERO, Facts(0.1, 3, 2.0), sent, DEFAULT_WEIGHTS)) for lot, sent in called]
+    heard = dict(link.get_bids("h1", pb.Bids.FromString(link.put_bids(7, answers).SerializeToString())))
+    for lot, wanted in enumerate(lots):
+        asked = bid(HOST, ZERO, Facts(0.1, 3, 2.0), wanted, DEFAULT_WEIGHTS)
+        assert isinstance(asked, Bid)
+        assert heard[lot] == asked
+    assert len({answer.score.delay for answer in heard.values()}) == 2
+
+
+def test_hosts_hear_nothing_of_a_wish_but_the_policy() -> None:
+    wanted = auction(zone="b", apart="web", near="db", policy="pack", priority="3")
+    ((_, sent),) = link.get_call(link.put_call(1, [(0, wanted)]))
+    assert sent == Auction("", "", "", SHAPE, wishes=read({"billet.io/policy": "pack"}))
