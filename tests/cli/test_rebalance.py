@@ -44,7 +44,7 @@ def test_the_plan_says_what_moves_what_it_gains_and_what_it_costs(capsys):
     moves = [line.split() for line in said.splitlines() if " ns/vm-" in line]
     assert [(move[3], move[4]) for move in moves] == [("h0", "h1")] * 2
     assert "Gain: CoV 0.714 -> 0.143; stranded" in said
-    assert "Cost: 2 microVMs deleted and made again, some 1.0 s of boots. 6 of 7 microVMs may be evicted" in said
+    assert "Cost: 2 microVMs deleted and made again, some 1.0 s of boots. 6 of 7 microVMs may be moved" in said
     assert HONEST in said
 
 
@@ -57,7 +57,8 @@ def test_as_json_for_programs(capsys):
 @pytest.mark.parametrize(
     "fields",
     [{"labels": {}}, {"labels": {"billet.io/evict": "never"}}, {"vm_state": "PENDING"}, {"state": "RELEASING"},
-     {"vm_state": "UNREACHABLE"}, {"adopted": True, "labels": {}}],
+     {"vm_state": "UNREACHABLE"}, {"adopted": True, "labels": {}}, {"labels": {**ALLOWED, "billet.io/apart": "db"}},
+     {"labels": {**ALLOWED, "billet.io/near": "db"}}, {"labels": {**ALLOWED, "billet.io/zon": "a"}}],
     ids=str,
 )  # fmt: skip
 def test_what_may_not_go_is_not_moved(capsys, fields):
@@ -68,3 +69,12 @@ def test_what_may_not_go_is_not_moved(capsys, fields):
 def test_hosts_that_are_not_ready_take_no_part(capsys):
     said = planned(capsys, fleet(*(vm(n, "h0") for n in range(6)), h1=pb.AWAY, h2=pb.CORDONED))
     assert said.startswith("Nothing to gain: CoV is 0.000.")
+
+
+def test_a_wish_for_a_host_is_kept(capsys):
+    """Broken on purpose (wishes not looked at): it is deleted, and made again on the same host."""
+    here = {**ALLOWED, "billet.io/host": "h0"}
+    assert "Nothing to gain" in planned(capsys, fleet(*(vm(n, "h0", labels=here) for n in range(6))))
+    there = {**ALLOWED, "billet.io/host": "h2"}
+    said = planned(capsys, fleet(*(vm(n, "h0", labels=there) for n in range(6))), "json")
+    assert {move["target"] for move in json.loads(said)["moves"]} == {"h2"}

@@ -32,7 +32,8 @@ def fleets(draw):
         host_id, demand = draw(st.sampled_from(sorted(rooms))), draw(sizes)
         if left[host_id].covers(demand):
             left[host_id] = left[host_id].minus(demand)
-            residents.append(Resident(f"U{n}", f"vm-{n}", host_id, demand, draw(st.booleans())))
+            barred = draw(st.frozensets(st.sampled_from(sorted(rooms)), max_size=2))
+            residents.append(Resident(f"U{n}", f"vm-{n}", host_id, demand, draw(st.booleans()), barred))
     closed = draw(st.frozensets(st.sampled_from(sorted(rooms)), max_size=1))
     return rooms, residents, closed
 
@@ -50,11 +51,12 @@ def test_every_move_evens_out_has_room_and_moves_what_may_be_moved_once(made, mo
         resident = known[move.uid]
         assert resident.evictable
         assert (move.source, move.name, move.demand) == (resident.host, resident.name, resident.demand)
-        assert move.target not in closed
+        assert move.target not in closed | resident.barred
         residents = [r._replace(host=move.target) if r.uid == move.uid else r for r in residents]
         gone = fleet(rooms, [r for r in residents if r.uid != move.uid], closed)
         again = Auction(move.uid, "", move.name, move.demand)
-        bids = [unpriced(host_id, place.facts) for host_id, place in gone.items()]
+        able = {host_id for host_id in gone if host_id not in resident.barred or host_id == move.source}
+        bids = [unpriced(host_id, place.facts) for host_id, place in gone.items() if host_id in able]
         views = {host_id: place.view for host_id, place in gone.items()}
         won = award(again, bids, views, DEFAULT_WEIGHTS)
         assert won.score.total == price_of(again, views, move.target), (

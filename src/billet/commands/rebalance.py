@@ -16,17 +16,18 @@ from billet.commands.drain import POLL_S, Row, delete, sort_out
 from billet.commands.fleet import as_dicts
 from billet.commands.options import client_options, console, output_option
 from billet.core.errors import BilletError
-from billet.core.model import Facts, HostView, Resources
+from billet.core.model import NO_WISHES, ZERO, Facts, Host, HostView, Resources
 from billet.core.rebalance import Move, Place, Resident, evenness, plan
 from billet.core.scoring import Weights
+from billet.core.wishes import read, unwished
 
 if TYPE_CHECKING:
     from billet.client import Address, Client
 
 HONEST = (
     "Flintlock cannot migrate: a move is a delete, and its controller makes the microVM again where the auction puts"
-    " it then. TO is where the score would put it now; Billet cannot force it. Zones, groups and providers are not"
-    " looked at."
+    " it then. TO is where the score would put it now; Billet cannot force it. Soft wishes and providers are not"
+    " looked at; microVMs that wish to be apart or near others stay."
 )
 
 
@@ -116,18 +117,24 @@ def fleet_of(hosts: Mapping[str, Any], rows: Sequence[Row]) -> Fleet:
         if row["state"] == "READY"
     }
     may_go = {row["uid"] for row in sort_out(rows).evictable if row["vm_state"] == "CREATED"}
-    residents = [
-        Resident(
-            row["uid"],
-            f"{row['namespace']}/{row['name']}",
-            row["host"],
-            Resources(row["vcpu"], row["memory_mib"], row["disk_mib"], 1),
-            row["uid"] in may_go,
-        )
-        for row in rows
-        if row["state"] == "STARTED"
-    ]
+    shapes = [Host(row["id"], ZERO, ZERO, row["zone"], row["labels"]) for row in hosts["hosts"]]
+    residents = [_resident(row, row["uid"] in may_go, shapes) for row in rows if row["state"] == "STARTED"]
     return Fleet(places, residents, Weights(**hosts["weights"]) if "weights" in hosts else Weights())
+
+
+def _resident(row: Row, may_go: bool, hosts: Sequence[Host]) -> Resident:
+    try:
+        wishes = read(row["labels"], row["name"])
+    except BilletError:  # labels that an older Billet let pass
+        may_go, wishes = False, NO_WISHES
+    return Resident(
+        row["uid"],
+        f"{row['namespace']}/{row['name']}",
+        row["host"],
+        Resources(row["vcpu"], row["memory_mib"], row["disk_mib"], 1),
+        may_go and not (wishes.apart or wishes.near),
+        frozenset(host.id for host in hosts if unwished(host, wishes)),
+    )
 
 
 def _apply(

@@ -17,13 +17,14 @@ NOWHERE = float("inf")
 
 
 class Resident(NamedTuple):
-    """A microVM on a host; only one that is `evictable` may be moved."""
+    """A microVM on a host; only one that is `evictable` may be moved, and never to a host that is `barred` to it."""
 
     uid: str
     name: str
     host: str
     demand: Resources
     evictable: bool
+    barred: frozenset[str] = frozenset()
 
 
 class Move(NamedTuple):
@@ -92,9 +93,10 @@ class _Trial:
 
     def moves(self, residents: Iterable[Resident]) -> Iterator[Move]:
         """The move of one microVM of each size on each host, to where it would go."""
-        alike = {(resident.host, resident.demand): resident for resident in sorted(residents, reverse=True)}
-        for (source, demand), resident in alike.items():
-            target = self._target(source, demand)
+        known = sorted(residents, key=lambda resident: resident.uid, reverse=True)
+        alike = {(resident.host, resident.demand, resident.barred): resident for resident in known}
+        for (source, demand, barred), resident in alike.items():
+            target = self._target(source, demand, barred)
             if target:
                 yield Move(
                     resident.uid, resident.name, source, target, demand, self._cov_after(source, target, demand)
@@ -109,13 +111,14 @@ class _Trial:
             for demand, prices in self._prices.items():
                 prices[host_id] = self._price(host_id, self.taken[host_id], demand)
 
-    def _target(self, source: str, demand: Resources) -> str:
+    def _target(self, source: str, demand: Resources, barred: frozenset[str]) -> str:
         """Who would win it once it is gone from its host; "" when that is the same host again, or nobody."""
         prices = self._prices.get(demand)
         if prices is None:
             prices = {host_id: self._price(host_id, self.taken[host_id], demand) for host_id in self._places}
             self._prices[demand] = prices
-        target = min((host_id for host_id in prices if host_id != source), key=prices.__getitem__, default="")
+        others = (host_id for host_id in prices if host_id != source and host_id not in barred)
+        target = min(others, key=prices.__getitem__, default="")
         if not target or prices[target] == NOWHERE:
             return ""
         again = self._price(source, self.taken[source].minus(demand), demand)

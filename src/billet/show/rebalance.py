@@ -31,7 +31,7 @@ class Sums(NamedTuple):
     @property
     def why(self) -> str:
         """Why there may be nothing to move."""
-        return f"{self.evictable} of {self.residents} microVMs may be evicted (label billet.io/evict=allow)."
+        return f"{self.evictable} of {self.residents} microVMs may be moved (label billet.io/evict=allow)."
 
     def gain(self) -> str:
         """In a sentence."""

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from billet.core.model import ZERO, Resources
+from billet.core.model import NO_WISHES, ZERO, Resources
 from billet.core.record import Gone, Record
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.whatif.fleet import Chooser
@@ -19,7 +19,6 @@ from billet.whatif.rules import Rule
 from billet.whatif.workload import Create, Delete, Event, Mark, There, Workload
 
 BEFORE = "before "  # what a host had when it was first seen goes by this and its name
-WISHES, EVICT = "billet.io/", "billet.io/evict"  # of these labels, the last wants nothing of a host
 PLACED = frozenset({"created", "unknown"})  # of an unknown outcome the room is held
 
 
@@ -166,8 +165,8 @@ def _decided_s(record: Record) -> float:
 
 def _asks_for_more(record: Record) -> bool:
     auction = record.auction
-    wishes = any(label.startswith(WISHES) and label != EVICT for label in auction.labels)
-    return bool(auction.provider or auction.needs_macvtap or auction.needs_virtiofs or wishes)
+    capable = auction.provider or auction.needs_macvtap or auction.needs_virtiofs
+    return bool(capable or auction.wishes._replace(policy="", priority=0) != NO_WISHES)
 
 
 def _tried(ordered: Sequence[Record], made: Past) -> list[Tried]:
