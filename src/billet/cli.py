@@ -25,6 +25,9 @@ COMMANDS = {
     "hosts": Target("billet.commands.fleet", "hosts", "Show every host and how full it is."),
     "vms": Target("billet.commands.fleet", "vms", "Show the microVMs and their hosts."),
     "host": Target("billet.commands.host", "host", "Plan work on a host: cordon, drain, remove; fence a dead one."),
+    "rebalance": Target(
+        "billet.commands.rebalance", "rebalance", "Even out the fleet by having a few microVMs made again."
+    ),
     "create": Target("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),

@@ -177,7 +177,7 @@ class ServerConfig:
     )  # fmt: skip
     shadow: str = setting(
         "", SCORE, "A policy that decides beside the real one, for the record only: `billet explain` and"
-        " `billet replay --shadow` compare them. Empty = none; costs some 0.1 ms for each create.", kind="policy?",
+        " `billet replay --shadow` compare them. Empty = none; takes about 0.01 ms for each bid.", kind="policy?",
     )  # fmt: skip
     shape_weight: float = setting(
         Weights().shape, SCORE, "How much the shape of the free room counts. 0 = only how full a host is, which takes"

@@ -56,7 +56,8 @@ def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Me
 
     async def hosts(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         views = [host_view(office, host) for _, host in sorted(office.ledger.state.hosts.items())]
-        return Answer(pb.HostsReply(hosts=views).SerializeToString())
+        weights = pb.Weights(**office.rules.weights._asdict())
+        return Answer(pb.HostsReply(hosts=views, weights=weights).SerializeToString())
 
     async def placements(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = pb.PlacementsRequest.FromString(request)
@@ -137,6 +138,7 @@ def placement_view(office: Office, placement: Placement) -> pb.PlacementView:
         vm_state=UNREACHABLE if seen is None else row.state.name if row else "",
         vcpu=placement.demand.vcpu,
         memory_mib=placement.demand.memory_mib,
+        disk_mib=placement.demand.disk_mib,
         score=placement.score,
         runner_up=placement.runner_up,
         adopted=placement.adopted,

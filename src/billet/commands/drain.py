@@ -103,7 +103,7 @@ def _evict(client: Client, name: str, at_once: int, pace_s: float, evicted: list
             return left
         going = left.evictable[: max(at_once - len(left.moving), 0)]
         for row in going:
-            _delete(client, row["uid"])
+            delete(client, row["uid"])
             evicted.append(row["uid"])
             after = len(left.evictable) - going.index(row) - 1
             click.echo(f"{name}: deleted {row['namespace']}/{row['name']} ({row['uid']}); {after} to go", err=True)
@@ -128,7 +128,7 @@ def _rows(client: Client, name: str) -> list[Row]:
     return rows
 
 
-def _delete(client: Client, uid: str) -> None:
+def delete(client: Client, uid: str) -> None:
     """A Delete as any client sends it; that it is gone already is as good."""
     from google.protobuf.empty_pb2 import Empty
 

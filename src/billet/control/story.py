@@ -45,6 +45,7 @@ class Story:
                 award=decision if isinstance(decision, Award) else None,
                 together=together,
                 shadow=shadow(self.record.auction, answers, ledger, self._beside) if self._beside else "",
+                after_ms=(self._clock.monotonic_s() - self._begun_s) * 1e3,
             )
         )
         return decision

@@ -24,6 +24,7 @@ class Attempt:
     award: Award | None
     together: int = 1
     shadow: str = ""  # whom the policy in the shadow would have taken
+    after_ms: float = 0.0  # when it was made, since the record's at_s
 
 
 class Called(NamedTuple):

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import NamedTuple
 
 from billet.core.model import ZERO, Resources
+from billet.core.rebalance import cov
 from billet.core.scoring import utilisation
 
 TYPICAL = Resources(2, 8192)  # the microVM by which stranded room is measured
@@ -51,7 +51,7 @@ def balance(capacities: Sequence[Resources], taken: Sequence[Resources]) -> Bala
         stranded_mib += free_mib - fit * TYPICAL.memory_mib
     return Balance(
         load=load,
-        cov=sqrt(max(0.0, squares - mean * mean)) / mean if mean else 0.0,
+        cov=cov(shares),
         jain=mean * mean / squares if squares else 1.0,
         fullest=max(shares) / load if load else 1.0,
         stranded_vcpu=stranded_vcpu / vcpus,

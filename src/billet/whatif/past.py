@@ -19,7 +19,6 @@ from billet.whatif.rules import Rule
 from billet.whatif.workload import Create, Delete, Event, Mark, There, Workload
 
 BEFORE = "before "  # what a host had when it was first seen goes by this and its name
-WISHES, EVICT = "billet.io/", "billet.io/evict"  # of these labels, the last wants nothing of a host
 PLACED = frozenset({"created", "unknown"})  # of an unknown outcome the room is held
 
 
@@ -161,14 +160,13 @@ def assumed(past: Past, without: Sequence[str] = ()) -> list[str]:
 
 
 def _decided_s(record: Record) -> float:
-    return record.at_s + record.legs_ms.get("bids", 0.0) / 1e3
+    return record.at_s + (record.attempts[-1].after_ms / 1e3 if record.attempts else 0.0)
 
 
 def _asks_for_more(record: Record) -> bool:
     auction = record.auction
-    wishes = any(label.startswith(WISHES) and label != EVICT for label in auction.labels)
-    wishes = wishes or auction.wishes != NO_WISHES  # of an address that stands for a zone, of a cluster
-    return bool(auction.provider or auction.needs_macvtap or auction.needs_virtiofs or wishes)
+    capable = auction.provider or auction.needs_macvtap or auction.needs_virtiofs
+    return bool(capable or auction.wishes._replace(policy="", priority=0) != NO_WISHES)
 
 
 def _tried(ordered: Sequence[Record], made: Past) -> list[Tried]:
@@ -202,11 +200,13 @@ def _host_of(record: Record) -> str:
 
 def _before(ordered: Sequence[Record], older: Iterable[Gone]) -> Iterator[There]:
     """What each host had when the ledger was first seen to count it: what ended later by itself, the rest as one."""
+    looks = [
+        (record.at_s + attempt.after_ms / 1e3, attempt.ledger) for record in ordered for attempt in record.attempts
+    ]
     first: dict[str, Resources] = {}
-    for record in ordered:
-        for attempt in record.attempts:
-            for host_id, view in attempt.ledger.items():
-                first.setdefault(host_id, view.taken)
+    for _, ledger in sorted(looks, key=lambda look: look[0]):
+        for host_id, view in ledger.items():
+            first.setdefault(host_id, view.taken)
     for end in older:
         if end.host in first:
             first[end.host] = first[end.host].minus(end.demand)
@@ -227,7 +227,7 @@ def _compare(made: Past, ordered: Sequence[Record]) -> None:
         while at_s < _decided_s(record) or isinstance(event, There):
             _step(taken, there, made.placed, event)
             at_s, event = next(events)
-        for host_id, view in record.attempts[0].ledger.items() if record.attempts else ():
+        for host_id, view in record.attempts[-1].ledger.items() if record.attempts else ():
             made.views += 1
             made.agreeing += taken[host_id] == view.taken
 

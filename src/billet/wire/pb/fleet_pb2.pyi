@@ -129,20 +129,59 @@ class HostsReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOSTS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostView]: ...
+    @_builtins.property
+    def weights(self) -> Global___Weights:
+        """by which the leader awards"""
+
     def __init__(
         self,
         *,
         hosts: _abc.Iterable[Global___HostView] | None = ...,
+        weights: Global___Weights | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostsReply: _TypeAlias = HostsReply  # noqa: Y015
+
+@_typing.final
+class Weights(_message.Message):
+    """The settings of the score; `billet server --help` says what each means."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRESSURE_FIELD_NUMBER: _builtins.int
+    DELAY_FIELD_NUMBER: _builtins.int
+    DELAY_HALF_S_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    pressure: _builtins.float
+    delay: _builtins.float
+    delay_half_s: _builtins.float
+    policy: _builtins.str
+    shape: _builtins.float
+    def __init__(
+        self,
+        *,
+        pressure: _builtins.float = ...,
+        delay: _builtins.float = ...,
+        delay_half_s: _builtins.float = ...,
+        policy: _builtins.str = ...,
+        shape: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "delay_half_s", b"delay_half_s", "policy", b"policy", "pressure", b"pressure", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Weights: _TypeAlias = Weights  # noqa: Y015
 
 @_typing.final
 class HostView(_message.Message):
@@ -329,6 +368,7 @@ class PlacementView(_message.Message):
     ADOPTED_FIELD_NUMBER: _builtins.int
     CHANGED_AT_S_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    DISK_MIB_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -348,6 +388,7 @@ class PlacementView(_message.Message):
     """it was made on the host directly, not through Billet"""
     changed_at_s: _builtins.float
     """wall clock, seconds since 1970"""
+    disk_mib: _builtins.int
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """those that Billet keeps: billet.io/... and cluster-name"""
@@ -368,10 +409,11 @@ class PlacementView(_message.Message):
         adopted: _builtins.bool = ...,
         changed_at_s: _builtins.float = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        disk_mib: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "changed_at_s", b"changed_at_s", "host", b"host", "labels", b"labels", "memory_mib", b"memory_mib", "name", b"name", "namespace", b"namespace", "runner_up", b"runner_up", "score", b"score", "state", b"state", "uid", b"uid", "vcpu", b"vcpu", "vm_state", b"vm_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "changed_at_s", b"changed_at_s", "disk_mib", b"disk_mib", "host", b"host", "labels", b"labels", "memory_mib", b"memory_mib", "name", b"name", "namespace", b"namespace", "runner_up", b"runner_up", "score", b"score", "state", b"state", "uid", b"uid", "vcpu", b"vcpu", "vm_state", b"vm_state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,80 @@
+"""The plan of a rebalance as a person reads it, and which microVMs and hosts take part."""
+
+import json
+
+import pytest
+
+from billet.commands.fleet import as_dicts
+from billet.commands.rebalance import HONEST, Limits, _print_plan, fleet_of
+from billet.wire.pb import fleet_pb2 as pb
+
+ALLOWED = {"billet.io/evict": "allow"}
+ROOM = pb.Resources(vcpu=16, memory_mib=65536, disk_mib=100_000, vms=99)
+
+
+def vm(n, host, **fields):
+    plain = {"uid": f"U{n:02}", "namespace": "ns", "name": f"vm-{n}", "host": host, "state": "STARTED", "vcpu": 2,
+             "vm_state": "CREATED", "memory_mib": 4096, "disk_mib": 1000, "labels": ALLOWED}  # fmt: skip
+    return pb.PlacementView(**{**plain, **fields})
+
+
+def fleet(*placements, **states):
+    """h0 and h1 with these placements; `states` is of hosts that are not ready."""
+    hosts = []
+    for host_id in ("h0", "h1", "h2"):
+        mine = [p for p in placements if p.host == host_id]
+        taken = pb.Resources(
+            vcpu=sum(p.vcpu for p in mine), memory_mib=sum(p.memory_mib for p in mine), vms=len(mine)
+        )
+        state = states.get(host_id, pb.READY)
+        hosts.append(pb.HostView(id=host_id, state=state, allocatable=ROOM, taken=taken, boot_s=0.5))
+    weights = pb.Weights(policy="spread", shape=1.0, pressure=0.2, delay=0.05, delay_half_s=5.0)
+    reply = pb.HostsReply(hosts=hosts, weights=weights)
+    return fleet_of(as_dicts(reply), as_dicts(pb.PlacementsReply(placements=placements))["placements"])
+
+
+def planned(capsys, looked_at, output="table", most=20):
+    _print_plan(looked_at, looked_at.moves(Limits(most, 0.005)), output)
+    return capsys.readouterr().out
+
+
+def test_the_plan_says_what_moves_what_it_gains_and_what_it_costs(capsys):
+    looked_at = fleet(*(vm(n, "h0") for n in range(6)), vm(6, "h1", labels={}), h2=pb.CORDONED)
+    said = planned(capsys, looked_at)
+    moves = [line.split() for line in said.splitlines() if " ns/vm-" in line]
+    assert [(move[3], move[4]) for move in moves] == [("h0", "h1")] * 2
+    assert "Gain: CoV 0.714 -> 0.143; stranded" in said
+    assert "Cost: 2 microVMs deleted and made again, some 1.0 s of boots. 6 of 7 microVMs may be moved" in said
+    assert HONEST in said
+
+
+def test_as_json_for_programs(capsys):
+    said = json.loads(planned(capsys, fleet(*(vm(n, "h0") for n in range(6))), "json", most=1))
+    assert [move["name"] for move in said["moves"]] == ["ns/vm-0"]
+    assert said["moves"][0]["cov"] == said["cov_after"] < said["cov_before"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"labels": {}}, {"labels": {"billet.io/evict": "never"}}, {"vm_state": "PENDING"}, {"state": "RELEASING"},
+     {"vm_state": "UNREACHABLE"}, {"adopted": True, "labels": {}}, {"labels": {**ALLOWED, "billet.io/apart": "db"}},
+     {"labels": {**ALLOWED, "billet.io/near": "db"}}, {"labels": {**ALLOWED, "billet.io/zon": "a"}}],
+    ids=str,
+)  # fmt: skip
+def test_what_may_not_go_is_not_moved(capsys, fields):
+    said = planned(capsys, fleet(*(vm(n, "h0", **fields) for n in range(6))))
+    assert said.startswith("Nothing to gain: CoV is 1.414. 0 of ")
+
+
+def test_hosts_that_are_not_ready_take_no_part(capsys):
+    said = planned(capsys, fleet(*(vm(n, "h0") for n in range(6)), h1=pb.AWAY, h2=pb.CORDONED))
+    assert said.startswith("Nothing to gain: CoV is 0.000.")
+
+
+def test_a_wish_for_a_host_is_kept(capsys):
+    """Broken on purpose (wishes not looked at): it is deleted, and made again on the same host."""
+    here = {**ALLOWED, "billet.io/host": "h0"}
+    assert "Nothing to gain" in planned(capsys, fleet(*(vm(n, "h0", labels=here) for n in range(6))))
+    there = {**ALLOWED, "billet.io/host": "h2"}
+    said = planned(capsys, fleet(*(vm(n, "h0", labels=there) for n in range(6))), "json")
+    assert {move["target"] for move in json.loads(said)["moves"]} == {"h2"}
