@@ -28,6 +28,7 @@ class HostPlan:
     disk_mib: int = 1 << 24
     max_vms: int = 100_000
     provider: str = "firecracker"
+    agent_flags: tuple[str, ...] = ("--containerd", "")
 
 
 @dataclass
@@ -130,7 +131,7 @@ class Cluster:
             "--provider", plan.provider, "--state-dir", str(self.folder),
             "--vcpu", str(plan.vcpu), "--memory-mib", str(plan.memory_mib), "--disk-mib", str(plan.disk_mib),
             "--max-vms", str(plan.max_vms), "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",
-            *self.agent_flags,
+            *self.agent_flags, *plan.agent_flags,
         )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ import structlog
 import uvicorn
 from ulid import ULID
 
+from billet.adapters.containerd import Containerd
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.adapters.forward import LeaderForward
 from billet.adapters.link_agent import AgentDialler
@@ -29,6 +30,7 @@ from billet.adapters.machine import Machine
 from billet.adapters.records import AuctionLog
 from billet.adapters.seldom import handshakes_fail_in_one_line
 from billet.adapters.stores import open_store
+from billet.adapters.thinpool import pool_free_mib
 from billet.api.edge import Edge
 from billet.api.front import Front
 from billet.api.http import http_app
@@ -51,6 +53,7 @@ from billet.wire.headers import FORWARDED, proof, token_of
 log = structlog.get_logger()
 
 GRACE_S = 30.0  # how long SIGTERM waits for what is in flight
+LOOK_EVERY_S = 5.0  # how often containerd and the thin pool are asked
 KEEP_LOST_S = 24 * 3600.0  # how long a LOST microVM is shown
 
 
@@ -357,13 +360,17 @@ class Server:
 async def run_agent(config: AgentConfig) -> None:
     """Run an agent until SIGTERM or SIGINT."""
     logging_to_stderr()
-    agent, dialler, daemon = build_agent(config)
+    agent, dialler, daemon, machine = build_agent(config)
     handshakes_fail_in_one_line()
+    containerd = Containerd(config.containerd, config.containerd_volume_ss, config.containerd_kernel_ss)
 
     async def work() -> None:
+        if config.containerd:
+            await look_at_images(agent, containerd)  # before the first bid
         async with asyncio.TaskGroup() as group:
             group.create_task(agent.run())
             group.create_task(dialler.run())
+            group.create_task(keep_looking(config, agent, containerd, machine))
             group.create_task(announce_ready(config, agent))
 
     try:
@@ -372,9 +379,42 @@ async def run_agent(config: AgentConfig) -> None:
         raise errors.exceptions[0] from None
     finally:
         await daemon.close()
+        await containerd.close()
 
 
-def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock]:
+async def keep_looking(config: AgentConfig, agent: Agent, containerd: Containerd, machine: Machine) -> None:
+    """Facts that others have to be asked for, again and again. One that cannot be had is said, and never made up."""
+    if not config.containerd:
+        agent.cannot_tell("containerd", "images that are unpacked: --containerd is empty; those seen booted count")
+    while True:
+        if config.thin_pool:
+            await look_at_pool(agent, machine, config.thin_pool)
+        await asyncio.sleep(LOOK_EVERY_S)
+        if config.containerd:
+            await look_at_images(agent, containerd)
+
+
+async def look_at_images(agent: Agent, containerd: Containerd) -> None:
+    """What containerd has unpacked."""
+    try:
+        agent.room.unpacked(await containerd.unpacked())
+        agent.cannot_tell("containerd", "")
+    except OSError as error:
+        agent.room.unpacked(None)
+        agent.cannot_tell("containerd", f"images that are unpacked: {error}; those seen booted count")
+
+
+async def look_at_pool(agent: Agent, machine: Machine, pool: str) -> None:
+    """The room that the thin pool has."""
+    try:
+        machine.pool_free_mib = await pool_free_mib(pool)
+        agent.cannot_tell("pool", "")
+    except OSError as error:
+        machine.pool_free_mib = None
+        agent.cannot_tell("pool", f"room for volumes in the thin pool {pool}: {error}")
+
+
+def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock, Machine]:
     """One agent, not yet running."""
     credentials = None
     if config.flintlock_tls_ca or config.flintlock_tls_cert:
@@ -384,18 +424,25 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
     authorization = auth.basic_header(config.flintlock_token) if config.flintlock_token else ""
     daemon = GrpcFlintlock(config.flintlock, credentials, authorization)
     machine = Machine(config.state_dir)
+    host = host_of(config, machine.capacity(config.max_vms))
+    machine.is_said_to_have(memory=config.memory_mib > 0, disk=config.disk_mib > 0)
+    machine.has_pool = bool(config.thin_pool)
+    known = machine.describe()
+    for lack in known.lacks:
+        log.warning("a fact cannot be had on this host", fact=lack)
     agent = Agent(
-        host_of(config, machine.capacity(config.max_vms)),
+        host,
         daemon,
         flintlock,
         machine.measure,
         SystemClock(),
         config.report_interval_s,
         instance=secrets.token_hex(8),
+        machine=known,
     )
     context = None if config.link_insecure else tls.client_context(config.link_ca)
     dialler = AgentDialler(agent, daemon, config.servers, config.link_token, context, version("billet"))
-    return agent, dialler, daemon
+    return agent, dialler, daemon, machine
 
 
 def host_of(config: AgentConfig, measured: Resources) -> Host:

@@ -11,7 +11,7 @@ from billet.control.operator import Operator
 from billet.core.errors import InvalidRequest
 from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
 from billet.core.scoring import utilisation
-from billet.ports import Answer
+from billet.ports import Answer, Report
 from billet.wire.auction_records import readable
 from billet.wire.pb import fleet_pb2 as pb
 
@@ -118,10 +118,32 @@ def host_view(office: Office, host: Host) -> pb.HostView:
     )
     if seen and seen.report:
         report = seen.report
-        view.pressure, view.pending, view.boot_s = report.facts
+        view.MergeFrom(_facts(report))
         view.cpu_share, view.memory_used_mib, view.failed = report.cpu_share, report.memory_used_mib, report.failed
         view.report_age_s = office.reconciler.age_s(seen)
     return view
+
+
+def _facts(report: Report) -> pb.HostView:
+    """What only the host knows, as far as it can be had."""
+    facts, machine = report.facts, report.machine
+    return pb.HostView(
+        pressure=facts.pressure,
+        pending=facts.pending,
+        boot_s=facts.boot_s,
+        ahead_s=facts.ahead_s,
+        pull_s=facts.pull_s,
+        cpu_stall=report.stalls.cpu,
+        memory_stall=report.stalls.memory,
+        io_stall=report.stalls.io,
+        memory_free_mib=report.memory_free_mib,
+        volumes_free_mib=report.volumes_free_mib,
+        images=report.images,
+        cpu_model=machine.cpu_model,
+        kvm=machine.kvm,
+        providers=machine.providers or (),
+        lacks=machine.lacks,
+    )
 
 
 def placement_view(office: Office, placement: Placement) -> pb.PlacementView:

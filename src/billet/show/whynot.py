@@ -17,6 +17,7 @@ PARTS = {
     "shape": "its shape",
     "pressure": "its pressure",
     "delay": "its boots",
+    "audit": "what it foretold wrongly before",
 }
 FIELDS = [part for part in Score._fields if part != "total"]
 
@@ -111,6 +112,8 @@ def _change(change: Change) -> str:
             return "had it bid"
         case What.QUEUE:
             return f"with its boot queue at {change.to:.0f} instead of {change.was:.0f}"
+        case What.IMAGES:
+            return f"with {change.to:.0f} images to pull instead of {change.was:.0f}"
         case What.PRESSURE:
             return f"with its pressure at {change.to:.2f} instead of {change.was:.2f}"
         case What.LIKE:

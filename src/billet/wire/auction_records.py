@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
+from billet.core.auction import foretold_by
 from billet.core.errors import StoreCorrupt
-from billet.core.model import NO_WISHES, Bid, Refusal, Score
+from billet.core.model import NO_WISHES, Auction, Bid, HostView, Refusal, Score
 from billet.core.record import Attempt, Gone, Record, prices
 
-VERSION = 2
+VERSION = 3
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
 
 _encoder = msgspec.json.Encoder()
@@ -58,6 +60,7 @@ def readable(data: bytes) -> bytes:
     auction["demand"] = record.auction.demand._asdict()
     wishes = record.auction.wishes._asdict()
     auction["wishes"] = {wish: value for wish, value in wishes.items() if value != getattr(NO_WISHES, wish)}
+    auction["images"] = [image._asdict() for image in record.auction.images]
     outcome = {
         "kind": record.outcome,
         "host": record.host,
@@ -85,13 +88,14 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
     refusals = [*attempt.refusals, *(price for price in priced.values() if isinstance(price, Refusal))]
     award = attempt.award
     return {
-        "bids": [_bid(bid) for bid in attempt.bids],
+        "bids": [_bid(bid, record.auction, attempt.ledger) for bid in attempt.bids],
         "refusals": [{"host": r.host, "reason": r.reason.name, "detail": r.detail} for r in refusals],
         "ledger": {
             host_id: {
                 "allocatable": view.allocatable._asdict(),
                 "taken": view.taken._asdict(),
                 "kin": [kin._asdict() for kin in view.kin],
+                "discount": view.discount._asdict(),
             }
             for host_id, view in attempt.ledger.items()
         },
@@ -102,10 +106,13 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _bid(bid: Bid) -> dict[str, Any]:
+def _bid(bid: Bid, auction: Auction, ledger: Mapping[str, HostView]) -> dict[str, Any]:
+    view = ledger.get(bid.host)
     return {
         "host": bid.host,
         "score": bid.score._asdict(),
         "basis": bid.basis._asdict(),
         "facts": bid.facts._asdict(),
+        "missing": bid.missing,
+        "foretold": foretold_by(bid, auction, view)._asdict() if view else None,
     }
