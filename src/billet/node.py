@@ -34,15 +34,18 @@ from billet.adapters.thinpool import pool_free_mib
 from billet.api.edge import Edge
 from billet.api.front import Front
 from billet.api.http import http_app
+from billet.api.metrics import exposition
 from billet.api.service import FlintlockService
 from billet.api.stale import StaleReads
 from billet.config import AgentConfig, ServerConfig, split_endpoint
 from billet.control.agent import Agent
 from billet.control.auctioneer import Auctioneer, Rules
+from billet.control.auditor import Auditor
 from billet.control.ledger import Ledger, elected
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
 from billet.control.story import Story
+from billet.core.audit import Outcome
 from billet.core.errors import BilletError, Code, ConfigError, StoreAway, StoreCorrupt, StoreError
 from billet.core.model import Host, Placement, Resources
 from billet.core.record import Gone
@@ -54,6 +57,7 @@ log = structlog.get_logger()
 
 GRACE_S = 30.0  # how long SIGTERM waits for what is in flight
 LOOK_EVERY_S = 5.0  # how often containerd and the thin pool are asked
+AUDITED = 2000  # outcomes that a new leader takes up from its own records
 KEEP_LOST_S = 24 * 3600.0  # how long a LOST microVM is shown
 
 
@@ -114,6 +118,7 @@ class Server:
         self._store_open = False
         self._ledger: Ledger | None = None  # while this server leads
         self._service: FlintlockService | None = None
+        self._office: Office | None = None
         self._forward: LeaderForward | None = None  # while another one does
         self._last: LeaderForward | None = None  # to the last one, while nobody does
         self._stopping = False
@@ -175,9 +180,10 @@ class Server:
                 continue
             office = self._open_office(ledger)
             service = FlintlockService(office, self._log, self._config.id)
+            self._office = office
             self._ledger, self._service = ledger, service
             self._link.begin(
-                Reign(ledger.term.number, self._config.weights, office.reconciler, office.rules.arrive_s, ledger.end)
+                Reign(ledger.term.number, self._config.weights, office.auditor, office.rules.arrive_s, ledger.end)
             )
             await self._face()
             state = ledger.state
@@ -185,7 +191,7 @@ class Server:
             try:
                 await self._reign(ledger, office)
             finally:
-                self._ledger = self._service = None
+                self._ledger = self._service = self._office = None
                 self._front.stale = self._front.own_stale = StaleReads(
                     service, self._clock.monotonic_s(), self._clock.monotonic_s
                 )
@@ -242,8 +248,10 @@ class Server:
         reconciler = Reconciler(
             ledger, self._clock, config.settle_after_s, KEEP_LOST_S, self._delete, config.fence_after_s
         )
-        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, rules, self._clock, self._record)
-        return Office(ledger, auctioneer, reconciler, self._link, rules)
+        auditor = Auditor(ledger.state, self._clock, reconciler, self._judged)
+        auditor.restore(auction_records.decode_outcomes(self._log.judged(AUDITED)))
+        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, rules, self._clock, self._record, auditor)
+        return Office(ledger, auctioneer, reconciler, self._link, rules, auditor)
 
     async def _delete(self, host_id: str, uid: str) -> bool:
         request, timeout_s = flintlock.with_uid(uid), self._config.call_timeout_s
@@ -312,6 +320,9 @@ class Server:
         names = [name, record.auction.name, *([record.uid] if record.uid else [])]
         self._log.append(record.auction.id, names, auction_records.encode(record))
 
+    def _judged(self, outcome: Outcome) -> None:
+        self._log.append_judged(auction_records.encode_outcome(outcome))
+
     def _gone(self, placement: Placement) -> None:
         gone = Gone(placement.id, placement.host, placement.demand, self._clock.now_s())
         self._log.append_gone(auction_records.encode_gone(gone))
@@ -328,7 +339,7 @@ class Server:
         host, port = split_endpoint(endpoint)
         config = self._config
         settings = uvicorn.Config(
-            http_app(self._front, config.basic_auth_token),
+            http_app(self._front, config.basic_auth_token, lambda: exposition(self._office)),
             host=host or "0.0.0.0",
             port=port,
             log_level="error",

@@ -12,7 +12,7 @@ from billet.core.errors import InvalidRequest
 from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
 from billet.core.scoring import utilisation
 from billet.ports import Answer, Report
-from billet.wire.auction_records import readable
+from billet.wire.auction_records import encode_outcome, readable
 from billet.wire.pb import fleet_pb2 as pb
 
 SERVICE = "billet.v1.Fleet"
@@ -20,6 +20,7 @@ HOSTS = f"/{SERVICE}/Hosts"
 PLACEMENTS = f"/{SERVICE}/Placements"
 EXPLAIN = f"/{SERVICE}/Explain"
 RECORDS = f"/{SERVICE}/Records"
+AUDIT = f"/{SERVICE}/Audit"
 CHANGE_HOST = f"/{SERVICE}/ChangeHost"
 UNREACHABLE = "UNREACHABLE"  # flintlockd has no such state: the host is not connected
 
@@ -83,7 +84,20 @@ def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Me
         view = host_view(office, host) if host else None
         return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())
 
-    return {HOSTS: hosts, PLACEMENTS: placements, EXPLAIN: explained, RECORDS: kept, CHANGE_HOST: change_host}
+    async def audit(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        wanted = pb.AuditRequest.FromString(request).host
+        kept = sorted(office.auditor.outcomes.items())
+        rows = [encode_outcome(o) for host_id, outcomes in kept if wanted in ("", host_id) for o in outcomes]
+        return Answer(pb.AuditReply(outcome_json=rows, server=server).SerializeToString())
+
+    return {
+        HOSTS: hosts,
+        PLACEMENTS: placements,
+        EXPLAIN: explained,
+        RECORDS: kept,
+        AUDIT: audit,
+        CHANGE_HOST: change_host,
+    }
 
 
 async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from billet.core.auction import foretold_by
+from billet.core.audit import Outcome
 from billet.core.errors import StoreCorrupt
-from billet.core.model import NO_WISHES, Auction, Bid, HostView, Refusal, Score
+from billet.core.model import NO_WISHES, Auction, Bid, Foretold, HostView, Refusal, Score
 from billet.core.record import Attempt, Gone, Record, prices
 
 VERSION = 3
+OUTCOME_VERSION = 1
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
 
 _encoder = msgspec.json.Encoder()
@@ -51,6 +54,23 @@ def decode_gone(data: bytes) -> Gone:
         return _gone_decoder.decode(data)
     except msgspec.DecodeError as error:
         raise StoreCorrupt(f"the end of a microVM cannot be read: {error}") from error
+
+
+def encode_outcome(outcome: Outcome) -> bytes:
+    """To keep beside the records, and to send: with every field named, so that later versions can add some."""
+    named = outcome._asdict() | {"foretold": outcome.foretold._asdict()}
+    return _encoder.encode({"v": OUTCOME_VERSION, **named})
+
+
+def decode_outcomes(kept: Iterable[bytes]) -> list[Outcome]:
+    """What was kept; what cannot be read, or is of a newer Billet, is left out: an audit goes on without it."""
+    outcomes = []
+    for data in kept:
+        with suppress(msgspec.DecodeError, TypeError, KeyError, AttributeError):
+            fields = msgspec.json.decode(data)
+            if fields.pop("v") <= OUTCOME_VERSION:
+                outcomes.append(Outcome(**fields | {"foretold": Foretold(**fields["foretold"])}))
+    return outcomes
 
 
 def readable(data: bytes) -> bytes:
