@@ -34,10 +34,10 @@ async def serve(order: Order) -> None:
     logging_to_stderr()
     built = [build_agent(_config(order, n, address)) for n, address in enumerate(order.flintlocks)]
     async with asyncio.TaskGroup() as group:
-        for agent, dialler, _ in built:
+        for agent, dialler, *_ in built:
             group.create_task(agent.run())
             group.create_task(dialler.run())
-        for agent, _, _ in built:
+        for agent, *_ in built:
             await agent.joined.wait()
         print(json.dumps({"agents": len(built)}), flush=True)
 
@@ -52,6 +52,7 @@ def _config(order: Order, n: int, flintlock: str) -> AgentConfig:
         flintlock=flintlock,
         provider="firecracker",
         state_dir=".",
+        containerd="",
         vcpu=order.vcpu,
         memory_mib=order.memory_mib,
         max_vms=order.max_vms,

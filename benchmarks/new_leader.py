@@ -24,6 +24,7 @@ from billet.adapters.stores import open_store
 from billet.api.fleet import Nothing
 from billet.api.service import FlintlockService
 from billet.control.auctioneer import Auctioneer, Rules
+from billet.control.auditor import Auditor
 from billet.control.ledger import Ledger
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
@@ -142,8 +143,9 @@ async def reign(store: Store, term: Term, link: LinkServer, hosts: list[VirtualH
     step("the ledger is made")
     clock, rules = SystemClock(), Rules()
     reconciler = Reconciler(ledger, clock, 60.0, 86_400.0, refuse)
-    auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda story: None)
-    service = FlintlockService(Office(ledger, auctioneer, reconciler, link, rules), Nothing(), "bench")
+    auditor = Auditor(ledger.state, clock, reconciler, lambda outcome: None)
+    auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda story: None, auditor)
+    service = FlintlockService(Office(ledger, auctioneer, reconciler, link, rules, auditor), Nothing(), "bench")
     link.begin(Reign(term.number, rules.weights, reconciler, rules.arrive_s, ledger.end))
     reconciling = asyncio.create_task(reconciler.run())
     await service.unary(flintlock.CREATE, create_request(), 30.0, {TOKEN: f"01NEW{n:021d}"})

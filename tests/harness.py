@@ -30,6 +30,7 @@ class HostPlan:
     provider: str = "firecracker"
     zone: str = ""
     labels: tuple[str, ...] = ()  # KEY=VALUE
+    agent_flags: tuple[str, ...] = ("--containerd", "")
 
 
 @dataclass
@@ -135,7 +136,7 @@ class Cluster:
             "--state-dir", str(self.folder),
             "--vcpu", str(plan.vcpu), "--memory-mib", str(plan.memory_mib), "--disk-mib", str(plan.disk_mib),
             "--max-vms", str(plan.max_vms), "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",
-            *self.agent_flags,
+            *self.agent_flags, *plan.agent_flags,
         )  # fmt: skip
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "create": Target("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),
+    "audit": Target("billet.commands.audit", "audit", "Show what bids foretold, and what came."),
     "store": Target("billet.commands.store", "store", "Back up, restore and check what the servers remember."),
     "simulate": Target(
         "billet.commands.simulate", "simulate", "Place a workload as Billet would and as others do, and compare."

@@ -291,9 +291,26 @@ class AgentConfig:
         "/var/lib/flintlock/vm", SOUTH, "flintlockd's --state-dir; its file system is the disk that is measured."
     )
 
+    containerd: str = setting(
+        "/run/containerd/containerd.sock", SOUTH, "flintlockd's --containerd-socket: which images are unpacked is"
+        " asked there. Empty = not asked: only images that this agent has seen booted count as there.",
+    )  # fmt: skip
+    containerd_volume_ss: str = setting("devmapper", SOUTH, "The snapshotter into which volumes are unpacked.")
+    containerd_kernel_ss: str = setting(
+        "native", SOUTH, "flintlockd's --containerd-kernel-ss, into which kernels are unpacked."
+    )
+    thin_pool: str = setting(
+        "", SOUTH, "Name of the thin pool of containerd's devmapper snapshotter; its free room is measured (with"
+        " dmsetup, which needs root). Empty = the file system of --state-dir is measured instead.",
+    )  # fmt: skip
+
     vcpu: int = setting(0, MACHINE, "vCPUs of this host. 0 = its CPUs, measured.", low=0, high=65_536)
-    memory_mib: int = setting(0, MACHINE, "Memory. 0 = all, measured.", low=0)
-    disk_mib: int = setting(0, MACHINE, "Disk for microVMs. 0 = the file system of --state-dir, measured.", low=0)
+    memory_mib: int = setting(
+        0, MACHINE, "Memory. 0 = all, measured, and what is truly free of it presses on bids.", low=0
+    )
+    disk_mib: int = setting(
+        0, MACHINE, "Disk for microVMs. 0 = the file system of --state-dir, measured as memory is.", low=0
+    )
     max_vms: int = setting(
         1000, MACHINE, "Most microVMs on this host. One flintlockd boots them one after another, so that a high"
         " number is no use on a host that is to come back quickly.", low=1, high=100_000,

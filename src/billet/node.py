@@ -21,6 +21,7 @@ import structlog
 import uvicorn
 from ulid import ULID
 
+from billet.adapters.containerd import Containerd
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.adapters.forward import LeaderForward
 from billet.adapters.link_agent import AgentDialler
@@ -29,19 +30,23 @@ from billet.adapters.machine import Machine
 from billet.adapters.records import AuctionLog
 from billet.adapters.seldom import handshakes_fail_in_one_line
 from billet.adapters.stores import open_store
+from billet.adapters.thinpool import pool_free_mib
 from billet.api.edge import Edge
 from billet.api.front import Front
 from billet.api.http import http_app
+from billet.api.metrics import exposition
 from billet.api.service import FlintlockService
 from billet.api.stale import StaleReads
 from billet.config import AgentConfig, ServerConfig, split_endpoint
 from billet.control.agent import Agent
 from billet.control.auctioneer import Auctioneer, Rules
+from billet.control.auditor import Auditor
 from billet.control.ledger import Ledger, elected
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
 from billet.control.reign import next_reign, until_over
 from billet.control.story import Story
+from billet.core.audit import Outcome
 from billet.core.errors import BilletError, Code, ConfigError, StoreAway, StoreError
 from billet.core.model import Host, Placement, Resources
 from billet.core.record import Gone
@@ -52,6 +57,8 @@ from billet.wire.headers import FORWARDED, proof, token_of
 log = structlog.get_logger()
 
 GRACE_S = 30.0  # how long SIGTERM waits for what is in flight
+LOOK_EVERY_S = 5.0  # how often containerd and the thin pool are asked
+AUDITED = 2000  # outcomes that a new leader takes up from its own records
 KEEP_LOST_S = 24 * 3600.0  # how long a LOST microVM is shown
 
 
@@ -113,6 +120,7 @@ class Server:
         self._store_open = False
         self._ledger: Ledger | None = None  # while this server leads
         self._service: FlintlockService | None = None
+        self._office: Office | None = None
         self._forward: LeaderForward | None = None  # while another one does
         self._last: LeaderForward | None = None  # to the last one, while nobody does
         self.stopping = False
@@ -174,9 +182,10 @@ class Server:
         while ledger := await next_reign(self):
             office = self._open_office(ledger)
             service = FlintlockService(office, self._log, self._config.id)
+            self._office = office
             self._ledger, self._service = ledger, service
             self._link.begin(
-                Reign(ledger.term.number, self._config.weights, office.reconciler, office.rules.arrive_s, ledger.end)
+                Reign(ledger.term.number, self._config.weights, office.auditor, office.rules.arrive_s, ledger.end)
             )
             await self._face()
             state = ledger.state
@@ -184,7 +193,7 @@ class Server:
             try:
                 await until_over(self._store, ledger, office.reconciler)
             finally:
-                self._ledger = self._service = None
+                self._ledger = self._service = self._office = None
                 self._front.stale = self._front.own_stale = StaleReads(
                     service, self._clock.monotonic_s(), self._clock.monotonic_s
                 )
@@ -241,8 +250,10 @@ class Server:
         reconciler = Reconciler(
             ledger, self._clock, config.settle_after_s, KEEP_LOST_S, self._delete, config.fence_after_s
         )
-        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, rules, self._clock, self._record)
-        return Office(ledger, auctioneer, reconciler, self._link, rules)
+        auditor = Auditor(ledger.state, self._clock, reconciler, self._judged)
+        auditor.restore(auction_records.decode_outcomes(self._log.judged(AUDITED)))
+        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, rules, self._clock, self._record, auditor)
+        return Office(ledger, auctioneer, reconciler, self._link, rules, auditor)
 
     async def _delete(self, host_id: str, uid: str) -> bool:
         request, timeout_s = flintlock.with_uid(uid), self._config.call_timeout_s
@@ -292,6 +303,9 @@ class Server:
         names = [name, record.auction.name, *([record.uid] if record.uid else [])]
         self._log.append(record.auction.id, names, auction_records.encode(record))
 
+    def _judged(self, outcome: Outcome) -> None:
+        self._log.append_judged(auction_records.encode_outcome(outcome))
+
     def _gone(self, placement: Placement) -> None:
         gone = Gone(placement.id, placement.host, placement.demand, self._clock.now_s())
         self._log.append_gone(auction_records.encode_gone(gone))
@@ -308,7 +322,7 @@ class Server:
         host, port = split_endpoint(endpoint)
         config = self._config
         settings = uvicorn.Config(
-            http_app(self._front, config.basic_auth_token),
+            http_app(self._front, config.basic_auth_token, lambda: exposition(self._office)),
             host=host or "0.0.0.0",
             port=port,
             log_level="error",
@@ -340,13 +354,17 @@ class Server:
 async def run_agent(config: AgentConfig) -> None:
     """Run an agent until SIGTERM or SIGINT."""
     logging_to_stderr()
-    agent, dialler, daemon = build_agent(config)
+    agent, dialler, daemon, machine = build_agent(config)
     handshakes_fail_in_one_line()
+    containerd = Containerd(config.containerd, config.containerd_volume_ss, config.containerd_kernel_ss)
 
     async def work() -> None:
+        if config.containerd:
+            await look_at_images(agent, containerd)  # before the first bid
         async with asyncio.TaskGroup() as group:
             group.create_task(agent.run())
             group.create_task(dialler.run())
+            group.create_task(keep_looking(config, agent, containerd, machine))
             group.create_task(announce_ready(config, agent))
 
     try:
@@ -355,9 +373,42 @@ async def run_agent(config: AgentConfig) -> None:
         raise errors.exceptions[0] from None
     finally:
         await daemon.close()
+        await containerd.close()
 
 
-def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock]:
+async def keep_looking(config: AgentConfig, agent: Agent, containerd: Containerd, machine: Machine) -> None:
+    """Facts that others have to be asked for, again and again. One that cannot be had is said, and never made up."""
+    if not config.containerd:
+        agent.cannot_tell("containerd", "images that are unpacked: --containerd is empty; those seen booted count")
+    while True:
+        if config.thin_pool:
+            await look_at_pool(agent, machine, config.thin_pool)
+        await asyncio.sleep(LOOK_EVERY_S)
+        if config.containerd:
+            await look_at_images(agent, containerd)
+
+
+async def look_at_images(agent: Agent, containerd: Containerd) -> None:
+    """What containerd has unpacked."""
+    try:
+        agent.room.unpacked(await containerd.unpacked())
+        agent.cannot_tell("containerd", "")
+    except OSError as error:
+        agent.room.unpacked(None)
+        agent.cannot_tell("containerd", f"images that are unpacked: {error}; those seen booted count")
+
+
+async def look_at_pool(agent: Agent, machine: Machine, pool: str) -> None:
+    """The room that the thin pool has."""
+    try:
+        machine.pool_free_mib = await pool_free_mib(pool)
+        agent.cannot_tell("pool", "")
+    except OSError as error:
+        machine.pool_free_mib = None
+        agent.cannot_tell("pool", f"room for volumes in the thin pool {pool}: {error}")
+
+
+def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock, Machine]:
     """One agent, not yet running."""
     credentials = None
     if config.flintlock_tls_ca or config.flintlock_tls_cert:
@@ -367,18 +418,25 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
     authorization = auth.basic_header(config.flintlock_token) if config.flintlock_token else ""
     daemon = GrpcFlintlock(config.flintlock, credentials, authorization)
     machine = Machine(config.state_dir)
+    host = host_of(config, machine.capacity(config.max_vms))
+    machine.is_said_to_have(memory=config.memory_mib > 0, disk=config.disk_mib > 0)
+    machine.has_pool = bool(config.thin_pool)
+    known = machine.describe()
+    for lack in known.lacks:
+        log.warning("a fact cannot be had on this host", fact=lack)
     agent = Agent(
-        host_of(config, machine.capacity(config.max_vms)),
+        host,
         daemon,
         flintlock,
         machine.measure,
         SystemClock(),
         config.report_interval_s,
         instance=secrets.token_hex(8),
+        machine=known,
     )
     context = None if config.link_insecure else tls.client_context(config.link_ca)
     dialler = AgentDialler(agent, daemon, config.servers, config.link_token, context, version("billet"))
-    return agent, dialler, daemon
+    return agent, dialler, daemon, machine
 
 
 def host_of(config: AgentConfig, measured: Resources) -> Host:

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from billet.core.model import Auction, Bid, Facts, Host, Observed, Refusal
+from billet.core.model import ZERO, Auction, Bid, Facts, Host, Observed, Refusal, Resources
+from billet.core.pressure import NO_STALLS, Stalls
 from billet.core.state import Change
 
 
@@ -210,9 +211,24 @@ class Hosts(Protocol):
         """Pass any other call on. Raises Away, or HostVerdict with flintlockd's own status."""
 
 
+class MachineFacts(NamedTuple):
+    """What a machine is. None is a fact that cannot be had; `lacks` says in words which those are, and why."""
+
+    cpu_model: str | None = None
+    kvm: bool | None = None  # /dev/kvm can be opened
+    providers: tuple[str, ...] | None = None  # whose programs are there
+    lacks: tuple[str, ...] = ()
+
+
+NOTHING_KNOWN = MachineFacts()
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A host's periodic broadcast of what it measures. Shares are 0 to 1, of the whole machine."""
+    """A host's periodic broadcast of what it measures. Shares are 0 to 1, of the whole machine.
+
+    None is a fact that cannot be had there.
+    """
 
     facts: Facts
     cpu_share: float
@@ -222,6 +238,12 @@ class Report:
     failed: int
     daemon_ok: bool
     interval_s: float
+    taken: Resources = ZERO  # what the host counts, creates in hand included
+    stalls: Stalls = NO_STALLS
+    memory_free_mib: int | None = None
+    volumes_free_mib: int | None = None
+    images: int | None = None  # unpacked, None when containerd does not say
+    machine: MachineFacts = NOTHING_KNOWN
 
 
 class Inventory(NamedTuple):

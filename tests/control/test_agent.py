@@ -9,9 +9,10 @@ import pytest
 
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.control.agent import Agent, Measured
-from billet.control.count import BootClock
 from billet.control.daemon import CreateOrder
+from billet.core.boots import Boots
 from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources
+from billet.core.pressure import Stalls
 from billet.fake.faults import Fault, Kind
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
@@ -49,7 +50,7 @@ async def pair() -> AsyncIterator[Pair]:
     )
     await fake.start()
     daemon = GrpcFlintlock(fake.grpc_address)
-    idle = Measured(cpu_share=0.0, memory_used_mib=0, disk_free_mib=0, pressure=0.25)
+    idle = Measured(cpu_share=0.0, memory_used_mib=0, disk_free_mib=0, stalls=Stalls(cpu=0.25))
     agent = Agent(
         Host("h1", ROOM, ROOM), daemon, wire, lambda: idle, SystemClock(), report_interval_s=0.2, instance="this"
     )
@@ -173,10 +174,10 @@ async def test_a_microvm_made_on_the_host_is_in_the_next_bid_and_told_at_once(pa
 def test_the_mean_boot_time_is_the_busy_time_shared_by_the_boots(
     looks: list[tuple[int, int, float]], mean_s: float
 ) -> None:
-    clock = BootClock()
+    boots = Boots()
     for booted, pending, now_s in looks:
-        clock.looked(booted, pending, now_s)
-    assert clock.mean_s == pytest.approx(mean_s)
+        boots.looked(booted, 0, pending, now_s)
+    assert boots.boot_s == pytest.approx(mean_s)
 
 
 async def test_promise_4_an_order_that_comes_again_is_new_to_a_host_that_never_had_it(pair: Pair) -> None:

@@ -27,9 +27,13 @@ capacities = st.builds(
 )
 facts = st.builds(
     Facts,
-    pressure=st.floats(0, 1),
+    pressure=st.none() | st.floats(0, 1),
     pending=st.integers(0, 200),
-    boot_s=st.floats(0, 60),
+    boot_s=st.just(0.0) | st.floats(0.001, 60),
+    ahead_s=st.none() | st.floats(0, 6000),
+    pull_s=st.none() | st.floats(0, 600),
+    spread=st.floats(0, 3),
+    pulls=st.integers(0, 5),
 )
 host_ids = st.text("abcdefgh0123456789-", min_size=1, max_size=8)
 hosts = st.builds(

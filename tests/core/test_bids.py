@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billet.core.bidding import bid
-from billet.core.model import Auction, Bid, Facts, Host, Reason, Refusal, Resources
+from billet.core.foretell import behind
+from billet.core.model import Auction, Bid, Discount, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights, price
 from tests.core.strategies import amounts, auctions, capacities, facts, host_ids, hosts
 
@@ -33,7 +34,7 @@ def loads(draw):
     return room, taken
 
 
-def dumb_bid(host, taken, known, auction, weights):
+def dumb_bid(host, taken, known, auction, weights, missing):
     """Written from docs/architecture.md, slowly, with none of the program's own functions."""
     if host.fenced:
         return "FENCED"
@@ -60,12 +61,24 @@ def dumb_bid(host, taken, known, auction, weights):
         (taken.disk_mib + auction.demand.disk_mib) / host.allocatable.disk_mib,
         (taken.vms + auction.demand.vms) / host.allocatable.vms,
     ]
-    wait_s = known.boot_s * (known.pending + 1)
-    boots = weights.delay * (20 if weights.policy == "fast" else 1)
-    extra = weights.pressure * known.pressure + boots * (
-        0 if wait_s == 0 else wait_s / (wait_s + weights.delay_half_s)
-    )
+    extra = dumb_delay(dumb_wait_s(known, missing, weights), weights) + weights.pressure * (known.pressure or 0)
     return sorted(after)[-1] + dumb_shape(host, auction, weights, after) + extra
+
+
+def dumb_delay(wait_s, weights):
+    if weights.policy == "fast":
+        return 20 * weights.delay * wait_s / weights.delay_half_s
+    return weights.delay * wait_s / (wait_s + weights.delay_half_s) if wait_s > 0 else 0
+
+
+def dumb_wait_s(known, missing, weights):
+    wait_s = 0
+    if known.boot_s > 0:
+        queue_s = known.boot_s * known.pending if known.ahead_s is None else known.ahead_s
+        wait_s = queue_s + known.boot_s
+    for _ in range(missing):
+        wait_s += weights.delay_half_s if known.pull_s is None else known.pull_s
+    return wait_s
 
 
 def dumb_shape(host, auction, weights, after):
@@ -78,16 +91,16 @@ def dumb_shape(host, auction, weights, after):
     return weights.shape * (SIZE * (1 - math.sqrt(alone)) + stranding)
 
 
-@given(hosts, amounts, facts, auctions, weights)
-def test_a_bid_is_what_a_dumb_second_program_says(host, taken, known, auction, weights):
-    answer = bid(host, taken, known, auction, weights)
-    expected = dumb_bid(host, taken, known, auction, weights)
+@given(hosts, amounts, facts, auctions, weights, st.integers(0, 3))
+def test_a_bid_is_what_a_dumb_second_program_says(host, taken, known, auction, weights, missing):
+    answer = bid(host, taken, known, auction, weights, missing)
+    expected = dumb_bid(host, taken, known, auction, weights, missing)
     if isinstance(answer, Refusal):
         assert answer.reason.name == expected
     else:
         assert math.isclose(answer.score.total, expected, rel_tol=1e-12)
         assert answer.score.total >= answer.score.utilisation
-        assert (answer.basis, answer.facts) == (taken, known)
+        assert (answer.basis, answer.facts, answer.missing) == (taken, known, missing)
 
 
 @given(loads(), auctions, facts, weights, st.floats(0, 1))
@@ -138,10 +151,36 @@ def test_a_hosts_name_does_not_matter(host, name, taken, known, auction, weights
 
 @given(hosts, amounts, facts, auctions)
 def test_a_longer_boot_queue_never_bids_lower(host, taken, known, auction):
-    queued = known._replace(pending=known.pending + 1)
     before = price(host.allocatable, taken, auction.demand, known, DEFAULT_WEIGHTS)
-    after = price(host.allocatable, taken, auction.demand, queued, DEFAULT_WEIGHTS)
+    after = price(host.allocatable, taken, auction.demand, behind(known, 1), DEFAULT_WEIGHTS)
     assert after.total >= before.total
+
+
+@given(hosts, amounts, facts, auctions, weights, st.integers(0, 5))
+def test_a_host_that_has_to_pull_an_image_more_never_bids_lower(host, taken, known, auction, weights, missing):
+    fewer = price(host.allocatable, taken, auction.demand, known, weights, missing)
+    more = price(host.allocatable, taken, auction.demand, known, weights, missing + 1)
+    assert more.total >= fewer.total
+    assert more.utilisation == fewer.utilisation
+
+
+@given(hosts, amounts, facts, auctions, weights, st.floats(0, 1), st.floats(0, 1))
+def test_a_host_that_feels_more_pressure_never_bids_lower(host, taken, known, auction, weights, low, more):
+    high = min(1.0, low + more)
+    calm = price(host.allocatable, taken, auction.demand, known._replace(pressure=low), weights)
+    tense = price(host.allocatable, taken, auction.demand, known._replace(pressure=high), weights)
+    assert tense.total >= calm.total
+    left_out = price(host.allocatable, taken, auction.demand, known._replace(pressure=None), weights)
+    assert left_out.pressure == 0
+
+
+@given(hosts, amounts, facts, auctions, weights, st.floats(1, 10), st.floats(0, 1))
+def test_a_discounted_host_never_bids_lower(host, taken, known, auction, weights, slower, understated):
+    plain = price(host.allocatable, taken, auction.demand, known, weights)
+    discounted = price(host.allocatable, taken, auction.demand, known, weights, 0, Discount(slower, understated))
+    assert discounted.total >= plain.total
+    assert discounted.utilisation == plain.utilisation
+    assert discounted.audit == understated
 
 
 def test_a_refusal_says_how_much_was_wanted_and_how_much_is_free():

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import (
+    NO_DISCOUNT,
     ZERO,
     Auction,
     Award,
     Bid,
+    Discount,
     Facts,
     Host,
     HostView,
@@ -91,6 +93,7 @@ def hosts_like_this(draw_taken):
         cordoned=st.sampled_from([False, False, False, True]),
         against=st.none(),
         kin=st.just(()),
+        discount=st.sampled_from([NO_DISCOUNT, NO_DISCOUNT, Discount(1.5, 0.1)]),
     )
 
 
@@ -99,7 +102,12 @@ busy = st.builds(
     disk_mib=st.integers(0, 100_000), vms=st.integers(0, 100),
 )  # fmt: skip
 some_facts = st.builds(
-    Facts, pressure=st.floats(0, 1), pending=st.integers(0, 20), boot_s=st.sampled_from([0.0, 0.3, 5.0])
+    Facts,
+    pressure=st.floats(0, 1),
+    pending=st.integers(0, 20),
+    boot_s=st.sampled_from([0.0, 0.3, 5.0]),
+    ahead_s=st.none(),
+    pull_s=st.none(),
 )
 demands = st.builds(
     Resources, vcpu=st.integers(1, 16), memory_mib=st.integers(1, 16).map(lambda n: n * 1024),
@@ -171,6 +179,20 @@ def test_a_cordoned_host_would_have_won_were_it_not_cordoned():
     found = why_not(held(AUCTION, {"a": view(4), "b": view(0, cordoned=True)}, {}), "b")
     assert found.refusal.reason is Reason.CORDONED
     assert ways_of(found) == [[(What.CORDONED, 1, 0)]]
+
+
+def test_a_host_that_would_have_to_pull_would_have_won_with_the_images():
+    views = {"a": view(4), "b": view(4)}
+    bids = [
+        bid(Host("a", ROOM, ROOM), views["a"].taken, Facts(boot_s=1.0, pull_s=9.0), AUCTION, DEFAULT_WEIGHTS),
+        bid(Host("b", ROOM, ROOM), views["b"].taken, Facts(boot_s=0.5, pull_s=9.0), AUCTION, DEFAULT_WEIGHTS, 2),
+    ]
+    record = Record(
+        AUCTION, DEFAULT_WEIGHTS, 0.0, [Attempt(bids, [], views, award(AUCTION, bids, views, DEFAULT_WEIGHTS))]
+    )
+    found = why_not(record, "b")
+    assert found.winner == "a"
+    assert [(What.IMAGES, 2, 0)] in ways_of(found)
 
 
 def test_a_full_host_says_all_that_it_lacks():

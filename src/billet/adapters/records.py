@@ -26,9 +26,14 @@ CREATE TABLE IF NOT EXISTS auctions (seq INTEGER PRIMARY KEY, payload BLOB NOT N
 CREATE TABLE IF NOT EXISTS names (name TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (name, seq)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS names_by_seq ON names (seq);
 CREATE TABLE IF NOT EXISTS gone (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS judged (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 """
 
 
+_INSERT = {
+    False: "INSERT INTO gone (payload) VALUES (?)",
+    True: "INSERT INTO judged (payload) VALUES (?)",
+}
 _PAGE = {
     False: "SELECT seq, payload FROM auctions WHERE seq > ? ORDER BY seq LIMIT ?",
     True: "SELECT seq, payload FROM gone WHERE seq > ? ORDER BY seq LIMIT ?",
@@ -36,10 +41,11 @@ _PAGE = {
 
 
 class Unwritten(NamedTuple):
-    """A record that is not on disk yet. One without names is of a microVM's end."""
+    """A record that is not on disk yet. One without names is of a microVM's end, or what came of a bid."""
 
     names: tuple[str, ...]
     payload: bytes
+    judged: bool = False
 
 
 class AuctionLog:
@@ -75,6 +81,15 @@ class AuctionLog:
     def append_gone(self, payload: bytes) -> None:
         """Keep the end of a microVM; the last `keep` of them are kept as well."""
         self._append(Unwritten((), payload))
+
+    def append_judged(self, payload: bytes) -> None:
+        """Keep what came of a bid that won; the last `keep` of them are kept as well."""
+        self._append(Unwritten((), payload, judged=True))
+
+    def judged(self, count: int) -> list[bytes]:
+        """The newest of what came of bids and is on disk, the oldest first."""
+        with self._lock:
+            return self._rows("SELECT payload FROM judged ORDER BY seq DESC LIMIT ?", count)[::-1]
 
     def _append(self, item: Unwritten) -> None:
         if not self._keep:
@@ -137,7 +152,7 @@ class AuctionLog:
             self._db.execute("BEGIN")
             for item in batch:
                 if not item.names:
-                    self._db.execute("INSERT INTO gone (payload) VALUES (?)", (item.payload,))
+                    self._db.execute(_INSERT[item.judged], (item.payload,))
                     continue
                 self._seq += 1
                 self._db.execute("INSERT INTO auctions VALUES (?, ?)", (self._seq, item.payload))
@@ -147,6 +162,7 @@ class AuctionLog:
             self._db.execute("DELETE FROM names WHERE seq <= ?", (self._seq - self._keep,))
             self._db.execute("DELETE FROM auctions WHERE seq <= ?", (self._seq - self._keep,))
             self._db.execute("DELETE FROM gone WHERE seq <= (SELECT max(seq) FROM gone) - ?", (self._keep,))
+            self._db.execute("DELETE FROM judged WHERE seq <= (SELECT max(seq) FROM judged) - ?", (self._keep,))
             self._db.execute("COMMIT")
             self._writing = ()
 

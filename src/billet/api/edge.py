@@ -36,6 +36,7 @@ UNARY = frozenset(
         fleet.PLACEMENTS,
         fleet.EXPLAIN,
         fleet.RECORDS,
+        fleet.AUDIT,
         fleet.CHANGE_HOST,
     }
 )

@@ -11,8 +11,8 @@ from billet.control.operator import Operator
 from billet.core.errors import InvalidRequest
 from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
 from billet.core.scoring import utilisation
-from billet.ports import Answer
-from billet.wire.auction_records import readable
+from billet.ports import Answer, Report
+from billet.wire.auction_records import encode_outcome, readable
 from billet.wire.pb import fleet_pb2 as pb
 
 SERVICE = "billet.v1.Fleet"
@@ -20,6 +20,7 @@ HOSTS = f"/{SERVICE}/Hosts"
 PLACEMENTS = f"/{SERVICE}/Placements"
 EXPLAIN = f"/{SERVICE}/Explain"
 RECORDS = f"/{SERVICE}/Records"
+AUDIT = f"/{SERVICE}/Audit"
 CHANGE_HOST = f"/{SERVICE}/ChangeHost"
 UNREACHABLE = "UNREACHABLE"  # flintlockd has no such state: the host is not connected
 
@@ -84,7 +85,20 @@ def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Me
         view = host_view(office, host) if host else None
         return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())
 
-    return {HOSTS: hosts, PLACEMENTS: placements, EXPLAIN: explained, RECORDS: kept, CHANGE_HOST: change_host}
+    async def audit(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        wanted = pb.AuditRequest.FromString(request).host
+        kept = sorted(office.auditor.outcomes.items())
+        rows = [encode_outcome(o) for host_id, outcomes in kept if wanted in ("", host_id) for o in outcomes]
+        return Answer(pb.AuditReply(outcome_json=rows, server=server).SerializeToString())
+
+    return {
+        HOSTS: hosts,
+        PLACEMENTS: placements,
+        EXPLAIN: explained,
+        RECORDS: kept,
+        AUDIT: audit,
+        CHANGE_HOST: change_host,
+    }
 
 
 async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:
@@ -119,10 +133,32 @@ def host_view(office: Office, host: Host) -> pb.HostView:
     )
     if seen and seen.report:
         report = seen.report
-        view.pressure, view.pending, view.boot_s = report.facts
+        view.MergeFrom(_facts(report))
         view.cpu_share, view.memory_used_mib, view.failed = report.cpu_share, report.memory_used_mib, report.failed
         view.report_age_s = office.reconciler.age_s(seen)
     return view
+
+
+def _facts(report: Report) -> pb.HostView:
+    """What only the host knows, as far as it can be had."""
+    facts, machine = report.facts, report.machine
+    return pb.HostView(
+        pressure=facts.pressure,
+        pending=facts.pending,
+        boot_s=facts.boot_s,
+        ahead_s=facts.ahead_s,
+        pull_s=facts.pull_s,
+        cpu_stall=report.stalls.cpu,
+        memory_stall=report.stalls.memory,
+        io_stall=report.stalls.io,
+        memory_free_mib=report.memory_free_mib,
+        volumes_free_mib=report.volumes_free_mib,
+        images=report.images,
+        cpu_model=machine.cpu_model,
+        kvm=machine.kvm,
+        providers=machine.providers or (),
+        lacks=machine.lacks,
+    )
 
 
 def placement_view(office: Office, placement: Placement) -> pb.PlacementView:

@@ -23,7 +23,7 @@ from billet.ports import Answer, Backend
 from billet.wire import flintlock as wire
 from billet.wire.headers import FORWARDED, TOKEN
 
-READS = frozenset({wire.GET, wire.LIST, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS})
+READS = frozenset({wire.GET, wire.LIST, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS, fleet.AUDIT})
 PAUSE_S = 0.1  # before the same leader is tried again
 LED_S = 1.0  # who has kept a call for so long did lead
 NOBODY = "no server leads at the moment; try again"

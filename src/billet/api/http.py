@@ -1,16 +1,17 @@
-"""The HTTP side: Flintlock's gateway, and a line for load balancers."""
+"""The HTTP side: Flintlock's gateway, a line for load balancers, and metrics."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from billet.api.front import Front
+from billet.api.metrics import EXPOSITION
 from billet.core.errors import Unauthenticated
 from billet.ports import Answer
 from billet.wire.auth import check_basic
@@ -20,7 +21,7 @@ from billet.wire.headers import INTERNAL
 FOREVER_S = 1e6
 
 
-def http_app(front: Front, token: str) -> Starlette:
+def http_app(front: Front, token: str, metrics: Callable[[], bytes]) -> Starlette:
     """The application, in front of the same as gRPC's; a token, when there is one, is asked as there."""
 
     def metadata(headers: Mapping[str, str]) -> dict[str, str]:
@@ -41,7 +42,14 @@ def http_app(front: Front, token: str) -> Starlette:
             return PlainTextResponse("no server leads at the moment\n", status_code=503)
         return PlainTextResponse("ok\n")
 
-    routes = [Route("/healthz", health), *gateway_routes(call, stream)]
+    async def measured(http: Request) -> Response:
+        try:
+            metadata(http.headers)
+        except Unauthenticated as error:
+            return PlainTextResponse(f"{error.text}\n", status_code=401)
+        return Response(metrics(), media_type=EXPOSITION)
+
+    routes = [Route("/healthz", health), Route("/metrics", measured), *gateway_routes(call, stream)]
     return Starlette(routes=routes, exception_handlers={HTTPException: routing_error})
 
 

@@ -30,7 +30,7 @@ def hosts(address: Address, output: str) -> None:
     PRESSURE    of the last 10 s, how much tasks waited for CPU, memory or IO
     """
     from billet.client import Client
-    from billet.show.fleet import hosts_table
+    from billet.show.fleet import hosts_table, lacking
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
 
     with Client(address) as client:
@@ -40,7 +40,10 @@ def hosts(address: Address, output: str) -> None:
     elif not rows:
         click.echo("No host has joined yet; start `billet agent` beside each flintlockd.")
     else:
-        console().print(hosts_table(rows))
+        screen = console()
+        screen.print(hosts_table(rows))
+        for line in lacking(rows):
+            screen.print(line, style="dim")
 
 
 @click.command()
@@ -85,7 +88,9 @@ def as_dicts(message: Message) -> dict[str, Any]:
     return whole
 
 
-AMOUNTS = frozenset({"vcpu", "memory_mib", "disk_mib", "vms", "memory_used_mib"})
+AMOUNTS = frozenset(
+    {"vcpu", "memory_mib", "disk_mib", "vms", "memory_used_mib", "memory_free_mib", "volumes_free_mib"}
+)
 
 
 def _numbers(value: Any) -> Any:

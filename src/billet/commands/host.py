@@ -9,7 +9,8 @@ import click
 
 from billet.commands.drain import drain
 from billet.commands.fleet import as_dicts
-from billet.commands.options import client_options, output_option
+from billet.commands.options import client_options, console, output_option
+from billet.core.errors import BilletError
 from billet.core.words import counted
 
 if TYPE_CHECKING:
@@ -33,6 +34,27 @@ def host() -> None:
 
 
 host.add_command(drain)
+
+
+@host.command()
+@click.argument("name", metavar="HOST")
+@client_options
+@output_option
+def show(address: Address, output: str, name: str) -> None:
+    """Show all that this host says of itself, and which facts it cannot give."""
+    from billet.client import Client
+    from billet.show.fleet import host_table
+    from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
+
+    with Client(address) as client:
+        rows = as_dicts(client.fleet("Hosts", HostsRequest(), HostsReply))["hosts"]
+    row = next((row for row in rows if row["id"] == name), None)
+    if row is None:
+        raise BilletError(f"there is no host {name!r}; billet hosts lists them")
+    if output == "json":
+        click.echo(json.dumps(row, indent=2))
+    else:
+        console().print(host_table(row))
 
 
 @host.command()

@@ -111,7 +111,7 @@ def fleet_of(hosts: Mapping[str, Any], rows: Sequence[Row]) -> Fleet:
     places = {
         row["id"]: Place(
             HostView(Resources(**row["allocatable"]), Resources(**row["taken"])),
-            Facts(row["pressure"], row["pending"], row["boot_s"]),
+            Facts(row.get("pressure"), row["pending"], row["boot_s"]),
         )
         for row in hosts["hosts"]
         if row["state"] == "READY"

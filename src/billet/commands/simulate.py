@@ -7,11 +7,13 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import Progress
 
+from billet.commands.bursts import bursts_options, play_bursts
 from billet.commands.options import console, output_option
 from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
@@ -26,7 +28,7 @@ Results = dict[str, list[Result]]  # rule title -> one for each workload
 
 
 @click.command()
-@click.argument("workloads", nargs=-1, required=True, metavar="WORKLOAD...", type=click.Path(path_type=Path))
+@click.argument("workloads", nargs=-1, metavar="WORKLOAD...", type=click.Path(path_type=Path))
 @click.option(
     "--policy", "policies", multiple=True, type=click.Choice(POLICY_NAMES), default=("spread",), show_default=True,
     help="Billet's policy. May be given again.",
@@ -43,18 +45,27 @@ Results = dict[str, list[Result]]  # rule title -> one for each workload
     "--shape-weight", type=click.FloatRange(0, 2), default=Weights().shape, show_default=True,
     help="As on `billet server`.",
 )  # fmt: skip
+@bursts_options
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report with charts here.")
 @output_option
 def simulate(
     workloads: tuple[Path, ...], policies: tuple[str, ...], others: tuple[str, ...], at_once: int,
-    shape_weight: float, html: Path | None, output: str,
+    shape_weight: float, html: Path | None, output: str, **of_bursts: Any,
 ) -> None:  # fmt: skip
     """Place a workload as Billet would, and as others do, and compare.
 
     A WORKLOAD is a JSON or CSV file with hosts, creates, deletes and marks, where the balance is measured
     (docs/scheduling.md has the format). Billet's rows come from the functions that bid and award on a live cluster.
     Several workloads: the table has the means over all of them.
+
+    With --burst instead of a WORKLOAD: how long the microVMs of a burst wait until they are CREATED, on hosts that
+    boot them one after another and pull the images that they do not have.
     """
+    if of_bursts["burst"]:
+        play_bursts(policies, others, output, **of_bursts)
+        return
+    if not workloads:
+        raise ConfigError("give a WORKLOAD, or --burst N")
     streams = [read(path) for path in workloads]
     marks = _common_marks(streams)
     rules = [own(Weights(policy=policy, shape=shape_weight)) for policy in policies]

@@ -16,6 +16,7 @@ import structlog
 from billet.control.count import Count
 from billet.control.daemon import CONNECT_S, Codec, CreateOrder, Daemon, describe
 from billet.core import bidding
+from billet.core.bootroom import BootRoom
 from billet.core.errors import Code
 from billet.core.model import (
     Auction,
@@ -28,12 +29,15 @@ from billet.core.model import (
     Resources,
     VmState,
 )
+from billet.core.pressure import NO_STALLS, Stalls, felt
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.ports import (
+    NOTHING_KNOWN,
     Clock,
     Created,
     Flintlock,
     Inventory,
+    MachineFacts,
     NotTaken,
     Outcome,
     Reply,
@@ -51,12 +55,18 @@ BOOTS_AT_ONCE = 8  # boots that may have ended since, before everything is liste
 
 
 class Measured(NamedTuple):
-    """What the machine says of itself. Shares are 0 to 1 of the whole machine."""
+    """What the machine says of itself. Shares are 0 to 1 of the whole machine; None is a fact that cannot be had.
+
+    `stalls` are the shares of time in which some task waited for CPU, memory and IO, smoothed. `memory_free_mib` and
+    `volumes_free_mib` are what is truly free on the machine, to be held against what is promised of it.
+    """
 
     cpu_share: float
     memory_used_mib: int
     disk_free_mib: int
-    pressure: float
+    stalls: Stalls = NO_STALLS
+    memory_free_mib: int | None = None
+    volumes_free_mib: int | None = None
 
 
 class Uplink(Protocol):
@@ -81,6 +91,7 @@ class Agent:
         clock: Clock,
         report_interval_s: float,
         instance: str,
+        machine: MachineFacts = NOTHING_KNOWN,
     ) -> None:
         """`instance` names this process, and no other ever has the same name."""
         self.host = host
@@ -105,8 +116,20 @@ class Agent:
         self._known = False  # flintlockd has answered a List, and the last one too
         self._missed = False  # it has not, and that was said
         self._term = 0
-        self._pressure = 0.0
+        self._machine = machine
+        self._lacks: dict[str, str] = {}  # which facts cannot be had at the moment, and why, by what would tell them
+        self._pressure: float | None = None
         self._changed = asyncio.Event()
+
+    def cannot_tell(self, source: str, lack: str) -> None:
+        """A fact that cannot be had from this source, "" when it can again. Said once each time that it changes."""
+        before = self._lacks.get(source, "")
+        if lack and lack != before:
+            self._lacks[source] = lack
+            log.warning("a fact cannot be had on this host", host=self.host.id, fact=lack)
+        elif before and not lack:
+            del self._lacks[source]
+            log.info("a fact can be had again on this host", host=self.host.id, fact=before)
 
     async def finish(self, grace_s: float) -> None:
         """Take nothing new, and wait for the creates in hand."""
@@ -119,7 +142,12 @@ class Agent:
     @property
     def facts(self) -> Facts:
         """What only this host knows."""
-        return Facts(self._pressure, self._count.pending + len(self._count.creating), self._count.boots.mean_s)
+        return self.room.facts(self._pressure, self._clock.monotonic_s())
+
+    @property
+    def room(self) -> BootRoom:
+        """Its boots: what waits, and which images are here."""
+        return self._count.room
 
     @property
     def taken(self) -> Resources:
@@ -132,7 +160,8 @@ class Agent:
             return Refusal(self.host.id, Reason.STOPPING)
         if not self._known:
             return Refusal(self.host.id, Reason.DAEMON_AWAY)
-        return bidding.bid(self.host, self._count.taken, self.facts, auction, self.weights)
+        missing = self.room.missing(auction.images)
+        return bidding.bid(self.host, self._count.taken, self.facts, auction, self.weights, missing)
 
     # Orders.
 
@@ -160,7 +189,7 @@ class Agent:
             if refusal:
                 return NotTaken(refusal)
             if not order.how.verdict_only:
-                self._count.take_in_hand(order.token, order.demand)
+                self._count.take_in_hand(order.token, order.demand, self._codec.read_images(order.request))
             task = asyncio.create_task(self._create(order, look_first))
             self._doing[order.token] = task
         return await asyncio.shield(task)
@@ -291,7 +320,10 @@ class Agent:
     def report(self) -> Report:
         """What the machine and flintlockd look like now."""
         measured = self._measure()
-        self._pressure = measured.pressure
+        free = self.host.allocatable.minus(self._count.taken)
+        self._pressure = felt(
+            measured.stalls, (free.memory_mib, measured.memory_free_mib), (free.disk_mib, measured.volumes_free_mib)
+        )
         return Report(
             facts=self.facts,
             cpu_share=measured.cpu_share,
@@ -301,13 +333,19 @@ class Agent:
             failed=sum(row.state is VmState.FAILED for row in self._count.rows.values()),
             daemon_ok=self._known,
             interval_s=self._interval_s,
+            taken=self._count.taken,
+            stalls=measured.stalls,
+            memory_free_mib=measured.memory_free_mib,
+            volumes_free_mib=measured.volumes_free_mib,
+            images=self.room.images,
+            machine=self._machine._replace(lacks=(*self._machine.lacks, *self._lacks.values())),
         )
 
     def _show(self, row: Observed) -> None:
         """A microVM is there, seen in flintlockd's own reply."""
         if self._count.rows.get(row.uid) != row:
             self._count.put(row)
-            self._count.boots.looked(0, self._count.pending, self._clock.monotonic_s())
+            self._count.looked([])
             self._tell([row], [])
 
     def _tell(self, seen: list[Observed], gone: list[str]) -> None:
@@ -336,7 +374,7 @@ class Agent:
         news = [row for row in rows if self._count.is_pending(row.uid)]
         for row in news:
             self._count.put(row)
-        self._count.boots.looked(len(news), self._count.pending, self._clock.monotonic_s())
+        self._count.looked(news)
         self._tell(news, [])
         if self.uplink:
             self.uplink.report(self.report())

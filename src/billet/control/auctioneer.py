@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from billet.control.attendance import Attendance
+from billet.control.auditor import Auditor
 from billet.control.clearing import Clearing
 from billet.control.ledger import Ledger
 from billet.control.story import Story
@@ -79,6 +80,7 @@ class Auctioneer:
         rules: Rules,
         clock: Clock,
         record: Callable[[Story], None],
+        auditor: Auditor | None = None,
     ) -> None:
         self._ledger = ledger
         self._hosts = hosts
@@ -86,6 +88,7 @@ class Auctioneer:
         self._rules = rules
         self._clock = clock
         self._record = record
+        self._auditor = auditor
         self._clearing = Clearing(ledger.state)
         self._arrived_by_s = clock.monotonic_s() + rules.arrive_s
 
@@ -112,7 +115,8 @@ class Auctioneer:
         waited_for: set[str] = set()
         while True:
             together = await self._clearing.turn(auction)
-            decision = story.decided(answers, *self._decide(auction, answers), together)
+            views, decision = self._decide(auction, answers)
+            story.decided(answers, views, decision, together)
             if isinstance(decision, Unplaced):
                 more = await self._more_bids(auction, answers, waited_for)
                 if more:
@@ -126,6 +130,7 @@ class Auctioneer:
             if caller.gone:
                 raise _given_up()
             self._keep_quota(auction)  # others have claimed since; from here to our own claim nobody does
+            self._watch(auction, answers, views, decision)
             placement = self._placement(auction, decision)
             with self._ledger.hold(placement.id):
                 outcome = await self._carry_out(placement, auction, request, caller, story)
@@ -294,7 +299,17 @@ class Auctioneer:
 
     def _decide(self, auction: Auction, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
         views = self._ledger.state.views((answer.host for answer in answers), auction)
+        if self._auditor:
+            views = self._auditor.discounted(views)
         return views, award(auction, answers, views, self._rules.weights)
+
+    def _watch(
+        self, auction: Auction, answers: list[Bid | Refusal], views: dict[str, HostView], decision: Award
+    ) -> None:
+        """What the winning bid foretells will be held against what comes."""
+        bid = next((a for a in answers if isinstance(a, Bid) and a.host == decision.host), None)
+        if self._auditor and bid:
+            self._auditor.awarded(auction, bid, views[decision.host])
 
     def _placement(self, auction: Auction, decision: Award) -> Placement:
         return Placement(

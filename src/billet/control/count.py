@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from billet.core.model import ZERO, Observed, Resources, VmState
-from billet.ports import Clock
+from collections.abc import Sequence
 
-BOOT_WEIGHT = 0.25  # of the newest boot in the moving mean
+from billet.core.bootroom import BootRoom
+from billet.core.model import ZERO, Image, Observed, Resources, VmState
+from billet.ports import Clock
 
 
 class Count:
@@ -15,14 +16,15 @@ class Count:
         self.rows: dict[str, Observed] = {}  # what flintlockd shows, by uid
         self.creating: dict[str, Resources] = {}  # creates in hand, by token
         self.taken = ZERO
-        self.pending = 0
-        self.boots = BootClock()
+        self.room = BootRoom()
         self._clock = clock
         self._seen_s: dict[str, float] = {}  # when a row was seen last: a List begun earlier tells nothing new
         self._listed_s = 0.0  # when the newest List that was taken over was begun
 
-    def take_in_hand(self, token: str, demand: Resources) -> None:
+    def take_in_hand(self, token: str, demand: Resources, images: tuple[Image, ...]) -> None:
         """A create has begun."""
+        self.room.foretell(token, images, self._clock.monotonic_s())
+        self.room.waits(token, images)
         self.creating[token] = demand
         self.taken = self.taken.plus(demand)
 
@@ -34,13 +36,19 @@ class Count:
         listed = {row.uid for row in rows}
         changed = [r for r in rows if self.rows.get(r.uid) != r and self._seen_s.get(r.uid, 0.0) < begun_s]
         gone = [uid for uid in self.rows if uid not in listed and self._seen_s[uid] < begun_s]
-        booted = sum(row.state is VmState.CREATED and self.is_pending(row.uid) for row in changed)
+        booted = [row for row in changed if row.state is VmState.CREATED and self.is_pending(row.uid)]
         for row in changed:
             self.put(row)
         for uid in gone:
             self._drop(uid)
-        self.boots.looked(booted, self.pending, self._clock.monotonic_s())
+        self.looked(booted)
         return changed, gone
+
+    def looked(self, booted: Sequence[Observed]) -> None:
+        """What flintlockd shows was looked at and taken over: these have booted since the last time."""
+        now_s = self._clock.monotonic_s()
+        pulled = self.room.booted([(row.token, row.images) for row in booted], now_s)
+        self.room.boots.looked(len(booted), pulled, self.room.pending - len(self.creating), now_s)
 
     def is_pending(self, uid: str) -> bool:
         """Whether it was seen waiting for its boot."""
@@ -62,6 +70,7 @@ class Count:
         """A create has ended, or flintlockd shows its microVM already: either way it is counted once."""
         demand = self.creating.pop(token, None)
         if demand:
+            self.room.waits_no_longer(token)
             self.taken = self.taken.minus(demand)
 
     def _drop(self, uid: str) -> None:
@@ -71,25 +80,7 @@ class Count:
 
     def _count(self, row: Observed, sign: int) -> None:
         self.taken = self.taken.plus(row.demand) if sign > 0 else self.taken.minus(row.demand)
-        if row.state is VmState.PENDING:
-            self.pending += sign
-
-
-class BootClock:
-    """The host's own mean boot time: how long its one boot worker was busy, for each boot that it finished."""
-
-    def __init__(self) -> None:
-        self.mean_s = 0.0
-        self._busy_since_s: float | None = None
-
-    def looked(self, booted: int, pending: int, now_s: float) -> None:
-        """`booted` microVMs became CREATED since the last look; `pending` still wait."""
-        if booted and self._busy_since_s is not None:
-            each_s = (now_s - self._busy_since_s) / booted
-            weight = 1.0 - (1.0 - BOOT_WEIGHT) ** booted if self.mean_s else 1.0
-            self.mean_s += (each_s - self.mean_s) * weight
-            self._busy_since_s = now_s
-        if pending == 0:
-            self._busy_since_s = None
-        elif self._busy_since_s is None:
-            self._busy_since_s = now_s
+        if row.state is VmState.PENDING and sign > 0:
+            self.room.waits(row.uid, row.images)
+        elif row.state is VmState.PENDING:
+            self.room.waits_no_longer(row.uid)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from billet.core.errors import Code
-from billet.core.model import Observed, Reason, Refusal, Resources
+from billet.core.model import Image, Observed, Reason, Refusal, Resources
 from billet.ports import PLAINLY, Created, Denied, Flintlock, How, NotTaken, Outcome, Reply, Unknown
 
 LOOKUPS = 5  # how often a token is looked for after a create whose outcome is unknown
@@ -38,6 +38,9 @@ class Codec(Protocol):
 
     def read_created(self, reply: bytes) -> Observed:
         """The microVM of a Create or a Get."""
+
+    def read_images(self, request: bytes) -> tuple[Image, ...]:
+        """The images that a create request boots from."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from billet.control.auctioneer import Auctioneer, Rules
+from billet.control.auditor import Auditor
 from billet.control.ledger import Ledger
 from billet.control.reconciler import Reconciler
 from billet.ports import Hosts
@@ -19,3 +20,4 @@ class Office:
     reconciler: Reconciler
     hosts: Hosts
     rules: Rules
+    auditor: Auditor  # hears the hosts, and passes on to the reconciler what it has heard

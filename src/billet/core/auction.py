@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from billet.core.bidding import PROVIDERS, closed, no_room
+from billet.core.foretell import behind, bound_s, until_created_s
 from billet.core.model import (
+    NO_DISCOUNT,
     ZERO,
     Auction,
     Award,
     Bid,
     Facts,
+    Foretold,
     HostView,
     Reason,
     Refusal,
@@ -92,19 +95,30 @@ def current_offer(bid: Bid, auction: Auction, ledger: Mapping[str, HostView], we
     if refusal:
         return refusal
     score = bid.score
-    if taken != bid.basis:
-        score = price(allocatable, taken, auction.demand, facts_by(bid, taken), weights.under(auction.wishes.policy))
+    if taken != bid.basis or view.discount != NO_DISCOUNT:
+        facts, policy = facts_by(bid, taken), weights.under(auction.wishes.policy)
+        score = price(allocatable, taken, auction.demand, facts, policy, bid.missing, view.discount)
     return wished(score, view.kin, weights) if view.kin else score
 
 
 def facts_by(bid: Bid, taken: Resources) -> Facts:
     """A bidder's facts by now: what was awarded to it since the bid counts as waiting for its boot."""
-    return bid.facts._replace(pending=bid.facts.pending + max(0, taken.vms - bid.basis.vms))
+    return behind(bid.facts, max(0, taken.vms - bid.basis.vms))
 
 
-def unpriced(host_id: str, facts: Facts) -> Bid:
+def foretold_by(bid: Bid, auction: Auction, view: HostView) -> Foretold:
+    """What a bid foretells, with the awards that the ledger has seen since counted as waiting before it."""
+    facts = facts_by(bid, view.taken)
+    return Foretold(
+        utilisation(view.allocatable, view.taken, auction.demand),
+        until_created_s(facts, bid.missing),
+        bound_s(facts, bid.missing),
+    )
+
+
+def unpriced(host_id: str, facts: Facts, missing: int = 0) -> Bid:
     """A bid on a count that no ledger has, so that `award` prices it, by these facts and its own weights."""
-    return Bid(host_id, Score(0.0, 0.0, 0.0, 0.0), NEVER, facts)
+    return Bid(host_id, Score(0.0, 0.0, 0.0, 0.0), NEVER, facts, missing)
 
 
 def _lowest(auction: Auction, offers: list[tuple[Score, str, bool]]) -> tuple[Score, str, bool]:

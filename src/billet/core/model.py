@@ -50,16 +50,45 @@ class Host:
     fenced: bool = False  # declared dead: no new microVM before it has deleted what was released
 
 
+class Image(NamedTuple):
+    """An OCI image that a microVM boots from, by the reference in its spec. flintlockd unpacks kernels (and initrds)
+    into another snapshotter than volumes, so that one and the same image may be there for one use only."""
+
+    ref: str
+    kernel: bool = False
+
+
+SPREAD = 0.4  # of the bound of a host that has seen no boot yet: boots that vary by about 30 %
+
+
 class Facts(NamedTuple):
-    """What only the host knows and its bid carries.
+    """What only the host knows and its bid carries. None is a fact that cannot be had, or is not known yet.
 
     `pressure` is 0 (idle) to 1 (everything waits); `pending` counts microVMs waiting for their boot, which
     flintlockd does one after another; `boot_s` is the host's own mean boot time, 0 when it has none yet.
+    `ahead_s` is the seconds until all that wait are CREATED, the `pulls` that are to come before that included; None
+    means pending x boot_s. `pull_s` is the host's own mean time to pull an image. `spread` is how far its boots stray
+    from what it foretells (core/foretell.py).
     """
 
-    pressure: float = 0.0
+    pressure: float | None = None
     pending: int = 0
     boot_s: float = 0.0
+    ahead_s: float | None = None
+    pull_s: float | None = None
+    spread: float = SPREAD
+    pulls: int = 0
+
+
+class Discount(NamedTuple):
+    """What an audited host's bids are corrected by (core/audit.py). `delay` multiplies the seconds that it foretells;
+    `utilisation` is added to its score."""
+
+    delay: float = 1.0
+    utilisation: float = 0.0
+
+
+NO_DISCOUNT = Discount()
 
 
 class Wishes(NamedTuple):
@@ -132,33 +161,47 @@ class Auction:
     needs_virtiofs: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     wishes: Wishes = NO_WISHES
+    images: tuple[Image, ...] = ()
 
 
 class Score(NamedTuple):
     """A price and its parts: `total` is the sum of the others; lower is better.
 
-    `wish` is the leader's to add: what a request's soft wishes make of the ledger. Bids come without.
+    `wish` and `audit` are the leader's to add: what a request's soft wishes make of the ledger, and what the host's
+    bids have been wrong by before. Bids come without.
     """
 
     total: float
     utilisation: float
     pressure: float
     delay: float
-    shape: float = 0.0  # last, so that records from before it was there can still be read
-    wish: float = 0.0  # the same
+    shape: float = 0.0  # from here on with defaults, so that records from before they were there can still be read
+    wish: float = 0.0
+    audit: float = 0.0
 
 
 class Bid(NamedTuple):
     """A host's offer for one auction.
 
     `basis` is what the host counted as taken when it worked out the score. Where the leader's ledger counts
-    otherwise, the leader prices the bid anew with the same function (promise 1).
+    otherwise, the leader prices the bid anew with the same function (promise 1). `missing` counts the images that
+    would have to be pulled for this microVM, and for none that waits already.
     """
 
     host: str
     score: Score
     basis: Resources
     facts: Facts
+    missing: int = 0
+
+
+class Foretold(NamedTuple):
+    """What a bid foretells of the microVM: how full its host will be with it, in how many seconds it will be CREATED,
+    and the time within which nine of ten are. None where the host does not know yet."""
+
+    utilisation: float
+    created_s: float | None = None
+    bound_s: float | None = None
 
 
 class Reason(Enum):
@@ -196,7 +239,8 @@ class Refusal(NamedTuple):
 class HostView(NamedTuple):
     """What the ledger says of a host at the moment of an award.
 
-    `against`: a hard wish of this auction that it cannot grant. `kin`: what soft wishes are measured by.
+    `against`: why it is ruled out for this auction, its room apart. `kin`: what soft wishes are measured by.
+    `discount`: what its bids are corrected by.
     """
 
     allocatable: Resources
@@ -205,6 +249,7 @@ class HostView(NamedTuple):
     fenced: bool = False
     against: Refusal | None = None
     kin: tuple[Kin, ...] = ()
+    discount: Discount = NO_DISCOUNT
 
 
 class Award(NamedTuple):
@@ -277,3 +322,4 @@ class Observed(NamedTuple):
     state: VmState
     token: str = ""
     retry: int = 0
+    images: tuple[Image, ...] = ()  # only its own agent looks at them

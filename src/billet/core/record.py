@@ -50,7 +50,7 @@ class Record:
     code: int = 0
     text: str = ""
     legs_ms: dict[str, float] = field(default_factory=dict)
-    v: int = 2
+    v: int = 3
     called: Called = field(default_factory=Called)
     shadow: str = ""  # the policy that decides in the shadow of the real one; "" = none
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from billet.core.model import Facts, Resources, Score
+from billet.core.foretell import until_created_s
+from billet.core.model import NO_DISCOUNT, Discount, Facts, Resources, Score
 from billet.core.policies import DEFAULT, named
 
 
@@ -54,22 +55,37 @@ def utilisation(allocatable: Resources, taken: Resources, demand: Resources) -> 
     return share
 
 
-def expected_delay_s(facts: Facts) -> float:
-    """Seconds until one more microVM would be CREATED: flintlockd boots one after another."""
-    return (facts.pending + 1) * facts.boot_s
+def expected_delay_s(facts: Facts, missing: int, unknown_pull_s: float) -> float:
+    """Seconds until one more microVM would be CREATED, as far as they count for the price.
+
+    A host that has seen no boot yet counts as one that boots at once, so that it gets its first. An image that surely
+    is not there, on a host that has not pulled any yet, counts as `unknown_pull_s`.
+    """
+    pull_s = unknown_pull_s if facts.pull_s is None else facts.pull_s
+    return until_created_s(facts._replace(pull_s=pull_s), missing) or missing * pull_s
 
 
-def price(allocatable: Resources, taken: Resources, demand: Resources, facts: Facts, weights: Weights) -> Score:
+def price(
+    allocatable: Resources,
+    taken: Resources,
+    demand: Resources,
+    facts: Facts,
+    weights: Weights,
+    missing: int = 0,
+    discount: Discount = NO_DISCOUNT,
+) -> Score:
     """What a host asks for a microVM; lower is better, and the total is never below the true utilisation.
 
-    total = utilisation + shape + weights.pressure x pressure + weights.delay x d / (d + delay_half_s),
-    where `shape` is the policy's (core/policies.py) and d the expected delay in seconds. The last term saturates, so
-    that a queue, however long, never outweighs a host that is much emptier.
+    total = utilisation + shape + weights.pressure x pressure + delay(d) + audit, where `shape` and `delay` are the
+    policy's (core/policies.py) and d is the expected delay in seconds, for which a pull that nobody knows the time of
+    counts as delay_half_s. An audited host's d is multiplied, and its score raised, by its `discount`. A pressure
+    that is not known is left out.
     """
     policy = named(weights.policy)
     share = utilisation(allocatable, taken, demand)
     shape = policy.shape(allocatable, taken, demand, share, weights.shape)
-    pressure = weights.pressure * facts.pressure
-    delay_s = expected_delay_s(facts)
-    delay = policy.delay_scale * weights.delay * delay_s / (delay_s + weights.delay_half_s) if delay_s > 0 else 0.0
-    return Score(share + shape + pressure + delay, share, pressure, delay, shape)
+    pressure = weights.pressure * (facts.pressure or 0.0)
+    delay_s = discount.delay * expected_delay_s(facts, missing, weights.delay_half_s)
+    delay = policy.delay(delay_s, weights.delay, weights.delay_half_s) if delay_s > 0 else 0.0
+    audit = discount.utilisation
+    return Score(share + shape + pressure + delay + audit, share, pressure, delay, shape, audit=audit)

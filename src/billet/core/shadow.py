@@ -25,4 +25,4 @@ def _again(answer: Bid | Refusal, ledger: Mapping[str, HostView]) -> Bid | Refus
     view = ledger.get(answer.host)
     if isinstance(answer, Refusal) or view is None:
         return answer
-    return unpriced(answer.host, facts_by(answer, view.taken))
+    return unpriced(answer.host, facts_by(answer, view.taken), answer.missing)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from billet.core.auction import award, current_offer, facts_by, unpriced
 from billet.core.bidding import CAPABILITY_REASONS
+from billet.core.foretell import behind
 from billet.core.model import Auction, Award, Bid, Facts, HostView, Refusal, Resources, Score
 from billet.core.record import Attempt, Record
 from billet.core.scoring import Weights
@@ -29,6 +30,7 @@ class What(Enum):
     SLOTS = "microVM slots taken"
     LIKE = "microVMs of this size on it"  # so many fewer, in every resource
     QUEUE = "boots in its queue"
+    IMAGES = "images that it would have to pull"
     PRESSURE = "pressure"
     CORDONED = "cordoned"
     FENCED = "fenced"
@@ -68,6 +70,7 @@ class Standing(NamedTuple):
 
     view: HostView
     facts: Facts
+    missing: int = 0
 
 
 def why_not(record: Record, host_id: str) -> WhyNot:
@@ -102,24 +105,28 @@ def standing_of(attempt: Attempt, host_id: str) -> Standing | None:
     view, answer = attempt.ledger.get(host_id), _answer_of(attempt, host_id)
     if view is None or answer is None:
         return None
-    return Standing(view, Facts() if isinstance(answer, Refusal) else facts_by(answer, view.taken))
+    if isinstance(answer, Refusal):
+        return Standing(view, Facts())
+    return Standing(view, facts_by(answer, view.taken), answer.missing)
 
 
 def wins(attempt: Attempt, auction: Auction, weights: Weights, host_id: str, standing: Standing) -> bool:
     """Whether the host would win the same auction if it stood like this, everybody else as they did."""
     others = [answer for answer in _answers(attempt) if answer.host != host_id]
     ledger = {**attempt.ledger, host_id: standing.view}
-    decision = award(auction, [*others, unpriced(host_id, standing.facts)], ledger, weights)
+    decision = award(auction, [*others, unpriced(host_id, standing.facts, standing.missing)], ledger, weights)
     return isinstance(decision, Award) and decision.host == host_id
 
 
 def otherwise(standing: Standing, demand: Resources, changes: Sequence[Change]) -> Standing:
     """The host with these changes made."""
-    view, facts = standing
+    view, facts, missing = standing
     for change in changes:
         match change.what:
             case What.QUEUE:
-                facts = facts._replace(pending=int(change.to))
+                facts = behind(facts, int(change.to) - facts.pending)
+            case What.IMAGES:
+                missing = int(change.to)
             case What.PRESSURE:
                 facts = facts._replace(pressure=change.to)
             case What.CORDONED:
@@ -132,7 +139,7 @@ def otherwise(standing: Standing, demand: Resources, changes: Sequence[Change]) 
                 view = view._replace(taken=_without(view.taken, demand, int(change.was - change.to)))
             case _:
                 view = view._replace(taken=_set(view.taken, RESOURCES.index(change.what), int(change.to)))
-    return Standing(view, facts)
+    return Standing(view, facts, missing)
 
 
 def _ways(
@@ -196,7 +203,9 @@ def _levers(standing: Standing, demand: Resources) -> Iterator[Lever]:
     for n, what in enumerate(RESOURCES):
         yield Lever(what, taken[n], taken[n])
     yield Lever(What.QUEUE, facts.pending, facts.pending)
-    yield Lever(What.PRESSURE, facts.pressure, ceil(facts.pressure / PRESSURE_STEP), PRESSURE_STEP)
+    yield Lever(What.IMAGES, standing.missing, standing.missing)
+    pressure = facts.pressure or 0.0
+    yield Lever(What.PRESSURE, pressure, ceil(pressure / PRESSURE_STEP), PRESSURE_STEP)
 
 
 def _like(taken: Resources, demand: Resources) -> Lever:
@@ -239,7 +248,7 @@ def _size(change: Change, allocatable: Resources, demand: Resources) -> float:
     match change.what:
         case What.LIKE:
             return max(by * wanted / whole for wanted, whole in zip(demand, allocatable, strict=True) if whole)
-        case What.QUEUE:
+        case What.QUEUE | What.IMAGES:
             return 1.0 + by / max(change.was, 1.0)
         case What.PRESSURE:
             return 1.0 + by

@@ -107,7 +107,7 @@ def _attempt(attempt: Record) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if offers:
         ledger = attempt.get("ledger", {})
-        parts += [_bids(offers, award, ledger), *_footnotes(offers), *_groups(offers, ledger)]
+        parts += [_bids(offers, award, ledger), *_footnotes(offers, ledger), *_groups(offers, ledger)]
     refusals = [*attempt.get("refusals", []), *withdrawn]
     if refusals:
         parts.append(_refusals(refusals))
@@ -143,9 +143,8 @@ def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) ->
     wished = any(ledger.get(offer["host"], {}).get("kin") for offer in offers)
     made = table(*(column for column in BID_COLUMNS if wished or column != WISH))
     for offer in offers:
-        counted, facts, host = offer["counted"], offer.get("facts", {}), offer["host"]
+        counted, host = offer["counted"], offer["host"]
         mark, style = _place(host, award)
-        queue = f"{facts.get('pending', 0)} x {duration(facts['boot_s'])}" if facts.get("boot_s") else "-"
         made.add_row(
             f"{mark} {host}",
             f"{counted['total']:.3f}{'*' if offer['repriced'] else ' '}",
@@ -154,11 +153,17 @@ def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) ->
             f"{counted['pressure']:.3f}",
             f"{counted['delay']:.3f}",
             *([f"{counted.get('wish', 0.0):.3f}"] if wished else []),
-            queue,
+            _queue(offer),
             *_room(ledger.get(host, {})),
             style=style,
         )
     return made
+
+
+def _queue(offer: Record) -> str:
+    """What is before it."""
+    facts = offer.get("facts", {})
+    return f"{facts.get('pending', 0)} x {duration(facts['boot_s'])}" if facts.get("boot_s") else "-"
 
 
 def _place(host: str, award: Record | None) -> tuple[str, str]:
@@ -177,8 +182,27 @@ def _room(view: Record) -> tuple[str, str]:
     return str(vcpu), gib(mib)
 
 
-def _footnotes(offers: Iterable[Record]) -> Iterable[Text]:
-    repriced = [offer for offer in offers if offer["repriced"]]
+def _foretold(offer: Record) -> str:
+    """When its bid says that the microVM would be CREATED, and for what it would have to wait."""
+    told, missing = offer.get("foretold") or {}, offer.get("missing")
+    pull = f"{missing} to pull" if missing else ""
+    if told.get("created_s") is None:
+        return f"{offer['host']} unknown ({pull})" if pull else ""
+    within = f"nine of ten within {duration(told['bound_s'])}"
+    return f"{offer['host']} {duration(told['created_s'])} ({', '.join(filter(None, (within, pull)))})"
+
+
+PLAIN = {"delay": 1.0, "utilisation": 0.0}
+
+
+def _footnotes(offers: Sequence[Record], ledger: Record) -> Iterable[Text]:
+    discounted = [offer["host"] for offer in offers if ledger.get(offer["host"], {}).get("discount", PLAIN) != PLAIN]
+    if discounted:
+        yield Text(f"  discounted, because what it bids was wrong before: {', '.join(discounted)}", style="dim")
+    foretold = [told for offer in offers[:5] if (told := _foretold(offer))]
+    if foretold:
+        yield Text(f"  would be CREATED in: {', '.join(foretold)}", style="dim")
+    repriced = [offer for offer in offers if offer["repriced"] and offer["host"] not in discounted]
     if repriced:
         was = ", ".join(f"{offer['host']} bid {offer['score']['total']:.3f}" for offer in repriced)
         yield Text(f"  * priced anew, because the ledger had moved since the bid: {was}", style="dim")

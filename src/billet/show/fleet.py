@@ -31,9 +31,60 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
             f"{gib(taken['memory_mib'])}/{gib(allocatable['memory_mib'])}",
             _count(taken["vms"], row["failed"]),
             _queue(row["pending"], row["boot_s"]),
-            f"{row['pressure']:.0%}",
+            f"{row['pressure']:.0%}" if "pressure" in row else "-",
         )
     return made
+
+
+def lacking(hosts: Iterable[Row]) -> list[str]:
+    """Which facts which hosts cannot give, a line for each, the same ones of several hosts together."""
+    of: dict[str, list[str]] = {}
+    for row in sorted(hosts, key=lambda row: natural(row["id"])):
+        for lack in row["lacks"]:
+            of.setdefault(lack, []).append(row["id"])
+    return [f"{_some(names)} cannot tell: {lack}" for lack, names in of.items()]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:2])} and {len(names) - 2} more"
+
+
+def host_table(row: Row) -> Table:
+    """Everything that is known of one host, and what is not."""
+    made = table("", "~")
+    queue = f"{_queue(row['pending'], row['boot_s'])}" + (
+        f", {duration(row['ahead_s'])} in all" if "ahead_s" in row else ""
+    )
+    pull = duration(row["pull_s"]) if "pull_s" in row else "no pull seen yet"
+    for name, shown in (
+        ("state", _host_state(row)),
+        ("full", bar(row["utilisation"], 12)),
+        ("pressure", _share(row, "pressure")),
+        ("  CPU, memory, IO stalls", ", ".join(_share(row, f"{kind}_stall") for kind in ("cpu", "memory", "io"))),
+        ("memory truly free", _gib(row, "memory_free_mib")),
+        ("room for volumes", _gib(row, "volumes_free_mib")),
+        ("boot queue", queue),
+        ("pull of an image", pull),
+        ("images unpacked", str(row["images"]) if "images" in row else UNKNOWN),
+        ("CPU", row.get("cpu_model", UNKNOWN)),
+        ("/dev/kvm", {True: "yes", False: "no"}.get(row.get("kvm", ""), UNKNOWN)),
+        ("providers", ", ".join(row["providers"]) or UNKNOWN),
+    ):
+        made.add_row(name, shown)
+    for lack in row["lacks"]:
+        made.add_row(Text("cannot tell", style="yellow"), lack)
+    return made
+
+
+UNKNOWN = "-"
+
+
+def _share(row: Row, key: str) -> str:
+    return f"{row[key]:.2f}" if key in row else UNKNOWN
+
+
+def _gib(row: Row, key: str) -> str:
+    return f"{gib(row[key])} GiB" if key in row else UNKNOWN
 
 
 def _host_state(row: Row) -> Text:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rich.console import RenderableType
 
 from billet.show.marks import table
+from billet.whatif.bursts import Accuracy, Waits
 from billet.whatif.run import Result, mean_balance, mean_refused
 
 
@@ -39,4 +41,26 @@ def compared(heads: Sequence[str], body: Sequence[Sequence[str]]) -> RenderableT
     made = table(*(("" if n == 0 else ">") + head.replace(" ", "\n") for n, head in enumerate(heads)))
     for n, row in enumerate(body):
         made.add_row(*row, style="" if n else "bold")
+    return made
+
+
+class Burst(NamedTuple):
+    """One rule on bursts of one size."""
+
+    rule: str
+    creates: int
+    waits: Waits
+    accuracy: Accuracy | None
+
+
+def bursts_table(rows: Sequence[Burst]) -> RenderableType:
+    """Seconds to CREATED, and how well bids foretold them."""
+    made = table(
+        ">creates", "rule", ">p50 s", ">p99 s", ">last s", ">refused", ">median error", ">within\nthe 90 % bound"
+    )
+    for rule, creates, waits, told in rows:
+        foretold = (f"{told.error:.1%}", f"{told.within:.1%}") if told else ("-", "-")
+        seconds = (f"{value:.2f}" for value in waits[:3])
+        style = "bold" if rule.startswith("billet") else ""
+        made.add_row(str(creates), rule, *seconds, f"{waits.refused:.0f}", *foretold, style=style)
     return made

@@ -18,6 +18,7 @@ PARTS = {
     "pressure": "its pressure",
     "delay": "its boots",
     "wish": "what was wished",
+    "audit": "what it foretold wrongly before",
 }
 FIELDS = [part for part in Score._fields if part != "total"]
 
@@ -112,6 +113,8 @@ def _change(change: Change) -> str:
             return "had it bid"
         case What.QUEUE:
             return f"with its boot queue at {change.to:.0f} instead of {change.was:.0f}"
+        case What.IMAGES:
+            return f"with {change.to:.0f} images to pull instead of {change.was:.0f}"
         case What.PRESSURE:
             return f"with its pressure at {change.to:.2f} instead of {change.was:.2f}"
         case What.LIKE:

@@ -10,6 +10,7 @@ from picows import WSListener
 from billet.adapters.link_agent import AgentDialler
 from billet.control.agent import Agent, Measured
 from billet.core.model import Host, Resources
+from billet.core.pressure import Stalls
 from billet.sim.evidence import HostMade
 from billet.sim.flintlockd import Flintlockd, Loopback
 from billet.sim.loop import Process
@@ -81,7 +82,7 @@ class Machine:
 
     def _measure(self) -> Measured:
         pressure = 0.0 if self._world.ties else self._chance.random() * 0.5
-        return Measured(0.0, 0, 0, pressure)
+        return Measured(0.0, 0, 0, Stalls(cpu=pressure))
 
 
 def draw_hosts(chance: Random, ties: bool) -> list[Host]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import sqrt
 
 from billet.core.auction import award
-from billet.core.model import Award, Bid, HostView, Refusal, Resources
+from billet.core.model import NO_DISCOUNT, Award, Bid, HostView, Refusal, Resources
 from billet.core.record import Attempt, Record
 from billet.core.scoring import Weights
 
@@ -25,7 +25,8 @@ def expected_prices(record: Record, attempt: Attempt) -> dict[str, float]:
             continue
         if view.against:
             continue
-        asked = bid.score.total if view.taken == bid.basis else _price(view, bid, demand, weights)
+        known = view.taken == bid.basis and view.discount == NO_DISCOUNT
+        asked = bid.score.total if known else _price(view, bid, demand, weights)
         prices[bid.host] = asked + _soft_wishes(view, weights)
     return prices
 
@@ -42,14 +43,19 @@ def _soft_wishes(view: HostView, weights: Weights) -> float:
 
 def _price(view: HostView, bid: Bid, demand: Resources, weights: Weights) -> float:
     share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
-    waiting = bid.facts.pending + max(0, view.taken.vms - bid.basis.vms)
-    delay_s = (waiting + 1) * bid.facts.boot_s
     pressure_weight, delay_weight, half_s, policy, shape_weight, _, _ = weights
+    facts = bid.facts
+    since = max(0, view.taken.vms - bid.basis.vms)
+    ahead_s = facts.pending * facts.boot_s if facts.ahead_s is None else facts.ahead_s
+    pull_s = half_s if facts.pull_s is None else facts.pull_s
+    delay_s = ahead_s + (since + 1) * facts.boot_s if facts.boot_s else 0.0
+    delay_s = view.discount.delay * (delay_s + bid.missing * pull_s)
     assert policy == "spread", policy
     part = min(1.0, max(demand[n] / view.allocatable[n] for n in range(4) if view.allocatable[n]))
     vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
     shape = shape_weight * (0.39 * (1 - sqrt(part)) + 0.35 * share**4 * abs(vcpu - memory))
-    return share + shape + pressure_weight * bid.facts.pressure + delay_weight * delay_s / (delay_s + half_s)
+    pressure = pressure_weight * (facts.pressure or 0.0)
+    return share + shape + pressure + delay_weight * delay_s / (delay_s + half_s) + view.discount.utilisation
 
 
 def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:

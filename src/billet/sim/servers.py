@@ -17,6 +17,7 @@ from billet.api.front import Front
 from billet.api.service import FlintlockService
 from billet.api.stale import StaleReads
 from billet.control.auctioneer import Auctioneer, Rules
+from billet.control.auditor import Auditor
 from billet.control.ledger import Ledger, elected
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
@@ -178,7 +179,7 @@ class SimServer:
                 Reign(
                     ledger.term.number,
                     self._rules.weights,
-                    office.reconciler,
+                    office.auditor,
                     office.rules.arrive_s,
                     ledger.end,
                 )
@@ -217,8 +218,9 @@ class SimServer:
 
     def _open_office(self, ledger: Ledger) -> Office:
         reconciler = Reconciler(ledger, self.clock, SETTLE_AFTER_S, KEEP_LOST_S, self._delete, self._fence_after_s)
-        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, self._rules, self.clock, self._record)
-        return Office(ledger, auctioneer, reconciler, self._link, self._rules)
+        auditor = Auditor(ledger.state, self.clock, reconciler, lambda outcome: None)
+        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, self._rules, self.clock, self._record, auditor)
+        return Office(ledger, auctioneer, reconciler, self._link, self._rules, auditor)
 
     async def _delete(self, host_id: str, uid: str) -> bool:
         reply = await self._link.call(host_id, flintlock.DELETE, flintlock.with_uid(uid), self._rules.call_timeout_s)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
 
+from billet.core.auction import foretold_by
+from billet.core.audit import Outcome
 from billet.core.errors import StoreCorrupt
-from billet.core.model import NO_WISHES, Bid, Refusal, Score
+from billet.core.model import NO_WISHES, Auction, Bid, Foretold, HostView, Refusal, Score
 from billet.core.record import Attempt, Gone, Record, prices
 
-VERSION = 2
+VERSION = 3
+OUTCOME_VERSION = 1
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
 
 _encoder = msgspec.json.Encoder()
@@ -51,6 +56,23 @@ def decode_gone(data: bytes) -> Gone:
         raise StoreCorrupt(f"the end of a microVM cannot be read: {error}") from error
 
 
+def encode_outcome(outcome: Outcome) -> bytes:
+    """To keep beside the records, and to send: with every field named, so that later versions can add some."""
+    named = outcome._asdict() | {"foretold": outcome.foretold._asdict()}
+    return _encoder.encode({"v": OUTCOME_VERSION, **named})
+
+
+def decode_outcomes(kept: Iterable[bytes]) -> list[Outcome]:
+    """What was kept; what cannot be read, or is of a newer Billet, is left out: an audit goes on without it."""
+    outcomes = []
+    for data in kept:
+        with suppress(msgspec.DecodeError, TypeError, KeyError, AttributeError):
+            fields = msgspec.json.decode(data)
+            if fields.pop("v") <= OUTCOME_VERSION:
+                outcomes.append(Outcome(**fields | {"foretold": Foretold(**fields["foretold"])}))
+    return outcomes
+
+
 def readable(data: bytes) -> bytes:
     """The same with every field named, and with what each bid counted for when the award was made."""
     record = decode(data)
@@ -58,6 +80,7 @@ def readable(data: bytes) -> bytes:
     auction["demand"] = record.auction.demand._asdict()
     wishes = record.auction.wishes._asdict()
     auction["wishes"] = {wish: value for wish, value in wishes.items() if value != getattr(NO_WISHES, wish)}
+    auction["images"] = [image._asdict() for image in record.auction.images]
     outcome = {
         "kind": record.outcome,
         "host": record.host,
@@ -85,13 +108,14 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
     refusals = [*attempt.refusals, *(price for price in priced.values() if isinstance(price, Refusal))]
     award = attempt.award
     return {
-        "bids": [_bid(bid) for bid in attempt.bids],
+        "bids": [_bid(bid, record.auction, attempt.ledger) for bid in attempt.bids],
         "refusals": [{"host": r.host, "reason": r.reason.name, "detail": r.detail} for r in refusals],
         "ledger": {
             host_id: {
                 "allocatable": view.allocatable._asdict(),
                 "taken": view.taken._asdict(),
                 "kin": [kin._asdict() for kin in view.kin],
+                "discount": view.discount._asdict(),
             }
             for host_id, view in attempt.ledger.items()
         },
@@ -102,10 +126,13 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _bid(bid: Bid) -> dict[str, Any]:
+def _bid(bid: Bid, auction: Auction, ledger: Mapping[str, HostView]) -> dict[str, Any]:
+    view = ledger.get(bid.host)
     return {
         "host": bid.host,
         "score": bid.score._asdict(),
         "basis": bid.basis._asdict(),
         "facts": bid.facts._asdict(),
+        "missing": bid.missing,
+        "foretold": foretold_by(bid, auction, view)._asdict() if view else None,
     }

@@ -7,6 +7,7 @@ put in and cut out at the level of the wire format, so that fields which Billet 
 from __future__ import annotations
 
 import re
+import unicodedata
 from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from typing import TypeVar
@@ -14,7 +15,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from billet.core.errors import InvalidRequest
-from billet.core.model import NO_WISHES, Auction, Observed, Resources, VmState
+from billet.core.model import NO_WISHES, Auction, Image, Observed, Resources, VmState
 from billet.core.wishes import CLUSTER_LABEL, PLANE_LABEL, PREFIX, read
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -72,6 +73,7 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
         ),
         labels=labels,
         wishes=read(labels, vm.id, zone) if labels or zone else NO_WISHES,
+        images=images(vm),
     )
 
 
@@ -102,6 +104,23 @@ def demand(vm: types.MicroVMSpec) -> Resources:
     return Resources(vm.vcpu or DEFAULT_VCPU, vm.memory_in_mb or DEFAULT_MEMORY_MIB, max(disk_mib, 0), 1)
 
 
+def images(vm: types.MicroVMSpec) -> tuple[Image, ...]:
+    """What a microVM boots from, each once, with references as flintlockd cleans them."""
+    kernels = [vm.kernel.image, vm.initrd.image]
+    volumes = [volume.source.container_source for volume in (vm.root_volume, *vm.additional_volumes)]
+    found = [Image(_clean(ref), kernel=True) for ref in kernels] + [Image(_clean(ref)) for ref in volumes]
+    return tuple(dict.fromkeys(image for image in found if image.ref))
+
+
+def _clean(ref: str) -> str:
+    return "".join(char for char in ref.strip() if unicodedata.category(char) != "Cc")
+
+
+def read_images(request: bytes) -> tuple[Image, ...]:
+    """The images of a CreateMicroVMRequest."""
+    return images(_parse(rpc.CreateMicroVMRequest, request).microvm)
+
+
 def observe(vm: types.MicroVM) -> Observed:
     """A microVM as its host shows it, the token still inside."""
     token = vm.spec.metadata.get(TOKEN_KEY, "")
@@ -113,6 +132,7 @@ def observe(vm: types.MicroVM) -> Observed:
         state=VmState(vm.status.state) if vm.status.state in _KNOWN_STATES else VmState.CREATED,
         token=read_token(token),
         retry=vm.status.retry,
+        images=images(vm.spec),
     )
 
 

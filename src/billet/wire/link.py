@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 
 from billet.core.model import (
     NO_WISHES,
+    SPREAD,
     Auction,
     Bid,
     Facts,
     Host,
+    Image,
     Observed,
     Reason,
     Refusal,
@@ -18,8 +20,9 @@ from billet.core.model import (
     VmState,
     Wishes,
 )
+from billet.core.pressure import Stalls
 from billet.core.scoring import Weights
-from billet.ports import Created, Denied, Inventory, NotTaken, Outcome, Report, Unknown
+from billet.ports import Created, Denied, Inventory, MachineFacts, NotTaken, Outcome, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 
@@ -35,12 +38,20 @@ def get_resources(message: pb.Resources) -> Resources:
 
 def put_facts(value: Facts) -> pb.Facts:
     """Facts as a message."""
-    return pb.Facts(pressure=value.pressure, pending=value.pending, boot_s=value.boot_s)
+    return pb.Facts(**value._asdict())
 
 
 def get_facts(message: pb.Facts) -> Facts:
     """Facts of a message."""
-    return Facts(message.pressure, message.pending, message.boot_s)
+    return Facts(
+        message.pressure if message.HasField("pressure") else None,
+        message.pending,
+        message.boot_s,
+        message.ahead_s if message.HasField("ahead_s") else None,
+        message.pull_s if message.HasField("pull_s") else None,
+        message.spread if message.HasField("spread") else SPREAD,
+        message.pulls,
+    )
 
 
 def put_welcome(term: int, weights: Weights) -> pb.Welcome:
@@ -100,6 +111,35 @@ def put_report(value: Report) -> pb.Report:
         failed=value.failed,
         daemon_ok=value.daemon_ok,
         interval_s=value.interval_s,
+        taken=put_resources(value.taken),
+        cpu_stall=value.stalls.cpu,
+        memory_stall=value.stalls.memory,
+        io_stall=value.stalls.io,
+        memory_free_mib=value.memory_free_mib,
+        volumes_free_mib=value.volumes_free_mib,
+        images=value.images,
+        machine=put_machine(value.machine),
+    )
+
+
+def put_machine(value: MachineFacts) -> pb.MachineFacts:
+    """What a machine is, as a message."""
+    return pb.MachineFacts(
+        cpu_model=value.cpu_model,
+        kvm=value.kvm,
+        providers_known=value.providers is not None,
+        providers=value.providers or (),
+        lacks=value.lacks,
+    )
+
+
+def get_machine(message: pb.MachineFacts) -> MachineFacts:
+    """What a machine is."""
+    return MachineFacts(
+        message.cpu_model if message.HasField("cpu_model") else None,
+        message.kvm if message.HasField("kvm") else None,
+        tuple(message.providers) if message.providers_known else None,
+        tuple(message.lacks),
     )
 
 
@@ -114,6 +154,16 @@ def get_report(message: pb.Report) -> Report:
         failed=message.failed,
         daemon_ok=message.daemon_ok,
         interval_s=message.interval_s,
+        taken=get_resources(message.taken),
+        stalls=Stalls(
+            message.cpu_stall if message.HasField("cpu_stall") else None,
+            message.memory_stall if message.HasField("memory_stall") else None,
+            message.io_stall if message.HasField("io_stall") else None,
+        ),
+        memory_free_mib=message.memory_free_mib if message.HasField("memory_free_mib") else None,
+        volumes_free_mib=message.volumes_free_mib if message.HasField("volumes_free_mib") else None,
+        images=message.images if message.HasField("images") else None,
+        machine=get_machine(message.machine),
     )
 
 
@@ -167,6 +217,10 @@ def put_call(number: int, lots: Iterable[tuple[int, Auction]]) -> pb.Call:
         call.needs_macvtap.append(auction.needs_macvtap)
         call.needs_virtiofs.append(auction.needs_virtiofs)
         call.policy.append(auction.wishes.policy)
+        call.images.add(
+            volumes=[image.ref for image in auction.images if not image.kernel],
+            kernels=[image.ref for image in auction.images if image.kernel],
+        )
     return call
 
 
@@ -184,19 +238,29 @@ def get_call(call: pb.Call) -> list[tuple[int, Auction]]:
         call.needs_macvtap,
         call.needs_virtiofs,
         call.policy,
+        (get_images(images) for images in call.images),
         strict=True,
     )
     return [
         (
             lot,
-            Auction("", "", "", Resources(vcpu, mib, disk_mib, 1), provider, macvtap, virtiofs, {}, _wishes(policy)),
+            Auction(
+                "", "", "", Resources(cpu, mib, disk, 1), provider, macvtap, virtiofs,
+                wishes=_wishes(policy), images=images,
+            ),
         )
-        for lot, vcpu, mib, disk_mib, provider, macvtap, virtiofs, policy in columns
-    ]
+        for lot, cpu, mib, disk, provider, macvtap, virtiofs, policy, images in columns
+    ]  # fmt: skip
 
 
 def _wishes(policy: str) -> Wishes:
     return Wishes(policy=policy) if policy else NO_WISHES
+
+
+def get_images(message: pb.Images) -> tuple[Image, ...]:
+    """The images of a lot."""
+    volumes = [Image(ref) for ref in message.volumes]
+    return tuple(volumes + [Image(ref, kernel=True) for ref in message.kernels])
 
 
 def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bids:
@@ -216,6 +280,7 @@ def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bi
         message.utilisation.append(answer.score.utilisation)
         message.shape.append(answer.score.shape)
         message.delay.append(answer.score.delay)
+        message.missing.append(answer.missing)
     return message
 
 
@@ -223,11 +288,15 @@ def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
     """The answers of one host, by lot."""
     basis, facts = get_resources(message.basis), get_facts(message.facts)
     pressure = message.pressure_part
+    columns = zip(message.lot, message.utilisation, message.shape, message.delay, message.missing, strict=True)
     answers: list[tuple[int, Bid | Refusal]] = [
-        (lot, Bid(host_id, Score(share + shape + pressure + delay, share, pressure, delay, shape), basis, facts))
-        for lot, share, shape, delay in zip(
-            message.lot, message.utilisation, message.shape, message.delay, strict=True
+        (
+            lot,
+            Bid(
+                host_id, Score(share + shape + pressure + delay, share, pressure, delay, shape), basis, facts, missing
+            ),
         )
+        for lot, share, shape, delay, missing in columns
     ]
     answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
     return answers

@@ -223,13 +223,25 @@ class HostView(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     CORDONED_FIELD_NUMBER: _builtins.int
     CONNECTED_FIELD_NUMBER: _builtins.int
+    CPU_STALL_FIELD_NUMBER: _builtins.int
+    MEMORY_STALL_FIELD_NUMBER: _builtins.int
+    IO_STALL_FIELD_NUMBER: _builtins.int
+    MEMORY_FREE_MIB_FIELD_NUMBER: _builtins.int
+    VOLUMES_FREE_MIB_FIELD_NUMBER: _builtins.int
+    AHEAD_S_FIELD_NUMBER: _builtins.int
+    PULL_S_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    CPU_MODEL_FIELD_NUMBER: _builtins.int
+    KVM_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    LACKS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     zone: _builtins.str
     state: Global___HostState.ValueType
     utilisation: _builtins.float
     """dominant share, 0 = idle, 1 = full"""
     pressure: _builtins.float
-    """measured, 0 = idle, 1 = everything waits"""
+    """what its bids carry: the worst of the facts below, 0 = idle, 1 = everything waits"""
     pending: _builtins.int
     """microVMs that wait for their boot"""
     boot_s: _builtins.float
@@ -246,12 +258,35 @@ class HostView(_message.Message):
     """whatever its state is"""
     connected: _builtins.bool
     """its agent is connected to the leader"""
+    cpu_stall: _builtins.float
+    """What only the host knows. What is not set cannot be had there, and `lacks` says why.
+    share of time in which some task waited, smoothed
+    """
+    memory_stall: _builtins.float
+    io_stall: _builtins.float
+    memory_free_mib: _builtins.int
+    """truly available"""
+    volumes_free_mib: _builtins.int
+    ahead_s: _builtins.float
+    """until all that wait for their boot are CREATED"""
+    pull_s: _builtins.float
+    """the host's own mean time to pull an image"""
+    images: _builtins.int
+    """unpacked, as containerd says"""
+    cpu_model: _builtins.str
+    kvm: _builtins.bool
     @_builtins.property
     def allocatable(self) -> Global___Resources: ...
     @_builtins.property
     def taken(self) -> Global___Resources: ...
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """whose programs are there"""
+
+    @_builtins.property
+    def lacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -261,7 +296,7 @@ class HostView(_message.Message):
         allocatable: Global___Resources | None = ...,
         taken: Global___Resources | None = ...,
         utilisation: _builtins.float = ...,
-        pressure: _builtins.float = ...,
+        pressure: _builtins.float | None = ...,
         pending: _builtins.int = ...,
         boot_s: _builtins.float = ...,
         cpu_share: _builtins.float = ...,
@@ -271,12 +306,67 @@ class HostView(_message.Message):
         failed: _builtins.int = ...,
         cordoned: _builtins.bool = ...,
         connected: _builtins.bool = ...,
+        cpu_stall: _builtins.float | None = ...,
+        memory_stall: _builtins.float | None = ...,
+        io_stall: _builtins.float | None = ...,
+        memory_free_mib: _builtins.int | None = ...,
+        volumes_free_mib: _builtins.int | None = ...,
+        ahead_s: _builtins.float | None = ...,
+        pull_s: _builtins.float | None = ...,
+        images: _builtins.int | None = ...,
+        cpu_model: _builtins.str | None = ...,
+        kvm: _builtins.bool | None = ...,
+        providers: _abc.Iterable[_builtins.str] | None = ...,
+        lacks: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "taken", b"taken"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "taken", b"taken", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "boot_s", b"boot_s", "connected", b"connected", "cordoned", b"cordoned", "cpu_share", b"cpu_share", "failed", b"failed", "id", b"id", "labels", b"labels", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "utilisation", b"utilisation", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "labels", b"labels", "lacks", b"lacks", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "utilisation", b"utilisation", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
+    _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_model: _TypeAlias = _typing.Literal["cpu_model"]  # noqa: Y015
+    _WhichOneofArgType__cpu_model: _TypeAlias = _typing.Literal["_cpu_model", b"_cpu_model"]  # noqa: Y015
+    _WhichOneofReturnType__cpu_stall: _TypeAlias = _typing.Literal["cpu_stall"]  # noqa: Y015
+    _WhichOneofArgType__cpu_stall: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall"]  # noqa: Y015
+    _WhichOneofReturnType__images: _TypeAlias = _typing.Literal["images"]  # noqa: Y015
+    _WhichOneofArgType__images: _TypeAlias = _typing.Literal["_images", b"_images"]  # noqa: Y015
+    _WhichOneofReturnType__io_stall: _TypeAlias = _typing.Literal["io_stall"]  # noqa: Y015
+    _WhichOneofArgType__io_stall: _TypeAlias = _typing.Literal["_io_stall", b"_io_stall"]  # noqa: Y015
+    _WhichOneofReturnType__kvm: _TypeAlias = _typing.Literal["kvm"]  # noqa: Y015
+    _WhichOneofArgType__kvm: _TypeAlias = _typing.Literal["_kvm", b"_kvm"]  # noqa: Y015
+    _WhichOneofReturnType__memory_free_mib: _TypeAlias = _typing.Literal["memory_free_mib"]  # noqa: Y015
+    _WhichOneofArgType__memory_free_mib: _TypeAlias = _typing.Literal["_memory_free_mib", b"_memory_free_mib"]  # noqa: Y015
+    _WhichOneofReturnType__memory_stall: _TypeAlias = _typing.Literal["memory_stall"]  # noqa: Y015
+    _WhichOneofArgType__memory_stall: _TypeAlias = _typing.Literal["_memory_stall", b"_memory_stall"]  # noqa: Y015
+    _WhichOneofReturnType__pressure: _TypeAlias = _typing.Literal["pressure"]  # noqa: Y015
+    _WhichOneofArgType__pressure: _TypeAlias = _typing.Literal["_pressure", b"_pressure"]  # noqa: Y015
+    _WhichOneofReturnType__pull_s: _TypeAlias = _typing.Literal["pull_s"]  # noqa: Y015
+    _WhichOneofArgType__pull_s: _TypeAlias = _typing.Literal["_pull_s", b"_pull_s"]  # noqa: Y015
+    _WhichOneofReturnType__volumes_free_mib: _TypeAlias = _typing.Literal["volumes_free_mib"]  # noqa: Y015
+    _WhichOneofArgType__volumes_free_mib: _TypeAlias = _typing.Literal["_volumes_free_mib", b"_volumes_free_mib"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ahead_s) -> _WhichOneofReturnType__ahead_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_model) -> _WhichOneofReturnType__cpu_model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_stall) -> _WhichOneofReturnType__cpu_stall | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__images) -> _WhichOneofReturnType__images | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__io_stall) -> _WhichOneofReturnType__io_stall | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kvm) -> _WhichOneofReturnType__kvm | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_free_mib) -> _WhichOneofReturnType__memory_free_mib | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_stall) -> _WhichOneofReturnType__memory_stall | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure) -> _WhichOneofReturnType__pressure | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pull_s) -> _WhichOneofReturnType__pull_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__volumes_free_mib) -> _WhichOneofReturnType__volumes_free_mib | None: ...
 
 Global___HostView: _TypeAlias = HostView  # noqa: Y015
 
@@ -522,6 +612,52 @@ class RecordsReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RecordsReply: _TypeAlias = RecordsReply  # noqa: Y015
+
+@_typing.final
+class AuditRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """"" = all"""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host", b"host"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditRequest: _TypeAlias = AuditRequest  # noqa: Y015
+
+@_typing.final
+class AuditReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_JSON_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """who has seen them: the leader, since it leads, and what it had on record"""
+    @_builtins.property
+    def outcome_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """by host, the oldest first; core/audit.py has the fields"""
+
+    def __init__(
+        self,
+        *,
+        outcome_json: _abc.Iterable[_builtins.bytes] | None = ...,
+        server: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome_json", b"outcome_json", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuditReply: _TypeAlias = AuditReply  # noqa: Y015
 
 @_typing.final
 class ChangeHostRequest(_message.Message):

@@ -52,26 +52,55 @@ Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
 class Facts(_message.Message):
+    """What is not set cannot be had on that host, or is not known yet."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PRESSURE_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     BOOT_S_FIELD_NUMBER: _builtins.int
+    AHEAD_S_FIELD_NUMBER: _builtins.int
+    PULL_S_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
+    PULLS_FIELD_NUMBER: _builtins.int
     pressure: _builtins.float
     pending: _builtins.int
     boot_s: _builtins.float
+    ahead_s: _builtins.float
+    pull_s: _builtins.float
+    spread: _builtins.float
+    pulls: _builtins.int
     def __init__(
         self,
         *,
-        pressure: _builtins.float = ...,
+        pressure: _builtins.float | None = ...,
         pending: _builtins.int = ...,
         boot_s: _builtins.float = ...,
+        ahead_s: _builtins.float | None = ...,
+        pull_s: _builtins.float | None = ...,
+        spread: _builtins.float | None = ...,
+        pulls: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "ahead_s", b"ahead_s", "pressure", b"pressure", "pull_s", b"pull_s", "spread", b"spread"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boot_s", b"boot_s", "pending", b"pending", "pressure", b"pressure"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "ahead_s", b"ahead_s", "boot_s", b"boot_s", "pending", b"pending", "pressure", b"pressure", "pull_s", b"pull_s", "pulls", b"pulls", "spread", b"spread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
+    _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015
+    _WhichOneofReturnType__pressure: _TypeAlias = _typing.Literal["pressure"]  # noqa: Y015
+    _WhichOneofArgType__pressure: _TypeAlias = _typing.Literal["_pressure", b"_pressure"]  # noqa: Y015
+    _WhichOneofReturnType__pull_s: _TypeAlias = _typing.Literal["pull_s"]  # noqa: Y015
+    _WhichOneofArgType__pull_s: _TypeAlias = _typing.Literal["_pull_s", b"_pull_s"]  # noqa: Y015
+    _WhichOneofReturnType__spread: _TypeAlias = _typing.Literal["spread"]  # noqa: Y015
+    _WhichOneofArgType__spread: _TypeAlias = _typing.Literal["_spread", b"_spread"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ahead_s) -> _WhichOneofReturnType__ahead_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure) -> _WhichOneofReturnType__pressure | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pull_s) -> _WhichOneofReturnType__pull_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__spread) -> _WhichOneofReturnType__spread | None: ...
 
 Global___Facts: _TypeAlias = Facts  # noqa: Y015
 
@@ -195,6 +224,14 @@ class Report(_message.Message):
     FAILED_FIELD_NUMBER: _builtins.int
     DAEMON_OK_FIELD_NUMBER: _builtins.int
     INTERVAL_S_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    CPU_STALL_FIELD_NUMBER: _builtins.int
+    MEMORY_STALL_FIELD_NUMBER: _builtins.int
+    IO_STALL_FIELD_NUMBER: _builtins.int
+    MEMORY_FREE_MIB_FIELD_NUMBER: _builtins.int
+    VOLUMES_FREE_MIB_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
     cpu_share: _builtins.float
     memory_used_mib: _builtins.int
     disk_free_mib: _builtins.int
@@ -202,8 +239,18 @@ class Report(_message.Message):
     failed: _builtins.int
     daemon_ok: _builtins.bool
     interval_s: _builtins.float
+    cpu_stall: _builtins.float
+    memory_stall: _builtins.float
+    io_stall: _builtins.float
+    memory_free_mib: _builtins.int
+    volumes_free_mib: _builtins.int
+    images: _builtins.int
     @_builtins.property
     def facts(self) -> Global___Facts: ...
+    @_builtins.property
+    def taken(self) -> Global___Resources: ...
+    @_builtins.property
+    def machine(self) -> Global___MachineFacts: ...
     def __init__(
         self,
         *,
@@ -215,14 +262,87 @@ class Report(_message.Message):
         failed: _builtins.int = ...,
         daemon_ok: _builtins.bool = ...,
         interval_s: _builtins.float = ...,
+        taken: Global___Resources | None = ...,
+        cpu_stall: _builtins.float | None = ...,
+        memory_stall: _builtins.float | None = ...,
+        io_stall: _builtins.float | None = ...,
+        memory_free_mib: _builtins.int | None = ...,
+        volumes_free_mib: _builtins.int | None = ...,
+        images: _builtins.int | None = ...,
+        machine: Global___MachineFacts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_volumes_free_mib", b"_volumes_free_mib", "cpu_stall", b"cpu_stall", "facts", b"facts", "images", b"images", "io_stall", b"io_stall", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "taken", b"taken", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cpu_share", b"cpu_share", "daemon_ok", b"daemon_ok", "disk_free_mib", b"disk_free_mib", "facts", b"facts", "failed", b"failed", "interval_s", b"interval_s", "memory_used_mib", b"memory_used_mib", "vms", b"vms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_volumes_free_mib", b"_volumes_free_mib", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "daemon_ok", b"daemon_ok", "disk_free_mib", b"disk_free_mib", "facts", b"facts", "failed", b"failed", "images", b"images", "interval_s", b"interval_s", "io_stall", b"io_stall", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "taken", b"taken", "vms", b"vms", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__cpu_stall: _TypeAlias = _typing.Literal["cpu_stall"]  # noqa: Y015
+    _WhichOneofArgType__cpu_stall: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall"]  # noqa: Y015
+    _WhichOneofReturnType__images: _TypeAlias = _typing.Literal["images"]  # noqa: Y015
+    _WhichOneofArgType__images: _TypeAlias = _typing.Literal["_images", b"_images"]  # noqa: Y015
+    _WhichOneofReturnType__io_stall: _TypeAlias = _typing.Literal["io_stall"]  # noqa: Y015
+    _WhichOneofArgType__io_stall: _TypeAlias = _typing.Literal["_io_stall", b"_io_stall"]  # noqa: Y015
+    _WhichOneofReturnType__memory_free_mib: _TypeAlias = _typing.Literal["memory_free_mib"]  # noqa: Y015
+    _WhichOneofArgType__memory_free_mib: _TypeAlias = _typing.Literal["_memory_free_mib", b"_memory_free_mib"]  # noqa: Y015
+    _WhichOneofReturnType__memory_stall: _TypeAlias = _typing.Literal["memory_stall"]  # noqa: Y015
+    _WhichOneofArgType__memory_stall: _TypeAlias = _typing.Literal["_memory_stall", b"_memory_stall"]  # noqa: Y015
+    _WhichOneofReturnType__volumes_free_mib: _TypeAlias = _typing.Literal["volumes_free_mib"]  # noqa: Y015
+    _WhichOneofArgType__volumes_free_mib: _TypeAlias = _typing.Literal["_volumes_free_mib", b"_volumes_free_mib"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_stall) -> _WhichOneofReturnType__cpu_stall | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__images) -> _WhichOneofReturnType__images | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__io_stall) -> _WhichOneofReturnType__io_stall | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_free_mib) -> _WhichOneofReturnType__memory_free_mib | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__memory_stall) -> _WhichOneofReturnType__memory_stall | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__volumes_free_mib) -> _WhichOneofReturnType__volumes_free_mib | None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class MachineFacts(_message.Message):
+    """What is not set, or false of the two that say so, cannot be had; `lacks` says why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CPU_MODEL_FIELD_NUMBER: _builtins.int
+    KVM_FIELD_NUMBER: _builtins.int
+    PROVIDERS_KNOWN_FIELD_NUMBER: _builtins.int
+    PROVIDERS_FIELD_NUMBER: _builtins.int
+    LACKS_FIELD_NUMBER: _builtins.int
+    cpu_model: _builtins.str
+    kvm: _builtins.bool
+    providers_known: _builtins.bool
+    @_builtins.property
+    def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def lacks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        cpu_model: _builtins.str | None = ...,
+        kvm: _builtins.bool | None = ...,
+        providers_known: _builtins.bool = ...,
+        providers: _abc.Iterable[_builtins.str] | None = ...,
+        lacks: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_model", b"_cpu_model", "_kvm", b"_kvm", "cpu_model", b"cpu_model", "kvm", b"kvm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_model", b"_cpu_model", "_kvm", b"_kvm", "cpu_model", b"cpu_model", "kvm", b"kvm", "lacks", b"lacks", "providers", b"providers", "providers_known", b"providers_known"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__cpu_model: _TypeAlias = _typing.Literal["cpu_model"]  # noqa: Y015
+    _WhichOneofArgType__cpu_model: _TypeAlias = _typing.Literal["_cpu_model", b"_cpu_model"]  # noqa: Y015
+    _WhichOneofReturnType__kvm: _TypeAlias = _typing.Literal["kvm"]  # noqa: Y015
+    _WhichOneofArgType__kvm: _TypeAlias = _typing.Literal["_kvm", b"_kvm"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__cpu_model) -> _WhichOneofReturnType__cpu_model | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kvm) -> _WhichOneofReturnType__kvm | None: ...
+
+Global___MachineFacts: _TypeAlias = MachineFacts  # noqa: Y015
 
 @_typing.final
 class Inventory(_message.Message):
@@ -311,6 +431,7 @@ class Bids(_message.Message):
     UTILISATION_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     pressure_part: _builtins.float
@@ -329,6 +450,10 @@ class Bids(_message.Message):
         """of each lot: what a wait counts is the policy's"""
 
     @_builtins.property
+    def missing(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """images that would have to be pulled"""
+
+    @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]: ...
     def __init__(
         self,
@@ -341,11 +466,12 @@ class Bids(_message.Message):
         utilisation: _abc.Iterable[_builtins.float] | None = ...,
         shape: _abc.Iterable[_builtins.float] | None = ...,
         delay: _abc.Iterable[_builtins.float] | None = ...,
+        missing: _abc.Iterable[_builtins.int] | None = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "delay", b"delay", "facts", b"facts", "lot", b"lot", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "shape", b"shape", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "delay", b"delay", "facts", b"facts", "lot", b"lot", "missing", b"missing", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "shape", b"shape", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -575,6 +701,7 @@ class Call(_message.Message):
     NEEDS_MACVTAP_FIELD_NUMBER: _builtins.int
     NEEDS_VIRTIOFS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     @_builtins.property
     def lot(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
@@ -594,6 +721,8 @@ class Call(_message.Message):
     def policy(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """that the request wishes, "" for the welcome's"""
 
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Images]: ...
     def __init__(
         self,
         *,
@@ -606,14 +735,41 @@ class Call(_message.Message):
         needs_macvtap: _abc.Iterable[_builtins.bool] | None = ...,
         needs_virtiofs: _abc.Iterable[_builtins.bool] | None = ...,
         policy: _abc.Iterable[_builtins.str] | None = ...,
+        images: _abc.Iterable[Global___Images] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_mib", b"disk_mib", "lot", b"lot", "memory_mib", b"memory_mib", "needs_macvtap", b"needs_macvtap", "needs_virtiofs", b"needs_virtiofs", "policy", b"policy", "provider", b"provider", "round", b"round", "vcpu", b"vcpu"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["disk_mib", b"disk_mib", "images", b"images", "lot", b"lot", "memory_mib", b"memory_mib", "needs_macvtap", b"needs_macvtap", "needs_virtiofs", b"needs_virtiofs", "policy", b"policy", "provider", b"provider", "round", b"round", "vcpu", b"vcpu"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Call: _TypeAlias = Call  # noqa: Y015
+
+@_typing.final
+class Images(_message.Message):
+    """What a microVM boots from."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VOLUMES_FIELD_NUMBER: _builtins.int
+    KERNELS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def volumes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def kernels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        volumes: _abc.Iterable[_builtins.str] | None = ...,
+        kernels: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kernels", b"kernels", "volumes", b"volumes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Images: _TypeAlias = Images  # noqa: Y015
 
 @_typing.final
 class Order(_message.Message):

@@ -1,0 +1,36 @@
+"""How much room the thin pool for volumes has, as device mapper says. Asking needs the right to (root)."""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio.subprocess import PIPE
+
+SECTORS_PER_MIB = 2048
+TIMEOUT_S = 5.0
+
+
+async def pool_free_mib(pool: str) -> int:
+    """The free room of a pool, by its name. Raises OSError, with a line for people."""
+    process = await asyncio.create_subprocess_exec("dmsetup", "status", "--noflush", pool, stdout=PIPE, stderr=PIPE)
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            out, err = await process.communicate()
+    except TimeoutError:
+        process.kill()
+        raise OSError(f"dmsetup does not answer within {TIMEOUT_S:.0f} s") from None
+    if process.returncode:
+        raise OSError(f"dmsetup: {err.decode(errors='replace').strip() or f'exit code {process.returncode}'}")
+    return free_mib(out.decode(errors="replace"))
+
+
+def free_mib(status: str) -> int:
+    """The free room in dmsetup's line `0 SECTORS thin-pool ID USED/METADATA USED/BLOCKS ...`; OSError for another."""
+    words = status.split()
+    try:
+        sectors, kind, data = int(words[1]), words[2], words[5]
+        used, blocks = (int(part) for part in data.split("/"))
+        if kind == "thin-pool":
+            return sectors * (blocks - used) // blocks // SECTORS_PER_MIB
+    except (ValueError, IndexError, ZeroDivisionError):
+        pass
+    raise OSError(f"this is no thin pool: {status.strip()[:80]!r}")

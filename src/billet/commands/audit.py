@@ -1,0 +1,38 @@
+"""`billet audit`: what the hosts' bids foretold, and what came."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from billet.commands.options import client_options, console, output_option
+
+if TYPE_CHECKING:
+    from billet.client import Address
+
+
+@click.command()
+@click.argument("host", required=False, default="", metavar="[HOST]")
+@client_options
+@output_option
+def audit(address: Address, output: str, host: str) -> None:
+    """Show how well bids foretell: seconds to CREATED, and how full the host is after it.
+
+    Of each host the last 500 microVMs that the leader has seen booted. A host whose bids are wrong is named, and its
+    bids count for less until its last 20 microVMs say otherwise; docs/scheduling.md has the rule.
+    """
+    from billet.client import Client
+    from billet.show.audit import audit as shown
+    from billet.wire.auction_records import decode_outcomes
+    from billet.wire.pb.fleet_pb2 import AuditReply, AuditRequest
+
+    with Client(address) as client:
+        reply = client.fleet("Audit", AuditRequest(host=host), AuditReply)
+    if output == "json":
+        click.echo(json.dumps([json.loads(outcome) for outcome in reply.outcome_json], indent=2))
+    elif not reply.outcome_json:
+        click.echo(f"{reply.server} has seen no microVM boot{f' on {host}' if host else ''} since it leads.")
+    else:
+        console().print(shown(decode_outcomes(reply.outcome_json)))

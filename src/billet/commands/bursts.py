@@ -1,0 +1,77 @@
+"""`billet simulate --burst`: how long microVMs wait until they are CREATED, under Billet and under other rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from billet.commands.options import console
+from billet.core.scoring import Weights
+from billet.show.simulate import Burst, bursts_table
+from billet.whatif.bursts import Boot, Bursts, Setting, accuracy, by_billet, by_oracle, by_rule, waits
+from billet.whatif.rules import OTHERS
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+COMPARED = ("static", "round-robin", "least-loaded")  # unless --against says otherwise
+FLOOR = "knows every time beforehand"
+
+
+def bursts_options(function: Function) -> Function:
+    """The options of a burst."""
+    fresh = Setting()
+    for option in (
+        click.option("--seeds", type=click.IntRange(1), default=20, show_default=True, help="Bursts: so many times."),
+        click.option("--sigma", type=click.FloatRange(0), default=fresh.sigma, help="Bursts: spread of these times."),
+        click.option(
+            "--pull-s", type=click.FloatRange(0), default=fresh.pull_s, show_default=True,
+            help="Bursts: mean seconds to pull each of a microVM's two images.",
+        ),
+        click.option(
+            "--boot-s", type=click.FloatRange(0.001), default=fresh.boot_s, show_default=True,
+            help="Bursts: mean seconds of a boot.",
+        ),
+        click.option("--with-images", type=click.IntRange(0), help="Bursts: hosts that have the images. [half]"),
+        click.option(
+            "--hosts", type=click.IntRange(1), default=fresh.hosts, show_default=True, help="Bursts: alike hosts."
+        ),
+        click.option(
+            "--burst", type=click.IntRange(1), multiple=True, metavar="N",
+            help="Instead of a WORKLOAD: so many creates at once. May be given again.",
+        ),
+    ):  # fmt: skip
+        function = option(function)
+    return function
+
+
+def play_bursts(
+    policies: Sequence[str], others: Sequence[str], output: str, burst: Sequence[int], hosts: int,
+    with_images: int | None, boot_s: float, pull_s: float, sigma: float, seeds: int,
+) -> None:  # fmt: skip
+    """Play them and print what came out."""
+    named = COMPARED if "all" in others else tuple(name for name in others if name in OTHERS)
+    rows = []
+    for creates in burst:
+        here = hosts // 2 if with_images is None else with_images
+        setting = Setting(hosts, here, creates, boot_s=boot_s, pull_s=pull_s, sigma=sigma)
+        for policy in policies:
+            runs = [Bursts(setting, seed).play(by_billet(Weights(policy=policy))) for seed in range(seeds)]
+            rows.append(_row(f"billet {policy}", creates, runs))
+        for name in named:
+            rows.append(_row(OTHERS[name].title, creates, [by_rule(setting, n, OTHERS[name]) for n in range(seeds)]))
+        rows.append(_row(FLOOR, creates, [Bursts(setting, seed).play(by_oracle) for seed in range(seeds)]))
+    if output == "json":
+        click.echo(json.dumps([_plain(row) for row in rows], indent=2))
+    else:
+        console().print(bursts_table(rows))
+
+
+def _row(rule: str, creates: int, runs: Sequence[Sequence[Boot]]) -> Burst:
+    return Burst(rule, creates, waits(runs, creates), accuracy([boot for run in runs for boot in run]))
+
+
+def _plain(row: Burst) -> dict[str, Any]:
+    told = row.accuracy._asdict() if row.accuracy else None
+    return {"rule": row.rule, "creates": row.creates, **row.waits._asdict(), "accuracy": told}

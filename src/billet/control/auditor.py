@@ -1,0 +1,117 @@
+"""The leader's third ear: what bids foretold is held against what their hosts show."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from billet.control.agent import remember
+from billet.core.auction import foretold_by
+from billet.core.audit import Outcome, discount
+from billet.core.model import NO_DISCOUNT, ZERO, Auction, Bid, Discount, Foretold, Host, HostView, VmState
+from billet.core.scoring import utilisation
+from billet.core.state import State
+from billet.ports import Clock, HostsListener, Inventory, Report
+
+log = structlog.get_logger()
+
+KEPT = 500  # outcomes of each host
+
+
+@dataclass(slots=True)
+class Watch:
+    """An award whose outcome is waited for."""
+
+    host: str
+    foretold: Foretold
+    at_s: float  # wall clock
+    begun_s: float  # monotonic
+    uid: str = ""
+    took_s: float = 0.0
+
+
+class Auditor:
+    """Hears all that the hosts say, and passes it on to `inner`.
+
+    An award is watched until its microVM is CREATED and its host has reported after that. What happens to a host
+    while it is not connected is not seen, and so not judged.
+    """
+
+    def __init__(self, state: State, clock: Clock, inner: HostsListener, keep: Callable[[Outcome], None]) -> None:
+        self.outcomes: dict[str, deque[Outcome]] = defaultdict(lambda: deque(maxlen=KEPT))
+        self._state = state
+        self._clock = clock
+        self._inner = inner
+        self._keep = keep
+        self._watched: dict[str, Watch] = {}  # by token
+        self._created: dict[str, list[Watch]] = defaultdict(list)  # by host: what its next report is waited for
+        self._discounts: dict[str, Discount] = {}
+
+    def restore(self, outcomes: Iterable[Outcome]) -> None:
+        """Take up what was seen before, the oldest first."""
+        for outcome in outcomes:
+            self.outcomes[outcome.host].append(outcome)
+        self._discounts = {host_id: discount(list(kept)) for host_id, kept in self.outcomes.items()}
+
+    def discounted(self, views: Mapping[str, HostView]) -> dict[str, HostView]:
+        """The views with what their hosts' bids are corrected by."""
+        return {
+            host_id: view._replace(discount=off) if (off := self._discounts.get(host_id)) else view
+            for host_id, view in views.items()
+        }
+
+    def awarded(self, auction: Auction, bid: Bid, view: HostView) -> None:
+        """A bid has won. `view` is what the ledger counted, without the microVM."""
+        watch = Watch(bid.host, foretold_by(bid, auction, view), self._clock.now_s(), self._clock.monotonic_s())
+        remember(self._watched, auction.id, watch)
+
+    # HostsListener.
+
+    def joined(self, host: Host) -> None:
+        """See HostsListener."""
+        self._inner.joined(host)
+
+    def observed(self, host_id: str, inventory: Inventory) -> None:
+        """See HostsListener."""
+        self._inner.observed(host_id, inventory)
+        for row in inventory.seen:
+            watch = self._watched.get(row.token) if row.token else None
+            if watch is None or watch.host != host_id or row.state is VmState.PENDING:
+                continue
+            del self._watched[row.token]
+            if row.state is VmState.CREATED:
+                watch.uid, watch.took_s = row.uid, self._clock.monotonic_s() - watch.begun_s
+                self._created[host_id].append(watch)
+
+    def reported(self, host_id: str, report: Report) -> None:
+        """See HostsListener."""
+        self._inner.reported(host_id, report)
+        host, created = self._state.hosts.get(host_id), self._created.pop(host_id, [])
+        if not created or host is None or not report.daemon_ok:
+            return
+        reported = utilisation(host.allocatable, report.taken, ZERO)
+        # What was foretold, and what the ledger has moved since, come to what it counts now.
+        expected = utilisation(host.allocatable, self._state.taken.get(host_id, ZERO), ZERO)
+        for watch in created:
+            self._judge(Outcome(host_id, watch.uid, watch.at_s, watch.foretold, watch.took_s, reported, expected))
+
+    def left(self, host_id: str) -> None:
+        """See HostsListener."""
+        self._inner.left(host_id)
+        self._created.pop(host_id, None)
+        for token in [token for token, watch in self._watched.items() if watch.host == host_id]:
+            del self._watched[token]
+
+    def _judge(self, outcome: Outcome) -> None:
+        kept = self.outcomes[outcome.host]
+        kept.append(outcome)
+        self._keep(outcome)
+        before = self._discounts.get(outcome.host, NO_DISCOUNT)
+        now = self._discounts[outcome.host] = discount(list(kept))
+        if now != NO_DISCOUNT and before == NO_DISCOUNT:
+            log.warning("this host's bids are wrong, and count for less", host=outcome.host, **now._asdict())
+        elif now == NO_DISCOUNT and before != NO_DISCOUNT:
+            log.info("this host's bids are right again", host=outcome.host)

@@ -1,0 +1,99 @@
+"""One host's boots: what waits for one, which images it needs, which of them are here, and what that foretells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from billet.core.boots import Boots
+from billet.core.foretell import bound_s
+from billet.core.model import Facts, Image
+
+REMEMBERED = 1000  # of those of which something is foretold, in case they never boot
+
+
+class BootRoom:
+    """The queue before the boot worker, and what is known of images.
+
+    Where containerd answers, what it has unpacked is what is here. Elsewhere it is what flintlockd has booted from
+    since this agent looks at it; of other images nobody knows, and they count as missing only once a pull was seen.
+    """
+
+    def __init__(self) -> None:
+        self.boots = Boots()
+        self._waiting: dict[str, tuple[Image, ...]] = {}  # by uid, or by token for a create in hand
+        self._wanted: Counter[Image] = Counter()  # by those that wait
+        self._here: set[Image] = set()
+        self._told = False  # containerd has said what is here
+        self._foretold: dict[str, tuple[float, float]] = {}  # by token: when it was, and the bound
+
+    def unpacked(self, images: frozenset[Image] | None) -> None:
+        """What containerd has unpacked; None when it does not say."""
+        self._told = images is not None
+        if images is not None:
+            self._here = set(images)
+
+    @property
+    def images(self) -> int | None:
+        """How many images are here, None when containerd does not say."""
+        return len(self._here) if self._told else None
+
+    @property
+    def pending(self) -> int:
+        """How many wait for their boot, creates in hand included."""
+        return len(self._waiting)
+
+    def facts(self, pressure: float | None, now_s: float) -> Facts:
+        """What this host's bids carry."""
+        boots, pending = self.boots, len(self._waiting)
+        pulls = self._lacking(self._wanted)
+        ahead_s = boots.ahead_s(pending, pulls, now_s)
+        return Facts(pressure, pending, boots.boot_s, ahead_s, boots.pull_s, boots.spread, pulls)
+
+    def missing(self, images: Iterable[Image]) -> int:
+        """How many of them would have to be pulled, and are not going to be for those that wait already."""
+        return self._lacking(image for image in images if not self._wanted[image])
+
+    def _lacking(self, images: Iterable[Image]) -> int:
+        if not self._told and self.boots.pull_s is None:
+            return 0
+        return len(set(images) - self._here)
+
+    # What happens.
+
+    def foretell(self, token: str, images: tuple[Image, ...], now_s: float) -> None:
+        """A create begins: what a bid foretells of it is held against this host's own bound when it has booted."""
+        bound = bound_s(self.facts(None, now_s), self.missing(images))
+        if bound is not None:
+            self._foretold[token] = now_s, bound
+            if len(self._foretold) > REMEMBERED:
+                del self._foretold[next(iter(self._foretold))]
+
+    def waits(self, key: str, images: tuple[Image, ...]) -> None:
+        """It waits for its boot. `key` is a uid, or the token of a create in hand."""
+        if key not in self._waiting:
+            self._waiting[key] = images
+            self._wanted.update(images)
+
+    def waits_no_longer(self, key: str) -> None:
+        """It has booted, failed, or is gone; or it waits under another key."""
+        for image in self._waiting.pop(key, ()):
+            self._wanted[image] -= 1
+            if not self._wanted[image]:
+                del self._wanted[image]
+
+    def booted(self, rows: Iterable[tuple[str, tuple[Image, ...]]], now_s: float) -> int:
+        """These became CREATED, each a token with its images; returns how many images were pulled for them."""
+        used: set[Image] = set()
+        for token, images in rows:
+            used.update(images)
+            if token in self._foretold:
+                began_s, bound = self._foretold.pop(token)
+                self.boots.created(now_s - began_s, bound)
+        pulled = len(used - self._here)
+        self._here |= used
+        return pulled
+
+    def runs(self, images: Iterable[Image]) -> None:
+        """A microVM that runs has these, and so they are here."""
+        self._here.update(images)

@@ -1,0 +1,76 @@
+"""What a host's one boot worker teaches: how long a boot takes, how long a pull, and how far both stray."""
+
+from __future__ import annotations
+
+from billet.core.foretell import NEWEST, next_spread
+from billet.core.model import SPREAD
+
+LEFT = 0.2  # of its mean, a boot that has run for longer than that is still expected to take
+
+
+class Boots:
+    """The host's own means. What the worker was busy with between two looks is shared by the boots that it finished.
+
+    A boot that pulled images says how long the pulls took only once boots without any have said how long a boot
+    takes. Until then its whole time stands for a boot's.
+    """
+
+    def __init__(self) -> None:
+        self.boot_s = 0.0  # mean of a boot without a pull, 0 = none seen yet
+        self.pull_s: float | None = None  # mean of a pull
+        self.spread = SPREAD
+        self._boots = 0  # of which the mean is, with the first ones as a plain mean
+        self._pulls = 0
+        self._mixed: tuple[float, int, int] | None = None  # seconds, boots, pulls: before boot_s was known
+        self._busy_since_s: float | None = None
+
+    def looked(self, booted: int, pulled: int, pending: int, now_s: float) -> None:
+        """`booted` microVMs became CREATED since the last look, with `pulled` pulls before that; `pending` wait."""
+        if booted and self._busy_since_s is not None:
+            self._learn(now_s - self._busy_since_s, booted, pulled)
+            self._busy_since_s = now_s
+        if pending == 0:
+            self._busy_since_s = None
+        elif self._busy_since_s is None:
+            self._busy_since_s = now_s
+
+    def created(self, took_s: float, bound_s: float) -> None:
+        """A microVM of which something was foretold is CREATED."""
+        self.spread = next_spread(self.spread, took_s > bound_s)
+
+    def ahead_s(self, pending: int, pulls: int, now_s: float) -> float | None:
+        """Seconds until `pending` microVMs are CREATED, with so many pulls before that; None before the first boot.
+
+        What the one that boots has behind it is taken off. How long it still takes is not known to the end.
+        """
+        if not self.boot_s:
+            return None
+        pull_s = self.pull_s or 0.0
+        whole_s = pending * self.boot_s + pulls * pull_s
+        if not pending or self._busy_since_s is None:
+            return whole_s
+        first_s = self.boot_s + pulls * pull_s
+        return whole_s - min(now_s - self._busy_since_s, (1.0 - LEFT) * first_s)
+
+    def _learn(self, busy_s: float, booted: int, pulled: int) -> None:
+        if pulled == 0:
+            self._boots, self.boot_s = _blend(self._boots, self.boot_s, busy_s / booted, booted)
+            if self._mixed:
+                (before_s, boots, pulls), self._mixed = self._mixed, None
+                self._learn_pull(before_s - boots * self.boot_s, pulls)
+        elif self._boots:
+            self._learn_pull(busy_s - booted * self.boot_s, pulled)
+        else:
+            self._mixed = busy_s, booted, pulled
+            self.boot_s = busy_s / booted
+
+    def _learn_pull(self, pulling_s: float, pulls: int) -> None:
+        self._pulls, self.pull_s = _blend(self._pulls, self.pull_s or 0.0, max(0.0, pulling_s) / pulls, pulls)
+
+
+def _blend(seen: int, mean_s: float, each_s: float, times: int) -> tuple[int, float]:
+    """How many there are now, and their mean: a plain one while there are few, a moving one after."""
+    for _ in range(times):
+        seen += 1
+        mean_s += (each_s - mean_s) * max(1.0 / seen, NEWEST)
+    return seen, mean_s

@@ -1,0 +1,261 @@
+"""Bursts: many creates at once, and how long each waits until it is CREATED. A discrete-event model of boots.
+
+Each host boots its microVMs one after another, and pulls an image that it does not have on its first use. The hosts
+learn from what they have booted as agents do (core/bootroom.py), and bid as they do; other rules see no boots at all.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from math import ceil, exp
+from statistics import NormalDist
+from typing import NamedTuple
+
+from billet.core.auction import award, foretold_by
+from billet.core.bidding import bid
+from billet.core.bootroom import BootRoom
+from billet.core.model import Auction, Award, Bid, Foretold, HostView, Image, Resources
+from billet.core.scoring import Weights
+from billet.whatif.fleet import Fleet
+from billet.whatif.rules import Rule
+
+ROOM = Resources(128, 512 * 1024, 0, 1000)  # of each host
+SHAPES = (Resources(1, 2048, 0, 1), Resources(2, 4096, 0, 1), Resources(4, 8192, 0, 1))
+NORMAL = NormalDist()
+
+
+class Setting(NamedTuple):
+    """What is played. Times are means of lognormal distributions with this sigma; pulls are for each of two images.
+
+    `with_images` hosts have the images of a burst already. Before the first burst each host has booted `warm`
+    microVMs, one after another, from images of their own. Of several bursts each has its own images, begins when all
+    is quiet, and ends with the deletion of its microVMs.
+    """
+
+    hosts: int = 10
+    with_images: int = 5
+    creates: int = 100
+    rate_per_s: float = 200.0
+    boot_s: float = 1.0
+    pull_s: float = 10.0
+    sigma: float = 0.3
+    warm: int = 20
+    bursts: int = 1
+
+
+class Boot(NamedTuple):
+    """One microVM of a burst: how long it took, and what the winning bid foretold, where there was one."""
+
+    vm: str
+    host: str
+    took_s: float
+    foretold: Foretold | None
+
+
+@dataclass(slots=True)
+class BootHost:
+    """One host's boot worker, its images, and what its agent has learnt by looking on."""
+
+    id: str
+    room: BootRoom = field(default_factory=BootRoom)
+    images: set[Image] = field(default_factory=set)
+    free_at_s: float = 0.0
+    queue: deque[tuple[float, str, tuple[Image, ...]]] = field(default_factory=deque)  # when CREATED, and what
+
+    def accept(self, vm: str, images: tuple[Image, ...], now_s: float, busy_s: float) -> float:
+        """Take a microVM that keeps the worker busy for so long; returns when it is CREATED."""
+        self.room.foretell(vm, images, now_s)
+        self.room.waits(vm, images)
+        self.room.boots.looked(0, 0, len(self.queue) + 1, now_s)
+        self.images.update(images)
+        self.free_at_s = max(self.free_at_s, now_s) + busy_s
+        self.queue.append((self.free_at_s, vm, images))
+        return self.free_at_s
+
+    def look(self, now_s: float) -> None:
+        """What its agent has seen by now."""
+        while self.queue and self.queue[0][0] <= now_s:
+            at_s, vm, images = self.queue.popleft()
+            self.room.waits_no_longer(vm)
+            pulled = self.room.booted([(vm, images)], at_s)
+            self.room.boots.looked(1, pulled, len(self.queue), at_s)
+
+
+class Bursts:
+    """Bursts on one fleet. `seed` draws the times: the same for each rule, microVM by microVM."""
+
+    def __init__(self, setting: Setting, seed: int) -> None:
+        self.setting = setting
+        self.fleet = Fleet({f"host-{n}": ROOM for n in range(setting.hosts)})
+        self._seed = seed
+        self._hosts = [BootHost(host_id) for host_id in self.fleet.ids]
+        self._wanted = _images("before")
+        for host in self._hosts:
+            for n in range(setting.warm):
+                host.look(host.free_at_s)
+                host.accept(f"{n}", self._wanted, host.free_at_s, self._busy_s(host, f"{host.id} {n}"))
+
+    def play(self, choose: Choose) -> list[Boot]:
+        """All bursts; creates that find no room are left out."""
+        boots = []
+        for number in range(self.setting.bursts):
+            boots += self._burst(number, choose)
+            for vm in list(self.fleet.state.placements):
+                self.fleet.remove(vm)
+        return boots
+
+    def _burst(self, number: int, choose: Choose) -> list[Boot]:
+        begun_s = max(host.free_at_s for host in self._hosts) + 1.0
+        self._wanted = _images(str(number))
+        for n, host in enumerate(self._hosts):
+            if (n + number) % self.setting.hosts < self.setting.with_images:
+                host.images.update(self._wanted)
+            host.look(begun_s)
+            host.room.unpacked(frozenset(host.images))
+        boots = []
+        for n in range(self.setting.creates):
+            now_s = begun_s + n / self.setting.rate_per_s
+            for host in self._hosts:
+                host.look(now_s)
+            if boot := self._create(f"{number}.{n}", now_s, choose):
+                boots.append(boot)
+        return boots
+
+    def _create(self, which: str, now_s: float, choose: Choose) -> Boot | None:
+        vm = f"machine-{int(self._share('name', which) * 36**5):x}-{which}"  # with a suffix, as controllers do
+        demand = SHAPES[int(self._share("shape", which) * len(SHAPES))]
+        chosen = choose(self, vm, demand, now_s)
+        if chosen is None:
+            return None
+        host_id, foretold = chosen
+        self.fleet.place(vm, demand, host_id)
+        host = self._hosts[self.fleet.number[host_id]]
+        at_s = host.accept(vm, self._wanted, now_s, self._busy_s(host, which))
+        return Boot(vm, host_id, at_s - now_s, foretold)
+
+    # What choosing may look at.
+
+    def bids(self, vm: str, demand: Resources, now_s: float, weights: Weights) -> tuple[Auction, list[Bid]]:
+        """What every host that has room bids."""
+        auction = Auction(vm, "", vm, demand, images=self._wanted)
+        answers = []
+        for n, host in enumerate(self._hosts):
+            facts, missing = host.room.facts(None, now_s), host.room.missing(self._wanted)
+            answer = bid(self.fleet.state.hosts[host.id], self.fleet.taken(n), facts, auction, weights, missing)
+            if isinstance(answer, Bid):
+                answers.append(answer)
+        return auction, answers
+
+    def view(self, host_id: str) -> HostView:
+        """What the ledger says of a host."""
+        return HostView(ROOM, self.fleet.taken(self.fleet.number[host_id]))
+
+    def truly_done_s(self, host_id: str, which: str, now_s: float) -> float:
+        """When a microVM would be CREATED on a host. Nobody can know that; it is the floor of what can be had."""
+        host = self._hosts[self.fleet.number[host_id]]
+        return max(host.free_at_s, now_s) + self._busy_s(host, which)
+
+    # Times, as if drawn.
+
+    def _busy_s(self, host: BootHost, which: str) -> float:
+        """How long a microVM keeps a host's worker busy."""
+        pulls = [f"{host.id} {image}" for image in self._wanted if image not in host.images]
+        pulling_s = sum(self._drawn(self.setting.pull_s, "pull", pull) for pull in pulls)
+        return pulling_s + self._drawn(self.setting.boot_s, "boot", which)
+
+    def _drawn(self, mean_s: float, *what: str) -> float:
+        sigma = self.setting.sigma
+        return mean_s * exp(sigma * NORMAL.inv_cdf(self._share(*what)) - sigma * sigma / 2)
+
+    def _share(self, *what: str) -> float:
+        """Above 0 and below 1."""
+        digest = blake2b("\0".join((str(self._seed), *what)).encode(), digest_size=6).digest()
+        return (int.from_bytes(digest) + 0.5) / 2**48
+
+
+Choose = Callable[[Bursts, str, Resources, float], tuple[str, Foretold | None] | None]
+
+
+def _images(name: str) -> tuple[Image, ...]:
+    return Image(f"kernel {name}", kernel=True), Image(f"root {name}")
+
+
+def by_billet(weights: Weights) -> Choose:
+    """As Billet awards under these weights."""
+
+    def choose(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, Foretold] | None:
+        auction, bids = bursts.bids(vm, demand, now_s, weights)
+        views = {one.host: bursts.view(one.host) for one in bids}
+        won = award(auction, bids, views, weights)
+        if not isinstance(won, Award):
+            return None
+        winner = next(one for one in bids if one.host == won.host)
+        return won.host, foretold_by(winner, auction, views[won.host])
+
+    return choose
+
+
+def by_rule(setting: Setting, seed: int, rule: Rule) -> list[Boot]:
+    """Bursts that another rule places, which knows nothing of boots."""
+    bursts = Bursts(setting, seed)
+    chooser = rule.start(bursts.fleet)
+
+    def choose(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, None] | None:
+        host_id = chooser.choose(vm, demand)
+        return None if host_id is None else (host_id, None)
+
+    return bursts.play(choose)
+
+
+def by_oracle(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, None] | None:
+    """Where it would be done first, by a rule that knows how long each boot and pull will take."""
+    which = vm.rpartition("-")[2]
+    able = [host_id for n, host_id in enumerate(bursts.fleet.ids) if bursts.fleet.fits(n, demand)]
+    if not able:
+        return None
+    return min(able, key=lambda host_id: bursts.truly_done_s(host_id, which, now_s)), None
+
+
+class Waits(NamedTuple):
+    """Times to CREATED of one rule, in seconds: means over the runs of each run's own p50, p99 and last."""
+
+    p50_s: float
+    p99_s: float
+    last_s: float
+    refused: float
+
+
+def waits(runs: Sequence[Sequence[Boot]], creates: int) -> Waits:
+    """Measure runs of one rule, each of so many creates."""
+    rows = []
+    for run in runs:
+        took_s = sorted(boot.took_s for boot in run)
+        rows.append((quantile(took_s, 0.5), quantile(took_s, 0.99), took_s[-1], creates - len(took_s)))
+    return Waits(*(sum(column) / len(rows) for column in zip(*rows, strict=True)))
+
+
+def quantile(row: Sequence[float], q: float) -> float:
+    """The smallest of a sorted row that at least this share of it does not exceed."""
+    return row[max(0, ceil(q * len(row)) - 1)]
+
+
+class Accuracy(NamedTuple):
+    """How well bids foretold the time to CREATED: the median of |took / foretold - 1|, and the share within the
+    bound, which is to be 0.9, of so many."""
+
+    error: float
+    within: float
+    boots: int
+
+
+def accuracy(boots: Sequence[Boot]) -> Accuracy | None:
+    """Hold what was foretold against what came; None where nothing was."""
+    pairs = [(boot.took_s, boot.foretold) for boot in boots if boot.foretold]
+    told = [(took, f.created_s, f.bound_s) for took, f in pairs if f.created_s is not None and f.bound_s is not None]
+    if not told:
+        return None
+    errors = sorted(abs(took / foretold - 1.0) for took, foretold, _ in told)
+    return Accuracy(quantile(errors, 0.5), sum(took <= bound for took, _, bound in told) / len(told), len(told))

@@ -1,0 +1,105 @@
+"""What a bid foretells, and how a host learns to."""
+
+import math
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billet.core.auction import foretold_by
+from billet.core.boots import Boots
+from billet.core.foretell import behind, bound_s, next_spread, until_created_s
+from billet.core.model import Auction, Bid, Facts, HostView, Resources, Score
+from tests.core.strategies import facts
+
+CLOSE = 1e-6
+
+
+@given(facts, st.integers(0, 3), st.integers(0, 20))
+def test_who_comes_later_is_foretold_more_and_the_bound_is_never_below(known, missing, more):
+    first, later = until_created_s(known, missing), until_created_s(behind(known, more), missing)
+    if first is None:
+        assert later is None
+        assert bound_s(known, missing) is None
+    else:
+        assert math.isclose(later - first, more * known.boot_s, abs_tol=CLOSE)
+        assert bound_s(known, missing) >= first
+
+
+def test_a_host_foretells_nothing_that_it_does_not_know():
+    assert until_created_s(Facts(), 0) is None
+    assert until_created_s(Facts(boot_s=2.0), 1) is None  # it has pulled nothing yet
+    assert until_created_s(Facts(boot_s=2.0, pending=3), 0) == 8.0
+    assert until_created_s(Facts(boot_s=2.0, pending=3, ahead_s=5.0, pull_s=4.0), 2) == 15.0
+
+
+def test_a_bid_foretells_with_the_awards_since_counted_as_waiting():
+    bid = Bid("h", Score(0, 0, 0, 0), Resources(2, 2048, 0, 1), Facts(boot_s=2.0, ahead_s=1.0, pull_s=3.0), missing=1)
+    view = HostView(Resources(10, 10240, 0, 10), Resources(4, 4096, 0, 3))
+    foretold = foretold_by(bid, Auction("a", "ns", "n", Resources(1, 1024, 0, 1)), view)
+    assert foretold.created_s == 1.0 + 2 * 2.0 + 2.0 + 3.0
+    assert foretold.utilisation == 0.5
+    assert foretold.bound_s > foretold.created_s
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.3, 0.6])
+def test_one_of_ten_is_beyond_the_bound_whatever_the_boots_are_like(sigma):
+    """Boots of three hosts, 700 each, in queues of 1 to 10."""
+    beyond = total = 0
+    for seed in range(3):
+        chance, boots = Random(seed), Boots()
+        now_s = 0.0
+        for _ in range(120):
+            queue = chance.randint(1, 10)
+            boots.looked(0, 0, queue, now_s)
+            known = [
+                Facts(pending=n, boot_s=boots.boot_s, ahead_s=boots.ahead_s(n, 0, now_s), spread=boots.spread)
+                for n in range(queue)
+            ]
+            begun_s = now_s
+            for n in range(queue):
+                now_s += chance.lognormvariate(-sigma * sigma / 2, sigma)
+                boots.looked(1, 0, queue - n - 1, now_s)
+                bound = bound_s(known[n], 0)
+                if bound is not None:
+                    boots.created(now_s - begun_s, bound)
+                    total += 1
+                    beyond += now_s - begun_s > bound
+    assert total > 1500
+    assert 0.08 <= beyond / total <= 0.12
+
+
+@given(st.floats(0, 5), st.integers(1, 50))
+def test_the_bound_follows_what_happens(spread, times):
+    wider = tighter = spread
+    for _ in range(times):
+        wider, tighter = next_spread(wider, beyond=True), next_spread(tighter, beyond=False)
+    assert wider > spread
+    assert 0 <= tighter <= spread
+
+
+def test_a_pull_is_told_from_a_boot():
+    boots = Boots()
+    boots.looked(0, 0, 1, 0.0)
+    boots.looked(1, 2, 0, 9.0)  # two pulls and a boot: nobody knows how much is which
+    assert (boots.boot_s, boots.pull_s) == (9.0, None)
+    boots.looked(0, 0, 1, 20.0)
+    boots.looked(1, 0, 1, 21.0)  # a boot alone takes a second, so that the pulls have taken four each
+    assert (boots.boot_s, boots.pull_s) == (1.0, 4.0)
+    boots.looked(1, 1, 0, 24.0)
+    assert boots.pull_s == pytest.approx(10 / 3)  # of 4, 4 and 2
+    assert boots.boot_s == 1.0
+
+
+def test_what_the_boot_that_runs_has_behind_it_is_taken_off():
+    boots = Boots()
+    boots.looked(0, 0, 2, 0.0)
+    boots.looked(1, 0, 1, 2.0)
+    assert boots.ahead_s(3, 0, 2.0) == 6.0
+    assert boots.ahead_s(3, 0, 3.0) == 5.0
+    assert boots.ahead_s(3, 0, 60.0) == pytest.approx(
+        4.4
+    )  # it takes longer than usual, and a fifth more at the least
+    boots.looked(1, 0, 0, 4.0)
+    assert boots.ahead_s(0, 0, 90.0) == 0.0
