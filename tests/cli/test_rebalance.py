@@ -28,8 +28,8 @@ def fleet(*placements, **states):
         )
         state = states.get(host_id, pb.READY)
         hosts.append(pb.HostView(id=host_id, state=state, allocatable=ROOM, taken=taken, boot_s=0.5))
-    weights = pb.Weights(policy="spread", shape=1.0, pressure=0.2, delay=0.05, delay_half_s=5.0)
-    reply = pb.HostsReply(hosts=hosts, weights=weights)
+    weights = {"shape": 1.0, "pressure": 0.2, "delay": 0.05, "of a newer Billet": 5.0}
+    reply = pb.HostsReply(hosts=hosts, policy="spread", weights=weights)
     return fleet_of(as_dicts(reply), as_dicts(pb.PlacementsReply(placements=placements))["placements"])
 
 

@@ -57,8 +57,9 @@ def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Me
 
     async def hosts(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         views = [host_view(office, host) for _, host in sorted(office.ledger.state.hosts.items())]
-        weights = pb.Weights(**office.rules.weights._asdict())
-        return Answer(pb.HostsReply(hosts=views, weights=weights).SerializeToString())
+        weights = office.rules.weights._asdict()
+        policy = weights.pop("policy")
+        return Answer(pb.HostsReply(hosts=views, policy=policy, weights=weights).SerializeToString())
 
     async def placements(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = pb.PlacementsRequest.FromString(request)

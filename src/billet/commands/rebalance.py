@@ -119,7 +119,13 @@ def fleet_of(hosts: Mapping[str, Any], rows: Sequence[Row]) -> Fleet:
     may_go = {row["uid"] for row in sort_out(rows).evictable if row["vm_state"] == "CREATED"}
     shapes = [Host(row["id"], ZERO, ZERO, row["zone"], row["labels"]) for row in hosts["hosts"]]
     residents = [_resident(row, row["uid"] in may_go, shapes) for row in rows if row["state"] == "STARTED"]
-    return Fleet(places, residents, Weights(**hosts["weights"]) if "weights" in hosts else Weights())
+    return Fleet(places, residents, _weights(hosts))
+
+
+def _weights(hosts: Mapping[str, Any]) -> Weights:
+    """The leader's, as far as both sides know them."""
+    known = {name: value for name, value in hosts["weights"].items() if name in Weights._fields}
+    return Weights(**known)._replace(policy=hosts["policy"] or Weights().policy)
 
 
 def _resident(row: Row, may_go: bool, hosts: Sequence[Host]) -> Resident:

@@ -121,14 +121,18 @@ def _change(change: Change) -> str:
             return f"with {by:.0f} microVM{'' if by == 1 else 's'} of this size less on it"
         case What.MEMORY | What.DISK:
             kind = unit.removeprefix("MiB ")
-            return f"with {_amount(by)} less {kind} ({_amount(change.to)} instead of {_amount(change.was)})"
+            less, left, had = _amounts(by, change.to, change.was)
+            return f"with {less} less {kind} ({left} instead of {had})"
         case _:
             kind = unit.removesuffix(" taken")
             return f"with {by:.0f} {kind} less taken ({change.to:.0f} instead of {change.was:.0f})"
 
 
-def _amount(mib: float) -> str:
-    return f"{mib:.0f} MiB" if mib % 1024 or not mib else f"{gib(mib)} GiB"
+def _amounts(*mib: float) -> list[str]:
+    """All in one unit."""
+    if any(amount % 1024 for amount in mib):
+        return [f"{amount:.0f} MiB" for amount in mib]
+    return [f"{gib(amount)} GiB" for amount in mib]
 
 
 def _beside(host: str, mine: Score, winner: str, winners: Score) -> RenderableType:

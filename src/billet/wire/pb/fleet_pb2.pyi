@@ -128,60 +128,51 @@ Global___HostsRequest: _TypeAlias = HostsRequest  # noqa: Y015
 class HostsReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class WeightsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HOSTS_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
+    policy: _builtins.str
+    """by which the leader awards,"""
     @_builtins.property
     def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostView]: ...
     @_builtins.property
-    def weights(self) -> Global___Weights:
-        """by which the leader awards"""
+    def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """and the other settings of its score, by name; `billet server --help` has them"""
 
     def __init__(
         self,
         *,
         hosts: _abc.Iterable[Global___HostView] | None = ...,
-        weights: Global___Weights | None = ...,
+        policy: _builtins.str = ...,
+        weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["weights", b"weights"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "policy", b"policy", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostsReply: _TypeAlias = HostsReply  # noqa: Y015
-
-@_typing.final
-class Weights(_message.Message):
-    """The settings of the score; `billet server --help` says what each means."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    PRESSURE_FIELD_NUMBER: _builtins.int
-    DELAY_FIELD_NUMBER: _builtins.int
-    DELAY_HALF_S_FIELD_NUMBER: _builtins.int
-    POLICY_FIELD_NUMBER: _builtins.int
-    SHAPE_FIELD_NUMBER: _builtins.int
-    pressure: _builtins.float
-    delay: _builtins.float
-    delay_half_s: _builtins.float
-    policy: _builtins.str
-    shape: _builtins.float
-    def __init__(
-        self,
-        *,
-        pressure: _builtins.float = ...,
-        delay: _builtins.float = ...,
-        delay_half_s: _builtins.float = ...,
-        policy: _builtins.str = ...,
-        shape: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["delay", b"delay", "delay_half_s", b"delay_half_s", "policy", b"policy", "pressure", b"pressure", "shape", b"shape"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Weights: _TypeAlias = Weights  # noqa: Y015
 
 @_typing.final
 class HostView(_message.Message):
