@@ -111,8 +111,8 @@ class Auctioneer:
         answers = await self._first_bids(auction, story)
         waited_for: set[str] = set()
         while True:
-            together = await self._clearing.turn(auction)
-            decision = story.decided(answers, *self._decide(auction, answers), together)
+            turn = await self._clearing.turn(auction)
+            decision = story.decided(answers, *self._decide(auction, answers), turn)
             if isinstance(decision, Unplaced):
                 more = await self._more_bids(auction, answers, waited_for)
                 if more:
