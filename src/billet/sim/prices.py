@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import sqrt
+from math import log2
 
 from billet.core.auction import award
 from billet.core.model import Award, Bid, HostView, Refusal, Resources
@@ -46,9 +46,10 @@ def _price(view: HostView, bid: Bid, demand: Resources, weights: Weights) -> flo
     delay_s = (waiting + 1) * bid.facts.boot_s
     pressure_weight, delay_weight, half_s, policy, shape_weight, _, _ = weights
     assert policy == "spread", policy
-    part = min(1.0, max(demand[n] / view.allocatable[n] for n in range(4) if view.allocatable[n]))
+    alone = [min(1.0, demand[n] / view.allocatable[n]) for n in range(4) if view.allocatable[n]]
     vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
-    shape = shape_weight * (0.39 * (1 - sqrt(part)) + 0.35 * share**4 * abs(vcpu - memory))
+    empty = 0.065 * -log2(max(alone)) + 0.12 * (1 - min(alone[:2]) / max(alone[:2]))
+    shape = shape_weight * (empty + 0.25 * share**10 * abs(vcpu - memory) + 0.07 * share**6)
     return share + shape + pressure_weight * bid.facts.pressure + delay_weight * delay_s / (delay_s + half_s)
 
 
