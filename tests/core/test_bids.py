@@ -71,9 +71,9 @@ def dumb_bid(host, taken, known, auction, weights):
 def dumb_shape(host, auction, weights, after):
     """Written from docs/scheduling.md in the same way."""
     fullest, apart = sorted(after)[-1], max(after[0] - after[1], after[1] - after[0])
-    stranding = SKEW * math.pow(fullest, 10) * apart
     if weights.policy == "pack":
-        return 2 * (1 - fullest) + weights.shape * stranding
+        return 2 * (1 - fullest) + weights.shape * 0.35 * fullest * fullest * fullest * fullest * apart
+    stranding = SKEW * math.pow(fullest, 10) * apart
     alone = [wanted / room for wanted, room in zip(auction.demand, host.allocatable, strict=True)]
     size = SIZE * -math.log(sorted(alone)[-1]) / math.log(2)
     fit = FIT * (1 - min(alone[0] / alone[1], alone[1] / alone[0]))
