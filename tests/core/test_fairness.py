@@ -42,7 +42,7 @@ def test_equal_hosts_stay_equal_with_microvms_of_all_sizes():
 
 
 def test_unequal_hosts_get_microvms_in_proportion_to_their_room():
-    """Within a microVM, but for what `spread` keeps free on large hosts: at most SIZE for each doubling of the host."""
+    """Within a microVM, but for what `spread` keeps free on large hosts: at most SIZE for each doubling."""
     rooms = {"s": room(32), "m": room(64), "l": room(128)}
     even = fill(rooms, [SMALL], Weights(shape=0.0), count=150)
     for name, size in rooms.items():
