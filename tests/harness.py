@@ -141,7 +141,7 @@ class Cluster:
 
 
 def plans(count: int, folder: Path, **settings: object) -> list[HostPlan]:
-    """Some hosts alike; settings of FakeConfig, or of HostPlan by its own names."""
+    """Some hosts; settings of FakeConfig, or of HostPlan by its own names, which may be lists to take turns by."""
     own = {name: settings.pop(name) for name in ("vcpu", "memory_mib", "disk_mib", "max_vms") if name in settings}
     base: dict[str, object] = {"boot_mean_s": 0.0, "pull_mean_s": 0.0, **settings}
     keep = bool(base.pop("keep_state", False))  # its microVMs are there again after a kill
@@ -155,7 +155,7 @@ def plans(count: int, folder: Path, **settings: object) -> list[HostPlan]:
                 state_file=str(folder / f"h{n}.db") if keep else "",
                 **base,
             ),  # type: ignore[arg-type]
-            **own,  # type: ignore[arg-type]
+            **{key: value[n % len(value)] if isinstance(value, list) else value for key, value in own.items()},  # type: ignore[arg-type]
         )
         for n in range(count)
     ]

@@ -11,7 +11,7 @@ import pytest
 from billet.adapters.sqlite import SqliteStore
 from billet.control.attendance import Attendance
 from billet.control.auctioneer import Auctioneer, Caller, Rules
-from billet.control.clearing import Clearing
+from billet.control.clearing import Clearing, Turn
 from billet.control.ledger import Ledger
 from billet.control.story import Story
 from billet.core.auction import largest_first
@@ -110,6 +110,7 @@ async def test_each_sees_the_claims_of_those_before_it(store: SqliteStore) -> No
     assert sorted(link.orders.values()) == [f"h{n}" for n in range(8)]
     taken = [sum(v.taken.vms for v in story.record.attempts[0].ledger.values()) for story in stories.values()]
     assert sorted(taken) == list(range(8))
+    assert sorted(story.record.attempts[0].turn for story in stories.values()) == list(range(1, 9))
     assert all(together(story) == [8] for story in stories.values())
 
 
@@ -149,7 +150,7 @@ async def test_one_that_is_alone_has_its_turn_as_the_loop_comes_round() -> None:
     for _ in range(3):  # it joins, is called, and wakes
         await asyncio.sleep(0)
     assert turn.done()
-    assert turn.result() == 1
+    assert turn.result() == Turn(1, 1)
 
 
 async def test_one_that_is_called_off_holds_nobody_up() -> None:
@@ -158,7 +159,7 @@ async def test_one_that_is_called_off_holds_nobody_up() -> None:
     await asyncio.sleep(0)
     turns[1].cancel()
     await asyncio.wait(turns)
-    assert [turn.cancelled() or turn.result() for turn in turns] == [2, True, 2]
+    assert [turn.cancelled() or turn.result() for turn in turns] == [Turn(1, 2), True, Turn(2, 2)]
 
 
 def test_largest_is_by_the_dominant_share_of_the_fleet_and_first_come_first_where_alike() -> None:

@@ -22,7 +22,7 @@ weights = st.builds(
 )
 
 
-SIZE, SKEW = 0.39, 0.35  # as docs/scheduling.md has them
+SIZE, FIT, SKEW, FULL = 0.065, 0.12, 0.25, 0.07  # as docs/scheduling.md has them
 CLOSE = 1e-9
 
 
@@ -84,11 +84,13 @@ def dumb_wait_s(known, missing, weights):
 def dumb_shape(host, auction, weights, after):
     """Written from docs/scheduling.md in the same way."""
     fullest, apart = sorted(after)[-1], max(after[0] - after[1], after[1] - after[0])
-    stranding = SKEW * fullest * fullest * fullest * fullest * apart
     if weights.policy == "pack":
-        return 2 * (1 - fullest) + weights.shape * stranding
-    alone = sorted(wanted / room for wanted, room in zip(auction.demand, host.allocatable, strict=True))[-1]
-    return weights.shape * (SIZE * (1 - math.sqrt(alone)) + stranding)
+        return 2 * (1 - fullest) + weights.shape * 0.35 * fullest * fullest * fullest * fullest * apart
+    stranding = SKEW * math.pow(fullest, 10) * apart
+    alone = [wanted / room for wanted, room in zip(auction.demand, host.allocatable, strict=True)]
+    size = SIZE * -math.log(sorted(alone)[-1]) / math.log(2)
+    fit = FIT * (1 - min(alone[0] / alone[1], alone[1] / alone[0]))
+    return weights.shape * (size + fit + stranding + FULL * math.pow(fullest, 6))
 
 
 @given(hosts, amounts, facts, auctions, weights, st.integers(0, 3))

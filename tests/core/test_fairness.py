@@ -1,5 +1,7 @@
 """Over many auctions: equal hosts get equal shares, unequal ones by their room, nobody starves, order is nothing."""
 
+import random
+
 from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import ZERO, Auction, Facts, Host, HostView, Resources
@@ -42,15 +44,15 @@ def test_equal_hosts_stay_equal_with_microvms_of_all_sizes():
 
 
 def test_unequal_hosts_get_microvms_in_proportion_to_their_room():
-    """Within a microVM, but for what `spread` keeps free on large hosts: less than 7 % of a host here."""
+    """Within a microVM, but for what `spread` keeps free on large hosts: at most SIZE for each doubling."""
     rooms = {"s": room(32), "m": room(64), "l": room(128)}
     even = fill(rooms, [SMALL], Weights(shape=0.0), count=150)
     for name, size in rooms.items():
         assert abs(even[name].vcpu - 150 * size.vcpu / 224) <= 1
     spread = fill(rooms, [SMALL], count=150)
     shares = {name: spread[name].vcpu / size.vcpu for name, size in rooms.items()}
-    assert shares["s"] > shares["l"]
-    assert max(shares.values()) - min(shares.values()) < 0.07
+    assert 0 < shares["s"] - shares["m"] < 0.065
+    assert 0 < shares["m"] - shares["l"] < 0.065
 
 
 def test_no_host_starves_over_10_000_auctions():
@@ -76,11 +78,14 @@ def test_no_host_starves_over_10_000_auctions():
 
 
 def test_the_order_of_the_hosts_never_matters():
-    rooms = {f"h{n}": room(16 * (n % 3 + 1), 2 + n % 4) for n in range(9)}
+    """Nor that of the answers. Broken on purpose (ties go to the one that answered first): they differ."""
+    rooms = {f"h{n}": room(16 * (n % 3 + 1), 4) for n in range(9)}  # some alike, so that they tie
     for policy in ("spread", "pack", "fast"):
         weights = Weights(policy=policy)
         once = fill(rooms, SIZES, weights, count=60)
-        assert fill(dict(reversed(rooms.items())), SIZES, weights, count=60) == once
+        for seed in range(3):
+            names = random.Random(seed).sample(sorted(rooms), len(rooms))
+            assert fill({name: rooms[name] for name in names}, SIZES, weights, count=60) == once
 
 
 def test_pack_fills_one_host_before_it_opens_the_next():

@@ -19,7 +19,7 @@ from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
 from billet.show.simulate import columns, compared, rows
 from billet.whatif.report import page
-from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, own
+from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, late, own
 from billet.whatif.run import Result, run
 from billet.whatif.workload import Workload, read
 
@@ -46,11 +46,16 @@ Results = dict[str, list[Result]]  # rule title -> one for each workload
     help="As on `billet server`.",
 )  # fmt: skip
 @bursts_options
+@click.option(
+    "--reports-every", type=click.IntRange(0), default=0, show_default=True, metavar="REQUESTS",
+    help="Each host reports once in so many requests, and rules that go by reports see it as it was then. Billet's"
+    " bids are worked out on what was reported; 0 = always as it is.",
+)  # fmt: skip
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report with charts here.")
 @output_option
 def simulate(
     workloads: tuple[Path, ...], policies: tuple[str, ...], others: tuple[str, ...], at_once: int,
-    shape_weight: float, html: Path | None, output: str, **of_bursts: Any,
+    shape_weight: float, reports_every: int, html: Path | None, output: str, **of_bursts: Any,
 ) -> None:  # fmt: skip
     """Place a workload as Billet would, and as others do, and compare.
 
@@ -70,6 +75,7 @@ def simulate(
     marks = _common_marks(streams)
     rules = [own(Weights(policy=policy, shape=shape_weight)) for policy in policies]
     rules += [rule for name, rule in OTHERS.items() if name in others or "all" in others]
+    rules = [late(rule, reports_every) for rule in rules]
     results = _play(streams, rules, at_once, SAMPLES if html else 0)
     body = rows(results, marks)
     if html:

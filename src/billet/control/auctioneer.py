@@ -114,9 +114,9 @@ class Auctioneer:
         answers = await self._first_bids(auction, story)
         waited_for: set[str] = set()
         while True:
-            together = await self._clearing.turn(auction)
+            turn = await self._clearing.turn(auction)
             views, decision = self._decide(auction, answers)
-            story.decided(answers, views, decision, together)
+            story.decided(answers, views, decision, turn)
             if isinstance(decision, Unplaced):
                 more = await self._more_bids(auction, answers, waited_for)
                 if more:

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from typing import NamedTuple
 
 from billet.core.auction import largest_first
 from billet.core.model import Auction
 from billet.core.state import State
+
+
+class Turn(NamedTuple):
+    """One auction's turn to decide: its number in this reign, and how many auctions are cleared with it."""
+
+    number: int
+    together: int
 
 
 class Clearing:
@@ -18,10 +26,11 @@ class Clearing:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._waiting: list[tuple[Auction, asyncio.Future[int]]] = []
+        self._waiting: list[tuple[Auction, asyncio.Future[Turn]]] = []
+        self._number = 0
 
-    async def turn(self, auction: Auction) -> int:
-        """Wait for one's turn; returns how many are cleared together.
+    async def turn(self, auction: Auction) -> Turn:
+        """Wait for one's turn.
 
         No timer: together are those whose bids came with the same message, or that the event loop found ready side
         by side. One that is alone has its turn as soon as the loop comes round.
@@ -29,7 +38,7 @@ class Clearing:
         loop = asyncio.get_running_loop()
         if not self._waiting:
             loop.call_soon(self._clear)
-        turn: asyncio.Future[int] = loop.create_future()
+        turn: asyncio.Future[Turn] = loop.create_future()
         self._waiting.append((auction, turn))
         return await turn
 
@@ -39,4 +48,5 @@ class Clearing:
         ready = [(auction, turn) for auction, turn in waiting if not turn.done()]  # the others were cancelled
         by_size = largest_first([auction.demand for auction, _ in ready], self._state.whole)
         for n in sorted(by_size, key=lambda n: -ready[n][0].wishes.priority):
-            ready[n][1].set_result(len(ready))
+            self._number += 1
+            ready[n][1].set_result(Turn(self._number, len(ready)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from billet.control.clearing import Turn
 from billet.core.errors import BilletError, Code, HostVerdict, NoRoom, Uncertain
 from billet.core.model import Auction, Award, Bid, HostView, Refusal, Unplaced
 from billet.core.record import Attempt, Record
@@ -34,7 +35,7 @@ class Story:
         answers: Sequence[Bid | Refusal],
         ledger: Mapping[str, HostView],
         decision: Award | Unplaced,
-        together: int,
+        turn: Turn,
     ) -> Award | Unplaced:
         """A decision, with everything that it was made from."""
         self.record.attempts.append(
@@ -43,7 +44,8 @@ class Story:
                 refusals=[a for a in answers if isinstance(a, Refusal)],
                 ledger=dict(ledger),
                 award=decision if isinstance(decision, Award) else None,
-                together=together,
+                together=turn.together,
+                turn=turn.number,
                 shadow=shadow(self.record.auction, answers, ledger, self._beside) if self._beside else "",
                 after_ms=(self._clock.monotonic_s() - self._begun_s) * 1e3,
             )

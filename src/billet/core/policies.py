@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import sqrt
+from math import log2
 from typing import NamedTuple
 
 from billet.core.model import Resources
 
-SIZE = 0.39  # of `spread`: chosen on fixed workloads, docs/scheduling.md shows what other values do
-SKEW = 0.35  # of `spread` and `pack`
+# Chosen on fixed workloads; docs/scheduling.md shows what other values do.
+SIZE = 0.065
+FIT = 0.12
+SKEW = 0.25
+FULL = 0.07
+PACK_SKEW = 0.35  # of `pack`, whose hosts are full early
 BOOT_FIRST = 20.0  # `fast`: a short delay adds so many times what it does under the other policies
 
 Shape = Callable[[Resources, Resources, Resources, float, float], float]
@@ -25,44 +29,47 @@ Shape = Callable[[Resources, Resources, Resources, float, float], float]
 def spread(allocatable: Resources, taken: Resources, demand: Resources, share: float, weight: float) -> float:
     """Hosts evenly full, with their free room in a shape that others can use. The default.
 
-    shape = weight x (SIZE x (1 - sqrt(part)) + SKEW x share^4 x |vCPU share - memory share|), shares after placement;
-    `part` is the dominant share that this microVM alone would take of the empty host.
+    shape = weight x (SIZE x log2(1 / part) + FIT x (1 - least / most)
+                      + SKEW x share^10 x |vCPU share - memory share| + FULL x share^6), shares after placement;
+    `part` is the dominant share that this microVM alone would take of the empty host, `most` and `least` the larger
+    and the smaller of its vCPU and memory shares of it.
 
     Trade: evenness and room for large microVMs over the number of small ones that a nearly full fleet still takes.
 
-    The first term is 0 where the microVM fills the host and grows with the host. To compare shares after placement
-    favours large hosts, whose shares move little, as D'Hondt's divisors favour large parties: the small hosts
-    stay behind. Half of `part` off would be Webster's divisor, which favours nobody (Balinski, Young: Fair
-    Representation, 1982); the root goes a little further for small microVMs, which keeps large hosts, the only
-    ones that can take large microVMs, a little emptier than small ones.
-    The second is the stranding: free vCPU without memory beside it is of no use, nor memory without vCPU. kube-
-    scheduler's BalancedAllocation punishes the same difference; here it counts little on a host that is
-    half empty, where it would only cost evenness, and much on one that is nearly full.
+    SIZE grows with the host, by as much for each doubling. To compare shares after placement favours large hosts,
+    whose shares move little, as D'Hondt's divisors favour large parties (Balinski, Young: Fair Representation,
+    1982); this keeps large hosts, the only ones that can take large microVMs, a little emptier than small ones.
+    FIT is 0 where the microVM has the host's own mix of vCPU and memory, and nears 1 where it wants only one of them:
+    what asks for much memory goes to hosts that have much for each vCPU, so that neither is left over.
+    SKEW is the stranding: free vCPU without memory beside it is of no use, nor memory without vCPU. kube-scheduler's
+    BalancedAllocation punishes the same difference; here it counts next to nothing before a host is nearly full.
+    FULL lets the load count more than the size on hosts that are nearly full, so that they fill up evenly.
     """
-    return weight * (SIZE * _size(allocatable, demand) + SKEW * share**4 * _skew(allocatable, taken, demand))
+    last = SKEW * share**10 * _skew(allocatable, taken, demand) + FULL * share**6
+    return weight * (_empty(allocatable, demand) + last)
 
 
 def pack(allocatable: Resources, taken: Resources, demand: Resources, share: float, weight: float) -> float:
     """The fullest host that fits, so that few hosts are in use and the others can be switched off or drained.
 
-    shape = 2 x (1 - share) + weight x SKEW x share^4 x |vCPU share - memory share|: best fit by dominant share
-    (Panigrahy et al., "Heuristics for Vector Bin Packing", Microsoft Research 2011, measures such rules). With the
-    utilisation itself the sum is 2 - share + ..., which is lowest on the fullest host.
+    shape = 2 x (1 - share) + weight x PACK_SKEW x share^4 x |vCPU share - memory share|: best fit by dominant
+    share (Panigrahy et al., "Heuristics for Vector Bin Packing", Microsoft Research 2011, measures such rules).
+    With the utilisation itself the sum is 2 - share + ..., which is lowest on the fullest host.
 
     Trade: hosts saved over everything else: one host lost takes more with it, boots wait in one queue, neighbours
     feel each other.
     """
-    return 2.0 * max(0.0, 1.0 - share) + weight * SKEW * share**4 * _skew(allocatable, taken, demand)
+    return 2.0 * max(0.0, 1.0 - share) + weight * PACK_SKEW * share**4 * _skew(allocatable, taken, demand)
 
 
 @lru_cache(maxsize=16_384)  # the same hosts and sizes come again and again, and this never changes for them
-def _size(allocatable: Resources, demand: Resources) -> float:
-    """1 - sqrt(the dominant share of this demand alone): 0 where it fills the host, towards 1 on a large one."""
-    part = 0.0
-    for capacity, wanted in zip(allocatable, demand, strict=True):
-        if wanted > part * capacity:
-            part = wanted / capacity if wanted < capacity else 1.0
-    return 1.0 - sqrt(part)
+def _empty(allocatable: Resources, demand: Resources) -> float:
+    """What `spread` adds for this microVM on this host however full it is: SIZE and FIT."""
+    shares = [min(1.0, wanted / room) if room else 0.0 for room, wanted in zip(allocatable, demand, strict=True)]
+    part, most = max(shares), max(shares[:2])
+    size = log2(1 / part) if part else 0.0
+    fit = 1 - min(shares[:2]) / most if most else 0.0
+    return SIZE * size + FIT * fit
 
 
 def _skew(allocatable: Resources, taken: Resources, demand: Resources) -> float:

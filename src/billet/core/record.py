@@ -15,7 +15,8 @@ from billet.core.scoring import Weights
 class Attempt:
     """One decision: the answers, what the ledger counted of the hosts that gave them, and who won (None: nobody).
 
-    `together` auctions were cleared at this moment, the largest first; 1 is this one alone.
+    `together` auctions were cleared at this moment, the largest first; 1 is this one alone. It was decision number
+    `turn` of the leader's reign.
     """
 
     bids: list[Bid]
@@ -23,6 +24,7 @@ class Attempt:
     ledger: dict[str, HostView]
     award: Award | None
     together: int = 1
+    turn: int = 0  # 0 in records from before it was kept
     shadow: str = ""  # whom the policy in the shadow would have taken
     after_ms: float = 0.0  # when it was made, since the record's at_s
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import sqrt
+from math import log2
 
 from billet.core.auction import award
 from billet.core.model import NO_DISCOUNT, Award, Bid, HostView, Refusal, Resources
@@ -51,10 +51,11 @@ def _price(view: HostView, bid: Bid, demand: Resources, weights: Weights) -> flo
     delay_s = ahead_s + (since + 1) * facts.boot_s if facts.boot_s else 0.0
     delay_s = view.discount.delay * (delay_s + bid.missing * pull_s)
     assert policy == "spread", policy
-    part = min(1.0, max(demand[n] / view.allocatable[n] for n in range(4) if view.allocatable[n]))
+    alone = [min(1.0, demand[n] / view.allocatable[n]) for n in range(4) if view.allocatable[n]]
     vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
-    shape = shape_weight * (0.39 * (1 - sqrt(part)) + 0.35 * share**4 * abs(vcpu - memory))
     pressure = pressure_weight * (facts.pressure or 0.0)
+    empty = 0.065 * -log2(max(alone)) + 0.12 * (1 - min(alone[:2]) / max(alone[:2]))
+    shape = shape_weight * (empty + 0.25 * share**10 * abs(vcpu - memory) + 0.07 * share**6)
     return share + shape + pressure + delay_weight * delay_s / (delay_s + half_s) + view.discount.utilisation
 
 

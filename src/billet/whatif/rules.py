@@ -6,6 +6,7 @@ Each is a small function. Those that draw do so by a hash of the microVM's name,
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
@@ -14,6 +15,7 @@ from billet.core.model import ZERO, Resources
 from billet.core.policies import POLICIES
 from billet.core.scoring import Weights, utilisation
 from billet.whatif.fleet import Cheapest, Chooser, Fleet, Price, billet
+from billet.whatif.late import LateBids, LatePrices
 
 Pick = Callable[[Fleet, int, str, Resources], int | None]  # fleet, how many came before, name, demand -> host number
 
@@ -104,10 +106,11 @@ class Rule(NamedTuple):
 
     title: str
     start: Callable[[Fleet], Chooser]
+    late: Callable[[Fleet, int], Chooser] | None = None  # with late reports; None: it does not go by reports
 
 
 def _priced(title: str, price: Price) -> Rule:
-    return Rule(title, lambda fleet: Cheapest(fleet, price))
+    return Rule(title, partial(Cheapest, price=price), lambda fleet, every: LatePrices(fleet, price, every))
 
 
 def _picked(title: str, pick: Pick) -> Rule:
@@ -127,7 +130,14 @@ OTHERS = {
 
 def own(weights: Weights) -> Rule:
     """Billet's policy under these weights."""
-    return _priced(f"billet {weights.policy}", billet(weights))
+    start = partial(Cheapest, price=billet(weights))
+    return Rule(f"billet {weights.policy}", start, lambda fleet, every: LateBids(fleet, weights, every))
+
+
+def late(rule: Rule, every: int) -> Rule:
+    """The rule when each host reports once in so many requests; 0 and 1: always as it is."""
+    make = rule.late
+    return rule if make is None or every < 2 else rule._replace(start=lambda fleet: make(fleet, every))
 
 
 POLICY_NAMES = tuple(POLICIES)

@@ -122,6 +122,7 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
         "priced": {host_id: price._asdict() for host_id, price in priced.items() if isinstance(price, Score)},
         "award": award._asdict() | {"score": award.score._asdict()} if award else None,
         "together": attempt.together,
+        "turn": attempt.turn,
         "shadow": attempt.shadow,
     }
 
