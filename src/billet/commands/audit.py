@@ -21,7 +21,7 @@ def audit(address: Address, output: str, host: str) -> None:
     """Show how well bids foretell: seconds to CREATED, and how full the host is after it.
 
     Of each host the last 500 microVMs that the leader has seen booted. A host whose bids are wrong is named, and its
-    bids count for less until its last 20 microVMs say otherwise; docs/scheduling.md has the rule.
+    bids count for less until its last 30 microVMs say otherwise; docs/scheduling.md has the rule.
     """
     from billet.client import Client
     from billet.show.audit import audit as shown

@@ -50,7 +50,6 @@ log = structlog.get_logger()
 RECONNECT_S = 0.2  # how long a call waits for a connection while flintlockd is known to be away
 REMEMBERED = 10_000  # creates whose order may come again
 SETTLE_S = 60.0  # after which a create that flintlockd does not show did not get through
-BOOT_POLL_S = 0.25  # how often the boot that is running is looked at
 BOOTS_AT_ONCE = 8  # boots that may have ended since, before everything is listed instead
 
 
@@ -355,7 +354,7 @@ class Agent:
     async def _watch_boots(self) -> None:
         """Look at the boot that is running more often than at everything: boots go one after another."""
         while True:
-            await asyncio.sleep(min(BOOT_POLL_S, self._interval_s))
+            await asyncio.sleep(min(self.room.look_every_s, self._interval_s))
             rows = self._count.rows if self._known else {}
             waiting = [uid for uid, row in rows.items() if row.state is VmState.PENDING]
             booted = []

@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from billet.core.model import NO_DISCOUNT, Discount, Foretold
 
-WINDOW = 20  # of a host's last microVMs count for its discount: it has recovered when so many are right again
-NEEDED = 5  # before there is any
-LATE = 1.15  # up to so many times the foretold seconds a median is right: boots vary by themselves
+WINDOW = 30  # of a host's last microVMs count for its discount: it has recovered when so many are right again
+NEEDED = 10  # before there is any
+LATE = 1.25  # up to so many times the foretold seconds a median is right: boots vary by themselves
 UNDERSTATED = 0.01  # up to so much a mean of understated utilisation is right
 
 

@@ -9,6 +9,8 @@ from billet.core.boots import Boots
 from billet.core.foretell import bound_s
 from billet.core.model import Facts, Image
 
+LOOK_S = 0.25
+SHORT_S = 0.2  # boots that take less are not worth more looks
 REMEMBERED = 1000  # of those of which something is foretold, in case they never boot
 
 
@@ -42,6 +44,12 @@ class BootRoom:
     def pending(self) -> int:
         """How many wait for their boot, creates in hand included."""
         return len(self._waiting)
+
+    @property
+    def look_every_s(self) -> float:
+        """How often to look whether the boot that runs is done, so that its time is known to an eighth or so."""
+        boot_s = self.boots.boot_s
+        return min(LOOK_S, boot_s / 8) if boot_s > SHORT_S else LOOK_S
 
     def facts(self, pressure: float | None, now_s: float) -> Facts:
         """What this host's bids carry."""

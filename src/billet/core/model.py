@@ -58,7 +58,7 @@ class Image(NamedTuple):
     kernel: bool = False
 
 
-SPREAD = 0.4  # of the bound of a host that has seen no boot yet: boots that vary by about 30 %
+SPREAD = 0.55  # of the bound of a host that has seen few boots: those vary by about 30 %, and so does their mean
 
 
 class Facts(NamedTuple):

@@ -12,7 +12,7 @@ from billet.core.model import NO_DISCOUNT
 from billet.show.fleet import natural
 from billet.show.marks import table
 
-STEPS = (0.5, 0.7, 0.85, 1.0, LATE, 1.4, 2.0)  # of taken over foretold: where a bar of the chart ends
+STEPS = (0.5, 0.75, 0.9, 1.0, 1.1, LATE, 1.5, 2.0)  # of taken over foretold: where a bar of the chart ends
 WIDTH = 40
 
 
