@@ -33,14 +33,13 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
     Of several auctions of a name the newest is shown; -o json has all, the newest first.
 
     \b
-    SCORE       the sum of the five below; the lowest wins
+    SCORE       the sum of the five below (and of a discount); the lowest wins
     FULL AFTER  how full the host would be with it, 100% = 1, of what is scarcest
     SHAPE       for the host's size, and the shape of the room that would be left
     PRESSURE    for tasks that wait for CPU, memory or IO there
     BOOT DELAY  for the wait until it would be booted
     WISH        for what labels wish softly (spread, near), where there is any
     BOOT QUEUE  microVMs that wait for their boot x the mean time of one
-    WISH        for wishes of the request, and its group's other microVMs there
     FREE        what the host had left before, by the leader's ledger
     """
     if host:
