@@ -167,3 +167,16 @@ def test_largest_is_by_the_dominant_share_of_the_fleet_and_first_come_first_wher
     demands = [Resources(2, 2048, 0, 1), Resources(1, 8192, 0, 1), Resources(2, 1024, 0, 1), Resources(8, 1024, 0, 1)]
     assert largest_first(demands, whole) == [3, 1, 0, 2]
     assert largest_first([], ZERO) == []
+
+
+async def test_those_that_come_while_a_claim_is_committed_are_cleared_together_after_it() -> None:
+    """Their claims would have to wait for that transaction anyway. Broken on purpose (never waits): 1 and 1."""
+    clearing = Clearing(State())
+    turns = []
+    with clearing.claiming():
+        for _ in range(2):
+            turns.append(asyncio.create_task(clearing.turn(Auction("a", "ns", "a", SMALL))))
+            for _ in range(3):
+                await asyncio.sleep(0)
+        assert not any(turn.done() for turn in turns)
+    assert [turn.together for turn in await asyncio.gather(*turns)] == [2, 2]

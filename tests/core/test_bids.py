@@ -22,7 +22,7 @@ weights = st.builds(
 )
 
 
-SIZE, FIT, SKEW, FULL = 0.065, 0.12, 0.25, 0.07  # as docs/scheduling.md has them
+SIZE, FIT, SKEW, FULL = 0.115, 0.28, 0.2, 0.05  # as docs/scheduling.md has them
 CLOSE = 1e-9
 
 
@@ -88,8 +88,8 @@ def dumb_shape(host, auction, weights, after):
         return 2 * (1 - fullest) + weights.shape * 0.35 * fullest * fullest * fullest * fullest * apart
     stranding = SKEW * math.pow(fullest, 10) * apart
     alone = [wanted / room for wanted, room in zip(auction.demand, host.allocatable, strict=True)]
-    size = SIZE * -math.log(sorted(alone)[-1]) / math.log(2)
-    fit = FIT * (1 - min(alone[0] / alone[1], alone[1] / alone[0]))
+    size = SIZE * fullest * -math.log(sorted(alone)[-1]) / math.log(2)
+    fit = FIT * min(after[0], after[1]) * (1 - min(alone[0] / alone[1], alone[1] / alone[0]))
     return weights.shape * (size + fit + stranding + FULL * math.pow(fullest, 6))
 
 

@@ -143,7 +143,8 @@ class Auctioneer:
     ) -> bytes | Refusal:
         """Reserve, tell the host, commit what became of it. A Refusal means that another host may be asked."""
         ledger = self._ledger
-        await ledger.claim([PutPlacement(placement)])
+        with self._clearing.claiming():
+            await ledger.claim([PutPlacement(placement)])
         story.leg("reserve")
         if caller.gone:
             await ledger.settle([DropPlacement(placement.id)])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from billet.core.auction import largest_first
@@ -28,19 +30,32 @@ class Clearing:
         self._state = state
         self._waiting: list[tuple[Auction, asyncio.Future[Turn]]] = []
         self._number = 0
+        self._claims = 0  # being committed
 
     async def turn(self, auction: Auction) -> Turn:
         """Wait for one's turn.
 
         No timer: together are those whose bids came with the same message, or that the event loop found ready side
-        by side. One that is alone has its turn as soon as the loop comes round.
+        by side, or while claims were being committed: a claim made meanwhile would have to wait for that
+        transaction anyway. One that is alone has its turn as soon as the loop comes round.
         """
         loop = asyncio.get_running_loop()
-        if not self._waiting:
+        if not self._waiting and not self._claims:
             loop.call_soon(self._clear)
         turn: asyncio.Future[Turn] = loop.create_future()
         self._waiting.append((auction, turn))
         return await turn
+
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """While a claim is being committed."""
+        self._claims += 1
+        try:
+            yield
+        finally:
+            self._claims -= 1
+            if self._waiting and not self._claims:
+                asyncio.get_running_loop().call_soon(self._clear)
 
     def _clear(self) -> None:
         """The loop wakes those whose futures are done in the order in which they were."""

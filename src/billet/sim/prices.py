@@ -53,9 +53,10 @@ def _price(view: HostView, bid: Bid, demand: Resources, weights: Weights) -> flo
     assert policy == "spread", policy
     alone = [min(1.0, demand[n] / view.allocatable[n]) for n in range(4) if view.allocatable[n]]
     vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
+    size, misfit = -log2(max(alone)), 1 - min(alone[:2]) / max(alone[:2])
+    full = 0.2 * share**10 * abs(vcpu - memory) + 0.05 * share**6
+    shape = shape_weight * (0.115 * share * size + 0.28 * min(vcpu, memory) * misfit + full)
     pressure = pressure_weight * (facts.pressure or 0.0)
-    empty = 0.065 * -log2(max(alone)) + 0.12 * (1 - min(alone[:2]) / max(alone[:2]))
-    shape = shape_weight * (empty + 0.25 * share**10 * abs(vcpu - memory) + 0.07 * share**6)
     return share + shape + pressure + delay_weight * delay_s / (delay_s + half_s) + view.discount.utilisation
 
 
