@@ -284,7 +284,7 @@ BUGS = (
     Bug("failed List taken for an empty one", 2, 4, failed_list_taken_for_an_empty_one),
     Bug("no fence", 3, 10, no_fence),
     Bug("lease ignored", 3, 1, lease_ignored),
-    Bug("host obeys an old leader", 3, 42, host_obeys_an_old_leader),
+    Bug("host obeys an old leader", 3, 665, host_obeys_an_old_leader),
     Bug("token not looked up", 4, 4, token_not_looked_up),
     Bug("duplicate delivery", 4, 7, duplicate_delivery),
     Bug("repeated create held anew", 4, 7, repeated_create_held_anew),
