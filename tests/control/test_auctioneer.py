@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
@@ -30,7 +31,7 @@ from billet.core.model import (
     Resources,
 )
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.core.state import DropPlacement, PutHost, PutPlacement, apply, load
+from billet.core.state import DropHost, DropPlacement, PutHost, PutPlacement, apply, load
 from billet.core.wishes import read
 from billet.node import SystemClock
 from billet.ports import Created, How, Leader, NotTaken, Outcome
@@ -278,3 +279,16 @@ async def test_a_wish_that_no_host_grants_is_no_matter_of_waiting(ledger: Ledger
     with pytest.raises(NoRoom, match="4 hosts: is not in the wished zone"):
         await with_labels(maker, "vm", {"billet.io/zone": "b"})
     assert hosts.called == []
+
+
+async def test_the_first_host_of_a_fleet_is_waited_for_while_it_is_written_down(ledger: Ledger) -> None:
+    """However long the leader has led: to say that no host has joined would be wrong. Broken on purpose: NoRoom."""
+    await ledger.settle([DropHost(name) for name in ("h0", "h1", "h2")])
+    maker, _ = auctioneer(ledger, Hosts(bids))
+    maker._arrived_by_s = 0.0
+    maker._ready.expect("h0")
+    creating = asyncio.create_task(create(maker, "first"))
+    await asyncio.sleep(0)
+    await ledger.settle([PutHost(Host("h0", ROOM, ROOM))])
+    maker._ready.add("h0")
+    assert await creating == b"reply"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import urllib.error
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -135,7 +136,8 @@ def test_an_empty_kernel_kills_again_after_each_restart(own: Callable[..., FakeP
     host = own(boot_mean_s=0.0)
     poison = spec("poison")
     poison.ClearField("kernel")
-    assert Client(host.grpc_address).create(poison).version == 1
+    with suppress(grpc.RpcError):  # it accepts it, and may be dead before its answer is out
+        assert Client(host.grpc_address).create(poison).version == 1
     assert host.wait_exit(30) == 2
     host.kill()
     try:

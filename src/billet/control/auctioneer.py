@@ -254,9 +254,13 @@ class Auctioneer:
         return heard
 
     async def _another_comes(self, caller: Caller) -> bool:
-        """Early in a reign, hosts are still on their way to this leader: wait for the next one rather than say no."""
-        left_s = min(self._arrived_by_s - self._clock.monotonic_s(), caller.timeout_s)
-        missing = len(self._ready) < len(self._ledger.state.hosts)
+        """Wait for the next host rather than say no: early in a reign, and for the first ones of a new fleet."""
+        hosts, arrive_s = self._ledger.state.hosts, self._rules.arrive_s
+        left_s = self._arrived_by_s - self._clock.monotonic_s()
+        if not hosts and self._ready.coming:
+            left_s = arrive_s  # they are being written down
+        left_s = min(left_s, caller.timeout_s)
+        missing = len(self._ready) < max(len(hosts), 1)
         return missing and left_s > 0 and await self._ready.next_one(left_s)
 
     async def _ask(self, auction: Auction, asked: set[str]) -> list[Bid | Refusal]:

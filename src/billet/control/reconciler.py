@@ -76,7 +76,7 @@ class Reconciler:
     def joined(self, host: Host) -> None:
         """A host said hello."""
         self.seen[host.id] = Seen(host)
-        self.ready.discard(host.id)
+        self.ready.expect(host.id)
         self._look_at(host.id)
 
     def reported(self, host_id: str, report: Report) -> None:
