@@ -14,7 +14,8 @@ import msgspec
 import uvloop
 
 from billet.config import AgentConfig
-from billet.node import build_agent, logging_to_stderr
+from billet.node_agent import build_agent
+from billet.process import logging_to_stderr
 
 
 class Order(msgspec.Struct, frozen=True):

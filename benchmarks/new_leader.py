@@ -33,8 +33,8 @@ from billet.core.model import Facts, Host, Observed, Placement, PlacementState, 
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import Processes
-from billet.node import SystemClock
 from billet.ports import Created, Inventory, Leader, Store, Term
+from billet.process import SystemClock
 from billet.wire import flintlock
 from billet.wire import link as wire
 from billet.wire.headers import TOKEN

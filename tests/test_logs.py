@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import structlog
 
-from billet.node import logging_to_stderr
+from billet.process import logging_to_stderr
 
 SECRET = "Basic c2VjcmV0"
 

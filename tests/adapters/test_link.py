@@ -19,7 +19,7 @@ from billet.adapters.pki import write_pki
 from billet.adapters.seldom import AGAIN_AFTER_S, Seldom
 from billet.control.agent import Agent, Measured
 from billet.core.model import Host, Resources
-from billet.node import SystemClock
+from billet.process import SystemClock
 from billet.wire import flintlock, tls
 
 TRIES = 4

@@ -16,8 +16,8 @@ from billet.core.pressure import Stalls
 from billet.fake.faults import Fault, Kind
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
-from billet.node import SystemClock
 from billet.ports import Created, Denied, How, Inventory, NotTaken, Report, Unknown
+from billet.process import SystemClock
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
 from tests.cluster.clients import create_request

@@ -33,8 +33,8 @@ from billet.core.model import (
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import DropHost, DropPlacement, PutHost, PutPlacement, apply, load
 from billet.core.wishes import read
-from billet.node import SystemClock
 from billet.ports import Created, How, Leader, NotTaken, Outcome
+from billet.process import SystemClock
 from billet.whatif.past import shadows
 from billet.wire.auction_records import encode, readable
 

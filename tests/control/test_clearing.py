@@ -22,8 +22,8 @@ from billet.core.quotas import Quota, Quotas
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import PutHost, State, load
 from billet.core.wishes import read
-from billet.node import SystemClock
 from billet.ports import Created, How, Leader, Outcome
+from billet.process import SystemClock
 
 SMALL, MIDDLE, LARGE = Resources(1, 1024, 0, 1), Resources(2, 8192, 0, 1), Resources(4, 4096, 0, 1)
 ROOM = Resources(4, 16384, 0, 10)

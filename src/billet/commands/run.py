@@ -35,7 +35,7 @@ def agent(**values: Any) -> None:
     Every option can be set in the environment too: BILLET_AGENT_LINK_TOKEN and so on.
     """
     config = build(AgentConfig, values)
-    from billet.node import run_agent
+    from billet.node_agent import run_agent
 
     _run(run_agent(config))
 

@@ -1,0 +1,67 @@
+"""What every process of Billet has: a clock, a log, and an end in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger()
+
+GRACE_S = 30.0  # how long SIGTERM waits for what is in flight
+
+
+class SystemClock:
+    """ports.Clock of the real world."""
+
+    def now_s(self) -> float:
+        """See ports.Clock."""
+        return time.time()
+
+    def monotonic_s(self) -> float:
+        """See ports.Clock."""
+        return time.monotonic()
+
+
+async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Awaitable[None]]) -> None:
+    """Do the work until it fails or a signal asks to stop; then finish what is in flight, and end it."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        working.result()
+    log.info("stopping")
+    await finish()
+    working.cancel()
+    with suppress(asyncio.CancelledError):
+        await working
+
+
+def logging_to_stderr() -> None:
+    """Logs go to standard error; standard output is for what was asked for.
+
+    A traceback shows no local variables: among them are clients' requests and headers, which hold secrets.
+    """
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.dev.set_exc_info,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S.%f", utc=False),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+            ),
+        ],
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+    )
