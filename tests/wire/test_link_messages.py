@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from billet.core.bidding import bid
-from billet.core.model import ZERO, Auction, Bid, Facts, Host, Resources
+from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.wishes import read
 from billet.wire import link
@@ -36,3 +38,40 @@ def test_hosts_hear_nothing_of_a_wish_but_the_policy() -> None:
     wanted = auction(zone="b", apart="web", near="db", policy="pack", priority="3")
     ((_, sent),) = link.get_call(link.put_call(1, [(0, wanted)]))
     assert sent == Auction("", "", "", SHAPE, wishes=read({"billet.io/policy": "pack"}))
+
+
+def test_an_older_leader_is_bid_to_and_an_older_agents_bid_is_heard() -> None:
+    """Servers and agents are upgraded in any order: columns that are younger than the other side are not there."""
+    call = link.put_call(7, [(0, auction()), (1, auction())])
+    call.ClearField("policy")
+    call.ClearField("images")
+    called = link.get_call(pb.Call.FromString(call.SerializeToString()))
+    assert [sent for _, sent in called] == [Auction("", "", "", SHAPE)] * 2
+    bids = link.put_bids(7, [(lot, bid(HOST, ZERO, Facts(), sent, DEFAULT_WEIGHTS)) for lot, sent in called])
+    bids.ClearField("delay")
+    bids.ClearField("missing")
+    heard = link.get_bids("h1", pb.Bids.FromString(bids.SerializeToString()))
+    assert heard == [(lot, bid(HOST, ZERO, Facts(), auction(), DEFAULT_WEIGHTS)) for lot in (0, 1)]
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("part", "amount"),
+    [("utilisation", NAN), ("utilisation", INF), ("utilisation", -1.0), ("shape", NAN), ("delay", -INF)],
+)
+def test_a_bid_that_is_no_number_is_none(part: str, amount: float) -> None:
+    """It would be neither lower nor higher than any other, and the auction could not be decided at all."""
+    good = bid(HOST, ZERO, Facts(0.1, 3, 2.0), auction(), DEFAULT_WEIGHTS)
+    message = link.put_bids(1, [(0, good), (1, good)])
+    getattr(message, part)[1] = amount
+    assert link.get_bids("h1", message) == [(0, good), (1, Refusal("h1", Reason.DECLINED, link.NO_SENSE))]
+
+
+@pytest.mark.parametrize("facts", [Facts(NAN), Facts(0.0, 1, INF), Facts(0.0, -1, 1.0), Facts(pulls=-3)])
+def test_facts_that_make_no_sense_are_no_bid(facts: Facts) -> None:
+    good = bid(HOST, ZERO, Facts(), auction(), DEFAULT_WEIGHTS)
+    assert isinstance(good, Bid)
+    message = link.put_bids(1, [(0, good._replace(facts=facts))])
+    assert link.get_bids("h1", message) == [(0, Refusal("h1", Reason.DECLINED, link.NO_SENSE))]

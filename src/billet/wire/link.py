@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isfinite
+from typing import TypeVar
 
 from billet.core.model import (
     NO_WISHES,
@@ -24,6 +26,9 @@ from billet.core.pressure import Stalls
 from billet.core.scoring import Weights
 from billet.ports import Created, Denied, Inventory, MachineFacts, NotTaken, Outcome, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
+
+T = TypeVar("T")
+NO_SENSE = "its bid makes no sense"
 
 
 def put_resources(value: Resources) -> pb.Resources:
@@ -237,8 +242,8 @@ def get_call(call: pb.Call) -> list[tuple[int, Auction]]:
         call.provider,
         call.needs_macvtap,
         call.needs_virtiofs,
-        call.policy,
-        (get_images(images) for images in call.images),
+        _later(call.policy, "", call.lot),
+        (get_images(images) for images in _later(call.images, pb.Images(), call.lot)),
         strict=True,
     )
     return [
@@ -251,6 +256,11 @@ def get_call(call: pb.Call) -> list[tuple[int, Auction]]:
         )
         for lot, cpu, mib, disk, provider, macvtap, virtiofs, policy, images in columns
     ]  # fmt: skip
+
+
+def _later(column: Sequence[T], default: T, lots: Sequence[int]) -> Sequence[T]:
+    """A column that a Billet from before it does not send: servers and agents are upgraded in any order."""
+    return column or [default] * len(lots)
 
 
 def _wishes(policy: str) -> Wishes:
@@ -285,21 +295,24 @@ def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bi
 
 
 def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
-    """The answers of one host, by lot."""
+    """The answers of one host, by lot. A bid that is no number, or tells of less than nothing, is none."""
     basis, facts = get_resources(message.basis), get_facts(message.facts)
-    pressure = message.pressure_part
-    columns = zip(message.lot, message.utilisation, message.shape, message.delay, message.missing, strict=True)
-    answers: list[tuple[int, Bid | Refusal]] = [
-        (
-            lot,
-            Bid(
-                host_id, Score(share + shape + pressure + delay, share, pressure, delay, shape), basis, facts, missing
-            ),
-        )
-        for lot, share, shape, delay, missing in columns
-    ]
+    pressure, sound = message.pressure_part, _make_sense(facts)
+    delays, images = _later(message.delay, 0.0, message.lot), _later(message.missing, 0, message.lot)
+    columns = zip(message.lot, message.utilisation, message.shape, delays, images, strict=True)
+    answers: list[tuple[int, Bid | Refusal]] = []
+    for lot, share, shape, delay, missing in columns:
+        score = Score(share + shape + pressure + delay, share, pressure, delay, shape)
+        sane = sound and isfinite(score.total) and min(score) >= 0.0
+        answer = Bid(host_id, score, basis, facts, missing) if sane else Refusal(host_id, Reason.DECLINED, NO_SENSE)
+        answers.append((lot, answer))
     answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
     return answers
+
+
+def _make_sense(facts: Facts) -> bool:
+    known = [fact for fact in facts if fact is not None]
+    return isfinite(sum(known)) and min(known) >= 0
 
 
 def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:
