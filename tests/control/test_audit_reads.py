@@ -1,0 +1,64 @@
+"""Whoever reads the audit of a large fleet holds up no auction: what takes long is done beside the event loop."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from starlette.requests import Request
+from starlette.routing import Route
+
+from billet.api import fleet
+from billet.api.front import Front
+from billet.api.http import http_app
+from billet.api.metrics import exposition
+from billet.control.office import Office
+from billet.core.audit import Outcome
+from billet.core.model import Foretold
+from billet.wire.auction_records import decode_outcomes, encode_outcome
+from billet.wire.pb import fleet_pb2
+
+OUTCOMES = [Outcome("h1", f"u{n}", float(n), Foretold(0.3, 1.5, 2.2), 1.5, 0.3, 0.3) for n in range(20)]
+
+
+@pytest.fixture
+def office() -> Office:
+    outcomes = {"h1": deque(OUTCOMES), "h2": deque([OUTCOMES[0]._replace(host="h2")])}
+    return cast("Office", SimpleNamespace(auditor=SimpleNamespace(outcomes=outcomes)))
+
+
+async def test_an_audit_is_written_beside_the_loop(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken on purpose (written on the loop): the only thread is this one."""
+    threads: set[int] = set()
+
+    def noted(outcome: Outcome) -> bytes:
+        threads.add(threading.get_ident())
+        return encode_outcome(outcome)
+
+    monkeypatch.setattr(fleet, "encode_outcome", noted)
+    audit = fleet.fleet_methods(office, fleet.Nothing(), "s1")[fleet.AUDIT]
+    answer = await audit(fleet_pb2.AuditRequest(host="h1").SerializeToString(), 1.0, {})
+    reply = fleet_pb2.AuditReply.FromString(answer.payload)
+    assert (decode_outcomes(reply.outcome_json), reply.server) == (OUTCOMES, "s1")
+    assert threads
+    assert threading.get_ident() not in threads
+
+
+async def test_metrics_are_worked_out_beside_the_loop(office: Office) -> None:
+    """Broken on purpose (worked out on the loop): the only thread is this one."""
+    threads: set[int] = set()
+
+    def noted() -> bytes:
+        threads.add(threading.get_ident())
+        return exposition(office)
+
+    app = http_app(cast("Front", None), "", noted)
+    metrics = next(route for route in app.routes if isinstance(route, Route) and route.path == "/metrics")
+    page = bytes((await metrics.endpoint(Request({"type": "http", "headers": []}))).body).decode()
+    assert 'billet_bid_outcomes{host="h1"} 20.0' in page
+    assert 'billet_bid_outcomes{host="h2"} 1.0' in page
+    assert threads
+    assert threading.get_ident() not in threads
