@@ -101,12 +101,12 @@ class State:
         views = {host_id: view for host_id in host_ids if (view := self.view(host_id))}
         if auction.wishes == NO_WISHES:
             return views
-        counted = [(wish, self.groups.census(group, self.zone)) for wish, group in soft_groups(auction)]
+        groups = self.groups
+        counted = [(*soft, total) for soft in soft_groups(auction) if (total := groups.total(soft[1]))]
         for host_id, view in views.items():
             kin = tuple(
-                Kin(wish, census.hosts.get(host_id, 0), census.zones.get(self.zone(host_id), 0), census.total)
-                for wish, census in counted
-                if census.total
+                Kin(wish, groups.here(group, host_id), groups.in_zone(group, self.zone(host_id)), total)
+                for wish, group, total in counted
             )
             against = unwished(self.hosts[host_id], auction.wishes) or self._apart(host_id, auction)
             views[host_id] = view._replace(against=against, kin=kin)
@@ -143,18 +143,15 @@ class State:
 
 
 def apply(state: State, change: Change) -> None:
-    """Take one step, in place. O(1) in hosts and placements."""
+    """Take one step, in place. O(1) in hosts and placements, but for a host's move to another zone."""
     match change:
         case PutHost(host):
             _offer(state, host.id, host.allocatable)
-            _leave_zone(state, host.id)
-            state.hosts[host.id] = host
-            state.zones[state.zone(host.id)] += 1
+            _become(state, host.id, host)
             _rank(state, host.id)
         case DropHost(host_id):
             _offer(state, host_id, ZERO)
-            _leave_zone(state, host_id)
-            state.hosts.pop(host_id, None)
+            _become(state, host_id, None)
             state.ranking.drop(host_id)
         case PutPlacement(placement):
             _remove(state, placement.id)
@@ -181,7 +178,7 @@ def _insert(state: State, placement: Placement) -> None:
     if holds_room(placement):
         _take(state, placement.host, state.taken.get(placement.host, ZERO).plus(placement.demand))
         state.of_namespace[placement.namespace] = state.in_namespace(placement.namespace).plus(placement.demand)
-        state.groups.add(placement)
+        state.groups.add(placement, state.zone(placement.host))
 
 
 def _remove(state: State, placement_id: str) -> None:
@@ -196,15 +193,29 @@ def _remove(state: State, placement_id: str) -> None:
         state.of_namespace[old.namespace] = left = state.in_namespace(old.namespace).minus(old.demand)
         if left == ZERO:  # the last one: names of namespaces come and go
             del state.of_namespace[old.namespace]
-        state.groups.remove(old)
+        state.groups.remove(old, state.zone(old.host))
 
 
-def _leave_zone(state: State, host_id: str) -> None:
+def _become(state: State, host_id: str, host: Host | None) -> None:
+    """A host is another, or none. O(1), but for a move to another zone: O(placements on it)."""
+    before = state.zone(host_id)
     if host_id in state.hosts:
-        zone = state.zone(host_id)
-        state.zones[zone] -= 1
-        if not state.zones[zone]:
-            del state.zones[zone]
+        state.zones[before] -= 1
+        if not state.zones[before]:
+            del state.zones[before]
+    if host:
+        state.hosts[host_id] = host
+        state.zones[state.zone(host_id)] += 1
+    else:
+        state.hosts.pop(host_id, None)
+    after = state.zone(host_id)
+    if after == before:
+        return
+    for placement_id in state.on_host.get(host_id, ()):
+        placement = state.placements[placement_id]
+        if holds_room(placement):
+            state.groups.remove(placement, before)
+            state.groups.add(placement, after)
 
 
 def _take(state: State, host_id: str, taken: Resources) -> None:
@@ -235,7 +246,7 @@ def check(state: State) -> None:
         if holds_room(placement):
             sums[placement.host] = sums.get(placement.host, ZERO).plus(placement.demand)
             namespaces[placement.namespace] = namespaces.get(placement.namespace, ZERO).plus(placement.demand)
-            groups.add(placement)
+            groups.add(placement, state.zone(placement.host))
     assert namespaces == state.of_namespace
     assert groups == state.groups
     assert Counter(state.zone(host_id) for host_id in state.hosts) == state.zones
