@@ -27,6 +27,7 @@ class Watch:
 
     host: str
     foretold: Foretold
+    untold: float  # by how much the bid itself said less than the utilisation that the ledger counts
     at_s: float  # wall clock
     begun_s: float  # monotonic
     uid: str = ""
@@ -65,7 +66,9 @@ class Auditor:
 
     def awarded(self, auction: Auction, bid: Bid, view: HostView) -> None:
         """A bid has won. `view` is what the ledger counted, without the microVM."""
-        watch = Watch(bid.host, foretold_by(bid, auction, view), self._clock.now_s(), self._clock.monotonic_s())
+        foretold = foretold_by(bid, auction, view)
+        untold = utilisation(view.allocatable, view.taken, auction.demand) - foretold.utilisation
+        watch = Watch(bid.host, foretold, untold, self._clock.now_s(), self._clock.monotonic_s())
         remember(self._watched, auction.id, watch)
 
     # HostsListener.
@@ -93,9 +96,10 @@ class Auditor:
         if not created or host is None or not report.daemon_ok:
             return
         reported = utilisation(host.allocatable, report.taken, ZERO)
-        # What was foretold, and what the ledger has moved since, come to what it counts now.
-        expected = utilisation(host.allocatable, self._state.taken.get(host_id, ZERO), ZERO)
+        # What was foretold, and what the ledger has moved since, come to what it counts now, but for what was untold.
+        counted = utilisation(host.allocatable, self._state.taken.get(host_id, ZERO), ZERO)
         for watch in created:
+            expected = counted - watch.untold
             self._judge(Outcome(host_id, watch.uid, watch.at_s, watch.foretold, watch.took_s, reported, expected))
 
     def left(self, host_id: str) -> None:

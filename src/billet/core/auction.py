@@ -107,10 +107,13 @@ def facts_by(bid: Bid, taken: Resources) -> Facts:
 
 
 def foretold_by(bid: Bid, auction: Auction, view: HostView) -> Foretold:
-    """What a bid foretells, with the awards that the ledger has seen since counted as waiting before it."""
-    facts = facts_by(bid, view.taken)
+    """What a bid foretells, with the awards that the ledger has seen since counted as waiting before it.
+
+    The utilisation is the bid's own word while the ledger counts as the host did: that is what it won with.
+    """
+    facts, moved = facts_by(bid, view.taken), view.taken != bid.basis
     return Foretold(
-        utilisation(view.allocatable, view.taken, auction.demand),
+        utilisation(view.allocatable, view.taken, auction.demand) if moved else bid.score.utilisation,
         until_created_s(facts, bid.missing),
         bound_s(facts, bid.missing),
     )
