@@ -243,3 +243,19 @@ async def test_a_slow_list_does_not_undo_a_newer_one(pair: Pair) -> None:
     assert len(agent._count.merge([], now_s + 3)[1]) == 1
     assert agent._count.merge(rows, now_s + 2) == ([], [])
     assert agent.taken == Resources()
+
+
+async def test_an_idle_host_that_promises_more_than_it_has_feels_no_pressure_for_it() -> None:
+    """A memory ratio of 2. Broken on purpose (held against what is promised): 0.48 on an empty machine."""
+    room = Resources(8, 32768, 100_000, 10)
+    free = {"now": 15_360}
+
+    def measured() -> Measured:
+        return Measured(0.0, 1024, 0, memory_free_mib=free["now"])
+
+    daemon = GrpcFlintlock("127.0.0.1:1")
+    agent = Agent(Host("h1", ROOM, room), daemon, wire, measured, SystemClock(), report_interval_s=0.2, instance="i")
+    assert agent.report().facts.pressure == 0.0
+    free["now"] = 1_000  # gone, though nothing is placed here
+    assert (agent.report().facts.pressure or 0.0) > 0.9
+    await daemon.close()

@@ -25,7 +25,7 @@ from billet.core.model import (
     VmState,
 )
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.core.state import PutHost, PutPlacement, State, apply
+from billet.core.state import DropHost, PutHost, PutPlacement, State, apply
 from billet.ports import Inventory, Report
 
 ROOM, SHAPE = Resources(10, 10_240, 0, 10), Resources(1, 1024, 0, 1)
@@ -181,3 +181,16 @@ def test_a_host_that_bids_less_than_it_counts_is_named_for_it() -> None:
         rig.reports()
     assert [outcome.understated for outcome in rig.kept] == pytest.approx([0.25] * NEEDED)
     assert rig.auditor.discounted({"h": rig.view()})["h"].discount.utilisation == pytest.approx(0.25)
+
+
+def test_a_host_that_was_removed_is_forgotten() -> None:
+    """Names of hosts come and go: what is kept must not grow with all that there ever were."""
+    rig = Rig()
+    rig.award("a")
+    rig.shows("a", VmState.CREATED, after_s=2.0)
+    rig.reports()
+    rig.auditor.joined(rig.state.hosts["h"])
+    assert set(rig.auditor.outcomes) == {"h"}  # it is only connected anew
+    apply(rig.state, DropHost("h"))
+    rig.auditor.joined(Host("other", ROOM, ROOM))
+    assert set(rig.auditor.outcomes) == set()

@@ -5,7 +5,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billet.core.pressure import HALF_LIFE_S, NO_STALLS, Stalls, felt, smoothed, squeeze
+from billet.core.pressure import HALF_LIFE_S, NO_STALLS, Stalls, backed_mib, felt, smoothed, squeeze
 
 shares = st.floats(0, 1)
 amounts = st.integers(0, 1 << 20)
@@ -43,3 +43,9 @@ def test_what_is_not_known_is_left_out_and_the_worst_of_the_rest_counts():
     assert felt(Stalls(memory=0.3, io=0.1), (1000, None), (1000, None)) == 0.3
     assert felt(Stalls(cpu=0.3), (10_000, 900), (10_000, None)) == 0.9
     assert felt(NO_STALLS, (1000, 1000), (10_000, 0)) == 1.0
+
+
+@given(st.integers(0, 1 << 20), st.integers(1, 1 << 20), st.integers(1, 1 << 20))
+def test_of_what_is_promised_only_what_there_is_has_to_be_there(free, capacity, allocatable):
+    assert 0 <= backed_mib(free, capacity, allocatable) <= free
+    assert backed_mib(allocatable, capacity, allocatable) == min(capacity, allocatable)

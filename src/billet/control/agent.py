@@ -29,7 +29,7 @@ from billet.core.model import (
     Resources,
     VmState,
 )
-from billet.core.pressure import NO_STALLS, Stalls, felt
+from billet.core.pressure import NO_STALLS, Stalls, backed_mib, felt
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.ports import (
     NOTHING_KNOWN,
@@ -319,10 +319,7 @@ class Agent:
     def report(self) -> Report:
         """What the machine and flintlockd look like now."""
         measured = self._measure()
-        free = self.host.allocatable.minus(self._count.taken)
-        self._pressure = felt(
-            measured.stalls, (free.memory_mib, measured.memory_free_mib), (free.disk_mib, measured.volumes_free_mib)
-        )
+        self._pressure = self._felt(measured)
         return Report(
             facts=self.facts,
             cpu_share=measured.cpu_share,
@@ -338,6 +335,15 @@ class Agent:
             volumes_free_mib=measured.volumes_free_mib,
             images=self.room.images,
             machine=self._machine._replace(lacks=(*self._machine.lacks, *self._lacks.values())),
+        )
+
+    def _felt(self, measured: Measured) -> float | None:
+        whole, most = self.host.capacity, self.host.allocatable
+        free = most.minus(self._count.taken)
+        return felt(
+            measured.stalls,
+            (backed_mib(free.memory_mib, whole.memory_mib, most.memory_mib), measured.memory_free_mib),
+            (backed_mib(free.disk_mib, whole.disk_mib, most.disk_mib), measured.volumes_free_mib),
         )
 
     def _show(self, row: Observed) -> None:

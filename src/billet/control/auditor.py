@@ -76,6 +76,9 @@ class Auditor:
     def joined(self, host: Host) -> None:
         """See HostsListener."""
         self._inner.joined(host)
+        for host_id in self.outcomes.keys() - self._state.hosts.keys():  # removed: names of hosts come and go
+            del self.outcomes[host_id]
+            self._discounts.pop(host_id, None)
 
     def observed(self, host_id: str, inventory: Inventory) -> None:
         """See HostsListener."""

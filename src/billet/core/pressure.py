@@ -37,6 +37,15 @@ def squeeze(promised_mib: int, truly_free_mib: int | None) -> float | None:
     return min(1.0, max(0.0, 1.0 - truly_free_mib / wanted_mib)) if wanted_mib > 0 else 0.0
 
 
+def backed_mib(free_mib: int, capacity_mib: int, allocatable_mib: int) -> int:
+    """How much of the free room that the ledger counts the machine is meant to have.
+
+    An allocation ratio above 1 promises more than there is, in the hope that not all of it is used at once. That an
+    empty host has not all of that is no pressure.
+    """
+    return free_mib * capacity_mib // allocatable_mib if allocatable_mib > capacity_mib else free_mib
+
+
 def felt(stalls: Stalls, memory: tuple[int, int | None], volumes: tuple[int, int | None]) -> float | None:
     """The pressure that a bid carries: the worst of all that is known, None when nothing is.
 
