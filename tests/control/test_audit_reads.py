@@ -1,4 +1,4 @@
-"""Whoever reads the audit of a large fleet holds up no auction: what takes long is done beside the event loop."""
+"""Who reads audits and records holds up no auction: what takes long is done beside the event loop."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.routing import Route
 
@@ -45,6 +46,37 @@ async def test_an_audit_is_written_beside_the_loop(office: Office, monkeypatch: 
     assert (decode_outcomes(reply.outcome_json), reply.server) == (OUTCOMES, "s1")
     assert threads
     assert threading.get_ident() not in threads
+
+
+class Kept:
+    """Records that note who reads them."""
+
+    def __init__(self) -> None:
+        self.threads: list[int] = []
+
+    def find(self, name: str) -> list[bytes]:
+        self.threads.append(threading.get_ident())
+        return []
+
+    def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
+        self.threads.append(threading.get_ident())
+        return [b"one"], 0
+
+
+@pytest.mark.parametrize(
+    ("method", "request_"),
+    [
+        (fleet.EXPLAIN, fleet_pb2.ExplainRequest(key="web")),
+        (fleet.RECORDS, fleet_pb2.RecordsRequest(key="web")),
+        (fleet.RECORDS, fleet_pb2.RecordsRequest(after=0)),
+    ],
+)
+async def test_records_are_read_beside_the_loop(office: Office, method: str, request_: Message) -> None:
+    """Broken on purpose (read on the loop): the only thread is this one."""
+    kept = Kept()
+    await fleet.fleet_methods(office, kept, "s1")[method](request_.SerializeToString(), 1.0, {})
+    assert len(kept.threads) == 1
+    assert threading.get_ident() not in kept.threads
 
 
 async def test_metrics_are_worked_out_beside_the_loop(office: Office) -> None:

@@ -69,13 +69,20 @@ def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Me
         return Answer(pb.PlacementsReply(placements=views).SerializeToString())
 
     async def explained(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        found = records.find(pb.ExplainRequest.FromString(request).key)
-        return Answer(pb.ExplainReply(record_json=[readable(data) for data in found]).SerializeToString())
+        key = pb.ExplainRequest.FromString(request).key
+
+        def written() -> bytes:
+            return pb.ExplainReply(record_json=map(readable, records.find(key))).SerializeToString()
+
+        return Answer(await asyncio.to_thread(written))  # thousands of a name whose controller tries again and again
 
     async def kept(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = pb.RecordsRequest.FromString(request)
         limit = min(max(wanted.limit, 0) or PAGE, MOST_PAGE)
-        found, more = (records.find(wanted.key), 0) if wanted.key else records.page(wanted.after, limit, wanted.gone)
+        if wanted.key:
+            found, more = await asyncio.to_thread(records.find, wanted.key), 0
+        else:
+            found, more = await asyncio.to_thread(records.page, wanted.after, limit, wanted.gone)
         return Answer(pb.RecordsReply(record=found, next=more, server=server).SerializeToString())
 
     async def change_host(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
