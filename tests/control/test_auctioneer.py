@@ -292,3 +292,19 @@ async def test_the_first_host_of_a_fleet_is_waited_for_while_it_is_written_down(
     await ledger.settle([PutHost(Host("h0", ROOM, ROOM))])
     maker._ready.add("h0")
     assert await creating == b"reply"
+
+
+async def test_a_host_that_is_wished_is_looked_at_and_no_other(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a fleet larger than --ask-hosts. Broken on purpose (look for it from the emptiest on): all three are."""
+    hosts = Hosts(bids, bids)
+    maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=1, ask_random=0))
+    looked: list[str] = []
+    may_have = maker._may_have
+    monkeypatch.setattr(
+        maker, "_may_have", lambda host_id, wanted: looked.append(host_id) or may_have(host_id, wanted)
+    )
+    labels = {"billet.io/host": "h2"}
+    await maker.create(Auction("a", "ns", "a", SHAPE, labels=labels, wishes=read(labels)), b"", caller())
+    assert (hosts.called, hosts.orders, set(looked)) == ([["h2"]], ["h2"], {"h2"})

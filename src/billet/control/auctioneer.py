@@ -289,6 +289,8 @@ class Auctioneer:
         def fits(host_id: str) -> bool:
             return host_id in self._ready and host_id not in asked and self._may_have(host_id, auction)
 
+        if only := auction.wishes.host:
+            return [only] if fits(only) else []
         near = list(islice(filter(fits, state.kin_hosts(auction)), ask))
         asked = asked.union(near)
         fullest_first = named(self._rules.weights.under(auction.wishes.policy).policy).fullest_first
