@@ -10,6 +10,8 @@ from billet.commands.fleet import as_dicts
 from billet.show.explain import explained, older
 from billet.show.fleet import hosts_table, natural, placements_table
 from billet.show.marks import age, bar, duration, gib
+from billet.show.simulate import Burst, bursts_table, columns, compared
+from billet.whatif.bursts import Accuracy, Waits
 from billet.wire.pb import fleet_pb2 as pb
 
 
@@ -248,3 +250,18 @@ def test_wishes_are_told_with_what_they_added_and_by_what_they_were_measured():
     assert "of its group there / in that zone / anywhere: host-1 spread 0/2/3; host-2 spread 2/2/3" in said
     assert not re.search(r"host-9 +\d", said)
     assert "host-9: already has default/web-1 of group db" in said
+
+
+def test_a_comparison_shows_every_figure_whole_on_a_terminal_of_any_usual_width():
+    heads = columns(["evening", "night"])
+    body = [[rule, *(f"{n}.123" for n in range(len(heads) - 1))] for rule in ("billet spread", "static, crc32(name)")]
+    for width, tables in ((60, 4), (80, 3), (160, 1)):
+        said = text(compared(heads, body, width), width)
+        assert said.count("rule") == said.count("billet spread") == tables
+        assert all(said.split().count(figure) == 2 for figure in body[0][1:])
+
+
+def test_the_waits_of_a_burst_fit_80_columns():
+    waits = Waits(10.33, 124.53, 124.53, 0.0)
+    said = text(bursts_table([Burst("static list, crc32(name) mod N", 500, waits, Accuracy(0.213, 0.91, 500))]), 80)
+    assert {"500", "10.33", "124.53", "21.3%", "91.0%"} <= set(said.split())
