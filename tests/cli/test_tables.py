@@ -7,6 +7,9 @@ import pytest
 from rich.console import Console
 
 from billet.commands.fleet import as_dicts
+from billet.core.audit import Outcome
+from billet.core.model import Foretold
+from billet.show.audit import audit
 from billet.show.explain import explained, older
 from billet.show.fleet import hosts_table, natural, placements_table
 from billet.show.marks import age, bar, duration, gib
@@ -133,7 +136,7 @@ def test_an_auction_gives_the_time_of_each_leg():
 def test_an_auction_without_a_winner_says_so_with_the_clients_text():
     nobody = {"bids": [], "refusals": AWARDED["refusals"], "ledger": {}, "priced": {}, "award": None}
     said = text(explained(a_record(nobody, "unplaced", "no host can take default/web-3")))
-    assert "Nobody won: all 3 hosts that were asked said no." in said
+    assert "Nobody won: none of 3 hosts can take it." in said
     assert "not placed: no host can take default/web-3" in said
 
 
@@ -265,3 +268,11 @@ def test_the_waits_of_a_burst_fit_80_columns():
     waits = Waits(10.33, 124.53, 124.53, 0.0)
     said = text(bursts_table([Burst("static list, crc32(name) mod N", 500, waits, Accuracy(0.213, 0.91, 500))]), 80)
     assert {"500", "10.33", "124.53", "21.3%", "91.0%"} <= set(said.split())
+
+
+@pytest.mark.parametrize("host", ["host-10", "ip-10-0-12-33.eu-west-1.compute.internal"])
+def test_an_audit_shows_every_figure_whole_on_80_columns(host):
+    kept = [Outcome(host, "uid", 1.0, Foretold(0.5, 2.0, 3.0), 4.0, 0.62, 0.5)] * 30
+    said = text(audit([*kept, Outcome("b", "uid", 1.0, Foretold(0.5, 2.0, 3.0), 2.0, 0.5, 0.5)]), 80)
+    figures = {"30", "2.00", "100.0%", "0.0%", "+12.00%", "12.00%", "+0.120"}
+    assert figures <= set(said.split())

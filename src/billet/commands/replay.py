@@ -187,12 +187,12 @@ def _print(said: str, notes: Sequence[str], played: Sequence[Row], output: str, 
     if output == "json":
         click.echo(json.dumps({"records": said, "assumed": notes, "rows": [_plain(row) for row in played]}, indent=2))
     else:
-        click.echo(said)
         screen = console()
+        screen.print(said, markup=False)
         screen.print(compared(heads, body, screen.width))
-        click.echo("Assumed:")
+        screen.print("Assumed:")
         for note in notes:
-            click.echo(f"- {note}")
+            screen.print(f"- {note}", markup=False)
     if html:
         sections = [("The auctions on record", [row.result for row in played])]
         write(html, page(sections, heads, body, "billet replay", said, notes))
