@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from billet.commands.options import client_options, console, output_option
+from billet.commands.options import client_options, console, output_option, tell
 from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Resources
 from billet.core.policies import POLICIES
@@ -188,11 +188,11 @@ def _print(said: str, notes: Sequence[str], played: Sequence[Row], output: str, 
         click.echo(json.dumps({"records": said, "assumed": notes, "rows": [_plain(row) for row in played]}, indent=2))
     else:
         screen = console()
-        screen.print(said, markup=False)
+        tell(screen, said)
         screen.print(compared(heads, body, screen.width))
-        screen.print("Assumed:")
+        tell(screen, "Assumed:")
         for note in notes:
-            screen.print(f"- {note}", markup=False)
+            tell(screen, f"- {note}")
     if html:
         sections = [("The auctions on record", [row.result for row in played])]
         write(html, page(sections, heads, body, "billet replay", said, notes))
