@@ -50,7 +50,9 @@ def test_json_with_camel_case_and_the_requests_outer_key():
         ("- 1", "holds no MicroVMSpec"),
         ("", "holds no MicroVMSpec"),
         ("a: [", "neither YAML nor JSON"),
-        ("vcpu: many", "is not a MicroVMSpec"),
+        ("vcpu: many", "is not a MicroVMSpec: vcpu: 'many' is not a whole number"),
+        ("labels: {billet.io/priority: 5}", "labels: billet.io/priority is 5; put it in quotes"),
+        ("labels: {a: yes}", "labels: a is true; put it in quotes"),
         ("metadata_text: 5", "metadata_text must map"),
     ],
 )

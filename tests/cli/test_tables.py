@@ -7,9 +7,14 @@ import pytest
 from rich.console import Console
 
 from billet.commands.fleet import as_dicts
+from billet.core.audit import Outcome
+from billet.core.model import Foretold
+from billet.show.audit import audit
 from billet.show.explain import explained, older
 from billet.show.fleet import hosts_table, natural, placements_table
 from billet.show.marks import age, bar, duration, gib
+from billet.show.simulate import Burst, bursts_table, columns, compared
+from billet.whatif.bursts import Accuracy, Waits
 from billet.wire.pb import fleet_pb2 as pb
 
 
@@ -131,7 +136,7 @@ def test_an_auction_gives_the_time_of_each_leg():
 def test_an_auction_without_a_winner_says_so_with_the_clients_text():
     nobody = {"bids": [], "refusals": AWARDED["refusals"], "ledger": {}, "priced": {}, "award": None}
     said = text(explained(a_record(nobody, "unplaced", "no host can take default/web-3")))
-    assert "Nobody won: all 3 hosts that were asked said no." in said
+    assert "Nobody won: none of 3 hosts can take it." in said
     assert "not placed: no host can take default/web-3" in said
 
 
@@ -248,3 +253,26 @@ def test_wishes_are_told_with_what_they_added_and_by_what_they_were_measured():
     assert "of its group there / in that zone / anywhere: host-1 spread 0/2/3; host-2 spread 2/2/3" in said
     assert not re.search(r"host-9 +\d", said)
     assert "host-9: already has default/web-1 of group db" in said
+
+
+def test_a_comparison_shows_every_figure_whole_on_a_terminal_of_any_usual_width():
+    heads = columns(["evening", "night"])
+    body = [[rule, *(f"{n}.123" for n in range(len(heads) - 1))] for rule in ("billet spread", "static, crc32(name)")]
+    for width, tables in ((60, 4), (80, 3), (160, 1)):
+        said = text(compared(heads, body, width), width)
+        assert said.count("rule") == said.count("billet spread") == tables
+        assert all(said.split().count(figure) == 2 for figure in body[0][1:])
+
+
+def test_the_waits_of_a_burst_fit_80_columns():
+    waits = Waits(10.33, 124.53, 124.53, 0.0)
+    said = text(bursts_table([Burst("static list, crc32(name) mod N", 500, waits, Accuracy(0.213, 0.91, 500))]), 80)
+    assert {"500", "10.33", "124.53", "21.3%", "91.0%"} <= set(said.split())
+
+
+@pytest.mark.parametrize("host", ["host-10", "ip-10-0-12-33.eu-west-1.compute.internal"])
+def test_an_audit_shows_every_figure_whole_on_80_columns(host):
+    kept = [Outcome(host, "uid", 1.0, Foretold(0.5, 2.0, 3.0), 4.0, 0.62, 0.5)] * 30
+    said = text(audit([*kept, Outcome("b", "uid", 1.0, Foretold(0.5, 2.0, 3.0), 2.0, 0.5, 0.5)]), 80)
+    figures = {"30", "2.00", "100.0%", "0.0%", "+12.00%", "12.00%", "+0.120"}
+    assert figures <= set(said.split())

@@ -18,6 +18,7 @@ from billet.core.model import (
     Refusal,
     Resources,
 )
+from billet.core.quotas import Quota, exceeded
 from billet.core.record import Attempt, Gone, Record
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
@@ -158,6 +159,13 @@ def test_what_came_to_no_decision_is_left_out_and_said():
     said = " ".join(assumed(known))
     assert "1 denied" in said
     assert "2 auctions asked for more than room" in said
+
+
+def test_who_was_refused_for_a_quota_is_said_to_be_free_of_it():
+    day = Yesterday(hosts=1)
+    day.create("much", Resources(99, 1024, 0, 1))
+    day.records[-1].text = exceeded({"ns": Quota(vcpu=8)}, "ns", Resources(8), Resources(99))
+    assert "no quota holds, though 1 auction ended at one" in " ".join(assumed(day.past()))
 
 
 def test_no_records_are_no_past():

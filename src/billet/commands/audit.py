@@ -22,6 +22,14 @@ def audit(address: Address, output: str, host: str) -> None:
 
     Of each host the last 500 microVMs that the leader has seen booted. A host whose bids are wrong is named, and its
     bids count for less until its last 30 microVMs say otherwise; docs/scheduling.md has the rule.
+
+    \b
+    TIMES TOLD        of how many of the VMs the bid foretold the seconds
+    TAKEN / TOLD      seconds taken over seconds foretold, the median
+    MEDIAN ERROR      how far from 1 that is, either way, the median
+    WITHIN 90 % BOUND how many were within the bound; 90 % are meant to be
+    FULLER THAN TOLD  utilisation, reported less foretold: mean, and WORST
+    DISCOUNT          its seconds count x times, its score is raised by +
     """
     from billet.client import Client
     from billet.show.audit import audit as shown

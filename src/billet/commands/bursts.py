@@ -24,7 +24,10 @@ def bursts_options(function: Function) -> Function:
     fresh = Setting()
     for option in (
         click.option("--seeds", type=click.IntRange(1), default=20, show_default=True, help="Bursts: so many times."),
-        click.option("--sigma", type=click.FloatRange(0), default=fresh.sigma, help="Bursts: spread of these times."),
+        click.option(
+            "--sigma", type=click.FloatRange(0), default=fresh.sigma, show_default=True,
+            help="Bursts: how much these times vary; 0.3 = by about 30 %, 0 = not at all.",
+        ),
         click.option(
             "--pull-s", type=click.FloatRange(0), default=fresh.pull_s, show_default=True,
             help="Bursts: mean seconds to pull each of a microVM's two images.",

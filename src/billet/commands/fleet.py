@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.padding import Padding
 
 from billet.commands.options import client_options, console, output_option
 
@@ -43,7 +44,7 @@ def hosts(address: Address, output: str) -> None:
         screen = console()
         screen.print(hosts_table(rows))
         for line in lacking(rows):
-            screen.print(line, style="dim")
+            screen.print(Padding.indent(line.lstrip(), len(line) - len(line.lstrip())), style="dim")
 
 
 @click.command()

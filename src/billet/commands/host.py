@@ -41,7 +41,7 @@ host.add_command(drain)
 @client_options
 @output_option
 def show(address: Address, output: str, name: str) -> None:
-    """Show all that this host says of itself, and which facts it cannot give."""
+    """Show all that a host says of itself, and what it cannot say."""
     from billet.client import Client
     from billet.show.fleet import host_table
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest

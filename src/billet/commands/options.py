@@ -200,6 +200,11 @@ def console() -> Console:
     return made if made.is_terminal else Console(highlight=False, width=250)
 
 
+def tell(screen: Console, line: str) -> None:
+    """Print a sentence: broken between words on a terminal, whole into a pipe."""
+    screen.print(line, markup=False, soft_wrap=not screen.is_terminal)
+
+
 output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True,
     help="How to print the answer.",

@@ -14,12 +14,13 @@ import click
 
 from billet.commands.drain import POLL_S, Row, delete, sort_out
 from billet.commands.fleet import as_dicts
-from billet.commands.options import client_options, console, output_option
+from billet.commands.options import client_options, console, output_option, tell
 from billet.core.errors import BilletError
 from billet.core.model import NO_WISHES, ZERO, Facts, Host, HostView, Resources
 from billet.core.rebalance import Move, Place, Resident, evenness, plan
 from billet.core.scoring import Weights
 from billet.core.wishes import read, unwished
+from billet.core.words import counted
 
 if TYPE_CHECKING:
     from billet.client import Address, Client
@@ -170,7 +171,7 @@ def _apply(
     elif not moves:
         click.echo(f"Nothing to gain: CoV is {after:.3f}.")
     else:
-        click.echo(f"{len(done)} microVMs were made again; CoV is {after:.3f}, planned was {moves[-1].cov:.3f}.")
+        click.echo(f"{counted(len(done), 'microVM')} made again; CoV {after:.3f}, planned was {moves[-1].cov:.3f}.")
 
 
 def _move(client: Client, move: Move, count: str, wait_s: float) -> dict[str, Any]:
@@ -213,10 +214,10 @@ def _print_plan(fleet: Fleet, moves: Sequence[Move], output: str) -> None:
         rows = [{**move._asdict(), "demand": move.demand._asdict()} for move in moves]
         click.echo(json.dumps({"moves": rows, **said._asdict()}, indent=2))
         return
+    screen = console()
     if not moves:
-        click.echo(f"Nothing to gain: CoV is {said.cov_before:.3f}. {said.why}")
+        tell(screen, f"Nothing to gain: CoV is {said.cov_before:.3f}. {said.why}")
         return
-    console().print(moves_table(fleet.places, moves))
-    click.echo(said.gain())
-    click.echo(said.cost())
-    click.echo(HONEST)
+    screen.print(moves_table(fleet.places, moves))
+    for line in (said.gain(), said.cost(), HONEST):
+        tell(screen, line)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from billet.commands.options import client_options, console, output_option
+from billet.commands.options import client_options, console, output_option, tell
 from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Resources
 from billet.core.policies import POLICIES
@@ -184,17 +184,18 @@ def _print(said: str, notes: Sequence[str], played: Sequence[Row], output: str, 
     heads = [*columns(["peak", "end"]), "elsewhere"]
     body = rows({row.result.rule: [row.result] for row in played}, ["peak", "end"])
     body = [[*cells, str(row.elsewhere)] for cells, row in zip(body, played, strict=True)]
+    if output == "json":
+        click.echo(json.dumps({"records": said, "assumed": notes, "rows": [_plain(row) for row in played]}, indent=2))
+    else:
+        screen = console()
+        tell(screen, said)
+        screen.print(compared(heads, body, screen.width))
+        tell(screen, "Assumed:")
+        for note in notes:
+            tell(screen, f"- {note}")
     if html:
         sections = [("The auctions on record", [row.result for row in played])]
         write(html, page(sections, heads, body, "billet replay", said, notes))
-    if output == "json":
-        click.echo(json.dumps({"records": said, "assumed": notes, "rows": [_plain(row) for row in played]}, indent=2))
-        return
-    click.echo(said)
-    console().print(compared(heads, body))
-    click.echo("Assumed:")
-    for note in notes:
-        click.echo(f"- {note}")
 
 
 def _said(known: Past, source: Source) -> str:

@@ -67,6 +67,8 @@ def simulate(
     boot them one after another and pull the images that they do not have.
     """
     if of_bursts["burst"]:
+        if workloads or html:
+            raise ConfigError(f"--burst goes without {'a WORKLOAD' if workloads else '--html'}")
         play_bursts(policies, others, output, **of_bursts)
         return
     if not workloads:
@@ -78,13 +80,14 @@ def simulate(
     rules = [late(rule, reports_every) for rule in rules]
     results = _play(streams, rules, at_once, SAMPLES if html else 0)
     body = rows(results, marks)
-    if html:
-        sections = [(w.name, [of_rule[n] for of_rule in results.values()]) for n, w in enumerate(streams)]
-        write(html, page(sections, columns(marks), body))
     if output == "json":
         click.echo(json.dumps(_plain(streams, results), indent=2))
     else:
-        console().print(compared(columns(marks), body))
+        screen = console()
+        screen.print(compared(columns(marks), body, screen.width))
+    if html:
+        sections = [(w.name, [of_rule[n] for of_rule in results.values()]) for n, w in enumerate(streams)]
+        write(html, page(sections, columns(marks), body))
 
 
 def _common_marks(streams: Sequence[Workload]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ def read_spec(path: str) -> MicroVMSpec:
         text = sys.stdin.read() if path == "-" else Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    return parse_spec(text, path)
+    return parse_spec(text, "standard input" if path == "-" else path)
 
 
 def parse_spec(text: str, source: str) -> MicroVMSpec:
@@ -44,6 +45,12 @@ def parse_spec(text: str, source: str) -> MicroVMSpec:
     plain = tree.pop("metadata_text", {})
     if plain:
         tree["metadata"] = {**tree.get("metadata", {}), **_encoded(plain, source)}
+    for field in ("labels", "metadata"):
+        for key, value in tree[field].items() if isinstance(tree.get(field), dict) else ():
+            if not isinstance(value, str):
+                raise InvalidRequest(
+                    f"{source}: {field}: {key} is {json.dumps(value, default=str)}; put it in quotes"
+                )
     try:
         return ParseDict(tree, MicroVMSpec())
     except ParseError as error:
@@ -57,6 +64,7 @@ def _in_words(error: str, tree: Mapping[str, Any]) -> str:
     unknown = re.match(r'Message type "[\w.]+" has no field named "(\w+)"', what)
     if not unknown:
         what = re.sub(r"[. ]*( at MicroVMSpec[\w.\[\]]*)?[. ]*$", "", what)
+        what = re.sub(r"^invalid literal for int\(\) with base 10: (.*)$", r"\1 is not a whole number", what)
         return f"{where}: {what}" if where else what
     name, known = unknown[1], re.findall(r"'(\w+)'", what)
     if not re.search(r"'\w*[a-z][A-Z]\w*': ", str(tree)):

@@ -34,6 +34,9 @@ def read_quota(text: str) -> Quota:
     return Quota(**limits)
 
 
+OVER = "is over its quota"  # in the sentence below, by which records tell such a refusal from others
+
+
 def exceeded(quotas: Quotas, namespace: str, taken: Resources, demand: Resources) -> str:
     """The sentence that says why a namespace may not have this as well: limit, used, wanted; "" when it may."""
     quota = quotas.get(namespace) or quotas.get(OTHERS)
@@ -44,4 +47,4 @@ def exceeded(quotas: Quotas, namespace: str, taken: Resources, demand: Resources
         for limit, unit, used, wanted in zip(quota, UNITS.values(), taken, demand, strict=True)
         if limit is not None and used + wanted > limit
     ]
-    return f"namespace {namespace} is over its quota: it may have {'; '.join(over)}" if over else ""
+    return f"namespace {namespace} {OVER}: it may have {'; '.join(over)}" if over else ""

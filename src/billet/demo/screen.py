@@ -23,8 +23,10 @@ SPEC = (
 )
 FLINTLOCK_CALL = "billet create and billet delete take a flintlockd as --server, too"
 ENDED = """\
-All of it is gone again. To look around in a running one: billet demo --keep, or make demo ARGS="--keep".
-To kill the leader of three servers: billet demo --keep --servers 3. With real flintlockds: README.md.
+All of it is gone again.
+To look around in a running one: billet demo --keep, or make demo ARGS="--keep".
+To kill the leader of three servers: billet demo --keep --servers 3.
+With real flintlockds: README.md.
 """
 NOTE = (
     "All the fakes boot at one speed, however full they are, so that equal counts boot soonest. Billet gives a "
@@ -124,7 +126,8 @@ Still running until Ctrl-C. In another terminal:
   echo '{SPEC}' | billet create --wait --name mine -f -
   curl -s http://{meet.http}/v1alpha1/microvm/demo
 {_servers(servers, leads)}
-The fakes, for direct calls ({FLINTLOCK_CALL}):
+The fakes, for direct calls
+({FLINTLOCK_CALL}):
 {"".join(f"  {host.size.id:<9} {host.flintlock}{chr(10)}" for host in hosts)}"""
 
 

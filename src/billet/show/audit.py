@@ -40,8 +40,8 @@ def audit(outcomes: Sequence[Outcome]) -> RenderableType:
 
 def _table(of: Mapping[str, Sequence[Outcome]]) -> RenderableType:
     made = table(
-        "HOST", ">microVMs", ">FORETOLD\nIN TIME", ">TAKEN /\nFORETOLD", ">MEDIAN\nERROR", ">WITHIN THE\n90 % BOUND",
-        ">UTILISATION\nUNDERSTATED", ">WORST", ">DISCOUNT",
+        "~HOST", ">VMs", ">TIMES\nTOLD", ">TAKEN /\nTOLD", ">MEDIAN\nERROR", ">WITHIN\n90 %\nBOUND",
+        ">FULLER\nTHAN\nTOLD", ">WORST", ">DISCOUNT",
     )  # fmt: skip
     everything = [outcome for kept in of.values() for outcome in kept]
     for host in sorted(of, key=natural):

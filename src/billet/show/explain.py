@@ -244,14 +244,14 @@ def _verdict(award: Record | None, totals: list[float], refusals: list[Mapping[s
 
 
 def _everybody(hosts: int) -> str:
-    """All that were asked said no."""
+    """All said no, or were not asked because a wish rules them out."""
     match hosts:
         case 0:
             return "there was no host to ask"
         case 1:
-            return "the one host that was asked said no"
+            return "the one host there is cannot take it"
         case _:
-            return f"all {hosts} hosts that were asked said no"
+            return f"none of {hosts} hosts can take it"
 
 
 def _shadow(record: Record, attempt: Record) -> Iterable[Text]:

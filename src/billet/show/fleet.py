@@ -18,7 +18,7 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
     """The hosts of a HostsReply (as dicts), by name. Zones are shown where there are any."""
     rows = sorted(hosts, key=lambda row: natural(row["id"]))
     zones = any(row["zone"] for row in rows)
-    columns = ["HOST", "ZONE", "STATE", "HOW FULL", ">vCPU", ">GiB", ">VMs", ">BOOT\nQUEUE", ">PRES-\nSURE"]
+    columns = ["~HOST", "ZONE", "STATE", "HOW FULL", ">vCPU", ">GiB", ">VMs", ">BOOT\nQUEUE", ">PRES-\nSURE"]
     made = table(*[column for column in columns if zones or column != "ZONE"])
     for row in rows:
         allocatable, taken = row["allocatable"], row["taken"]
@@ -37,12 +37,18 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
 
 
 def lacking(hosts: Iterable[Row]) -> list[str]:
-    """Which facts which hosts cannot give, a line for each, the same ones of several hosts together."""
+    """Which facts which hosts cannot give, in lines: the same ones of several hosts together."""
     of: dict[str, list[str]] = {}
     for row in sorted(hosts, key=lambda row: natural(row["id"])):
         for lack in row["lacks"]:
             of.setdefault(lack, []).append(row["id"])
-    return [f"{_some(names)} cannot tell: {lack}" for lack, names in of.items()]
+    by_hosts: dict[tuple[str, ...], list[str]] = {}
+    for lack, names in of.items():
+        by_hosts.setdefault(tuple(names), []).append(lack)
+    lines = []
+    for hosts_of, lacks in by_hosts.items():
+        lines += [f"{_some(list(hosts_of))} cannot tell:", *(f"  {lack}" for lack in lacks)]
+    return lines
 
 
 def _some(names: list[str]) -> str:
@@ -52,13 +58,22 @@ def _some(names: list[str]) -> str:
 def host_table(row: Row) -> Table:
     """Everything that is known of one host, and what is not."""
     made = table("", "~")
+    made.show_header = False
+    free = {kind: f"{row['taken'][kind]} of {row['allocatable'][kind]}" for kind in ("vcpu", "vms")}
+    memory, disk = (
+        f"{gib(row['taken'][kind])} of {gib(row['allocatable'][kind])} GiB" for kind in ("memory_mib", "disk_mib")
+    )
     queue = f"{_queue(row['pending'], row['boot_s'])}" + (
         f", {duration(row['ahead_s'])} in all" if "ahead_s" in row else ""
     )
     pull = duration(row["pull_s"]) if "pull_s" in row else "no pull seen yet"
     for name, shown in (
         ("state", _host_state(row)),
+        ("zone", row["zone"] or UNKNOWN),
+        ("labels", ", ".join(f"{key}={value}" for key, value in sorted(row["labels"].items())) or UNKNOWN),
         ("full", bar(row["utilisation"], 12)),
+        ("  vCPU, microVMs", f"{free['vcpu']}, {free['vms']}"),
+        ("  memory, disk", f"{memory}, {disk}"),
         ("pressure", _share(row, "pressure")),
         ("  CPU, memory, IO stalls", ", ".join(_share(row, f"{kind}_stall") for kind in ("cpu", "memory", "io"))),
         ("memory truly free", _gib(row, "memory_free_mib")),
@@ -80,7 +95,7 @@ UNKNOWN = "-"
 
 
 def _share(row: Row, key: str) -> str:
-    return f"{row[key]:.2f}" if key in row else UNKNOWN
+    return f"{row[key]:.0%}" if key in row else UNKNOWN
 
 
 def _gib(row: Row, key: str) -> str:
@@ -104,7 +119,7 @@ def _queue(pending: int, boot_s: float) -> str:
 
 def placements_table(placements: Iterable[Row], now_s: float) -> Table:
     """The placements of a PlacementsReply (as dicts), by name. `now_s` is the wall clock."""
-    made = table("UID", "~NAME", "HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
+    made = table("UID", "~NAME", "~HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
     rows = sorted(placements, key=lambda row: (row["namespace"], natural(row["name"]), row["uid"]))
     for row in rows:
         made.add_row(

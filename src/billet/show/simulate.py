@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
 from billet.show.marks import table
 from billet.whatif.bursts import Accuracy, Waits
@@ -13,13 +13,13 @@ from billet.whatif.run import Result, mean_balance, mean_refused
 
 
 def columns(marks: Sequence[str]) -> list[str]:
-    """The heads of `rows`."""
+    """The heads of `rows`. Jain's index and the hosts used are of the first mark."""
     at_marks = [f"{head} {mark}" for head in ("CoV", "fullest", "stranded vCPU", "stranded mem") for mark in marks]
-    return ["rule", *at_marks, "Jain", "hosts used", "refused", "refused vCPU", "refused 16+"]
+    return ["rule", *at_marks, f"Jain {marks[0]}", f"hosts used {marks[0]}", "refused", "refused vCPU", "refused 16+"]
 
 
 def rows(results: Mapping[str, Sequence[Result]], marks: Sequence[str]) -> list[list[str]]:
-    """One row for each rule: the means over its workloads. Jain's index and the hosts used are of the first mark."""
+    """One row for each rule: the means over its workloads."""
     made = []
     for rule, of_rule in results.items():
         at = [mean_balance([result.marks[mark] for result in of_rule]) for mark in marks]
@@ -36,11 +36,23 @@ def rows(results: Mapping[str, Sequence[Result]], marks: Sequence[str]) -> list[
     return made
 
 
-def compared(heads: Sequence[str], body: Sequence[Sequence[str]]) -> RenderableType:
-    """The table for a terminal."""
-    made = table(*(("" if n == 0 else ">") + head.replace(" ", "\n") for n, head in enumerate(heads)))
+def compared(heads: Sequence[str], body: Sequence[Sequence[str]], width: int) -> RenderableType:
+    """The table for a terminal; several beneath each other, each with the rules, where one would be too wide."""
+    titles = [head.replace(" ", "\n") for head in heads]
+    cells = [[title, *column] for title, column in zip(titles, zip(*body, strict=True), strict=True)]
+    widths = [max(len(line) for cell in column for line in cell.split("\n")) + 2 for column in cells]
+    parts: list[list[int]] = [[]]
+    for column in range(1, len(heads)):
+        if parts[-1] and widths[0] + sum(widths[n] for n in (*parts[-1], column)) > width:
+            parts.append([])
+        parts[-1].append(column)
+    return Group(*(_part(titles, body, columns) for columns in parts))
+
+
+def _part(titles: Sequence[str], body: Sequence[Sequence[str]], columns: Sequence[int]) -> RenderableType:
+    made = table(titles[0], *(f">{titles[n]}" for n in columns))
     for n, row in enumerate(body):
-        made.add_row(*row, style="" if n else "bold")
+        made.add_row(row[0], *(row[n] for n in columns), style="" if n else "bold")
     return made
 
 
@@ -56,7 +68,7 @@ class Burst(NamedTuple):
 def bursts_table(rows: Sequence[Burst]) -> RenderableType:
     """Seconds to CREATED, and how well bids foretold them."""
     made = table(
-        ">creates", "rule", ">p50 s", ">p99 s", ">last s", ">refused", ">median error", ">within\nthe 90 % bound"
+        ">creates", "~rule", ">p50 s", ">p99 s", ">last s", ">refused", ">median\nerror", ">within\nbound\n(90 %)"
     )
     for rule, creates, waits, told in rows:
         foretold = (f"{told.error:.1%}", f"{told.within:.1%}") if told else ("-", "-")

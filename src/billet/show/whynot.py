@@ -116,7 +116,7 @@ def _change(change: Change) -> str:
         case What.IMAGES:
             return f"with {change.to:.0f} images to pull instead of {change.was:.0f}"
         case What.PRESSURE:
-            return f"with its pressure at {change.to:.2f} instead of {change.was:.2f}"
+            return f"with its pressure at {change.to:.0%} instead of {change.was:.0%}"
         case What.LIKE:
             return f"with {by:.0f} microVM{'' if by == 1 else 's'} of this size less on it"
         case What.MEMORY | What.DISK:

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from billet.core.model import NO_WISHES, ZERO, Resources
+from billet.core.quotas import OVER
 from billet.core.record import Gone, Record
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
+from billet.core.words import counted
 from billet.whatif.fleet import Chooser
 from billet.whatif.rules import Rule
 from billet.whatif.workload import Create, Delete, Event, Mark, There, Workload
@@ -47,6 +49,7 @@ class Past:
     ended: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # by outcome
     choosy: int = 0  # asked for more than room
+    bounded: int = 0  # refused for a quota
     views: int = 0  # what the ledger counted of a host, compared with what is rebuilt
     agreeing: int = 0
 
@@ -59,6 +62,7 @@ def past(records: Iterable[Record], ends: Iterable[Gone]) -> Past:
         return made
     made.from_s, made.to_s, made.weights = _decided_s(ordered[0]), _decided_s(ordered[-1]), ordered[-1].weights
     made.choosy = sum(_asks_for_more(record) for record in ordered)
+    made.bounded = sum(record.outcome == "unplaced" and OVER in record.text for record in ordered)
     for record in ordered:
         for attempt in record.attempts:
             made.hosts.update((host_id, view.allocatable) for host_id, view in attempt.ledger.items())
@@ -151,6 +155,8 @@ def assumed(past: Past, without: Sequence[str] = ()) -> list[str]:
     ]
     if past.choosy:
         said.append(f"any host can take any microVM, though {past.choosy} auctions asked for more than room")
+    if past.bounded:
+        said.append(f"no quota holds, though {counted(past.bounded, 'auction')} ended at one")
     if past.left_out:
         what = ", ".join(f"{count} {outcome}" for outcome, count in sorted(past.left_out.items()))
         said.append(f"left out, since they came to no decision about room: {what}")
