@@ -49,20 +49,19 @@ class Auditor:
         self._keep = keep
         self._watched: dict[str, Watch] = {}  # by token
         self._created: dict[str, list[Watch]] = defaultdict(list)  # by host: what its next report is waited for
-        self._discounts: dict[str, Discount] = {}
+        self._discounts: dict[str, Discount] = {}  # of the hosts that have one
 
     def restore(self, outcomes: Iterable[Outcome]) -> None:
         """Take up what was seen before, the oldest first."""
         for outcome in outcomes:
             self.outcomes[outcome.host].append(outcome)
-        self._discounts = {host_id: discount(list(kept)) for host_id, kept in self.outcomes.items()}
+        every = {host_id: discount(list(kept)) for host_id, kept in self.outcomes.items()}
+        self._discounts = {host_id: off for host_id, off in every.items() if off != NO_DISCOUNT}
 
     def discounted(self, views: Mapping[str, HostView]) -> dict[str, HostView]:
         """The views with what their hosts' bids are corrected by."""
-        return {
-            host_id: view._replace(discount=off) if (off := self._discounts.get(host_id)) else view
-            for host_id, view in views.items()
-        }
+        off = self._discounts
+        return {host_id: v._replace(discount=off[host_id]) if host_id in off else v for host_id, v in views.items()}
 
     def awarded(self, auction: Auction, bid: Bid, view: HostView) -> None:
         """A bid has won. `view` is what the ledger counted, without the microVM."""
@@ -116,8 +115,9 @@ class Auditor:
         kept = self.outcomes[outcome.host]
         kept.append(outcome)
         self._keep(outcome)
-        before = self._discounts.get(outcome.host, NO_DISCOUNT)
-        now = self._discounts[outcome.host] = discount(list(kept))
+        before, now = self._discounts.pop(outcome.host, NO_DISCOUNT), discount(list(kept))
+        if now != NO_DISCOUNT:
+            self._discounts[outcome.host] = now
         if now != NO_DISCOUNT and before == NO_DISCOUNT:
             log.warning("this host's bids are wrong, and count for less", host=outcome.host, **now._asdict())
         elif now == NO_DISCOUNT and before != NO_DISCOUNT:

@@ -109,7 +109,8 @@ class State:
                 for wish, group, total in counted
             )
             against = unwished(self.hosts[host_id], auction.wishes) or self._apart(host_id, auction)
-            views[host_id] = view._replace(against=against, kin=kin)
+            if against or kin:
+                views[host_id] = view._replace(against=against, kin=kin)
         return views
 
     def against(self, host_id: str, auction: Auction) -> Refusal | None:
