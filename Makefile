@@ -9,7 +9,7 @@ export PATH
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install what is missing: uv, Python packages as locked, etcd (into this folder)
+setup: ## install what is missing: uv, Python packages as locked, etcd, containerd (into this folder)
 	@sh scripts/setup
 
 demo: setup ## a whole cluster on this machine, beside the static list; ARGS="--hosts 8 --keep"

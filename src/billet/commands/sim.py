@@ -66,7 +66,7 @@ def _many(seeds: range, jobs: int) -> None:
     click.echo(
         f"{counted(len(seeds), 'cluster')}, one for each seed, over {lasted_s / 3600:.1f} hours of virtual time; "
         f"{counted(answers, 'call')} of their clients answered, replies and errors together.\n"
-        f"Took {took_s:.1f} s on {jobs} processors, {took_s / len(seeds) * 1e3:.0f} ms for each seed."
+        f"Took {took_s:.1f} s on {counted(jobs, 'processor')}, {took_s / len(seeds) * 1e3:.0f} ms for each seed."
     )
     _end(failed, failed > 0)
 
