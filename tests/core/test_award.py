@@ -1,5 +1,6 @@
 """The award: the lowest bid that the ledger has room for, and the same one whenever it is made again."""
 
+import json
 from collections import Counter
 from dataclasses import replace
 
@@ -135,6 +136,21 @@ def test_promise_7_a_record_replays_to_the_same_award(machines, auction):
     kept = encode(Record(auction, DEFAULT_WEIGHTS, 1.0, [attempt]))
     assert faithful(decode(kept))
     assert readable(kept)
+
+
+def test_a_record_of_another_score_shows_what_its_winner_counted_for_and_no_other_price():
+    """The formula of that time is gone: to price its bids anew would tell of an auction that never was."""
+    machines = [(host("h0"), ZERO), (host("h1"), ZERO)]
+    bids, ledger = bids_of(AUCTION, *machines), ledger_of(*machines)
+    moved = {name: view._replace(taken=Resources(1, 1024, 0, 1)) for name, view in ledger.items()}
+    decision = award(AUCTION, bids, moved, DEFAULT_WEIGHTS)
+    then = decision._replace(score=decision.score._replace(total=0.77))
+    kept = Record(AUCTION, DEFAULT_WEIGHTS, 1.0, [Attempt(bids, [], moved, then)])
+    for version, priced in ((2, {then.host}), (3, {then.host}), (kept.v, {"h0", "h1"})):
+        kept.v = version
+        shown = json.loads(readable(encode(kept)))["attempts"][0]["priced"]
+        assert set(shown) == priced
+        assert (shown[then.host]["total"] == 0.77) == (version < 4)
 
 
 def test_a_no_counts_its_reasons_and_gives_an_example():

@@ -71,6 +71,7 @@ def _none(key: str) -> BilletError:
 
 def _print_why_not(address: Address, output: str, key: str, host: str) -> None:
     from billet.client import Client
+    from billet.core.record import ANOTHER_SCORE
     from billet.core.whynot import why_not
     from billet.show.whynot import told, verdict, would
     from billet.wire.auction_records import decode
@@ -83,6 +84,8 @@ def _print_why_not(address: Address, output: str, key: str, host: str) -> None:
     record = next((record for record in records if record.attempts), None)
     if record is None:
         raise _none(key)
+    if record.v in ANOTHER_SCORE:
+        raise BilletError(f"the auction of {key!r} was decided by an older Billet's score, which this one has not")
     found = why_not(record, host)
     if output == "json":
         ways = [[{"what": c.what.name, "was": c.was, "to": c.to} for c in way] for way in found.ways]

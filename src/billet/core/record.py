@@ -10,6 +10,8 @@ from billet.core.auction import award, current_offer
 from billet.core.model import Auction, Award, Bid, HostView, Refusal, Resources, Score, Unplaced
 from billet.core.scoring import Weights
 
+ANOTHER_SCORE = frozenset({2, 3})  # versions of records whose auctions were decided by other formulas than today's
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -52,7 +54,7 @@ class Record:
     code: int = 0
     text: str = ""
     legs_ms: dict[str, float] = field(default_factory=dict)
-    v: int = 3
+    v: int = 4
     called: Called = field(default_factory=Called)
     shadow: str = ""  # the policy that decides in the shadow of the real one; "" = none
 
@@ -67,7 +69,7 @@ class Gone(NamedTuple):
 
 
 def replay(record: Record) -> list[Award | Unplaced]:
-    """Every decision of the record, made again by the same pure function."""
+    """Every decision of the record, made again by the same pure function; of ANOTHER_SCORE it is not the same."""
     return [award(record.auction, [*a.bids, *a.refusals], a.ledger, record.weights) for a in record.attempts]
 
 
@@ -77,6 +79,10 @@ def faithful(record: Record) -> bool:
     return again == [attempt.award for attempt in record.attempts]
 
 
-def prices(attempt: Attempt, auction: Auction, weights: Weights) -> Mapping[str, Score | Refusal]:
-    """What each bid counted for when the award was made."""
-    return {bid.host: current_offer(bid, auction, attempt.ledger, weights) for bid in attempt.bids}
+def prices(record: Record, attempt: Attempt) -> Mapping[str, Score | Refusal]:
+    """What each bid counted for when the award was made; of ANOTHER_SCORE only what is known of it: the winner's."""
+    priced = {bid.host: current_offer(bid, record.auction, attempt.ledger, record.weights) for bid in attempt.bids}
+    if record.v not in ANOTHER_SCORE:
+        return priced
+    known = {host_id: price for host_id, price in priced.items() if isinstance(price, Refusal)}
+    return known | ({attempt.award.host: attempt.award.score} if attempt.award else {})

@@ -14,7 +14,7 @@ from billet.core.errors import StoreCorrupt
 from billet.core.model import NO_WISHES, Auction, Bid, Foretold, HostView, Refusal, Score
 from billet.core.record import Attempt, Gone, Record, prices
 
-VERSION = 3
+VERSION = 4  # one more with each change of the score's formula (core/record.py:ANOTHER_SCORE)
 OUTCOME_VERSION = 1
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
 
@@ -104,7 +104,7 @@ def readable(data: bytes) -> bytes:
 
 
 def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
-    priced = prices(attempt, record.auction, record.weights)
+    priced = prices(record, attempt)
     refusals = [*attempt.refusals, *(price for price in priced.values() if isinstance(price, Refusal))]
     award = attempt.award
     return {
