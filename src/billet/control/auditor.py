@@ -11,7 +11,18 @@ import structlog
 from billet.control.agent import remember
 from billet.core.auction import foretold_by
 from billet.core.audit import Outcome, discount
-from billet.core.model import NO_DISCOUNT, ZERO, Auction, Bid, Discount, Foretold, Host, HostView, VmState
+from billet.core.model import (
+    NO_DISCOUNT,
+    ZERO,
+    Auction,
+    Bid,
+    Discount,
+    Foretold,
+    Host,
+    HostView,
+    PlacementState,
+    VmState,
+)
 from billet.core.scoring import utilisation
 from billet.core.state import State
 from billet.ports import Clock, HostsListener, Inventory, Report
@@ -99,10 +110,21 @@ class Auditor:
             return
         reported = utilisation(host.allocatable, report.taken, ZERO)
         # What was foretold, and what the ledger has moved since, come to what it counts now, but for what was untold.
-        counted = utilisation(host.allocatable, self._state.taken.get(host_id, ZERO), ZERO)
+        least, most = self._counted(host)
         for watch in created:
-            expected = counted - watch.untold
+            expected = min(max(reported, least - watch.untold), most - watch.untold)
             self._judge(Outcome(host_id, watch.uid, watch.at_s, watch.foretold, watch.took_s, reported, expected))
+
+    def _counted(self, host: Host) -> tuple[float, float]:
+        """How full the ledger says that a host is, without and with what the two may count differently for a moment:
+        orders that are on their way there, and deletes that have been carried out and not been heard of."""
+        state = self._state
+        taken = firm = state.taken.get(host.id, ZERO)
+        for placement_id in state.on_host.get(host.id, ()):
+            placement = state.placements[placement_id]
+            if placement.state in (PlacementState.RESERVED, PlacementState.RELEASING):
+                firm = firm.minus(placement.demand)
+        return utilisation(host.allocatable, firm, ZERO), utilisation(host.allocatable, taken, ZERO)
 
     def left(self, host_id: str) -> None:
         """See HostsListener."""

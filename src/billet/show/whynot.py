@@ -21,6 +21,7 @@ PARTS = {
     "audit": "what it foretold wrongly before",
 }
 FIELDS = [part for part in Score._fields if part != "total"]
+HEADS = {"utilisation": "FULL AFTER", "delay": "BOOT DELAY"}  # as `billet explain` has them
 
 
 def told(found: WhyNot, record: Record) -> RenderableType:
@@ -136,7 +137,7 @@ def _amounts(*mib: float) -> list[str]:
 
 
 def _beside(host: str, mine: Score, winner: str, winners: Score) -> RenderableType:
-    made = table("HOST", ">SCORE", *(f">{part.upper()}" for part in FIELDS))
+    made = table("HOST", ">SCORE", *(f">{HEADS.get(part, part.upper())}" for part in FIELDS))
     for name, score, style in ((winner, winners, "bold"), (host, mine, "")):
         made.add_row(name, f"{score.total:.3f}", *(f"{getattr(score, part):.3f}" for part in FIELDS), style=style)
     return made
