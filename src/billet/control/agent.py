@@ -106,9 +106,8 @@ class Agent:
         self._clock = clock
         self._interval_s = report_interval_s
         self._count = Count(clock)
-        self._doing: dict[
-            str, asyncio.Task[Outcome]
-        ] = {}  # creates in hand, by token, to answer an order that comes twice
+        # Creates in hand, by token, to answer an order that comes twice.
+        self._doing: dict[str, asyncio.Task[Outcome]] = {}
         self._carried_out: dict[str, str] = {}  # uid by token, of the latest creates
         self._unsettled_s: dict[str, float] = {}  # when the outcome of a create could not be learnt, by token
         self._begun_s = clock.monotonic_s()
@@ -363,19 +362,19 @@ class Agent:
             await asyncio.sleep(min(self.room.look_every_s, self._interval_s))
             rows = self._count.rows if self._known else {}
             waiting = [uid for uid, row in rows.items() if row.state is VmState.PENDING]
-            booted = []
+            ended = []
             for uid in waiting[:BOOTS_AT_ONCE]:
                 row = await self._daemon.look_at(uid, self._interval_s)
                 if row is None or row.state is VmState.PENDING:
                     break
-                booted.append(row)
-            if len(booted) == BOOTS_AT_ONCE:  # by now, one List is cheaper than a Get for each
+                ended.append(row)
+            if len(ended) == BOOTS_AT_ONCE:  # by now, one List is cheaper than a Get for each
                 self._changed.set()
-            elif booted:
-                self._have_booted(booted)
+            elif ended:
+                self._wait_no_longer(ended)
 
-    def _have_booted(self, rows: list[Observed]) -> None:
-        """Take over what was seen of microVMs that waited, unless a List has told it meanwhile."""
+    def _wait_no_longer(self, rows: list[Observed]) -> None:
+        """Take over what became of microVMs that waited for their boot, unless a List has told it meanwhile."""
         news = [row for row in rows if self._count.is_pending(row.uid)]
         for row in news:
             self._count.put(row)

@@ -36,17 +36,20 @@ class Count:
         listed = {row.uid for row in rows}
         changed = [r for r in rows if self.rows.get(r.uid) != r and self._seen_s.get(r.uid, 0.0) < begun_s]
         gone = [uid for uid in self.rows if uid not in listed and self._seen_s[uid] < begun_s]
-        booted = [row for row in changed if row.state is VmState.CREATED and self.is_pending(row.uid)]
+        ended = [row for row in changed if row.state is not VmState.PENDING and self.is_pending(row.uid)]
         for row in changed:
             self.put(row)
         for uid in gone:
             self._drop(uid)
-        self.looked(booted)
+        self.looked(ended)
         return changed, gone
 
-    def looked(self, booted: Sequence[Observed]) -> None:
-        """What flintlockd shows was looked at and taken over: these have booted since the last time."""
+    def looked(self, ended: Sequence[Observed]) -> None:
+        """What flintlockd shows was looked at and taken over: these wait for their boot no longer."""
         now_s = self._clock.monotonic_s()
+        booted = [row for row in ended if row.state is VmState.CREATED]
+        if len(booted) < len(ended):
+            self.room.boots.gave_up()
         pulled = self.room.booted([(row.token, row.images) for row in booted], now_s)
         self.room.boots.looked(len(booted), pulled, self.room.pending - len(self.creating), now_s)
 

@@ -34,6 +34,10 @@ class Boots:
         elif self._busy_since_s is None:
             self._busy_since_s = now_s
 
+    def gave_up(self) -> None:
+        """A boot failed, or its microVM was deleted: what the worker was busy with until now is no boot's time."""
+        self._busy_since_s = None
+
     def created(self, took_s: float, bound_s: float) -> None:
         """A microVM of which something was foretold is CREATED."""
         self.spread = next_spread(self.spread, took_s > bound_s)
