@@ -41,7 +41,7 @@ class Fleet:
 
     def fits(self, n: int, demand: Resources) -> bool:
         """Whether host n has room."""
-        return self.capacities[n].minus(self.taken(n)).covers(demand)
+        return has_room(self.capacities[n], self.taken(n), demand)
 
     def place(self, vm: str, demand: Resources, host_id: str) -> None:
         """Put a microVM on a host."""
@@ -95,7 +95,17 @@ class Cheapest:
 
     def _ask(self, n: int, demand: Resources) -> float:
         capacity, taken = self._fleet.capacities[n], self._fleet.taken(n)
-        return self._price(capacity, taken, demand) if capacity.minus(taken).covers(demand) else INFINITE
+        return self._price(capacity, taken, demand) if has_room(capacity, taken, demand) else INFINITE
+
+
+def has_room(room: Resources, taken: Resources, demand: Resources) -> bool:
+    """`room.minus(taken).covers(demand)`, without making anything: it is asked tens of thousands of times a second."""
+    return (
+        room[0] >= taken[0] + demand[0]
+        and room[1] >= taken[1] + demand[1]
+        and room[2] >= taken[2] + demand[2]
+        and room[3] >= taken[3] + demand[3]
+    )
 
 
 def billet(weights: Weights) -> Price:
