@@ -155,6 +155,16 @@ def test_the_command_speaks_json(tmp_path):
     assert 0 < tree["tiny"]["billet spread"]["marks"]["filled"]["cov"] <= 1
 
 
+def test_two_workloads_of_one_name_are_both_told(tmp_path):
+    for folder, room in (("a", 8), ("b", 16)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mix.csv").write_text(f"op,name,vcpu,memory_mib\nhost,h1,{room},8192\ncreate,v,8,1024\n")
+    paths = [str(tmp_path / folder / "mix.csv") for folder in "ab"]
+    done = CliRunner().invoke(main, ["simulate", *paths, "--against", "none", "-o", "json"])
+    told = json.loads(done.stdout)
+    assert [told[path]["billet spread"]["marks"]["end"]["load"] for path in paths] == [1.0, 0.5]
+
+
 def test_a_wrong_workload_is_one_line(tmp_path):
     (tmp_path / "bad.csv").write_text(TINY + "create,d,x,1\n")
     done = CliRunner().invoke(main, ["simulate", str(tmp_path / "bad.csv")])

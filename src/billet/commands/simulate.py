@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def simulate(
     if not workloads:
         raise ConfigError("give a WORKLOAD, or --burst N")
     streams = [read(path) for path in workloads]
+    if len({stream.name for stream in streams}) < len(streams):  # a/mix.json and b/mix.json
+        streams = [replace(stream, name=str(path)) for stream, path in zip(streams, workloads, strict=True)]
     marks = _common_marks(streams)
     rules = [own(Weights(policy=policy, shape=shape_weight)) for policy in policies]
     rules += [rule for name, rule in OTHERS.items() if name in others or "all" in others]
