@@ -3,18 +3,22 @@
 import json
 import math
 import random
+import re
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from billet.cli import main
 from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import Auction, Award, Facts, Resources
 from billet.core.scoring import Weights
+from billet.whatif.charts import steps
 from billet.whatif.fleet import Fleet
 from billet.whatif.measures import balance
-from billet.whatif.rules import OTHERS, Rule, own
+from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, own
 from billet.whatif.run import run
 from billet.whatif.workload import Create, Delete, Mark, Workload
 
@@ -144,6 +148,48 @@ def test_the_command_compares_and_writes_a_report_that_needs_nothing_else(tmp_pa
         assert title in html.read_text().replace("&#x27;", "'")
     assert html.read_text().count("<svg") == 4 + 2 + len(OTHERS)
     assert not any(word in html.read_text() for word in ("<script", "src=", "href="))
+
+
+def test_a_report_of_every_rule_gives_each_a_colour_of_its_own(tmp_path):
+    (tmp_path / "tiny.csv").write_text(TINY)
+    html = tmp_path / "r.html"
+    policies = [part for policy in POLICY_NAMES for part in ("--policy", policy)]
+    CliRunner().invoke(main, ["simulate", str(tmp_path / "tiny.csv"), *policies, "--html", str(html)])
+    colours = re.findall(r'<i style="background:(#\w+)">', html.read_text())
+    assert len(colours) == len(set(colours)) == len(POLICY_NAMES) + len(OTHERS)
+
+
+def test_a_report_of_a_burst_shows_how_many_are_created_by_when(tmp_path):
+    html = tmp_path / "b.html"
+    args = ["simulate", "--burst", "4", "--burst", "8", "--seeds", "2", "--against", "static", "--html", str(html)]
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 0, done.output
+    text = html.read_text()
+    assert re.findall("<h2>(.*?)</h2>", text) == ["4 creates at once", "8 creates at once"]
+    assert text.count("seconds since their create") == text.count("<svg") == 2
+    assert text.count("<polyline") == 2 * 3  # Billet, the static list, the one who knows
+
+
+@pytest.mark.parametrize(
+    ("most", "marks"),
+    [
+        (3078, [0, 1000, 2000, 3000]),
+        (0.6, [0, 0.2, 0.4, 0.6]),
+        (1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0.0886, [0, 0.02, 0.04, 0.06, 0.08]),
+        (417, [0, 100, 200, 300, 400]),
+        (1.9, [0, 0.5, 1, 1.5]),
+    ],
+)
+def test_axes_are_marked_at_round_numbers(most, marks):
+    assert steps(most) == pytest.approx(marks)
+
+
+@given(st.floats(1e-9, 1e12))
+def test_axes_have_few_marks_and_none_beyond_the_end(most):
+    marks = steps(most)
+    assert 3 <= len(marks) <= 6
+    assert marks[-1] <= most * 1.001
 
 
 def test_the_command_speaks_json(tmp_path):

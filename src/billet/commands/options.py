@@ -221,6 +221,14 @@ CLIENT_OPTIONS = (
 )
 
 
+def write(path: Path, text: str) -> None:
+    """Write a report. Raises ConfigError."""
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"--html {path} cannot be written: {error.strerror}") from None
+
+
 def client_options(function: Function) -> Function:
     """Where the server is and what to show it. The command gets an `address`."""
 
