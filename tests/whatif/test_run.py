@@ -211,6 +211,15 @@ def test_two_workloads_of_one_name_are_both_told(tmp_path):
     assert [told[path]["billet spread"]["marks"]["end"]["load"] for path in paths] == [1.0, 0.5]
 
 
+@pytest.mark.parametrize(
+    "option", [("--pull-s", "nan"), ("--boot-s", "inf"), ("--sigma", "1000"), ("--shape-weight", "nan")]
+)
+def test_what_is_no_number_is_not_played(option):
+    done = CliRunner().invoke(main, ["simulate", "--burst", "2", "--seeds", "1", *option])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option[0]}'" in done.stderr
+
+
 def test_a_wrong_workload_is_one_line(tmp_path):
     (tmp_path / "bad.csv").write_text(TINY + "create,d,x,1\n")
     done = CliRunner().invoke(main, ["simulate", str(tmp_path / "bad.csv")])

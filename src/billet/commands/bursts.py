@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from billet.commands.options import console, write
+from billet.commands.options import Amount, console, write
 from billet.core.scoring import Weights
 from billet.show.simulate import BURST_HEADS, Burst, bursts_rows, bursts_table
 from billet.whatif.bursts import Boot, Bursts, Setting, accuracy, by_billet, by_oracle, by_rule, waits
@@ -27,15 +27,15 @@ def bursts_options(function: Function) -> Function:
     for option in (
         click.option("--seeds", type=click.IntRange(1), default=20, show_default=True, help="Bursts: so many times."),
         click.option(
-            "--sigma", type=click.FloatRange(0), default=fresh.sigma, show_default=True,
+            "--sigma", type=Amount(0, 3), default=fresh.sigma, show_default=True,
             help="Bursts: how much these times vary; 0.3 = by about 30 %, 0 = not at all.",
         ),
         click.option(
-            "--pull-s", type=click.FloatRange(0), default=fresh.pull_s, show_default=True,
+            "--pull-s", type=Amount(0), default=fresh.pull_s, show_default=True,
             help="Bursts: mean seconds to pull each of a microVM's two images.",
         ),
         click.option(
-            "--boot-s", type=click.FloatRange(0.001), default=fresh.boot_s, show_default=True,
+            "--boot-s", type=Amount(0.001), default=fresh.boot_s, show_default=True,
             help="Bursts: mean seconds of a boot.",
         ),
         click.option("--with-images", type=click.IntRange(0), help="Bursts: hosts that have the images. [half]"),

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from billet.commands.bursts import bursts_options, play_bursts
-from billet.commands.options import console, output_option, write
+from billet.commands.options import Amount, console, output_option, write
 from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
 from billet.show.simulate import columns, compared, rows
@@ -43,7 +43,7 @@ Results = dict[str, list[Result]]  # rule title -> one for each workload
     help="So many creates wait for each other and are placed together, largest first.",
 )  # fmt: skip
 @click.option(
-    "--shape-weight", type=click.FloatRange(0, 2), default=Weights().shape, show_default=True,
+    "--shape-weight", type=Amount(0, 2), default=Weights().shape, show_default=True,
     help="As on `billet server`.",
 )  # fmt: skip
 @bursts_options
