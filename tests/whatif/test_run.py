@@ -120,6 +120,15 @@ def test_the_measures_are_what_they_are_by_hand():
     assert measured.used == 2
 
 
+def test_a_fleet_that_disk_or_slots_fill_is_measured_by_them():
+    rooms = [Resources(8, 65536, 1000, 9)] * 2
+    measured = balance(rooms, [Resources(1, 1024, 800, 1), Resources(1, 1024, 400, 1)])
+    assert math.isclose(measured.load, 0.6)
+    assert math.isclose(measured.fullest, 0.8 / 0.6)
+    full = balance([Resources(8, 65536, 0, 1)], [Resources(1, 1024, 0, 1)])
+    assert (full.load, full.stranded_vcpu) == (1.0, 7 / 8)  # no slot is left for what the 7 vCPUs could run
+
+
 def test_the_fleet_forgets_what_is_deleted():
     fleet = Fleet({"h": Resources(4, 4096, 0, 9)})
     fleet.place("a", Resources(2, 2048, 0, 1), "h")
