@@ -14,9 +14,9 @@ from billet.cli import main
 from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import Auction, Award, Facts, Resources
-from billet.core.scoring import Weights
+from billet.core.scoring import Weights, price
 from billet.whatif.charts import steps
-from billet.whatif.fleet import Fleet
+from billet.whatif.fleet import Fleet, billet
 from billet.whatif.measures import balance
 from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, own
 from billet.whatif.run import run
@@ -80,6 +80,16 @@ def test_the_quick_search_decides_as_bid_and_award_do(policy, at_once):
         quick = decisions(workload, own(weights).start, at_once)
         assert quick == decisions(workload, lambda fleet: Live(fleet, weights), at_once)
         assert {host for _, host in quick} > {None}
+
+
+AMOUNTS = st.builds(Resources, st.integers(0, 64), st.integers(0, 99_999), st.integers(0, 999), st.integers(0, 9))
+
+
+@given(AMOUNTS, AMOUNTS, AMOUNTS, st.sampled_from(POLICY_NAMES), st.floats(0, 2))
+def test_its_price_is_the_scores_to_the_last_bit(left, taken, demand, policy, shape):
+    room = left.plus(taken).plus(demand)
+    weights = Weights(policy=policy, shape=shape)
+    assert billet(weights)(room, taken, demand) == price(room, taken, demand, Facts(), weights).total
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))

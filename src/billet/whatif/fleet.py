@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from billet.core.auction import tie_break
-from billet.core.model import ZERO, Facts, Host, Placement, PlacementState, Resources
-from billet.core.scoring import Weights, price
+from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
+from billet.core.policies import named
+from billet.core.scoring import Weights, utilisation
 from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
 
 Price = Callable[[Resources, Resources, Resources], float]  # allocatable, taken, demand -> lower is better
@@ -106,6 +107,14 @@ def has_room(room: Resources, taken: Resources, demand: Resources) -> bool:
 
 
 def billet(weights: Weights) -> Price:
-    """Billet's own price (`core.scoring.price`) on hosts of which nothing else is known."""
-    facts = Facts()
-    return lambda allocatable, taken, demand: price(allocatable, taken, demand, facts, weights).total
+    """Billet's own price on hosts of which nothing else is known: what `core.scoring.price` gives without any facts.
+
+    The parts that facts would add are 0 then, and are not worked out: this is nearly all that a simulation does.
+    """
+    shape = named(weights.policy).shape
+
+    def price(allocatable: Resources, taken: Resources, demand: Resources) -> float:
+        share = utilisation(allocatable, taken, demand)
+        return share + shape(allocatable, taken, demand, share, weights.shape)
+
+    return price

@@ -58,7 +58,8 @@ def page(
 
 def pictures(results: Sequence[Result]) -> dict[str, str]:
     """The charts of one workload, by name: load for each rule, and the rules beside each other."""
-    made = {"cov": _over_time("CoV of the dominant shares", results, "cov", y_most=0.6, percent=False)}
+    uneven = "CoV of the dominant shares (0.6 and more at the top)"
+    made = {"cov": _over_time(uneven, results, "cov", y_most=0.6, percent=False)}
     made["stranded-vcpu"] = _over_time("Stranded vCPU, share of the fleet", results, "stranded_vcpu")
     made["stranded-memory"] = _over_time("Stranded memory, share of the fleet", results, "stranded_memory")
     refusals = [Line(r.rule, [(s.event, s.refusals) for s in r.samples]) for r in results]
