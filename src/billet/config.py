@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -375,6 +376,8 @@ def _check_fields(config: ServerConfig | AgentConfig) -> None:
     for item in fields(config):
         about: About = item.metadata["about"]
         value = getattr(config, item.name)
+        if isinstance(value, float) and not isfinite(value):  # TOML has nan and inf, and float() reads them
+            raise ConfigError(f"{flag(item.name)} is {value}; give a number")
         if about.low is not None and value < about.low:
             raise ConfigError(f"{flag(item.name)} is {value}; the least is {about.low:g}")
         if about.high is not None and value > about.high:

@@ -60,6 +60,9 @@ async def test_a_containerd_that_does_not_answer_is_said_and_asked_again(
 async def test_without_a_socket_there_is_no_answer(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="is not there"):
         await Containerd(str(tmp_path / "none.sock"), "a", "b").unpacked()
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="is no socket"):
+        await Containerd(str(tmp_path / "file"), "a", "b").unpacked()
 
 
 def test_the_layers_of_an_index_are_those_of_the_platform_that_was_unpacked() -> None:
@@ -81,5 +84,6 @@ def test_the_room_of_a_thin_pool_is_read_from_dmsetup() -> None:
 
 
 async def test_a_thin_pool_that_cannot_be_asked_is_said() -> None:
-    with pytest.raises(OSError):  # noqa: PT011  # whichever: no dmsetup, no right to, or no such pool
+    with pytest.raises(OSError) as error:  # noqa: PT011  # whichever: no dmsetup, no right to, or no such pool
         await pool_free_mib("billet-has-no-such-pool")
+    assert "\n" not in str(error.value)

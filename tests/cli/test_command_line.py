@@ -83,6 +83,9 @@ def test_help_groups_a_servers_settings_and_says_what_zero_means():
         (["--insecure", "--tls-cert", __file__], "--tls-cert is set and --tls-key is not; give both or neither"),
         (["--insecure", "--tls-cert", __file__, "--tls-key", __file__], "contradict each other"),
         (["--link-token-file", "/no/such"], "--link-token-file is '/no/such', which cannot be read"),
+        (["--shape-weight", "nan"], "--shape-weight is nan; give a number"),
+        (["--fence-after-s", "inf"], "--fence-after-s is inf; give a number"),
+        (["--quota", "a=vms:1", "--quota", "a=vms:2"], "--quota a is given twice, as 'vms:1' and 'vms:2'; give one"),
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(arguments, line):
@@ -90,6 +93,12 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(arguments, line):
     assert said.exit_code == 2
     assert line in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1
+
+
+def test_a_setting_that_may_be_given_again_is_named_in_the_environment_as_on_the_command_line():
+    said = run("server", "--insecure", "--link-insecure", env={"BILLET_SERVER_QUOTA": "a=vms:1 b=vms:many"})
+    assert "--quota of b is 'vms:many'" in said.stderr
+    assert "--server is 'x'" in run("agent", "--link-insecure", env={"BILLET_AGENT_SERVER": "x"}).stderr
 
 
 def test_an_agent_says_what_it_lacks():

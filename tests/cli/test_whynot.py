@@ -3,11 +3,17 @@
 from dataclasses import replace
 
 import pytest
+from click.testing import CliRunner
 
+from billet.cli import main
+from billet.client import Client
 from billet.core.model import Facts, HostView, Resources
-from billet.core.record import Called
+from billet.core.record import Called, Record
+from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.whynot import why_not
 from billet.show.whynot import told
+from billet.wire.auction_records import encode
+from billet.wire.pb.fleet_pb2 import RecordsReply
 from tests.cli.test_tables import text
 from tests.core.test_whynot import AUCTION, ROOM, held, view
 
@@ -58,3 +64,17 @@ def test_a_host_that_was_not_asked_hears_why(called, why):
 
 def test_the_winner_hears_that_it_won():
     assert answer(held(AUCTION, {"a": view(4), "b": view(7)}, {}), "a") == "a won ns/vm."
+
+
+def test_what_would_show_as_nothing_is_no_reason():
+    said = answer(held(AUCTION, {"a": view(4), "b": view(9)}, {"b": Facts(pressure=0.001)}), "b")
+    assert "its pressure (" not in said
+    assert "(+0.000)" not in said
+
+
+def test_a_create_beyond_its_quota_hears_that_no_host_was_asked(monkeypatch):
+    over = "namespace ns is over its quota: it may have 3 microVMs, has 3 and wants 1 more"
+    kept = [encode(Record(AUCTION, DEFAULT_WEIGHTS, 0.0, outcome="unplaced", text=over))]
+    monkeypatch.setattr(Client, "fleet", lambda self, method, request, reply: RecordsReply(record=kept))
+    said = CliRunner().invoke(main, ["explain", "ns/vm", "--why-not", "a"])
+    assert said.stderr.strip() == f"billet: no host was asked for 'ns/vm': {over}"

@@ -18,6 +18,7 @@ from billet.api.http import http_app
 from billet.api.metrics import exposition
 from billet.control.office import Office
 from billet.core.audit import Outcome
+from billet.core.errors import InvalidRequest
 from billet.core.model import Foretold
 from billet.wire.auction_records import decode_outcomes, encode_outcome
 from billet.wire.pb import fleet_pb2
@@ -77,6 +78,13 @@ async def test_records_are_read_beside_the_loop(office: Office, method: str, req
     await fleet.fleet_methods(office, kept, "s1")[method](request_.SerializeToString(), 1.0, {})
     assert len(kept.threads) == 1
     assert threading.get_ident() not in kept.threads
+
+
+async def test_a_request_that_is_none_is_the_callers_error(office: Office) -> None:
+    for name, method in fleet.fleet_methods(office, fleet.Nothing(), "s1").items():
+        if name != fleet.HOSTS:  # which reads nothing of its request
+            with pytest.raises(InvalidRequest, match="is not valid protobuf"):
+                await method(b"\xff\xff\xff", 1.0, {})
 
 
 async def test_metrics_are_worked_out_beside_the_loop(office: Office) -> None:

@@ -227,3 +227,11 @@ def test_what_the_request_does_not_wish_is_told_and_no_way_is_looked_for():
     barred = Refusal("h0", Reason.ZONE, "is in zone a, zone b is wished")
     found = why_not(held(AUCTION, {"h0": view(against=barred), "h1": view(8)}, {}), "h0")
     assert (found.winner, found.refusal, found.ways) == ("h1", barred, ())
+
+
+def test_a_full_host_that_did_not_answer_would_have_had_to_do_both():
+    full = HostView(ROOM, Resources(15, 30720, 0, 7))
+    for way in why_not(held(AUCTION, {"a": view(4), "b": full}, {}, silent={"b"}), "b").ways:
+        assert What.REFUSING in [change.what for change in way]
+        assert len(way) > 1
+    assert why_not(held(AUCTION, {"a": view(4), "b": full}, {}, silent={"b"}), "b").ways

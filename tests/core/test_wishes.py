@@ -33,7 +33,7 @@ from billet.core.ranking import evenly
 from billet.core.record import Attempt, Record, faithful
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import PutHost, PutPlacement, State, apply
-from billet.core.wishes import PREFIX, groups_of, read, wished
+from billet.core.wishes import PREFIX, groups_of, read, unwished, wished
 from billet.wire.auction_records import decode, encode, readable
 from tests.core.strategies import amounts, facts, hosts
 
@@ -106,6 +106,7 @@ def test_labels_become_wishes() -> None:
         ("zone", "", "give a name of 1 to 253 printable characters"),
         ("apart", "g" * 254, "give a name of 1 to 253 printable characters"),
         ("near", "a\nb", "give a name of 1 to 253 printable characters"),
+        ("evict", "yes", "write allow or deny"),
         ("policy", "best", "there are the policies spread, pack, fast"),
         ("priority", "high", "give a whole number from -1000 to 1000"),
         ("priority", "1001", "give a whole number from -1000 to 1000"),
@@ -128,6 +129,11 @@ def test_labels_are_read_or_refused_and_nothing_else(labels) -> None:
         return
     assert wishes.policy in ("", *POLICIES)
     assert -1000 <= wishes.priority <= 1000
+
+
+def test_a_label_that_is_wished_empty_is_named_as_such() -> None:
+    refusal = unwished(Host("a", Resources(), Resources()), read({"billet.io/require.gpu": ""}))
+    assert refusal == Refusal("a", Reason.LABEL, "label gpu is not there, an empty one is wished")
 
 
 def test_an_address_of_a_zone_wishes_it_and_a_label_may_not_say_otherwise() -> None:

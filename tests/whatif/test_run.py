@@ -3,18 +3,22 @@
 import json
 import math
 import random
+import re
 
 import pytest
 from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
 
 from billet.cli import main
 from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import Auction, Award, Facts, Resources
-from billet.core.scoring import Weights
-from billet.whatif.fleet import Fleet
+from billet.core.scoring import Weights, price
+from billet.whatif.charts import steps
+from billet.whatif.fleet import Fleet, billet
 from billet.whatif.measures import balance
-from billet.whatif.rules import OTHERS, Rule, own
+from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, own
 from billet.whatif.run import run
 from billet.whatif.workload import Create, Delete, Mark, Workload
 
@@ -78,6 +82,16 @@ def test_the_quick_search_decides_as_bid_and_award_do(policy, at_once):
         assert {host for _, host in quick} > {None}
 
 
+AMOUNTS = st.builds(Resources, st.integers(0, 64), st.integers(0, 99_999), st.integers(0, 999), st.integers(0, 9))
+
+
+@given(AMOUNTS, AMOUNTS, AMOUNTS, st.sampled_from(POLICY_NAMES), st.floats(0, 2))
+def test_its_price_is_the_scores_to_the_last_bit(left, taken, demand, policy, shape):
+    room = left.plus(taken).plus(demand)
+    weights = Weights(policy=policy, shape=shape)
+    assert billet(weights)(room, taken, demand) == price(room, taken, demand, Facts(), weights).total
+
+
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_no_rule_overfills_a_host(name):
     workload = stream(7)
@@ -116,6 +130,15 @@ def test_the_measures_are_what_they_are_by_hand():
     assert measured.used == 2
 
 
+def test_a_fleet_that_disk_or_slots_fill_is_measured_by_them():
+    rooms = [Resources(8, 65536, 1000, 9)] * 2
+    measured = balance(rooms, [Resources(1, 1024, 800, 1), Resources(1, 1024, 400, 1)])
+    assert math.isclose(measured.load, 0.6)
+    assert math.isclose(measured.fullest, 0.8 / 0.6)
+    full = balance([Resources(8, 65536, 0, 1)], [Resources(1, 1024, 0, 1)])
+    assert (full.load, full.stranded_vcpu) == (1.0, 7 / 8)  # no slot is left for what the 7 vCPUs could run
+
+
 def test_the_fleet_forgets_what_is_deleted():
     fleet = Fleet({"h": Resources(4, 4096, 0, 9)})
     fleet.place("a", Resources(2, 2048, 0, 1), "h")
@@ -146,6 +169,48 @@ def test_the_command_compares_and_writes_a_report_that_needs_nothing_else(tmp_pa
     assert not any(word in html.read_text() for word in ("<script", "src=", "href="))
 
 
+def test_a_report_of_every_rule_gives_each_a_colour_of_its_own(tmp_path):
+    (tmp_path / "tiny.csv").write_text(TINY)
+    html = tmp_path / "r.html"
+    policies = [part for policy in POLICY_NAMES for part in ("--policy", policy)]
+    CliRunner().invoke(main, ["simulate", str(tmp_path / "tiny.csv"), *policies, "--html", str(html)])
+    colours = re.findall(r'<i style="background:(#\w+)">', html.read_text())
+    assert len(colours) == len(set(colours)) == len(POLICY_NAMES) + len(OTHERS)
+
+
+def test_a_report_of_a_burst_shows_how_many_are_created_by_when(tmp_path):
+    html = tmp_path / "b.html"
+    args = ["simulate", "--burst", "4", "--burst", "8", "--seeds", "2", "--against", "static", "--html", str(html)]
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 0, done.output
+    text = html.read_text()
+    assert re.findall("<h2>(.*?)</h2>", text) == ["4 creates at once", "8 creates at once"]
+    assert text.count("seconds since their create") == text.count("<svg") == 2
+    assert text.count("<polyline") == 2 * 3  # Billet, the static list, the one who knows
+
+
+@pytest.mark.parametrize(
+    ("most", "marks"),
+    [
+        (3078, [0, 1000, 2000, 3000]),
+        (0.6, [0, 0.2, 0.4, 0.6]),
+        (1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (0.0886, [0, 0.02, 0.04, 0.06, 0.08]),
+        (417, [0, 100, 200, 300, 400]),
+        (1.9, [0, 0.5, 1, 1.5]),
+    ],
+)
+def test_axes_are_marked_at_round_numbers(most, marks):
+    assert steps(most) == pytest.approx(marks)
+
+
+@given(st.floats(1e-9, 1e12))
+def test_axes_have_few_marks_and_none_beyond_the_end(most):
+    marks = steps(most)
+    assert 3 <= len(marks) <= 6
+    assert marks[-1] <= most * 1.001
+
+
 def test_the_command_speaks_json(tmp_path):
     (tmp_path / "tiny.csv").write_text(TINY)
     done = CliRunner().invoke(main, ["simulate", str(tmp_path / "tiny.csv"), "--against", "kube", "-o", "json"])
@@ -153,6 +218,25 @@ def test_the_command_speaks_json(tmp_path):
     assert set(tree["tiny"]) == {"billet spread", "kube-scheduler's default"}
     assert tree["tiny"]["billet spread"]["refused"] == {"vms": 0.0, "vcpus": 0.0, "large": 0.0}
     assert 0 < tree["tiny"]["billet spread"]["marks"]["filled"]["cov"] <= 1
+
+
+def test_two_workloads_of_one_name_are_both_told(tmp_path):
+    for folder, room in (("a", 8), ("b", 16)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "mix.csv").write_text(f"op,name,vcpu,memory_mib\nhost,h1,{room},8192\ncreate,v,8,1024\n")
+    paths = [str(tmp_path / folder / "mix.csv") for folder in "ab"]
+    done = CliRunner().invoke(main, ["simulate", *paths, "--against", "none", "-o", "json"])
+    told = json.loads(done.stdout)
+    assert [told[path]["billet spread"]["marks"]["end"]["load"] for path in paths] == [1.0, 0.5]
+
+
+@pytest.mark.parametrize(
+    "option", [("--pull-s", "nan"), ("--boot-s", "inf"), ("--sigma", "1000"), ("--shape-weight", "nan")]
+)
+def test_what_is_no_number_is_not_played(option):
+    done = CliRunner().invoke(main, ["simulate", "--burst", "2", "--seeds", "1", *option])
+    assert done.exit_code == 2
+    assert f"Invalid value for '{option[0]}'" in done.stderr
 
 
 def test_a_wrong_workload_is_one_line(tmp_path):

@@ -37,6 +37,42 @@ def test_csv_is_read_as_it_stands(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    "export",
+    [
+        lambda text: "\ufeff" + text.replace("\n", "\r\n"),  # Excel's "CSV UTF-8"
+        lambda text: text.replace(",", ";"),
+        lambda text: text.replace(",", "\t"),
+        lambda text: text.replace(",", " , "),
+        lambda text: text.replace("\n\n", "\n,,,,,,,\n").replace("delete,a", "delete,a,,,,,,"),
+    ],
+    ids=["byte order mark", "semicolons", "tabs", "spaces", "empty cells"],
+)
+def test_csv_is_read_as_spreadsheets_write_it(tmp_path, export):
+    assert read(written(tmp_path, export(GOOD))) == read(written(tmp_path, GOOD))
+    assert read(written(tmp_path, export(GOOD), "w.CSV")) == read(written(tmp_path, GOOD))
+
+
+def test_the_first_row_says_which_column_is_which(tmp_path):
+    text = "name,op,memory_mib,vcpu\nh1,host,8192,4\na,create,2048,1\n"
+    workload = read(written(tmp_path, text))
+    assert workload.hosts == {"h1": Resources(4, 8192, 0, 1000)}
+    assert workload.events[0] == Create("a", Resources(1, 2048, 0, 1))
+
+
+@pytest.mark.parametrize(
+    ("heads", "says"),
+    [
+        ("op,name,vcpu,memory", "line 1: column 'memory' is not known; the columns are op, name, vcpu, memory_mib,"),
+        ("op,name,vcpu,vcpu", "line 1: column 'vcpu' is there twice; the columns are op, name,"),
+    ],
+)
+def test_a_column_that_is_not_known_is_named(tmp_path, heads, says):
+    with pytest.raises(ConfigError) as error:
+        read(written(tmp_path, heads + "\nhost,h1,8,8192\n"))
+    assert says in error.value.text
+
+
 def test_json_says_the_same(tmp_path):
     tree = {
         "hosts": [
@@ -63,6 +99,7 @@ def test_without_marks_the_end_is_measured(tmp_path):
     [
         ("host,h1,8,8192", "line 10: host h1 is there twice"),
         ("create,b,1,1024", "line 10: microVM b is created twice; give each a name of its own"),
+        ("host,h3,8,8192", "line 10: host h3 comes after the first event; all hosts are there from the beginning"),
         ("create,c,two,1024", "line 10: vcpu is 'two'; write a whole number"),
         ("create,c,2", "line 10: memory_mib is missing; write a whole number"),
         ("create,c,0,1024", "line 10: vcpu and memory_mib are 1 at least"),
@@ -86,6 +123,7 @@ def test_a_wrong_line_is_named(tmp_path, line, says):
     [
         ("{", "is not JSON"),
         ("[]", "is no workload"),
+        ("[" * 100_000, "is nested too deeply"),
         ('{"hosts": 3}', "'hosts' is not a list"),
         ('{"hosts": [1]}', "hosts[0] is not an object"),
         ('{"hosts": [], "events": []}', "has no hosts"),

@@ -51,7 +51,7 @@ class Containerd:
 
     def _check(self) -> None:
         if not Path(self._socket).is_socket():
-            raise OSError(f"{self._socket} is not there")
+            raise OSError(f"{self._socket} is {'no socket' if Path(self._socket).exists() else 'not there'}")
 
     async def close(self) -> None:
         """Let go of the connection."""

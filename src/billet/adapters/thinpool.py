@@ -19,7 +19,8 @@ async def pool_free_mib(pool: str) -> int:
         process.kill()
         raise OSError(f"dmsetup does not answer within {TIMEOUT_S:.0f} s") from None
     if process.returncode:
-        raise OSError(f"dmsetup: {err.decode(errors='replace').strip() or f'exit code {process.returncode}'}")
+        said = err.decode(errors="replace").strip() or f"exit code {process.returncode}"
+        raise OSError(f"dmsetup: {said.splitlines()[0]}")  # the first says what, the others guess why
     return free_mib(out.decode(errors="replace"))
 
 

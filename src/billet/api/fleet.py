@@ -13,6 +13,7 @@ from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
 from billet.core.scoring import utilisation
 from billet.ports import Answer, Report
 from billet.wire.auction_records import encode_outcome, readable
+from billet.wire.flintlock import parse
 from billet.wire.pb import fleet_pb2 as pb
 
 SERVICE = "billet.v1.Fleet"
@@ -62,14 +63,14 @@ def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Me
         return Answer(pb.HostsReply(hosts=views, policy=policy, weights=weights).SerializeToString())
 
     async def placements(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        wanted = pb.PlacementsRequest.FromString(request)
+        wanted = parse(pb.PlacementsRequest, request)
         found = [p for p in office.ledger.state.placements.values() if _passes(p, wanted)]
         found.sort(key=lambda p: (p.namespace, p.name, p.uid))
         views = [placement_view(office, placement) for placement in found]
         return Answer(pb.PlacementsReply(placements=views).SerializeToString())
 
     async def explained(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        key = pb.ExplainRequest.FromString(request).key
+        key = parse(pb.ExplainRequest, request).key
 
         def written() -> bytes:
             return pb.ExplainReply(record_json=map(readable, records.find(key))).SerializeToString()
@@ -77,7 +78,7 @@ def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Me
         return Answer(await asyncio.to_thread(written))  # thousands of a name whose controller tries again and again
 
     async def kept(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        wanted = pb.RecordsRequest.FromString(request)
+        wanted = parse(pb.RecordsRequest, request)
         limit = min(max(wanted.limit, 0) or PAGE, MOST_PAGE)
         if wanted.key:
             found, more = await asyncio.to_thread(records.find, wanted.key), 0
@@ -86,7 +87,7 @@ def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Me
         return Answer(pb.RecordsReply(record=found, next=more, server=server).SerializeToString())
 
     async def change_host(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        wanted = pb.ChangeHostRequest.FromString(request)
+        wanted = parse(pb.ChangeHostRequest, request)
         # An operator who goes away does not stop it between its commit and the ledger.
         released = await asyncio.shield(_change(Operator(office.ledger, office.reconciler), wanted))
         host = office.ledger.state.hosts.get(wanted.host)
@@ -94,7 +95,7 @@ def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Me
         return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())
 
     async def audit(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        wanted = pb.AuditRequest.FromString(request).host
+        wanted = parse(pb.AuditRequest, request).host
         outcomes = sorted(office.auditor.outcomes.items())
         kept = [outcome for host_id, of_host in outcomes if wanted in ("", host_id) for outcome in of_host]
 

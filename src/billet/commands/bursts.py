@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from billet.commands.options import console
+from billet.commands.options import Amount, console, write
 from billet.core.scoring import Weights
-from billet.show.simulate import Burst, bursts_table
+from billet.show.simulate import BURST_HEADS, Burst, bursts_rows, bursts_table
 from billet.whatif.bursts import Boot, Bursts, Setting, accuracy, by_billet, by_oracle, by_rule, waits
+from billet.whatif.report import page, waited
 from billet.whatif.rules import OTHERS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -25,15 +27,15 @@ def bursts_options(function: Function) -> Function:
     for option in (
         click.option("--seeds", type=click.IntRange(1), default=20, show_default=True, help="Bursts: so many times."),
         click.option(
-            "--sigma", type=click.FloatRange(0), default=fresh.sigma, show_default=True,
+            "--sigma", type=Amount(0, 3), default=fresh.sigma, show_default=True,
             help="Bursts: how much these times vary; 0.3 = by about 30 %, 0 = not at all.",
         ),
         click.option(
-            "--pull-s", type=click.FloatRange(0), default=fresh.pull_s, show_default=True,
+            "--pull-s", type=Amount(0), default=fresh.pull_s, show_default=True,
             help="Bursts: mean seconds to pull each of a microVM's two images.",
         ),
         click.option(
-            "--boot-s", type=click.FloatRange(0.001), default=fresh.boot_s, show_default=True,
+            "--boot-s", type=Amount(0.001), default=fresh.boot_s, show_default=True,
             help="Bursts: mean seconds of a boot.",
         ),
         click.option("--with-images", type=click.IntRange(0), help="Bursts: hosts that have the images. [half]"),
@@ -50,25 +52,43 @@ def bursts_options(function: Function) -> Function:
 
 
 def play_bursts(
-    policies: Sequence[str], others: Sequence[str], output: str, burst: Sequence[int], hosts: int,
-    with_images: int | None, boot_s: float, pull_s: float, sigma: float, seeds: int,
+    policies: Sequence[str], others: Sequence[str], output: str, html: Path | None, burst: Sequence[int],
+    hosts: int, with_images: int | None, boot_s: float, pull_s: float, sigma: float, seeds: int,
 ) -> None:  # fmt: skip
-    """Play them and print what came out."""
+    """Play them, print what came out, and draw it where an HTML report is wanted."""
     named = COMPARED if "all" in others else tuple(name for name in others if name in OTHERS)
-    rows = []
-    for creates in burst:
+    rows, charts = [], []
+    for creates in dict.fromkeys(burst):
         here = hosts // 2 if with_images is None else with_images
         setting = Setting(hosts, here, creates, boot_s=boot_s, pull_s=pull_s, sigma=sigma)
-        for policy in policies:
-            runs = [Bursts(setting, seed).play(by_billet(Weights(policy=policy))) for seed in range(seeds)]
-            rows.append(_row(f"billet {policy}", creates, runs))
-        for name in named:
-            rows.append(_row(OTHERS[name].title, creates, [by_rule(setting, n, OTHERS[name]) for n in range(seeds)]))
-        rows.append(_row(FLOOR, creates, [Bursts(setting, seed).play(by_oracle) for seed in range(seeds)]))
+        played = _played(setting, policies, named, seeds)
+        rows += [_row(rule, creates, runs) for rule, runs in played.items()]
+        took_s = [(rule, [boot.took_s for run in runs for boot in run]) for rule, runs in played.items()]
+        charts.append((f"{creates} creates at once", [waited(took_s)]))
     if output == "json":
         click.echo(json.dumps([_plain(row) for row in rows], indent=2))
     else:
         console().print(bursts_table(rows))
+    if html:
+        said = (
+            f"Bursts of creates at once, {seeds} of each size, on {hosts} hosts, {here} of them with the images;"
+            f" boots of {boot_s:g} s and two pulls of {pull_s:g} s that vary by {sigma:.0%}. Lower is better."
+        )
+        write(html, page(charts, BURST_HEADS, bursts_rows(rows), said, "billet simulate --burst"))
+
+
+def _played(
+    setting: Setting, policies: Sequence[str], others: Sequence[str], seeds: int
+) -> dict[str, list[list[Boot]]]:
+    """The runs of each rule, by its title."""
+    runs = {}
+    for policy in policies:
+        choose = by_billet(Weights(policy=policy))
+        runs[f"billet {policy}"] = [Bursts(setting, seed).play(choose) for seed in range(seeds)]
+    for name in others:
+        runs[OTHERS[name].title] = [by_rule(setting, seed, OTHERS[name]) for seed in range(seeds)]
+    runs[FLOOR] = [Bursts(setting, seed).play(by_oracle) for seed in range(seeds)]
+    return runs
 
 
 def _row(rule: str, creates: int, runs: Sequence[Sequence[Boot]]) -> Burst:

@@ -79,11 +79,13 @@ def _print_why_not(address: Address, output: str, key: str, host: str) -> None:
 
     with Client(address) as client:
         kept = client.fleet("Records", RecordsRequest(key=key), RecordsReply).record
-    # A create that was sent again, and found its microVM there, has a record without an auction.
+    # A create that was sent again, and found its microVM there, has a record without an auction; a quota's no, too.
     records = [decode(data) for data in kept]
-    record = next((record for record in records if record.attempts), None)
+    record = next((record for record in records if record.attempts or record.outcome == "unplaced"), None)
     if record is None:
         raise _none(key)
+    if not record.attempts:
+        raise BilletError(f"no host was asked for {key!r}: {record.text}")
     if record.v in ANOTHER_SCORE:
         raise BilletError(f"the auction of {key!r} was decided by an older Billet's score, which this one has not")
     found = why_not(record, host)

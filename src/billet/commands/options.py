@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, fields
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 
 import click
 from rich.console import Console
 
-from billet.config import STORE_FIELDS, About, ServerConfig, check_endpoint, flag
+from billet.config import ONE_OF, STORE_FIELDS, About, ServerConfig, check_endpoint, flag
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
 
@@ -41,6 +42,17 @@ class Pairs(click.ParamType[tuple[str, str]]):
         if not equals or not key:
             self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
         return key, text
+
+
+class Amount(click.FloatRange):
+    """A range of numbers; nan, which is below and above nothing, and inf are in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read one."""
+        number = super().convert(value, param, ctx)
+        if not isfinite(number):
+            self.fail(f"{value!r} is not a number", param, ctx)
+        return number
 
 
 class Sections(click.Command):
@@ -99,7 +111,10 @@ def _options(config: type[Any]) -> Iterator[Callable[[Function], Function]]:
     hints = get_type_hints(config)
     for item in fields(config):
         about: About = item.metadata["about"]
-        yield click.option(*_names(item), cls=Setting, section=about.section, help=about.text, **_kind(item, hints))
+        kind = _kind(item, hints)
+        if item.name in ONE_OF:  # --quota is BILLET_SERVER_QUOTA, as its name says, beside click's ..._QUOTAS
+            kind["envvar"] = f"BILLET_{config.__name__.removesuffix('Config').upper()}_{ONE_OF[item.name].upper()}"
+        yield click.option(*_names(item), cls=Setting, section=about.section, help=about.text, **kind)
         if about.kind == "secret":
             yield click.option(*_file_names(item), cls=Setting, section=about.section, **FROM_FILE)
 
@@ -170,10 +185,19 @@ def build(config: Callable[..., Config], values: dict[str, Any]) -> Config:
     """The config of what click has read; secrets are fetched from their files."""
     open_secrets(values)
     for name in {"labels", "quotas"} & values.keys():
-        values[name] = dict(values[name])
+        values[name] = _once_each(flag(name), values[name])
     if "servers" in values:
         values["servers"] = tuple(part for text in values["servers"] for part in text.split(",") if part)
     return config(**values)
+
+
+def _once_each(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    got: dict[str, str] = {}
+    for key, text in pairs:
+        if key in got:
+            raise ConfigError(f"{name} {key} is given twice, as {got[key]!r} and {text!r}; give one")
+        got[key] = text
+    return got
 
 
 def open_secrets(values: dict[str, Any]) -> None:
@@ -219,6 +243,14 @@ CLIENT_OPTIONS = (
     ("tls-cert", "", "FILE", "Client certificate, where the server asks for one."),
     ("tls-key", "", "FILE", "Its private key."),
 )
+
+
+def write(path: Path, text: str) -> None:
+    """Write a report. Raises ConfigError."""
+    try:
+        path.write_text(text, "utf-8")
+    except OSError as error:
+        raise ConfigError(f"--html {path} cannot be written: {error.strerror}") from None
 
 
 def client_options(function: Function) -> Function:

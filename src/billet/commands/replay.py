@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from billet.commands.options import client_options, console, output_option, tell
+from billet.commands.options import client_options, console, output_option, tell, write
 from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Resources
 from billet.core.policies import POLICIES
@@ -177,9 +177,8 @@ def _play(
 
 
 def _print(said: str, notes: Sequence[str], played: Sequence[Row], output: str, html: Path | None) -> None:
-    from billet.commands.simulate import write
     from billet.show.simulate import columns, compared, rows
-    from billet.whatif.report import page
+    from billet.whatif.report import LOWER, page, pictures
 
     heads = [*columns(["peak", "end"]), "elsewhere"]
     body = rows({row.result.rule: [row.result] for row in played}, ["peak", "end"])
@@ -194,8 +193,8 @@ def _print(said: str, notes: Sequence[str], played: Sequence[Row], output: str, 
         for note in notes:
             tell(screen, f"- {note}")
     if html:
-        sections = [("The auctions on record", [row.result for row in played])]
-        write(html, page(sections, heads, body, "billet replay", said, notes))
+        sections = [("The auctions on record", pictures([row.result for row in played]).values())]
+        write(html, page(sections, heads, body, f"{said} {LOWER}", "billet replay", notes))
 
 
 def _said(known: Past, source: Source) -> str:

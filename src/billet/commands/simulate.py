@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from billet.commands.bursts import bursts_options, play_bursts
-from billet.commands.options import console, output_option
+from billet.commands.options import Amount, console, output_option, write
 from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
 from billet.show.simulate import columns, compared, rows
-from billet.whatif.report import page
+from billet.whatif.report import LOWER, page, pictures
 from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, late, own
 from billet.whatif.run import Result, run
 from billet.whatif.workload import Workload, read
@@ -42,7 +43,7 @@ Results = dict[str, list[Result]]  # rule title -> one for each workload
     help="So many creates wait for each other and are placed together, largest first.",
 )  # fmt: skip
 @click.option(
-    "--shape-weight", type=click.FloatRange(0, 2), default=Weights().shape, show_default=True,
+    "--shape-weight", type=Amount(0, 2), default=Weights().shape, show_default=True,
     help="As on `billet server`.",
 )  # fmt: skip
 @bursts_options
@@ -67,13 +68,15 @@ def simulate(
     boot them one after another and pull the images that they do not have.
     """
     if of_bursts["burst"]:
-        if workloads or html:
-            raise ConfigError(f"--burst goes without {'a WORKLOAD' if workloads else '--html'}")
-        play_bursts(policies, others, output, **of_bursts)
+        if workloads:
+            raise ConfigError("--burst goes without a WORKLOAD")
+        play_bursts(policies, others, output, html, **of_bursts)
         return
     if not workloads:
         raise ConfigError("give a WORKLOAD, or --burst N")
     streams = [read(path) for path in workloads]
+    if len({stream.name for stream in streams}) < len(streams):  # a/mix.json and b/mix.json
+        streams = [replace(stream, name=str(path)) for stream, path in zip(streams, workloads, strict=True)]
     marks = _common_marks(streams)
     rules = [own(Weights(policy=policy, shape=shape_weight)) for policy in policies]
     rules += [rule for name, rule in OTHERS.items() if name in others or "all" in others]
@@ -86,8 +89,10 @@ def simulate(
         screen = console()
         screen.print(compared(columns(marks), body, screen.width))
     if html:
-        sections = [(w.name, [of_rule[n] for of_rule in results.values()]) for n, w in enumerate(streams)]
-        write(html, page(sections, columns(marks), body))
+        charts = [pictures([of_rule[n] for of_rule in results.values()]).values() for n in range(len(streams))]
+        names = [stream.name for stream in streams]
+        said = f"Workloads: {', '.join(names)}. Means over all of them. {LOWER}"
+        write(html, page(list(zip(names, charts, strict=True)), columns(marks), body, said))
 
 
 def _common_marks(streams: Sequence[Workload]) -> list[str]:
@@ -129,11 +134,3 @@ def _plain(streams: Sequence[Workload], results: Mapping[str, Sequence[Result]])
         }
         for n, stream in enumerate(streams)
     }
-
-
-def write(path: Path, text: str) -> None:
-    """Write a report. Raises ConfigError."""
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise ConfigError(f"--html {path} cannot be written: {error.strerror}") from None

@@ -14,11 +14,12 @@ from typing import NamedTuple
 from billet.core.auction import award, current_offer, facts_by, unpriced
 from billet.core.bidding import CAPABILITY_REASONS
 from billet.core.foretell import behind
-from billet.core.model import Auction, Award, Bid, Facts, HostView, Refusal, Resources, Score
+from billet.core.model import Auction, Award, Bid, Facts, HostView, Reason, Refusal, Resources, Score
 from billet.core.record import Attempt, Record
 from billet.core.scoring import Weights
 
 PRESSURE_STEP = 0.01
+NO_ANSWER = frozenset({Reason.DAEMON_AWAY, Reason.STOPPING, Reason.SILENT, Reason.AWAY, Reason.DECLINED})
 
 
 class What(Enum):
@@ -180,7 +181,7 @@ def _needed(view: HostView, demand: Resources, refusal: Refusal | None) -> tuple
         most = view.allocatable[n] - demand[n]
         if view.taken[n] > most:
             changes.append(Change(what, view.taken[n], most))
-    if refusal and not changes:
+    if refusal and (not changes or refusal.reason in NO_ANSWER):
         changes.append(Change(What.REFUSING, 1, 0))
     return tuple(changes)
 

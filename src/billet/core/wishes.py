@@ -21,7 +21,8 @@ PLANE_NAME = "-control-plane"  # and what its templates call control planes: CLU
 REQUIRE, AVOID = "require.", "avoid."
 NAMES = ("zone", "host", "spread", "apart", "near")
 SPREAD, APART, NEAR = (PREFIX + wish for wish in ("spread", "apart", "near"))
-ELSEWHERE = frozenset({"request-id", "evict"})  # labels of Billet that wish nothing of a host
+ELSEWHERE = frozenset({"request-id"})  # a label of Billet that wishes nothing of a host
+EVICT = ("allow", "deny")  # nor does this one; what allows nothing by a slip would be found out on the day of a drain
 ALLOWED = (
     "billet.io/ has zone, host, require.LABEL, avoid.LABEL, spread, apart, near, policy, priority, request-id, evict"
 )
@@ -80,6 +81,9 @@ def _check(key: str, wish: str, value: str) -> None:
     if wish in NAMES:
         if not value or len(value) > NAME_MAX_CHARS or not value.isprintable():
             raise InvalidRequest(f"label {key}={value!r}: give a name of 1 to {NAME_MAX_CHARS} printable characters")
+    elif wish == "evict":
+        if value not in EVICT:
+            raise InvalidRequest(f"label {key}={value!r}: write {' or '.join(EVICT)}")
     elif wish == "policy":
         if value not in POLICIES:
             raise InvalidRequest(f"label {key}={value!r}: there are the policies {', '.join(POLICIES)}")
@@ -108,7 +112,7 @@ def unwished(host: Host, wishes: Wishes) -> Refusal | None:
     for label, value in wishes.require:
         if host.labels.get(label) != value:
             has = f"is {host.labels[label]}" if label in host.labels else "is not there"
-            return Refusal(host.id, Reason.LABEL, f"label {label} {has}, {value} is wished")
+            return Refusal(host.id, Reason.LABEL, f"label {label} {has}, {value or 'an empty one'} is wished")
     for label, value in wishes.avoid:
         if host.labels.get(label) == value:
             return Refusal(host.id, Reason.AVOIDED, f"label {label} is {value}, which is to be avoided")

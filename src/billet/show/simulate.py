@@ -65,14 +65,24 @@ class Burst(NamedTuple):
     accuracy: Accuracy | None
 
 
-def bursts_table(rows: Sequence[Burst]) -> RenderableType:
-    """Seconds to CREATED, and how well bids foretold them."""
-    made = table(
-        ">creates", "~rule", ">p50 s", ">p99 s", ">last s", ">refused", ">median\nerror", ">within\nbound\n(90 %)"
-    )
+BURST_HEADS = ("rule", "creates", "p50 s", "p99 s", "last s", "refused", "median error", "within bound (90 %)")
+
+
+def bursts_rows(rows: Sequence[Burst]) -> list[list[str]]:
+    """Under BURST_HEADS: seconds to CREATED, and how well bids foretold them."""
+    made = []
     for rule, creates, waits, told in rows:
         foretold = (f"{told.error:.1%}", f"{told.within:.1%}") if told else ("-", "-")
         seconds = (f"{value:.2f}" for value in waits[:3])
-        style = "bold" if rule.startswith("billet") else ""
-        made.add_row(str(creates), rule, *seconds, f"{waits.refused:.0f}", *foretold, style=style)
+        made.append([rule, str(creates), *seconds, f"{waits.refused:.0f}", *foretold])
+    return made
+
+
+def bursts_table(rows: Sequence[Burst]) -> RenderableType:
+    """The same for a terminal."""
+    made = table(
+        ">creates", "~rule", ">p50 s", ">p99 s", ">last s", ">refused", ">median\nerror", ">within\nbound\n(90 %)"
+    )
+    for rule, creates, *cells in bursts_rows(rows):
+        made.add_row(creates, rule, *cells, style="bold" if rule.startswith("billet") else "")
     return made

@@ -21,6 +21,7 @@ PARTS = {
     "audit": "what it foretold wrongly before",
 }
 FIELDS = [part for part in Score._fields if part != "total"]
+SEEN = 0.0005  # what is less shows as +0.000
 HEADS = {"utilisation": "FULL AFTER", "delay": "BOOT DELAY"}  # as `billet explain` has them
 
 
@@ -61,7 +62,7 @@ def _by(found: WhyNot) -> str:
     assert found.mine is not None
     assert found.winners is not None
     lost = {part: getattr(found.mine, part) - getattr(found.winners, part) for part in FIELDS}
-    worst = sorted((part for part in lost if lost[part] > 0), key=lambda part: -lost[part])
+    worst = sorted((part for part in lost if lost[part] >= SEEN), key=lambda part: -lost[part])
     said = ", ".join(f"{PARTS.get(part, part)} (+{lost[part]:.3f})" for part in worst)
     return f"; it lost by {said}" if said else ""
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
+from math import floor, log10
 from typing import NamedTuple
 
 WIDTH, HEIGHT = 560, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 34
-COLOURS = ("#0b7a75", "#d1495b", "#edae49", "#30638e", "#7a5195", "#6b8e23", "#8d6e63", "#555555", "#e377c2")
+COLOURS = (  # as many as there are rules and policies, so that no two share one
+    "#0b7a75", "#d1495b", "#edae49", "#30638e", "#7a5195", "#6b8e23", "#8d6e63", "#555555", "#e377c2", "#1f77ff",
+    "#c44e00", "#17becf",
+)  # fmt: skip
 OURS_PX, THEIRS_PX = 2.6, 1.3
 
 Points = Sequence[tuple[float, float]]
@@ -21,13 +25,23 @@ class Line(NamedTuple):
     points: Points
 
 
-class Frame:
-    """The axes of a chart, and where a point lies in it."""
+def steps(most: float) -> list[float]:
+    """Where an axis from 0 to `most` is marked: three to six round numbers, 0 the first, none beyond `most`."""
+    unit = 10.0 ** floor(log10(most))
+    step = next(unit * part for part in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0) if most / (unit * part) < 5.001)
+    return [n * step for n in range(floor(most / step * 1.0001) + 1)]
 
-    def __init__(self, title: str, x_most: float, y_most: float, percent: bool = True) -> None:
+
+class Frame:
+    """The axes of a chart, and where a point lies in it. `across` says what x is."""
+
+    def __init__(
+        self, title: str, x_most: float, y_most: float, percent: bool = True, across: str = "events"
+    ) -> None:
         self._x_most = x_most or 1.0
         self._y_most = y_most or 1.0
         self._percent = percent
+        self._across = across
         self._parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
             f'height="{HEIGHT}" role="img" font-family="sans-serif" font-size="11">',
@@ -51,25 +65,26 @@ class Frame:
         return "\n".join([*self._parts, "</svg>"])
 
     def _axes(self) -> None:
-        for n in range(5):
-            value = self._y_most * n / 4
+        for value in steps(self._y_most):
             y = self.at(0, value).split(",")[1]
-            label = f"{value:.0%}" if self._percent and self._y_most >= 0.2 else f"{value:.3g}"
+            label = f"{100 * value:.3g}%" if self._percent else f"{value:,.4g}"
             self.draw(f'<path d="M{LEFT} {y}H{WIDTH - RIGHT}" stroke="#dddddd"/>')
             self.draw(f'<text x="{LEFT - 6}" y="{y}" text-anchor="end" dy="4">{label}</text>')
-        for n in range(5):
-            value = self._x_most * n / 4
+        for value in steps(self._x_most):
             x = self.at(value, 0).split(",")[0]
-            anchor = "end" if n == 4 else "middle"
-            self.draw(f'<text x="{x}" y="{HEIGHT - BOTTOM + 15}" text-anchor="{anchor}">{value:,.0f}</text>')
-        self.draw(f'<text x="{LEFT}" y="{HEIGHT - 4}" fill="#666666">events</text>')
+            self.draw(f'<text x="{x}" y="{HEIGHT - BOTTOM + 15}" text-anchor="middle">{value:,.4g}</text>')
+        middle = (LEFT + WIDTH - RIGHT) / 2
+        self.draw(f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{escape(self._across)}</text>')
 
 
-def curves(title: str, lines: Sequence[Line], y_most: float | None = None, percent: bool = True) -> str:
-    """Curves over the events; the first is drawn thick."""
+def curves(
+    title: str, lines: Sequence[Line], y_most: float | None = None, percent: bool = True, across: str = "events"
+) -> str:
+    """Curves over what `across` says; the first is drawn thick."""
     ends = [point for line in lines for point in line.points]
     highest = max((y for _, y in ends), default=1.0)
-    frame = Frame(title, max((x for x, _ in ends), default=1.0), highest if y_most is None else y_most, percent)
+    furthest = max((x for x, _ in ends), default=1.0)
+    frame = Frame(title, furthest, highest if y_most is None else y_most, percent, across)
     for n, line in reversed(list(enumerate(lines))):
         path = " ".join(frame.at(x, y) for x, y in line.points)
         wide = THEIRS_PX if n else OURS_PX

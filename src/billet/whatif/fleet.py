@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from billet.core.auction import tie_break
-from billet.core.model import ZERO, Facts, Host, Placement, PlacementState, Resources
-from billet.core.scoring import Weights, price
+from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
+from billet.core.policies import named
+from billet.core.scoring import Weights, utilisation
 from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
 
 Price = Callable[[Resources, Resources, Resources], float]  # allocatable, taken, demand -> lower is better
@@ -41,7 +42,7 @@ class Fleet:
 
     def fits(self, n: int, demand: Resources) -> bool:
         """Whether host n has room."""
-        return self.capacities[n].minus(self.taken(n)).covers(demand)
+        return has_room(self.capacities[n], self.taken(n), demand)
 
     def place(self, vm: str, demand: Resources, host_id: str) -> None:
         """Put a microVM on a host."""
@@ -95,10 +96,25 @@ class Cheapest:
 
     def _ask(self, n: int, demand: Resources) -> float:
         capacity, taken = self._fleet.capacities[n], self._fleet.taken(n)
-        return self._price(capacity, taken, demand) if capacity.minus(taken).covers(demand) else INFINITE
+        return self._price(capacity, taken, demand) if has_room(capacity, taken, demand) else INFINITE
+
+
+def has_room(room: Resources, taken: Resources, demand: Resources) -> bool:
+    """`room.minus(taken).covers(demand)`, without making a value only to compare it."""
+    vcpu = room[0] >= taken[0] + demand[0]
+    memory = room[1] >= taken[1] + demand[1]
+    return vcpu and memory and room[2] >= taken[2] + demand[2] and room[3] >= taken[3] + demand[3]
 
 
 def billet(weights: Weights) -> Price:
-    """Billet's own price (`core.scoring.price`) on hosts of which nothing else is known."""
-    facts = Facts()
-    return lambda allocatable, taken, demand: price(allocatable, taken, demand, facts, weights).total
+    """Billet's own price on hosts of which nothing else is known: what `core.scoring.price` gives without any facts.
+
+    The parts that facts would add are 0 then, and are not worked out: this is nearly all that a simulation does.
+    """
+    shape = named(weights.policy).shape
+
+    def price(allocatable: Resources, taken: Resources, demand: Resources) -> float:
+        share = utilisation(allocatable, taken, demand)
+        return share + shape(allocatable, taken, demand, share, weights.shape)
+
+    return price

@@ -14,10 +14,11 @@ LARGE_VCPU = 16  # from here on a microVM counts as large
 
 
 class Balance(NamedTuple):
-    """One moment. `cov` is the coefficient of variation of the hosts' dominant shares, `jain` Jain's index of them
-    (Jain, Chiu, Hawe: DEC-TR-301, 1984). `fullest` is the fullest host's share over what it would be, were all hosts
-    equally full. `stranded_...` is room, as a share of the fleet, that is free and that no microVM of 2 vCPU and
-    8 GiB can use. `used` counts the hosts that are not empty."""
+    """One moment. `load` is the dominant share of the fleet as if it were one host. `cov` is the coefficient of
+    variation of the hosts' dominant shares, `jain` Jain's index of them (Jain, Chiu, Hawe: DEC-TR-301, 1984).
+    `fullest` is the fullest host's share over what it would be, were all hosts equally full. `stranded_...` is room,
+    as a share of the fleet, that is free and that no microVM of 2 vCPU and 8 GiB can use. `used` counts the hosts
+    that are not empty."""
 
     load: float
     cov: float
@@ -41,21 +42,21 @@ def balance(capacities: Sequence[Resources], taken: Sequence[Resources]) -> Bala
     shares = [utilisation(capacity, used, ZERO) for capacity, used in zip(capacities, taken, strict=True)]
     mean = sum(shares) / len(shares)
     squares = sum(share * share for share in shares) / len(shares)
-    vcpus, memory_mib = sum(c.vcpu for c in capacities), sum(c.memory_mib for c in capacities)
-    load = max(sum(t.vcpu for t in taken) / vcpus, sum(t.memory_mib for t in taken) / memory_mib)
+    whole = Resources(*(sum(column) for column in zip(*capacities, strict=True)))
+    load = utilisation(whole, Resources(*(sum(column) for column in zip(*taken, strict=True))), ZERO)
     stranded_vcpu = stranded_mib = 0
     for capacity, used in zip(capacities, taken, strict=True):
-        free_vcpu, free_mib = capacity.vcpu - used.vcpu, capacity.memory_mib - used.memory_mib
-        fit = max(0, min(free_vcpu // TYPICAL.vcpu, free_mib // TYPICAL.memory_mib))
-        stranded_vcpu += free_vcpu - fit * TYPICAL.vcpu
-        stranded_mib += free_mib - fit * TYPICAL.memory_mib
+        free = capacity.minus(used)
+        fit = max(0, min(free.vcpu // TYPICAL.vcpu, free.memory_mib // TYPICAL.memory_mib, free.vms))
+        stranded_vcpu += free.vcpu - fit * TYPICAL.vcpu
+        stranded_mib += free.memory_mib - fit * TYPICAL.memory_mib
     return Balance(
         load=load,
         cov=cov(shares),
         jain=mean * mean / squares if squares else 1.0,
         fullest=max(shares) / load if load else 1.0,
-        stranded_vcpu=stranded_vcpu / vcpus,
-        stranded_memory=stranded_mib / memory_mib,
+        stranded_vcpu=stranded_vcpu / whole.vcpu,
+        stranded_memory=stranded_mib / whole.memory_mib,
         used=sum(used.vms > 0 for used in taken),
     )
 

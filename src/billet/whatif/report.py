@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from billet.whatif.charts import COLOURS, Line, bands, curves
 from billet.whatif.run import Result
 
+CURVE_POINTS = 200  # of the curve of a burst, however large that is
+LOWER = "Lower is better, but for Jain's index, whose best is 1."
+
 STYLE = """
+:root { color-scheme: light dark }
 body { font: 15px/1.45 sans-serif; margin: 2em auto; max-width: 1180px; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 } td, th { padding: .25em .7em; text-align: right }
-th { border-bottom: 2px solid #ccc } td:first-child, th:first-child { text-align: left }
+.wide { overflow-x: auto } table { border-collapse: collapse; margin: 1em 0; font-size: 13px }
+td, th { padding: .3em .45em; text-align: right } th { border-bottom: 2px solid #ccc }
+td:first-child, th:first-child { text-align: left }
 tr.ours { font-weight: bold } svg { max-width: 100%; height: auto; margin: .4em }
-.key span { display: inline-block; width: 1.2em; height: .8em; margin: 0 .3em 0 1em }
+.key span { display: inline-block; margin-right: 1em }
+.key i { display: inline-block; width: 1.2em; height: .8em; margin-right: .3em }
+@media (prefers-color-scheme: dark) {
+  body { color: #ddd; background: #16191d } th { border-color: #555 }
+  svg > rect { fill: #16191d } svg > text { fill: #ddd } svg > path { stroke: #3a3f45 }
+  svg > polyline, svg > polygon, .key i { filter: brightness(1.5) }
+}
 """
 
 
 def page(
-    sections: Sequence[tuple[str, list[Result]]],
+    sections: Sequence[tuple[str, Iterable[str]]],
     columns: Sequence[str],
     rows: Sequence[Sequence[str]],
+    said: str,
     command: str = "billet simulate",
-    said: str = "",
     notes: Sequence[str] = (),
 ) -> str:
-    """The report of a command: the table, then the charts of each workload. `rows` begin with the rule's title.
+    """The report of a command: the table, then the charts of each section. `rows` begin with the rule's title.
 
-    `said` is what the workloads are, `notes` what was assumed.
+    `said` is what was played, `notes` what was assumed.
     """
-    names = [row[0] for row in rows]
-    said = said or f"Workloads: {', '.join(name for name, _ in sections)}. Means over all of them."
+    names = list(dict.fromkeys(row[0] for row in rows))
     body = [
         f"<!doctype html><html lang=en><meta charset=utf-8><title>{escape(command)}</title>",
+        '<meta name=viewport content="width=device-width">',
         f"<style>{STYLE}</style><h1>{escape(command)}</h1>",
-        f"<p>{escape(said)} Lower is better, but for Jain's index, whose best is 1. The words are explained in"
-        " docs/scheduling.md.</p>",
+        f"<p>{escape(said)} The words are explained in docs/scheduling.md.</p>",
         _table(columns, rows),
         *([f"<p>Assumed: {escape('; '.join(notes))}.</p>"] if notes else []),
         _key(names),
     ]
-    for name, results in sections:
+    for name, charts in sections:
         body.append(f"<h2>{escape(name)}</h2>")
-        body += pictures(results).values()
+        body += charts
     return "\n".join(body)
 
 
 def pictures(results: Sequence[Result]) -> dict[str, str]:
     """The charts of one workload, by name: load for each rule, and the rules beside each other."""
-    made = {"cov": _over_time("CoV of the dominant shares", results, "cov", y_most=0.6, percent=False)}
+    uneven = "CoV of the dominant shares (0.6 and more at the top)"
+    made = {"cov": _over_time(uneven, results, "cov", y_most=0.6, percent=False)}
     made["stranded-vcpu"] = _over_time("Stranded vCPU, share of the fleet", results, "stranded_vcpu")
     made["stranded-memory"] = _over_time("Stranded memory, share of the fleet", results, "stranded_memory")
     refusals = [Line(r.rule, [(s.event, s.refusals) for s in r.samples]) for r in results]
@@ -56,8 +67,20 @@ def pictures(results: Sequence[Result]) -> dict[str, str]:
     for n, result in enumerate(results):
         x = [sample.event for sample in result.samples]
         shares = [sample.shares for sample in result.samples]
-        made[f"load-{n}"] = bands(f"Load of the hosts: {result.rule}", x, shares, COLOURS[n % len(COLOURS)])
+        made[f"load-{n}"] = bands(
+            f"Load of the hosts (dominant share): {result.rule}", x, shares, COLOURS[n % len(COLOURS)]
+        )
     return made
+
+
+def waited(took_s: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """The chart of a burst: of each rule, the share of the microVMs that were CREATED within so many seconds."""
+    lines = []
+    for rule, times in took_s:
+        row = sorted(times)
+        ranks = sorted({round(n * (len(row) - 1) / CURVE_POINTS) for n in range(CURVE_POINTS + 1)})
+        lines.append(Line(rule, [(0.0, 0.0), *((row[n], (n + 1) / len(row)) for n in ranks)] if row else []))
+    return curves("MicroVMs that are CREATED", lines, y_most=1.0, across="seconds since their create")
 
 
 def _over_time(
@@ -69,16 +92,17 @@ def _over_time(
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def parts() -> Iterator[str]:
-        yield "<table><tr>" + "".join(f"<th>{escape(column)}</th>" for column in columns) + "</tr>"
+        yield "<div class=wide><table><tr>" + "".join(f"<th>{escape(column)}</th>" for column in columns) + "</tr>"
         for n, row in enumerate(rows):
             yield f"<tr{'' if n else ' class=ours'}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        yield "</table>"
+        yield "</table></div>"
 
     return "".join(parts())
 
 
 def _key(names: Sequence[str]) -> str:
     marks = (
-        f'<span style="background:{COLOURS[n % len(COLOURS)]}"></span>{escape(name)}' for n, name in enumerate(names)
+        f'<span><i style="background:{COLOURS[n % len(COLOURS)]}"></i>{escape(name)}</span>'
+        for n, name in enumerate(names)
     )
-    return f"<p class=key>{''.join(marks)}</p>"
+    return f"<p class=key>{' '.join(marks)}</p>"

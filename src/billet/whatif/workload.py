@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,14 +62,14 @@ class Workload:
 def read(path: Path) -> Workload:
     """The workload in a file; `.csv` is read as CSV, all else as JSON. Raises ConfigError, which says where."""
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8-sig")  # spreadsheets begin a CSV with a byte order mark
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not text in UTF-8") from None
     workload = Workload(path.stem)
     taking = _Taking(workload)
-    for where, row in _csv_rows(text) if path.suffix == ".csv" else _json_rows(path, text):
+    for where, row in _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text):
         try:
             taking.row(row)
         except ValueError as error:
@@ -84,18 +84,41 @@ def read(path: Path) -> Workload:
 CSV_COLUMNS = ("op", "name", "vcpu", "memory_mib", "disk_mib", "vms")
 
 
-def _csv_rows(text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows as they stand, in the order of CSV_COLUMNS; trailing columns may be left out, # begins a comment."""
-    reader = csv.reader(text.splitlines())
-    for cells in reader:
-        cells = [cell.strip() for cell in cells]
-        if not any(cells) or cells[0].startswith("#") or tuple(cells[:2]) == CSV_COLUMNS[:2]:
-            continue
-        where = f"line {reader.line_num}"
-        if len(cells) > len(CSV_COLUMNS):
-            yield where, {"op": "", "why": f"{len(cells)} columns; there are {len(CSV_COLUMNS)} at most"}
-        else:
-            yield where, {key: cell for key, cell in zip(CSV_COLUMNS, cells, strict=False) if cell}
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows under the names of their columns; trailing columns may be left out, # begins a comment.
+
+    A first row with "op" in it names the columns, else they are CSV_COLUMNS. They are parted as the first row is: by
+    commas, or by semicolons or tabs, as spreadsheets write them where the comma is the decimal point.
+    """
+    lines = text.splitlines()
+    first = next((line for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
+    reader = csv.reader(lines, delimiter=max(",;\t", key=first.count))
+    columns: Sequence[str] = ()
+    try:
+        for cells in reader:
+            cells = [cell.strip() for cell in cells]
+            if not any(cells) or cells[0].startswith("#"):
+                continue
+            where = f"line {reader.line_num}"
+            if not columns and "op" in cells:
+                columns = _named_columns(f"{path}, {where}", cells)
+                continue
+            columns = columns or CSV_COLUMNS
+            if any(cells[len(columns) :]):
+                raise ConfigError(f"{path}, {where}: {len(cells)} columns; there are {len(columns)} at most")
+            yield where, {"op": ""} | {key: cell for key, cell in zip(columns, cells, strict=False) if cell}
+    except csv.Error as error:
+        raise ConfigError(f"{path}, line {reader.line_num}: {error}") from None
+
+
+def _named_columns(where: str, heads: Sequence[str]) -> Sequence[str]:
+    for head in heads:
+        if (head and head not in CSV_COLUMNS) or heads.count(head) > 1:
+            raise ConfigError(
+                f"{where}: column {head!r} is {'there twice' if head in CSV_COLUMNS else 'not known'};"
+                f" the columns are {', '.join(CSV_COLUMNS)}"
+            )
+    return heads
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -104,6 +127,8 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]
         tree = msgspec.json.decode(text)
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is no workload: it is nested too deeply") from None
     if not isinstance(tree, dict):
         raise ConfigError(f'{path} is no workload; write {{"hosts": [...], "events": [...]}}')
     for part, op in (("hosts", "host"), ("events", None)):
@@ -134,7 +159,7 @@ class _Taking:
         """Raises ValueError, which says what is wrong."""
         take = self._take.get(str(row["op"]))
         if take is None:
-            raise ValueError(row.get("why") or f"{row['op']!r} is none of {', '.join(self._take)}")
+            raise ValueError(f"{row['op']!r} is none of {', '.join(self._take)}")
         name = row.get("name")
         if not name:
             raise ValueError(f"this {row['op']} has no name")
@@ -143,6 +168,8 @@ class _Taking:
     def _host(self, name: str, row: Mapping[str, Any]) -> None:
         if name in self._workload.hosts:
             raise ValueError(f"host {name} is there twice")
+        if self._workload.events:
+            raise ValueError(f"host {name} comes after the first event; all hosts are there from the beginning")
         self._workload.hosts[name] = _amount(row, vms=_whole(row, "vms", MOST_VMS))
 
     def _create(self, name: str, row: Mapping[str, Any]) -> None:

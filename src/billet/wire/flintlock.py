@@ -54,7 +54,7 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
     Raises InvalidRequest for what no host may see: no spec at all, the two requests that kill a flintlockd
     (docs/compatibility.md), and wishes that cannot be read. Everything else that is wrong is flintlockd's to refuse.
     """
-    spec = _parse(rpc.CreateMicroVMRequest, request)
+    spec = parse(rpc.CreateMicroVMRequest, request)
     if not spec.HasField("microvm"):
         raise InvalidRequest(NO_SPEC)
     vm = spec.microvm
@@ -79,7 +79,7 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
 
 def read_labels(request: bytes) -> tuple[str, dict[str, str]]:
     """The namespace and the labels of a CreateMicroVMRequest."""
-    vm = _parse(rpc.CreateMicroVMRequest, request).microvm
+    vm = parse(rpc.CreateMicroVMRequest, request).microvm
     return vm.namespace or DEFAULT_NAMESPACE, dict(vm.labels)
 
 
@@ -118,7 +118,7 @@ def _clean(ref: str) -> str:
 
 def read_images(request: bytes) -> tuple[Image, ...]:
     """The images of a CreateMicroVMRequest."""
-    return images(_parse(rpc.CreateMicroVMRequest, request).microvm)
+    return images(parse(rpc.CreateMicroVMRequest, request).microvm)
 
 
 def observe(vm: types.MicroVM) -> Observed:
@@ -149,12 +149,12 @@ def read_token(value: str) -> str:
 
 def read_list(reply: bytes) -> list[Observed]:
     """A ListMicroVMsResponse."""
-    return [observe(vm) for vm in _parse(rpc.ListMicroVMsResponse, reply).microvm]
+    return [observe(vm) for vm in parse(rpc.ListMicroVMsResponse, reply).microvm]
 
 
 def read_created(reply: bytes) -> Observed:
     """The microVM in a CreateMicroVMResponse or a GetMicroVMResponse (they are alike on the wire)."""
-    return observe(_parse(rpc.CreateMicroVMResponse, reply).microvm)
+    return observe(parse(rpc.CreateMicroVMResponse, reply).microvm)
 
 
 def uid_of(request: bytes) -> str:
@@ -177,7 +177,7 @@ _ULID = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
 
 def read_uid(request: bytes) -> str:
     """The uid of a GetMicroVMRequest or a DeleteMicroVMRequest. Raises InvalidRequest as flintlockd does."""
-    uid: str = _parse(rpc.GetMicroVMRequest, request).uid
+    uid: str = parse(rpc.GetMicroVMRequest, request).uid
     if not uid:
         raise InvalidRequest(INVALID)
     return uid
@@ -190,7 +190,7 @@ def unknown_uid(method: str, uid: str) -> str:
 
 def read_namespace(request: bytes) -> str:
     """The namespace of a ListMicroVMsRequest."""
-    namespace: str = _parse(rpc.ListMicroVMsRequest, request).namespace
+    namespace: str = parse(rpc.ListMicroVMsRequest, request).namespace
     return namespace
 
 
@@ -305,7 +305,8 @@ def _encode_varint(value: int) -> bytes:
 M = TypeVar("M", bound=Message)
 
 
-def _parse(kind: type[M], data: bytes) -> M:
+def parse(kind: type[M], data: bytes) -> M:
+    """A request of this kind. Raises InvalidRequest."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
