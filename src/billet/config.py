@@ -189,12 +189,13 @@ class ServerConfig:
         " 0 = measured pressure does not matter.", low=0, high=10,
     )  # fmt: skip
     delay_weight: float = setting(
-        Weights().delay, SCORE, "The most that a long wait for the boot adds. 0 = boot queues do not matter;"
-        " high values fill a host only because it boots fast.", low=0, high=10,
+        Weights().delay, SCORE, "The most that a boot adds, short of a long wait, of which each second adds 20 times"
+        " this / delay-half-s; under `fast` each second of a boot does. 0 = boots do not matter.", low=0, high=10,
     )  # fmt: skip
     delay_half_s: float = setting(
-        Weights().delay_half_s, SCORE, "The wait for the boot at which half of that is added.", low=0.001, high=3600
-    )
+        Weights().delay_half_s, SCORE, "The seconds until CREATED that add half of that. A wait for boots is long"
+        " from 2.5 times this; more keeps hosts even in a burst, less has it done sooner.", low=0.001, high=3600,
+    )  # fmt: skip
     wish_weight: float = setting(
         Weights().wish, SCORE, "What a soft wish of a request (billet.io/spread, near) counts: what a host adds"
         " that has the whole group, or none of it. 0 = nothing; 1 = as much as a full host.", low=0, high=10,

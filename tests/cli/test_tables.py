@@ -233,6 +233,32 @@ def test_the_smallest_pieces():
     assert sorted(["h10", "h2", "h"], key=natural) == ["h", "h2", "h10"]
 
 
+def of_pulls(pulling, wishes=(), policy="spread"):
+    bids = [a_bid("host-2", 0.2) | {"missing": 2}, a_bid("host-1", 0.3)]
+    record = a_record(AWARDED | {"bids": bids, "pulling": pulling})
+    record["auction"]["wishes"] = dict(wishes)
+    return text(explained(record | {"weights": {"policy": policy}}), width=120)
+
+
+def test_it_is_told_whether_a_pull_counts():
+    """Broken on purpose (leave `pulling` out of the record): a high BOOT DELAY is not explained."""
+    assert "pulls count in full: host-7 pulls its images already, and one host at a time is enough" in of_pulls(
+        ["host-7"]
+    )
+    assert "pulls count in full: a, b, c, d pull its images already" in of_pulls([*"abcde"])
+    assert "no host pulls its images yet: for the first one, the pull is no long wait" in of_pulls([])
+    for silent in (of_pulls(None), of_pulls([], policy="fast"), of_pulls([], {"spread": "db"})):
+        assert "its images" not in silent
+
+
+def test_a_bid_that_was_priced_by_what_all_say_is_told_from_one_whose_ledger_moved():
+    bids = [bid | {"basis": {"vcpu": 4, "memory_mib": 1024}} for bid in AWARDED["bids"]]
+    ledger = {bid["host"]: AWARDED["ledger"]["host-1"] for bid in bids}
+    said = text(explained(a_record(AWARDED | {"bids": bids, "ledger": ledger})), width=120)
+    assert "* priced anew, by what all bids together say of boots and pulls: host-2 bid 0.210" in said
+    assert "ledger had moved" not in said
+
+
 def test_wishes_are_told_with_what_they_added_and_by_what_they_were_measured():
     """Broken on purpose (leave a bid that the ledger ruled out among the offers): host-9 has a score."""
 
@@ -266,7 +292,9 @@ def test_a_comparison_shows_every_figure_whole_on_a_terminal_of_any_usual_width(
 
 def test_the_waits_of_a_burst_fit_80_columns():
     waits = Waits(10.33, 124.53, 124.53, 0.0)
-    said = text(bursts_table([Burst("static list, crc32(name) mod N", 500, waits, Accuracy(0.213, 0.91, 500))]), 80)
+    said = text(
+        bursts_table([Burst("static list, crc32(name) mod N", 500, waits, 0.123, Accuracy(0.213, 0.91, 500))]), 80
+    )
     assert {"500", "10.33", "124.53", "21.3%", "91.0%"} <= set(said.split())
 
 

@@ -93,12 +93,12 @@ def test_pack_fills_one_host_before_it_opens_the_next():
     assert sorted(t.vms for t in taken.values()) == [0, 0, 32, 32]
 
 
-def test_fast_goes_where_the_boot_is_soonest_and_spread_where_there_is_room():
+def test_fast_goes_where_the_boot_is_soonest_and_spread_where_there_is_room_unless_the_queue_is_long():
     auction = Auction("a", "ns", "vm", SMALL)
     hosts = {name: Host(name, room(32), room(32)) for name in ("quick", "slow")}
     taken = {"quick": Resources(16, 32768, 0, 16), "slow": ZERO}
-    facts = {"quick": Facts(boot_s=0.5), "slow": Facts(boot_s=8.0, pending=3)}
-    for policy, expected in (("fast", "quick"), ("spread", "slow")):
+    for policy, queue, expected in (("fast", 0, "quick"), ("spread", 0, "slow"), ("spread", 3, "quick")):
+        facts = {"quick": Facts(boot_s=0.5), "slow": Facts(boot_s=8.0, pending=queue)}
         weights = Weights(policy=policy)
         answers = [bid(hosts[name], taken[name], facts[name], auction, weights) for name in hosts]
         views = {name: HostView(hosts[name].allocatable, taken[name]) for name in hosts}

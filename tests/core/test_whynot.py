@@ -108,6 +108,8 @@ some_facts = st.builds(
     boot_s=st.sampled_from([0.0, 0.3, 5.0]),
     ahead_s=st.none(),
     pull_s=st.none(),
+    spread=st.floats(0, 2),
+    pulls=st.integers(0, 3),
 )
 demands = st.builds(
     Resources, vcpu=st.integers(1, 16), memory_mib=st.integers(1, 16).map(lambda n: n * 1024),

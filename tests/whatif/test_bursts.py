@@ -1,26 +1,97 @@
 """Bursts in the model of boots: who is done first, and what was foretold."""
 
+import json
 from collections import defaultdict
 
 import pytest
+from click.testing import CliRunner
 
+from billet.cli import main
+from billet.core.model import Resources
 from billet.core.scoring import Weights
-from billet.whatif.bursts import Bursts, Setting, accuracy, by_billet, by_oracle, by_rule, quantile, waits
+from billet.whatif.bursts import ROOM, Bursts, Setting, accuracy, by_billet, by_oracle, by_rule, quantile, waits
 from billet.whatif.rules import OTHERS
 
 FAST = Weights(policy="fast")
 RUNS = range(6)
+ALL = range(20)  # as many as `billet simulate` plays
 
 
-def test_a_burst_is_done_sooner_than_under_the_other_rules():
-    """100 creates, 10 hosts, the images on half of them; pulls that take as long as 40 boots."""
-    setting = Setting(pull_s=20.0)
-    ours = waits([Bursts(setting, seed).play(by_billet(FAST)) for seed in RUNS], 100)
-    static = waits([by_rule(setting, seed, OTHERS["static"]) for seed in RUNS], 100)
-    least = waits([by_rule(setting, seed, OTHERS["least-loaded"]) for seed in RUNS], 100)
+@pytest.mark.parametrize("weights", [Weights(), FAST])
+@pytest.mark.parametrize("pull_s", [Setting().pull_s, 20.0])
+def test_a_burst_is_done_sooner_than_under_the_other_rules(weights, pull_s):
+    """100 creates, 10 hosts, the images on half of them, where pulling them takes as long as 20 or 40 boots.
+
+    Broken on purpose (pulls by each host's own mean; the mean instead of the bound; no pull priced; a bounded delay).
+    """
+    setting = Setting(pull_s=pull_s)
+    ours = waits([Bursts(setting, seed).play(by_billet(weights)) for seed in ALL], 100)
+    static = waits([Bursts(setting, seed).play(by_rule(OTHERS["static"])) for seed in ALL], 100)
+    least = waits([Bursts(setting, seed).play(by_rule(OTHERS["least-loaded"])) for seed in ALL], 100)
     assert ours.p99_s <= 0.6 * static.p99_s
     assert ours.p99_s <= 0.9 * least.p99_s
+    assert ours.p50_s <= static.p50_s
     assert ours.refused == 0
+
+
+def test_short_pulls_are_not_worth_it_either():
+    """Broken on purpose (a host that pulls is late like one with a queue): as slow as least loaded."""
+    setting = Setting(boot_s=0.5, pull_s=2.0)
+    ours = waits([Bursts(setting, seed).play(by_billet(Weights())) for seed in ALL], 100)
+    least = waits([Bursts(setting, seed).play(by_rule(OTHERS["least-loaded"])) for seed in ALL], 100)
+    assert ours.p99_s <= 0.9 * least.p99_s
+    assert ours.p50_s <= least.p50_s
+
+
+def covs(setting, weights):
+    played = [Bursts(setting, seed) for seed in RUNS]
+    runs = [bursts.play(by_billet(weights)) for bursts in played]
+    return sum(bursts.cov() for bursts in played) / len(played), runs
+
+
+def test_creates_that_come_one_by_one_bring_the_images_to_every_host_and_leave_the_hosts_even():
+    """Broken on purpose (price every pull in full): the hosts without the images stay empty, CoV 1."""
+    setting = Setting(rate_per_s=1 / 30, pull_s=20.0)
+    even, _ = covs(setting, Weights(delay=0.0))
+    cov, runs = covs(setting, Weights())
+    assert cov <= even + 0.005
+    pulls = [sum(boot.took_s > 15.0 for boot in run) for run in runs]
+    assert all(count <= 5 for count in pulls), "each of the five hosts pulls once"
+
+
+@pytest.mark.parametrize("boot_s", [1.0, 5.0])
+def test_hosts_that_boot_slowly_get_their_share(boot_s):
+    """Broken on purpose (a host's own boot counts as a wait): with boots of 10 s they get nothing at first."""
+    setting = Setting(rate_per_s=1 / 30, boot_s=boot_s, with_images=10, slowness=(1.0, 2.0))
+    even, _ = covs(setting, Weights(delay=0.0))
+    cov, _ = covs(setting, Weights())
+    assert cov <= even + 0.005
+
+
+@pytest.mark.parametrize("creates", [20, 100])
+def test_a_burst_sends_one_at_most_to_pull(creates):
+    for seed in RUNS:
+        boots = Bursts(Setting(pull_s=20.0, creates=creates), seed).play(by_billet(Weights()))
+        assert sum(boot.host >= "host-5" for boot in boots) <= 1
+
+
+def test_a_burst_leaves_unequal_hosts_even_where_all_have_the_images():
+    """Broken on purpose (a wait is long from half_s): large hosts, which are sent more, have the longer queues."""
+    rooms = tuple(Resources(vcpu, gib * 1024, 0, 1000) for vcpu, gib in ((32, 64), (32, 128), (64, 256), (128, 512)))
+    setting = Setting(hosts=20, with_images=20, creates=400, rate_per_s=100.0, boot_s=0.5, rooms=rooms)
+    played = {weights: Bursts(setting, 1) for weights in (Weights(), Weights(delay=0.0))}
+    for weights, bursts in played.items():
+        bursts.play(by_billet(weights))
+    ours, even = (bursts.cov() for bursts in played.values())
+    assert ours <= even + 0.01
+
+
+def test_a_large_host_is_not_given_so_many_boots_that_they_wait_for_each_other():
+    """Broken on purpose (a bounded delay): it gets four fifths, by its room."""
+    setting = Setting(with_images=10, rooms=(ROOM, Resources(32, 128 * 1024, 0, 1000)))
+    ours = waits([Bursts(setting, seed).play(by_billet(Weights())) for seed in RUNS], 100)
+    dominant = waits([Bursts(setting, seed).play(by_billet(Weights(delay=0.0))) for seed in RUNS], 100)
+    assert ours.p99_s <= 0.9 * dominant.p99_s
 
 
 @pytest.mark.parametrize("pull_s", [0.0, 2.0, 10.0])
@@ -28,7 +99,7 @@ def test_nobody_is_much_better_than_one_who_knows_every_time(pull_s):
     setting = Setting(pull_s=pull_s)
     floor = waits([Bursts(setting, seed).play(by_oracle) for seed in RUNS], 100)
     ours = waits([Bursts(setting, seed).play(by_billet(FAST)) for seed in RUNS], 100)
-    least = waits([by_rule(setting, seed, OTHERS["least-loaded"]) for seed in RUNS], 100)
+    least = waits([Bursts(setting, seed).play(by_rule(OTHERS["least-loaded"])) for seed in RUNS], 100)
     assert 0.99 * floor.p99_s <= ours.p99_s <= least.p99_s
 
 
@@ -43,7 +114,7 @@ def test_over_many_bursts_nine_of_ten_are_within_the_bound_and_the_median_error_
 def test_hosts_boot_one_after_another_and_pull_an_image_once():
     setting = Setting(hosts=2, with_images=1, creates=6, boot_s=1.0, pull_s=5.0, sigma=0.0, rate_per_s=1e9)
     took = defaultdict(list)
-    for boot in by_rule(setting, 1, OTHERS["round-robin"]):
+    for boot in Bursts(setting, 1).play(by_rule(OTHERS["round-robin"])):
         took[boot.host].append(boot.took_s)
     assert took["host-0"] == pytest.approx([1.0, 2.0, 3.0])
     assert took["host-1"] == pytest.approx([11.0, 12.0, 13.0])
@@ -52,6 +123,30 @@ def test_hosts_boot_one_after_another_and_pull_an_image_once():
 def test_a_burst_can_be_played_again():
     one, two = (Bursts(Setting(), 3).play(by_billet(FAST)) for _ in range(2))
     assert one == two
+
+
+def burst(*args):
+    return CliRunner().invoke(
+        main, ["simulate", "--burst", "20", "--seeds", "1", "--against", "none", "-o", "json", *args]
+    )
+
+
+def test_the_command_has_what_makes_sense_for_a_burst():
+    """Broken on purpose (a default --shape-weight): it is ignored."""
+    slow, plain = burst("--rate", "0.1"), burst()
+    assert slow.exit_code == plain.exit_code == 0
+    assert json.loads(slow.stdout)[0]["cov"] < json.loads(plain.stdout)[0]["cov"]
+    assert burst("--shape-weight", "0", "--pull-s", "1").stdout != burst("--pull-s", "1").stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [(["w.csv"], "a WORKLOAD"), (["--at-once", "8"], "--at-once"), (["--reports-every", "200"], "--reports-every")],
+)  # fmt: skip
+def test_the_command_refuses_what_makes_none(args, what):
+    refused = burst(*args)
+    assert refused.exit_code != 0
+    assert f"--burst goes without {what}" in refused.stderr
 
 
 def test_quantiles():

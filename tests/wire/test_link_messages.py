@@ -25,13 +25,13 @@ def test_each_lot_of_a_round_is_priced_by_its_own_policy() -> None:
     """Broken on purpose (one delay for all lots of a round): the second lot's total is the first one's."""
     lots = [auction(), auction(policy="fast"), auction(policy="pack")]
     called = link.get_call(pb.Call.FromString(link.put_call(7, enumerate(lots)).SerializeToString()))
-    answers = [(lot, bid(HOST, ZERO, Facts(0.1, 3, 2.0), sent, DEFAULT_WEIGHTS)) for lot, sent in called]
+    answers = [(lot, bid(HOST, ZERO, Facts(0.1, 30, 2.0), sent, DEFAULT_WEIGHTS)) for lot, sent in called]
     heard = dict(link.get_bids("h1", pb.Bids.FromString(link.put_bids(7, answers).SerializeToString())))
     for lot, wanted in enumerate(lots):
-        asked = bid(HOST, ZERO, Facts(0.1, 3, 2.0), wanted, DEFAULT_WEIGHTS)
+        asked = bid(HOST, ZERO, Facts(0.1, 30, 2.0), wanted, DEFAULT_WEIGHTS)
         assert isinstance(asked, Bid)
         assert heard[lot] == asked
-    assert len({answer.score.delay for answer in heard.values()}) == 2
+    assert len({answer.score.delay for answer in heard.values()}) == 3
 
 
 def test_hosts_hear_nothing_of_a_wish_but_the_policy() -> None:
@@ -50,8 +50,20 @@ def test_an_older_leader_is_bid_to_and_an_older_agents_bid_is_heard() -> None:
     bids = link.put_bids(7, [(lot, bid(HOST, ZERO, Facts(), sent, DEFAULT_WEIGHTS)) for lot, sent in called])
     bids.ClearField("delay")
     bids.ClearField("missing")
+    bids.ClearField("coming")
     heard = link.get_bids("h1", pb.Bids.FromString(bids.SerializeToString()))
     assert heard == [(lot, bid(HOST, ZERO, Facts(), auction(), DEFAULT_WEIGHTS)) for lot in (0, 1)]
+
+
+def test_an_agent_that_does_not_say_which_images_it_pulls_may_be_pulling_these() -> None:
+    facts = Facts(0.1, 3, 2.0, 9.0, 4.0, pulls=2)
+    bids = link.put_bids(7, [(0, bid(HOST, ZERO, facts, auction(), DEFAULT_WEIGHTS, 0, 1))])
+    ((_, said),) = link.get_bids("h1", pb.Bids.FromString(bids.SerializeToString()))
+    bids.ClearField("coming")
+    ((_, silent),) = link.get_bids("h1", pb.Bids.FromString(bids.SerializeToString()))
+    assert isinstance(said, Bid)
+    assert isinstance(silent, Bid)
+    assert (said.coming, silent.coming) == (1, 2)
 
 
 NAN, INF = float("nan"), float("inf")

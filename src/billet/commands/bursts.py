@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import click
 
 from billet.commands.options import Amount, console, write
 from billet.core.scoring import Weights
 from billet.show.simulate import BURST_HEADS, Burst, bursts_rows, bursts_table
-from billet.whatif.bursts import Boot, Bursts, Setting, accuracy, by_billet, by_oracle, by_rule, waits
+from billet.whatif.bursts import Boot, Bursts, Choose, Setting, accuracy, by_billet, by_oracle, by_rule, waits
 from billet.whatif.report import page, waited
 from billet.whatif.rules import OTHERS
 
@@ -38,6 +39,10 @@ def bursts_options(function: Function) -> Function:
             "--boot-s", type=Amount(0.001), default=fresh.boot_s, show_default=True,
             help="Bursts: mean seconds of a boot.",
         ),
+        click.option(
+            "--rate", type=Amount(0, min_open=True), default=fresh.rate_per_s, show_default=True,
+            help="Bursts: creates a second.",
+        ),
         click.option("--with-images", type=click.IntRange(0), help="Bursts: hosts that have the images. [half]"),
         click.option(
             "--hosts", type=click.IntRange(1), default=fresh.hosts, show_default=True, help="Bursts: alike hosts."
@@ -52,18 +57,19 @@ def bursts_options(function: Function) -> Function:
 
 
 def play_bursts(
-    policies: Sequence[str], others: Sequence[str], output: str, html: Path | None, burst: Sequence[int],
-    hosts: int, with_images: int | None, boot_s: float, pull_s: float, sigma: float, seeds: int,
+    policies: Sequence[str], others: Sequence[str], shape_weight: float, output: str, html: Path | None,
+    burst: Sequence[int], hosts: int, with_images: int | None, rate: float, boot_s: float, pull_s: float,
+    sigma: float, seeds: int,
 ) -> None:  # fmt: skip
     """Play them, print what came out, and draw it where an HTML report is wanted."""
     named = COMPARED if "all" in others else tuple(name for name in others if name in OTHERS)
     rows, charts = [], []
     for creates in dict.fromkeys(burst):
         here = hosts // 2 if with_images is None else with_images
-        setting = Setting(hosts, here, creates, boot_s=boot_s, pull_s=pull_s, sigma=sigma)
-        played = _played(setting, policies, named, seeds)
+        setting = Setting(hosts, here, creates, rate, boot_s, pull_s, sigma)
+        played = _played(setting, [Weights(policy=policy, shape=shape_weight) for policy in policies], named, seeds)
         rows += [_row(rule, creates, runs) for rule, runs in played.items()]
-        took_s = [(rule, [boot.took_s for run in runs for boot in run]) for rule, runs in played.items()]
+        took_s = [(rule, [boot.took_s for run in runs for boot in run.boots]) for rule, runs in played.items()]
         charts.append((f"{creates} creates at once", [waited(took_s)]))
     if output == "json":
         click.echo(json.dumps([_plain(row) for row in rows], indent=2))
@@ -77,24 +83,35 @@ def play_bursts(
         write(html, page(charts, BURST_HEADS, bursts_rows(rows), said, "billet simulate --burst"))
 
 
-def _played(
-    setting: Setting, policies: Sequence[str], others: Sequence[str], seeds: int
-) -> dict[str, list[list[Boot]]]:
+class Run(NamedTuple):
+    """One run of one rule: its boots, and how uneven it left the hosts."""
+
+    boots: list[Boot]
+    cov: float
+
+
+def _played(setting: Setting, policies: Sequence[Weights], others: Sequence[str], seeds: int) -> dict[str, list[Run]]:
     """The runs of each rule, by its title."""
-    runs = {}
-    for policy in policies:
-        choose = by_billet(Weights(policy=policy))
-        runs[f"billet {policy}"] = [Bursts(setting, seed).play(choose) for seed in range(seeds)]
+    rules: dict[str, Callable[[], Choose]] = {}
+    for weights in policies:
+        rules[f"billet {weights.policy}"] = partial(by_billet, weights)
     for name in others:
-        runs[OTHERS[name].title] = [by_rule(setting, seed, OTHERS[name]) for seed in range(seeds)]
-    runs[FLOOR] = [Bursts(setting, seed).play(by_oracle) for seed in range(seeds)]
-    return runs
+        rules[OTHERS[name].title] = partial(by_rule, OTHERS[name])
+    rules[FLOOR] = lambda: by_oracle
+    return {
+        title: [_run(Bursts(setting, seed), chooser()) for seed in range(seeds)] for title, chooser in rules.items()
+    }
 
 
-def _row(rule: str, creates: int, runs: Sequence[Sequence[Boot]]) -> Burst:
-    return Burst(rule, creates, waits(runs, creates), accuracy([boot for run in runs for boot in run]))
+def _run(bursts: Bursts, choose: Choose) -> Run:
+    return Run(bursts.play(choose), bursts.cov())
+
+
+def _row(rule: str, creates: int, runs: Sequence[Run]) -> Burst:
+    boots, cov = [run.boots for run in runs], sum(run.cov for run in runs) / len(runs)
+    return Burst(rule, creates, waits(boots, creates), cov, accuracy([boot for run in boots for boot in run]))
 
 
 def _plain(row: Burst) -> dict[str, Any]:
     told = row.accuracy._asdict() if row.accuracy else None
-    return {"rule": row.rule, "creates": row.creates, **row.waits._asdict(), "accuracy": told}
+    return {"rule": row.rule, "creates": row.creates, **row.waits._asdict(), "cov": row.cov, "accuracy": told}

@@ -68,9 +68,11 @@ def simulate(
     boot them one after another and pull the images that they do not have.
     """
     if of_bursts["burst"]:
-        if workloads:
-            raise ConfigError("--burst goes without a WORKLOAD")
-        play_bursts(policies, others, output, html, **of_bursts)
+        without = {"a WORKLOAD": workloads, "--at-once": at_once > 1, "--reports-every": reports_every}
+        for what, given in without.items():
+            if given:
+                raise ConfigError(f"--burst goes without {what}")
+        play_bursts(policies, others, shape_weight, output, html, **of_bursts)
         return
     if not workloads:
         raise ConfigError("give a WORKLOAD, or --burst N")

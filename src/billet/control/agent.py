@@ -158,8 +158,8 @@ class Agent:
             return Refusal(self.host.id, Reason.STOPPING)
         if not self._known:
             return Refusal(self.host.id, Reason.DAEMON_AWAY)
-        missing = self.room.missing(auction.images)
-        return bidding.bid(self.host, self._count.taken, self.facts, auction, self.weights, missing)
+        missing, coming = self.room.missing(auction.images), self.room.coming(auction.images)
+        return bidding.bid(self.host, self._count.taken, self.facts, auction, self.weights, missing, coming)
 
     # Orders.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from billet.core.bidding import PROVIDERS, closed, no_room
-from billet.core.foretell import behind, bound_s, until_created_s
+from billet.core.foretell import bound_s, until_created_s
 from billet.core.model import (
     NO_DISCOUNT,
     ZERO,
@@ -23,7 +23,8 @@ from billet.core.model import (
     Score,
     Unplaced,
 )
-from billet.core.scoring import Weights, price, utilisation
+from billet.core.outlook import Outlook, awarded_since, facts_by, outlook
+from billet.core.scoring import LONG, PATIENT, Tolerance, Weights, price, utilisation
 from billet.core.wishes import wished
 from billet.core.words import counted
 
@@ -61,49 +62,76 @@ def award(
 
     The ledger says whether there is room, a bid only how much the host wants the microVM (promise 1). A bid that was
     worked out on another count than the ledger's is priced anew before it is compared, with the microVMs awarded
-    since then counted as waiting for their boot. Ties go by a hash of auction and host: over many auctions no host
-    is favoured for its name.
+    since then counted as waiting for their boot; so is one of a host where this microVM would wait long, or for a
+    pull, in the light of all bids (core/outlook.py). Ties go by a hash of auction and host: over many auctions no
+    host is favoured for its name.
     """
-    offers: list[tuple[Score, str, bool]] = []
-    refusals: list[Refusal] = []
-    for answer in answers:
-        if isinstance(answer, Refusal):
-            refusals.append(answer)
-            continue
-        offer = current_offer(answer, auction, ledger, weights)
-        if isinstance(offer, Refusal):
-            refusals.append(offer)
-        else:
-            offers.append((offer, answer.host, ledger[answer.host].taken != answer.basis))
-    if not offers:
+    bids, refusals = with_room(auction, answers, ledger)
+    if not bids:
         return Unplaced(_most_common_first(refusals))
+    asked = scores(bids, auction, ledger, weights)
+    offers = [(asked[bid.host], bid.host, ledger[bid.host].taken != bid.basis) for bid in bids]
     best = _lowest(auction, offers)
     rest = [offer for offer in offers if offer is not best]
     return Award(best[1], best[0], best[2], _lowest(auction, rest)[1] if rest else None)
 
 
-def current_offer(bid: Bid, auction: Auction, ledger: Mapping[str, HostView], weights: Weights) -> Score | Refusal:
-    """The bid's own score while the ledger counts as the host did, a new price where it has moved.
+def with_room(
+    auction: Auction, answers: Sequence[Bid | Refusal], ledger: Mapping[str, HostView]
+) -> tuple[list[Bid], list[Refusal]]:
+    """The bids that the ledger has room for, and the refusals: the hosts' own, and the ledger's of other bids."""
+    bids: list[Bid] = []
+    refusals: list[Refusal] = []
+    for answer in answers:
+        refusal = answer if isinstance(answer, Refusal) else _refused(answer, auction, ledger.get(answer.host))
+        if refusal:
+            refusals.append(refusal)
+        elif isinstance(answer, Bid):
+            bids.append(answer)
+    return bids, refusals
+
+
+def _refused(bid: Bid, auction: Auction, view: HostView | None) -> Refusal | None:
+    if view is None:
+        return Refusal(bid.host, Reason.AWAY)
+    closing = closed(bid.host, view) or view.against
+    return closing or no_room(bid.host, view.allocatable, view.taken, auction.demand)
+
+
+def scores(
+    bids: Sequence[Bid], auction: Auction, ledger: Mapping[str, HostView], weights: Weights
+) -> dict[str, Score]:
+    """What each of these bids counts for; the ledger has room for all of them."""
+    common = outlook(bids, ledger, weights.delay_half_s)
+    return {bid.host: current_offer(bid, auction, ledger[bid.host], weights, common) for bid in bids}
+
+
+def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, common: Outlook) -> Tolerance:
+    """How long the microVM may wait on the bidder before that counts.
+
+    Who wishes for company, or for none, would rather wait. One host at a time pulls images for the first time: while
+    none does, they are no wait. Else a host that pulls is late as soon as another would boot it earlier without.
+    """
+    wishes = auction.wishes
+    if wishes.spread or wishes.near or wishes.plane:
+        return PATIENT
+    pulls = bool(common.pulling)
+    if common.soonest_s is None or not (facts.pulls or (pulls and bid.missing)):
+        return Tolerance(pulls=pulls)
+    return Tolerance(min(common.soonest_s, LONG * weights.delay_half_s), pulls)
+
+
+def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, common: Outlook) -> Score:
+    """The bid's own score while the ledger counts as the host did and little waits there, a new price else.
 
     Soft wishes are added to either: who of the microVM's group is where, only the ledger knows.
     """
-    view = ledger.get(bid.host)
-    if view is None:
-        return Refusal(bid.host, Reason.AWAY)
-    allocatable, taken = view.allocatable, view.taken
-    refusal = closed(bid.host, view) or view.against or no_room(bid.host, allocatable, taken, auction.demand)
-    if refusal:
-        return refusal
-    score = bid.score
-    if taken != bid.basis or view.discount != NO_DISCOUNT:
-        facts, policy = facts_by(bid, taken), weights.under(auction.wishes.policy)
-        score = price(allocatable, taken, auction.demand, facts, policy, bid.missing, view.discount)
+    score, discount = bid.score, view.discount
+    if view.taken != bid.basis or discount != NO_DISCOUNT or not common.stands(bid.facts, bid.missing):
+        facts, weighed = common.seen(facts_by(bid, view), bid.missing), weights.under(auction.wishes.policy)
+        wait = tolerance(auction, bid, facts, weighed, common)
+        score = price(view.allocatable, view.taken, auction.demand, facts, weighed, bid.missing, discount, wait)
     return wished(score, view.kin, weights) if view.kin else score
-
-
-def facts_by(bid: Bid, taken: Resources) -> Facts:
-    """A bidder's facts by now: what was awarded to it since the bid counts as waiting for its boot."""
-    return behind(bid.facts, max(0, taken.vms - bid.basis.vms))
 
 
 def foretold_by(bid: Bid, auction: Auction, view: HostView) -> Foretold:
@@ -111,7 +139,7 @@ def foretold_by(bid: Bid, auction: Auction, view: HostView) -> Foretold:
 
     The utilisation is the bid's own word while the ledger counts as the host did: that is what it won with.
     """
-    facts, moved = facts_by(bid, view.taken), view.taken != bid.basis
+    facts, moved = facts_by(bid, view), view.taken != bid.basis
     return Foretold(
         utilisation(view.allocatable, view.taken, auction.demand) if moved else bid.score.utilisation,
         until_created_s(facts, bid.missing),
@@ -119,9 +147,15 @@ def foretold_by(bid: Bid, auction: Auction, view: HostView) -> Foretold:
     )
 
 
-def unpriced(host_id: str, facts: Facts, missing: int = 0) -> Bid:
+def unpriced(host_id: str, facts: Facts, missing: int = 0, coming: int = 0) -> Bid:
     """A bid on a count that no ledger has, so that `award` prices it, by these facts and its own weights."""
-    return Bid(host_id, Score(0.0, 0.0, 0.0, 0.0), NEVER, facts, missing)
+    return Bid(host_id, Score(0.0, 0.0, 0.0, 0.0), NEVER, facts, missing, coming)
+
+
+def again(bid: Bid, view: HostView) -> Bid:
+    """The bid as it would be made by now, on a count that no ledger has."""
+    coming = bid.coming + (bid.missing if awarded_since(bid, view) else 0)
+    return unpriced(bid.host, facts_by(bid, view), bid.missing, coming)
 
 
 def _lowest(auction: Auction, offers: list[tuple[Score, str, bool]]) -> tuple[Score, str, bool]:

@@ -12,18 +12,24 @@ CAPABILITY_REASONS = frozenset({Reason.PROVIDER, Reason.MACVTAP, Reason.VIRTIOFS
 
 
 def bid(
-    host: Host, taken: Resources, facts: Facts, auction: Auction, weights: Weights, missing: int = 0
+    host: Host,
+    taken: Resources,
+    facts: Facts,
+    auction: Auction,
+    weights: Weights,
+    missing: int = 0,
+    coming: int = 0,
 ) -> Bid | Refusal:
     """A host's answer to a call for bids, from what it counts as taken and what only it knows.
 
-    `missing` counts the images that it would have to pull for this microVM.
+    `missing` counts the images that it would have to pull for this microVM, `coming` those that it pulls for others.
     """
     refusal = cannot(host, auction) or no_room(host.id, host.allocatable, taken, auction.demand)
     if refusal:
         return refusal
     weights = weights.under(auction.wishes.policy)
     score = price(host.allocatable, taken, auction.demand, facts, weights, missing)
-    return Bid(host.id, score, taken, facts, missing)
+    return Bid(host.id, score, taken, facts, missing, coming)
 
 
 def cannot(host: Host, auction: Auction) -> Refusal | None:

@@ -62,6 +62,10 @@ class BootRoom:
         """How many of them would have to be pulled, and are not going to be for those that wait already."""
         return self._lacking(image for image in images if not self._wanted[image])
 
+    def coming(self, images: Iterable[Image]) -> int:
+        """How many of them are not here yet, and are pulled for those that wait already."""
+        return self._lacking(image for image in images if self._wanted[image])
+
     def _lacking(self, images: Iterable[Image]) -> int:
         if not self._told and self.boots.pull_s is None:
             return 0

@@ -23,24 +23,32 @@ def until_created_s(facts: Facts, missing: int) -> float | None:
     """
     if not facts.boot_s or (missing and facts.pull_s is None):
         return None
-    ahead_s = facts.pending * facts.boot_s if facts.ahead_s is None else facts.ahead_s
-    return ahead_s + facts.boot_s + missing * (facts.pull_s or 0.0)
+    return _until_s(facts, missing, 1)
 
 
 def bound_s(facts: Facts, missing: int) -> float | None:
-    """The time within which nine of ten such microVMs are CREATED; None where nothing is foretold.
+    """The time within which nine of ten such microVMs are CREATED; None where nothing is foretold."""
+    return None if until_created_s(facts, missing) is None else within_s(facts, missing)
+
+
+def within_s(facts: Facts, missing: int, own: int = 1) -> float:
+    """The same bound, where times that are not known count as 0; with `own` 0, of when its own boot would begin.
 
     bound = foretold + spread x sqrt(n b^2 + k p^2 + v (n b)^2 + w (k p)^2), for n boots of b seconds and k pulls of p
     that are to come. Below the root are the variances of boots and pulls that vary independently, and those of their
     means, in units of the spread.
     """
-    foretold_s = until_created_s(facts, missing)
-    if foretold_s is None:
-        return None
-    boots, pulls, pull_s = facts.pending + 1, facts.pulls + missing, facts.pull_s or 0.0
+    boots, pulls, pull_s = facts.pending + own, facts.pulls + missing, facts.pull_s or 0.0
     variance = boots * facts.boot_s**2 + pulls * pull_s**2
     variance += MEAN_VARIANCE * (boots * facts.boot_s) ** 2 + PULL_VARIANCE * (pulls * pull_s) ** 2
-    return foretold_s + facts.spread * sqrt(variance)
+    return _until_s(facts, missing, own) + facts.spread * sqrt(variance)
+
+
+def _until_s(facts: Facts, missing: int, own: int) -> float:
+    pull_s, ahead_s = facts.pull_s or 0.0, facts.ahead_s
+    if ahead_s is None:
+        ahead_s = facts.pending * facts.boot_s + facts.pulls * pull_s
+    return ahead_s + own * facts.boot_s + missing * pull_s
 
 
 def next_spread(spread: float, beyond: bool) -> float:

@@ -67,8 +67,8 @@ class Facts(NamedTuple):
     `pressure` is 0 (idle) to 1 (everything waits); `pending` counts microVMs waiting for their boot, which
     flintlockd does one after another; `boot_s` is the host's own mean boot time, 0 when it has none yet.
     `ahead_s` is the seconds until all that wait are CREATED, the `pulls` that are to come before that included; None
-    means pending x boot_s. `pull_s` is the host's own mean time to pull an image. `spread` is how far its boots stray
-    from what it foretells (core/foretell.py).
+    means pending x boot_s + pulls x pull_s. `pull_s` is the host's own mean time to pull an image. `spread` is how
+    far its boots stray from what it foretells (core/foretell.py).
     """
 
     pressure: float | None = None
@@ -185,7 +185,8 @@ class Bid(NamedTuple):
 
     `basis` is what the host counted as taken when it worked out the score. Where the leader's ledger counts
     otherwise, the leader prices the bid anew with the same function (promise 1). `missing` counts the images that
-    would have to be pulled for this microVM, and for none that waits already.
+    would have to be pulled for this microVM, and for none that waits already; `coming` those of its images that are
+    pulled there now, or will be, for others that wait.
     """
 
     host: str
@@ -193,6 +194,7 @@ class Bid(NamedTuple):
     basis: Resources
     facts: Facts
     missing: int = 0
+    coming: int = 0
 
 
 class Foretold(NamedTuple):

@@ -21,7 +21,7 @@ FIT = 0.28
 SKEW = 0.2
 FULL = 0.05
 PACK_SKEW = 0.35  # of `pack`, whose hosts are full early
-BOOT_FIRST = 20.0  # `fast`: a short delay adds so many times what it does under the other policies
+BOOT_FIRST = 20.0  # a second that counts adds so many times weight / half_s
 
 Shape = Callable[[Resources, Resources, Resources, float, float], float]
 
@@ -86,34 +86,43 @@ def _skew(allocatable: Resources, taken: Resources, demand: Resources) -> float:
     return abs((taken[0] + demand[0]) / allocatable[0] - (taken[1] + demand[1]) / allocatable[1])
 
 
-Delay = Callable[[float, float, float], float]  # seconds, weight, half_s -> what it adds
+Delay = Callable[[float, float, float, float], float]  # seconds until CREATED, too late by, weight, half_s -> added
 
 
-def bounded(delay_s: float, weight: float, half_s: float) -> float:
-    """weight x d / (d + half_s): however long a queue, it never outweighs a host that is much emptier."""
-    return weight * delay_s / (delay_s + half_s)
+def bounded(created_s: float, late_s: float, weight: float, half_s: float) -> float:
+    """weight x d / (d + half_s), d = created_s: however long a queue, never more than the weight. Of `pack`."""
+    return weight * created_s / (created_s + half_s) if created_s > 0 else 0.0
 
 
-def boots_first(delay_s: float, weight: float, half_s: float) -> float:
-    """BOOT_FIRST x weight x d / half_s: each second counts alike, so that who is done first wins.
+def long_waits(created_s: float, late_s: float, weight: float, half_s: float) -> float:
+    """weight x d / (d + half_s) + BOOT_FIRST x weight x late_s / half_s, d = created_s. Of `spread`.
+
+    Boots decide between hosts about equally full and no more, since a placement lasts and a boot does not; of a wait
+    that is longer than what is tolerated (core/scoring.py:Tolerance) each second counts as under `fast`.
+    """
+    return bounded(created_s, late_s, weight, half_s) + boots_first(late_s, late_s, weight, half_s)
+
+
+def boots_first(created_s: float, late_s: float, weight: float, half_s: float) -> float:
+    """BOOT_FIRST x weight x created_s / half_s: each second counts alike, so that who is done first wins. Of `fast`.
 
     The earliest finish, one microVM after another, is list scheduling (Graham, "Bounds for Certain Multiprocessing
     Anomalies", Bell System Technical Journal, 1966): a burst ends at most 2 - 1/hosts times later than it could.
     """
-    return BOOT_FIRST * weight * delay_s / half_s
+    return BOOT_FIRST * weight * created_s / half_s
 
 
 class Policy(NamedTuple):
     """A policy as a leader sets it: what it adds for the shape and for the delay, which hosts are asked first."""
 
     shape: Shape
-    delay: Delay = bounded
+    delay: Delay
     fullest_first: bool = False
 
 
 POLICIES = {
-    "spread": Policy(spread),
-    "pack": Policy(pack, fullest_first=True),
+    "spread": Policy(spread, long_waits),
+    "pack": Policy(pack, bounded, fullest_first=True),
     # Boot latency first: `spread`, with a delay that outweighs an empty host. Trade: a host that boots fast, or has
     # the images, fills up first. Among hosts that would boot at the same time it is `spread`.
     "fast": Policy(spread, boots_first),

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from billet.core.auction import award, current_offer
+from billet.core.auction import award, scores, with_room
 from billet.core.model import Auction, Award, Bid, HostView, Refusal, Resources, Score, Unplaced
 from billet.core.scoring import Weights
 
-ANOTHER_SCORE = frozenset({2, 3})  # versions of records whose auctions were decided by other formulas than today's
+ANOTHER_SCORE = frozenset({1, 2, 3, 4})  # versions of records that were decided by other formulas than today's
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class Record:
     code: int = 0
     text: str = ""
     legs_ms: dict[str, float] = field(default_factory=dict)
-    v: int = 4
+    v: int = 5
     called: Called = field(default_factory=Called)
     shadow: str = ""  # the policy that decides in the shadow of the real one; "" = none
 
@@ -81,8 +81,8 @@ def faithful(record: Record) -> bool:
 
 def prices(record: Record, attempt: Attempt) -> Mapping[str, Score | Refusal]:
     """What each bid counted for when the award was made; of ANOTHER_SCORE only what is known of it: the winner's."""
-    priced = {bid.host: current_offer(bid, record.auction, attempt.ledger, record.weights) for bid in attempt.bids}
-    if record.v not in ANOTHER_SCORE:
-        return priced
-    known = {host_id: price for host_id, price in priced.items() if isinstance(price, Refusal)}
-    return known | ({attempt.award.host: attempt.award.score} if attempt.award else {})
+    bids, refusals = with_room(record.auction, attempt.bids, attempt.ledger)
+    ruled_out = {refusal.host: refusal for refusal in refusals}
+    if record.v in ANOTHER_SCORE:
+        return ruled_out | ({attempt.award.host: attempt.award.score} if attempt.award else {})
+    return ruled_out | scores(bids, record.auction, attempt.ledger, record.weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from billet.core.foretell import until_created_s
+from billet.core.foretell import within_s
 from billet.core.model import NO_DISCOUNT, Discount, Facts, Resources, Score
 from billet.core.policies import DEFAULT, named
 
@@ -13,9 +13,9 @@ class Weights(NamedTuple):
     """How much each part of the score counts. The leader's settings; it tells them to every host.
 
     `pressure`: what a host whose tasks wait all the time adds to its score (0 = pressure does not matter).
-    `delay`: the most that a long wait for the boot can add (0 = boots do not matter); small, so that it decides
-    between hosts about equally full and does not fill a host only because it boots fast.
-    `delay_half_s`: the wait at which half of that is added.
+    `delay`: how much the seconds until CREATED count (0 = boots do not matter); small, so that short ones decide
+    between hosts about equally full and do not fill a host only because it boots fast.
+    `delay_half_s`: the seconds that add half of it. Under `spread` long waits add more (core/policies.py:long_waits).
     `policy`: a name in core/policies.py. `shape`: how much its shape of free room counts (1 = as measured,
     0 = the dominant share alone).
     `wish`: what a request's own soft wishes count, `cluster`: the spreading of a cluster's machines (core/wishes.py;
@@ -36,6 +36,7 @@ class Weights(NamedTuple):
 
 
 DEFAULT_WEIGHTS = Weights()
+LONG = 2.5  # times delay_half_s is a long wait
 
 
 def utilisation(allocatable: Resources, taken: Resources, demand: Resources) -> float:
@@ -55,16 +56,36 @@ def utilisation(allocatable: Resources, taken: Resources, demand: Resources) -> 
     return share
 
 
-def expected_delay_s(facts: Facts, missing: int, unknown_pull_s: float) -> float:
-    """Seconds until one more microVM would be CREATED, as far as they count for the price.
+class Tolerance(NamedTuple):
+    """How long a microVM may wait for its turn to boot before that counts, under `spread`.
 
-    A host that has seen no boot yet counts as one that boots at once, so that it gets its first. An image that surely
-    is not there, on a host that has not pulled any yet, counts as `unknown_pull_s`.
+    `wait_s`: so long; None is LONG x delay_half_s. `pulls`: whether what it would be the first to pull is part of its
+    wait.
     """
-    pull_s = unknown_pull_s if facts.pull_s is None else facts.pull_s
-    if not facts.boot_s:
-        return missing * pull_s
-    return until_created_s(facts._replace(pull_s=pull_s), missing) or 0.0
+
+    wait_s: float | None = None
+    pulls: bool = True
+
+
+USUAL, PATIENT = Tolerance(), Tolerance(float("inf"))
+
+
+def delays_s(
+    facts: Facts, missing: int, weights: Weights, slower: float, tolerance: Tolerance
+) -> tuple[float, float]:
+    """Seconds until one more microVM would be CREATED, and by how many its turn would come too late, if they are all
+    `slower` by this factor.
+
+    They are the bounds within which nine of ten are: of two hosts that foretell the same, the surer one is preferred.
+    Its own boot is no wait: a host that boots slowly is not left empty for that. A host that has seen no boot yet
+    counts as one that boots at once, so that it gets its first. An image that surely is not there, on a host that has
+    not pulled any yet, counts as delay_half_s.
+    """
+    if facts.pull_s is None:
+        facts = facts._replace(pull_s=weights.delay_half_s)
+    wait_s = slower * within_s(facts, missing if tolerance.pulls else 0, own=0)
+    tolerated_s = LONG * weights.delay_half_s if tolerance.wait_s is None else tolerance.wait_s
+    return slower * within_s(facts, missing), max(0.0, wait_s - tolerated_s)
 
 
 def price(
@@ -75,19 +96,19 @@ def price(
     weights: Weights,
     missing: int = 0,
     discount: Discount = NO_DISCOUNT,
+    tolerance: Tolerance = USUAL,
 ) -> Score:
     """What a host asks for a microVM; lower is better, and the total is never below the true utilisation.
 
-    total = utilisation + shape + weights.pressure x pressure + delay(d) + audit, where `shape` and `delay` are the
-    policy's (core/policies.py) and d is the expected delay in seconds, for which a pull that nobody knows the time of
-    counts as delay_half_s. An audited host's d is multiplied, and its score raised, by its `discount`. A pressure
-    that is not known is left out.
+    total = utilisation + shape + weights.pressure x pressure + delay + audit, where `shape` and `delay` are the
+    policy's (core/policies.py), the latter of the seconds in `delays_s`. An audited host's seconds are multiplied,
+    and its score raised, by its `discount`. A pressure that is not known is left out.
     """
     policy = named(weights.policy)
     share = utilisation(allocatable, taken, demand)
     shape = policy.shape(allocatable, taken, demand, share, weights.shape)
     pressure = weights.pressure * (facts.pressure or 0.0)
-    delay_s = discount.delay * expected_delay_s(facts, missing, weights.delay_half_s)
-    delay = policy.delay(delay_s, weights.delay, weights.delay_half_s) if delay_s > 0 else 0.0
+    created_s, late_s = delays_s(facts, missing, weights, discount.delay, tolerance)
+    delay = policy.delay(created_s, late_s, weights.delay, weights.delay_half_s)
     audit = discount.utilisation
     return Score(share + shape + pressure + delay + audit, share, pressure, delay, shape, audit=audit)

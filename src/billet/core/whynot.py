@@ -11,11 +11,11 @@ from enum import Enum
 from math import ceil
 from typing import NamedTuple
 
-from billet.core.auction import award, current_offer, facts_by, unpriced
+from billet.core.auction import again, award, unpriced
 from billet.core.bidding import CAPABILITY_REASONS
 from billet.core.foretell import behind
 from billet.core.model import Auction, Award, Bid, Facts, HostView, Reason, Refusal, Resources, Score
-from billet.core.record import Attempt, Record
+from billet.core.record import Attempt, Record, prices
 from billet.core.scoring import Weights
 
 PRESSURE_STEP = 0.01
@@ -72,6 +72,7 @@ class Standing(NamedTuple):
     view: HostView
     facts: Facts
     missing: int = 0
+    coming: int = 0
 
 
 def why_not(record: Record, host_id: str) -> WhyNot:
@@ -83,7 +84,7 @@ def why_not(record: Record, host_id: str) -> WhyNot:
     if answer is None:
         return WhyNot(host_id, asked=False, winner=attempt.award.host if attempt.award else "")
     auction, weights, winner = record.auction, record.weights, attempt.award
-    offer = answer if isinstance(answer, Refusal) else current_offer(answer, auction, attempt.ledger, weights)
+    offer = answer if isinstance(answer, Refusal) else prices(record, attempt)[host_id]
     found = WhyNot(
         host_id,
         asked=True,
@@ -108,20 +109,22 @@ def standing_of(attempt: Attempt, host_id: str) -> Standing | None:
         return None
     if isinstance(answer, Refusal):
         return Standing(view, Facts())
-    return Standing(view, facts_by(answer, view.taken), answer.missing)
+    now = again(answer, view)
+    return Standing(view, now.facts, now.missing, now.coming)
 
 
 def wins(attempt: Attempt, auction: Auction, weights: Weights, host_id: str, standing: Standing) -> bool:
     """Whether the host would win the same auction if it stood like this, everybody else as they did."""
     others = [answer for answer in _answers(attempt) if answer.host != host_id]
     ledger = {**attempt.ledger, host_id: standing.view}
-    decision = award(auction, [*others, unpriced(host_id, standing.facts, standing.missing)], ledger, weights)
+    bid = unpriced(host_id, standing.facts, standing.missing, standing.coming)
+    decision = award(auction, [*others, bid], ledger, weights)
     return isinstance(decision, Award) and decision.host == host_id
 
 
 def otherwise(standing: Standing, demand: Resources, changes: Sequence[Change]) -> Standing:
     """The host with these changes made."""
-    view, facts, missing = standing
+    view, facts, missing, coming = standing
     for change in changes:
         match change.what:
             case What.QUEUE:
@@ -140,7 +143,7 @@ def otherwise(standing: Standing, demand: Resources, changes: Sequence[Change]) 
                 view = view._replace(taken=_without(view.taken, demand, int(change.was - change.to)))
             case _:
                 view = view._replace(taken=_set(view.taken, RESOURCES.index(change.what), int(change.to)))
-    return Standing(view, facts, missing)
+    return Standing(view, facts, missing, coming)
 
 
 def _ways(

@@ -54,6 +54,7 @@ BID_COLUMNS = (
     ">FREE\nvCPU",
     ">FREE\nGiB",
 )
+HOSTS_TOLD = 4  # of those that pull
 GROUPS_TOLD = 4  # hosts of which it is told who of the group is there
 SAME = 1e-9  # two prices that differ by less are the same, added up in another order
 
@@ -65,7 +66,7 @@ def explained(record: Record) -> RenderableType:
     for number, attempt in enumerate(attempts, 1):
         if len(attempts) > 1:
             parts.append(Text(f"Attempt {number} of {len(attempts)}", style="bold"))
-        parts += [*_attempt(attempt), *_shadow(record, attempt)]
+        parts += [*_attempt(attempt, _waits_count(record)), *_shadow(record, attempt)]
     parts.append(_outcome(record.get("outcome", {}), attempts))
     legs = _legs(record.get("legs_ms", {}))
     return Group(*parts, legs) if legs else Group(*parts)
@@ -101,13 +102,23 @@ def _wish(wish: str, value: Any) -> str:
     return "a control plane's place" if wish == "plane" else f"{wish} {value}"
 
 
-def _attempt(attempt: Record) -> list[RenderableType]:
+def _waits_count(record: Record) -> bool:
+    """Whether long waits were priced, and pulls among them (core/auction.py:tolerance)."""
+    wishes = record.get("auction", {}).get("wishes", {})
+    policy = wishes.get("policy") or record.get("weights", {}).get("policy")
+    return policy == "spread" and not any(wishes.get(wish) for wish in ("spread", "near", "plane"))
+
+
+def _attempt(attempt: Record, waits_count: bool) -> list[RenderableType]:
     award = attempt.get("award")
     offers, withdrawn = _offers(attempt)
     parts: list[RenderableType] = []
     if offers:
         ledger = attempt.get("ledger", {})
-        parts += [_bids(offers, award, ledger), *_footnotes(offers, ledger), *_groups(offers, ledger)]
+        parts += [_bids(offers, award, ledger), *_footnotes(offers, ledger)]
+        if waits_count:
+            parts += _pulls(offers, attempt.get("pulling"))
+        parts += _groups(offers, ledger)
     refusals = [*attempt.get("refusals", []), *withdrawn]
     if refusals:
         parts.append(_refusals(refusals))
@@ -203,9 +214,26 @@ def _footnotes(offers: Sequence[Record], ledger: Record) -> Iterable[Text]:
     if foretold:
         yield Text(f"  would be CREATED in: {', '.join(foretold)}", style="dim")
     repriced = [offer for offer in offers if offer["repriced"] and offer["host"] not in discounted]
-    if repriced:
-        was = ", ".join(f"{offer['host']} bid {offer['score']['total']:.3f}" for offer in repriced)
-        yield Text(f"  * priced anew, because the ledger had moved since the bid: {was}", style="dim")
+    moved = [o for o in repriced if "basis" not in o or o["basis"] != ledger.get(o["host"], {}).get("taken")]
+    waits = [offer for offer in repriced if offer not in moved]
+    for some, why in (
+        (moved, "because the ledger had moved since the bid"),
+        (waits, "by what all bids together say of boots and pulls"),
+    ):
+        if some:
+            was = ", ".join(f"{offer['host']} bid {offer['score']['total']:.3f}" for offer in some)
+            yield Text(f"  * priced anew, {why}: {was}", style="dim")
+
+
+def _pulls(offers: Sequence[Record], pulling: Sequence[str] | None) -> Iterable[Text]:
+    """Whether pulls count in full; None of older records, which do not say."""
+    if pulling is None or not any(offer.get("missing") for offer in offers):
+        return
+    if pulling:
+        who = f"{', '.join(pulling[:HOSTS_TOLD])} {'pulls' if len(pulling) == 1 else 'pull'} its images already"
+        yield Text(f"  pulls count in full: {who}, and one host at a time is enough", style="dim")
+    else:
+        yield Text("  no host pulls its images yet: for the first one, the pull is no long wait", style="dim")
 
 
 def _groups(offers: Sequence[Record], ledger: Record) -> Iterable[Text]:

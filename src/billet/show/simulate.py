@@ -62,27 +62,27 @@ class Burst(NamedTuple):
     rule: str
     creates: int
     waits: Waits
+    cov: float
     accuracy: Accuracy | None
 
 
-BURST_HEADS = ("rule", "creates", "p50 s", "p99 s", "last s", "refused", "median error", "within bound (90 %)")
+BURST_HEADS = ("rule", "creates", "p50 s", "p99 s", "last s", "refused", "CoV", "median error", "within bound (90 %)")
 
 
 def bursts_rows(rows: Sequence[Burst]) -> list[list[str]]:
-    """Under BURST_HEADS: seconds to CREATED, and how well bids foretold them."""
+    """Under BURST_HEADS: seconds to CREATED, how uneven the hosts are then, how well bids foretold the seconds."""
     made = []
-    for rule, creates, waits, told in rows:
+    for rule, creates, waits, cov, told in rows:
         foretold = (f"{told.error:.1%}", f"{told.within:.1%}") if told else ("-", "-")
         seconds = (f"{value:.2f}" for value in waits[:3])
-        made.append([rule, str(creates), *seconds, f"{waits.refused:.0f}", *foretold])
+        made.append([rule, str(creates), *seconds, f"{waits.refused:.0f}", f"{cov:.3f}", *foretold])
     return made
 
 
 def bursts_table(rows: Sequence[Burst]) -> RenderableType:
     """The same for a terminal."""
-    made = table(
-        ">creates", "~rule", ">p50 s", ">p99 s", ">last s", ">refused", ">median\nerror", ">within\nbound\n(90 %)"
-    )
+    heads = (">p50 s", ">p99 s", ">last s", ">refused", ">CoV", ">median\nerror", ">within\nbound\n(90 %)")
+    made = table(">creates", "~rule", *heads)
     for rule, creates, *cells in bursts_rows(rows):
         made.add_row(creates, rule, *cells, style="bold" if rule.startswith("billet") else "")
     return made

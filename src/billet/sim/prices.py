@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import log2
+from math import log2, sqrt
+from statistics import fmean, variance
 
 from billet.core.auction import award
-from billet.core.model import NO_DISCOUNT, Award, Bid, HostView, Refusal, Resources
+from billet.core.model import NO_DISCOUNT, Award, Bid, HostView, Refusal
 from billet.core.record import Attempt, Record
 from billet.core.scoring import Weights
 
@@ -18,17 +19,20 @@ CLOSE = 1e-9
 def expected_prices(record: Record, attempt: Attempt) -> dict[str, float]:
     """What each bid that there is room for should have counted for, worked out anew from the formula in the docs."""
     prices = {}
-    demand, weights = record.auction.demand, record.weights
-    for bid in attempt.bids:
-        view = attempt.ledger.get(bid.host)
-        if view is None or view.cordoned or view.fenced or not view.allocatable.covers(view.taken.plus(demand)):
-            continue
-        if view.against:
-            continue
+    weights = record.weights
+    for bid, view in _able(record, attempt):
         known = view.taken == bid.basis and view.discount == NO_DISCOUNT
-        asked = bid.score.total if known else _price(view, bid, demand, weights)
+        known = known and _short(bid.facts.pending, bid.facts.boot_s, weights)
+        asked = bid.score.total if known else _price(view, bid, record, attempt)
         prices[bid.host] = asked + _soft_wishes(view, weights)
     return prices
+
+
+def _able(record: Record, attempt: Attempt) -> list[tuple[Bid, HostView]]:
+    """The bids that the ledger has room for."""
+    rows = [(bid, attempt.ledger[bid.host]) for bid in attempt.bids if bid.host in attempt.ledger]
+    opened = [(bid, view) for bid, view in rows if not (view.cordoned or view.fenced or view.against)]
+    return [(bid, view) for bid, view in opened if view.allocatable.covers(view.taken.plus(record.auction.demand))]
 
 
 def _soft_wishes(view: HostView, weights: Weights) -> float:
@@ -41,23 +45,61 @@ def _soft_wishes(view: HostView, weights: Weights) -> float:
     return part
 
 
-def _price(view: HostView, bid: Bid, demand: Resources, weights: Weights) -> float:
+def _price(view: HostView, bid: Bid, record: Record, attempt: Attempt) -> float:
+    demand, weights = record.auction.demand, record.weights
     share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
-    pressure_weight, delay_weight, half_s, policy, shape_weight, _, _ = weights
-    facts = bid.facts
-    since = max(0, view.taken.vms - bid.basis.vms)
-    ahead_s = facts.pending * facts.boot_s if facts.ahead_s is None else facts.ahead_s
-    pull_s = half_s if facts.pull_s is None else facts.pull_s
-    delay_s = ahead_s + (since + 1) * facts.boot_s if facts.boot_s else 0.0
-    delay_s = view.discount.delay * (delay_s + bid.missing * pull_s)
+    pressure_weight, _, _, policy, shape_weight, _, _ = weights
     assert policy == "spread", policy
     alone = [min(1.0, demand[n] / view.allocatable[n]) for n in range(4) if view.allocatable[n]]
     vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
     size, misfit = -log2(max(alone)), 1 - min(alone[:2]) / max(alone[:2])
     full = 0.2 * share**10 * abs(vcpu - memory) + 0.05 * share**6
     shape = shape_weight * (0.115 * share * size + 0.28 * min(vcpu, memory) * misfit + full)
-    pressure = pressure_weight * (facts.pressure or 0.0)
-    return share + shape + pressure + delay_weight * delay_s / (delay_s + half_s) + view.discount.utilisation
+    pressure = pressure_weight * (bid.facts.pressure or 0.0)
+    return share + shape + pressure + _delay(view, bid, record, attempt) + view.discount.utilisation
+
+
+def _delay(view: HostView, bid: Bid, record: Record, attempt: Attempt) -> float:
+    """What `spread` adds for the seconds until CREATED, and for a long wait.
+
+    No host of the simulator pulls images.
+    """
+    weight, half_s, facts = record.weights.delay, record.weights.delay_half_s, bid.facts
+    assert not bid.missing, bid
+    assert not facts.pulls, facts
+    since = max(0, view.taken.vms - bid.basis.vms)
+    waiting = facts.pending + since
+    ahead_s = (facts.pending * facts.boot_s if facts.ahead_s is None else facts.ahead_s) + since * facts.boot_s
+    short = _short(waiting, facts.boot_s, record.weights)
+    boot_s = facts.boot_s if short else _alike(facts.boot_s, record, attempt)
+    ahead_s = max(0.0, ahead_s + waiting * (boot_s - facts.boot_s))
+
+    def within_s(boots: int) -> float:
+        stray_s = facts.spread * boot_s * sqrt(boots + 0.1 / 1.9 * boots**2)
+        return view.discount.delay * (ahead_s + (boots - waiting) * boot_s + stray_s)
+
+    wishes, created_s = record.auction.wishes, within_s(waiting + 1)
+    patient = wishes.spread or wishes.near or wishes.plane
+    late_s = 0.0 if patient else max(0.0, within_s(waiting) - 2.5 * half_s)
+    return weight * created_s / (created_s + half_s) + 20 * weight * late_s / half_s
+
+
+def _short(waiting: int, boot_s: float, weights: Weights) -> bool:
+    """Whether a queue is so short that a host's own mean is good enough."""
+    return not waiting or 0 < waiting * boot_s <= weights.delay_half_s
+
+
+def _alike(own_s: float, record: Record, attempt: Attempt) -> float:
+    """A host's mean boot, drawn towards that of all as far as chance would make them differ."""
+    known = [bid.facts for bid, _ in _able(record, attempt) if bid.facts.boot_s]
+    if not known:
+        return 0.0
+    mean_s = fmean(facts.boot_s for facts in known)
+    if not own_s:
+        return mean_s
+    found = variance([facts.boot_s for facts in known]) if len(known) > 1 else 0.0
+    chance = 0.1 / 1.9 * fmean((facts.boot_s * facts.spread / 1.2815515655446004) ** 2 for facts in known)
+    return mean_s + (max(0.0, 1 - chance / found) if found else 1.0) * (own_s - mean_s)
 
 
 def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:

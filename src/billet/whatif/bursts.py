@@ -19,7 +19,8 @@ from billet.core.bidding import bid
 from billet.core.bootroom import BootRoom
 from billet.core.model import Auction, Award, Bid, Foretold, HostView, Image, Resources
 from billet.core.scoring import Weights
-from billet.whatif.fleet import Fleet
+from billet.whatif.fleet import Chooser, Fleet
+from billet.whatif.measures import balance
 from billet.whatif.rules import Rule
 
 ROOM = Resources(128, 512 * 1024, 0, 1000)  # of each host
@@ -32,7 +33,8 @@ class Setting(NamedTuple):
 
     `with_images` hosts have the images of a burst already. Before the first burst each host has booted `warm`
     microVMs, one after another, from images of their own. Of several bursts each has its own images, begins when all
-    is quiet, and ends with the deletion of its microVMs.
+    is quiet, and with the deletion of the microVMs of the one before. Hosts have these `rooms`, and take so many
+    times longer to boot (`slowness`), in turn.
     """
 
     hosts: int = 10
@@ -44,6 +46,8 @@ class Setting(NamedTuple):
     sigma: float = 0.3
     warm: int = 20
     bursts: int = 1
+    rooms: tuple[Resources, ...] = (ROOM,)
+    slowness: tuple[float, ...] = (1.0,)
 
 
 class Boot(NamedTuple):
@@ -89,7 +93,7 @@ class Bursts:
 
     def __init__(self, setting: Setting, seed: int) -> None:
         self.setting = setting
-        self.fleet = Fleet({f"host-{n}": ROOM for n in range(setting.hosts)})
+        self.fleet = Fleet({f"host-{n}": setting.rooms[n % len(setting.rooms)] for n in range(setting.hosts)})
         self._seed = seed
         self._hosts = [BootHost(host_id) for host_id in self.fleet.ids]
         self._wanted = _images("before")
@@ -100,11 +104,11 @@ class Bursts:
 
     def play(self, choose: Choose) -> list[Boot]:
         """All bursts; creates that find no room are left out."""
-        boots = []
-        for number in range(self.setting.bursts):
-            boots += self._burst(number, choose)
+        boots = self._burst(0, choose)
+        for number in range(1, self.setting.bursts):
             for vm in list(self.fleet.state.placements):
                 self.fleet.remove(vm)
+            boots += self._burst(number, choose)
         return boots
 
     def _burst(self, number: int, choose: Choose) -> list[Boot]:
@@ -143,15 +147,22 @@ class Bursts:
         auction = Auction(vm, "", vm, demand, images=self._wanted)
         answers = []
         for n, host in enumerate(self._hosts):
-            facts, missing = host.room.facts(None, now_s), host.room.missing(self._wanted)
-            answer = bid(self.fleet.state.hosts[host.id], self.fleet.taken(n), facts, auction, weights, missing)
+            facts, known = host.room.facts(None, now_s), self.fleet.state.hosts[host.id]
+            missing, coming = host.room.missing(self._wanted), host.room.coming(self._wanted)
+            answer = bid(known, self.fleet.taken(n), facts, auction, weights, missing, coming)
             if isinstance(answer, Bid):
                 answers.append(answer)
         return auction, answers
 
     def view(self, host_id: str) -> HostView:
         """What the ledger says of a host."""
-        return HostView(ROOM, self.fleet.taken(self.fleet.number[host_id]))
+        n = self.fleet.number[host_id]
+        return HostView(self.fleet.capacities[n], self.fleet.taken(n))
+
+    def cov(self) -> float:
+        """How uneven the hosts are: the coefficient of variation of their dominant shares."""
+        fleet = self.fleet
+        return balance(fleet.capacities, [fleet.taken(n) for n in range(len(fleet.ids))]).cov
 
     def truly_done_s(self, host_id: str, which: str, now_s: float) -> float:
         """When a microVM would be CREATED on a host. Nobody can know that; it is the floor of what can be had."""
@@ -164,7 +175,8 @@ class Bursts:
         """How long a microVM keeps a host's worker busy."""
         pulls = [f"{host.id} {image}" for image in self._wanted if image not in host.images]
         pulling_s = sum(self._drawn(self.setting.pull_s, "pull", pull) for pull in pulls)
-        return pulling_s + self._drawn(self.setting.boot_s, "boot", which)
+        slowness = self.setting.slowness[self.fleet.number[host.id] % len(self.setting.slowness)]
+        return pulling_s + slowness * self._drawn(self.setting.boot_s, "boot", which)
 
     def _drawn(self, mean_s: float, *what: str) -> float:
         sigma = self.setting.sigma
@@ -198,16 +210,17 @@ def by_billet(weights: Weights) -> Choose:
     return choose
 
 
-def by_rule(setting: Setting, seed: int, rule: Rule) -> list[Boot]:
-    """Bursts that another rule places, which knows nothing of boots."""
-    bursts = Bursts(setting, seed)
-    chooser = rule.start(bursts.fleet)
+def by_rule(rule: Rule) -> Choose:
+    """As another rule places, which knows nothing of boots. Of one run: some rules remember."""
+    chooser: Chooser | None = None
 
     def choose(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, None] | None:
+        nonlocal chooser
+        chooser = chooser or rule.start(bursts.fleet)
         host_id = chooser.choose(vm, demand)
         return None if host_id is None else (host_id, None)
 
-    return bursts.play(choose)
+    return choose
 
 
 def by_oracle(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, None] | None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import msgspec
 
-from billet.core.auction import foretold_by
+from billet.core.auction import foretold_by, with_room
 from billet.core.audit import Outcome
 from billet.core.errors import StoreCorrupt
 from billet.core.model import NO_WISHES, Auction, Bid, Foretold, HostView, Refusal, Score
+from billet.core.outlook import outlook
 from billet.core.record import Attempt, Gone, Record, prices
 
-VERSION = 4  # one more with each change of the score's formula (core/record.py:ANOTHER_SCORE)
+VERSION = 5  # one more with each change of the score's formula (core/record.py:ANOTHER_SCORE)
 OUTCOME_VERSION = 1
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
 
@@ -119,12 +120,18 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
             }
             for host_id, view in attempt.ledger.items()
         },
+        "pulling": _pulling(record, attempt),
         "priced": {host_id: price._asdict() for host_id, price in priced.items() if isinstance(price, Score)},
         "award": award._asdict() | {"score": award.score._asdict()} if award else None,
         "together": attempt.together,
         "turn": attempt.turn,
         "shadow": attempt.shadow,
     }
+
+
+def _pulling(record: Record, attempt: Attempt) -> tuple[str, ...]:
+    bids, _ = with_room(record.auction, attempt.bids, attempt.ledger)
+    return outlook(bids, attempt.ledger, record.weights.delay_half_s).pulling
 
 
 def _bid(bid: Bid, auction: Auction, ledger: Mapping[str, HostView]) -> dict[str, Any]:
@@ -135,5 +142,6 @@ def _bid(bid: Bid, auction: Auction, ledger: Mapping[str, HostView]) -> dict[str
         "basis": bid.basis._asdict(),
         "facts": bid.facts._asdict(),
         "missing": bid.missing,
+        "coming": bid.coming,
         "foretold": foretold_by(bid, auction, view)._asdict() if view else None,
     }

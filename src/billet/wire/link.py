@@ -291,6 +291,7 @@ def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bi
         message.shape.append(answer.score.shape)
         message.delay.append(answer.score.delay)
         message.missing.append(answer.missing)
+        message.coming.append(answer.coming)
     return message
 
 
@@ -299,13 +300,14 @@ def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
     basis, facts = get_resources(message.basis), get_facts(message.facts)
     pressure, sound = message.pressure_part, _make_sense(facts)
     delays, images = _later(message.delay, 0.0, message.lot), _later(message.missing, 0, message.lot)
-    columns = zip(message.lot, message.utilisation, message.shape, delays, images, strict=True)
+    pulled = _later(message.coming, facts.pulls, message.lot)  # who does not say which ones: any may be of this lot
+    columns = zip(message.lot, message.utilisation, message.shape, delays, images, pulled, strict=True)
     answers: list[tuple[int, Bid | Refusal]] = []
-    for lot, share, shape, delay, missing in columns:
+    for lot, share, shape, delay, missing, coming in columns:
         score = Score(share + shape + pressure + delay, share, pressure, delay, shape)
         sane = sound and isfinite(score.total) and min(score) >= 0.0
-        answer = Bid(host_id, score, basis, facts, missing) if sane else Refusal(host_id, Reason.DECLINED, NO_SENSE)
-        answers.append((lot, answer))
+        refusal = Refusal(host_id, Reason.DECLINED, NO_SENSE)
+        answers.append((lot, Bid(host_id, score, basis, facts, missing, coming) if sane else refusal))
     answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
     return answers
 

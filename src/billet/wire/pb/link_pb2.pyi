@@ -432,6 +432,7 @@ class Bids(_message.Message):
     SHAPE_FIELD_NUMBER: _builtins.int
     DELAY_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    COMING_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     pressure_part: _builtins.float
@@ -454,6 +455,10 @@ class Bids(_message.Message):
         """images that would have to be pulled"""
 
     @_builtins.property
+    def coming(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """images that are pulled for others, or will be"""
+
+    @_builtins.property
     def refusals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Refusal]: ...
     def __init__(
         self,
@@ -467,11 +472,12 @@ class Bids(_message.Message):
         shape: _abc.Iterable[_builtins.float] | None = ...,
         delay: _abc.Iterable[_builtins.float] | None = ...,
         missing: _abc.Iterable[_builtins.int] | None = ...,
+        coming: _abc.Iterable[_builtins.int] | None = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "delay", b"delay", "facts", b"facts", "lot", b"lot", "missing", b"missing", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "shape", b"shape", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "coming", b"coming", "delay", b"delay", "facts", b"facts", "lot", b"lot", "missing", b"missing", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "shape", b"shape", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

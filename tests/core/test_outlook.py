@@ -1,0 +1,153 @@
+"""What the bids of an auction say together: waits are priced alike, and one host at a time pulls an image first."""
+
+from dataclasses import replace
+
+import pytest
+
+from billet.core.auction import again, award, with_room
+from billet.core.bidding import bid
+from billet.core.foretell import MEAN_VARIANCE
+from billet.core.model import Auction, Facts, Host, HostView, Image, Resources
+from billet.core.outlook import Common, common, outlook
+from billet.core.scoring import DEFAULT_WEIGHTS, Weights
+from billet.core.shadow import shadow
+from billet.core.wishes import read
+
+ROOM = Resources(64, 65536, 100_000, 100)
+SMALL = Resources(2, 2048, 0, 1)
+AUCTION = Auction("01AUCTION", "ns", "vm", SMALL, images=(Image("root"),))
+KNOWN = Facts(boot_s=1.0, pull_s=20.0)
+
+
+def has(name, taken=0, facts=KNOWN):
+    """A host that has the images, and so many vCPU taken."""
+    return made(name, taken, facts, 0, 0)
+
+
+def lacks(name, taken=0, facts=KNOWN, coming=0):
+    """One that does not; with `coming`, others there wait for one image of them."""
+    return made(name, taken, facts, 1 - coming, coming)
+
+
+def made(name, taken, facts, missing, coming):
+    used = Resources(taken, 1024 * taken, 0, taken // 2)
+    return bid(Host(name, ROOM, ROOM), used, facts, AUCTION, DEFAULT_WEIGHTS, missing, coming)
+
+
+def winner(bids, auction=AUCTION, since=None, weights=DEFAULT_WEIGHTS):
+    """Who wins, with so many microVMs awarded since the bids."""
+    ledger = {b.host: HostView(ROOM, b.basis) for b in bids}
+    for host, count in (since or {}).items():
+        more = Resources(*(count * part for part in SMALL))
+        ledger[host] = ledger[host]._replace(taken=ledger[host].taken.plus(more))
+    return award(auction, bids, ledger, weights).host
+
+
+def views(bids):
+    return {b.host: HostView(ROOM, b.basis) for b in bids}
+
+
+def bids_with_queues(*queues):
+    return [has("a", 16, KNOWN._replace(pending=queues[0])), lacks("b", 2, PULLING, coming=1), lacks("c")]
+
+
+def test_a_pull_is_worth_it_once_the_others_have_as_long_a_queue():
+    assert winner(bids_with_queues(10)) == "a"
+    assert winner(bids_with_queues(60)) == "c"
+
+
+def test_where_all_have_the_images_a_queue_counts_when_it_is_long():
+    """Broken on purpose (each second of a queue counts): large hosts, which are sent more, are left emptier."""
+    quiet = has("b", 16)
+    assert winner([has("a", 0, Facts(pending=8, boot_s=1.0)), quiet]) == "a"
+    assert winner([has("a", 0, Facts(pending=25, boot_s=1.0)), quiet]) == "b"
+
+
+PULLING = Facts(pending=1, boot_s=1.0, pull_s=20.0, ahead_s=21.0, pulls=1)
+
+
+def test_the_first_to_pull_is_sent_where_it_is_emptiest_and_nobody_after_it_while_it_pulls():
+    """Broken on purpose (price every pull in full): half of the fleet gets the images never.
+
+    Broken on purpose (price no pull): a burst goes to hosts that pull for a minute.
+    """
+    assert winner([has("a", 16), lacks("b"), lacks("c", 8)]) == "b"
+    assert winner([has("a", 16), lacks("b", 2, PULLING, coming=1), lacks("c")]) == "a"
+    assert winner([has("a", 16), has("b", 2), lacks("c")]) == "c"  # the pull is done
+
+
+def test_two_that_are_decided_at_the_same_moment_are_not_both_the_first():
+    """Broken on purpose (look at bids only): the host that was given the first has not said so yet."""
+    bids = [has("a", 16), lacks("b"), lacks("c")]
+    first = winner(bids)
+    assert first in ("b", "c")
+    assert winner(bids, since={first: 1}) == "a"
+
+
+def test_what_else_waits_or_was_awarded_is_no_pull_of_these_images():
+    waiting = Facts(pending=1, boot_s=1.0, pull_s=20.0, ahead_s=21.0, pulls=1)
+    assert winner([has("a", 16, waiting), lacks("b")]) == "b"
+    assert winner([has("a", 16), lacks("b")], since={"a": 1}) == "b"
+
+
+def test_fast_sends_nobody_first():
+    assert winner([has("a", 16), lacks("b")], weights=Weights(policy="fast")) == "a"
+
+
+@pytest.mark.parametrize("wish", ["spread", "near"])
+def test_who_wishes_for_company_or_none_would_rather_wait(wish):
+    wishing = replace(AUCTION, wishes=read({f"billet.io/{wish}": "db"}))
+    queue = Facts(pending=30, boot_s=1.0)
+    bids = [has("a", 16), has("b", 0, queue)]
+    assert winner(bids) == "a"
+    assert winner(bids, wishing) == "b"
+
+
+def test_a_shadow_sees_the_same_pulls():
+    bids = [has("a", 16), lacks("b"), lacks("c")]
+    ledger = {b.host: HostView(ROOM, b.basis) for b in bids}
+    ledger["b"] = ledger["b"]._replace(taken=SMALL)
+    assert shadow(AUCTION, bids, ledger, DEFAULT_WEIGHTS) == award(AUCTION, bids, ledger, DEFAULT_WEIGHTS).host == "a"
+    assert [again(b, ledger[b.host]).coming for b in bids] == [0, 1, 0]
+
+
+def test_hosts_that_differ_by_chance_only_are_taken_to_be_alike():
+    """Means of 20 boots that vary by 30 % differ by about 7 %."""
+    boots = common([(s, 0.4) for s in (0.93, 0.97, 1.0, 1.04, 1.06)], MEAN_VARIANCE)
+    assert boots == Common(pytest.approx(1.0), 0.0)
+    assert boots.drawn(0.93) == pytest.approx(1.0)
+
+
+def test_hosts_that_do_differ_keep_what_they_know_of_themselves():
+    boots = common([(s, 0.4) for s in (1.0, 1.0, 5.0)], MEAN_VARIANCE)
+    assert boots.own > 0.95
+    assert boots.drawn(5.0) == pytest.approx(5.0, rel=0.05)
+    assert boots.drawn(None) == boots.mean_s
+
+
+@pytest.mark.parametrize(("means", "own"), [([], None), ([(3.0, 0.4)], 1.0), ([(3.0, 0.4)] * 4, 1.0)])
+def test_there_is_nothing_in_common_of_fewer_than_two_or_of_the_same(means, own):
+    found = common(means, MEAN_VARIANCE)
+    assert (found and found.own) == own
+
+
+def test_a_host_that_has_never_pulled_or_booted_is_priced_by_what_the_others_know():
+    known, fresh = lacks("a"), lacks("b", 0, Facts(pending=2, pulls=1))
+    seen = outlook([known, fresh], views([known, fresh]), 5.0).seen(fresh.facts, fresh.missing)
+    assert (seen.boot_s, seen.pull_s, seen.ahead_s) == (1.0, 20.0, 2 * 1.0 + 20.0)
+
+
+def test_where_nothing_waits_a_bid_stands_as_it_was_made():
+    bids = [has("a"), has("b", 2, KNOWN._replace(boot_s=1.1))]
+    ledger = views(bids)
+    assert all(outlook(bids, ledger, 5.0).seen(b.facts, b.missing) == b.facts for b in bids)
+    assert award(AUCTION, bids, ledger, DEFAULT_WEIGHTS).score == bids[0].score
+
+
+def test_who_has_no_room_any_more_has_no_part_in_it():
+    """Broken on purpose (all bids): the images are on full hosts only, and every pull is held against the others."""
+    bids = [has("a"), lacks("b", 0, PULLING, coming=1), lacks("c")]
+    full = HostView(ROOM, ROOM)
+    able, _ = with_room(AUCTION, bids, {"a": full, "b": full, "c": HostView(ROOM, bids[2].basis)})
+    assert able == [bids[2]]
+    assert award(AUCTION, bids, {"a": full, "b": full, "c": views(bids)["c"]}, DEFAULT_WEIGHTS).score.delay < 0.05
