@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from billet.core.auction import foretold_by
 from billet.core.boots import Boots
-from billet.core.foretell import behind, bound_s, next_spread, until_created_s
+from billet.core.foretell import behind, bound_s, next_stretch, until_created_s
 from billet.core.model import Auction, Bid, Facts, HostView, Resources, Score
 from tests.core.strategies import facts
 
@@ -71,12 +71,13 @@ def test_one_of_ten_is_beyond_the_bound_whatever_the_boots_are_like(sigma):
 
 
 @given(st.floats(0, 5), st.integers(1, 50))
-def test_the_bound_follows_what_happens(spread, times):
-    wider = tighter = spread
+def test_the_bound_follows_what_happens(stretch, times):
+    wider = tighter = stretch
     for _ in range(times):
-        wider, tighter = next_spread(wider, beyond=True), next_spread(tighter, beyond=False)
-    assert wider > spread
-    assert 0 <= tighter <= spread
+        wider, tighter = next_stretch(wider, beyond=True), next_stretch(tighter, beyond=False)
+    assert wider > stretch
+    assert 0 <= tighter <= stretch
+    assert math.isclose(next_stretch(stretch, beyond=True, times=times), wider)
 
 
 def test_a_pull_is_told_from_a_boot():
