@@ -37,7 +37,7 @@ import click
     help="Creates a second.",
 )
 @click.option(
-    "--boot-mean-s", type=click.FloatRange(0), default=0.3, show_default=True, help="Mean time of one boot."
+    "--boot-mean-s", type=click.FloatRange(0), default=0.5, show_default=True, help="Mean time of one boot."
 )
 @click.option(
     "--pull-mean-s",

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from billet.client import Address, Client
+from billet.core.audit import Errors, errors
 from billet.core.errors import BilletError, ConfigError
 from billet.demo import screen
 from billet.demo.cluster import Boots, Cluster, FakeHost, leader, start_cluster, start_fakes
@@ -21,7 +22,8 @@ from billet.demo.load import Run, run_load
 from billet.demo.processes import Processes
 from billet.demo.workload import HostSize, Shape, draw_shapes, host_sizes, static_choice
 from billet.show.explain import explained
-from billet.wire.pb.fleet_pb2 import ExplainReply, ExplainRequest
+from billet.wire.auction_records import decode_outcomes
+from billet.wire.pb.fleet_pb2 import AuditReply, AuditRequest, ExplainReply, ExplainRequest
 
 STATIC_TITLE = "The same microVMs and hosts, chosen by a static list (crc32 % N)"
 
@@ -72,8 +74,14 @@ def _tell(settings: Settings, processes: Processes, console: Console) -> None:
         console.print(screen.side_by_side(billet, static))
         console.print(screen.comparison(billet, static), highlight=False)
         console.print(screen.NOTE, style="dim", highlight=False)
+        found = _audited(cluster)
+        if found:
+            console.print("[bold]What bids foretold, and what came[/]  (billet audit)")
+            console.print(screen.accuracy(found))
+            console.print(screen.ALONE, style="dim", highlight=False)
         if settings.json and not settings.keep:
-            print(json.dumps({"billet": figures(billet), "static_list": figures(static)}), flush=True)
+            both = {"billet": figures(billet), "static_list": figures(static)}
+            print(json.dumps(both | {"audit": found._asdict() if found else None}), flush=True)
     if settings.keep:
         told = screen.to_try(cluster.servers, leader(cluster), uid, cluster.hosts)
         console.print(told, highlight=False, soft_wrap=True, markup=False)
@@ -155,6 +163,12 @@ def _explain_one(cluster: Cluster, run: Run, console: Console) -> str:
     for record in reply.record_json[:1]:
         console.print(explained(json.loads(record)), highlight=False)
     return uid
+
+
+def _audited(cluster: Cluster) -> Errors | None:
+    """How well the bids have foretold what came, of all that the leader has seen booted; None without any."""
+    with Client(Address(cluster.grpc)) as client:
+        return errors(decode_outcomes(client.fleet("Audit", AuditRequest(), AuditReply).outcome_json))
 
 
 def figures(run: Run) -> dict[str, float]:
