@@ -32,12 +32,32 @@ def test_nobody_is_much_better_than_one_who_knows_every_time(pull_s):
     assert 0.99 * floor.p99_s <= ours.p99_s <= least.p99_s
 
 
-def test_over_many_bursts_nine_of_ten_are_within_the_bound_and_the_median_error_is_small():
-    setting = Setting(creates=60, pull_s=2.0, bursts=12)
-    told = accuracy([boot for seed in range(2) for boot in Bursts(setting, seed).play(by_billet(FAST))])
+MANY = Setting(creates=60, pull_s=2.0, bursts=12)
+GROUPS = Setting(hosts=5, with_images=0, creates=20, boot_s=0.3, pull_s=0.5, bursts=30, warm=0)
+
+
+@pytest.mark.parametrize("weights", [Weights(), FAST], ids=["spread", "fast"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        MANY,
+        MANY._replace(boot_s=0.3, pull_s=1.0),
+        MANY._replace(boot_s=0.5, pull_s=0.0),
+        MANY._replace(sigma=0.1),
+        MANY._replace(sigma=0.6),
+        GROUPS,
+    ],
+    ids=["bursts", "short boots", "no pulls", "calm", "wild", "small groups, from the first boot on"],
+)
+def test_over_many_bursts_nine_of_ten_are_within_the_bound_and_the_median_error_is_small(setting, weights):
+    """Broken on purpose: with a spread that stays as it begins, 95 to 98 % are within, of calm boots all and of wild
+    ones 80; with boots that are not asked how far they stray, 93 % of the calm and 86 of the wild ones; with a bound
+    that does not follow what came, 93 to 98."""
+    told = accuracy([boot for seed in range(4) for boot in Bursts(setting, seed).play(by_billet(weights))])
     assert told
+    assert told.boots > 1500
     assert 0.88 <= told.within <= 0.92
-    assert told.error <= 0.15
+    assert told.error <= 0.15 * max(1.0, setting.sigma / 0.3)
 
 
 def test_hosts_boot_one_after_another_and_pull_an_image_once():

@@ -35,8 +35,8 @@ NOTE = (
     "guests for memory; that is not in these times.\n"
 )
 ALONE = (
-    "Boots vary by 30 % here. One that waits for no other cannot be foretold to better than 20 %, the sum of many "
-    "can; and some hundred (--create 400) say how good the bound is, not some dozen.\n"
+    "Boots vary by 30 % here, and so one that waits for no other cannot be foretold to better than 20 %, and some "
+    "dozens do not say how good a bound is. To judge bids: --create 400 --at-once 20.\n"
 )
 
 

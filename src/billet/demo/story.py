@@ -30,13 +30,14 @@ STATIC_TITLE = "The same microVMs and hosts, chosen by a static list (crc32 % N)
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `billet demo` was asked for. `create` is how many microVMs, at `rate_per_s`."""
+    """What `billet demo` was asked for. `create` is how many microVMs, at `rate_per_s` but `at_once` together."""
 
     hosts: int
     servers: int
     store: str
     create: int
     rate_per_s: float
+    at_once: int
     boots: Boots
     keep: bool
     json: bool
@@ -90,13 +91,14 @@ def _tell(settings: Settings, processes: Processes, console: Console) -> None:
 
 def _opening(settings: Settings, sizes: list[HostSize]) -> str:
     vcpu, boots = sum(size.vcpu for size in sizes), settings.boots
+    together = f"{settings.at_once} at once, " if settings.at_once > 1 else ""
     servers = "one server" if settings.servers == 1 else f"{settings.servers} servers"
     return (
         f"[bold]Billet[/]: {servers} ({settings.store}), {len(sizes)} hosts with {vcpu} vCPUs in all.\n"
         "Each host has an agent and a fake flintlockd, which boots one microVM at a time,\n"
         f"as the real one does: {boots.boot_mean_s:g} s each on average, and {boots.pull_mean_s:g} s more\n"
         "for each of two images when the host first needs it.\n"
-        f"{settings.create} microVMs, {settings.rate_per_s:g} a second, seed {boots.seed}.\n"
+        f"{settings.create} microVMs, {settings.rate_per_s:g} a second, {together}seed {boots.seed}.\n"
     )
 
 
@@ -148,7 +150,7 @@ def _show_load(
         def show(run: Run) -> None:
             live.update(screen.filling(title, run), refresh=console.is_terminal)
 
-        return run_load(shapes, hosts, choose, settings.rate_per_s, show)
+        return run_load(shapes, hosts, choose, settings.rate_per_s, settings.at_once, show)
 
 
 def _explain_one(cluster: Cluster, run: Run, console: Console) -> str:
