@@ -28,7 +28,7 @@ from billet.api.service import FlintlockService
 from billet.api.stale import StaleReads
 from billet.config import ServerConfig, split_endpoint
 from billet.control.auctioneer import Auctioneer, Rules
-from billet.control.auditor import Auditor
+from billet.control.auditor import Auditor, taken_up
 from billet.control.ledger import Ledger, elected
 from billet.control.office import Office
 from billet.control.reconciler import Reconciler
@@ -45,7 +45,6 @@ from billet.wire.headers import FORWARDED, proof, token_of
 
 log = structlog.get_logger()
 
-AUDITED = 2000  # outcomes that a new leader takes up from its own records
 KEEP_LOST_S = 24 * 3600.0  # how long a LOST microVM is shown
 
 
@@ -223,7 +222,9 @@ class Server:
             ledger, self._clock, config.settle_after_s, KEEP_LOST_S, self._delete, config.fence_after_s
         )
         auditor = Auditor(ledger.state, self._clock, reconciler, self._judged)
-        auditor.restore(auction_records.decode_outcomes(self._log.judged(AUDITED)))
+        each = taken_up(len(ledger.state.hosts))
+        for host_id in ledger.state.hosts:
+            auditor.restore(host_id, auction_records.decode_outcomes(self._log.judged(host_id, each)))
         auctioneer = Auctioneer(ledger, self._link, reconciler.ready, rules, self._clock, self._record, auditor)
         return Office(ledger, auctioneer, reconciler, self._link, rules, auditor)
 
@@ -276,7 +277,7 @@ class Server:
         self._log.append(record.auction.id, names, auction_records.encode(record))
 
     def _judged(self, outcome: Outcome) -> None:
-        self._log.append_judged(auction_records.encode_outcome(outcome))
+        self._log.append_judged(outcome.host, auction_records.encode_outcome(outcome))
 
     def _gone(self, placement: Placement) -> None:
         gone = Gone(placement.id, placement.host, placement.demand, self._clock.now_s())

@@ -15,10 +15,55 @@ from billet.wire.pb import fleet_pb2
 from tests.cluster.clients import Clients, eventually, numbered
 from tests.harness import Cluster, plans
 
+WAVES, WAVE = 6, 20
+
+
+@pytest.mark.slow
+async def test_where_boots_queue_the_seconds_are_right_and_nine_of_ten_within_the_bound(tmp_path: Path) -> None:
+    """Four hosts, groups of 20 creates, boots that vary by 30 %: the first group teaches the hosts. So few boots on a
+    busy machine leave much to chance; tests/whatif/test_bursts.py is strict.
+
+    Broken on purpose: the host does not count what waits (an error of 177 %, by and by); the leader does not count
+    what it has awarded since (113 %, together); a bound is what is foretold (38 % within).
+    """
+    cluster = Cluster(tmp_path, plans(4, tmp_path, boot_mean_s=0.3, sigma=0.3, pull_mean_s=0.5, vcpu=200))
+    await asyncio.to_thread(cluster.start)
+    clients = Clients(cluster.grpc[0])
+    try:
+
+        async def judged(count: int):
+            reply = fleet_pb2.AuditReply.FromString(await clients.call(fleet.AUDIT, b""))
+            outcomes = decode_outcomes(reply.outcome_json)
+            return outcomes if len(outcomes) == count else None
+
+        together, by_and_by = [], []  # the leader counts those before it, or the host does
+        for wave in range(1 + WAVES):
+            if wave % 2:
+                await asyncio.gather(*(clients.create(name) for name in numbered(f"wave-{wave}", WAVE)))
+            else:
+                for name in numbered(f"wave-{wave}", WAVE):
+                    await clients.create(name)
+            outcomes = await eventually(lambda so_far=(1 + wave) * WAVE: judged(so_far))
+            if wave:
+                newest = sorted(outcomes, key=lambda outcome: outcome.at_s)[-WAVE:]
+                (together if wave % 2 else by_and_by).extend(newest)
+        for kind in (together, by_and_by):
+            found = errors(kind)
+            assert found
+            assert found.worst <= 0.01
+            assert found.boots == WAVES // 2 * WAVE
+            assert found.error is not None
+            assert found.error <= 0.25, found
+            assert found.within is not None
+            assert found.within >= 0.75, found
+    finally:
+        await clients.close()
+        await asyncio.to_thread(cluster.stop)
+
 
 @pytest.mark.slow
 async def test_bids_foretell_what_comes(tmp_path: Path) -> None:
-    """Nothing else runs on the hosts. How precise the seconds are is measured elsewhere, with many more boots."""
+    """Nothing else runs on the hosts, whose boots hardly vary."""
     cluster = Cluster(tmp_path, plans(2, tmp_path, boot_mean_s=0.25, sigma=0.05, vcpu=50), http=True)
     await asyncio.to_thread(cluster.start)
     clients = Clients(cluster.grpc[0])

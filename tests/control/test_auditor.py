@@ -176,7 +176,7 @@ def test_a_host_that_errs_is_discounted_and_recovers_and_a_new_reign_takes_it_up
     assert views["h"].discount.delay == 3.0
     assert b'billet_bid_discount_delay{host="h"} 3.0' in exposition(SimpleNamespace(auditor=rig.auditor))  # type: ignore[arg-type]
     again = Auditor(rig.state, rig.clock, rig.inner, rig.kept.append)
-    again.restore(rig.kept)
+    again.restore("h", rig.kept)
     assert again.discounted({"h": rig.view()}) == views
     boots(WINDOW, 2.0)
     assert rig.auditor.discounted({"h": rig.view()})["h"].discount == NO_DISCOUNT

@@ -34,6 +34,8 @@ facts = st.builds(
     pull_s=st.none() | st.floats(0, 600),
     spread=st.floats(0, 3),
     pulls=st.integers(0, 5),
+    boots_seen=st.floats(0, 39),
+    pulls_seen=st.floats(0, 39),
 )
 host_ids = st.text("abcdefgh0123456789-", min_size=1, max_size=8)
 hosts = st.builds(

@@ -85,7 +85,7 @@ def dumb_within_s(known, missing, weights, with_its_own_boot):
     if known.ahead_s is not None:
         due_s = known.ahead_s + known.boot_s * with_its_own_boot + sum(pulls[:missing])
     by_chance = sum(s * s for s in boots) + sum(s * s for s in pulls)
-    by_a_wrong_mean = 1 / 19 * sum(boots) ** 2 + 1 / 2 * sum(pulls) ** 2
+    by_a_wrong_mean = sum(boots) ** 2 / max(1, known.boots_seen) + sum(pulls) ** 2 / max(1, known.pulls_seen)
     return due_s + known.spread * math.sqrt(by_chance + by_a_wrong_mean)
 
 

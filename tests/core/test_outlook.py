@@ -6,9 +6,8 @@ import pytest
 
 from billet.core.auction import again, award, with_room
 from billet.core.bidding import bid
-from billet.core.foretell import MEAN_VARIANCE
 from billet.core.model import Auction, Facts, Host, HostView, Image, Resources
-from billet.core.outlook import Common, common, outlook
+from billet.core.outlook import Common, Mean, common, outlook
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.shadow import shadow
 from billet.core.wishes import read
@@ -113,21 +112,41 @@ def test_a_shadow_sees_the_same_pulls():
 
 def test_hosts_that_differ_by_chance_only_are_taken_to_be_alike():
     """Means of 20 boots that vary by 30 % differ by about 7 %."""
-    boots = common([(s, 0.4) for s in (0.93, 0.97, 1.0, 1.04, 1.06)], MEAN_VARIANCE)
+    boots = common([Mean(s, 0.4, 20) for s in (0.93, 0.97, 1.0, 1.04, 1.06)])
     assert boots == Common(pytest.approx(1.0), 0.0)
     assert boots.drawn(0.93) == pytest.approx(1.0)
 
 
 def test_hosts_that_do_differ_keep_what_they_know_of_themselves():
-    boots = common([(s, 0.4) for s in (1.0, 1.0, 5.0)], MEAN_VARIANCE)
+    boots = common([Mean(s, 0.4, 20) for s in (1.0, 1.0, 5.0)])
     assert boots.own > 0.95
     assert boots.drawn(5.0) == pytest.approx(5.0, rel=0.05)
     assert boots.drawn(None) == boots.mean_s
 
 
-@pytest.mark.parametrize(("means", "own"), [([], None), ([(3.0, 0.4)], 1.0), ([(3.0, 0.4)] * 4, 1.0)])
+def test_a_mean_of_few_boots_is_chance_where_one_of_many_is_not():
+    """Broken on purpose (each mean as one of 20): two hosts that have booted twice are priced as if they differed."""
+    few, many = (common([Mean(s, 0.4, seen) for s in (0.8, 1.2)]) for seen in (1, 30))
+    assert few.own == 0.0
+    assert many.own > 0.9
+
+
+@pytest.mark.parametrize(("spreads", "kept"), [((0.4, 0.5, 0.6), 0.0), ((0.2, 0.2, 2.0), 0.9)])
+def test_a_host_that_was_lucky_with_its_bounds_is_not_preferred_for_them_and_one_that_is_wild_is_known(spreads, kept):
+    """Broken on purpose (each host's own spread): a burst goes to the hosts whose bounds are narrow by chance."""
+    waiting = [has(str(n), 0, KNOWN._replace(pending=20, spread=spread)) for n, spread in enumerate(spreads)]
+    seen = outlook(waiting, views(waiting), 5.0)
+    priced = [seen.seen(one.facts, 0).spread for one in waiting]
+    assert max(priced) - min(priced) == pytest.approx(kept * (max(spreads) - min(spreads)), rel=0.1)
+    assert sum(priced) == pytest.approx(sum(spreads))
+
+
+ALONE = Mean(3.0, 0.4, 20)
+
+
+@pytest.mark.parametrize(("means", "own"), [([], None), ([ALONE], 1.0), ([ALONE] * 4, 1.0)])
 def test_there_is_nothing_in_common_of_fewer_than_two_or_of_the_same(means, own):
-    found = common(means, MEAN_VARIANCE)
+    found = common(means)
     assert (found and found.own) == own
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def left_behind(tmp_path: Path) -> list[str]:
 
 def test_demo_runs_and_leaves_nothing_behind(tmp_path):
     done = subprocess.run(
-        [*COMMAND, "--hosts", "3", "--create", "12", *QUICK],
+        [*COMMAND, "--hosts", "3", "--create", "12", "--at-once", "2", *QUICK],
         env=environment(tmp_path), capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -37,6 +38,7 @@ def test_demo_runs_and_leaves_nothing_behind(tmp_path):
     assert "One auction explained" in done.stdout
     assert " won at " in done.stdout
     assert "time to CREATED, p99" in done.stdout
+    assert re.search(r"foretold against reported +0\.00% +at most, of 12\b", done.stdout)
     assert left_behind(tmp_path) == []
 
 

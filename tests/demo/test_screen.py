@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 from types import SimpleNamespace
 from typing import Any
 
 from click.testing import CliRunner
+from rich.console import Console
 
 from billet.cli import main
 from billet.commands.spec import parse_spec
+from billet.core.audit import Errors
 from billet.demo.cluster import FakeHost, Server
-from billet.demo.screen import to_try
+from billet.demo.screen import accuracy, to_try
 from billet.demo.workload import HostSize
 
 PROCESS: Any = SimpleNamespace(pid=4711)
 SERVERS = [Server(f"server-{n}", f"127.0.0.1:900{n}", f"127.0.0.1:800{n}", PROCESS) for n in (1, 2, 3)]
 HOSTS = [FakeHost(HostSize("host-1", 8, 32768, 100_000), "127.0.0.1:7001", "", PROCESS)]
+
+
+def shown(renderable: object) -> list[str]:
+    console = Console(width=100, file=io.StringIO())
+    console.print(renderable)
+    return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+
+
+def test_what_bids_foretold_is_said_with_how_much_of_it_may_be_chance() -> None:
+    lines = shown(accuracy(Errors(60, 36, 1.0, 0.123, 0.889, 0.0, 0.0004)))
+    assert "utilisation, foretold against reported 0.04% at most, of 60" in lines
+    assert "time to CREATED, median error 12.3% of 36 that were foretold" in lines
+    assert "within the bound for 90 % 88.9% by chance alone 85.0% to 95.0%" in lines
+
+
+def test_where_no_host_knew_its_boots_yet_nothing_is_said_of_seconds() -> None:
+    lines = shown(accuracy(Errors(3, 0, None, None, None, 0.0, 0.0)))
+    assert not [line for line in lines if "CREATED" in line]
 
 
 def commands(told: str) -> list[list[str]]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from billet.adapters.records import MAX_UNWRITTEN, AuctionLog, read_file
+from billet.control.auditor import KEPT, taken_up
+from billet.core.audit import NEEDED, WINDOW
 from billet.core.errors import ConfigError
 
 SOON_S = 20.0
@@ -92,6 +94,27 @@ def test_a_name_given_twice_is_no_harm(path: Path) -> None:
     log = AuctionLog(path)
     assert log.find("same") == [b"one"]
     log.close()
+
+
+def test_of_each_host_of_a_large_fleet_there_is_enough_for_its_discount(path: Path) -> None:
+    """Broken on purpose (as many kept as auctions): 25 of each, after which no leader discounts anybody by 30."""
+    hosts = [f"host-{n}" for n in range(400)]
+    log = AuctionLog(path)
+    for n in range(WINDOW + 1):
+        for host in hosts:
+            log.append_judged(host, b"%d" % n)
+        until(lambda written=n: log.judged(hosts[-1], 1) == [b"%d" % written])
+    each = taken_up(len(hosts))
+    assert each == WINDOW
+    for host in hosts:
+        assert log.judged(host, each) == [b"%d" % n for n in range(1, WINDOW + 1)]
+    assert log.judged("stranger", each) == []
+    log.close()
+
+
+def test_what_a_new_leader_takes_up_is_bounded_and_all_that_an_audit_shows_on_a_small_fleet() -> None:
+    assert [taken_up(hosts) for hosts in (0, 1, 20, 100, 1000)] == [KEPT, KEPT, KEPT, 100, WINDOW]
+    assert WINDOW >= NEEDED
 
 
 def test_a_file_that_cannot_be_read_is_moved_aside(path: Path) -> None:

@@ -25,10 +25,12 @@ def test_each_lot_of_a_round_is_priced_by_its_own_policy() -> None:
     """Broken on purpose (one delay for all lots of a round): the second lot's total is the first one's."""
     lots = [auction(), auction(policy="fast"), auction(policy="pack")]
     called = link.get_call(pb.Call.FromString(link.put_call(7, enumerate(lots)).SerializeToString()))
-    answers = [(lot, bid(HOST, ZERO, Facts(0.1, 30, 2.0), sent, DEFAULT_WEIGHTS)) for lot, sent in called]
+    facts = Facts(0.1, 30, 2.5, 75.5, 4.0, 0.7, 2, 12.0, 6.0)
+    assert len(set(facts)) == len(Facts._fields)  # none is left at its default, or taken for another
+    answers = [(lot, bid(HOST, ZERO, facts, sent, DEFAULT_WEIGHTS)) for lot, sent in called]
     heard = dict(link.get_bids("h1", pb.Bids.FromString(link.put_bids(7, answers).SerializeToString())))
     for lot, wanted in enumerate(lots):
-        asked = bid(HOST, ZERO, Facts(0.1, 30, 2.0), wanted, DEFAULT_WEIGHTS)
+        asked = bid(HOST, ZERO, facts, wanted, DEFAULT_WEIGHTS)
         assert isinstance(asked, Bid)
         assert heard[lot] == asked
     assert len({answer.score.delay for answer in heard.values()}) == 3

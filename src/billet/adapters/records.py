@@ -19,6 +19,7 @@ log = structlog.get_logger()
 
 MAX_UNWRITTEN = 5_000  # beyond, the oldest are dropped: memory is worth more than an explanation
 WRITE_EVERY_S = 0.2
+OUTCOMES = 10  # of what came of bids, so many times as many are kept as of auctions: a large fleet needs 30 a host
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 SCHEMA = """
@@ -26,14 +27,11 @@ CREATE TABLE IF NOT EXISTS auctions (seq INTEGER PRIMARY KEY, payload BLOB NOT N
 CREATE TABLE IF NOT EXISTS names (name TEXT NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (name, seq)) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS names_by_seq ON names (seq);
 CREATE TABLE IF NOT EXISTS gone (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS judged (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS outcomes (seq INTEGER PRIMARY KEY, host TEXT NOT NULL, payload BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS outcomes_by_host ON outcomes (host, seq);
 """
 
 
-_INSERT = {
-    False: "INSERT INTO gone (payload) VALUES (?)",
-    True: "INSERT INTO judged (payload) VALUES (?)",
-}
 _PAGE = {
     False: "SELECT seq, payload FROM auctions WHERE seq > ? ORDER BY seq LIMIT ?",
     True: "SELECT seq, payload FROM gone WHERE seq > ? ORDER BY seq LIMIT ?",
@@ -41,11 +39,11 @@ _PAGE = {
 
 
 class Unwritten(NamedTuple):
-    """A record that is not on disk yet. One without names is of a microVM's end, or what came of a bid."""
+    """A record that is not on disk yet. One without names is of a microVM's end, or what came of a bid of `host`."""
 
     names: tuple[str, ...]
     payload: bytes
-    judged: bool = False
+    host: str = ""
 
 
 class AuctionLog:
@@ -82,14 +80,15 @@ class AuctionLog:
         """Keep the end of a microVM; the last `keep` of them are kept as well."""
         self._append(Unwritten((), payload))
 
-    def append_judged(self, payload: bytes) -> None:
-        """Keep what came of a bid that won; the last `keep` of them are kept as well."""
-        self._append(Unwritten((), payload, judged=True))
+    def append_judged(self, host: str, payload: bytes) -> None:
+        """Keep what came of a host's bid that won; they are small, and OUTCOMES x `keep` of them are kept."""
+        self._append(Unwritten((), payload, host))
 
-    def judged(self, count: int) -> list[bytes]:
-        """The newest of what came of bids and is on disk, the oldest first."""
+    def judged(self, host: str, count: int) -> list[bytes]:
+        """The newest of what came of this host's bids and is on disk, the oldest first."""
+        query = "SELECT payload FROM outcomes WHERE host = ? ORDER BY seq DESC LIMIT ?"
         with self._lock:
-            return self._rows("SELECT payload FROM judged ORDER BY seq DESC LIMIT ?", count)[::-1]
+            return [row[0] for row in self._all(query, (host, count))][::-1]
 
     def _append(self, item: Unwritten) -> None:
         if not self._keep:
@@ -151,8 +150,11 @@ class AuctionLog:
         with self._lock:
             self._db.execute("BEGIN")
             for item in batch:
+                if item.host:
+                    self._db.execute("INSERT INTO outcomes (host, payload) VALUES (?, ?)", (item.host, item.payload))
+                    continue
                 if not item.names:
-                    self._db.execute(_INSERT[item.judged], (item.payload,))
+                    self._db.execute("INSERT INTO gone (payload) VALUES (?)", (item.payload,))
                     continue
                 self._seq += 1
                 self._db.execute("INSERT INTO auctions VALUES (?, ?)", (self._seq, item.payload))
@@ -162,7 +164,8 @@ class AuctionLog:
             self._db.execute("DELETE FROM names WHERE seq <= ?", (self._seq - self._keep,))
             self._db.execute("DELETE FROM auctions WHERE seq <= ?", (self._seq - self._keep,))
             self._db.execute("DELETE FROM gone WHERE seq <= (SELECT max(seq) FROM gone) - ?", (self._keep,))
-            self._db.execute("DELETE FROM judged WHERE seq <= (SELECT max(seq) FROM judged) - ?", (self._keep,))
+            kept = (OUTCOMES * self._keep,)
+            self._db.execute("DELETE FROM outcomes WHERE seq <= (SELECT max(seq) FROM outcomes) - ?", kept)
             self._db.execute("COMMIT")
             self._writing = ()
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from billet.control.agent import remember
 from billet.core.auction import foretold_by
-from billet.core.audit import Outcome, discount
+from billet.core.audit import WINDOW, Outcome, discount
 from billet.core.model import (
     NO_DISCOUNT,
     ZERO,
@@ -30,6 +30,12 @@ from billet.ports import Clock, HostsListener, Inventory, Report
 log = structlog.get_logger()
 
 KEPT = 500  # outcomes of each host
+TAKEN_UP = 10_000  # of all hosts, at the beginning of a reign, and at least WINDOW of each
+
+
+def taken_up(hosts: int) -> int:
+    """How many outcomes of each host a new leader takes up: enough that a discount outlives the leader before."""
+    return min(KEPT, max(WINDOW, TAKEN_UP // max(1, hosts)))
 
 
 @dataclass(slots=True)
@@ -62,12 +68,12 @@ class Auditor:
         self._created: dict[str, list[Watch]] = defaultdict(list)  # by host: what its next report is waited for
         self._discounts: dict[str, Discount] = {}  # of the hosts that have one
 
-    def restore(self, outcomes: Iterable[Outcome]) -> None:
-        """Take up what was seen before, the oldest first."""
-        for outcome in outcomes:
-            self.outcomes[outcome.host].append(outcome)
-        every = {host_id: discount(list(kept)) for host_id, kept in self.outcomes.items()}
-        self._discounts = {host_id: off for host_id, off in every.items() if off != NO_DISCOUNT}
+    def restore(self, host_id: str, outcomes: Sequence[Outcome]) -> None:
+        """Take up what was seen of a host before this reign, the oldest first."""
+        if outcomes:
+            self.outcomes[host_id].extend(outcomes)
+        if (off := discount(outcomes)) != NO_DISCOUNT:
+            self._discounts[host_id] = off
 
     def discounted(self, views: Mapping[str, HostView]) -> dict[str, HostView]:
         """The views with what their hosts' bids are corrected by."""

@@ -50,8 +50,7 @@ class Count:
         booted = [row for row in ended if row.state is VmState.CREATED]
         if len(booted) < len(ended):
             self.room.boots.gave_up()
-        pulled = self.room.booted([(row.token, row.images) for row in booted], now_s)
-        self.room.boots.looked(len(booted), pulled, self.room.pending - len(self.creating), now_s)
+        self.room.looked([(row.token, row.images) for row in booted], now_s, len(self.creating))
 
     def is_pending(self, uid: str) -> bool:
         """Whether it was seen waiting for its boot."""
@@ -84,6 +83,6 @@ class Count:
     def _count(self, row: Observed, sign: int) -> None:
         self.taken = self.taken.plus(row.demand) if sign > 0 else self.taken.minus(row.demand)
         if row.state is VmState.PENDING and sign > 0:
-            self.room.waits(row.uid, row.images)
+            self.room.waits(row.token or row.uid, row.images)
         elif row.state is VmState.PENDING:
-            self.room.waits_no_longer(row.uid)
+            self.room.waits_no_longer(row.token or row.uid)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import sqrt
 from statistics import median
 from typing import NamedTuple
 
+from billet.core.foretell import BEYOND
 from billet.core.model import NO_DISCOUNT, Discount, Foretold
 
 WINDOW = 30  # of a host's last microVMs count for its discount: it has recovered when so many are right again
@@ -54,6 +56,12 @@ class Errors(NamedTuple):
     within: float | None
     understated: float
     worst: float  # the largest distance between expected and reported utilisation
+
+    @property
+    def chance(self) -> float:
+        """The standard deviation that `within` would have by chance alone, were each microVM by itself. Those of one
+        queue are not, and so theirs is larger."""
+        return sqrt(BEYOND * (1.0 - BEYOND) / self.boots) if self.boots else 0.0
 
 
 def errors(outcomes: Sequence[Outcome]) -> Errors | None:

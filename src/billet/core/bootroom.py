@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from billet.core.boots import Boots
 from billet.core.foretell import bound_s
@@ -23,7 +23,7 @@ class BootRoom:
 
     def __init__(self) -> None:
         self.boots = Boots()
-        self._waiting: dict[str, tuple[Image, ...]] = {}  # by uid, or by token for a create in hand
+        self._waiting: dict[str, tuple[Image, ...]] = {}  # by token, or by uid where there is none; first come first
         self._wanted: Counter[Image] = Counter()  # by those that wait
         self._here: set[Image] = set()
         self._told = False  # containerd has said what is here
@@ -56,7 +56,8 @@ class BootRoom:
         boots, pending = self.boots, len(self._waiting)
         pulls = self._lacking(self._wanted)
         ahead_s = boots.ahead_s(pending, pulls, now_s)
-        return Facts(pressure, pending, boots.boot_s, ahead_s, boots.pull_s, boots.spread, pulls)
+        seen = boots.boots_seen, boots.pulls_seen
+        return Facts(pressure, pending, boots.boot_s, ahead_s, boots.pull_s, boots.spread, pulls, *seen)
 
     def missing(self, images: Iterable[Image]) -> int:
         """How many of them would have to be pulled, and are not going to be for those that wait already."""
@@ -82,20 +83,26 @@ class BootRoom:
                 del self._foretold[next(iter(self._foretold))]
 
     def waits(self, key: str, images: tuple[Image, ...]) -> None:
-        """It waits for its boot. `key` is a uid, or the token of a create in hand."""
+        """It waits for its boot. `key` is its token, or the uid of one that has none."""
         if key not in self._waiting:
             self._waiting[key] = images
             self._wanted.update(images)
 
     def waits_no_longer(self, key: str) -> None:
-        """It has booted, failed, or is gone; or it waits under another key."""
+        """It has booted, failed, or is gone."""
         for image in self._waiting.pop(key, ()):
             self._wanted[image] -= 1
             if not self._wanted[image]:
                 del self._wanted[image]
 
-    def booted(self, rows: Iterable[tuple[str, tuple[Image, ...]]], now_s: float) -> int:
-        """These became CREATED, each a token with its images; returns how many images were pulled for them."""
+    def looked(self, rows: Sequence[tuple[str, tuple[Image, ...]]], now_s: float, in_hand: int = 0) -> None:
+        """These became CREATED since the last look, each a token with its images, and wait no longer; the others
+        still do, of which flintlockd does not yet know so many that are in hand."""
+        self.boots.looked(len(rows), self._booted(rows, now_s), self.pending - in_hand, now_s)
+        self.boots.late = self._late(now_s)
+
+    def _booted(self, rows: Iterable[tuple[str, tuple[Image, ...]]], now_s: float) -> int:
+        """How many images were pulled for them."""
         used: set[Image] = set()
         for token, images in rows:
             used.update(images)
@@ -105,6 +112,18 @@ class BootRoom:
         pulled = len(used - self._here)
         self._here |= used
         return pulled
+
+    def _late(self, now_s: float) -> int:
+        """How many of those that wait will be beyond their bound, as things look now. The last of a long queue is
+        CREATED long after its bound was set: to wait for that is to go on with bounds that are seen to be wrong."""
+        late, lacking = 0, set[Image]()
+        for place, (token, images) in enumerate(self._waiting.items(), 1):
+            lacking.update(image for image in images if image not in self._here)
+            if token in self._foretold:
+                began_s, bound = self._foretold[token]
+                still_s = self.boots.ahead_s(place, len(lacking), now_s) or 0.0
+                late += now_s - began_s + still_s > bound
+        return late
 
     def runs(self, images: Iterable[Image]) -> None:
         """A microVM that runs has these, and so they are here."""

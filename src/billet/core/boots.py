@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from billet.core.foretell import NEWEST, next_spread
+from math import sqrt
+
+from billet.core.foretell import next_stretch
 from billet.core.model import SPREAD
 
+NEWEST = 0.05  # weight of the newest boot in the host's moving means: a host that gets slower is known after 20
+MEAN_OF = (2.0 - NEWEST) / NEWEST  # as many alike make a plain mean that is as sure (any text on smoothing)
 LEFT = 0.2  # of its mean, a boot that has run for longer than that is still expected to take
+STRAY = 0.35  # how far a boot strays from the mean, as a share of it, before the host has seen any
+SURE_OF_IT = 6  # boots that this counts for
 
 
 class Boots:
@@ -18,11 +24,28 @@ class Boots:
     def __init__(self) -> None:
         self.boot_s = 0.0  # mean of a boot without a pull, 0 = none seen yet
         self.pull_s: float | None = None  # mean of a pull
-        self.spread = SPREAD
+        self.late = 0  # of those that wait, how many will be beyond their bound, as things look now
+        self._stretch = SPREAD / STRAY  # the spread over what boots stray, which follows what happens
+        self._stray2 = STRAY**2  # mean square of what they stray, as a share of the mean
         self._boots = 0  # of which the mean is, with the first ones as a plain mean
         self._pulls = 0
         self._mixed: tuple[float, int, int] | None = None  # seconds, boots, pulls: before boot_s was known
         self._busy_since_s: float | None = None
+
+    @property
+    def spread(self) -> float:
+        """How far what comes strays from what is foretold (core/foretell.py)."""
+        return next_stretch(self._stretch, beyond=True, times=self.late) * sqrt(self._stray2)
+
+    @property
+    def boots_seen(self) -> float:
+        """As of how many boots the mean is."""
+        return min(self._boots, MEAN_OF)
+
+    @property
+    def pulls_seen(self) -> float:
+        """The same of pulls."""
+        return min(self._pulls, MEAN_OF)
 
     def looked(self, booted: int, pulled: int, pending: int, now_s: float) -> None:
         """`booted` microVMs became CREATED since the last look, with `pulled` pulls before that; `pending` wait."""
@@ -40,7 +63,7 @@ class Boots:
 
     def created(self, took_s: float, bound_s: float) -> None:
         """A microVM of which something was foretold is CREATED."""
-        self.spread = next_spread(self.spread, took_s > bound_s)
+        self._stretch = next_stretch(self._stretch, took_s > bound_s)
 
     def ahead_s(self, pending: int, pulls: int, now_s: float) -> float | None:
         """Seconds until `pending` microVMs are CREATED, with so many pulls before that; None before the first boot.
@@ -58,7 +81,7 @@ class Boots:
 
     def _learn(self, busy_s: float, booted: int, pulled: int) -> None:
         if pulled == 0:
-            self._boots, self.boot_s = _blend(self._boots, self.boot_s, busy_s / booted, booted)
+            self._learn_boot(busy_s / booted, booted)
             if self._mixed:
                 (before_s, boots, pulls), self._mixed = self._mixed, None
                 self._learn_pull(before_s - boots * self.boot_s, pulls)
@@ -67,6 +90,15 @@ class Boots:
         else:
             self._mixed = busy_s, booted, pulled
             self.boot_s = busy_s / booted
+
+    def _learn_boot(self, each_s: float, times: int) -> None:
+        """So many boots have taken `each_s` on average. How far that is from the mean before, times how far from the
+        one after, has the variance of the boots for its mean (Welford 1962)."""
+        seen, before_s = self._boots, self.boot_s
+        self._boots, self.boot_s = _blend(seen, before_s, each_s, times)
+        if seen and self.boot_s:
+            square = times * (each_s - before_s) * (each_s - self.boot_s) / self.boot_s**2
+            _, self._stray2 = _blend(SURE_OF_IT + seen - 1, self._stray2, square, 1)
 
     def _learn_pull(self, pulling_s: float, pulls: int) -> None:
         self._pulls, self.pull_s = _blend(self._pulls, self.pull_s or 0.0, max(0.0, pulling_s) / pulls, pulls)

@@ -9,11 +9,8 @@ from math import sqrt
 
 from billet.core.model import Facts
 
-NEWEST = 0.1  # weight of the newest boot in the host's moving mean
-MEAN_VARIANCE = NEWEST / (2.0 - NEWEST)  # of such a mean, over that of one boot (any text on exponential smoothing)
-PULL_VARIANCE = 0.5  # the same for pulls, of which a host sees few
 BEYOND = 0.1  # the share of microVMs that may take longer than the bound
-STEP = 0.06  # how fast the bound follows; more follows sooner, and wavers more
+STEP = 0.25  # how fast the bound follows; more follows sooner, and wavers more
 
 
 def until_created_s(facts: Facts, missing: int) -> float | None:
@@ -34,13 +31,14 @@ def bound_s(facts: Facts, missing: int) -> float | None:
 def within_s(facts: Facts, missing: int, own: int = 1) -> float:
     """The same bound, where times that are not known count as 0; with `own` 0, of when its own boot would begin.
 
-    bound = foretold + spread x sqrt(n b^2 + k p^2 + v (n b)^2 + w (k p)^2), for n boots of b seconds and k pulls of p
-    that are to come. Below the root are the variances of boots and pulls that vary independently, and those of their
-    means, in units of the spread.
+    bound = foretold + spread x sqrt(n b^2 + k p^2 + (n b)^2 / m + (k p)^2 / q), for n boots of b seconds and k pulls
+    of p that are to come; b is a mean of m boots, p of q pulls. Below the root are the variances of boots and pulls
+    that vary independently, and those of their means, in units of the spread.
     """
     boots, pulls, pull_s = facts.pending + own, facts.pulls + missing, facts.pull_s or 0.0
     variance = boots * facts.boot_s**2 + pulls * pull_s**2
-    variance += MEAN_VARIANCE * (boots * facts.boot_s) ** 2 + PULL_VARIANCE * (pulls * pull_s) ** 2
+    variance += (boots * facts.boot_s) ** 2 / max(1.0, facts.boots_seen)
+    variance += (pulls * pull_s) ** 2 / max(1.0, facts.pulls_seen)
     return _until_s(facts, missing, own) + facts.spread * sqrt(variance)
 
 
@@ -51,13 +49,13 @@ def _until_s(facts: Facts, missing: int, own: int) -> float:
     return ahead_s + own * facts.boot_s + missing * pull_s
 
 
-def next_spread(spread: float, beyond: bool) -> float:
-    """The spread after one more microVM that was CREATED within the bound, or `beyond` it.
+def next_stretch(stretch: float, beyond: bool, times: int = 1) -> float:
+    """How wide a host makes its bounds, after so many more that were CREATED within the bound, or `beyond` it.
 
     Each that is beyond widens the bound nine times as much as one within it narrows it, so that in the long run one
     of ten is beyond, whatever the boots are like (adaptive conformal inference: Gibbs, Candès, NeurIPS 2021).
     """
-    return max(0.0, spread + STEP * (float(beyond) - BEYOND))
+    return max(0.0, stretch + times * STEP * (float(beyond) - BEYOND))
 
 
 def behind(facts: Facts, more: int) -> Facts:

@@ -58,7 +58,7 @@ class Image(NamedTuple):
     kernel: bool = False
 
 
-SPREAD = 0.55  # of the bound of a host that has seen few boots: those vary by about 30 %, and so does their mean
+SPREAD = 0.6  # of the bound of a host that has seen few boots: those vary by about 30 %, and are seen a little late
 
 
 class Facts(NamedTuple):
@@ -68,7 +68,8 @@ class Facts(NamedTuple):
     flintlockd does one after another; `boot_s` is the host's own mean boot time, 0 when it has none yet.
     `ahead_s` is the seconds until all that wait are CREATED, the `pulls` that are to come before that included; None
     means pending x boot_s + pulls x pull_s. `pull_s` is the host's own mean time to pull an image. `spread` is how
-    far its boots stray from what it foretells (core/foretell.py).
+    far its boots stray from what it foretells (core/foretell.py). `boots_seen` and `pulls_seen` are of how many boots
+    and pulls the means are made; below 1, as where the host does not say, they count as 1.
     """
 
     pressure: float | None = None
@@ -78,6 +79,8 @@ class Facts(NamedTuple):
     pull_s: float | None = None
     spread: float = SPREAD
     pulls: int = 0
+    boots_seen: float = 0.0
+    pulls_seen: float = 0.0
 
 
 class Discount(NamedTuple):

@@ -1,7 +1,8 @@
 """What the bids of one auction say together: how long boots and pulls take, and who pulls its images already.
 
 A host has seen few boots and fewer pulls. Where all are alike, the lowest of their means is that of a host that was
-lucky, and the lowest bid would be its. So a wait is priced by means that are drawn towards each other.
+lucky, and the lowest bid would be its; so it is with the smallest of their spreads. So a wait is priced by means and
+spreads that are drawn towards each other.
 """
 
 from __future__ import annotations
@@ -10,10 +11,24 @@ from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-from billet.core.foretell import BEYOND, MEAN_VARIANCE, PULL_VARIANCE, behind, within_s
+from billet.core.foretell import BEYOND, behind, within_s
 from billet.core.model import Bid, Facts, HostView
 
 SIGMAS = NormalDist().inv_cdf(1.0 - BEYOND)  # a spread is so many standard deviations of a boot
+SPREAD_OF = 16.0  # a spread itself strays by a quarter, like the mean of 16 that stray by all of it (measured)
+
+
+class Mean(NamedTuple):
+    """One host's mean of `seen` boots or pulls, and how far one strays: so many times the mean at nine of ten."""
+
+    own_s: float
+    spread: float
+    seen: float
+
+    @property
+    def by_chance(self) -> float:
+        """The variance of such a mean, in square seconds."""
+        return (self.own_s * self.spread / SIGMAS) ** 2 / max(1.0, self.seen)
 
 
 class Common(NamedTuple):
@@ -28,29 +43,31 @@ class Common(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """`boot` and `pull`: what is common to the bidders, None where none of them knows. `pulling`: the hosts that
-    pull images of this microVM for others, or are about to, by what was awarded since their bids. `soonest_s`: the
-    least wait for its turn on those that pull nothing before it; None where there is none, or none pulls. A queue of
-    up to `short_s` is priced by the host's own means: what they may be wrong by is little then."""
+    """`boot`, `pull` and `spread`: what is common to the bidders, None where none of them knows. `pulling`: the hosts
+    that pull images of this microVM for others, or are about to, by what was awarded since their bids. `soonest_s`:
+    the least wait for its turn on those that pull nothing before it; None where there is none, or none pulls. A queue
+    of up to `short_s` is priced by the host's own means: what they may be wrong by is little then."""
 
     short_s: float
     boot: Common | None = None
     pull: Common | None = None
+    spread: Common | None = None
     pulling: tuple[str, ...] = ()
     soonest_s: float | None = None
 
     def seen(self, facts: Facts, missing: int) -> Facts:
-        """A bidder's facts, with the common means where they matter."""
+        """A bidder's facts, with what is common where it matters."""
         if self.stands(facts, missing):
             return facts
         boot_s = self.boot.drawn(facts.boot_s or None) if self.boot else 0.0
         pull_s = self.pull.drawn(facts.pull_s) if self.pull else None
+        spread = self.spread.drawn(facts.spread) if self.spread else facts.spread
         own_boot_s, own_pull_s = facts.boot_s, facts.pull_s or 0.0
         ahead_s = facts.ahead_s
         if ahead_s is None:
             ahead_s = facts.pending * own_boot_s + facts.pulls * own_pull_s
         ahead_s += facts.pending * (boot_s - own_boot_s) + facts.pulls * ((pull_s or 0.0) - own_pull_s)
-        return facts._replace(boot_s=boot_s, pull_s=pull_s, ahead_s=max(0.0, ahead_s))
+        return facts._replace(boot_s=boot_s, pull_s=pull_s, spread=spread, ahead_s=max(0.0, ahead_s))
 
     def stands(self, facts: Facts, missing: int) -> bool:
         """Whether little waits on the bidder, and nothing is pulled there, so that its own price is good enough."""
@@ -64,10 +81,12 @@ def outlook(bids: Sequence[Bid], ledger: Mapping[str, HostView], short_s: float)
     alone = Outlook(short_s)
     if all(alone.stands(facts_by(bid, ledger[bid.host]), bid.missing) for bid in bids):
         return alone
-    boots = [(bid.facts.boot_s, bid.facts.spread) for bid in bids if bid.facts.boot_s]
-    pulls = [(bid.facts.pull_s, bid.facts.spread) for bid in bids if bid.facts.pull_s is not None]
+    facts = [bid.facts for bid in bids]
+    boots = [Mean(one.boot_s, one.spread, one.boots_seen) for one in facts if one.boot_s]
+    pulls = [Mean(one.pull_s, one.spread, one.pulls_seen) for one in facts if one.pull_s is not None]
+    spreads = [Mean(one.spread, SIGMAS, SPREAD_OF) for one in facts]
     pulling = [bid.host for bid in bids if bid.coming or (bid.missing and awarded_since(bid, ledger[bid.host]))]
-    seen = Outlook(short_s, common(boots, MEAN_VARIANCE), common(pulls, PULL_VARIANCE), tuple(sorted(pulling)))
+    seen = Outlook(short_s, common(boots), common(pulls), common(spreads), tuple(sorted(pulling)))
     free = [bid for bid in bids if not bid.missing and not bid.facts.pulls]
     if not free or len(free) == len(bids):
         return seen
@@ -89,19 +108,19 @@ def awarded_since(bid: Bid, view: HostView) -> int:
     return max(0, view.taken.vms - bid.basis.vms)
 
 
-def common(means: Sequence[tuple[float, float]], share: float) -> Common | None:
-    """Of the hosts' own means, each with that host's spread; None without any.
+def common(means: Sequence[Mean]) -> Common | None:
+    """Of the hosts' own means; None without any.
 
     own = 1 - (variance of a mean by chance) / (variance of the means), at least 0: as far as the hosts differ by no
     more than chance would make them, they are taken to be alike (empirical Bayes: Efron, Morris, "Data Analysis Using
-    Stein's Estimator and Its Generalizations", JASA 1975). `share` is the variance of such a mean over that of one.
+    Stein's Estimator and Its Generalizations", JASA 1975).
     """
     if not means:
         return None
     count = len(means)
-    mean_s = sum(own_s for own_s, _ in means) / count
+    mean_s = sum(one.own_s for one in means) / count
     if count == 1:
         return Common(mean_s)
-    found = sum((own_s - mean_s) ** 2 for own_s, _ in means) / (count - 1)
-    chance = share * sum((own_s * spread / SIGMAS) ** 2 for own_s, spread in means) / count
+    found = sum((one.own_s - mean_s) ** 2 for one in means) / (count - 1)
+    chance = sum(one.by_chance for one in means) / count
     return Common(mean_s, max(0.0, 1.0 - chance / found) if found > 0 else 1.0)

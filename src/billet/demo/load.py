@@ -88,15 +88,16 @@ def run_load(
     hosts: Mapping[str, tuple[HostSize, Client]],
     choose: Callable[[Shape], Client],
     rate_per_s: float,
+    at_once: int,
     show: Callable[[Run], None],
 ) -> Run:
-    """Send one create after another at `rate_per_s`, whether or not the earlier ones are answered, then wait."""
+    """Send creates at `rate_per_s`, `at_once` together, whether or not the earlier ones are answered, and wait."""
     run = Run(shapes, [HostLoad(size) for size, _ in hosts.values()])
     pending: dict[str, tuple[Client, Pending[CreateMicroVMResponse]]] = {}
     begun_s = moved_s = time.monotonic()
     while not run.done:
         now_s = time.monotonic()
-        due = min(int((now_s - begun_s) * rate_per_s) + 1, len(shapes))
+        due = min((int((now_s - begun_s) * rate_per_s / at_once) + 1) * at_once, len(shapes))
         for shape in shapes[len(run.sent_s) : due]:
             client = choose(shape)
             run.sent_s[shape.name] = time.monotonic()

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from billet.client import Address, Client
+from billet.core.audit import Errors, errors
 from billet.core.errors import BilletError, ConfigError
 from billet.demo import screen
 from billet.demo.cluster import Boots, Cluster, FakeHost, leader, start_cluster, start_fakes
@@ -21,20 +22,22 @@ from billet.demo.load import Run, run_load
 from billet.demo.processes import Processes
 from billet.demo.workload import HostSize, Shape, draw_shapes, host_sizes, static_choice
 from billet.show.explain import explained
-from billet.wire.pb.fleet_pb2 import ExplainReply, ExplainRequest
+from billet.wire.auction_records import decode_outcomes
+from billet.wire.pb.fleet_pb2 import AuditReply, AuditRequest, ExplainReply, ExplainRequest
 
 STATIC_TITLE = "The same microVMs and hosts, chosen by a static list (crc32 % N)"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What `billet demo` was asked for. `create` is how many microVMs, at `rate_per_s`."""
+    """What `billet demo` was asked for. `create` is how many microVMs, at `rate_per_s` but `at_once` together."""
 
     hosts: int
     servers: int
     store: str
     create: int
     rate_per_s: float
+    at_once: int
     boots: Boots
     keep: bool
     json: bool
@@ -72,8 +75,14 @@ def _tell(settings: Settings, processes: Processes, console: Console) -> None:
         console.print(screen.side_by_side(billet, static))
         console.print(screen.comparison(billet, static), highlight=False)
         console.print(screen.NOTE, style="dim", highlight=False)
+        found = _audited(cluster)
+        if found:
+            console.print("[bold]What bids foretold, and what came[/]  (billet audit)")
+            console.print(screen.accuracy(found))
+            console.print(screen.ALONE, style="dim", highlight=False)
         if settings.json and not settings.keep:
-            print(json.dumps({"billet": figures(billet), "static_list": figures(static)}), flush=True)
+            both = {"billet": figures(billet), "static_list": figures(static)}
+            print(json.dumps(both | {"audit": found._asdict() if found else None}), flush=True)
     if settings.keep:
         told = screen.to_try(cluster.servers, leader(cluster), uid, cluster.hosts)
         console.print(told, highlight=False, soft_wrap=True, markup=False)
@@ -82,13 +91,14 @@ def _tell(settings: Settings, processes: Processes, console: Console) -> None:
 
 def _opening(settings: Settings, sizes: list[HostSize]) -> str:
     vcpu, boots = sum(size.vcpu for size in sizes), settings.boots
+    together = f"{settings.at_once} at once, " if settings.at_once > 1 else ""
     servers = "one server" if settings.servers == 1 else f"{settings.servers} servers"
     return (
         f"[bold]Billet[/]: {servers} ({settings.store}), {len(sizes)} hosts with {vcpu} vCPUs in all.\n"
         "Each host has an agent and a fake flintlockd, which boots one microVM at a time,\n"
         f"as the real one does: {boots.boot_mean_s:g} s each on average, and {boots.pull_mean_s:g} s more\n"
         "for each of two images when the host first needs it.\n"
-        f"{settings.create} microVMs, {settings.rate_per_s:g} a second, seed {boots.seed}.\n"
+        f"{settings.create} microVMs, {settings.rate_per_s:g} a second, {together}seed {boots.seed}.\n"
     )
 
 
@@ -140,7 +150,7 @@ def _show_load(
         def show(run: Run) -> None:
             live.update(screen.filling(title, run), refresh=console.is_terminal)
 
-        return run_load(shapes, hosts, choose, settings.rate_per_s, show)
+        return run_load(shapes, hosts, choose, settings.rate_per_s, settings.at_once, show)
 
 
 def _explain_one(cluster: Cluster, run: Run, console: Console) -> str:
@@ -155,6 +165,12 @@ def _explain_one(cluster: Cluster, run: Run, console: Console) -> str:
     for record in reply.record_json[:1]:
         console.print(explained(json.loads(record)), highlight=False)
     return uid
+
+
+def _audited(cluster: Cluster) -> Errors | None:
+    """How well the bids have foretold what came, of all that the leader has seen booted; None without any."""
+    with Client(Address(cluster.grpc)) as client:
+        return errors(decode_outcomes(client.fleet("Audit", AuditRequest(), AuditReply).outcome_json))
 
 
 def figures(run: Run) -> dict[str, float]:

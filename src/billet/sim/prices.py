@@ -8,7 +8,7 @@ from math import log2, sqrt
 from statistics import fmean, variance
 
 from billet.core.auction import award
-from billet.core.model import NO_DISCOUNT, Award, Bid, HostView, Refusal
+from billet.core.model import NO_DISCOUNT, Award, Bid, Facts, HostView, Refusal
 from billet.core.record import Attempt, Record
 from billet.core.scoring import Weights
 
@@ -71,11 +71,11 @@ def _delay(view: HostView, bid: Bid, record: Record, attempt: Attempt) -> float:
     waiting = facts.pending + since
     ahead_s = (facts.pending * facts.boot_s if facts.ahead_s is None else facts.ahead_s) + since * facts.boot_s
     short = _short(waiting, facts.boot_s, record.weights)
-    boot_s = facts.boot_s if short else _alike(facts.boot_s, record, attempt)
+    boot_s, spread = (facts.boot_s, facts.spread) if short else _alike(facts, record, attempt)
     ahead_s = max(0.0, ahead_s + waiting * (boot_s - facts.boot_s))
 
     def within_s(boots: int) -> float:
-        stray_s = facts.spread * boot_s * sqrt(boots + 0.1 / 1.9 * boots**2)
+        stray_s = spread * boot_s * sqrt(boots + boots**2 / max(1, facts.boots_seen))
         return view.discount.delay * (ahead_s + (boots - waiting) * boot_s + stray_s)
 
     wishes, created_s = record.auction.wishes, within_s(waiting + 1)
@@ -89,17 +89,23 @@ def _short(waiting: int, boot_s: float, weights: Weights) -> bool:
     return not waiting or 0 < waiting * boot_s <= weights.delay_half_s
 
 
-def _alike(own_s: float, record: Record, attempt: Attempt) -> float:
-    """A host's mean boot, drawn towards that of all as far as chance would make them differ."""
-    known = [bid.facts for bid, _ in _able(record, attempt) if bid.facts.boot_s]
-    if not known:
-        return 0.0
-    mean_s = fmean(facts.boot_s for facts in known)
-    if not own_s:
-        return mean_s
-    found = variance([facts.boot_s for facts in known]) if len(known) > 1 else 0.0
-    chance = 0.1 / 1.9 * fmean((facts.boot_s * facts.spread / 1.2815515655446004) ** 2 for facts in known)
-    return mean_s + (max(0.0, 1 - chance / found) if found else 1.0) * (own_s - mean_s)
+def _alike(own: Facts, record: Record, attempt: Attempt) -> tuple[float, float]:
+    """A host's mean boot and its spread, drawn towards those of all as far as chance would make them differ."""
+    everyone = [bid.facts for bid, _ in _able(record, attempt)]
+    known = [facts for facts in everyone if facts.boot_s]
+    by_chance = [(f.boot_s * f.spread / 1.2815515655446004) ** 2 / max(1, f.boots_seen) for f in known]
+    boot_s = _drawn(own.boot_s, [facts.boot_s for facts in known], by_chance) if known else 0.0
+    spreads = [facts.spread for facts in everyone]
+    return boot_s, _drawn(own.spread, spreads, [spread**2 / 16 for spread in spreads])
+
+
+def _drawn(own: float, of_all: list[float], by_chance: list[float]) -> float:
+    """A host's own, or the mean of all where it has none; `by_chance` are variances."""
+    mean = fmean(of_all)
+    if not own:
+        return mean
+    found = variance(of_all) if len(of_all) > 1 else 0.0
+    return mean + (max(0.0, 1 - fmean(by_chance) / found) if found else 1.0) * (own - mean)
 
 
 def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:

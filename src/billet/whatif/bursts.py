@@ -73,7 +73,7 @@ class BootHost:
         """Take a microVM that keeps the worker busy for so long; returns when it is CREATED."""
         self.room.foretell(vm, images, now_s)
         self.room.waits(vm, images)
-        self.room.boots.looked(0, 0, len(self.queue) + 1, now_s)
+        self.room.looked([], now_s)
         self.images.update(images)
         self.free_at_s = max(self.free_at_s, now_s) + busy_s
         self.queue.append((self.free_at_s, vm, images))
@@ -84,8 +84,7 @@ class BootHost:
         while self.queue and self.queue[0][0] <= now_s:
             at_s, vm, images = self.queue.popleft()
             self.room.waits_no_longer(vm)
-            pulled = self.room.booted([(vm, images)], at_s)
-            self.room.boots.looked(1, pulled, len(self.queue), at_s)
+            self.room.looked([(vm, images)], at_s)
 
 
 class Bursts:

@@ -56,6 +56,8 @@ def get_facts(message: pb.Facts) -> Facts:
         message.pull_s if message.HasField("pull_s") else None,
         message.spread if message.HasField("spread") else SPREAD,
         message.pulls,
+        message.boots_seen,
+        message.pulls_seen,
     )
 
 

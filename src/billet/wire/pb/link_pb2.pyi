@@ -63,6 +63,8 @@ class Facts(_message.Message):
     PULL_S_FIELD_NUMBER: _builtins.int
     SPREAD_FIELD_NUMBER: _builtins.int
     PULLS_FIELD_NUMBER: _builtins.int
+    BOOTS_SEEN_FIELD_NUMBER: _builtins.int
+    PULLS_SEEN_FIELD_NUMBER: _builtins.int
     pressure: _builtins.float
     pending: _builtins.int
     boot_s: _builtins.float
@@ -70,6 +72,8 @@ class Facts(_message.Message):
     pull_s: _builtins.float
     spread: _builtins.float
     pulls: _builtins.int
+    boots_seen: _builtins.float
+    pulls_seen: _builtins.float
     def __init__(
         self,
         *,
@@ -80,10 +84,12 @@ class Facts(_message.Message):
         pull_s: _builtins.float | None = ...,
         spread: _builtins.float | None = ...,
         pulls: _builtins.int = ...,
+        boots_seen: _builtins.float = ...,
+        pulls_seen: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "ahead_s", b"ahead_s", "pressure", b"pressure", "pull_s", b"pull_s", "spread", b"spread"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "ahead_s", b"ahead_s", "boot_s", b"boot_s", "pending", b"pending", "pressure", b"pressure", "pull_s", b"pull_s", "pulls", b"pulls", "spread", b"spread"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "ahead_s", b"ahead_s", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "pending", b"pending", "pressure", b"pressure", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "spread", b"spread"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
     _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015
