@@ -114,7 +114,7 @@ class Auctioneer:
         answers = await self._first_bids(auction, story)
         waited_for: set[str] = set()
         while True:
-            turn = await self._clearing.turn(auction)
+            turn = await self._clearing.turn(auction, answers)
             views, decision = self._decide(auction, answers)
             story.decided(answers, views, decision, turn)
             if isinstance(decision, Unplaced):
@@ -143,7 +143,7 @@ class Auctioneer:
     ) -> bytes | Refusal:
         """Reserve, tell the host, commit what became of it. A Refusal means that another host may be asked."""
         ledger = self._ledger
-        with self._clearing.claiming():
+        with self._clearing.claiming(placement):
             await ledger.claim([PutPlacement(placement)])
         story.leg("reserve")
         if caller.gone:
