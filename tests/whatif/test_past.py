@@ -23,7 +23,7 @@ from billet.core.record import Attempt, Gone, Record
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
 from billet.whatif.measures import balance
-from billet.whatif.past import as_it_happened, assumed, elsewhere, past, watched, workload
+from billet.whatif.past import Shadow, as_it_happened, assumed, elsewhere, past, shadows, watched, workload
 from billet.whatif.rules import own
 from billet.whatif.run import run
 from billet.whatif.workload import Create, Mark, There
@@ -166,6 +166,20 @@ def test_who_was_refused_for_a_quota_is_said_to_be_free_of_it():
     day.create("much", Resources(99, 1024, 0, 1))
     day.records[-1].text = exceeded({"ns": Quota(vcpu=8)}, "ns", Resources(8), Resources(99))
     assert "no quota holds, though 1 auction ended at one" in " ".join(assumed(day.past()))
+
+
+def test_the_shadow_is_held_against_what_became_of_the_microvm():
+    """Broken on purpose (every award counts): what a quota refused, and what a host took back, count as well."""
+    day = Yesterday()
+    for name, outcome in (("same", "created"), ("other", "created"), ("over", "unplaced"), ("gave-up", "cancelled"),
+                          ("not-known", "unknown"), ("again", "created")):  # fmt: skip
+        day.create(name, Resources(2, 4096, 0, 1), outcome)
+    for record in day.records:
+        record.shadow = "pack"
+        record.attempts[0].shadow = record.attempts[0].award.host if record.auction.name == "same" else "elsewhere"
+    taken_back = day.records[-1].attempts[0]
+    day.records[-1].attempts.append(replace(taken_back, shadow=taken_back.award.host))
+    assert shadows(day.records) == [Shadow("pack", awards=4, others=2)]
 
 
 def test_no_records_are_no_past():

@@ -123,10 +123,10 @@ def elsewhere(past: Past, chosen: Mapping[str, str | None]) -> int:
 
 
 class Shadow(NamedTuple):
-    """How often a policy in the shadow would have taken another host than the one that won."""
+    """How often a policy in the shadow would have taken another host than the one that the microVM went to."""
 
     policy: str
-    awards: int
+    awards: int  # that came to something: what a quota, a host or its client then refused has gone nowhere
     others: int
 
 
@@ -135,10 +135,10 @@ def shadows(records: Iterable[Record]) -> list[Shadow]:
     awards: Counter[str] = Counter()
     others: Counter[str] = Counter()
     for record in records:
-        for attempt in record.attempts if record.shadow else ():
-            if attempt.award and attempt.shadow:
-                awards[record.shadow] += 1
-                others[record.shadow] += attempt.shadow != attempt.award.host
+        host = _host_of(record)
+        if host and record.attempts and record.attempts[-1].shadow:
+            awards[record.shadow] += 1
+            others[record.shadow] += record.attempts[-1].shadow != host
     return [Shadow(policy, count, others[policy]) for policy, count in awards.items()]
 
 
