@@ -74,7 +74,7 @@ class State:
     taken: dict[str, Resources] = field(default_factory=dict)
     by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
     on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
-    ranking: Ranking = field(default_factory=Ranking)  # the emptiest hosts first
+    ranking: Ranking = field(default_factory=Ranking)  # the hosts that take microVMs, the emptiest first
     whole: Resources = ZERO  # what all hosts together may promise
     of_namespace: dict[str, Resources] = field(default_factory=dict)  # what each namespace has taken
     groups: Groups = field(default_factory=Groups)
@@ -226,8 +226,13 @@ def _take(state: State, host_id: str, taken: Resources) -> None:
 
 def _rank(state: State, host_id: str) -> None:
     host = state.hosts.get(host_id)
-    if host:
-        state.ranking.put(host_id, utilisation(host.allocatable, state.taken.get(host_id, ZERO), ZERO))
+    if host is None:
+        return
+    if host.cordoned or host.fenced:
+        state.ranking.drop(host_id)  # however many are drained: no auction looks at them
+    else:
+        share = utilisation(host.allocatable, state.taken.get(host_id, ZERO), ZERO)
+        state.ranking.put(host_id, share, host.zone)
 
 
 def load(changes: Iterable[Change]) -> State:
