@@ -11,10 +11,10 @@ from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
 
-from billet.core.model import ZERO, Resources
+from billet.core.model import ZERO, Auction, Resources
 from billet.core.policies import POLICIES
 from billet.core.scoring import Weights, utilisation
-from billet.whatif.fleet import Cheapest, Chooser, Fleet, Price, billet
+from billet.whatif.fleet import Cheapest, Chooser, Fleet, Granting, Price
 from billet.whatif.late import LateBids, LatePrices
 
 Pick = Callable[[Fleet, int, str, Resources], int | None]  # fleet, how many came before, name, demand -> host number
@@ -94,7 +94,7 @@ class Picking:
         self._pick = pick
         self._turn = 0
 
-    def choose(self, vm: str, demand: Resources) -> str | None:
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
         """The host it names, if that has room."""
         n = self._pick(self._fleet, self._turn, vm, demand)
         self._turn += 1
@@ -129,8 +129,8 @@ OTHERS = {
 
 
 def own(weights: Weights) -> Rule:
-    """Billet's policy under these weights."""
-    start = partial(Cheapest, price=billet(weights))
+    """Billet's policy under these weights; the only rule that grants wishes."""
+    start = partial(Granting, weights=weights)
     return Rule(f"billet {weights.policy}", start, lambda fleet, every: LateBids(fleet, weights, every))
 
 
