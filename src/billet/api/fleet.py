@@ -9,7 +9,7 @@ from typing import Protocol
 from billet.control.office import Office
 from billet.control.operator import Operator
 from billet.core.errors import InvalidRequest
-from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
+from billet.core.model import NO_DISCOUNT, ZERO, Host, HostView, Placement, PlacementState, Resources
 from billet.core.scoring import utilisation
 from billet.ports import Answer, Report
 from billet.wire.auction_records import encode_outcome, readable
@@ -144,6 +144,9 @@ def host_view(office: Office, host: Host) -> pb.HostView:
         cordoned=host.cordoned,
         connected=seen is not None,
     )
+    discount = office.auditor.discounted({host.id: HostView(host.allocatable, taken)})[host.id].discount
+    if discount != NO_DISCOUNT:
+        view.audit_delay, view.audit_utilisation = discount
     if seen and seen.report:
         report = seen.report
         view.MergeFrom(_facts(report))
