@@ -30,7 +30,7 @@ from billet.core.model import (
 )
 from billet.core.policies import POLICIES
 from billet.core.quotas import Quota, exceeded, read_quota
-from billet.core.record import Attempt, Record, faithful
+from billet.core.record import Record, attempt_of, faithful
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import PutHost, PutPlacement, State, apply
 from billet.core.wishes import PREFIX, groups_of, read, wished
@@ -314,12 +314,7 @@ def test_promise_7_a_record_with_wishes_replays_to_the_same_award(machines, barr
         for n, (m, taken, _, kin) in enumerate(machines)
     }  # fmt: skip
     decision = award(wanted, answers, views, DEFAULT_WEIGHTS)
-    attempt = Attempt(
-        [a for a in answers if isinstance(a, Bid)],
-        [a for a in answers if isinstance(a, Refusal)],
-        views,
-        decision if isinstance(decision, Award) else None,
-    )
+    attempt = attempt_of(answers, views, decision)
     kept = encode(Record(wanted, DEFAULT_WEIGHTS, 1.0, [attempt]))
     assert faithful(decode(kept))
     assert readable(kept)

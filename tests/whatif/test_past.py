@@ -10,17 +10,14 @@ from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import (
     Auction,
-    Award,
-    Bid,
     Facts,
     Host,
     Placement,
     PlacementState,
-    Refusal,
     Resources,
 )
 from billet.core.quotas import Quota, exceeded
-from billet.core.record import Attempt, Gone, Record
+from billet.core.record import Gone, Record, attempt_of
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
 from billet.whatif.measures import balance
@@ -51,9 +48,7 @@ class Yesterday:
         views = self.state.views(self.state.hosts, auction)
         answers = [bid(h, views[h.id].taken, Facts(), auction, self.weights) for h in self.state.hosts.values()]
         made = award(auction, answers, views, self.weights)
-        bids = [a for a in answers if isinstance(a, Bid)]
-        refusals = [a for a in answers if isinstance(a, Refusal)]
-        attempt = Attempt(bids, refusals, views, made if isinstance(made, Award) else None)
+        attempt = attempt_of(answers, views, made)
         record = Record(auction, self.weights, self.now_s, [attempt], outcome if attempt.award else "unplaced")
         self.records.append(record)
         if attempt.award and outcome == "created":

@@ -67,7 +67,7 @@ class Ranking:
         chosen = list(islice(filter(fits, _ids(ranked, fullest_first)), ask))
         asked = set(chosen)
         for n in range(drawn if ranked and len(chosen) == ask else 0):
-            host_id = ranked[_draw(auction_id, str(n)) % len(ranked)].host_id
+            host_id = ranked[draw(auction_id, str(n)) % len(ranked)].host_id
             if host_id not in asked and fits(host_id):
                 asked.add(host_id)
                 chosen.append(host_id)
@@ -84,7 +84,7 @@ class Ranking:
         zones = list(self._zones)
         if not zones or ask < 1:
             return []
-        start = _draw(auction_id, "zone") % len(zones)
+        start = draw(auction_id, "zone") % len(zones)
         zones = (zones[start:] + zones[:start])[:ask]
         look = LOOK * -(-ask // len(zones))
         fitting = [filter(fits, islice(_ids(self._zones[zone], fullest_first), look)) for zone in zones]
@@ -97,5 +97,6 @@ def _ids(ranked: list[_Place], fullest_first: bool) -> Iterator[str]:
     return (place.host_id for place in places)
 
 
-def _draw(auction_id: str, salt: str) -> int:
-    return int.from_bytes(blake2b(f"{auction_id}\0{salt}".encode(), digest_size=8).digest())
+def draw(name: str, salt: str) -> int:
+    """A number of 64 bits that looks drawn anew for each name and salt."""
+    return int.from_bytes(blake2b(f"{name}\0{salt}".encode(), digest_size=8).digest())

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
 
 from billet.core.model import ZERO, Auction, Resources
 from billet.core.policies import POLICIES
+from billet.core.ranking import draw
 from billet.core.scoring import Weights, utilisation
 from billet.whatif.fleet import Cheapest, Chooser, Fleet, Granting, Price
 from billet.whatif.late import LateBids, LatePrices
@@ -62,7 +62,7 @@ def round_robin(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | No
 def at_random(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
     """Any host with room."""
     able = _able(fleet, demand)
-    return able[_draw(vm, "") % len(able)] if able else None
+    return able[draw(vm, "") % len(able)] if able else None
 
 
 def power_of_two(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
@@ -70,7 +70,7 @@ def power_of_two(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | N
     able = _able(fleet, demand)
     if not able:
         return None
-    two = (able[_draw(vm, which) % len(able)] for which in ("first", "second"))
+    two = (able[draw(vm, which) % len(able)] for which in ("first", "second"))
     return min(two, key=lambda n: utilisation(fleet.capacities[n], fleet.taken(n), ZERO))
 
 
@@ -80,10 +80,6 @@ def _able(fleet: Fleet, demand: Resources) -> list[int]:
 
 def _if_fits(fleet: Fleet, n: int, demand: Resources) -> int | None:
     return n if fleet.fits(n, demand) else None
-
-
-def _draw(vm: str, salt: str) -> int:
-    return int.from_bytes(blake2b(f"{vm}\0{salt}".encode(), digest_size=8).digest())
 
 
 class Picking:
