@@ -6,14 +6,9 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice, zip_longest
-from typing import NamedTuple
 
 LOOK = 8  # times a zone's share of those that are asked: so many of its hosts are looked at for what is to be spread
-
-
-class _Place(NamedTuple):
-    share: float
-    host_id: str
+Place = tuple[float, str]  # a host's share, and the host
 
 
 class Ranking:
@@ -21,9 +16,9 @@ class Ranking:
     comparisons. Those without a zone are one list: each of them is a failure domain of its own."""
 
     def __init__(self) -> None:
-        self._all: list[_Place] = []
-        self._zones: dict[str, list[_Place]] = {}
-        self._known: dict[str, tuple[_Place, str]] = {}
+        self._all: list[Place] = []
+        self._zones: dict[str, list[Place]] = {}
+        self._known: dict[str, tuple[Place, str]] = {}
 
     def __len__(self) -> int:
         return len(self._all)
@@ -31,7 +26,7 @@ class Ranking:
     def put(self, host_id: str, share: float, zone: str = "") -> None:
         """Set a host's share (0 = idle, 1 = full)."""
         self.drop(host_id)
-        place = _Place(share, host_id)
+        place = (share, host_id)
         self._known[host_id] = place, zone
         insort(self._all, place)
         insort(self._zones.setdefault(zone, []), place)
@@ -67,7 +62,7 @@ class Ranking:
         chosen = list(islice(filter(fits, _ids(ranked, fullest_first)), ask))
         asked = set(chosen)
         for n in range(drawn if ranked and len(chosen) == ask else 0):
-            host_id = ranked[draw(auction_id, str(n)) % len(ranked)].host_id
+            host_id = ranked[draw(auction_id, str(n)) % len(ranked)][1]
             if host_id not in asked and fits(host_id):
                 asked.add(host_id)
                 chosen.append(host_id)
@@ -92,9 +87,9 @@ class Ranking:
         return list(islice(in_turn, ask))
 
 
-def _ids(ranked: list[_Place], fullest_first: bool) -> Iterator[str]:
-    places: Iterable[_Place] = reversed(ranked) if fullest_first else ranked
-    return (place.host_id for place in places)
+def _ids(ranked: list[Place], fullest_first: bool) -> Iterator[str]:
+    places: Iterable[Place] = reversed(ranked) if fullest_first else ranked
+    return (host_id for _, host_id in places)
 
 
 def draw(name: str, salt: str) -> int:
