@@ -15,7 +15,7 @@ from billet.adapters.link_agent import AgentDialler
 from billet.adapters.machine import Machine
 from billet.adapters.seldom import handshakes_fail_in_one_line
 from billet.adapters.thinpool import pool_free_mib
-from billet.config import AgentConfig
+from billet.config_agent import AgentConfig
 from billet.control.agent import Agent
 from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Host, Resources

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from billet.cli import COMMANDS, main
 from billet.commands.options import build
-from billet.config import AgentConfig, ServerConfig
+from billet.config import ServerConfig
+from billet.config_agent import AgentConfig
 from billet.core.errors import ConfigError
 
 

@@ -63,7 +63,7 @@ class _Playing:
     def __init__(self, workload: Workload, rule: Rule, at_once: int) -> None:
         self.result = Result(rule.title)
         self.count = Count()
-        self._fleet = Fleet(workload.hosts)
+        self._fleet = Fleet(workload.hosts, workload.traits)
         self._chooser = rule.start(self._fleet)
         self._at_once = at_once
         self._waiting: dict[str, Create] = {}
@@ -85,15 +85,16 @@ class _Playing:
                 self.result.marks[name] = self._balance()
 
     def clear(self) -> None:
-        """Place all that wait, largest first."""
+        """Place all that wait, by priority and then the largest first."""
         creates = list(self._waiting.values())
         self._waiting.clear()
-        for n in largest_first([create.demand for create in creates], self._fleet.state.whole):
-            vm, demand = creates[n]
-            host_id = self._chooser.choose(vm, demand)
+        order = largest_first([create.demand for create in creates], self._fleet.state.whole)
+        for n in sorted(order, key=lambda n: -_priority(creates[n])):
+            vm, demand, wanted = creates[n]
+            host_id = self._chooser.choose(vm, demand, wanted)
             self.count.add(demand, host_id is None)
             if host_id is not None:
-                self._fleet.place(vm, demand, host_id)
+                self._fleet.place(vm, demand, host_id, wanted)
 
     def sample(self, n: int) -> None:
         fleet = self._fleet
@@ -103,6 +104,10 @@ class _Playing:
     def _balance(self) -> Balance:
         fleet = self._fleet
         return balance(fleet.capacities, [fleet.taken(n) for n in range(len(fleet.ids))])
+
+
+def _priority(create: Create) -> int:
+    return create.wanted.wishes.priority if create.wanted else 0
 
 
 def mean_balance(balances: list[Balance]) -> Balance:
