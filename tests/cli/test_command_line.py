@@ -174,3 +174,22 @@ def test_the_demo_refuses_several_servers_on_sqlite():
     said = run("demo", "--servers", "3", "--store", "sqlite")
     assert said.exit_code == 2
     assert "--store sqlite is for one server" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["rebalance", "--least-gain", "nan"],
+        ["rebalance", "--per-minute", "nan"],
+        ["rebalance", "--wait-s", "inf"],
+        ["host", "drain", "h", "--pace-s", "nan"],
+        ["demo", "--rate", "nan"],
+        ["demo", "--boot-mean-s", "nan"],
+        ["demo", "--pull-mean-s", "inf"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_number_is_refused_before_anything_is_done(args):
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 2
+    assert f"Invalid value for '{args[-2]}': '{args[-1]}' is not a number" in done.stderr

@@ -14,7 +14,7 @@ import click
 
 from billet.commands.drain import POLL_S, Row, delete, sort_out
 from billet.commands.fleet import as_dicts
-from billet.commands.options import client_options, console, output_option, tell
+from billet.commands.options import Amount, client_options, console, output_option, tell
 from billet.core.errors import BilletError
 from billet.core.model import NO_WISHES, ZERO, Discount, Facts, Host, HostView, Resources
 from billet.core.rebalance import Move, Place, Resident, evenness, plan
@@ -63,15 +63,15 @@ class Fleet(NamedTuple):
 @click.option("--plan/--apply", "only_plan", default=True, help="Show what would be done (the default), or do it.")
 @click.option("--most", type=click.IntRange(1), default=20, show_default=True, help="Most microVMs to make again.")
 @click.option(
-    "--least-gain", type=click.FloatRange(0, min_open=True), default=0.005, show_default=True,
+    "--least-gain", type=Amount(0, min_open=True), default=0.005, show_default=True,
     help="What a move must take off the CoV of the hosts' dominant shares to be worth it.",
 )  # fmt: skip
 @click.option(
-    "--per-minute", type=click.FloatRange(0, min_open=True), default=6.0, show_default=True,
+    "--per-minute", type=Amount(0, min_open=True), default=6.0, show_default=True,
     help="--apply: most deletes in a minute.",
 )  # fmt: skip
 @click.option(
-    "--wait-s", type=click.FloatRange(0), default=120.0, show_default=True,
+    "--wait-s", type=Amount(0), default=120.0, show_default=True,
     help="--apply: how long a controller may take to make a microVM again; then nothing more is deleted.",
 )  # fmt: skip
 @client_options
