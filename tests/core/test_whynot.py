@@ -205,7 +205,8 @@ def test_a_silent_host_would_have_won_had_it_answered_and_a_small_one_never():
     silent = why_not(held(AUCTION, {"a": view(4), "b": view(0)}, {}, silent=("b",)), "b")
     assert ways_of(silent) == [[(What.REFUSING, 1, 0)]]
     small = HostView(Resources(1, 1024, 0, 9), ZERO)
-    assert why_not(held(AUCTION, {"a": view(4), "b": small}, {}), "b").ways == ()
+    found = why_not(held(AUCTION, {"a": view(4), "b": small}, {}), "b")
+    assert (found.ways, found.too_small) == ((), ((What.VCPU, 1), (What.MEMORY, 1024)))
 
 
 def test_the_winner_and_one_that_was_not_asked_have_nothing_to_change():
@@ -219,7 +220,7 @@ def test_the_winner_and_one_that_was_not_asked_have_nothing_to_change():
 def test_what_the_request_does_not_wish_is_told_and_no_way_is_looked_for():
     barred = Refusal("h0", Reason.ZONE, "is in zone a, zone b is wished")
     found = why_not(held(AUCTION, {"h0": view(against=barred), "h1": view(8)}, {}), "h0")
-    assert (found.winner, found.refusal, found.ways) == ("h1", barred, ())
+    assert (found.winner, found.refusal, found.against, found.ways) == ("h1", barred, Reason.ZONE, ())
 
 
 def test_a_full_host_that_did_not_answer_would_have_had_to_do_both():
