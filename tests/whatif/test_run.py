@@ -273,6 +273,22 @@ def test_the_command_speaks_json(tmp_path):
     assert 0 < tree["tiny"]["billet spread"]["marks"]["filled"]["cov"] <= 1
 
 
+def test_where_nobody_wanted_16_vcpus_none_were_refused_nor_granted(tmp_path):
+    """The mean over several workloads is of those in which somebody wanted them."""
+    head = "host,h,16,16384\n"
+    for name, creates in (("small", "create,a,1,1024\n"), ("large", "create,b,16,1024\ncreate,c,16,1024\n")):
+        (tmp_path / f"{name}.csv").write_text(head + creates)
+
+    def row(*names, output="table"):
+        paths = [str(tmp_path / f"{name}.csv") for name in names]
+        done = CliRunner().invoke(main, ["simulate", *paths, "--against", "none", "-o", output])
+        return done.stdout if output == "json" else done.stdout.split()
+
+    assert row("small")[-3:] == ["0.0%", "0.0%", "-"]
+    assert row("small", "large")[-3:] == ["25.0%", "25.0%", "50.0%"]
+    assert json.loads(row("small", output="json"))["small"]["billet spread"]["refused"]["large"] is None
+
+
 def test_two_workloads_of_one_name_are_both_told(tmp_path):
     for folder, room in (("a", 8), ("b", 16)):
         (tmp_path / folder).mkdir()

@@ -24,7 +24,7 @@ class Sample(NamedTuple):
     refusals: int
 
 
-NOTHING = Refused(0.0, 0.0, 0.0)
+NOTHING = Refused(0.0, 0.0, None)
 
 
 @dataclass(slots=True)
@@ -116,5 +116,10 @@ def mean_balance(balances: list[Balance]) -> Balance:
 
 
 def mean_refused(all_: list[Refused]) -> Refused:
-    """The mean of several workloads, element by element."""
-    return Refused(*(sum(column) / len(all_) for column in zip(*all_, strict=True)))
+    """The mean of several workloads, element by element; of the large ones, of those that wanted any."""
+    large = [refused.large for refused in all_ if refused.large is not None]
+    return Refused(
+        sum(refused.vms for refused in all_) / len(all_),
+        sum(refused.vcpus for refused in all_) / len(all_),
+        sum(large) / len(large) if large else None,
+    )
