@@ -13,7 +13,7 @@ import sys
 import msgspec
 import uvloop
 
-from billet.config import AgentConfig
+from billet.config_agent import AgentConfig
 from billet.node_agent import build_agent
 from billet.process import logging_to_stderr
 

@@ -1,23 +1,33 @@
-"""WHAT can an operator set? Two frozen values, read once at the start and checked as a whole.
+"""WHAT can an operator set on a server? One frozen value, read once at the start and checked as a whole.
 
-Each setting is written down here and nowhere else: its name carries the unit, its text says what it means, what
-its zero means and what it trades. The command line, the environment (BILLET_SERVER_..., BILLET_AGENT_...) and the
-TOML file are made from these fields (billet/commands/options.py), so none of them can drift.
+Each setting is written down here (an agent's in config_agent.py) and nowhere else: its name carries the unit, its
+text says what it means, what its zero means and what it trades. The command line, the environment
+(BILLET_SERVER_..., BILLET_AGENT_...) and the TOML file are made from these fields (billet/commands/options.py), so
+none of them can drift.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from math import isfinite
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from billet.core.errors import ConfigError
-from billet.core.policies import POLICIES
 from billet.core.quotas import Quotas, read_quota
 from billet.core.scoring import Weights
+from billet.settings import (
+    AUCTION,
+    LINK,
+    MISC,
+    NORTH,
+    SCORE,
+    STORE,
+    check_edge,
+    check_fields,
+    check_pair,
+    setting,
+    split_zone,
+)
 
 STORE_FIELDS = (  # all that leads to a store
     "store",
@@ -28,36 +38,6 @@ STORE_FIELDS = (  # all that leads to a store
     "etcd_user",
     "etcd_password",
 )
-STORE_SCHEMES = ("sqlite:///", "etcd://", "etcds://")
-
-
-class About(NamedTuple):
-    """What is known about one setting besides its name, type and default."""
-
-    section: str
-    text: str
-    low: float | None = None
-    high: float | None = None
-    kind: str = ""  # one of those in FORMS and _check_kind, or "secret"; those with a "?" may be empty
-
-
-def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
-    """A field with its meaning. Secrets stay out of `repr`, and so out of logs."""
-    about = About(section, text, **limits)
-    shown = about.kind != "secret"
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"about": about}, repr=shown)
-    return field(default=default, metadata={"about": about}, repr=shown)
-
-
-NORTH = "What clients dial"
-LINK = "The agents' link"
-STORE = "The store"
-AUCTION = "Auctions"
-SCORE = "The score"
-SOUTH = "This host's flintlockd"
-MACHINE = "What this host offers"
-MISC = "Other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +188,9 @@ class ServerConfig:
     def __post_init__(self) -> None:
         """Fill in what the machine knows, then check everything."""
         object.__setattr__(self, "id", self.id or socket.gethostname())
-        _check_fields(self)
-        _check_edge(self.insecure, self.tls_cert, self.tls_key, "insecure", "tls-cert", "tls-key")
-        _check_edge(
+        check_fields(self)
+        check_edge(self.insecure, self.tls_cert, self.tls_key, "insecure", "tls-cert", "tls-key")
+        check_edge(
             self.link_insecure, self.link_tls_cert, self.link_tls_key,
             "link-insecure", "link-tls-cert", "link-tls-key",
         )  # fmt: skip
@@ -221,8 +201,8 @@ class ServerConfig:
                 "--link-token is not set; give the agents' secret (or --link-token-file), "
                 "or --link-insecure on a network where everyone may join"
             )
-        _check_pair(self.etcd_tls_cert, self.etcd_tls_key, "etcd-tls-cert", "etcd-tls-key")
-        _check_pair(self.etcd_user, self.etcd_password, "etcd-user", "etcd-password")
+        check_pair(self.etcd_tls_cert, self.etcd_tls_key, "etcd-tls-cert", "etcd-tls-key")
+        check_pair(self.etcd_user, self.etcd_password, "etcd-user", "etcd-password")
 
     @property
     def shadow_weights(self) -> Weights | None:
@@ -246,202 +226,3 @@ class ServerConfig:
     def zones(self) -> list[tuple[str, str]]:
         """The addresses that stand for a zone: the zone, and where to listen."""
         return [split_zone(text) for text in self.zone_endpoints]
-
-
-@dataclass(frozen=True, slots=True)
-class AgentConfig:
-    """Everything that can be set on a `billet agent`, one beside each flintlockd."""
-
-    id: str = setting("", MISC, "This host's name in the fleet; never reuse one. Empty = the host name.")
-    zone: str = setting(
-        "",
-        MISC,
-        "Failure domain of this host: requests may wish for it, and groups are spread over"
-        " them. Empty = a failure domain of its own.",
-    )
-    labels: Mapping[str, str] = setting(
-        {},
-        MISC,
-        "Label KEY=VALUE of this host, free to choose; requests may require or avoid it. May be given again.",
-    )
-    json_ready: bool = setting(False, MISC, "Print one JSON line once a server has let this agent in.")
-
-    servers: tuple[str, ...] = setting(
-        ("localhost:9095",), LINK, "A server's link HOST:PORT. Give each server; repeat, or use commas.",
-        kind="endpoints",
-    )  # fmt: skip
-    link_token: str = setting("", LINK, "The servers' --link-token.", kind="secret")
-    link_ca: str = setting("", LINK, "PEM file: the CA of the servers' link certificates.", kind="file")
-    link_insecure: bool = setting(False, LINK, "No TLS on the link, as on the servers.")
-    report_interval_s: float = setting(
-        2.0, LINK, "Seconds between two reports; changes are reported at once. Less = fresher pressure, more work.",
-        low=0.1, high=60,
-    )  # fmt: skip
-
-    flintlock: str = setting("localhost:9090", SOUTH, "flintlockd's gRPC endpoint.", kind="endpoint")
-    flintlock_tls_ca: str = setting(
-        "", SOUTH, "PEM file: CA of flintlockd's certificate. Empty = no TLS.", kind="file"
-    )
-    flintlock_tls_cert: str = setting("", SOUTH, "PEM file: client certificate for flintlockd (mTLS).", kind="file")
-    flintlock_tls_key: str = setting("", SOUTH, "PEM file: its private key.", kind="file")
-    flintlock_token: str = setting("", SOUTH, "flintlockd's --basic-auth-token. Empty = none.", kind="secret")
-    provider: str = setting(
-        "", SOUTH, "flintlockd's --default-provider. Empty = not said: flintlockd itself decides, and may refuse"
-        " a macvtap or virtiofs microVM that another host would have taken.",
-    )  # fmt: skip
-    state_dir: str = setting(
-        "/var/lib/flintlock/vm", SOUTH, "flintlockd's --state-dir; its file system is the disk that is measured."
-    )
-
-    containerd: str = setting(
-        "/run/containerd/containerd.sock", SOUTH, "flintlockd's --containerd-socket: which images are unpacked is"
-        " asked there. Empty = not asked: only images that this agent has seen booted count as there.",
-    )  # fmt: skip
-    containerd_volume_ss: str = setting("devmapper", SOUTH, "The snapshotter into which volumes are unpacked.")
-    containerd_kernel_ss: str = setting(
-        "native", SOUTH, "flintlockd's --containerd-kernel-ss, into which kernels are unpacked."
-    )
-    thin_pool: str = setting(
-        "", SOUTH, "Name of the thin pool of containerd's devmapper snapshotter; its free room is measured (with"
-        " dmsetup, which needs root). Empty = the file system of --state-dir is measured instead.",
-    )  # fmt: skip
-
-    vcpu: int = setting(0, MACHINE, "vCPUs of this host. 0 = its CPUs, measured.", low=0, high=65_536)
-    memory_mib: int = setting(
-        0, MACHINE, "Memory. 0 = all, measured, and what is truly free of it presses on bids.", low=0
-    )
-    disk_mib: int = setting(
-        0, MACHINE, "Disk for microVMs. 0 = the file system of --state-dir, measured as memory is.", low=0
-    )
-    max_vms: int = setting(
-        1000, MACHINE, "Most microVMs on this host. One flintlockd boots them one after another, so that a high"
-        " number is no use on a host that is to come back quickly.", low=1, high=100_000,
-    )  # fmt: skip
-    reserve_vcpu: int = setting(0, MACHINE, "vCPUs kept for the machine itself. 0 = none.", low=0)
-    reserve_memory_mib: int = setting(1024, MACHINE, "Memory kept for the machine itself. 0 = none.", low=0)
-    reserve_disk_mib: int = setting(1024, MACHINE, "Disk kept for the machine itself. 0 = none.", low=0)
-    cpu_ratio: float = setting(
-        1.0, MACHINE, "vCPUs promised for each CPU. 1 = none twice, so that the numbers on screen are the machine's;"
-        " 4 is usual where guests are mostly idle, and slows them all when they are not.", low=0.01, high=100,
-    )  # fmt: skip
-    memory_ratio: float = setting(
-        1.0, MACHINE, "Memory promised for each MiB. Above 1, guests that touch it all get the host's OOM killer.",
-        low=0.01, high=100,
-    )  # fmt: skip
-    disk_ratio: float = setting(
-        1.0, MACHINE, "Disk promised for each MiB. Above 1, volumes that fill up stop every guest on the host.",
-        low=0.01, high=100,
-    )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        """Fill in what the machine knows, then check everything."""
-        object.__setattr__(self, "id", self.id or socket.gethostname())
-        _check_fields(self)
-        _check_pair(self.flintlock_tls_cert, self.flintlock_tls_key, "flintlock-tls-cert", "flintlock-tls-key")
-        if self.link_insecure and self.link_ca:
-            raise ConfigError("--link-insecure and --link-ca contradict each other; drop one of them")
-        if not self.link_insecure and not self.link_ca:
-            raise ConfigError("--link-ca is not set; give the CA of the servers' certificates, or --link-insecure")
-        if not self.link_insecure and not self.link_token:
-            raise ConfigError("--link-token is not set; give the servers' secret (or --link-token-file)")
-
-
-ONE_OF = {"labels": "label", "servers": "server", "quotas": "quota", "zone_endpoints": "endpoint"}
-
-
-def flag(name: str) -> str:
-    """A setting's name as a person types it; of one that may be given again, one at a time."""
-    return "--" + ONE_OF.get(name, name).replace("_", "-")
-
-
-def split_endpoint(text: str) -> tuple[str, int]:
-    """("host", port) of "host:port" or "[v6]:port"; ValueError when it is neither."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(text)
-    if ":" in host and not (host.startswith("[") and host.endswith("]")):
-        raise ValueError(text)
-    return host.strip("[]"), int(port)
-
-
-def split_zone(text: str) -> tuple[str, str]:
-    """("a", "HOST:PORT") of "zone=a,listen=HOST:PORT"; ValueError when it is not that."""
-    pairs = dict(part.strip().partition("=")[::2] for part in text.split(","))
-    if set(pairs) != {"zone", "listen"} or not pairs["zone"]:
-        raise ValueError(text)
-    split_endpoint(pairs["listen"])
-    return pairs["zone"], pairs["listen"]
-
-
-def _check_fields(config: ServerConfig | AgentConfig) -> None:
-    for item in fields(config):
-        about: About = item.metadata["about"]
-        value = getattr(config, item.name)
-        if isinstance(value, float) and not isfinite(value):  # TOML has nan and inf, and float() reads them
-            raise ConfigError(f"{flag(item.name)} is {value}; give a number")
-        if about.low is not None and value < about.low:
-            raise ConfigError(f"{flag(item.name)} is {value}; the least is {about.low:g}")
-        if about.high is not None and value > about.high:
-            raise ConfigError(f"{flag(item.name)} is {value}; the most is {about.high:g}")
-        _check_kind(flag(item.name), about.kind, value)
-
-
-ENDPOINT = (split_endpoint, "HOST:PORT, for example localhost:9090")
-FORMS: Mapping[str, tuple[Callable[[str], Any], str]] = {
-    "endpoint": ENDPOINT,
-    "endpoint?": ENDPOINT,  # may be empty
-    "endpoints": ENDPOINT,
-    "zones": (split_zone, "zone=NAME,listen=HOST:PORT"),
-    "quotas": (read_quota, "for example vcpu:64,memory_mib:131072,vms:20"),
-}
-
-
-def _check_kind(name: str, kind: str, value: Any) -> None:
-    match kind:
-        case _ if kind.endswith("?") and not value:
-            pass
-        case "endpoints" if not value:
-            raise ConfigError(f"{name} is empty; give at least one HOST:PORT")
-        case _ if kind in FORMS:
-            _check_form(name, value, *FORMS[kind])
-        case "file" if value and not Path(value).is_file():
-            raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
-        case "folder" if not Path(value).is_dir():
-            raise ConfigError(f"{name} is {value!r}, which is not a folder; make it, or give another")
-        case "policy" | "policy?" if value not in POLICIES:
-            raise ConfigError(f"{name} is {value!r}; there are {', '.join(POLICIES)}")
-        case "store" if not value.startswith(STORE_SCHEMES):
-            raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")
-
-
-def check_endpoint(name: str, value: str) -> None:
-    """ConfigError, with the name of the setting, unless it is HOST:PORT."""
-    _check_form(name, value, *ENDPOINT)
-
-
-def _check_form(name: str, value: Any, read: Callable[[str], Any], form: str) -> None:
-    """Each text that a setting consists of has to be readable."""
-    if isinstance(value, Mapping):
-        texts = [(f"{name} of {key}", text) for key, text in value.items()]
-    else:
-        texts = [(name, text) for text in ((value,) if isinstance(value, str) else value)]
-    for what, text in texts:
-        try:
-            read(text)
-        except ValueError:
-            raise ConfigError(f"{what} is {text!r}; write {form}") from None
-
-
-def _check_pair(cert: str, key: str, cert_name: str, key_name: str) -> None:
-    if bool(cert) != bool(key):
-        given, missing = (cert_name, key_name) if cert else (key_name, cert_name)
-        raise ConfigError(f"--{given} is set and --{missing} is not; give both or neither")
-
-
-def _check_edge(insecure: bool, cert: str, key: str, flag_name: str, cert_name: str, key_name: str) -> None:
-    """One listening edge: TLS with both files, or plainly without."""
-    _check_pair(cert, key, cert_name, key_name)
-    if insecure and cert:
-        raise ConfigError(f"--{flag_name} and --{cert_name} contradict each other; drop one of them")
-    if not insecure and not cert:
-        raise ConfigError(f"give --{cert_name} and --{key_name}, or --{flag_name} to do without TLS")

@@ -26,7 +26,7 @@ from billet.api.http import http_app
 from billet.api.metrics import exposition
 from billet.api.service import FlintlockService
 from billet.api.stale import StaleReads
-from billet.config import ServerConfig, split_endpoint
+from billet.config import ServerConfig
 from billet.control.auctioneer import Auctioneer, Rules
 from billet.control.auditor import Auditor, taken_up
 from billet.control.ledger import Ledger, elected
@@ -40,6 +40,7 @@ from billet.core.model import Placement
 from billet.core.record import Gone
 from billet.ports import Leader, Store
 from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
+from billet.settings import split_endpoint
 from billet.wire import auction_records, flintlock, tls
 from billet.wire.headers import FORWARDED, proof, token_of
 

@@ -15,7 +15,7 @@ from billet.adapters.link_agent import AgentDialler
 from billet.adapters.machine import Machine
 from billet.adapters.seldom import handshakes_fail_in_one_line
 from billet.adapters.thinpool import pool_free_mib
-from billet.config import AgentConfig
+from billet.config_agent import AgentConfig
 from billet.control.agent import Agent
 from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Host, Resources
@@ -95,6 +95,12 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
     daemon = GrpcFlintlock(config.flintlock, credentials, authorization)
     machine = Machine(config.state_dir)
     host = host_of(config, machine.capacity(config.max_vms))
+    if machine.stands_in and not config.disk_mib:
+        log.warning(
+            "--state-dir is not there; the disk is measured on the file system of the nearest folder above it",
+            state_dir=config.state_dir,
+            measured=str(machine.stands_in),
+        )
     machine.is_said_to_have(memory=config.memory_mib > 0, disk=config.disk_mib > 0)
     machine.has_pool = bool(config.thin_pool)
     known = machine.describe()

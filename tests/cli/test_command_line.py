@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from billet.cli import COMMANDS, main
 from billet.commands.options import build
-from billet.config import AgentConfig, ServerConfig
+from billet.config import ServerConfig
+from billet.config_agent import AgentConfig
 from billet.core.errors import ConfigError
 
 
@@ -173,3 +174,22 @@ def test_the_demo_refuses_several_servers_on_sqlite():
     said = run("demo", "--servers", "3", "--store", "sqlite")
     assert said.exit_code == 2
     assert "--store sqlite is for one server" in said.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["rebalance", "--least-gain", "nan"],
+        ["rebalance", "--per-minute", "nan"],
+        ["rebalance", "--wait-s", "inf"],
+        ["host", "drain", "h", "--pace-s", "nan"],
+        ["demo", "--rate", "nan"],
+        ["demo", "--boot-mean-s", "nan"],
+        ["demo", "--pull-mean-s", "inf"],
+    ],
+    ids=" ".join,
+)
+def test_what_is_no_number_is_refused_before_anything_is_done(args):
+    done = CliRunner().invoke(main, args)
+    assert done.exit_code == 2
+    assert f"Invalid value for '{args[-2]}': '{args[-1]}' is not a number" in done.stderr

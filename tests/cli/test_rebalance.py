@@ -6,6 +6,7 @@ import pytest
 
 from billet.commands.fleet import as_dicts
 from billet.commands.rebalance import HONEST, Limits, _print_plan, fleet_of
+from billet.core.model import NO_DISCOUNT
 from billet.wire.pb import fleet_pb2 as pb
 
 ALLOWED = {"billet.io/evict": "allow"}
@@ -57,8 +58,7 @@ def test_as_json_for_programs(capsys):
 @pytest.mark.parametrize(
     "fields",
     [{"labels": {}}, {"labels": {"billet.io/evict": "never"}}, {"vm_state": "PENDING"}, {"state": "RELEASING"},
-     {"vm_state": "UNREACHABLE"}, {"adopted": True, "labels": {}}, {"labels": {**ALLOWED, "billet.io/apart": "db"}},
-     {"labels": {**ALLOWED, "billet.io/near": "db"}}, {"labels": {**ALLOWED, "billet.io/zon": "a"}}],
+     {"vm_state": "UNREACHABLE"}, {"adopted": True, "labels": {}}, {"labels": {**ALLOWED, "billet.io/zon": "a"}}],
     ids=str,
 )  # fmt: skip
 def test_what_may_not_go_is_not_moved(capsys, fields):
@@ -78,3 +78,22 @@ def test_a_wish_for_a_host_is_kept(capsys):
     there = {**ALLOWED, "billet.io/host": "h2"}
     said = planned(capsys, fleet(*(vm(n, "h0", labels=there) for n in range(6))), "json")
     assert {move["target"] for move in json.loads(said)["moves"]} == {"h2"}
+
+
+def test_groups_are_counted_on_every_host_and_those_count_that_are_on_their_way(capsys):
+    """Broken on purpose (STARTED ones only; hosts that are ready only): one goes to h2 or h1."""
+    apart = {**ALLOWED, "billet.io/apart": "g"}
+    load = [vm(n, "h0", labels={}) for n in range(5)]
+    coming = vm(7, "h2", labels=apart, state="RESERVED", vm_state="")
+    looked_at = fleet(*load, vm(6, "h0", labels=apart), coming, h1=pb.CORDONED)
+    assert "Nothing to gain" in planned(capsys, looked_at)
+    assert "ns/vm-6" in planned(capsys, fleet(*load, vm(6, "h0", labels=apart), h1=pb.CORDONED))
+
+
+def test_what_a_host_has_before_it_and_what_its_bids_are_corrected_by_is_read():
+    late = pb.HostView(id="h", state=pb.READY, allocatable=ROOM, taken=ROOM, boot_s=0.5, ahead_s=9.0, pull_s=3.0)
+    late.audit_delay, late.audit_utilisation = 2.0, 0.1
+    right = pb.HostView(id="r", state=pb.READY, allocatable=ROOM, taken=ROOM)
+    places = fleet_of(as_dicts(pb.HostsReply(hosts=[late, right], policy="spread")), []).places
+    assert (places["h"].facts.ahead_s, places["h"].facts.pull_s, places["h"].view.discount) == (9.0, 3.0, (2.0, 0.1))
+    assert (places["r"].facts.ahead_s, places["r"].view.discount) == (None, NO_DISCOUNT)

@@ -7,10 +7,11 @@ from click.testing import CliRunner
 
 from billet.cli import main
 from billet.client import Client
-from billet.core.model import Facts, HostView, Resources
+from billet.core.model import Facts, Host, HostView, Reason, Refusal, Resources
 from billet.core.record import Called, Record
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.whynot import why_not
+from billet.core.wishes import read, unwished
 from billet.show.whynot import told
 from billet.wire.auction_records import encode
 from billet.wire.pb.fleet_pb2 import RecordsReply
@@ -45,7 +46,32 @@ def test_a_full_host_and_one_too_small():
     assert "2 vCPU less taken (14 instead of 16) and with 2 GiB less memory taken (62 GiB instead of 64 GiB)" in said
     assert "none was counted" in said
     small = HostView(Resources(1, 1024, 0, 9), Resources())
-    assert "No single change to it would" in answer(held(AUCTION, {"a": view(4), "b": small}, {}), "b")
+    said = answer(held(AUCTION, {"a": view(4), "b": small}, {}), "b")
+    assert said.endswith("However empty, it could not have won: the whole host has 1 vCPU and 1 GiB memory.")
+
+
+@pytest.mark.parametrize(
+    ("labels", "wish"),
+    [
+        ({"billet.io/zone": "b"}, "for zone b"),
+        ({"billet.io/host": "a"}, "for host a"),
+        ({"billet.io/require.disk": "nvme", "billet.io/require.gpu": "yes"}, "for disk=nvme and gpu=yes"),
+        ({"billet.io/avoid.disk": "hdd"}, "to avoid disk=hdd"),
+    ],
+    ids=str,
+)
+def test_a_host_that_a_wish_rules_out_hears_of_the_wish(labels, wish):
+    auction = replace(AUCTION, labels=labels, wishes=read(labels))
+    barred = unwished(Host("b", ROOM, ROOM, "c", {"disk": "hdd"}), auction.wishes)
+    said = answer(held(auction, {"a": view(8), "b": view(against=barred)}, {}), "b")
+    assert said.endswith(f"). It could not have won: the wish {wish} rules it out.")
+
+
+def test_a_host_that_has_one_of_a_group_that_is_kept_apart_hears_of_the_group():
+    auction = replace(AUCTION, wishes=read({"billet.io/apart": "web"}))
+    barred = Refusal("b", Reason.APART, "already has ns/other of group web")
+    said = answer(held(auction, {"a": view(8), "b": view(against=barred)}, {}), "b")
+    assert said.endswith("the wish to be apart from others of group web rules it out.")
 
 
 @pytest.mark.parametrize(

@@ -270,6 +270,18 @@ async def test_a_large_fleet_is_asked_where_the_wishes_can_be_granted(ledger: Le
         await ledger.settle([DropPlacement(f"vm-{wanted}")])
 
 
+async def test_what_is_to_be_spread_asks_as_many_as_anything_else_though_a_zone_is_gone(ledger: Ledger) -> None:
+    """Broken on purpose (a fixed share for each zone): 4 are asked."""
+    await ledger.settle([DropHost(name) for name in ("h0", "h1", "h2")])
+    await ledger.settle([PutHost(Host(f"{n}", ROOM, ROOM, "abc"[n % 3])) for n in range(12)])
+    hosts = Hosts(knows_no_wishes)
+    maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=6, ask_random=0))
+    for n in range(12):
+        maker._ready.add(f"{n}") if n % 3 < 2 else maker._ready.discard(f"{n}")
+    await with_labels(maker, "vm", {"billet.io/spread": "g"})
+    assert sorted(int(host_id) % 3 for host_id in hosts.called[0]) == [0, 0, 0, 1, 1, 1]
+
+
 async def test_a_wish_that_no_host_grants_is_no_matter_of_waiting(ledger: Ledger) -> None:
     """Though a host is away: in another zone, it would be of no use if it were there."""
     await ledger.settle([PutHost(Host("away", ROOM, ROOM, "a"))])

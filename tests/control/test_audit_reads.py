@@ -19,10 +19,12 @@ from billet.api.metrics import exposition
 from billet.control.office import Office
 from billet.core.audit import Outcome
 from billet.core.errors import InvalidRequest
-from billet.core.model import Foretold
+from billet.core.model import NO_DISCOUNT, Discount, Foretold, Host, Resources
+from billet.core.state import State
 from billet.wire.auction_records import decode_outcomes, encode_outcome
 from billet.wire.pb import fleet_pb2
 
+ROOM = Resources(16, 16384, 0, 99)
 OUTCOMES = [Outcome("h1", f"u{n}", float(n), Foretold(0.3, 1.5, 2.2), 1.5, 0.3, 0.3) for n in range(20)]
 
 
@@ -47,6 +49,20 @@ async def test_an_audit_is_written_beside_the_loop(office: Office, monkeypatch: 
     assert (decode_outcomes(reply.outcome_json), reply.server) == (OUTCOMES, "s1")
     assert threads
     assert threading.get_ident() not in threads
+
+
+def test_a_host_is_shown_with_what_its_bids_are_corrected_by() -> None:
+    """Broken on purpose (not said): both 0."""
+    wrong, right = Host("h1", ROOM, ROOM), Host("h2", ROOM, ROOM)
+    known = {"h1": Discount(1.5, 0.25)}
+    auditor = SimpleNamespace(
+        discounted=lambda views: {h: view._replace(discount=known.get(h, NO_DISCOUNT)) for h, view in views.items()}
+    )
+    seen = SimpleNamespace(
+        ledger=SimpleNamespace(state=State()), reconciler=SimpleNamespace(seen={}), auditor=auditor
+    )
+    views = [fleet.host_view(cast("Office", seen), host) for host in (wrong, right)]
+    assert [(view.audit_delay, view.audit_utilisation) for view in views] == [(1.5, 0.25), (0.0, 0.0)]
 
 
 class Kept:

@@ -17,12 +17,12 @@ from billet.control.story import Story
 from billet.core.auction import largest_first
 from billet.core.bidding import bid
 from billet.core.errors import NoRoom
-from billet.core.model import ZERO, Auction, Bid, Facts, Host, Refusal, Resources
+from billet.core.model import ZERO, Auction, Bid, Facts, Host, Placement, PlacementState, Refusal, Resources
 from billet.core.quotas import Quota, Quotas
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.core.state import PutHost, State, load
+from billet.core.state import Change, PutHost, State, load
 from billet.core.wishes import read
-from billet.ports import Created, How, Leader, Outcome
+from billet.ports import Created, How, Leader, Outcome, Term
 from billet.process import SystemClock
 
 SMALL, MIDDLE, LARGE = Resources(1, 1024, 0, 1), Resources(2, 8192, 0, 1), Resources(4, 4096, 0, 1)
@@ -62,6 +62,27 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
     await store.close()
 
 
+async def leading(store: SqliteStore, rooms: dict[str, Resources], auctions: int, quotas: Quotas = NO_QUOTAS):
+    """A reign over hosts of which so many auctions ask for bids: the hosts, the stories, and `create`."""
+    term = await store.campaign(Leader("a", "", ""))
+    ledger = Ledger(load((await store.load()).changes), store, term)
+    hosts = [Host(name, room, room) for name, room in rooms.items()]
+    await ledger.settle([PutHost(host) for host in hosts])
+    ready, stories = Attendance(), []
+    for name in rooms:
+        ready.add(name)
+    link = OneRound(hosts, auctions)
+    maker = Auctioneer(ledger, link, ready, Rules(arrive_s=0.0, quotas=quotas), SystemClock(), stories.append)
+
+    async def create(n: int, demand: Resources, labels: dict[str, str]) -> bytes:
+        caller = Caller(10.0)
+        caller.waiting = 1
+        auction = Auction(f"a{n}", "ns", f"a{n}", demand, labels=labels, wishes=read(labels))
+        return await maker.create(auction, b"", caller)
+
+    return link, stories, create
+
+
 async def hold(
     store: SqliteStore,
     rooms: dict[str, Resources],
@@ -70,24 +91,8 @@ async def hold(
     quotas: Quotas = NO_QUOTAS,
 ):
     """All of these auctions at once: hosts, stories by auction, outcomes."""
-    term = await store.campaign(Leader("a", "", ""))
-    ledger = Ledger(load((await store.load()).changes), store, term)
-    hosts = [Host(name, room, room) for name, room in rooms.items()]
-    await ledger.settle([PutHost(host) for host in hosts])
-    ready, stories = Attendance(), []
-    for name in rooms:
-        ready.add(name)
-    link = OneRound(hosts, len(demands))
-    maker = Auctioneer(ledger, link, ready, Rules(arrive_s=0.0, quotas=quotas), SystemClock(), stories.append)
-
-    async def create(n: int, demand: Resources) -> bytes:
-        caller = Caller(10.0)
-        caller.waiting = 1
-        wanted = labels[n] if labels else {}
-        auction = Auction(f"a{n}", "ns", f"a{n}", demand, labels=wanted, wishes=read(wanted))
-        return await maker.create(auction, b"", caller)
-
-    creating = [create(n, demand) for n, demand in enumerate(demands)]
+    link, stories, create = await leading(store, rooms, len(demands), quotas)
+    creating = [create(n, demand, labels[n] if labels else {}) for n, demand in enumerate(demands)]
     outcomes = await asyncio.gather(*creating, return_exceptions=True)
     return link, {story.record.auction.id: story for story in stories}, outcomes
 
@@ -146,7 +151,7 @@ async def test_a_quota_holds_among_those_that_wait_together(store: SqliteStore) 
 
 
 async def test_one_that_is_alone_has_its_turn_as_the_loop_comes_round() -> None:
-    turn = asyncio.create_task(Clearing(State()).turn(Auction("a", "ns", "a", SMALL)))
+    turn = asyncio.create_task(Clearing(State()).turn(Auction("a", "ns", "a", SMALL), []))
     for _ in range(3):  # it joins, is called, and wakes
         await asyncio.sleep(0)
     assert turn.done()
@@ -155,7 +160,7 @@ async def test_one_that_is_alone_has_its_turn_as_the_loop_comes_round() -> None:
 
 async def test_one_that_is_called_off_holds_nobody_up() -> None:
     clearing = Clearing(State())
-    turns = [asyncio.create_task(clearing.turn(Auction("a", "ns", "a", SMALL))) for _ in range(3)]
+    turns = [asyncio.create_task(clearing.turn(Auction("a", "ns", "a", SMALL), [])) for _ in range(3)]
     await asyncio.sleep(0)
     turns[1].cancel()
     await asyncio.wait(turns)
@@ -172,11 +177,47 @@ def test_largest_is_by_the_dominant_share_of_the_fleet_and_first_come_first_wher
 async def test_those_that_come_while_a_claim_is_committed_are_cleared_together_after_it() -> None:
     """Their claims would have to wait for that transaction anyway. Broken on purpose (never waits): 1 and 1."""
     clearing = Clearing(State())
-    turns = []
-    with clearing.claiming():
+    turns, auction = [], Auction("a", "ns", "a", SMALL)
+    answers = [bid(Host("h", ROOM, ROOM), ZERO, Facts(), auction, DEFAULT_WEIGHTS)]
+    with clearing.claiming(Placement("c", "ns", "c", SMALL, "h", PlacementState.RESERVED)):
         for _ in range(2):
-            turns.append(asyncio.create_task(clearing.turn(Auction("a", "ns", "a", SMALL))))
+            turns.append(asyncio.create_task(clearing.turn(auction, answers)))
             for _ in range(3):
                 await asyncio.sleep(0)
         assert not any(turn.done() for turn in turns)
     assert [turn.together for turn in await asyncio.gather(*turns)] == [2, 2]
+
+
+async def test_what_surely_gets_nothing_is_told_so_while_the_store_hangs(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for another's commit to hear a no, unless that commit could still fail and leave it the room.
+
+    Broken on purpose: all wait (never asks whether it may win); `apart` is refused for a claim that may fail
+    (looks at answers only).
+    """
+    link, _, create = await leading(store, {"h": ROOM}, 1)
+    begun, go_on, commit = asyncio.Event(), asyncio.Event(), store.commit
+
+    async def hanging(term: Term, changes: Sequence[Change]) -> None:
+        begun.set()
+        await go_on.wait()
+        await commit(term, changes)
+
+    monkeypatch.setattr(store, "commit", hanging)
+    apart = {"billet.io/apart": "g"}
+    creating = [asyncio.create_task(create(0, MIDDLE, apart))]
+    await begun.wait()
+    huge, nowhere = Resources(40, 1024, 0, 1), {"billet.io/zone": "x"}
+    others = [(huge, {}), (SMALL, nowhere), (SMALL, apart), (LARGE, {}), (SMALL, {})]
+    creating += [asyncio.create_task(create(n, *wanted)) for n, wanted in enumerate(others, 1)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert [task.done() for task in creating] == [False, True, True, False, False, False]
+    go_on.set()
+    ends = await asyncio.gather(*creating, return_exceptions=True)
+    assert list(link.orders) == ["a0", "a5"]
+    assert "not enough vCPU (e.g. h: needs 40 vCPU, 4 free)" in ends[1].text
+    assert "is not in the wished zone (h: is in no zone, zone x is wished)" in ends[2].text
+    assert "apart (h: already has ns/a0 of group g)" in ends[3].text
+    assert "not enough vCPU (e.g. h: needs 4 vCPU" in ends[4].text

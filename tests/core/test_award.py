@@ -23,7 +23,7 @@ from billet.core.model import (
     Resources,
     Unplaced,
 )
-from billet.core.record import Attempt, Record, faithful
+from billet.core.record import Record, attempt_of, faithful
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.wire.auction_records import decode, encode, readable
 from tests.core.strategies import amounts, auctions, capacities, facts, hosts
@@ -143,12 +143,7 @@ def test_promise_7_a_record_replays_to_the_same_award(rows, auction):
     ]
     ledger = {m.id: HostView(m.allocatable, now, m.cordoned, m.fenced) for m, _, now, _ in machines}
     decision = award(auction, answers, ledger, DEFAULT_WEIGHTS)
-    attempt = Attempt(
-        [a for a in answers if isinstance(a, Bid)],
-        [a for a in answers if isinstance(a, Refusal)],
-        ledger,
-        decision if isinstance(decision, Award) else None,
-    )
+    attempt = attempt_of(answers, ledger, decision)
     kept = encode(Record(auction, DEFAULT_WEIGHTS, 1.0, [attempt]))
     assert decode(kept).attempts[0].bids == attempt.bids
     assert faithful(decode(kept))
@@ -162,7 +157,7 @@ def test_a_record_of_another_score_shows_what_its_winner_counted_for_and_no_othe
     moved = {name: view._replace(taken=Resources(1, 1024, 0, 1)) for name, view in ledger.items()}
     decision = award(AUCTION, bids, moved, DEFAULT_WEIGHTS)
     then = decision._replace(score=decision.score._replace(total=0.77))
-    kept = Record(AUCTION, DEFAULT_WEIGHTS, 1.0, [Attempt(bids, [], moved, then)])
+    kept = Record(AUCTION, DEFAULT_WEIGHTS, 1.0, [attempt_of(bids, moved, then)])
     for version, priced in ((2, {then.host}), (4, {then.host}), (kept.v, {"h0", "h1"})):
         kept.v = version
         shown = json.loads(readable(encode(kept)))["attempts"][0]["priced"]

@@ -29,7 +29,10 @@ changes = st.one_of(
     placements.map(PutPlacement),
     st.sampled_from(["p1", "p2", "p3", "p4", "p5"]).map(DropPlacement),
     st.builds(
-        lambda h, zone: PutHost(Host(h, ROOM, ROOM, zone)), st.sampled_from(HOST_IDS), st.sampled_from(["", "a"])
+        lambda h, zone, cordoned: PutHost(Host(h, ROOM, ROOM, zone, cordoned=cordoned)),
+        st.sampled_from(HOST_IDS),
+        st.sampled_from(["", "a"]),
+        st.booleans(),
     ),
     st.sampled_from(HOST_IDS).map(DropHost),
 )
@@ -44,14 +47,17 @@ def test_the_sums_are_right_after_every_step(steps):
 
 
 @given(st.lists(changes, max_size=30))
-def test_the_ranking_lists_the_emptiest_hosts_first(steps):
+def test_the_ranking_lists_the_emptiest_open_hosts_first_and_by_zone(steps):
+    """Broken on purpose (a cordoned host stays in it; a moved one stays in its old zone): seen."""
     state = State()
     for step in steps:
         apply(state, step)
-    ranked = state.ranking.shortlist("01A", ask=10, drawn=0, fits=lambda _: True)
-    shares = [max(state.taken.get(h, Resources())[i] / ROOM[i] for i in range(4)) for h in ranked]
-    assert sorted(ranked) == sorted(state.hosts)
-    assert shares == sorted(shares)
+    for zone in ("", "a"):
+        ranked = state.ranking.shortlist("01A", ask=10, drawn=0, fits=lambda _: True, zone=zone)
+        shares = [max(state.taken.get(h, Resources())[i] / ROOM[i] for i in range(4)) for h in ranked]
+        hosts = state.hosts.values()
+        assert sorted(ranked) == sorted(h.id for h in hosts if not h.cordoned and zone in ("", h.zone))
+        assert shares == sorted(shares)
 
 
 def test_only_lost_fenced_and_gone_placements_hold_no_room():

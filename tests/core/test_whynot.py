@@ -12,8 +12,6 @@ from billet.core.model import (
     NO_DISCOUNT,
     ZERO,
     Auction,
-    Award,
-    Bid,
     Discount,
     Facts,
     Host,
@@ -23,7 +21,7 @@ from billet.core.model import (
     Resources,
 )  # fmt: skip
 from billet.core.policies import POLICIES
-from billet.core.record import Attempt, Called, Record
+from billet.core.record import Called, Record, attempt_of
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.whynot import PRESSURE_STEP, RESOURCES, Change, What, why_not
 
@@ -39,12 +37,7 @@ def held(auction, views, facts, weights=DEFAULT_WEIGHTS, silent=()):
         asked = bid(Host(host_id, view.allocatable, view.allocatable), view.taken, facts_of, auction, weights)
         answers.append(Refusal(host_id, Reason.SILENT) if host_id in silent else asked)
     decision = award(auction, answers, views, weights)
-    attempt = Attempt(
-        [a for a in answers if isinstance(a, Bid)],
-        [a for a in answers if isinstance(a, Refusal)],
-        views,
-        decision if isinstance(decision, Award) else None,
-    )
+    attempt = attempt_of(answers, views, decision)
     return Record(auction, weights, 0.0, [attempt], called=Called(len(views)))
 
 
@@ -190,7 +183,7 @@ def test_a_host_that_would_have_to_pull_would_have_won_with_the_images():
         bid(Host("b", ROOM, ROOM), views["b"].taken, Facts(boot_s=0.5, pull_s=9.0), AUCTION, DEFAULT_WEIGHTS, 2),
     ]
     record = Record(
-        AUCTION, DEFAULT_WEIGHTS, 0.0, [Attempt(bids, [], views, award(AUCTION, bids, views, DEFAULT_WEIGHTS))]
+        AUCTION, DEFAULT_WEIGHTS, 0.0, [attempt_of(bids, views, award(AUCTION, bids, views, DEFAULT_WEIGHTS))]
     )
     found = why_not(record, "b")
     assert found.winner == "a"
@@ -214,7 +207,8 @@ def test_a_silent_host_would_have_won_had_it_answered_and_a_small_one_never():
     silent = why_not(held(AUCTION, {"a": view(4), "b": view(0)}, {}, silent=("b",)), "b")
     assert ways_of(silent) == [[(What.REFUSING, 1, 0)]]
     small = HostView(Resources(1, 1024, 0, 9), ZERO)
-    assert why_not(held(AUCTION, {"a": view(4), "b": small}, {}), "b").ways == ()
+    found = why_not(held(AUCTION, {"a": view(4), "b": small}, {}), "b")
+    assert (found.ways, found.too_small) == ((), ((What.VCPU, 1), (What.MEMORY, 1024)))
 
 
 def test_the_winner_and_one_that_was_not_asked_have_nothing_to_change():
@@ -228,7 +222,7 @@ def test_the_winner_and_one_that_was_not_asked_have_nothing_to_change():
 def test_what_the_request_does_not_wish_is_told_and_no_way_is_looked_for():
     barred = Refusal("h0", Reason.ZONE, "is in zone a, zone b is wished")
     found = why_not(held(AUCTION, {"h0": view(against=barred), "h1": view(8)}, {}), "h0")
-    assert (found.winner, found.refusal, found.ways) == ("h1", barred, ())
+    assert (found.winner, found.refusal, found.against, found.ways) == ("h1", barred, Reason.ZONE, ())
 
 
 def test_a_full_host_that_did_not_answer_would_have_had_to_do_both():

@@ -1,5 +1,6 @@
 """The wishes of a request: what labels mean, whom the ledger rules out, and what is added to a price."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -29,8 +30,7 @@ from billet.core.model import (
 )
 from billet.core.policies import POLICIES
 from billet.core.quotas import Quota, exceeded, read_quota
-from billet.core.ranking import evenly
-from billet.core.record import Attempt, Record, faithful
+from billet.core.record import Record, attempt_of, faithful
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import PutHost, PutPlacement, State, apply
 from billet.core.wishes import PREFIX, groups_of, read, unwished, wished
@@ -320,12 +320,7 @@ def test_promise_7_a_record_with_wishes_replays_to_the_same_award(machines, barr
         for n, (m, taken, _, kin) in enumerate(machines)
     }  # fmt: skip
     decision = award(wanted, answers, views, DEFAULT_WEIGHTS)
-    attempt = Attempt(
-        [a for a in answers if isinstance(a, Bid)],
-        [a for a in answers if isinstance(a, Refusal)],
-        views,
-        decision if isinstance(decision, Award) else None,
-    )
+    attempt = attempt_of(answers, views, decision)
     kept = encode(Record(wanted, DEFAULT_WEIGHTS, 1.0, [attempt]))
     assert faithful(decode(kept))
     assert readable(kept)
@@ -354,18 +349,59 @@ def test_a_policy_is_priced_alike_by_the_host_and_by_a_ledger_that_has_moved() -
 # Which hosts are asked.
 
 
-def test_a_spread_auction_asks_hosts_of_each_zone_however_full_one_of_them_is() -> None:
+def three_zones(hosts: int = 400, **of_c: bool) -> State:
+    """Zone b is fuller than a and c; `of_c` is what is said of the hosts of c."""
     state = State()
-    for n in range(60):
-        zone = "a" if n < 50 else "b"
-        apply(state, PutHost(Host(f"{zone}{n:02}", ROOM, ROOM, zone)))
+    for n in range(hosts):
+        zone = "aaabbc"[n % 6]
+        apply(state, PutHost(replace(Host(f"{zone}{n:03}", ROOM, ROOM, zone), **(of_c if zone == "c" else {}))))
         if zone == "b":
-            apply(state, PutPlacement(replace(vm(f"f{n}", f"b{n}"), demand=Resources(8, 0, 0, 1))))
+            apply(state, PutPlacement(replace(vm(f"f{n}", f"b{n:03}"), demand=Resources(8, 0, 0, 1))))
+    return state
+
+
+def by_zone(host_ids: list[str]) -> dict[str, int]:
+    return dict(Counter(host_id[0] for host_id in host_ids))
+
+
+def test_a_spread_auction_asks_hosts_of_each_zone_however_full_one_of_them_is() -> None:
+    state = three_zones()
     plain = state.ranking.shortlist("01A", 32, 0, lambda _: True)
-    even = state.ranking.shortlist("01A", 32, 0, evenly(lambda _: True, state.zone, 32, len(state.zones)))
-    assert {host[0] for host in plain} == {"a"}
-    assert sum(host[0] == "b" for host in even) == 10
-    assert sum(host[0] == "a" for host in even) == 16
+    even = state.ranking.of_each_zone("01A", 32, lambda _: True)
+    assert "b" not in by_zone(plain)
+    assert sorted(by_zone(even).values()) == [10, 11, 11]
+
+
+def test_a_zone_that_gives_nothing_leaves_its_share_to_the_others_and_is_not_searched() -> None:
+    """Cordoned, away, or small. Broken on purpose (a fixed share for each zone): 22 are asked, and all looked at."""
+    looked: list[str] = []
+
+    def present(host_id: str) -> bool:
+        looked.append(host_id)
+        return host_id[0] != "c"
+
+    for state, most in ((three_zones(cordoned=True), 32), (three_zones(fenced=True), 32), (three_zones(1200), 120)):
+        looked.clear()
+        even = state.ranking.of_each_zone("01A", 32, present)
+        assert by_zone(even) == {"a": 16, "b": 16}
+        assert len(looked) <= most
+    assert by_zone(three_zones(hosts=12).ranking.of_each_zone("01A", 10, lambda _: True)) == {"a": 4, "b": 4, "c": 2}
+
+
+def test_of_more_zones_than_are_asked_each_auction_hears_others() -> None:
+    state = State()
+    for n in range(100):
+        apply(state, PutHost(Host(f"h{n:02}", ROOM, ROOM, f"rack-{n // 2}")))
+    one, two = (state.ranking.of_each_zone(auction_id, 8, lambda _: True) for auction_id in ("01ONE", "01TWO"))
+    assert len({int(host_id[1:]) // 2 for host_id in one}) == 8
+    assert set(one) != set(two)
+
+
+def test_in_a_zone_that_is_wished_no_other_hosts_are_looked_at() -> None:
+    state, looked = three_zones(), []
+    asked = state.ranking.shortlist("01A", 8, 4, lambda host_id: not looked.append(host_id), zone="b")
+    assert by_zone(asked).keys() == by_zone(looked).keys() == {"b"}
+    assert state.ranking.shortlist("01A", 8, 4, lambda _: True, zone="nowhere") == []
 
 
 # Groups.

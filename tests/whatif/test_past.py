@@ -5,28 +5,26 @@ from dataclasses import replace
 
 import pytest
 
+from billet.core import wishes
 from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import (
     Auction,
-    Award,
-    Bid,
     Facts,
     Host,
     Placement,
     PlacementState,
-    Refusal,
     Resources,
 )
 from billet.core.quotas import Quota, exceeded
-from billet.core.record import Attempt, Gone, Record
+from billet.core.record import Gone, Record, attempt_of
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
 from billet.whatif.measures import balance
-from billet.whatif.past import as_it_happened, assumed, elsewhere, past, watched, workload
+from billet.whatif.past import Shadow, as_it_happened, assumed, elsewhere, past, shadows, watched, workload
 from billet.whatif.rules import own
 from billet.whatif.run import run
-from billet.whatif.workload import Create, Mark, There
+from billet.whatif.workload import Create, Mark, There, Traits
 
 ROOMS = [Resources(16, 65536, 0, 99), Resources(32, 131072, 0, 99), Resources(32, 65536, 0, 99)]
 
@@ -34,30 +32,33 @@ ROOMS = [Resources(16, 65536, 0, 99), Resources(32, 131072, 0, 99), Resources(32
 class Yesterday:
     """A leader that decides, writes its records down, and hears of what ends."""
 
-    def __init__(self, hosts=6, weights=DEFAULT_WEIGHTS):
+    def __init__(self, hosts=6, weights=DEFAULT_WEIGHTS, traits=()):
         self.state, self.weights, self.now_s = State(), weights, 1000.0
         self.records, self.ends = [], []
         for n in range(hosts):
-            apply(self.state, PutHost(Host(f"h{n}", ROOMS[n % 3], ROOMS[n % 3])))
+            apply(self.state, PutHost(Host(f"h{n}", ROOMS[n % 3], ROOMS[n % 3], *dict(traits).get(f"h{n}", ()))))
 
-    def there(self, vm, host, demand):
-        apply(self.state, PutPlacement(Placement(vm, "ns", vm, demand, host, PlacementState.STARTED)))
+    def there(self, vm, host, demand, name="", labels=()):
+        placement = Placement(vm, "ns", name or vm, demand, host, PlacementState.STARTED, labels=dict(labels))
+        apply(self.state, PutPlacement(placement))
 
     def create(self, name, demand, outcome="created", **more):
         self.now_s += 1
         auction = Auction(f"A{len(self.records)}-{name}", "ns", name, demand, **more)
-        views = {host_id: self.state.view(host_id) for host_id in self.state.hosts}
+        views = self.state.views(self.state.hosts, auction)
         answers = [bid(h, views[h.id].taken, Facts(), auction, self.weights) for h in self.state.hosts.values()]
         made = award(auction, answers, views, self.weights)
-        bids = [a for a in answers if isinstance(a, Bid)]
-        refusals = [a for a in answers if isinstance(a, Refusal)]
-        attempt = Attempt(bids, refusals, views, made if isinstance(made, Award) else None)
+        attempt = attempt_of(answers, views, made)
         record = Record(auction, self.weights, self.now_s, [attempt], outcome if attempt.award else "unplaced")
         self.records.append(record)
         if attempt.award and outcome == "created":
             record.host = attempt.award.host
-            self.there(auction.id, record.host, demand)
+            self.there(auction.id, record.host, demand, name, auction.labels)
         return auction.id
+
+    def wish(self, name, **labels):
+        named = {key if key == "cluster-name" else f"billet.io/{key}": value for key, value in labels.items()}
+        return self.create(name, Resources(1, 1024, 0, 1), labels=named, wishes=wishes.read(named, name))
 
     def end(self, vm):
         self.now_s += 1
@@ -158,7 +159,39 @@ def test_what_came_to_no_decision_is_left_out_and_said():
     assert (len(known.placed), dict(known.left_out), known.choosy) == (1, {"denied": 1}, 2)
     said = " ".join(assumed(known))
     assert "1 denied" in said
-    assert "2 auctions asked for more than room" in said
+    assert "every host has every provider, though 2 auctions asked for something of it" in said
+
+
+def test_wishes_are_granted_again_as_far_as_the_records_say_what_hosts_have():
+    """Broken on purpose (wishes left out; what hosts have not found out): microVMs would be elsewhere."""
+    has = {
+        "h0": Traits("a", {"disk": "nvme"}),
+        "h1": Traits("a"),
+        "h2": Traits("b"),
+        "h3": Traits("b", {"old": "yes"}),
+    }
+    day = Yesterday(hosts=6, traits=has)
+    for n in range(6):
+        day.wish(f"apart-{n}", apart="g")
+        day.wish(f"zone-{n}", zone="b")
+        day.wish(f"disk-{n}", **{"require.disk": "nvme"})
+        day.wish(f"c-control-plane-{n}", **{"cluster-name": "c", "avoid.old": "yes"})
+        day.wish(f"there-{n}", host="h4", policy="pack")
+    known = day.past()
+    assert (known.wishing, known.traits["h0"], known.traits["h3"]) == (
+        30,
+        ("", {"disk": "nvme"}),
+        ("b", {"old": "yes"}),
+    )
+    chosen = {}
+    run(workload(known), watched(own(known.weights), "again", chosen))
+    asked = {record.auction.id: record.auction for record in day.records}
+    assert {host for vm, host in chosen.items() if asked[vm].wishes.zone} <= {"h2", "h3"}
+    assert {host for vm, host in chosen.items() if asked[vm].wishes.require} == {"h0"}
+    assert "h3" not in {host for vm, host in chosen.items() if asked[vm].wishes.avoid}
+    apart = [host for vm, host in chosen.items() if asked[vm].wishes.apart]
+    assert sorted(apart) == [f"h{n}" for n in range(6)]
+    assert any("the wishes of 30 auctions are granted as far as the records go" in said for said in assumed(known))
 
 
 def test_who_was_refused_for_a_quota_is_said_to_be_free_of_it():
@@ -166,6 +199,20 @@ def test_who_was_refused_for_a_quota_is_said_to_be_free_of_it():
     day.create("much", Resources(99, 1024, 0, 1))
     day.records[-1].text = exceeded({"ns": Quota(vcpu=8)}, "ns", Resources(8), Resources(99))
     assert "no quota holds, though 1 auction ended at one" in " ".join(assumed(day.past()))
+
+
+def test_the_shadow_is_held_against_what_became_of_the_microvm():
+    """Broken on purpose (every award counts): what a quota refused, and what a host took back, count as well."""
+    day = Yesterday()
+    for name, outcome in (("same", "created"), ("other", "created"), ("over", "unplaced"), ("gave-up", "cancelled"),
+                          ("not-known", "unknown"), ("again", "created")):  # fmt: skip
+        day.create(name, Resources(2, 4096, 0, 1), outcome)
+    for record in day.records:
+        record.shadow = "pack"
+        record.attempts[0].shadow = record.attempts[0].award.host if record.auction.name == "same" else "elsewhere"
+    taken_back = day.records[-1].attempts[0]
+    day.records[-1].attempts.append(replace(taken_back, shadow=taken_back.award.host))
+    assert shadows(day.records) == [Shadow("pack", awards=4, others=2)]
 
 
 def test_no_records_are_no_past():

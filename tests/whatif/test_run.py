@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billet.cli import main
+from billet.core import wishes
 from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import Auction, Award, Facts, Resources
@@ -18,9 +19,9 @@ from billet.core.scoring import Weights, price
 from billet.whatif.charts import steps
 from billet.whatif.fleet import Fleet, billet
 from billet.whatif.measures import balance
-from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, own
+from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, late, own
 from billet.whatif.run import run
-from billet.whatif.workload import Create, Delete, Mark, Workload
+from billet.whatif.workload import Create, Delete, Mark, Traits, Workload
 
 
 def stream(seed, hosts=12, events=260):
@@ -47,9 +48,9 @@ class Live:
     def __init__(self, fleet, weights):
         self.fleet, self.weights = fleet, weights
 
-    def choose(self, vm, demand):
-        state, auction = self.fleet.state, Auction(vm, "", vm, demand)
-        views = {host_id: state.view(host_id) for host_id in state.hosts}
+    def choose(self, vm, demand, wanted=None):
+        state, auction = self.fleet.state, wanted or Auction(vm, "", vm, demand)
+        views = state.views(state.hosts, auction)
         answers = [bid(state.hosts[h], view.taken, Facts(), auction, self.weights) for h, view in views.items()]
         decision = award(auction, answers, views, self.weights)
         return decision.host if isinstance(decision, Award) else None
@@ -62,8 +63,8 @@ def decisions(workload, start, at_once):
         def __init__(self, fleet):
             self.inner = start(fleet)
 
-        def choose(self, vm, demand):
-            chosen.append((vm, self.inner.choose(vm, demand)))
+        def choose(self, vm, demand, wanted=None):
+            chosen.append((vm, self.inner.choose(vm, demand, wanted)))
             return chosen[-1][1]
 
     run(workload, Rule("noted", Noted), at_once)
@@ -90,6 +91,58 @@ def test_its_price_is_the_scores_to_the_last_bit(left, taken, demand, policy, sh
     room = left.plus(taken).plus(demand)
     weights = Weights(policy=policy, shape=shape)
     assert billet(weights)(room, taken, demand) == price(room, taken, demand, Facts(), weights).total
+
+
+WISHES = [
+    {"billet.io/apart": "a"}, {"billet.io/spread": "s"}, {"billet.io/near": "s"}, {"billet.io/zone": "b"},
+    {"billet.io/require.disk": "nvme"}, {"billet.io/avoid.disk": "nvme"}, {"billet.io/policy": "pack"},
+    {"billet.io/host": "h3"}, {"cluster-name": "c"}, {"billet.io/priority": "1", "billet.io/apart": "b"},
+]  # fmt: skip
+
+
+def wishful(seed):
+    """The same, in three zones, and every other microVM wishes something."""
+    workload, chance = stream(seed), random.Random(seed)
+    disks = ({"disk": "nvme"}, {})
+    workload.traits = {host_id: Traits("abc"[n % 3], disks[n % 2]) for n, host_id in enumerate(workload.hosts)}
+    for n, event in enumerate(workload.events):
+        if isinstance(event, Create) and n % 2:
+            labels = chance.choice(WISHES)
+            wanted = Auction(
+                event.vm, "", event.vm, event.demand, labels=labels, wishes=wishes.read(labels, event.vm)
+            )
+            workload.events[n] = event._replace(wanted=wanted)
+    return workload
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_wishes_are_granted_as_a_live_cluster_does(at_once):
+    """Broken on purpose (the quick search for all): they differ."""
+    weights = Weights()
+    for seed in range(3):
+        workload = wishful(seed)
+        granted = decisions(workload, own(weights).start, at_once)
+        assert granted == decisions(workload, lambda fleet: Live(fleet, weights), at_once)
+        assert granted != decisions(stream(seed), own(weights).start, at_once)
+        assert decisions(workload, OTHERS["kube"].start, 1) == decisions(stream(seed), OTHERS["kube"].start, 1)
+
+
+@pytest.mark.parametrize("rule", [own(Weights()), late(own(Weights()), 50)], ids=["fresh", "late"])
+def test_what_is_to_be_apart_is_apart_and_what_wishes_a_zone_is_in_it(rule):
+    fleets = []
+    run(wishful(5), Rule("noted", lambda fleet: fleets.append(fleet) or rule.start(fleet)))
+    (fleet,) = fleets
+    there = fleet.state.placements.values()
+    apart = [p.host for p in there if p.labels.get("billet.io/apart") == "a"]
+    assert len(apart) == len(set(apart)) > 1
+    assert {fleet.state.zone(p.host) for p in there if "billet.io/zone" in p.labels} == {"b"}
+
+
+def test_a_higher_priority_is_placed_first_of_those_that_wait():
+    size, labels = Resources(16, 65536, 0, 1), {"billet.io/priority": "5"}
+    last = Auction("b", "", "b", size, labels=labels, wishes=wishes.read(labels))
+    workload = Workload("w", {"h": size}, [Create("a", size), Create("b", size, last), Mark("end")])
+    assert [vm for vm, host in decisions(workload, own(Weights()).start, 2) if host] == ["b"]
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
@@ -220,6 +273,22 @@ def test_the_command_speaks_json(tmp_path):
     assert 0 < tree["tiny"]["billet spread"]["marks"]["filled"]["cov"] <= 1
 
 
+def test_where_nobody_wanted_16_vcpus_none_were_refused_nor_granted(tmp_path):
+    """The mean over several workloads is of those in which somebody wanted them."""
+    head = "host,h,16,16384\n"
+    for name, creates in (("small", "create,a,1,1024\n"), ("large", "create,b,16,1024\ncreate,c,16,1024\n")):
+        (tmp_path / f"{name}.csv").write_text(head + creates)
+
+    def row(*names, output="table"):
+        paths = [str(tmp_path / f"{name}.csv") for name in names]
+        done = CliRunner().invoke(main, ["simulate", *paths, "--against", "none", "-o", output])
+        return done.stdout if output == "json" else done.stdout.split()
+
+    assert row("small")[-3:] == ["0.0%", "0.0%", "-"]
+    assert row("small", "large")[-3:] == ["25.0%", "25.0%", "50.0%"]
+    assert json.loads(row("small", output="json"))["small"]["billet spread"]["refused"]["large"] is None
+
+
 def test_two_workloads_of_one_name_are_both_told(tmp_path):
     for folder, room in (("a", 8), ("b", 16)):
         (tmp_path / folder).mkdir()
@@ -237,6 +306,23 @@ def test_what_is_no_number_is_not_played(option):
     done = CliRunner().invoke(main, ["simulate", "--burst", "2", "--seeds", "1", *option])
     assert done.exit_code == 2
     assert f"Invalid value for '{option[0]}'" in done.stderr
+
+
+def test_the_command_says_who_looks_at_wishes(tmp_path):
+    """Two that are to be apart, and one host: Billet refuses one of them, the others do not."""
+    (tmp_path / "w.csv").write_text(
+        "host,h,8,8192\ncreate,a,1,1024,,,,billet.io/apart=g\ncreate,b,1,1024,,,,billet.io/apart=g"
+    )
+    html = tmp_path / "r.html"
+    args = ["simulate", str(tmp_path / "w.csv"), "--against", "kube", "--html", str(html)]
+    done = CliRunner().invoke(main, args)
+    rows = {line.split("  ")[0].strip(): line.split() for line in done.stdout.splitlines()}
+    assert (rows["billet spread"][-3], rows["kube-scheduler's default"][-3]) == ("50.0%", "0.0%")
+    note = "only Billet's policies look at wishes"
+    assert note in " ".join(done.stdout.split())
+    assert note in html.read_text().replace("&#x27;", "'")
+    (tmp_path / "tiny.csv").write_text(TINY)
+    assert "wishes" not in CliRunner().invoke(main, ["simulate", str(tmp_path / "tiny.csv")]).stdout
 
 
 def test_a_wrong_workload_is_one_line(tmp_path):

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
+from billet.core import wishes
 from billet.core.errors import ConfigError
 from billet.core.model import Resources
-from billet.whatif.workload import Create, Delete, Mark, read
+from billet.whatif.workload import Create, Delete, Mark, Traits, read
 
-GOOD = """op,name,vcpu,memory_mib,disk_mib,vms
+GOOD = """op,name,vcpu,memory_mib,disk_mib,vms,zone,labels
 # two hosts
 host,h1,32,131072,500000,100
 host,h2,64,131072
@@ -60,6 +61,14 @@ def test_the_first_row_says_which_column_is_which(tmp_path):
     assert workload.events[0] == Create("a", Resources(1, 2048, 0, 1))
 
 
+@pytest.mark.parametrize("comma", [",", ";"])
+def test_zones_and_labels_go_by_the_names_of_their_columns_too(tmp_path, comma):
+    rows = "op,name,labels,zone,vcpu,memory_mib\nhost,h1,disk=nvme,a,4,8192\ncreate,a,billet.io/zone=a,,1,2048\n"
+    workload = read(written(tmp_path, rows.replace(",", comma)))
+    assert workload.traits == {"h1": Traits("a", {"disk": "nvme"})}
+    assert workload.events[0].wanted.wishes.zone == "a"
+
+
 @pytest.mark.parametrize(
     ("heads", "says"),
     [
@@ -94,9 +103,43 @@ def test_without_marks_the_end_is_measured(tmp_path):
     assert read(written(tmp_path, GOOD.replace("mark,filled\n", ""))).marks() == ["end"]
 
 
+def test_hosts_have_zones_and_labels_and_microvms_wish_by_theirs(tmp_path):
+    """In both formats; what wishes nothing costs the engine nothing."""
+    table = """host,h1,8,8192,,,a,disk=nvme gpu=yes
+host,h2,8,8192,,,b
+host,h3,8,8192
+create,c-control-plane-1,2,1024,,,,billet.io/require.disk=nvme cluster-name=c
+create,plain,1,1024,,,,app=web
+create,bare,1,1024
+"""
+    hosts = [
+        {"id": "h1", "vcpu": 8, "memory_mib": 8192, "zone": "a", "labels": {"disk": "nvme", "gpu": "yes"}},
+        {"id": "h2", "vcpu": 8, "memory_mib": 8192, "zone": "b"},
+        {"id": "h3", "vcpu": 8, "memory_mib": 8192},
+    ]
+    wished = {"billet.io/require.disk": "nvme", "cluster-name": "c"}
+    events = [
+        {"op": "create", "vm": "c-control-plane-1", "vcpu": 2, "memory_mib": 1024, "labels": wished},
+        {"op": "create", "vm": "plain", "vcpu": 1, "memory_mib": 1024, "labels": {"app": "web"}},
+        {"op": "create", "vm": "bare", "vcpu": 1, "memory_mib": 1024},
+    ]
+    workload = read(written(tmp_path, table))
+    assert workload == read(written(tmp_path, json.dumps({"hosts": hosts, "events": events}), "w.json"))
+    assert workload.traits == {"h1": Traits("a", {"disk": "nvme", "gpu": "yes"}), "h2": Traits("b")}
+    plane, plain, bare, _ = workload.events
+    assert (plane.wanted.wishes.require, plane.wanted.wishes.plane) == ((("disk", "nvme"),), True)
+    assert plain.wanted is bare.wanted is None
+    assert workload.wishes
+
+
 @pytest.mark.parametrize(
     ("line", "says"),
     [
+        (
+            "create,c,1,1024,,,,billet.io/zon=a",
+            "line 10: label billet.io/zon='a' is none that Billet knows: " + wishes.ALLOWED,
+        ),
+        ("create,c,1,1024,,,a", "line 10: microVM c has a zone; it wishes for one by the label billet.io/zone"),
         ("host,h1,8,8192", "line 10: host h1 is there twice"),
         ("create,b,1,1024", "line 10: microVM b is created twice; give each a name of its own"),
         ("host,h3,8,8192", "line 10: host h3 comes after the first event; all hosts are there from the beginning"),
@@ -108,7 +151,7 @@ def test_without_marks_the_end_is_measured(tmp_path):
         ("delete,z", "line 10: microVM z is deleted, and was not created before"),
         ("mark,filled", "line 10: mark filled is there twice"),
         ("destroy,a", "line 10: 'destroy' is none of host, create, delete, mark"),
-        ("create,c,1,1024,0,1,9", "line 10: 7 columns; there are 6 at most"),
+        ("create,c,1,1024,0,1,,,9", "line 10: 9 columns; there are 8 at most"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, says):

@@ -10,9 +10,9 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2
 
-from billet.config import split_endpoint
 from billet.core.errors import Away, Code, HostVerdict, LeaderLost
 from billet.ports import Answer, Leader
+from billet.settings import split_endpoint
 from billet.wire import tls
 from billet.wire.headers import ANSWERED
 

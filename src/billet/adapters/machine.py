@@ -30,6 +30,7 @@ class Machine:
         self.has_pool = False  # volumes are in a thin pool,
         self.pool_free_mib: int | None = None  # and it has so much room; None = not known
         self._disk = existing(Path(state_dir))
+        self.stands_in = None if self._disk == Path(state_dir) else self._disk  # measured, where state_dir is absent
         self._stalls = {name: Stalled(PSI / name) for name in Stalls._fields}
         self._memory_counts = self._disk_counts = True
         psutil.cpu_percent()  # the first call only sets the mark from which the next one measures

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from billet.adapters.sqlite import SqliteStore
-from billet.config import split_endpoint
 from billet.core.errors import ConfigError
 from billet.ports import Engine
+from billet.settings import split_endpoint
 
 FORMS = "sqlite:///RELATIVE/PATH, sqlite:////ABSOLUTE/PATH, or etcd://HOST:PORT,HOST:PORT (etcds:// with TLS)"
 

@@ -9,7 +9,7 @@ from typing import Protocol
 from billet.control.office import Office
 from billet.control.operator import Operator
 from billet.core.errors import InvalidRequest
-from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
+from billet.core.model import NO_DISCOUNT, ZERO, Host, HostView, Placement, PlacementState, Resources
 from billet.core.scoring import utilisation
 from billet.ports import Answer, Report
 from billet.wire.auction_records import encode_outcome, readable
@@ -55,64 +55,73 @@ class Nothing:
 
 def fleet_methods(office: Office, records: Records, server: str) -> dict[str, Method]:
     """The service's methods by their full names. `server` is whose records they are."""
+    fleet = _Fleet(office, records, server)
+    return {
+        HOSTS: fleet.hosts,
+        PLACEMENTS: fleet.placements,
+        EXPLAIN: fleet.explain,
+        RECORDS: fleet.kept,
+        AUDIT: fleet.audit,
+        CHANGE_HOST: fleet.change_host,
+    }
 
-    async def hosts(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+
+class _Fleet:
+    """The service. What takes long is written down in a thread: on the event loop it would hold up every auction."""
+
+    def __init__(self, office: Office, records: Records, server: str) -> None:
+        self._office = office
+        self._records = records
+        self._server = server
+
+    async def hosts(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        office = self._office
         views = [host_view(office, host) for _, host in sorted(office.ledger.state.hosts.items())]
         weights = office.rules.weights._asdict()
         policy = weights.pop("policy")
         return Answer(pb.HostsReply(hosts=views, policy=policy, weights=weights).SerializeToString())
 
-    async def placements(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+    async def placements(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = parse(pb.PlacementsRequest, request)
-        found = [p for p in office.ledger.state.placements.values() if _passes(p, wanted)]
+        found = [p for p in self._office.ledger.state.placements.values() if _passes(p, wanted)]
         found.sort(key=lambda p: (p.namespace, p.name, p.uid))
-        views = [placement_view(office, placement) for placement in found]
+        views = [placement_view(self._office, placement) for placement in found]
         return Answer(pb.PlacementsReply(placements=views).SerializeToString())
 
-    async def explained(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+    async def explain(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         key = parse(pb.ExplainRequest, request).key
 
         def written() -> bytes:
-            return pb.ExplainReply(record_json=map(readable, records.find(key))).SerializeToString()
+            return pb.ExplainReply(record_json=map(readable, self._records.find(key))).SerializeToString()
 
         return Answer(await asyncio.to_thread(written))  # thousands of a name whose controller tries again and again
 
-    async def kept(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+    async def kept(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = parse(pb.RecordsRequest, request)
         limit = min(max(wanted.limit, 0) or PAGE, MOST_PAGE)
         if wanted.key:
-            found, more = await asyncio.to_thread(records.find, wanted.key), 0
+            found, more = await asyncio.to_thread(self._records.find, wanted.key), 0
         else:
-            found, more = await asyncio.to_thread(records.page, wanted.after, limit, wanted.gone)
-        return Answer(pb.RecordsReply(record=found, next=more, server=server).SerializeToString())
+            found, more = await asyncio.to_thread(self._records.page, wanted.after, limit, wanted.gone)
+        return Answer(pb.RecordsReply(record=found, next=more, server=self._server).SerializeToString())
 
-    async def change_host(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        wanted = parse(pb.ChangeHostRequest, request)
+    async def audit(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        wanted = parse(pb.AuditRequest, request).host
+        outcomes = sorted(self._office.auditor.outcomes.items())
+        kept = [outcome for host_id, of_host in outcomes if wanted in ("", host_id) for outcome in of_host]
+
+        def written() -> bytes:
+            return pb.AuditReply(outcome_json=map(encode_outcome, kept), server=self._server).SerializeToString()
+
+        return Answer(await asyncio.to_thread(written))  # half a million of a thousand hosts
+
+    async def change_host(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        office, wanted = self._office, parse(pb.ChangeHostRequest, request)
         # An operator who goes away does not stop it between its commit and the ledger.
         released = await asyncio.shield(_change(Operator(office.ledger, office.reconciler), wanted))
         host = office.ledger.state.hosts.get(wanted.host)
         view = host_view(office, host) if host else None
         return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())
-
-    async def audit(request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        wanted = parse(pb.AuditRequest, request).host
-        outcomes = sorted(office.auditor.outcomes.items())
-        kept = [outcome for host_id, of_host in outcomes if wanted in ("", host_id) for outcome in of_host]
-
-        def written() -> bytes:
-            return pb.AuditReply(outcome_json=map(encode_outcome, kept), server=server).SerializeToString()
-
-        # In a thread: a thousand hosts have half a million, and while they were written no auction could go on.
-        return Answer(await asyncio.to_thread(written))
-
-    return {
-        HOSTS: hosts,
-        PLACEMENTS: placements,
-        EXPLAIN: explained,
-        RECORDS: kept,
-        AUDIT: audit,
-        CHANGE_HOST: change_host,
-    }
 
 
 async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:
@@ -145,6 +154,9 @@ def host_view(office: Office, host: Host) -> pb.HostView:
         cordoned=host.cordoned,
         connected=seen is not None,
     )
+    discount = office.auditor.discounted({host.id: HostView(host.allocatable, taken)})[host.id].discount
+    if discount != NO_DISCOUNT:
+        view.audit_delay, view.audit_utilisation = discount
     if seen and seen.report:
         report = seen.report
         view.MergeFrom(_facts(report))

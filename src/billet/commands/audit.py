@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from billet.commands.options import client_options, console, output_option
+from billet.core.errors import BilletError
 
 if TYPE_CHECKING:
     from billet.client import Address
@@ -34,10 +35,14 @@ def audit(address: Address, output: str, host: str) -> None:
     from billet.client import Client
     from billet.show.audit import audit as shown
     from billet.wire.auction_records import decode_outcomes
-    from billet.wire.pb.fleet_pb2 import AuditReply, AuditRequest
+    from billet.wire.pb.fleet_pb2 import AuditReply, AuditRequest, HostsReply, HostsRequest
 
     with Client(address) as client:
         reply = client.fleet("Audit", AuditRequest(host=host), AuditReply)
+        if host and not reply.outcome_json:
+            known = client.fleet("Hosts", HostsRequest(), HostsReply).hosts
+            if host not in {row.id for row in known}:
+                raise BilletError(f"there is no host {host!r}; billet hosts lists them")
     if output == "json":
         click.echo(json.dumps([json.loads(outcome) for outcome in reply.outcome_json], indent=2))
     elif not reply.outcome_json:

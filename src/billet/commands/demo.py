@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from billet.commands.options import Amount
+
 
 @click.command()
 @click.option(
@@ -31,7 +33,7 @@ import click
 @click.option(
     "--rate",
     "rate_per_s",
-    type=click.FloatRange(0.1, 1000),
+    type=Amount(0.1, 1000),
     default=10.0,
     show_default=True,
     help="Creates a second.",
@@ -43,12 +45,10 @@ import click
     show_default=True,
     help="They come so many at once, as when a cluster grows, at the same rate on average.",
 )
-@click.option(
-    "--boot-mean-s", type=click.FloatRange(0), default=0.3, show_default=True, help="Mean time of one boot."
-)
+@click.option("--boot-mean-s", type=Amount(0), default=0.3, show_default=True, help="Mean time of one boot.")
 @click.option(
     "--pull-mean-s",
-    type=click.FloatRange(0),
+    type=Amount(0),
     default=0.5,
     show_default=True,
     help="Mean time of an image's first pull on a host.",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from billet.commands.fleet import as_dicts
-from billet.commands.options import client_options, console, output_option
+from billet.commands.options import Amount, client_options, console, output_option
 from billet.core.errors import BilletError, HostVerdict
 from billet.core.words import counted
 
@@ -58,9 +58,7 @@ def sort_out(rows: Iterable[Row]) -> Left:
 @click.argument("name", metavar="HOST")
 @click.option("--evict", is_flag=True, help=f"Delete the microVMs with the label {EVICT_LABEL}={ALLOW}.")
 @click.option("--at-once", type=click.IntRange(1), default=1, show_default=True, help="Most that leave at a time.")
-@click.option(
-    "--pace-s", type=click.FloatRange(0), default=10.0, show_default=True, help="Pause after each such delete."
-)
+@click.option("--pace-s", type=Amount(0), default=10.0, show_default=True, help="Pause after each such delete.")
 @client_options
 @output_option
 def drain(address: Address, output: str, name: str, evict: bool, at_once: int, pace_s: float) -> None:

@@ -91,7 +91,7 @@ def _print_why_not(address: Address, output: str, key: str, host: str) -> None:
     found = why_not(record, host)
     if output == "json":
         ways = [[{"what": c.what.name, "was": c.was, "to": c.to} for c in way] for way in found.ways]
-        said = " ".join([verdict(found, record), *would(found)])
+        said = " ".join([verdict(found, record), *would(found, record)])
         plain = {"host": host, "asked": found.asked, "winner": found.winner, "ways": ways, "text": said}
         click.echo(json.dumps(plain, indent=2))
     else:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from billet.commands.options import client_options, console, output_option
 from billet.core.errors import Away, BilletError
+from billet.core.words import counted
 
 if TYPE_CHECKING:
     from billet.client import Address, Client
@@ -19,6 +20,13 @@ IN_FLIGHT = 16
 POLL_S = 0.2
 
 
+class Failure(NamedTuple):
+    """A microVM that was not made, or did not boot, and why."""
+
+    name: str
+    error: BilletError
+
+
 @click.command()
 @click.option(
     "-f", "--file", "path", required=True, metavar="FILE", help="YAML or JSON of a MicroVMSpec; - is stdin."
@@ -26,8 +34,12 @@ POLL_S = 0.2
 @click.option("--name", default="", help="The microVM's name, instead of the file's `id`.")
 @click.option("-n", "--namespace", default="", help="Its namespace, instead of the file's.")
 @click.option("--count", type=click.IntRange(1, 10_000), default=1, help="Make so many: NAME-1, NAME-2, ...")
-@click.option("--wait", is_flag=True, help="Return once all are CREATED; flintlockd answers before it boots.")
-@click.option("--wait-s", type=float, default=600.0, show_default=True, help="The longest such wait.")
+@click.option(
+    "--wait", is_flag=True, help="Return once each is CREATED or has failed; flintlockd answers before it boots."
+)
+@click.option(
+    "--wait-s", type=float, default=600.0, show_default=True, help="The longest such wait, for all together."
+)
 @click.option("--timeout-s", type=float, default=60.0, show_default=True, help="The longest wait for one answer.")
 @client_options
 @output_option
@@ -47,57 +59,77 @@ def create(
       metadata_text: {user-data: "#cloud-config"}
 
     `metadata_text` is Billet's: its values are base64-encoded for you into `metadata`.
+
+    Of several, those that fail are named; the others are kept and shown. No more are begun after a failure.
     """
     from billet.client import Client
     from billet.commands.spec import copies, read_spec
 
     specs = copies(read_spec(path), name, namespace, count)
     with Client(address, timeout_s) as client:
-        made, failure = _create_all(client, specs)
-        if wait and not failure:
-            made = [_until_created(client, vm, time.monotonic() + wait_s) for vm in made]
+        made, failures = _create_all(client, specs)
+        tried = len(made) + len(failures)
+        if wait:
+            deadline_s = time.monotonic() + wait_s
+            made = [_waited_for(client, vm, deadline_s, failures) for vm in made]
         rows = [_row(vm) for vm in made]
         _add_hosts(client, rows)
     _print(rows, output)
-    if failure and len(specs) > 1:
-        click.echo(f"{len(made)} of {len(specs)} were created; what stopped the first of the others:", err=True)
-    if failure:
-        raise failure
+    if failures:
+        raise _what_failed(failures, tried, len(specs))
 
 
-def _create_all(client: Client, specs: list[MicroVMSpec]) -> tuple[list[MicroVM], BilletError | None]:
-    """Send the creates, a few at a time; what was made before the first failure is kept and shown."""
+def _create_all(client: Client, specs: list[MicroVMSpec]) -> tuple[list[MicroVM], list[Failure]]:
+    """Send the creates, a few at a time; what was made until the first failures is kept and shown."""
     from billet.wire.pb.flintlock_pb2 import CreateMicroVMRequest, CreateMicroVMResponse
 
-    made, failure = [], None
+    made: list[MicroVM] = []
+    failures: list[Failure] = []
     for start in range(0, len(specs), IN_FLIGHT):
         batch = specs[start : start + IN_FLIGHT]
         calls = [
             client.begin("CreateMicroVM", CreateMicroVMRequest(microvm=spec), CreateMicroVMResponse) for spec in batch
         ]
-        for call in calls:
+        for spec, call in zip(batch, calls, strict=True):
             try:
                 made.append(client.finish(call).microvm)
             except BilletError as error:
-                failure = failure or error
-        if failure:
+                failures.append(Failure(spec.id, error))
+        if failures:
             break
-    return made, failure
+    return made, failures
 
 
-def _until_created(client: Client, vm: MicroVM, deadline_s: float) -> MicroVM:
+def _waited_for(client: Client, vm: MicroVM, deadline_s: float, failures: list[Failure]) -> MicroVM:
+    """The microVM as it was last seen; one that is not CREATED by then is put to the failures."""
     from billet.wire.pb.flintlock_pb2 import GetMicroVMRequest, GetMicroVMResponse
     from billet.wire.pb.flintlock_types_pb2 import MicroVMStatus
 
-    while vm.status.state == MicroVMStatus.PENDING:
-        if time.monotonic() > deadline_s:
-            raise Away(f"{vm.spec.id} ({vm.spec.uid}) is still PENDING; it may yet boot: see billet vms")
-        time.sleep(POLL_S)
-        vm = client.flintlock("GetMicroVM", GetMicroVMRequest(uid=vm.spec.uid), GetMicroVMResponse).microvm
-    if vm.status.state != MicroVMStatus.CREATED:
-        state = MicroVMStatus.MicroVMState.Name(vm.status.state)
-        raise BilletError(f"{vm.spec.id} ({vm.spec.uid}) is {state}; its host's flintlockd log says why")
+    name = f"{vm.spec.id} ({vm.spec.uid})"
+    try:
+        while vm.status.state == MicroVMStatus.PENDING:
+            late = time.monotonic() > deadline_s
+            vm = client.flintlock("GetMicroVM", GetMicroVMRequest(uid=vm.spec.uid), GetMicroVMResponse).microvm
+            if late and vm.status.state == MicroVMStatus.PENDING:
+                raise Away(f"{name} is still PENDING; it may yet boot: see billet vms")
+            if vm.status.state == MicroVMStatus.PENDING:
+                time.sleep(POLL_S)
+        if vm.status.state != MicroVMStatus.CREATED:
+            state = MicroVMStatus.MicroVMState.Name(vm.status.state)
+            raise BilletError(f"{name} is {state}; its host's flintlockd log says why")
+    except BilletError as error:
+        failures.append(Failure(vm.spec.id, error))
     return vm
+
+
+def _what_failed(failures: list[Failure], tried: int, wanted: int) -> BilletError:
+    """The error that ends the command; of several microVMs each reason is told before."""
+    if wanted == 1:
+        return failures[0].error
+    for failure in failures:
+        click.echo(f"{failure.name}: {failure.error.text}", err=True)
+    rest = f"; {counted(wanted - tried, 'other')} not tried after that" if tried < wanted else ""
+    return BilletError(f"{len(failures)} of {wanted} failed: {', '.join(each.name for each in failures)}{rest}")
 
 
 def _row(vm: MicroVM) -> dict[str, Any]:

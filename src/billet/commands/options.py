@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 from rich.console import Console
 
-from billet.config import ONE_OF, STORE_FIELDS, About, ServerConfig, check_endpoint, flag
+from billet.config import STORE_FIELDS, ServerConfig
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
+from billet.settings import ONE_OF, About, check_endpoint, flag
 
 if TYPE_CHECKING:
     from billet.client import Address

@@ -14,12 +14,12 @@ import click
 
 from billet.commands.drain import POLL_S, Row, delete, sort_out
 from billet.commands.fleet import as_dicts
-from billet.commands.options import client_options, console, output_option, tell
+from billet.commands.options import Amount, client_options, console, output_option, tell
 from billet.core.errors import BilletError
-from billet.core.model import NO_WISHES, ZERO, Facts, Host, HostView, Resources
+from billet.core.model import NO_WISHES, ZERO, Discount, Facts, Host, HostView, Resources
 from billet.core.rebalance import Move, Place, Resident, evenness, plan
 from billet.core.scoring import Weights
-from billet.core.wishes import read, unwished
+from billet.core.wishes import read
 from billet.core.words import counted
 
 if TYPE_CHECKING:
@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 HONEST = (
     "Flintlock cannot migrate: a move is a delete, and its controller makes the microVM again where the auction puts"
-    " it then. TO is where the score would put it now; Billet cannot force it. Soft wishes and providers are not"
-    " looked at; microVMs that wish to be apart or near others stay."
+    " it then. TO is where the score would put it now; Billet cannot force it. Providers and images are not looked"
+    " at."
 )
+
+
+HOLDING = ("RESERVED", "STARTED", "RELEASING")  # placements that count in groups
 
 
 class Limits(NamedTuple):
@@ -45,26 +48,30 @@ class Fleet(NamedTuple):
     places: dict[str, Place]
     residents: list[Resident]
     weights: Weights
+    hosts: dict[str, Host]  # also those that are not ready
 
     def moves(self, limits: Limits, except_for: frozenset[str] = frozenset()) -> list[Move]:
-        """The plan, without those names that have had their turn."""
-        rest = [resident for resident in self.residents if resident.name not in except_for]
-        return plan(self.places, rest, self.weights, limits.most, limits.least_gain)
+        """The plan; those names that have had their turn stay."""
+        rest = [
+            resident._replace(evictable=False) if resident.name in except_for else resident
+            for resident in self.residents
+        ]
+        return plan(self.places, rest, self.weights, limits.most, limits.least_gain, self.hosts)
 
 
 @click.command()
 @click.option("--plan/--apply", "only_plan", default=True, help="Show what would be done (the default), or do it.")
 @click.option("--most", type=click.IntRange(1), default=20, show_default=True, help="Most microVMs to make again.")
 @click.option(
-    "--least-gain", type=click.FloatRange(0, min_open=True), default=0.005, show_default=True,
+    "--least-gain", type=Amount(0, min_open=True), default=0.005, show_default=True,
     help="What a move must take off the CoV of the hosts' dominant shares to be worth it.",
 )  # fmt: skip
 @click.option(
-    "--per-minute", type=click.FloatRange(0, min_open=True), default=6.0, show_default=True,
+    "--per-minute", type=Amount(0, min_open=True), default=6.0, show_default=True,
     help="--apply: most deletes in a minute.",
 )  # fmt: skip
 @click.option(
-    "--wait-s", type=click.FloatRange(0), default=120.0, show_default=True,
+    "--wait-s", type=Amount(0), default=120.0, show_default=True,
     help="--apply: how long a controller may take to make a microVM again; then nothing more is deleted.",
 )  # fmt: skip
 @client_options
@@ -111,16 +118,20 @@ def fleet_of(hosts: Mapping[str, Any], rows: Sequence[Row]) -> Fleet:
     """From a HostsReply and the placements, as dicts."""
     places = {
         row["id"]: Place(
-            HostView(Resources(**row["allocatable"]), Resources(**row["taken"])),
-            Facts(row.get("pressure"), row["pending"], row["boot_s"]),
+            HostView(
+                Resources(**row["allocatable"]),
+                Resources(**row["taken"]),
+                discount=Discount(row["audit_delay"] or 1.0, row["audit_utilisation"]),
+            ),
+            Facts(row.get("pressure"), row["pending"], row["boot_s"], row.get("ahead_s"), row.get("pull_s")),
         )
         for row in hosts["hosts"]
         if row["state"] == "READY"
     }
     may_go = {row["uid"] for row in sort_out(rows).evictable if row["vm_state"] == "CREATED"}
-    shapes = [Host(row["id"], ZERO, ZERO, row["zone"], row["labels"]) for row in hosts["hosts"]]
-    residents = [_resident(row, row["uid"] in may_go, shapes) for row in rows if row["state"] == "STARTED"]
-    return Fleet(places, residents, _weights(hosts))
+    known = {row["id"]: Host(row["id"], ZERO, ZERO, row["zone"], row["labels"]) for row in hosts["hosts"]}
+    residents = [_resident(row, row["uid"] in may_go) for row in rows if row["state"] in HOLDING]
+    return Fleet(places, residents, _weights(hosts), known)
 
 
 def _weights(hosts: Mapping[str, Any]) -> Weights:
@@ -129,7 +140,7 @@ def _weights(hosts: Mapping[str, Any]) -> Weights:
     return Weights(**known)._replace(policy=hosts["policy"] or Weights().policy)
 
 
-def _resident(row: Row, may_go: bool, hosts: Sequence[Host]) -> Resident:
+def _resident(row: Row, may_go: bool) -> Resident:
     try:
         wishes = read(row["labels"], row["name"])
     except BilletError:  # labels that an older Billet let pass
@@ -139,8 +150,9 @@ def _resident(row: Row, may_go: bool, hosts: Sequence[Host]) -> Resident:
         f"{row['namespace']}/{row['name']}",
         row["host"],
         Resources(row["vcpu"], row["memory_mib"], row["disk_mib"], 1),
-        may_go and not (wishes.apart or wishes.near),
-        frozenset(host.id for host in hosts if unwished(host, wishes)),
+        may_go,
+        wishes,
+        row["labels"],
     )
 
 

@@ -208,7 +208,7 @@ def _said(known: Past, source: Source) -> str:
 
 
 def _shade(shade: Shadow) -> str:
-    share = f"{shade.others} of {shade.awards} awards ({shade.others / shade.awards:.0%})"
+    share = f"{shade.others} of {shade.awards} awards that were carried out ({shade.others / shade.awards:.0%})"
     return f"In the shadow, {shade.policy} would have taken another host in {share}."
 
 

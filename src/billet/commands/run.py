@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from billet.commands.options import Sections, build, config_options
-from billet.config import AgentConfig, ServerConfig
+from billet.config import ServerConfig
+from billet.config_agent import AgentConfig
 
 
 @click.command(cls=Sections)

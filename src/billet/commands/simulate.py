@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from billet.commands.bursts import bursts_options, play_bursts
-from billet.commands.options import Amount, console, output_option, write
+from billet.commands.options import Amount, console, output_option, tell, write
 from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
 from billet.show.simulate import columns, compared, rows
@@ -24,6 +24,7 @@ from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, late, own
 from billet.whatif.run import Result, run
 from billet.whatif.workload import Workload, read
 
+WISHES_NOTE = "only Billet's policies look at wishes; the other rules may seem better because they grant none"
 SAMPLES = 160  # moments in a chart
 Results = dict[str, list[Result]]  # rule title -> one for each workload
 
@@ -61,8 +62,9 @@ def simulate(
     """Place a workload as Billet would, and as others do, and compare.
 
     A WORKLOAD is a JSON or CSV file with hosts, creates, deletes and marks, where the balance is measured
-    (docs/scheduling.md has the format). Billet's rows come from the functions that bid and award on a live cluster.
-    Several workloads: the table has the means over all of them.
+    (docs/scheduling.md has the format). Billet's rows come from the functions that bid and award on a live cluster,
+    and grant what microVMs wish by their labels; the other rules look at no wishes. Several workloads: the table has
+    the means over all of them.
 
     With --burst instead of a WORKLOAD: how long the microVMs of a burst wait until they are CREATED, on hosts that
     boot them one after another and pull the images that they do not have.
@@ -85,16 +87,19 @@ def simulate(
     rules = [late(rule, reports_every) for rule in rules]
     results = _play(streams, rules, at_once, SAMPLES if html else 0)
     body = rows(results, marks)
+    notes = [WISHES_NOTE] if any(stream.wishes for stream in streams) else []
     if output == "json":
         click.echo(json.dumps(_plain(streams, results), indent=2))
     else:
         screen = console()
         screen.print(compared(columns(marks), body, screen.width))
+        for note in notes:
+            tell(screen, f"Note: {note}.")
     if html:
         charts = [pictures([of_rule[n] for of_rule in results.values()]).values() for n in range(len(streams))]
         names = [stream.name for stream in streams]
         said = f"Workloads: {', '.join(names)}. Means over all of them. {LOWER}"
-        write(html, page(list(zip(names, charts, strict=True)), columns(marks), body, said))
+        write(html, page(list(zip(names, charts, strict=True)), columns(marks), body, said, notes=notes))
 
 
 def _common_marks(streams: Sequence[Workload]) -> list[str]:

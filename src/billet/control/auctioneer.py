@@ -32,7 +32,6 @@ from billet.core.model import (
 )
 from billet.core.policies import named
 from billet.core.quotas import Quotas, exceeded
-from billet.core.ranking import evenly
 from billet.core.record import Called
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import DropPlacement, PutPlacement
@@ -114,7 +113,7 @@ class Auctioneer:
         answers = await self._first_bids(auction, story)
         waited_for: set[str] = set()
         while True:
-            turn = await self._clearing.turn(auction)
+            turn = await self._clearing.turn(auction, answers)
             views, decision = self._decide(auction, answers)
             story.decided(answers, views, decision, turn)
             if isinstance(decision, Unplaced):
@@ -143,7 +142,7 @@ class Auctioneer:
     ) -> bytes | Refusal:
         """Reserve, tell the host, commit what became of it. A Refusal means that another host may be asked."""
         ledger = self._ledger
-        with self._clearing.claiming():
+        with self._clearing.claiming(placement):
             await ledger.claim([PutPlacement(placement)])
         story.leg("reserve")
         if caller.gone:
@@ -291,13 +290,16 @@ class Auctioneer:
 
         if only := auction.wishes.host:
             return [only] if fits(only) else []
+        rules, wishes = self._rules, auction.wishes
         near = list(islice(filter(fits, state.kin_hosts(auction)), ask))
         asked = asked.union(near)
-        fullest_first = named(self._rules.weights.under(auction.wishes.policy).policy).fullest_first
-        suits = evenly(fits, state.zone, ask, len(state.zones)) if auction.wishes.spreads else fits
+        fullest_first = named(rules.weights.under(wishes.policy).policy).fullest_first
         ask = max(1, ask - len(near))
-        ranked = state.ranking.shortlist(auction.id, ask, self._rules.ask_random, suits, fullest_first)
-        return near + ranked
+        even = state.ranking.of_each_zone(auction.id, ask, fits, fullest_first) if wishes.spreads else []
+        asked = asked.union(even)
+        rest = ask - len(even)
+        ranked = state.ranking.shortlist(auction.id, rest, rules.ask_random, fits, fullest_first, wishes.zone)
+        return near + even + ranked
 
     def _may_have(self, host_id: str, auction: Auction) -> bool:
         """Whether the ledger knows nothing against a host."""

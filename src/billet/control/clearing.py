@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from billet.core.auction import largest_first
-from billet.core.model import Auction
+from billet.core.bidding import cannot
+from billet.core.model import ZERO, Auction, Bid, Placement, Refusal, Resources
 from billet.core.state import State
 
 
@@ -30,15 +31,19 @@ class Clearing:
         self._state = state
         self._waiting: list[tuple[Auction, asyncio.Future[Turn]]] = []
         self._number = 0
-        self._claims = 0  # being committed
+        self._claims: dict[str, Placement] = {}  # being committed
 
-    async def turn(self, auction: Auction) -> Turn:
-        """Wait for one's turn.
+    async def turn(self, auction: Auction, answers: Sequence[Bid | Refusal]) -> Turn:
+        """Wait for one's turn to decide on these answers.
 
         No timer: together are those whose bids came with the same message, or that the event loop found ready side
         by side, or while claims were being committed: a claim made meanwhile would have to wait for that
-        transaction anyway. One that is alone has its turn as soon as the loop comes round.
+        transaction anyway. One that is alone has its turn as soon as the loop comes round; one that surely gets
+        nothing at once, whatever the store does: it takes no room from those that wait.
         """
+        if self._claims and not self._may_win(auction, answers):
+            self._number += 1
+            return Turn(self._number, 1)
         loop = asyncio.get_running_loop()
         if not self._waiting and not self._claims:
             loop.call_soon(self._clear)
@@ -47,15 +52,29 @@ class Clearing:
         return await turn
 
     @contextmanager
-    def claiming(self) -> Iterator[None]:
+    def claiming(self, placement: Placement) -> Iterator[None]:
         """While a claim is being committed."""
-        self._claims += 1
+        self._claims[placement.id] = placement
         try:
             yield
         finally:
-            self._claims -= 1
+            del self._claims[placement.id]
             if self._waiting and not self._claims:
                 asyncio.get_running_loop().call_soon(self._clear)
+
+    def _may_win(self, auction: Auction, answers: Sequence[Bid | Refusal]) -> bool:
+        """Whether a host has bid, or would have room if what is being committed came to nothing."""
+        if any(isinstance(answer, Bid) for answer in answers):
+            return True
+        back: dict[str, Resources] = {}
+        for claim in self._claims.values():
+            back[claim.host] = back.get(claim.host, ZERO).plus(claim.demand)
+        hosts = ((self._state.hosts.get(host_id), claimed) for host_id, claimed in back.items())
+        return any(
+            self._state.room(host.id).plus(claimed).covers(auction.demand) and not cannot(host, auction)
+            for host, claimed in hosts
+            if host
+        )
 
     def _clear(self) -> None:
         """The loop wakes those whose futures are done in the order in which they were."""

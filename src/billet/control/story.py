@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from billet.control.clearing import Turn
 from billet.core.errors import BilletError, Code, HostVerdict, NoRoom, Uncertain
 from billet.core.model import Auction, Award, Bid, HostView, Refusal, Unplaced
-from billet.core.record import Attempt, Record
+from billet.core.record import Record, attempt_of
 from billet.core.scoring import Weights
 from billet.core.shadow import shadow
 from billet.ports import Clock
@@ -38,18 +38,12 @@ class Story:
         turn: Turn,
     ) -> Award | Unplaced:
         """A decision, with everything that it was made from."""
-        self.record.attempts.append(
-            Attempt(
-                bids=[a for a in answers if isinstance(a, Bid)],
-                refusals=[a for a in answers if isinstance(a, Refusal)],
-                ledger=dict(ledger),
-                award=decision if isinstance(decision, Award) else None,
-                together=turn.together,
-                turn=turn.number,
-                shadow=shadow(self.record.auction, answers, ledger, self._beside) if self._beside else "",
-                after_ms=(self._clock.monotonic_s() - self._begun_s) * 1e3,
-            )
-        )
+        attempt = attempt_of(answers, ledger, decision)
+        attempt.together, attempt.turn = turn.together, turn.number
+        if self._beside:
+            attempt.shadow = shadow(self.record.auction, answers, ledger, self._beside)
+        attempt.after_ms = (self._clock.monotonic_s() - self._begun_s) * 1e3
+        self.record.attempts.append(attempt)
         return decision
 
     def created(self, host: str, uid: str) -> None:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from billet.core.model import Group, Placement
-from billet.core.wishes import groups_of
+from billet.core.model import Auction, Group, Host, Kin, Kind, Placement
+from billet.core.wishes import groups_of, soft_groups
+
+Counted = tuple[str, Group, int]  # a soft wish, the group that it speaks of, how many there are of it
+
+
+def domain(host_id: str, host: Host | None) -> str:
+    """A host's failure domain; one without a zone is its own."""
+    return (host.zone if host else "") or f"host {host_id}"
 
 
 class Groups:
@@ -51,6 +58,21 @@ class Groups:
     def hosts(self, group: Group) -> Iterable[str]:
         """The hosts that have one of a group."""
         return self._members.get(group, {})
+
+    def apart(self, auction: Auction, host_id: str) -> str:
+        """Whom on a host an auction wishes to be apart from, "" = nobody."""
+        apart = auction.wishes.apart
+        return self.one(Group(auction.namespace, Kind.APART, apart), host_id) if apart else ""
+
+    def counted(self, auction: Auction) -> list[Counted]:
+        """An auction's soft wishes, as far as there is anybody to be near to or to be spread from."""
+        return [(*soft, total) for soft in soft_groups(auction) if (total := self.total(soft[1]))]
+
+    def kin(self, counted: Sequence[Counted], host_id: str, zone: str) -> tuple[Kin, ...]:
+        """What these wishes are measured by on a host of this zone."""
+        return tuple(
+            Kin(wish, self.here(group, host_id), self.in_zone(group, zone), total) for wish, group, total in counted
+        )
 
     def total(self, group: Group) -> int:
         """How many of a group there are."""

@@ -10,21 +10,42 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import sqrt
 from typing import NamedTuple
 
-from billet.core.model import ZERO, Facts, HostView, Resources
+from billet.core.groups import Counted, Groups, domain
+from billet.core.model import (
+    NO_WISHES,
+    ZERO,
+    Auction,
+    Facts,
+    Host,
+    HostView,
+    Placement,
+    PlacementState,
+    Resources,
+    Score,
+    Wishes,
+)
 from billet.core.scoring import Weights, price, utilisation
+from billet.core.wishes import unwished, wished
 
 NOWHERE = float("inf")
+NO_OFFER = Score(NOWHERE, 0.0, 0.0, 0.0, wish=NOWHERE)
 
 
 class Resident(NamedTuple):
-    """A microVM on a host; only one that is `evictable` may be moved, and never to a host that is `barred` to it."""
+    """A microVM on a host, NAMESPACE/NAME; only one that is `evictable` may be moved, and only as it wishes."""
 
     uid: str
     name: str
     host: str
     demand: Resources
     evictable: bool
-    barred: frozenset[str] = frozenset()
+    wishes: Wishes = NO_WISHES
+    labels: Mapping[str, str] = {}
+
+    @property
+    def namespace(self) -> str:
+        """Of its groups."""
+        return self.name.partition("/")[0]
 
 
 class Move(NamedTuple):
@@ -59,21 +80,27 @@ def evenness(places: Mapping[str, Place]) -> float:
 
 
 def plan(
-    places: Mapping[str, Place], residents: Iterable[Resident], weights: Weights, most: int, least_gain: float
+    places: Mapping[str, Place],
+    residents: Sequence[Resident],
+    weights: Weights,
+    most: int,
+    least_gain: float,
+    hosts: Mapping[str, Host] | None = None,
 ) -> list[Move]:
     """Greedy: at each step the move after which the fleet is most even, while each gains `least_gain` of CoV.
 
-    Invariant: no step makes the fleet less even, every target has room and is not the source, nobody moves twice.
+    `residents` are all that count in groups, also on hosts that take no part; `hosts` says what may be wished of
+    them. Invariant: no step makes the fleet less even, every target has room and is not the source, nobody moves
+    twice, hard wishes are granted, and no soft wish is granted less than it would be on the source.
     """
-    trial = _Trial(places, weights)
+    trial = _Trial(places, residents, hosts or {}, weights)
     staying = {resident.uid: resident for resident in residents if resident.evictable and resident.host in places}
     moves: list[Move] = []
     while len(moves) < most:
         best = min(trial.moves(staying.values()), key=lambda move: (move.cov, move.uid), default=None)
         if best is None or trial.cov() - best.cov < least_gain:
             return moves
-        trial.make(best)
-        del staying[best.uid]
+        trial.make(best, staying.pop(best.uid))
         moves.append(best)
     return moves
 
@@ -81,48 +108,95 @@ def plan(
 class _Trial:
     """The fleet as it would be after some moves."""
 
-    def __init__(self, places: Mapping[str, Place], weights: Weights) -> None:
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        residents: Iterable[Resident],
+        hosts: Mapping[str, Host],
+        weights: Weights,
+    ) -> None:
         self._places = places
+        self._hosts = hosts
         self._weights = weights
+        self._groups = Groups()
+        for resident in residents:
+            self._groups.add(_placement(resident), self._zone(resident.host))
         self.taken = {host_id: place.view.taken for host_id, place in places.items()}
         self._shares = {host_id: self._share(host_id, ZERO) for host_id in places}
-        self._prices: dict[Resources, dict[str, float]] = {}  # by demand and host
+        self._prices: dict[tuple[Resources, str], dict[str, float]] = {}  # by demand and policy, then by host
 
     def cov(self) -> float:
         return cov(list(self._shares.values()))
 
     def moves(self, residents: Iterable[Resident]) -> Iterator[Move]:
-        """The move of one microVM of each size on each host, to where it would go."""
+        """The move of one microVM of each kind on each host, to where it would go."""
         known = sorted(residents, key=lambda resident: resident.uid, reverse=True)
-        alike = {(resident.host, resident.demand, resident.barred): resident for resident in known}
-        for (source, demand, barred), resident in alike.items():
-            target = self._target(source, demand, barred)
+        alike = {(r.host, r.demand, r.wishes, r.namespace if r.wishes != NO_WISHES else ""): r for r in known}
+        for resident in alike.values():
+            source, demand = resident.host, resident.demand
+            target = self._target(resident)
             if target:
-                yield Move(
-                    resident.uid, resident.name, source, target, demand, self._cov_after(source, target, demand)
-                )
+                after = self._cov_after(source, target, demand)
+                yield Move(resident.uid, resident.name, source, target, demand, after)
 
-    def make(self, move: Move) -> None:
+    def make(self, move: Move, resident: Resident) -> None:
         """Take it as made."""
+        self._groups.remove(_placement(resident), self._zone(move.source))
+        self._groups.add(_placement(resident._replace(host=move.target)), self._zone(move.target))
         self.taken[move.source] = self.taken[move.source].minus(move.demand)
         self.taken[move.target] = self.taken[move.target].plus(move.demand)
-        for host_id in (move.source, move.target):
-            self._shares[host_id] = self._share(host_id, ZERO)
-            for demand, prices in self._prices.items():
-                prices[host_id] = self._price(host_id, self.taken[host_id], demand)
+        changed = (move.source, move.target)
+        self._shares |= {host_id: self._share(host_id, ZERO) for host_id in changed}
+        for (demand, policy), prices in self._prices.items():
+            anew = {host_id: self._price(host_id, self.taken[host_id], demand, policy) for host_id in changed}
+            self._prices[demand, policy] = _ascending(prices | anew)
 
-    def _target(self, source: str, demand: Resources, barred: frozenset[str]) -> str:
+    def _target(self, resident: Resident) -> str:
         """Who would win it once it is gone from its host; "" when that is the same host again, or nobody."""
-        prices = self._prices.get(demand)
+        source, demand, policy = resident.host, resident.demand, resident.wishes.policy
+        prices = self._prices_of(demand, policy)
+        again = self._price(source, self.taken[source].minus(demand), demand, policy)
+        if resident.wishes != NO_WISHES:
+            return self._wished_target(resident, prices, again)
+        target = next((host_id for host_id in prices if host_id != source), "")
+        return target if target and prices[target] < again else ""
+
+    def _wished_target(self, resident: Resident, prices: Mapping[str, float], again: float) -> str:
+        """The same for one that wishes something. Where that would be less granted it stays: "" again."""
+        placement, zone = _placement(resident), self._zone(resident.host)
+        self._groups.remove(placement, zone)
+        auction = Auction(resident.uid, placement.namespace, placement.name, resident.demand, wishes=resident.wishes)
+        counted = self._groups.counted(auction)
+        here = best = self._offer(auction, counted, resident.host, again)
+        target = ""
+        for host_id, total in prices.items():
+            if total >= best.total:
+                break  # a soft wish only adds to it, and all that follow are dearer
+            if host_id != resident.host:
+                offer = self._offer(auction, counted, host_id, total)
+                if offer.total < best.total:
+                    best, target = offer, host_id
+        self._groups.add(placement, zone)
+        return target if best.wish <= here.wish else ""
+
+    def _offer(self, auction: Auction, counted: Sequence[Counted], host_id: str, total: float) -> Score:
+        """A price with the soft wishes added; NO_OFFER where a hard one is not granted."""
+        host = self._hosts.get(host_id)
+        if (host and unwished(host, auction.wishes)) or self._groups.apart(auction, host_id):
+            return NO_OFFER
+        kin = self._groups.kin(counted, host_id, self._zone(host_id))
+        return wished(Score(total, total, 0.0, 0.0), kin, self._weights)
+
+    def _prices_of(self, demand: Resources, policy: str) -> dict[str, float]:
+        """What every host would ask, the lowest first."""
+        prices = self._prices.get((demand, policy))
         if prices is None:
-            prices = {host_id: self._price(host_id, self.taken[host_id], demand) for host_id in self._places}
-            self._prices[demand] = prices
-        others = (host_id for host_id in prices if host_id != source and host_id not in barred)
-        target = min(others, key=prices.__getitem__, default="")
-        if not target or prices[target] == NOWHERE:
-            return ""
-        again = self._price(source, self.taken[source].minus(demand), demand)
-        return target if prices[target] < again else ""
+            prices = _ascending({h: self._price(h, self.taken[h], demand, policy) for h in self._places})
+            self._prices[demand, policy] = prices
+        return prices
+
+    def _zone(self, host_id: str) -> str:
+        return domain(host_id, self._hosts.get(host_id))
 
     def _cov_after(self, source: str, target: str, demand: Resources) -> float:
         less = Resources(*(-amount for amount in demand))
@@ -132,12 +206,24 @@ class _Trial:
     def _share(self, host_id: str, more: Resources) -> float:
         return _share(self._places[host_id].view.allocatable, self.taken[host_id].plus(more))
 
-    def _price(self, host_id: str, taken: Resources, demand: Resources) -> float:
+    def _price(self, host_id: str, taken: Resources, demand: Resources, policy: str) -> float:
         view, facts = self._places[host_id]
         if view.cordoned or view.fenced or not view.allocatable.minus(taken).covers(demand):
             return NOWHERE
-        return price(view.allocatable, taken, demand, facts, self._weights).total
+        return price(
+            view.allocatable, taken, demand, facts, self._weights.under(policy), discount=view.discount
+        ).total
 
 
 def _share(allocatable: Resources, taken: Resources) -> float:
     return utilisation(allocatable, taken, ZERO)
+
+
+def _ascending(prices: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(prices.items(), key=lambda item: item[1]))
+
+
+def _placement(resident: Resident) -> Placement:
+    namespace, _, name = resident.name.partition("/")
+    state, labels = PlacementState.STARTED, resident.labels
+    return Placement(resident.uid, namespace, name, resident.demand, resident.host, state, labels=labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -29,6 +29,18 @@ class Attempt:
     turn: int = 0  # 0 in records from before it was kept
     shadow: str = ""  # whom the policy in the shadow would have taken
     after_ms: float = 0.0  # when it was made, since the record's at_s
+
+
+def attempt_of(
+    answers: Sequence[Bid | Refusal], ledger: Mapping[str, HostView], decision: Award | Unplaced
+) -> Attempt:
+    """A decision, with everything that it was made from."""
+    return Attempt(
+        bids=[answer for answer in answers if isinstance(answer, Bid)],
+        refusals=[answer for answer in answers if isinstance(answer, Refusal)],
+        ledger=dict(ledger),
+        award=decision if isinstance(decision, Award) else None,
+    )
 
 
 class Called(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from billet.core.bidding import cannot
-from billet.core.groups import Groups
+from billet.core.groups import Groups, domain
 from billet.core.model import (
     NO_WISHES,
     ZERO,
@@ -21,7 +21,6 @@ from billet.core.model import (
     Group,
     Host,
     HostView,
-    Kin,
     Kind,
     Placement,
     PlacementState,
@@ -31,7 +30,7 @@ from billet.core.model import (
 )
 from billet.core.ranking import Ranking
 from billet.core.scoring import utilisation
-from billet.core.wishes import soft_groups, unwished
+from billet.core.wishes import unwished
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class State:
     taken: dict[str, Resources] = field(default_factory=dict)
     by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
     on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
-    ranking: Ranking = field(default_factory=Ranking)  # the emptiest hosts first
+    ranking: Ranking = field(default_factory=Ranking)  # the hosts that take microVMs, the emptiest first
     whole: Resources = ZERO  # what all hosts together may promise
     of_namespace: dict[str, Resources] = field(default_factory=dict)  # what each namespace has taken
     groups: Groups = field(default_factory=Groups)
@@ -101,13 +100,9 @@ class State:
         views = {host_id: view for host_id in host_ids if (view := self.view(host_id))}
         if auction.wishes == NO_WISHES:
             return views
-        groups = self.groups
-        counted = [(*soft, total) for soft in soft_groups(auction) if (total := groups.total(soft[1]))]
+        counted = self.groups.counted(auction)
         for host_id, view in views.items():
-            kin = tuple(
-                Kin(wish, groups.here(group, host_id), groups.in_zone(group, self.zone(host_id)), total)
-                for wish, group, total in counted
-            )
+            kin = self.groups.kin(counted, host_id, self.zone(host_id))
             against = unwished(self.hosts[host_id], auction.wishes) or self._apart(host_id, auction)
             if against or kin:
                 views[host_id] = view._replace(against=against, kin=kin)
@@ -121,11 +116,9 @@ class State:
         return cannot(host, auction) or self._apart(host_id, auction)
 
     def _apart(self, host_id: str, auction: Auction) -> Refusal | None:
-        apart = auction.wishes.apart
-        if not apart:
-            return None
-        other = self.groups.one(Group(auction.namespace, Kind.APART, apart), host_id)
-        return Refusal(host_id, Reason.APART, f"already has {other} of group {apart}") if other else None
+        other = self.groups.apart(auction, host_id)
+        detail = f"already has {other} of group {auction.wishes.apart}"
+        return Refusal(host_id, Reason.APART, detail) if other else None
 
     def kin_hosts(self, auction: Auction) -> Iterable[str]:
         """The hosts that have one of the group which the auction wishes to be near to."""
@@ -134,8 +127,7 @@ class State:
 
     def zone(self, host_id: str) -> str:
         """A host's failure domain; one without a zone is its own."""
-        host = self.hosts.get(host_id)
-        return (host.zone if host else "") or f"host {host_id}"
+        return domain(host_id, self.hosts.get(host_id))
 
     def of_uid(self, uid: str) -> Placement | None:
         """The placement of a microVM."""
@@ -226,8 +218,13 @@ def _take(state: State, host_id: str, taken: Resources) -> None:
 
 def _rank(state: State, host_id: str) -> None:
     host = state.hosts.get(host_id)
-    if host:
-        state.ranking.put(host_id, utilisation(host.allocatable, state.taken.get(host_id, ZERO), ZERO))
+    if host is None:
+        return
+    if host.cordoned or host.fenced:
+        state.ranking.drop(host_id)  # however many are drained: no auction looks at them
+    else:
+        share = utilisation(host.allocatable, state.taken.get(host_id, ZERO), ZERO)
+        state.ranking.put(host_id, share, host.zone)
 
 
 def load(changes: Iterable[Change]) -> State:

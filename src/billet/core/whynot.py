@@ -64,6 +64,8 @@ class WhyNot:
     winners: Score | None = None
     facts_known: bool = True  # False: a refusal carries no pressure and no queue, and so none was counted
     ways: tuple[tuple[Change, ...], ...] = field(default=())
+    against: Reason | None = None  # the kind of wish by which it is ruled out
+    too_small: tuple[tuple[What, int], ...] = ()  # of what even the whole host has too little, and how much it has
 
 
 class Standing(NamedTuple):
@@ -95,11 +97,14 @@ def why_not(record: Record, host_id: str) -> WhyNot:
         facts_known=not isinstance(answer, Refusal),
     )
     standing = standing_of(attempt, host_id)
-    if found.winner == host_id or standing is None or standing.view.against:
+    if found.winner == host_id or standing is None:
         return found
+    if standing.view.against:
+        return replace(found, against=standing.view.against.reason)
     if found.refusal and found.refusal.reason in CAPABILITY_REASONS:
         return found
-    return replace(found, ways=tuple(_ways(attempt, auction, weights, standing, found)))
+    too_small = _too_small(standing.view.allocatable, auction.demand)
+    return replace(found, too_small=too_small, ways=tuple(_ways(attempt, auction, weights, standing, found)))
 
 
 def standing_of(attempt: Attempt, host_id: str) -> Standing | None:
@@ -169,6 +174,10 @@ def _ways(
         if n is not None:
             ways.append((_size(lever.down(n), base.view.allocatable, demand), _merged(first, lever.down(n))))
     return [way for _, way in sorted(ways, key=lambda sized: sized[0])]
+
+
+def _too_small(allocatable: Resources, demand: Resources) -> tuple[tuple[What, int], ...]:
+    return tuple((what, allocatable[n]) for n, what in enumerate(RESOURCES) if demand[n] > allocatable[n])
 
 
 def _needed(view: HostView, demand: Resources, refusal: Refusal | None) -> tuple[Change, ...] | None:

@@ -31,7 +31,7 @@ def rows(results: Mapping[str, Sequence[Result]], marks: Sequence[str]) -> list[
             + [f"{balance.stranded_vcpu:.1%}" for balance in at]
             + [f"{balance.stranded_memory:.1%}" for balance in at]
             + [f"{at[0].jain:.3f}", f"{at[0].used:.0f}"]
-            + [f"{share:.1%}" for share in refused]
+            + ["-" if share is None else f"{share:.1%}" for share in refused]
         )
     return made
 

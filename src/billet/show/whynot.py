@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from billet.core.model import Score
+from billet.core.model import Reason, Score, Wishes
 from billet.core.record import Called, Record
 from billet.core.whynot import Change, What, WhyNot
 from billet.show.marks import gib, table
@@ -30,7 +30,7 @@ def told(found: WhyNot, record: Record) -> RenderableType:
     parts: list[RenderableType] = [Text(verdict(found, record))]
     if found.mine and found.winners and found.winner != found.host:
         parts.append(_beside(found.host, found.mine, found.winner, found.winners))
-    parts += [Text(line) for line in would(found)]
+    parts += [Text(line) for line in would(found, record)]
     return Group(*parts)
 
 
@@ -86,9 +86,16 @@ def _fullest(record: Record) -> float:
     return max((max(t / a for t, a in zip(v.taken, v.allocatable, strict=True) if a) for v in views), default=0.0)
 
 
-def would(found: WhyNot) -> Iterator[str]:
-    """What would have made it win."""
+def would(found: WhyNot, record: Record) -> Iterator[str]:
+    """What would have made it win, or why nothing would."""
     if found.winner == found.host or not found.asked:
+        return
+    if found.against:
+        yield f"It could not have won: the wish {_wish(found.against, record.auction.wishes)} rules it out."
+        return
+    if found.too_small:
+        amounts = " and ".join(_amount(what, most) for what, most in found.too_small)
+        yield f"However empty, it could not have won: the whole host has {amounts}."
         return
     if not found.ways:
         yield "No single change to it would have made it win."
@@ -99,6 +106,27 @@ def would(found: WhyNot) -> Iterator[str]:
         yield "Or " + ", or ".join(said(way) for way in others) + "."
     if not found.facts_known:
         yield "(A refusal does not tell pressure and boot queue; none was counted.)"
+
+
+def _wish(reason: Reason, wishes: Wishes) -> str:
+    match reason:
+        case Reason.ZONE:
+            return f"for zone {wishes.zone}"
+        case Reason.HOST:
+            return f"for host {wishes.host}"
+        case Reason.LABEL:
+            return "for " + " and ".join(f"{label}={value}" for label, value in wishes.require)
+        case Reason.AVOIDED:
+            return "to avoid " + " and ".join(f"{label}={value}" for label, value in wishes.avoid)
+        case _:
+            return f"to be apart from others of group {wishes.apart}"
+
+
+def _amount(what: What, amount: int) -> str:
+    kind = what.value.removesuffix(" taken")
+    if what in (What.MEMORY, What.DISK):
+        return f"{_amounts(amount)[0]} {kind.removeprefix('MiB ')}"
+    return f"{amount} {kind}"
 
 
 def said(way: tuple[Change, ...]) -> str:

@@ -249,16 +249,7 @@ def unknown(uid: str) -> str:
 
 def wrapped(vm: bytes) -> bytes:
     """A MicroVM as field 1 of a reply."""
-    return b"\x0a" + _varint(len(vm)) + vm
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return wire.field(1, vm)
 
 
 def _settle(future: asyncio.Future[Any], result: Any) -> None:

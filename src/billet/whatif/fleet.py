@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Protocol
 
-from billet.core.auction import tie_break
-from billet.core.model import ZERO, Host, Placement, PlacementState, Resources
+from billet.core.auction import award, tie_break, unpriced
+from billet.core.model import ZERO, Auction, Award, Facts, Host, Placement, PlacementState, Resources
 from billet.core.policies import named
 from billet.core.scoring import Weights, utilisation
 from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
+from billet.whatif.workload import Traits
 
 Price = Callable[[Resources, Resources, Resources], float]  # allocatable, taken, demand -> lower is better
 
@@ -20,21 +22,22 @@ INFINITE = float("inf")
 class Chooser(Protocol):
     """One rule at work on one fleet."""
 
-    def choose(self, vm: str, demand: Resources) -> str | None:
-        """The host for a microVM; None refuses it."""
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
+        """The host for a microVM; None refuses it. `wanted` has its wishes, where it has any and the rule cares."""
 
 
 class Fleet:
     """Hosts and what they have taken, changed by `core.state.apply` only."""
 
-    def __init__(self, hosts: dict[str, Resources]) -> None:
+    def __init__(self, hosts: Mapping[str, Resources], traits: Mapping[str, Traits] | None = None) -> None:
         self.state = State()
         self.ids = list(hosts)
         self.capacities = list(hosts.values())
         self.number = {host_id: n for n, host_id in enumerate(self.ids)}
         self.moved: list[int] = []  # the number of each host that changed, in order
         for host_id, room in hosts.items():
-            apply(self.state, PutHost(Host(host_id, room, room)))
+            zone, labels = (traits or {}).get(host_id, Traits())
+            apply(self.state, PutHost(Host(host_id, room, room, zone, labels)))
 
     def taken(self, n: int) -> Resources:
         """What host n has promised."""
@@ -44,9 +47,12 @@ class Fleet:
         """Whether host n has room."""
         return has_room(self.capacities[n], self.taken(n), demand)
 
-    def place(self, vm: str, demand: Resources, host_id: str) -> None:
+    def place(self, vm: str, demand: Resources, host_id: str, wanted: Auction | None = None) -> None:
         """Put a microVM on a host."""
-        apply(self.state, PutPlacement(Placement(vm, "", vm, demand, host_id, PlacementState.STARTED)))
+        placement = Placement(vm, "", vm, demand, host_id, PlacementState.STARTED)
+        if wanted:  # and so it is of the groups that its labels name
+            placement = replace(placement, namespace=wanted.namespace, name=wanted.name, labels=wanted.labels)
+        apply(self.state, PutPlacement(placement))
         self.moved.append(self.number[host_id])
 
     def remove(self, vm: str) -> None:
@@ -69,8 +75,8 @@ class Cheapest:
         self._price = price
         self._rows: dict[Resources, tuple[list[float], int]] = {}  # demand -> prices by host, how much of `moved`
 
-    def choose(self, vm: str, demand: Resources) -> str | None:
-        """The cheapest host."""
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
+        """The cheapest host, whatever is wished."""
         prices = self._prices(demand)
         low = min(prices)
         if low == INFINITE:
@@ -104,6 +110,24 @@ def has_room(room: Resources, taken: Resources, demand: Resources) -> bool:
     vcpu = room[0] >= taken[0] + demand[0]
     memory = room[1] >= taken[1] + demand[1]
     return vcpu and memory and room[2] >= taken[2] + demand[2] and room[3] >= taken[3] + demand[3]
+
+
+class Granting:
+    """Billet: the cheapest host, by the auction itself where something is wished."""
+
+    def __init__(self, fleet: Fleet, weights: Weights) -> None:
+        self._fleet = fleet
+        self._weights = weights
+        self._cheapest = Cheapest(fleet, billet(weights))
+
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
+        """The host that would win."""
+        if wanted is None:
+            return self._cheapest.choose(vm, demand)
+        ids, calm = self._fleet.ids, Facts()
+        views = self._fleet.state.views(ids, wanted)
+        decision = award(wanted, [unpriced(host_id, calm) for host_id in ids], views, self._weights)
+        return decision.host if isinstance(decision, Award) else None
 
 
 def billet(weights: Weights) -> Price:

@@ -39,14 +39,13 @@ class LateBids:
         self._weights = weights
         self._reports = Reports(fleet, every)
 
-    def choose(self, vm: str, demand: Resources) -> str | None:
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
         """Hold the auction as a leader does, among all hosts."""
         self._reports.request()
-        state, auction, facts = self._fleet.state, Auction(vm, "", vm, demand), Facts()
+        state, auction, facts = self._fleet.state, wanted or Auction(vm, "", vm, demand), Facts()
         said = zip(self._fleet.ids, self._reports.said, strict=True)
         answers = [bid(state.hosts[host_id], taken, facts, auction, self._weights) for host_id, taken in said]
-        views = {host_id: view for host_id in self._fleet.ids if (view := state.view(host_id))}
-        decision = award(auction, answers, views, self._weights)
+        decision = award(auction, answers, state.views(self._fleet.ids, auction), self._weights)
         return decision.host if isinstance(decision, Award) else None
 
 
@@ -58,7 +57,7 @@ class LatePrices:
         self._price = price
         self._reports = Reports(fleet, every)
 
-    def choose(self, vm: str, demand: Resources) -> str | None:
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
         """The cheapest host, as far as is known; ties as `core.auction.award` decides them."""
         self._reports.request()
         fleet, said = self._fleet, self._reports.said

@@ -30,11 +30,12 @@ class Balance(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """What found no host, of all that were wanted: shares of the microVMs, of their vCPUs, of the large ones."""
+    """What found no host, of all that were wanted: shares of the microVMs, of their vCPUs, of the large ones.
+    None: no large one was wanted."""
 
     vms: float
     vcpus: float
-    large: float
+    large: float | None
 
 
 def balance(capacities: Sequence[Resources], taken: Sequence[Resources]) -> Balance:
@@ -79,4 +80,7 @@ class Count:
 
     def shares(self) -> Refused:
         """As shares of what was wanted."""
-        return Refused(*(no / all_ if all_ else 0.0 for no, all_ in zip(self._refused, self._wanted, strict=True)))
+        vms, vcpus, large = (
+            no / all_ if all_ else None for no, all_ in zip(self._refused, self._wanted, strict=True)
+        )
+        return Refused(vms or 0.0, vcpus or 0.0, large)

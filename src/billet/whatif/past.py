@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, MutableMapp
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from billet.core.model import NO_WISHES, ZERO, Resources
+from billet.core.model import NO_WISHES, ZERO, Auction, Reason, Resources
 from billet.core.quotas import OVER
 from billet.core.record import Gone, Record
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.words import counted
 from billet.whatif.fleet import Chooser
 from billet.whatif.rules import Rule
-from billet.whatif.workload import Create, Delete, Event, Mark, There, Workload
+from billet.whatif.workload import Create, Delete, Event, Mark, There, Traits, Workload
 
 BEFORE = "before "  # what a host had when it was first seen goes by this and its name
 PLACED = frozenset({"created", "unknown"})  # of an unknown outcome the room is held
@@ -27,10 +27,15 @@ PLACED = frozenset({"created", "unknown"})  # of an unknown outcome the room is 
 class Tried(NamedTuple):
     """A create that an auction decided; "" is the host of one that was refused."""
 
-    vm: str
-    demand: Resources
+    auction: Auction
     host: str
     at_s: float
+
+    @property
+    def create(self) -> Create:
+        """The same for the engine."""
+        wanted = None if self.auction.wishes == NO_WISHES else self.auction
+        return Create(self.auction.id, self.auction.demand, wanted)
 
 
 @dataclass(slots=True)
@@ -48,7 +53,9 @@ class Past:
     again: int = 0  # refused creates that came again: the last one counts
     ended: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # by outcome
-    choosy: int = 0  # asked for more than room
+    choosy: int = 0  # asked for a provider, or for what not every provider can
+    wishing: int = 0  # wished something by labels
+    traits: dict[str, Traits] = field(default_factory=dict)  # of hosts, as far as it shows from what was wished
     bounded: int = 0  # refused for a quota
     views: int = 0  # what the ledger counted of a host, compared with what is rebuilt
     agreeing: int = 0
@@ -61,15 +68,17 @@ def past(records: Iterable[Record], ends: Iterable[Gone]) -> Past:
     if not ordered:
         return made
     made.from_s, made.to_s, made.weights = _decided_s(ordered[0]), _decided_s(ordered[-1]), ordered[-1].weights
-    made.choosy = sum(_asks_for_more(record) for record in ordered)
+    made.choosy = sum(_asks_for_more(record.auction) for record in ordered)
+    made.wishing = sum(record.auction.wishes != NO_WISHES for record in ordered)
+    made.traits = _traits(ordered)
     made.bounded = sum(record.outcome == "unplaced" and OVER in record.text for record in ordered)
     for record in ordered:
         for attempt in record.attempts:
             made.hosts.update((host_id, view.allocatable) for host_id, view in attempt.ledger.items())
     tried = _tried(ordered, made)
-    made.placed = {one.vm: one.host for one in tried if one.host}
+    made.placed = {one.auction.id: one.host for one in tried if one.host}
     made.refused = len(tried) - len(made.placed)
-    creates = {one.vm: one for one in tried if one.host}
+    creates = {one.auction.id: one for one in tried if one.host}
     ends = sorted((end for end in ends if end.host in made.hosts), key=lambda end: end.at_s)
     mine = [end for end in ends if end.id in creates and end.at_s >= creates[end.id].at_s]
     known = {record.auction.id for record in ordered}
@@ -77,7 +86,7 @@ def past(records: Iterable[Record], ends: Iterable[Gone]) -> Past:
     made.ended = len(mine) + len(older)
     made.events = [
         *((made.from_s, event) for event in _before(ordered, older.values())),
-        *((one.at_s, Create(one.vm, one.demand)) for one in tried),
+        *((one.at_s, one.create) for one in tried),
         *((end.at_s, Delete(end.id)) for end in (*mine, *older.values())),
     ]
     made.events.sort(key=lambda timed: timed[0])
@@ -90,7 +99,7 @@ def workload(past: Past, without: Collection[str] = (), more: Mapping[str, Resou
     hosts = {host_id: room for host_id, room in past.hosts.items() if host_id not in without} | dict(more or {})
     events = [event for _, event in past.events if not isinstance(event, There) or event.host in hosts]
     events.insert(_peak(past, events), Mark("peak"))
-    return Workload("records", hosts, [*events, Mark("end")])
+    return Workload("records", hosts, [*events, Mark("end")], past.traits)
 
 
 def _peak(past: Past, events: Sequence[Event]) -> int:
@@ -123,10 +132,10 @@ def elsewhere(past: Past, chosen: Mapping[str, str | None]) -> int:
 
 
 class Shadow(NamedTuple):
-    """How often a policy in the shadow would have taken another host than the one that won."""
+    """How often a policy in the shadow would have taken another host than the one that the microVM went to."""
 
     policy: str
-    awards: int
+    awards: int  # that came to something: what a quota, a host or its client then refused has gone nowhere
     others: int
 
 
@@ -135,10 +144,10 @@ def shadows(records: Iterable[Record]) -> list[Shadow]:
     awards: Counter[str] = Counter()
     others: Counter[str] = Counter()
     for record in records:
-        for attempt in record.attempts if record.shadow else ():
-            if attempt.award and attempt.shadow:
-                awards[record.shadow] += 1
-                others[record.shadow] += attempt.shadow != attempt.award.host
+        host = _host_of(record)
+        if host and record.attempts and record.attempts[-1].shadow:
+            awards[record.shadow] += 1
+            others[record.shadow] += record.attempts[-1].shadow != host
     return [Shadow(policy, count, others[policy]) for policy, count in awards.items()]
 
 
@@ -154,7 +163,15 @@ def assumed(past: Past, without: Sequence[str] = ()) -> list[str]:
         " views of a host agree (the rest: what was made on a host directly, and auctions that other servers held)",
     ]
     if past.choosy:
-        said.append(f"any host can take any microVM, though {past.choosy} auctions asked for more than room")
+        said.append(
+            f"every host has every provider, though {counted(past.choosy, 'auction')} asked for something of it"
+        )
+    if past.wishing:
+        said.append(
+            f"the wishes of {counted(past.wishing, 'auction')} are granted as far as the records go: a host has the"
+            " zone and the labels that auctions on record wished for and found there, and no others; what ran before"
+            " them is of no group"
+        )
     if past.bounded:
         said.append(f"no quota holds, though {counted(past.bounded, 'auction')} ended at one")
     if past.left_out:
@@ -169,10 +186,28 @@ def _decided_s(record: Record) -> float:
     return record.at_s + (record.attempts[-1].after_ms / 1e3 if record.attempts else 0.0)
 
 
-def _asks_for_more(record: Record) -> bool:
-    auction = record.auction
-    capable = auction.provider or auction.needs_macvtap or auction.needs_virtiofs
-    return bool(capable or auction.wishes._replace(policy="", priority=0) != NO_WISHES)
+def _asks_for_more(auction: Auction) -> bool:
+    return bool(auction.provider or auction.needs_macvtap or auction.needs_virtiofs)
+
+
+def _traits(ordered: Sequence[Record]) -> dict[str, Traits]:
+    """What hosts have, by what was wished of them: records do not say it otherwise.
+
+    A host that nothing was said against has all that was wished; one that was ruled out for the only label that was
+    to be avoided has that.
+    """
+    zones: dict[str, str] = {}
+    labels: dict[str, dict[str, str]] = {}
+    for record in ordered:
+        wishes = record.auction.wishes
+        for attempt in record.attempts if wishes != NO_WISHES else ():
+            for host_id, view in attempt.ledger.items():
+                if view.against is None or view.against.reason is Reason.APART:
+                    zones[host_id] = wishes.zone or zones.get(host_id, "")
+                    labels.setdefault(host_id, {}).update(wishes.require)
+                elif view.against.reason is Reason.AVOIDED and len(wishes.avoid) == 1:
+                    labels.setdefault(host_id, {}).update(wishes.avoid)
+    return {host_id: Traits(zones.get(host_id, ""), labels.get(host_id, {})) for host_id in zones | labels}
 
 
 def _tried(ordered: Sequence[Record], made: Past) -> list[Tried]:
@@ -191,7 +226,7 @@ def _tried(ordered: Sequence[Record], made: Past) -> list[Tried]:
         if earlier is not None:
             made.again += 1
             tried.pop(earlier, None)
-        tried[auction.id] = Tried(auction.id, auction.demand, host, _decided_s(record))
+        tried[auction.id] = Tried(auction, host, _decided_s(record))
         if not host:
             waiting[(auction.namespace, auction.name)] = auction.id
     return list(tried.values())
@@ -260,7 +295,7 @@ class _Known:
     def __init__(self, placed: Mapping[str, str]) -> None:
         self._placed = placed
 
-    def choose(self, vm: str, demand: Resources) -> str | None:
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
         return self._placed.get(vm)
 
 
@@ -268,6 +303,6 @@ class _Watched:
     def __init__(self, chooser: Chooser, chosen: MutableMapping[str, str | None]) -> None:
         self._chooser, self._chosen = chooser, chosen
 
-    def choose(self, vm: str, demand: Resources) -> str | None:
-        host = self._chosen[vm] = self._chooser.choose(vm, demand)
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
+        host = self._chosen[vm] = self._chooser.choose(vm, demand, wanted)
         return host

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
 
-from billet.core.model import ZERO, Resources
+from billet.core.model import ZERO, Auction, Resources
 from billet.core.policies import POLICIES
+from billet.core.ranking import draw
 from billet.core.scoring import Weights, utilisation
-from billet.whatif.fleet import Cheapest, Chooser, Fleet, Price, billet
+from billet.whatif.fleet import Cheapest, Chooser, Fleet, Granting, Price
 from billet.whatif.late import LateBids, LatePrices
 
 Pick = Callable[[Fleet, int, str, Resources], int | None]  # fleet, how many came before, name, demand -> host number
@@ -62,7 +62,7 @@ def round_robin(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | No
 def at_random(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
     """Any host with room."""
     able = _able(fleet, demand)
-    return able[_draw(vm, "") % len(able)] if able else None
+    return able[draw(vm, "") % len(able)] if able else None
 
 
 def power_of_two(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
@@ -70,7 +70,7 @@ def power_of_two(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | N
     able = _able(fleet, demand)
     if not able:
         return None
-    two = (able[_draw(vm, which) % len(able)] for which in ("first", "second"))
+    two = (able[draw(vm, which) % len(able)] for which in ("first", "second"))
     return min(two, key=lambda n: utilisation(fleet.capacities[n], fleet.taken(n), ZERO))
 
 
@@ -82,10 +82,6 @@ def _if_fits(fleet: Fleet, n: int, demand: Resources) -> int | None:
     return n if fleet.fits(n, demand) else None
 
 
-def _draw(vm: str, salt: str) -> int:
-    return int.from_bytes(blake2b(f"{vm}\0{salt}".encode(), digest_size=8).digest())
-
-
 class Picking:
     """A rule that names a host, at work."""
 
@@ -94,7 +90,7 @@ class Picking:
         self._pick = pick
         self._turn = 0
 
-    def choose(self, vm: str, demand: Resources) -> str | None:
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
         """The host it names, if that has room."""
         n = self._pick(self._fleet, self._turn, vm, demand)
         self._turn += 1
@@ -129,8 +125,8 @@ OTHERS = {
 
 
 def own(weights: Weights) -> Rule:
-    """Billet's policy under these weights."""
-    start = partial(Cheapest, price=billet(weights))
+    """Billet's policy under these weights; the only rule that grants wishes."""
+    start = partial(Granting, weights=weights)
     return Rule(f"billet {weights.policy}", start, lambda fleet, every: LateBids(fleet, weights, every))
 
 

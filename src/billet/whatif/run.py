@@ -24,7 +24,7 @@ class Sample(NamedTuple):
     refusals: int
 
 
-NOTHING = Refused(0.0, 0.0, 0.0)
+NOTHING = Refused(0.0, 0.0, None)
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class _Playing:
     def __init__(self, workload: Workload, rule: Rule, at_once: int) -> None:
         self.result = Result(rule.title)
         self.count = Count()
-        self._fleet = Fleet(workload.hosts)
+        self._fleet = Fleet(workload.hosts, workload.traits)
         self._chooser = rule.start(self._fleet)
         self._at_once = at_once
         self._waiting: dict[str, Create] = {}
@@ -85,15 +85,16 @@ class _Playing:
                 self.result.marks[name] = self._balance()
 
     def clear(self) -> None:
-        """Place all that wait, largest first."""
+        """Place all that wait, by priority and then the largest first."""
         creates = list(self._waiting.values())
         self._waiting.clear()
-        for n in largest_first([create.demand for create in creates], self._fleet.state.whole):
-            vm, demand = creates[n]
-            host_id = self._chooser.choose(vm, demand)
+        order = largest_first([create.demand for create in creates], self._fleet.state.whole)
+        for n in sorted(order, key=lambda n: -_priority(creates[n])):
+            vm, demand, wanted = creates[n]
+            host_id = self._chooser.choose(vm, demand, wanted)
             self.count.add(demand, host_id is None)
             if host_id is not None:
-                self._fleet.place(vm, demand, host_id)
+                self._fleet.place(vm, demand, host_id, wanted)
 
     def sample(self, n: int) -> None:
         fleet = self._fleet
@@ -105,11 +106,20 @@ class _Playing:
         return balance(fleet.capacities, [fleet.taken(n) for n in range(len(fleet.ids))])
 
 
+def _priority(create: Create) -> int:
+    return create.wanted.wishes.priority if create.wanted else 0
+
+
 def mean_balance(balances: list[Balance]) -> Balance:
     """The mean of several workloads, element by element."""
     return Balance(*(sum(column) / len(balances) for column in zip(*balances, strict=True)))
 
 
 def mean_refused(all_: list[Refused]) -> Refused:
-    """The mean of several workloads, element by element."""
-    return Refused(*(sum(column) / len(all_) for column in zip(*all_, strict=True)))
+    """The mean of several workloads, element by element; of the large ones, of those that wanted any."""
+    large = [refused.large for refused in all_ if refused.large is not None]
+    return Refused(
+        sum(refused.vms for refused in all_) / len(all_),
+        sum(refused.vcpus for refused in all_) / len(all_),
+        sum(large) / len(large) if large else None,
+    )

@@ -10,17 +10,19 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from billet.core.errors import ConfigError
-from billet.core.model import Resources
+from billet.core import wishes
+from billet.core.errors import ConfigError, InvalidRequest
+from billet.core.model import NO_WISHES, Auction, Resources
 
 MOST_VMS = 1000  # slots of a host whose row does not say; the agent's own default of --max-vms
 
 
 class Create(NamedTuple):
-    """A microVM is wanted. One that is refused is not tried again."""
+    """A microVM is wanted. One that is refused is not tried again. `wanted` is what it asks for besides room."""
 
     vm: str
     demand: Resources
+    wanted: Auction | None = None  # None: it wishes nothing
 
 
 class Delete(NamedTuple):
@@ -46,13 +48,26 @@ class Mark(NamedTuple):
 Event = Create | Delete | There | Mark
 
 
+class Traits(NamedTuple):
+    """What requests may wish of a host, besides its name."""
+
+    zone: str = ""
+    labels: Mapping[str, str] = {}
+
+
 @dataclass(slots=True)
 class Workload:
-    """Hosts with what they may promise, and what happens, in order."""
+    """Hosts with what they may promise, and what happens, in order. A host without `traits` has none."""
 
     name: str
     hosts: dict[str, Resources] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
+    traits: dict[str, Traits] = field(default_factory=dict)
+
+    @property
+    def wishes(self) -> bool:
+        """Whether any of its microVMs wishes anything."""
+        return any(isinstance(event, Create) and event.wanted for event in self.events)
 
     def marks(self) -> list[str]:
         """The names of its marks, in order."""
@@ -81,7 +96,7 @@ def read(path: Path) -> Workload:
     return workload
 
 
-CSV_COLUMNS = ("op", "name", "vcpu", "memory_mib", "disk_mib", "vms")
+CSV_COLUMNS = ("op", "name", "vcpu", "memory_mib", "disk_mib", "vms", "zone", "labels")
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -106,7 +121,10 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             columns = columns or CSV_COLUMNS
             if any(cells[len(columns) :]):
                 raise ConfigError(f"{path}, {where}: {len(cells)} columns; there are {len(columns)} at most")
-            yield where, {"op": ""} | {key: cell for key, cell in zip(columns, cells, strict=False) if cell}
+            row: dict[str, Any] = {key: cell for key, cell in zip(columns, cells, strict=False) if cell}
+            if "labels" in row:  # KEY=VALUE, with spaces between several
+                row["labels"] = dict(pair.partition("=")[::2] for pair in row["labels"].split())
+            yield where, {"op": ""} | row
     except csv.Error as error:
         raise ConfigError(f"{path}, line {reader.line_num}: {error}") from None
 
@@ -171,12 +189,18 @@ class _Taking:
         if self._workload.events:
             raise ValueError(f"host {name} comes after the first event; all hosts are there from the beginning")
         self._workload.hosts[name] = _amount(row, vms=_whole(row, "vms", MOST_VMS))
+        traits = Traits(str(row.get("zone") or ""), _labels(row))
+        if traits != Traits():
+            self._workload.traits[name] = traits
 
     def _create(self, name: str, row: Mapping[str, Any]) -> None:
         if name in self._created:
             raise ValueError(f"microVM {name} is created twice; give each a name of its own")
         self._created.add(name)
-        self._workload.events.append(Create(name, _amount(row, vms=1)))
+        demand = _amount(row, vms=1)
+        if row.get("zone"):
+            raise ValueError(f"microVM {name} has a zone; it wishes for one by the label billet.io/zone")
+        self._workload.events.append(Create(name, demand, _wanted(name, demand, _labels(row))))
 
     def _delete(self, name: str, row: Mapping[str, Any]) -> None:
         if name not in self._created:
@@ -188,6 +212,24 @@ class _Taking:
             raise ValueError(f"mark {name} is there twice")
         self._marks.add(name)
         self._workload.events.append(Mark(name))
+
+
+def _labels(row: Mapping[str, Any]) -> Mapping[str, str]:
+    labels = row.get("labels") or {}
+    if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
+        raise ValueError(f"labels are {labels!r}; write names with texts as values")
+    return labels
+
+
+def _wanted(name: str, demand: Resources, labels: Mapping[str, str]) -> Auction | None:
+    """The auction of a microVM that wishes something by its labels; None for one that does not."""
+    if not labels:
+        return None
+    try:
+        wished = wishes.read(labels, name)
+    except InvalidRequest as error:
+        raise ValueError(error.text) from None
+    return Auction(name, "", name, demand, labels=labels, wishes=wished) if wished != NO_WISHES else None
 
 
 def _amount(row: Mapping[str, Any], vms: int) -> Resources:

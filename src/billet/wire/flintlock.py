@@ -217,14 +217,14 @@ def with_token(request: bytes, token: str) -> bytes:
     all that has to be appended.
     """
     value = b64encode(token.encode("ascii"))
-    entry = _field(1, _TOKEN_KEY_BYTES) + _field(2, value)
-    return request + _field(1, _field(_METADATA, entry))
+    entry = field(1, _TOKEN_KEY_BYTES) + field(2, value)
+    return request + field(1, field(_METADATA, entry))
 
 
 def without_token(reply: bytes) -> bytes:
     """A reply with microVMs in field 1 (Create, Get, List, a stream's message), the token's entry cut out."""
     return b"".join(
-        _field(_MICROVM, _cut_spec(reply[start:end])) if number == _MICROVM else reply[at:end]
+        field(_MICROVM, _cut_spec(reply[start:end])) if number == _MICROVM else reply[at:end]
         for number, at, start, end in _fields(reply)
     )
 
@@ -236,7 +236,7 @@ def split_list(reply: bytes) -> Iterator[bytes]:
 
 def _cut_spec(vm: bytes) -> bytes:
     return b"".join(
-        _field(_SPEC, _cut_entry(vm[start:end])) if number == _SPEC else vm[at:end]
+        field(_SPEC, _cut_entry(vm[start:end])) if number == _SPEC else vm[at:end]
         for number, at, start, end in _fields(vm)
     )
 
@@ -289,7 +289,8 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         shift += 7
 
 
-def _field(number: int, value: bytes) -> bytes:
+def field(number: int, value: bytes) -> bytes:
+    """A field of a message, length-delimited, as protobuf writes it."""
     return _encode_varint(number << 3 | _BYTES) + _encode_varint(len(value)) + value
 
 
