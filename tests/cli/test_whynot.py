@@ -25,7 +25,7 @@ def answer(record, host_id, width=200):
 
 def test_a_fuller_host_hears_by_what_it_lost_and_what_would_have_helped():
     said = answer(held(AUCTION, {"a": view(4), "b": view(9)}, {}), "b")
-    assert said.startswith("b asked 0.")
+    assert said.startswith("b asked 1.4")
     assert "; it lost by how full it would be (+0.312), its shape (+0." in said
     assert "It would have won with 5 vCPU less taken (4 instead of 9)" in said
 

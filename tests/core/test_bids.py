@@ -22,7 +22,7 @@ weights = st.builds(
 )
 
 
-SIZE, FIT, SKEW, FULL = 0.115, 0.28, 0.2, 0.05  # as docs/scheduling.md has them
+GRAIN, SIZE, FIT, SKEW, FULL = 0.4, 0.25, 0.26, 0.25, 0.12  # as docs/scheduling.md has them
 CLOSE = 1e-9
 
 
@@ -67,7 +67,7 @@ def dumb_bid(host, taken, known, auction, weights, missing):
 
 def dumb_delay(known, missing, weights):
     created_s = dumb_within_s(known, missing, weights, True)
-    each_second = 20 * weights.delay / weights.delay_half_s
+    each_second = 40 * weights.delay / weights.delay_half_s
     if weights.policy == "fast":
         return each_second * created_s
     short = weights.delay * created_s / (created_s + weights.delay_half_s) if created_s > 0 else 0
@@ -96,9 +96,10 @@ def dumb_shape(host, auction, weights, after):
         return 2 * (1 - fullest) + weights.shape * 0.35 * fullest * fullest * fullest * fullest * apart
     stranding = SKEW * math.pow(fullest, 10) * apart
     alone = [wanted / room for wanted, room in zip(auction.demand, host.allocatable, strict=True)]
-    size = SIZE * fullest * -math.log(sorted(alone)[-1]) / math.log(2)
-    fit = FIT * min(after[0], after[1]) * (1 - min(alone[0] / alone[1], alone[1] / alone[0]))
-    return weights.shape * (size + fit + stranding + FULL * math.pow(fullest, 6))
+    grain = GRAIN * (1 - math.pow(sorted(alone)[-1], 0.5))
+    size = SIZE * fullest * fullest * fullest * -math.log(sorted(alone)[-1]) / math.log(2)
+    fit = FIT * (1 - min(alone[0] / alone[1], alone[1] / alone[0]))
+    return weights.shape * (grain + size + fit + stranding + FULL * math.pow(fullest, 6))
 
 
 @st.composite

@@ -44,15 +44,20 @@ def test_equal_hosts_stay_equal_with_microvms_of_all_sizes():
 
 
 def test_unequal_hosts_get_microvms_in_proportion_to_their_room():
-    """Within a microVM, but for what `spread` keeps free on large hosts: less than a ninth for each doubling."""
+    """Within one and a half microVMs up to half full, as by utilisation alone; `spread` within three
+    above, where it keeps some room on large hosts.
+
+    Broken on purpose (SIZE that does not grow with the load): a small host gets 4 too many of the first 8.
+    """
     rooms = {"s": room(32), "m": room(64), "l": room(128)}
-    even = fill(rooms, [SMALL], Weights(shape=0.0), count=150)
-    for name, size in rooms.items():
-        assert abs(even[name].vcpu - 150 * size.vcpu / 224) <= 1
-    spread = fill(rooms, [SMALL], count=150)
-    shares = {name: spread[name].vcpu / size.vcpu for name, size in rooms.items()}
-    assert 1 < shares["s"] / shares["m"] < 1.115
-    assert 1 < shares["m"] / shares["l"] < 1.115
+
+    def off(count, weights):
+        got = fill(rooms, [SMALL], weights, count)
+        return max(abs(got[name].vms - count * size.vcpu / 224) for name, size in rooms.items())
+
+    for count in range(8, 210, 8):
+        assert off(count, Weights(shape=0.0)) <= 1.5
+        assert off(count, DEFAULT_WEIGHTS) <= (1.5 if count <= 112 else 3), count
 
 
 def test_no_host_starves_over_10_000_auctions():

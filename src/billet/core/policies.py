@@ -10,18 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from math import log2
+from math import log2, sqrt
 from typing import NamedTuple
 
 from billet.core.model import Resources
 
 # Chosen on fixed workloads; docs/scheduling.md shows what other values do.
-SIZE = 0.115
-FIT = 0.28
-SKEW = 0.2
-FULL = 0.05
+GRAIN = 0.4
+SIZE = 0.25
+FIT = 0.26
+SKEW = 0.25
+FULL = 0.12
 PACK_SKEW = 0.35  # of `pack`, whose hosts are full early
-BOOT_FIRST = 20.0  # a second that counts adds so many times weight / half_s
+BOOT_FIRST = 40.0  # a second that counts adds so many times weight / half_s
 
 Shape = Callable[[Resources, Resources, Resources, float, float], float]
 
@@ -29,30 +30,31 @@ Shape = Callable[[Resources, Resources, Resources, float, float], float]
 def spread(allocatable: Resources, taken: Resources, demand: Resources, share: float, weight: float) -> float:
     """Hosts evenly full, with their free room in a shape that others can use. The default.
 
-    shape = weight x (SIZE x share x log2(1 / part) + FIT x lesser x (1 - least / most)
+    shape = weight x (GRAIN x (1 - sqrt(part)) + SIZE x share^3 x log2(1 / part) + FIT x (1 - least / most)
                       + SKEW x share^10 x |vCPU share - memory share| + FULL x share^6), shares after placement;
     `part` is the dominant share that this microVM alone would take of the empty host, `most` and `least` the larger
-    and the smaller of its vCPU and memory shares of it; `lesser` is the smaller of the host's after the placement.
+    and the smaller of its vCPU and memory shares of it.
 
     Trade: evenness and room for large microVMs over the number of small ones that a nearly full fleet still takes.
 
-    SIZE grows with the host, by as much for each doubling. To compare shares after placement favours large hosts,
-    whose shares move little, as D'Hondt's divisors favour large parties (Balinski, Young: Fair Representation,
-    1982); this keeps large hosts, the only ones that can take large microVMs, a little emptier than small ones.
+    GRAIN is what a share can move by. To compare shares after placement favours large hosts, whose shares move
+    little, as D'Hondt's divisors favour large parties; Sainte-Laguë's, which favour nobody, would add (1 - part) / 2
+    (Balinski, Young: Fair Representation, 1982). The root leaves more to the others where parts are small.
+    SIZE grows with the host, by as much for each doubling, and with the load: large hosts, the only ones that can
+    take large microVMs, are kept a little emptier than small ones once the fleet is more than half full.
     FIT is 0 where the microVM has the host's own mix of vCPU and memory, and grows the more it wants only one of
-    them: what asks for much memory goes to hosts that have much for each vCPU, so that neither is left over. It
-    matters as far as both are in demand there.
+    them: what asks for much memory goes to hosts that have much for each vCPU, so that neither is left over.
     SKEW is the stranding: free vCPU without memory beside it is of no use, nor memory without vCPU. kube-scheduler's
     BalancedAllocation punishes the same difference; here it counts next to nothing before a host is nearly full.
     FULL lets the load count more than the size on hosts that are nearly full, so that they fill up evenly.
     """
     if not allocatable[0] or not allocatable[1]:
         return 0.0
-    size, misfit = _empty(allocatable, demand)
+    grain, size, misfit = _empty(allocatable, demand)
     vcpu = (taken[0] + demand[0]) / allocatable[0]
     memory = (taken[1] + demand[1]) / allocatable[1]
     last = SKEW * share**10 * abs(vcpu - memory) + FULL * share**6
-    return weight * (SIZE * share * size + FIT * min(vcpu, memory) * misfit + last)
+    return weight * (GRAIN * grain + SIZE * share**3 * size + FIT * misfit + last)
 
 
 def pack(allocatable: Resources, taken: Resources, demand: Resources, share: float, weight: float) -> float:
@@ -69,11 +71,11 @@ def pack(allocatable: Resources, taken: Resources, demand: Resources, share: flo
 
 
 @lru_cache(maxsize=16_384)  # the same hosts and sizes come again and again, and this never changes for them
-def _empty(allocatable: Resources, demand: Resources) -> tuple[float, float]:
-    """How large the empty host is for this microVM, in doublings, and how far apart their mixes are, 0 to 1."""
+def _empty(allocatable: Resources, demand: Resources) -> tuple[float, float, float]:
+    """How little of the empty host this microVM takes, and in doublings; how far apart their mixes are, 0 to 1."""
     shares = [min(1.0, wanted / room) if room else 0.0 for room, wanted in zip(allocatable, demand, strict=True)]
     part, most = max(shares), max(shares[:2])
-    return log2(1 / part) if part else 0.0, 1 - min(shares[:2]) / most if most else 0.0
+    return 1.0 - sqrt(part), log2(1 / part) if part else 0.0, 1 - min(shares[:2]) / most if most else 0.0
 
 
 def _skew(allocatable: Resources, taken: Resources, demand: Resources) -> float:

@@ -53,8 +53,8 @@ def _price(view: HostView, bid: Bid, record: Record, attempt: Attempt) -> float:
     alone = [min(1.0, demand[n] / view.allocatable[n]) for n in range(4) if view.allocatable[n]]
     vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
     size, misfit = -log2(max(alone)), 1 - min(alone[:2]) / max(alone[:2])
-    full = 0.2 * share**10 * abs(vcpu - memory) + 0.05 * share**6
-    shape = shape_weight * (0.115 * share * size + 0.28 * min(vcpu, memory) * misfit + full)
+    full = 0.25 * share**10 * abs(vcpu - memory) + 0.12 * share**6
+    shape = shape_weight * (0.4 * (1 - sqrt(max(alone))) + 0.25 * share**3 * size + 0.26 * misfit + full)
     pressure = pressure_weight * (bid.facts.pressure or 0.0)
     return share + shape + pressure + _delay(view, bid, record, attempt) + view.discount.utilisation
 
@@ -81,7 +81,7 @@ def _delay(view: HostView, bid: Bid, record: Record, attempt: Attempt) -> float:
     wishes, created_s = record.auction.wishes, within_s(waiting + 1)
     patient = wishes.spread or wishes.near or wishes.plane
     late_s = 0.0 if patient else max(0.0, within_s(waiting) - 2.5 * half_s)
-    return weight * created_s / (created_s + half_s) + 20 * weight * late_s / half_s
+    return weight * created_s / (created_s + half_s) + 40 * weight * late_s / half_s
 
 
 def _short(waiting: int, boot_s: float, weights: Weights) -> bool:
