@@ -95,7 +95,7 @@ def run_all(settings: Settings, console: Console) -> list[Case]:
     ):
         runs = 2 * settings.repeats * len(settings.in_flight)
         shown = progress.add_task("", total=runs * len(fleets))
-        floor = start_floor(processes, [HostSize("floor", 1, 1, 1)], Boots(0.0, 0.0, seed=1), "fake")[0]
+        floor = start_floor(processes, [HostSize("floor", 1, 1, 1)], Boots(0.0, 0.0, 0.0, seed=1), "fake")[0]
         for fleet in fleets:
             progress.update(shown, description=describe(fleet))
             measured = []

@@ -54,6 +54,13 @@ from billet.commands.options import Amount
     help="Mean time of an image's first pull on a host.",
 )
 @click.option(
+    "--sigma",
+    type=Amount(0),
+    default=0.2,
+    show_default=True,
+    help="How much these times vary; 0.2 = by about 20 %, 0 = not at all.",
+)
+@click.option(
     "--seed", type=int, default=1, show_default=True, help="For names, shapes and boot times: the same again."
 )
 @click.option("--keep", is_flag=True, help="Leave it running until Ctrl-C, to look around.")
@@ -65,7 +72,7 @@ from billet.commands.options import Amount
 )
 def demo(
     hosts: int, servers: int, store: str, create: int | None, rate_per_s: float, at_once: int,
-    boot_mean_s: float, pull_mean_s: float, seed: int, keep: bool, as_json: bool,
+    boot_mean_s: float, pull_mean_s: float, sigma: float, seed: int, keep: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """A whole cluster on this machine, and what a static list of hosts would have done.
 
@@ -79,6 +86,6 @@ def demo(
 
     if create is None:
         create = 0 if keep and as_json else 60
-    boots = Boots(boot_mean_s, pull_mean_s, seed)
+    boots = Boots(boot_mean_s, pull_mean_s, sigma, seed)
     store = store or ("sqlite" if servers == 1 else "etcd")
     tell(Settings(hosts, servers, store, create, rate_per_s, at_once, boots, keep, as_json))

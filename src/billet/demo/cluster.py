@@ -19,10 +19,11 @@ from billet.demo.workload import HostSize
 
 @dataclass(frozen=True, slots=True)
 class Boots:
-    """How long the fakes take, in seconds (means of lognormal draws), and where their draws begin."""
+    """How long the fakes take, in seconds (means of lognormal draws of this sigma), and where their draws begin."""
 
     boot_mean_s: float
     pull_mean_s: float
+    sigma: float
     seed: int
 
 
@@ -65,7 +66,7 @@ def start_fakes(processes: Processes, sizes: Sequence[HostSize], boots: Boots, p
             f"{prefix}-{size.id}", "fake-flintlockd", "--grpc-endpoint", "127.0.0.1:0", "--insecure",
             "--control-endpoint", "127.0.0.1:0", "--default-provider", "firecracker",
             "--boot-mean-s", str(boots.boot_mean_s), "--pull-mean-s", str(boots.pull_mean_s),
-            "--seed", str(boots.seed * 1000 + n), "--json-ready",
+            "--sigma", str(boots.sigma), "--seed", str(boots.seed * 1000 + n), "--json-ready",
         )
         for n, size in enumerate(sizes)
     ]  # fmt: skip

@@ -34,10 +34,6 @@ NOTE = (
     "larger host more microVMs, and none more than it has. A real host that is promised twice gets slower, or kills "
     "guests for memory; that is not in these times.\n"
 )
-ALONE = (
-    "Boots vary by 30 % here, and so one that waits for no other cannot be foretold to better than 20 %, and some "
-    "dozens do not say how good a bound is. To judge bids: --create 400 --at-once 20.\n"
-)
 
 
 def filling(title: str, run: Run) -> RenderableType:
@@ -112,6 +108,15 @@ def accuracy(found: Errors) -> RenderableType:
         made.add_row("time to CREATED, median error", f"{found.error:.1%}", f"of {found.boots} that were foretold")
         made.add_row("within the bound for 90 %", f"{found.within:.1%}", f"by chance alone {low:.1%} to {high:.1%}")
     return made
+
+
+def alone(sigma: float) -> str:
+    """What so few boots, of which some wait for no other, cannot say. Half of all draws are 0.67 sigma off."""
+    return (
+        f"Boots vary by {sigma:.0%} here, and so one that waits for no other cannot be foretold to better than "
+        f"{0.67 * sigma:.0%}, and some dozens do not say how good a bound is. To judge bids: "
+        "--create 400 --at-once 20.\n"
+    )
 
 
 def _crowded(run: Run) -> str:

@@ -79,7 +79,7 @@ def _tell(settings: Settings, processes: Processes, console: Console) -> None:
         if found:
             console.print("[bold]What bids foretold, and what came[/]  (billet audit)")
             console.print(screen.accuracy(found))
-            console.print(screen.ALONE, style="dim", highlight=False)
+            console.print(screen.alone(settings.boots.sigma), style="dim", highlight=False)
         if settings.json and not settings.keep:
             both = {"billet": figures(billet), "static_list": figures(static)}
             print(json.dumps(both | {"audit": found._asdict() if found else None}), flush=True)
