@@ -23,6 +23,7 @@ from billet.core.model import (
     Resources,
     Score,
     Unplaced,
+    Wishes,
 )
 from billet.core.outlook import Outlook, awarded_since, facts_by, outlook
 from billet.core.scoring import LONG, PATIENT, Tolerance, Weights, price, utilisation
@@ -115,16 +116,20 @@ def scores(
 def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, common: Outlook) -> Tolerance:
     """How long the microVM may wait on the bidder before that counts.
 
-    Who wishes for company, or for none, would rather wait. One host at a time pulls images for the first time: while
-    none does, they are no wait. Else a host that pulls is late as soon as another would boot it earlier without.
+    Who is `patient` would rather wait. One host at a time pulls images for the first time: while none does, they are
+    no wait. Else a host that pulls is late as soon as another would boot it earlier without.
     """
-    wishes = auction.wishes
-    if wishes.spread or wishes.near or wishes.plane:
+    if patient(auction.wishes):
         return PATIENT
     pulls = bool(common.pulling)
     if common.soonest_s is None or not (facts.pulls or (pulls and bid.missing)):
         return Tolerance(pulls=pulls)
     return Tolerance(min(common.soonest_s, LONG * weights.delay_half_s), pulls)
+
+
+def patient(wishes: Wishes) -> bool:
+    """Whether a microVM wishes for company, or for none, and so would rather wait for its boot than go elsewhere."""
+    return bool(wishes.spread or wishes.near or wishes.plane)
 
 
 def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, common: Outlook) -> Score:
