@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from billet.core.errors import ConfigError
+from billet.core.policies import BOOT_FIRST
 from billet.core.quotas import Quotas, read_quota
-from billet.core.scoring import Weights
+from billet.core.scoring import LONG, Weights
 from billet.settings import (
     AUCTION,
     LINK,
@@ -169,12 +170,15 @@ class ServerConfig:
         " 0 = measured pressure does not matter.", low=0, high=10,
     )  # fmt: skip
     delay_weight: float = setting(
-        Weights().delay, SCORE, "The most that a boot adds, short of a long wait, of which each second adds 20 times"
-        " this / delay-half-s; under `fast` each second of a boot does. 0 = boots do not matter.", low=0, high=10,
+        Weights().delay, SCORE, "The most that a boot adds, short of a long wait, of which each second adds"
+        f" {BOOT_FIRST:g} times this / delay-half-s; under `fast` each second of a boot does."
+        " 0 = boots do not matter.",
+        low=0, high=10,
     )  # fmt: skip
     delay_half_s: float = setting(
         Weights().delay_half_s, SCORE, "The seconds until CREATED that add half of that. A wait for boots is long"
-        " from 2.5 times this; more keeps hosts even in a burst, less has it done sooner.", low=0.001, high=3600,
+        f" from {LONG:g} times this; more keeps hosts even in a burst, less has it done sooner.",
+        low=0.001, high=3600,
     )  # fmt: skip
     wish_weight: float = setting(
         Weights().wish, SCORE, "What a soft wish of a request (billet.io/spread, near) counts: what a host adds"

@@ -257,6 +257,10 @@ def test_a_bid_that_was_priced_by_what_all_say_is_told_from_one_whose_ledger_mov
     said = text(explained(a_record(AWARDED | {"bids": bids, "ledger": ledger})), width=120)
     assert "* priced anew, by what all bids together say of boots and pulls: host-2 bid 0.210" in said
     assert "ledger had moved" not in said
+    older = [bid | {"formula": 0} for bid in bids]
+    said = text(explained(a_record(AWARDED | {"bids": older, "ledger": ledger})), width=120)
+    assert "* priced anew, because its agent is of another version, and scores otherwise: host-2 bid 0.210" in said
+    assert "all bids together" not in said
 
 
 def test_wishes_are_told_with_what_they_added_and_by_what_they_were_measured():

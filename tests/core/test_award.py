@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from billet.core.auction import award, explain_unplaced
 from billet.core.bidding import bid
 from billet.core.model import (
+    FORMULA,
     ZERO,
     Auction,
     Award,
@@ -52,6 +53,22 @@ def test_the_emptiest_host_wins_and_the_next_is_the_runner_up():
     ]
     decision = award(AUCTION, bids_of(AUCTION, *machines), ledger_of(*machines), DEFAULT_WEIGHTS)
     assert (decision.host, decision.runner_up, decision.repriced) == ("b", "c", False)
+
+
+@pytest.mark.parametrize("formula", [0, FORMULA - 1, FORMULA + 1])
+def test_a_bid_by_another_formula_is_priced_anew(formula):
+    """Agents are upgraded in any order. Broken on purpose (compare its score): all go to hosts of the older Billet,
+    whose scores are lower, until these are full."""
+    machines = [(host("old"), Resources(2, 2048, 0, 1)), (host("new"), ZERO)]
+    ledger = ledger_of(*machines)
+    old, new = bids_of(AUCTION, *machines)
+    old = old._replace(score=old.score._replace(total=old.score.utilisation, shape=0.0), formula=formula)
+    assert old.score.total < new.score.total
+    decision = award(AUCTION, [old, new], ledger, DEFAULT_WEIGHTS)
+    assert (decision.host, decision.runner_up, decision.repriced) == ("new", "old", False)
+    assert award(AUCTION, [old], ledger, DEFAULT_WEIGHTS).repriced
+    kept = Record(AUCTION, DEFAULT_WEIGHTS, 1.0, [attempt_of([old, new], ledger, decision)])
+    assert faithful(decode(encode(kept)))
 
 
 def test_promise_1_a_bid_is_priced_anew_when_the_ledger_has_moved_since():
@@ -158,11 +175,11 @@ def test_a_record_of_another_score_shows_what_its_winner_counted_for_and_no_othe
     decision = award(AUCTION, bids, moved, DEFAULT_WEIGHTS)
     then = decision._replace(score=decision.score._replace(total=0.77))
     kept = Record(AUCTION, DEFAULT_WEIGHTS, 1.0, [attempt_of(bids, moved, then)])
-    for version, priced in ((2, {then.host}), (4, {then.host}), (kept.v, {"h0", "h1"})):
+    for version, priced in ((2, {then.host}), (5, {then.host}), (kept.v, {"h0", "h1"})):
         kept.v = version
         shown = json.loads(readable(encode(kept)))["attempts"][0]["priced"]
         assert set(shown) == priced
-        assert (shown[then.host]["total"] == 0.77) == (version < 5)
+        assert (shown[then.host]["total"] == 0.77) == (version < FORMULA)
 
 
 def test_a_no_counts_its_reasons_and_gives_an_example():

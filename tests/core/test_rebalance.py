@@ -190,3 +190,17 @@ def test_nothing_goes_to_a_host_that_boots_late_or_whose_bids_are_wrong():
         calm = {"h0": Place(taken, Facts()), "h1": Place(HostView(ROOMS[0], ZERO), Facts())}
         assert [move.target for move in plan(calm, residents, weights, 9, 0.001)] == ["h1"]
         assert plan({**calm, "h1": Place(view, facts)}, residents, weights, 9, 0.001) == []
+
+
+def test_who_wishes_for_company_or_for_none_may_wait_for_its_boot_as_in_an_auction():
+    """Broken on purpose (the usual tolerance for all): nobody moves to a host where boots wait, wish or none."""
+    busy = Facts(0.0, 8, 2.5, 20.0, boots_seen=30.0)
+    for labels, targets in (({}, set()), ({"billet.io/spread": "g"}, {"h1"})):
+        residents = [Resident(f"U{n}", f"ns/vm-{n}", "h0", SMALL, True, read(labels), labels) for n in range(6)]
+        places = fleet({"h0": ROOMS[0], "h1": ROOMS[0]}, residents)
+        places["h1"] = places["h1"]._replace(facts=busy)
+        assert {move.target for move in plan(places, residents, DEFAULT_WEIGHTS, 3, 0.005)} == targets
+        alone = Auction("U0", "ns", "vm-0", SMALL, labels=labels, wishes=read(labels))
+        state = as_state({"h0": ROOMS[0], "h1": ROOMS[0]}, residents[1:])
+        bids = [unpriced(host_id, place.facts) for host_id, place in places.items()]
+        assert award(alone, bids, state.views(places, alone), DEFAULT_WEIGHTS).host in (targets or {"h0"})

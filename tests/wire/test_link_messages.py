@@ -53,8 +53,11 @@ def test_an_older_leader_is_bid_to_and_an_older_agents_bid_is_heard() -> None:
     bids.ClearField("delay")
     bids.ClearField("missing")
     bids.ClearField("coming")
+    bids.ClearField("formula")
     heard = link.get_bids("h1", pb.Bids.FromString(bids.SerializeToString()))
-    assert heard == [(lot, bid(HOST, ZERO, Facts(), auction(), DEFAULT_WEIGHTS)) for lot in (0, 1)]
+    todays = bid(HOST, ZERO, Facts(), auction(), DEFAULT_WEIGHTS)
+    assert isinstance(todays, Bid)
+    assert heard == [(lot, todays._replace(formula=0)) for lot in (0, 1)]
 
 
 def test_an_agent_that_does_not_say_which_images_it_pulls_may_be_pulling_these() -> None:
@@ -83,8 +86,12 @@ def test_a_bid_that_is_no_number_is_none(part: str, amount: float) -> None:
     assert link.get_bids("h1", message) == [(0, good), (1, Refusal("h1", Reason.DECLINED, link.NO_SENSE))]
 
 
-@pytest.mark.parametrize("facts", [Facts(NAN), Facts(0.0, 1, INF), Facts(0.0, -1, 1.0), Facts(pulls=-3)])
+@pytest.mark.parametrize(
+    "facts",
+    [Facts(NAN), Facts(0.0, 1, INF), Facts(0.0, -1, 1.0), Facts(pulls=-3), Facts(0.0, 1, 1e200)],
+)
 def test_facts_that_make_no_sense_are_no_bid(facts: Facts) -> None:
+    """The last is a number, and its square is none: it would end the auction for everybody."""
     good = bid(HOST, ZERO, Facts(), auction(), DEFAULT_WEIGHTS)
     assert isinstance(good, Bid)
     message = link.put_bids(1, [(0, good._replace(facts=facts))])

@@ -9,6 +9,7 @@ from hashlib import blake2b
 from billet.core.bidding import PROVIDERS, closed, no_room
 from billet.core.foretell import bound_s, until_created_s
 from billet.core.model import (
+    FORMULA,
     NO_DISCOUNT,
     ZERO,
     Auction,
@@ -22,6 +23,7 @@ from billet.core.model import (
     Resources,
     Score,
     Unplaced,
+    Wishes,
 )
 from billet.core.outlook import Outlook, awarded_since, facts_by, outlook
 from billet.core.scoring import LONG, PATIENT, Tolerance, Weights, price, utilisation
@@ -61,16 +63,16 @@ def award(
     """The lowest bid that the ledger has room for.
 
     The ledger says whether there is room, a bid only how much the host wants the microVM (promise 1). A bid that was
-    worked out on another count than the ledger's is priced anew before it is compared, with the microVMs awarded
-    since then counted as waiting for their boot; so is one of a host where this microVM would wait long, or for a
-    pull, in the light of all bids (core/outlook.py). Ties go by a hash of auction and host: over many auctions no
-    host is favoured for its name.
+    worked out on another count than the ledger's, or by another formula, is priced anew before it is compared, with
+    the microVMs awarded since then counted as waiting for their boot; so is one of a host where this microVM would
+    wait long, or for a pull, in the light of all bids (core/outlook.py). Ties go by a hash of auction and host: over
+    many auctions no host is favoured for its name.
     """
     bids, refusals = with_room(auction, answers, ledger)
     if not bids:
         return Unplaced(_most_common_first(refusals))
     asked = scores(bids, auction, ledger, weights)
-    offers = [(asked[bid.host], bid.host, ledger[bid.host].taken != bid.basis) for bid in bids]
+    offers = [(asked[bid.host], bid.host, outdated(bid, ledger[bid.host])) for bid in bids]
     best = _lowest(auction, offers)
     rest = [offer for offer in offers if offer is not best]
     return Award(best[1], best[0], best[2], _lowest(auction, rest)[1] if rest else None)
@@ -98,6 +100,11 @@ def _refused(bid: Bid, auction: Auction, view: HostView | None) -> Refusal | Non
     return closing or no_room(bid.host, view.allocatable, view.taken, auction.demand)
 
 
+def outdated(bid: Bid, view: HostView) -> bool:
+    """Whether the host's score is of another count than the ledger's, or by another formula than today's."""
+    return view.taken != bid.basis or bid.formula != FORMULA
+
+
 def scores(
     bids: Sequence[Bid], auction: Auction, ledger: Mapping[str, HostView], weights: Weights
 ) -> dict[str, Score]:
@@ -109,11 +116,10 @@ def scores(
 def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, common: Outlook) -> Tolerance:
     """How long the microVM may wait on the bidder before that counts.
 
-    Who wishes for company, or for none, would rather wait. One host at a time pulls images for the first time: while
-    none does, they are no wait. Else a host that pulls is late as soon as another would boot it earlier without.
+    Who is `patient` would rather wait. One host at a time pulls images for the first time: while none does, they are
+    no wait. Else a host that pulls is late as soon as another would boot it earlier without.
     """
-    wishes = auction.wishes
-    if wishes.spread or wishes.near or wishes.plane:
+    if patient(auction.wishes):
         return PATIENT
     pulls = bool(common.pulling)
     if common.soonest_s is None or not (facts.pulls or (pulls and bid.missing)):
@@ -121,13 +127,18 @@ def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, common
     return Tolerance(min(common.soonest_s, LONG * weights.delay_half_s), pulls)
 
 
+def patient(wishes: Wishes) -> bool:
+    """Whether a microVM wishes for company, or for none, and so would rather wait for its boot than go elsewhere."""
+    return bool(wishes.spread or wishes.near or wishes.plane)
+
+
 def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, common: Outlook) -> Score:
-    """The bid's own score while the ledger counts as the host did and little waits there, a new price else.
+    """The bid's own score while it is not outdated and little waits there, a new price else.
 
     Soft wishes are added to either: who of the microVM's group is where, only the ledger knows.
     """
     score, discount = bid.score, view.discount
-    if view.taken != bid.basis or discount != NO_DISCOUNT or not common.stands(bid.facts, bid.missing):
+    if outdated(bid, view) or discount != NO_DISCOUNT or not common.stands(bid.facts, bid.missing):
         facts, weighed = common.seen(facts_by(bid, view), bid.missing), weights.under(auction.wishes.policy)
         wait = tolerance(auction, bid, facts, weighed, common)
         score = price(view.allocatable, view.taken, auction.demand, facts, weighed, bid.missing, discount, wait)

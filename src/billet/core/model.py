@@ -183,13 +183,17 @@ class Score(NamedTuple):
     audit: float = 0.0
 
 
+FORMULA = 6  # which formula of the score this is: one more with each change of it, and of what a bid means
+
+
 class Bid(NamedTuple):
     """A host's offer for one auction.
 
     `basis` is what the host counted as taken when it worked out the score. Where the leader's ledger counts
     otherwise, the leader prices the bid anew with the same function (promise 1). `missing` counts the images that
     would have to be pulled for this microVM, and for none that waits already; `coming` those of its images that are
-    pulled there now, or will be, for others that wait.
+    pulled there now, or will be, for others that wait. `formula` is the score's, 0 of an agent that does not
+    say: agents are upgraded in any order, and the scores of two formulas are not to be compared.
     """
 
     host: str
@@ -198,6 +202,7 @@ class Bid(NamedTuple):
     facts: Facts
     missing: int = 0
     coming: int = 0
+    formula: int = FORMULA
 
 
 class Foretold(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import sqrt
 from typing import NamedTuple
 
+from billet.core.auction import patient
 from billet.core.groups import Counted, Groups, domain
 from billet.core.model import (
     NO_WISHES,
@@ -24,7 +25,7 @@ from billet.core.model import (
     Score,
     Wishes,
 )
-from billet.core.scoring import Weights, price, utilisation
+from billet.core.scoring import PATIENT, USUAL, Weights, price, utilisation
 from billet.core.wishes import unwished, wished
 
 NOWHERE = float("inf")
@@ -57,6 +58,14 @@ class Move(NamedTuple):
     target: str
     demand: Resources
     cov: float
+
+
+class Asked(NamedTuple):
+    """What the price of a microVM on a host depends on; the soft wishes come on top of it."""
+
+    demand: Resources
+    policy: str
+    patient: bool
 
 
 class Place(NamedTuple):
@@ -123,7 +132,7 @@ class _Trial:
             self._groups.add(_placement(resident), self._zone(resident.host))
         self.taken = {host_id: place.view.taken for host_id, place in places.items()}
         self._shares = {host_id: self._share(host_id, ZERO) for host_id in places}
-        self._prices: dict[tuple[Resources, str], dict[str, float]] = {}  # by demand and policy, then by host
+        self._prices: dict[Asked, dict[str, float]] = {}  # and then by host
 
     def cov(self) -> float:
         return cov(list(self._shares.values()))
@@ -147,16 +156,17 @@ class _Trial:
         self.taken[move.target] = self.taken[move.target].plus(move.demand)
         changed = (move.source, move.target)
         self._shares |= {host_id: self._share(host_id, ZERO) for host_id in changed}
-        for (demand, policy), prices in self._prices.items():
-            anew = {host_id: self._price(host_id, self.taken[host_id], demand, policy) for host_id in changed}
-            self._prices[demand, policy] = _ascending(prices | anew)
+        for asked, prices in self._prices.items():
+            anew = {host_id: self._price(host_id, self.taken[host_id], asked) for host_id in changed}
+            self._prices[asked] = _ascending(prices | anew)
 
     def _target(self, resident: Resident) -> str:
         """Who would win it once it is gone from its host; "" when that is the same host again, or nobody."""
-        source, demand, policy = resident.host, resident.demand, resident.wishes.policy
-        prices = self._prices_of(demand, policy)
-        again = self._price(source, self.taken[source].minus(demand), demand, policy)
-        if resident.wishes != NO_WISHES:
+        source, demand, wishes = resident.host, resident.demand, resident.wishes
+        asked = Asked(demand, wishes.policy, patient(wishes))
+        prices = self._prices_of(asked)
+        again = self._price(source, self.taken[source].minus(demand), asked)
+        if wishes != NO_WISHES:
             return self._wished_target(resident, prices, again)
         target = next((host_id for host_id in prices if host_id != source), "")
         return target if target and prices[target] < again else ""
@@ -187,12 +197,12 @@ class _Trial:
         kin = self._groups.kin(counted, host_id, self._zone(host_id))
         return wished(Score(total, total, 0.0, 0.0), kin, self._weights)
 
-    def _prices_of(self, demand: Resources, policy: str) -> dict[str, float]:
+    def _prices_of(self, asked: Asked) -> dict[str, float]:
         """What every host would ask, the lowest first."""
-        prices = self._prices.get((demand, policy))
+        prices = self._prices.get(asked)
         if prices is None:
-            prices = _ascending({h: self._price(h, self.taken[h], demand, policy) for h in self._places})
-            self._prices[demand, policy] = prices
+            prices = _ascending({h: self._price(h, self.taken[h], asked) for h in self._places})
+            self._prices[asked] = prices
         return prices
 
     def _zone(self, host_id: str) -> str:
@@ -206,13 +216,13 @@ class _Trial:
     def _share(self, host_id: str, more: Resources) -> float:
         return _share(self._places[host_id].view.allocatable, self.taken[host_id].plus(more))
 
-    def _price(self, host_id: str, taken: Resources, demand: Resources, policy: str) -> float:
+    def _price(self, host_id: str, taken: Resources, asked: Asked) -> float:
         view, facts = self._places[host_id]
-        if view.cordoned or view.fenced or not view.allocatable.minus(taken).covers(demand):
+        room, weights = view.allocatable, self._weights.under(asked.policy)
+        if view.cordoned or view.fenced or not room.minus(taken).covers(asked.demand):
             return NOWHERE
-        return price(
-            view.allocatable, taken, demand, facts, self._weights.under(policy), discount=view.discount
-        ).total
+        wait = PATIENT if asked.patient else USUAL
+        return price(room, taken, asked.demand, facts, weights, 0, view.discount, wait).total
 
 
 def _share(allocatable: Resources, taken: Resources) -> float:

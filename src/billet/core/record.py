@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from billet.core.auction import award, scores, with_room
-from billet.core.model import Auction, Award, Bid, HostView, Refusal, Resources, Score, Unplaced
+from billet.core.model import FORMULA, Auction, Award, Bid, HostView, Refusal, Resources, Score, Unplaced
 from billet.core.scoring import Weights
 
-ANOTHER_SCORE = frozenset({1, 2, 3, 4})  # versions of records that were decided by other formulas than today's
+ANOTHER_SCORE = frozenset(range(1, FORMULA))  # versions of records that were decided by other formulas than today's
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class Record:
     code: int = 0
     text: str = ""
     legs_ms: dict[str, float] = field(default_factory=dict)
-    v: int = 5
+    v: int = FORMULA
     called: Called = field(default_factory=Called)
     shadow: str = ""  # the policy that decides in the shadow of the real one; "" = none
 

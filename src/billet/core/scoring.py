@@ -83,9 +83,12 @@ def delays_s(
     """
     if facts.pull_s is None:
         facts = facts._replace(pull_s=weights.delay_half_s)
-    wait_s = slower * within_s(facts, missing if tolerance.pulls else 0, own=0)
+    created_s = slower * within_s(facts, missing)
     tolerated_s = LONG * weights.delay_half_s if tolerance.wait_s is None else tolerance.wait_s
-    return slower * within_s(facts, missing), max(0.0, wait_s - tolerated_s)
+    if created_s <= tolerated_s:  # as nearly always: nor is the wait longer, which is a part of that
+        return created_s, 0.0
+    wait_s = slower * within_s(facts, missing if tolerance.pulls else 0, own=0)
+    return created_s, max(0.0, wait_s - tolerated_s)
 
 
 def price(

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from billet.core.model import FORMULA
 from billet.core.words import counted
 from billet.show.marks import bar, duration, gib, table
 
@@ -215,9 +216,11 @@ def _footnotes(offers: Sequence[Record], ledger: Record) -> Iterable[Text]:
         yield Text(f"  would be CREATED in: {', '.join(foretold)}", style="dim")
     repriced = [offer for offer in offers if offer["repriced"] and offer["host"] not in discounted]
     moved = [o for o in repriced if "basis" not in o or o["basis"] != ledger.get(o["host"], {}).get("taken")]
-    waits = [offer for offer in repriced if offer not in moved]
+    others = [o for o in repriced if o not in moved and o.get("formula", FORMULA) != FORMULA]
+    waits = [offer for offer in repriced if offer not in moved and offer not in others]
     for some, why in (
         (moved, "because the ledger had moved since the bid"),
+        (others, "because its agent is of another version, and scores otherwise"),
         (waits, "by what all bids together say of boots and pulls"),
     ):
         if some:

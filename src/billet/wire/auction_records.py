@@ -11,11 +11,11 @@ import msgspec
 from billet.core.auction import foretold_by, with_room
 from billet.core.audit import Outcome
 from billet.core.errors import StoreCorrupt
-from billet.core.model import NO_WISHES, Auction, Bid, Foretold, HostView, Refusal, Score
+from billet.core.model import FORMULA, NO_WISHES, Auction, Bid, Foretold, HostView, Refusal, Score
 from billet.core.outlook import outlook
 from billet.core.record import Attempt, Gone, Record, prices
 
-VERSION = 5  # one more with each change of the score's formula (core/record.py:ANOTHER_SCORE)
+VERSION = FORMULA  # of others the prices are not known any more (core/record.py:ANOTHER_SCORE)
 OUTCOME_VERSION = 1
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
 
@@ -143,5 +143,6 @@ def _bid(bid: Bid, auction: Auction, ledger: Mapping[str, HostView]) -> dict[str
         "facts": bid.facts._asdict(),
         "missing": bid.missing,
         "coming": bid.coming,
+        "formula": bid.formula,
         "foretold": foretold_by(bid, auction, view)._asdict() if view else None,
     }

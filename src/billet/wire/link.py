@@ -7,6 +7,7 @@ from math import isfinite
 from typing import TypeVar
 
 from billet.core.model import (
+    FORMULA,
     NO_WISHES,
     SPREAD,
     Auction,
@@ -29,6 +30,7 @@ from billet.wire.pb import link_pb2 as pb
 
 T = TypeVar("T")
 NO_SENSE = "its bid makes no sense"
+LARGEST = 1e12  # of what a host says of itself; as seconds 30,000 years
 
 
 def put_resources(value: Resources) -> pb.Resources:
@@ -277,7 +279,7 @@ def get_images(message: pb.Images) -> tuple[Image, ...]:
 
 def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bids:
     """One host's answers. All bids of a round have the same basis, facts and pressure."""
-    message = pb.Bids(round=number)
+    message = pb.Bids(round=number, formula=FORMULA)
     first = True
     for lot, answer in answers:
         if isinstance(answer, Refusal):
@@ -309,14 +311,16 @@ def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
         score = Score(share + shape + pressure + delay, share, pressure, delay, shape)
         sane = sound and isfinite(score.total) and min(score) >= 0.0
         refusal = Refusal(host_id, Reason.DECLINED, NO_SENSE)
-        answers.append((lot, Bid(host_id, score, basis, facts, missing, coming) if sane else refusal))
+        answers.append(
+            (lot, Bid(host_id, score, basis, facts, missing, coming, message.formula) if sane else refusal)
+        )
     answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
     return answers
 
 
 def _make_sense(facts: Facts) -> bool:
-    known = [fact for fact in facts if fact is not None]
-    return isfinite(sum(known)) and min(known) >= 0
+    """Neither below 0 nor so large that its square is no number."""
+    return all(fact is None or 0 <= fact <= LARGEST for fact in facts)
 
 
 def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:

@@ -439,9 +439,12 @@ class Bids(_message.Message):
     DELAY_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
     COMING_FIELD_NUMBER: _builtins.int
+    FORMULA_FIELD_NUMBER: _builtins.int
     REFUSALS_FIELD_NUMBER: _builtins.int
     round: _builtins.int
     pressure_part: _builtins.float
+    formula: _builtins.int
+    """of the score; 0 = from before it was said"""
     @_builtins.property
     def basis(self) -> Global___Resources: ...
     @_builtins.property
@@ -479,11 +482,12 @@ class Bids(_message.Message):
         delay: _abc.Iterable[_builtins.float] | None = ...,
         missing: _abc.Iterable[_builtins.int] | None = ...,
         coming: _abc.Iterable[_builtins.int] | None = ...,
+        formula: _builtins.int = ...,
         refusals: _abc.Iterable[Global___Refusal] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "facts", b"facts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "coming", b"coming", "delay", b"delay", "facts", b"facts", "lot", b"lot", "missing", b"missing", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "shape", b"shape", "utilisation", b"utilisation"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["basis", b"basis", "coming", b"coming", "delay", b"delay", "facts", b"facts", "formula", b"formula", "lot", b"lot", "missing", b"missing", "pressure_part", b"pressure_part", "refusals", b"refusals", "round", b"round", "shape", b"shape", "utilisation", b"utilisation"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
