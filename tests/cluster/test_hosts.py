@@ -22,7 +22,7 @@ from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 from tests.cluster.clients import Clients, eventually, names_on_hosts, numbered, on_hosts, spec, uids_on_hosts
-from tests.cluster.conftest import Start
+from tests.cluster.conftest import LEDGER_ALONE, Start
 from tests.harness import Cluster
 
 CREATED = types.MicroVMStatus.CREATED
@@ -111,7 +111,7 @@ async def error_of(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
 
 
 async def test_a_hosts_death_fencing_return_and_cleaning(start: Start, controllers: Callable[..., Any]) -> None:
-    cluster, clients = await start(3, keep_state=True, vcpu=10)
+    cluster, clients = await start(3, server_flags=LEDGER_ALONE, keep_state=True, vcpu=10)
     machines = controllers(clients, 9)
     await eventually(lambda: all(machine.happy for machine in machines))
     before = {machine.uid: machine.name for machine in machines}
@@ -357,7 +357,7 @@ async def seen(clients: Clients, uid: str) -> bool:
 
 
 async def test_a_cordon_outlives_agents_and_servers(start: Start) -> None:
-    cluster, _ = await start(2)
+    cluster, _ = await start(2, server_flags=LEDGER_ALONE)
     assert (await billet(cluster, "host", "cordon", "h0")).returncode == 0
     await asyncio.to_thread(cluster.agent[0].kill)
     await asyncio.to_thread(cluster.server[0].kill)

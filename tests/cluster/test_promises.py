@@ -26,7 +26,7 @@ from tests.cluster.clients import (
     on_hosts,
     uids_on_hosts,
 )
-from tests.cluster.conftest import Start
+from tests.cluster.conftest import LEDGER_ALONE, Start
 from tests.harness import Cluster
 
 
@@ -45,8 +45,7 @@ async def counted_alike(cluster: Cluster, clients: Clients) -> bool:
     return taken == shown and sorted(p.uid for p in placements) == sorted(uids_on_hosts(cluster))
 
 
-# Of 20 hosts. What only a host knows is left out of the score, as in `billet simulate`: all are one machine here.
-LEDGER_ALONE = ("--pressure-weight", "0", "--delay-weight", "0", "--bid-wait-ms", "2000")
+# Of 20 hosts.
 VCPUS = [44, 60, 92, 124, 140]
 MEMORY_MIB = [vcpu * gib * 1024 for vcpu, gib in zip(VCPUS * 4, [4, 2, 8, 4] * 5, strict=True)]
 
