@@ -14,7 +14,8 @@ from tests.harness import Cluster, plans
 Start = Callable[..., Awaitable[tuple[Cluster, Clients]]]
 # Server flags where a test says who has to win. What only a host knows is left out of the score, as in `billet
 # simulate`: all are one machine here, which feels now more and now less pressure; and no bid comes too late.
-LEDGER_ALONE = ("--pressure-weight", "0", "--delay-weight", "0", "--bid-wait-ms", "2000")
+CALM = ("--pressure-weight", "0", "--bid-wait-ms", "2000")
+LEDGER_ALONE = (*CALM, "--delay-weight", "0")
 
 
 @pytest.fixture
