@@ -9,13 +9,21 @@ from pathlib import Path
 import pytest
 
 from billet.api import fleet
-from billet.core.audit import errors
+from billet.core.audit import Outcome, errors
 from billet.wire.auction_records import decode_outcomes
 from billet.wire.pb import fleet_pb2
 from tests.cluster.clients import Clients, eventually, numbered
+from tests.cluster.conftest import LEDGER_ALONE
 from tests.harness import Cluster, plans
 
 WAVES, WAVE = 6, 20
+
+
+async def judged(clients: Clients, count: int) -> list[Outcome] | None:
+    """All outcomes, once there are so many."""
+    reply = fleet_pb2.AuditReply.FromString(await clients.call(fleet.AUDIT, b""))
+    outcomes = decode_outcomes(reply.outcome_json)
+    return outcomes if len(outcomes) == count else None
 
 
 @pytest.mark.slow
@@ -30,12 +38,6 @@ async def test_where_boots_queue_the_seconds_are_right_and_nine_of_ten_within_th
     await asyncio.to_thread(cluster.start)
     clients = Clients(cluster.grpc[0])
     try:
-
-        async def judged(count: int):
-            reply = fleet_pb2.AuditReply.FromString(await clients.call(fleet.AUDIT, b""))
-            outcomes = decode_outcomes(reply.outcome_json)
-            return outcomes if len(outcomes) == count else None
-
         together, by_and_by = [], []  # the leader counts those before it, or the host does
         for wave in range(1 + WAVES):
             if wave % 2:
@@ -43,7 +45,7 @@ async def test_where_boots_queue_the_seconds_are_right_and_nine_of_ten_within_th
             else:
                 for name in numbered(f"wave-{wave}", WAVE):
                     await clients.create(name)
-            outcomes = await eventually(lambda so_far=(1 + wave) * WAVE: judged(so_far))
+            outcomes = await eventually(lambda so_far=(1 + wave) * WAVE: judged(clients, so_far))
             if wave:
                 newest = sorted(outcomes, key=lambda outcome: outcome.at_s)[-WAVE:]
                 (together if wave % 2 else by_and_by).extend(newest)
@@ -64,22 +66,18 @@ async def test_where_boots_queue_the_seconds_are_right_and_nine_of_ten_within_th
 @pytest.mark.slow
 async def test_bids_foretell_what_comes(tmp_path: Path) -> None:
     """Nothing else runs on the hosts, whose boots hardly vary."""
-    cluster = Cluster(tmp_path, plans(2, tmp_path, boot_mean_s=0.25, sigma=0.05, vcpu=50), http=True)
+    cluster = Cluster(
+        tmp_path, plans(2, tmp_path, boot_mean_s=0.25, sigma=0.05, vcpu=50), http=True, server_flags=LEDGER_ALONE
+    )
     await asyncio.to_thread(cluster.start)
     clients = Clients(cluster.grpc[0])
     try:
-
-        async def judged(count: int):
-            reply = fleet_pb2.AuditReply.FromString(await clients.call(fleet.AUDIT, b""))
-            outcomes = decode_outcomes(reply.outcome_json)
-            return outcomes if len(outcomes) == count else None
-
         for name in numbered("first", 8):  # from them the hosts learn how long a boot takes
             await clients.create(name)
-        await eventually(lambda: judged(8))
+        await eventually(lambda: judged(clients, 8))
         for name in numbered("vm", 22):
             await clients.create(name)
-        outcomes = await eventually(lambda: judged(30))
+        outcomes = await eventually(lambda: judged(clients, 30))
         found = errors(outcomes)
         assert found
         assert found.worst <= 0.01
