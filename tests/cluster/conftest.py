@@ -12,9 +12,10 @@ from tests.cluster.clients import Clients
 from tests.harness import Cluster, plans
 
 Start = Callable[..., Awaitable[tuple[Cluster, Clients]]]
-# Server flags where a test says who has to win. What only a host knows is left out of the score, as in `billet
-# simulate`: all are one machine here, which feels now more and now less pressure; and no bid comes too late.
+# Server flags of clusters whose hosts are all this one machine: it feels now more and now less pressure, and a bid
+# may have to wait for it. Were these counted, they would decide who wins.
 CALM = ("--pressure-weight", "0", "--bid-wait-ms", "2000")
+# What boots take is left out, too: the score is the ledger's alone, as in `billet simulate`.
 LEDGER_ALONE = (*CALM, "--delay-weight", "0")
 
 
@@ -23,7 +24,9 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     running: list[tuple[Cluster, Clients]] = []
 
     async def run(hosts: int, store: str = "sqlite", server_flags: tuple[str, ...] = (), **settings: object):
-        cluster = Cluster(tmp_path, plans(hosts, tmp_path, **settings), store, server_flags=server_flags)
+        cluster = Cluster(
+            tmp_path, plans(hosts, tmp_path, **settings), store, server_flags=(*LEDGER_ALONE, *server_flags)
+        )
         await asyncio.to_thread(cluster.start)
         running.append((cluster, Clients(cluster.grpc[0])))
         return running[-1]

@@ -22,7 +22,7 @@ from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 from tests.cluster.clients import Clients, eventually, names_on_hosts, numbered, on_hosts, spec, uids_on_hosts
-from tests.cluster.conftest import LEDGER_ALONE, Start
+from tests.cluster.conftest import Start
 from tests.harness import Cluster
 
 CREATED = types.MicroVMStatus.CREATED
@@ -111,7 +111,7 @@ async def error_of(call: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
 
 
 async def test_a_hosts_death_fencing_return_and_cleaning(start: Start, controllers: Callable[..., Any]) -> None:
-    cluster, clients = await start(3, server_flags=LEDGER_ALONE, keep_state=True, vcpu=10)
+    cluster, clients = await start(3, keep_state=True, vcpu=10)
     machines = controllers(clients, 9)
     await eventually(lambda: all(machine.happy for machine in machines))
     before = {machine.uid: machine.name for machine in machines}
@@ -185,6 +185,7 @@ async def test_with_fence_after_a_dead_hosts_microvms_come_back_by_themselves(
     cluster, clients = await start(3, server_flags=("--fence-after-s", "2"))
     machines = controllers(clients, 3)
     await eventually(lambda: all(machine.happy for machine in machines))
+    assert len(on_hosts(cluster)["h0"]) == 1, "three on three hosts alike"
     await power_off(cluster, 0)
     await eventually(lambda: all(m.happy for m in machines) and sum(m.creates for m in machines) == 4)
     assert await has_state(clients, "h0", "FENCED")
@@ -357,7 +358,7 @@ async def seen(clients: Clients, uid: str) -> bool:
 
 
 async def test_a_cordon_outlives_agents_and_servers(start: Start) -> None:
-    cluster, _ = await start(2, server_flags=LEDGER_ALONE)
+    cluster, _ = await start(2)
     assert (await billet(cluster, "host", "cordon", "h0")).returncode == 0
     await asyncio.to_thread(cluster.agent[0].kill)
     await asyncio.to_thread(cluster.server[0].kill)

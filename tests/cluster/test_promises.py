@@ -26,7 +26,7 @@ from tests.cluster.clients import (
     on_hosts,
     uids_on_hosts,
 )
-from tests.cluster.conftest import LEDGER_ALONE, Start
+from tests.cluster.conftest import Start
 from tests.harness import Cluster
 
 
@@ -72,7 +72,7 @@ async def test_promises_1_and_2_no_host_is_ever_overcommitted(start: Start, stor
     that is not over its limit at the end never was. Three times, the second and third on hosts that were emptied.
     First, on the same cluster, fewer than fit: their balance is the simulator's."""
     rooms = {"vcpu": VCPUS, "memory_mib": MEMORY_MIB}
-    cluster, clients = await start(20, store, LEDGER_ALONE, **rooms, boot_mean_s=0.0)
+    cluster, clients = await start(20, store, **rooms, boot_mean_s=0.0)
     uids = await balance.create_all(clients, 400, at_once=32)
     balance.as_the_simulator_says(cluster.plans, await stored_records(cluster, 400))
     await sweep(cluster, clients, uids)
