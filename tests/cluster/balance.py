@@ -56,11 +56,15 @@ def as_the_simulator_says(plans: Sequence[HostPlan], records: Sequence[Record]) 
 
 
 def _no_herd(rooms: dict[str, Resources], records: Sequence[Record]) -> None:
-    """Of any decisions in a row, no host gets three times its part and one microVM more."""
+    """Of any decisions in a row, no host gets four times its part and one microVM more.
+
+    In the simulator `spread` gives one up to 2.9 times its part in any order of this stream (40 drawn), and rules that
+    choose by what they knew 32 decisions ago 11 to 21 times.
+    """
     whole = sum(room.vcpu for room in rooms.values())
     for begin in range(len(records) - WINDOW):
         window = records[begin : begin + WINDOW]
         wanted = sum(record.auction.demand.vcpu for record in window)
         for host, room in rooms.items():
             got = [record.auction.demand.vcpu for record in window if record.host == host]
-            assert sum(got) <= 3 * wanted * room.vcpu / whole + max(got, default=0), (host, got, wanted)
+            assert sum(got) <= 4 * wanted * room.vcpu / whole + max(got, default=0), (host, got, wanted)
