@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.etcd_fixture import etcd_server, own_etcd, three_etcds
 
 __all__ = ["etcd_server", "own_etcd", "three_etcds"]
 
 # How long an example takes is the machine's affair: speed is for benchmarks.
-settings.register_profile("billet", deadline=None)
+settings.register_profile("billet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("billet")
 
 # Clusters of real processes, by their folders and by their names: `make check` leaves these to `make test`.
