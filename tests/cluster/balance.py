@@ -58,8 +58,8 @@ def as_the_simulator_says(plans: Sequence[HostPlan], records: Sequence[Record]) 
 def _no_herd(rooms: dict[str, Resources], records: Sequence[Record]) -> None:
     """Of any decisions in a row, no host gets four times its part and one microVM more.
 
-    In the simulator `spread` gives one up to 2.9 times its part in any order of this stream (40 drawn), and rules that
-    choose by what they knew 32 decisions ago 11 to 21 times.
+    In the simulator `spread` gives one up to 2.9 times its part in any of 40 orders of this stream; rules that choose
+    by what they knew 32 decisions ago, 11 to 21 times.
     """
     whole = sum(room.vcpu for room in rooms.values())
     for begin in range(len(records) - WINDOW):
