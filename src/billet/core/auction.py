@@ -72,10 +72,10 @@ def award(
     if not bids:
         return Unplaced(_most_common_first(refusals))
     asked = scores(bids, auction, ledger, weights)
-    offers = [(asked[bid.host], bid.host, outdated(bid, ledger[bid.host])) for bid in bids]
-    best = _lowest(auction, offers)
-    rest = [offer for offer in offers if offer is not best]
-    return Award(best[1], best[0], best[2], _lowest(auction, rest)[1] if rest else None)
+    best = _lowest(auction, bids, asked)
+    rest = [bid for bid in bids if bid is not best]
+    runner_up = _lowest(auction, rest, asked).host if rest else None
+    return Award(best.host, asked[best.host], outdated(best, ledger[best.host]), runner_up)
 
 
 def with_room(
@@ -139,7 +139,7 @@ def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, 
     """
     score, discount = bid.score, view.discount
     if outdated(bid, view) or discount != NO_DISCOUNT or not common.stands(bid.facts, bid.missing):
-        facts, weighed = common.seen(facts_by(bid, view), bid.missing), weights.under(auction.wishes.policy)
+        facts, weighed = common.seen(common.by_now[bid.host], bid.missing), weights.under(auction.wishes.policy)
         wait = tolerance(auction, bid, facts, weighed, common)
         score = price(view.allocatable, view.taken, auction.demand, facts, weighed, bid.missing, discount, wait)
     return wished(score, view.kin, weights) if view.kin else score
@@ -169,12 +169,10 @@ def again(bid: Bid, view: HostView) -> Bid:
     return unpriced(bid.host, facts_by(bid, view), bid.missing, coming)
 
 
-def _lowest(auction: Auction, offers: list[tuple[Score, str, bool]]) -> tuple[Score, str, bool]:
-    low = min(offer[0].total for offer in offers)
-    tied = [offer for offer in offers if offer[0].total == low]
-    if len(tied) == 1:
-        return tied[0]
-    return min(tied, key=lambda offer: tie_break(auction.id, offer[1]))
+def _lowest(auction: Auction, bids: Sequence[Bid], asked: Mapping[str, Score]) -> Bid:
+    low = min(asked[bid.host].total for bid in bids)
+    tied = [bid for bid in bids if asked[bid.host].total == low]
+    return tied[0] if len(tied) == 1 else min(tied, key=lambda bid: tie_break(auction.id, bid.host))
 
 
 def tie_break(auction_id: str, host_id: str) -> bytes:

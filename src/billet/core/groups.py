@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from billet.core.model import Auction, Group, Host, Kin, Kind, Placement
 from billet.core.wishes import groups_of, soft_groups
 
-Counted = tuple[str, Group, int]  # a soft wish, the group that it speaks of, how many there are of it
+
+class Counted(NamedTuple):
+    """A soft wish, and of the group that it speaks of: those on each host, how many in each zone and anywhere."""
+
+    wish: str
+    hosts: Mapping[str, Mapping[str, str]]
+    zones: Mapping[str, int]
+    total: int
 
 
 def domain(host_id: str, host: Host | None) -> str:
@@ -66,22 +74,15 @@ class Groups:
 
     def counted(self, auction: Auction) -> list[Counted]:
         """An auction's soft wishes, as far as there is anybody to be near to or to be spread from."""
-        return [(*soft, total) for soft in soft_groups(auction) if (total := self.total(soft[1]))]
+        return [
+            Counted(wish, self._members[group], self._zones[group], self._totals[group])
+            for wish, group in soft_groups(auction)
+            if group in self._members
+        ]
 
-    def kin(self, counted: Sequence[Counted], host_id: str, zone: str) -> tuple[Kin, ...]:
-        """What these wishes are measured by on a host of this zone."""
-        return tuple(
-            Kin(wish, self.here(group, host_id), self.in_zone(group, zone), total) for wish, group, total in counted
-        )
 
-    def total(self, group: Group) -> int:
-        """How many of a group there are."""
-        return self._totals.get(group, 0)
-
-    def here(self, group: Group, host_id: str) -> int:
-        """How many of them are on a host."""
-        return len(self._members.get(group, {}).get(host_id, ()))
-
-    def in_zone(self, group: Group, zone: str) -> int:
-        """How many of them are in a zone."""
-        return self._zones[group].get(zone, 0) if group in self._zones else 0
+def kin_on(counted: Sequence[Counted], host_id: str, zone: str) -> tuple[Kin, ...]:
+    """What these wishes are measured by on a host of this zone."""
+    return tuple(
+        Kin(wish, len(hosts.get(host_id, ())), zones.get(zone, 0), total) for wish, hosts, zones, total in counted
+    )

@@ -43,12 +43,14 @@ class Common(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """`boot`, `pull` and `spread`: what is common to the bidders, None where none of them knows. `pulling`: the hosts
-    that pull images of this microVM for others, or are about to, by what was awarded since their bids. `soonest_s`:
-    the least wait for its turn on those that pull nothing before it; None where there is none, or none pulls. A queue
-    of up to `short_s` is priced by the host's own means: what they may be wrong by is little then."""
+    """`by_now`: each bidder's own facts, with what was awarded to it since its bid. `boot`, `pull` and `spread`: what
+    is common to the bidders, None where none of them knows. `pulling`: the hosts that pull images of this microVM for
+    others, or are about to, by what was awarded since their bids. `soonest_s`: the least wait for its turn on those
+    that pull nothing before it; None where there is none, or none pulls. A queue of up to `short_s` is priced by the
+    host's own means: what they may be wrong by is little then."""
 
     short_s: float
+    by_now: Mapping[str, Facts]
     boot: Common | None = None
     pull: Common | None = None
     spread: Common | None = None
@@ -78,15 +80,16 @@ class Outlook(NamedTuple):
 
 def outlook(bids: Sequence[Bid], ledger: Mapping[str, HostView], short_s: float) -> Outlook:
     """What these bids say together. Of each bidder there is a view."""
-    alone = Outlook(short_s)
-    if all(alone.stands(facts_by(bid, ledger[bid.host]), bid.missing) for bid in bids):
+    by_now = {bid.host: facts_by(bid, ledger[bid.host]) for bid in bids}
+    alone = Outlook(short_s, by_now)
+    if all(alone.stands(by_now[bid.host], bid.missing) for bid in bids):
         return alone
     facts = [bid.facts for bid in bids]
     boots = [Mean(one.boot_s, one.spread, one.boots_seen) for one in facts if one.boot_s]
     pulls = [Mean(one.pull_s, one.spread, one.pulls_seen) for one in facts if one.pull_s is not None]
     spreads = [Mean(one.spread, SIGMAS, SPREAD_OF) for one in facts]
     pulling = [bid.host for bid in bids if bid.coming or (bid.missing and awarded_since(bid, ledger[bid.host]))]
-    seen = Outlook(short_s, common(boots), common(pulls), common(spreads), tuple(sorted(pulling)))
+    seen = Outlook(short_s, by_now, common(boots), common(pulls), common(spreads), tuple(sorted(pulling)))
     free = [bid for bid in bids if not bid.missing and not bid.facts.pulls]
     if not free or len(free) == len(bids):
         return seen
@@ -94,7 +97,7 @@ def outlook(bids: Sequence[Bid], ledger: Mapping[str, HostView], short_s: float)
 
 
 def _turn_s(bid: Bid, view: HostView, seen: Outlook) -> float:
-    return view.discount.delay * within_s(seen.seen(facts_by(bid, view), 0), 0, own=0)
+    return view.discount.delay * within_s(seen.seen(seen.by_now[bid.host], 0), 0, own=0)
 
 
 def facts_by(bid: Bid, view: HostView) -> Facts:

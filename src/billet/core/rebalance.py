@@ -11,7 +11,7 @@ from math import sqrt
 from typing import NamedTuple
 
 from billet.core.auction import patient
-from billet.core.groups import Counted, Groups, domain
+from billet.core.groups import Counted, Groups, domain, kin_on
 from billet.core.model import (
     NO_WISHES,
     ZERO,
@@ -194,7 +194,7 @@ class _Trial:
         host = self._hosts.get(host_id)
         if (host and unwished(host, auction.wishes)) or self._groups.apart(auction, host_id):
             return NO_OFFER
-        kin = self._groups.kin(counted, host_id, self._zone(host_id))
+        kin = kin_on(counted, host_id, self._zone(host_id))
         return wished(Score(total, total, 0.0, 0.0), kin, self._weights)
 
     def _prices_of(self, asked: Asked) -> dict[str, float]:

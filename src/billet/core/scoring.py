@@ -81,7 +81,7 @@ def delays_s(
     counts as one that boots at once, so that it gets its first. An image that surely is not there, on a host that has
     not pulled any yet, counts as delay_half_s.
     """
-    if facts.pull_s is None:
+    if facts.pull_s is None and (missing or facts.pulls):
         facts = facts._replace(pull_s=weights.delay_half_s)
     created_s = slower * within_s(facts, missing)
     tolerated_s = LONG * weights.delay_half_s if tolerance.wait_s is None else tolerance.wait_s

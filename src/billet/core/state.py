@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from billet.core.bidding import cannot
-from billet.core.groups import Groups, domain
+from billet.core.groups import Groups, domain, kin_on
 from billet.core.model import (
     NO_WISHES,
     ZERO,
@@ -21,6 +21,7 @@ from billet.core.model import (
     Group,
     Host,
     HostView,
+    Kin,
     Kind,
     Placement,
     PlacementState,
@@ -91,22 +92,25 @@ class State:
     def view(self, host_id: str) -> HostView | None:
         """What an award looks at; None for a host that is not known."""
         host = self.hosts.get(host_id)
-        if host is None:
-            return None
-        return HostView(host.allocatable, self.taken.get(host_id, ZERO), host.cordoned, host.fenced)
+        return self._view(host) if host else None
+
+    def _view(self, host: Host, against: Refusal | None = None, kin: tuple[Kin, ...] = ()) -> HostView:
+        return HostView(host.allocatable, self.taken.get(host.id, ZERO), host.cordoned, host.fenced, against, kin)
 
     def views(self, host_ids: Iterable[str], auction: Auction) -> dict[str, HostView]:
         """What the award of this auction looks at: the views of those hosts that are known, with its wishes."""
-        views = {host_id: view for host_id in host_ids if (view := self.view(host_id))}
+        known = [host for host_id in host_ids if (host := self.hosts.get(host_id))]
         if auction.wishes == NO_WISHES:
-            return views
+            return {host.id: self._view(host) for host in known}
         counted = self.groups.counted(auction)
-        for host_id, view in views.items():
-            kin = self.groups.kin(counted, host_id, self.zone(host_id))
-            against = unwished(self.hosts[host_id], auction.wishes) or self._apart(host_id, auction)
-            if against or kin:
-                views[host_id] = view._replace(against=against, kin=kin)
-        return views
+        return {
+            host.id: self._view(
+                host,
+                unwished(host, auction.wishes) or self._apart(host.id, auction),
+                kin_on(counted, host.id, domain(host.id, host)),
+            )
+            for host in known
+        }
 
     def against(self, host_id: str, auction: Auction) -> Refusal | None:
         """Why a host is ruled out for an auction by what the ledger knows, its room apart."""

@@ -309,11 +309,10 @@ def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
     answers: list[tuple[int, Bid | Refusal]] = []
     for lot, share, shape, delay, missing, coming in columns:
         score = Score(share + shape + pressure + delay, share, pressure, delay, shape)
-        sane = sound and isfinite(score.total) and min(score) >= 0.0
-        refusal = Refusal(host_id, Reason.DECLINED, NO_SENSE)
-        answers.append(
-            (lot, Bid(host_id, score, basis, facts, missing, coming, message.formula) if sane else refusal)
-        )
+        if sound and isfinite(score.total) and min(score) >= 0.0:
+            answers.append((lot, Bid(host_id, score, basis, facts, missing, coming, message.formula)))
+        else:
+            answers.append((lot, Refusal(host_id, Reason.DECLINED, NO_SENSE)))
     answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
     return answers
 
