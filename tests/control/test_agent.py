@@ -135,7 +135,7 @@ async def test_without_flintlockd_the_agent_refuses_and_says_so(pair: Pair) -> N
     agent, fake = pair
     await fake.stop()
     assert not await agent.refresh()
-    answer = agent.bid(Auction("01A", "ns", "vm", SHAPE))
+    [answer] = agent.bids([Auction("01A", "ns", "vm", SHAPE)])
     assert isinstance(answer, Refusal)
     assert answer.reason is Reason.DAEMON_AWAY
     assert not agent.report().daemon_ok
@@ -144,7 +144,8 @@ async def test_without_flintlockd_the_agent_refuses_and_says_so(pair: Pair) -> N
 async def test_a_stopping_agent_refuses_new_microvms(pair: Pair) -> None:
     agent, _ = pair
     await agent.finish(1.0)
-    assert agent.bid(Auction("01A", "ns", "vm", SHAPE)).reason is Reason.STOPPING
+    [answer] = agent.bids([Auction("01A", "ns", "vm", SHAPE)])
+    assert answer.reason is Reason.STOPPING
     outcome = await agent.create(order("01LATE"))
     assert isinstance(outcome, NotTaken)
 
@@ -153,7 +154,7 @@ async def test_a_microvm_made_on_the_host_is_in_the_next_bid_and_told_at_once(pa
     agent, fake = pair
     fake.vms.create(create_request("mine"))
     await agent.refresh()
-    answer = agent.bid(Auction("01A", "ns", "vm", SHAPE))
+    [answer] = agent.bids([Auction("01A", "ns", "vm", SHAPE)])
     assert isinstance(answer, Bid)
     assert answer.basis == SHAPE
     assert answer.facts.pending == 1

@@ -181,8 +181,10 @@ class AgentDialler:
         if down.standby.leader and down.standby.leader not in self._kept:
             self._spawn(self._keep(down.standby.leader, given=False))
         for call in down.calls:
-            answers = [(lot, self._agent.bid(auction)) for lot, auction in wire.get_call(call)]
-            link.put(pb.Up(bids=[wire.put_bids(call.round, answers)]))
+            lots = wire.get_call(call)
+            answers = self._agent.bids([auction for _, auction in lots])
+            numbered = [(lot, answer) for (lot, _), answer in zip(lots, answers, strict=True)]
+            link.put(pb.Up(bids=[wire.put_bids(call.round, numbered)]))
         for order in down.orders:
             if order.id not in link.taken:
                 remember(link.taken, order.id, True)

@@ -7,7 +7,7 @@ and the creates that it has in hand. It is what the leader's ledger counts, too,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -152,14 +152,18 @@ class Agent:
         """What is taken of this host, creates in hand included."""
         return self._count.taken
 
-    def bid(self, auction: Auction) -> Bid | Refusal:
-        """Answer a call for bids, from memory: nothing is asked of anybody."""
+    def bids(self, auctions: Sequence[Auction]) -> list[Bid | Refusal]:
+        """Answer a call for bids, from memory: nothing is asked of anybody. All are by the facts of one moment."""
+        facts = self.facts
+        return [self._bid(auction, facts) for auction in auctions]
+
+    def _bid(self, auction: Auction, facts: Facts) -> Bid | Refusal:
         if self.stopping:
             return Refusal(self.host.id, Reason.STOPPING)
         if not self._known:
             return Refusal(self.host.id, Reason.DAEMON_AWAY)
         missing, coming = self.room.missing(auction.images), self.room.coming(auction.images)
-        return bidding.bid(self.host, self._count.taken, self.facts, auction, self.weights, missing, coming)
+        return bidding.bid(self.host, self._count.taken, facts, auction, self.weights, missing, coming)
 
     # Orders.
 

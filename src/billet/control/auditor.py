@@ -20,7 +20,6 @@ from billet.core.model import (
     Foretold,
     Host,
     HostView,
-    PlacementState,
     VmState,
 )
 from billet.core.scoring import utilisation
@@ -124,12 +123,8 @@ class Auditor:
     def _counted(self, host: Host) -> tuple[float, float]:
         """How full the ledger says that a host is, without and with what the two may count differently for a moment:
         orders that are on their way there, and deletes that have been carried out and not been heard of."""
-        state = self._state
-        taken = firm = state.taken.get(host.id, ZERO)
-        for placement_id in state.on_host.get(host.id, ()):
-            placement = state.placements[placement_id]
-            if placement.state in (PlacementState.RESERVED, PlacementState.RELEASING):
-                firm = firm.minus(placement.demand)
+        taken = self._state.taken.get(host.id, ZERO)
+        firm = taken.minus(self._state.moving.get(host.id, ZERO))
         return utilisation(host.allocatable, firm, ZERO), utilisation(host.allocatable, taken, ZERO)
 
     def left(self, host_id: str) -> None:

@@ -89,9 +89,10 @@ def discount(outcomes: Sequence[Outcome]) -> Discount:
     score is raised by the mean of what it understated, when that is above UNDERSTATED. A host that is too careful
     harms only itself, and is left alone. With fewer than NEEDED outcomes nothing is known of it.
     """
-    found = errors(outcomes[-WINDOW:])
-    if found is None:
+    recent = outcomes[-WINDOW:]
+    if len(recent) < NEEDED:
         return NO_DISCOUNT
-    late = found.ratio if found.ratio and found.boots >= NEEDED and found.ratio > LATE else 1.0
-    low = found.understated if found.outcomes >= NEEDED and found.understated > UNDERSTATED else 0.0
-    return Discount(late, low)
+    ratios = [ratio for outcome in recent if (ratio := outcome.ratio) is not None]
+    late = median(ratios) if len(ratios) >= NEEDED else 1.0
+    low = sum(outcome.understated for outcome in recent) / len(recent)
+    return Discount(late if late > LATE else 1.0, low if low > UNDERSTATED else 0.0)

@@ -67,10 +67,9 @@ _LACKS = (
 
 def no_room(host_id: str, allocatable: Resources, taken: Resources, demand: Resources) -> Refusal | None:
     """The first resource that a host lacks, with how much is wanted and free."""
-    room = allocatable.minus(taken)
-    if room.covers(demand):
+    if allocatable.has_room(taken, demand):  # without the difference as a value: this is asked for every bid
         return None
-    for (reason, unit), wanted, free in zip(_LACKS, demand, room, strict=True):
+    for (reason, unit), wanted, free in zip(_LACKS, demand, allocatable.minus(taken), strict=True):
         if wanted > free:
             return Refusal(host_id, reason, f"needs {wanted} {unit}, {max(free, 0)} free")
     return None

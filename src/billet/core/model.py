@@ -24,6 +24,15 @@ class Resources(NamedTuple):
         """Element by element; may go below zero, which is how an overcommitted host shows."""
         return Resources(self[0] - other[0], self[1] - other[1], self[2] - other[2], self[3] - other[3])
 
+    def has_room(self, taken: Resources, demand: Resources) -> bool:
+        """Whether `demand` fits in beside what is taken, in every element."""
+        return (
+            self[0] - taken[0] >= demand[0]
+            and self[1] - taken[1] >= demand[1]
+            and self[2] - taken[2] >= demand[2]
+            and self[3] - taken[3] >= demand[3]
+        )
+
     def covers(self, other: Resources) -> bool:
         """Whether `other` fits into this amount, in every element."""
         return self[0] >= other[0] and self[1] >= other[1] and self[2] >= other[2] and self[3] >= other[3]

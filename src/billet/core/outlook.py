@@ -69,7 +69,7 @@ class Outlook(NamedTuple):
         if ahead_s is None:
             ahead_s = facts.pending * own_boot_s + facts.pulls * own_pull_s
         ahead_s += facts.pending * (boot_s - own_boot_s) + facts.pulls * ((pull_s or 0.0) - own_pull_s)
-        return facts._replace(boot_s=boot_s, pull_s=pull_s, spread=spread, ahead_s=max(0.0, ahead_s))
+        return Facts(facts.pressure, facts.pending, boot_s, max(0.0, ahead_s), pull_s, spread, *facts[6:])
 
     def stands(self, facts: Facts, missing: int) -> bool:
         """Whether little waits on the bidder, and nothing is pulled there, so that its own price is good enough."""

@@ -1,9 +1,10 @@
 """The cluster's state, and `apply`, the only way in which it changes.
 
 The ledger is this state in the leader's memory. Invariant, kept by `apply` and checked by `check`:
-`taken[h]` is the sum of the demands of all placements on host h that hold room, `of_namespace[n]` of those of
-namespace n, and `groups` has the same placements by group and host. Claims are applied before they
-are committed and releases after (promise 2), so the ledger never shows more room than the store does.
+`taken[h]` is the sum of the demands of all placements on host h that hold room, `moving[h]` of those of them that are
+RESERVED or RELEASING, `of_namespace[n]` of those of namespace n, and `groups` has the same placements by group and
+host. Claims are applied before they are committed and releases after (promise 2), so the ledger never shows more room
+than the store does.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class State:
     hosts: dict[str, Host] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
     taken: dict[str, Resources] = field(default_factory=dict)
+    moving: dict[str, Resources] = field(default_factory=dict)  # what of it is on its way there, or from there
     by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
     on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
     ranking: Ranking = field(default_factory=Ranking)  # the hosts that take microVMs, the emptiest first
@@ -167,6 +169,12 @@ def holds_room(placement: Placement) -> bool:
     return placement.state not in (PlacementState.LOST, PlacementState.FENCED, PlacementState.GONE)
 
 
+def is_moving(placement: Placement) -> bool:
+    """Whether its host may count it otherwise than the ledger for a moment: an order is on its way there, or a delete
+    has been carried out and not been heard of."""
+    return placement.state in (PlacementState.RESERVED, PlacementState.RELEASING)
+
+
 def _insert(state: State, placement: Placement) -> None:
     state.placements[placement.id] = placement
     state.on_host.setdefault(placement.host, set()).add(placement.id)
@@ -176,6 +184,8 @@ def _insert(state: State, placement: Placement) -> None:
         _take(state, placement.host, state.taken.get(placement.host, ZERO).plus(placement.demand))
         state.of_namespace[placement.namespace] = state.in_namespace(placement.namespace).plus(placement.demand)
         state.groups.add(placement, state.zone(placement.host))
+    if is_moving(placement):
+        state.moving[placement.host] = state.moving.get(placement.host, ZERO).plus(placement.demand)
 
 
 def _remove(state: State, placement_id: str) -> None:
@@ -191,6 +201,8 @@ def _remove(state: State, placement_id: str) -> None:
         if left == ZERO:  # the last one: names of namespaces come and go
             del state.of_namespace[old.namespace]
         state.groups.remove(old, state.zone(old.host))
+    if is_moving(old):
+        state.moving[old.host] = state.moving[old.host].minus(old.demand)
 
 
 def _become(state: State, host_id: str, host: Host | None) -> None:
@@ -242,6 +254,7 @@ def load(changes: Iterable[Change]) -> State:
 def check(state: State) -> None:
     """Raise AssertionError if the sums do not say what the placements say. O(placements); for tests."""
     sums: dict[str, Resources] = {}
+    moving: dict[str, Resources] = {}
     namespaces: dict[str, Resources] = {}
     groups = Groups()
     for placement in state.placements.values():
@@ -249,11 +262,15 @@ def check(state: State) -> None:
             sums[placement.host] = sums.get(placement.host, ZERO).plus(placement.demand)
             namespaces[placement.namespace] = namespaces.get(placement.namespace, ZERO).plus(placement.demand)
             groups.add(placement, state.zone(placement.host))
+        if is_moving(placement):
+            moving[placement.host] = moving.get(placement.host, ZERO).plus(placement.demand)
     assert namespaces == state.of_namespace
     assert groups == state.groups
     assert Counter(state.zone(host_id) for host_id in state.hosts) == state.zones
     for host_id in sums.keys() | state.taken.keys():
         assert sums.get(host_id, ZERO) == state.taken.get(host_id, ZERO), host_id
+    for host_id in moving.keys() | state.moving.keys():
+        assert moving.get(host_id, ZERO) == state.moving.get(host_id, ZERO), host_id
     allocatable = [host.allocatable for host in state.hosts.values()]
     assert state.whole == Resources(*(sum(amounts) for amounts in zip(*allocatable, strict=True)))
     assert {p.uid: p.id for p in state.placements.values() if p.uid} == state.by_uid

@@ -113,7 +113,8 @@ def images(vm: types.MicroVMSpec) -> tuple[Image, ...]:
 
 
 def _clean(ref: str) -> str:
-    return "".join(char for char in ref.strip() if unicodedata.category(char) != "Cc")
+    ref = ref.strip()
+    return ref if ref.isprintable() else "".join(char for char in ref if unicodedata.category(char) != "Cc")
 
 
 def read_images(request: bytes) -> tuple[Image, ...]:
