@@ -16,7 +16,7 @@ from billet.show.whynot import told
 from billet.wire.auction_records import encode
 from billet.wire.pb.fleet_pb2 import RecordsReply
 from tests.cli.test_tables import text
-from tests.core.test_whynot import AUCTION, ROOM, held, view
+from tests.core.test_whynot import AUCTION, ROOM, held, on, view
 
 
 def answer(record, host_id, width=200):
@@ -90,6 +90,18 @@ def test_a_host_that_was_not_asked_hears_why(called, why):
 
 def test_the_winner_hears_that_it_won():
     assert answer(held(AUCTION, {"a": view(4), "b": view(7)}, {}), "a") == "a won ns/vm."
+
+
+def test_a_host_whose_provider_cannot_hears_which_one_can():
+    shared = replace(AUCTION, needs_virtiofs=True)
+    assert answer(on("firecracker", shared, a=view(4), b=view(0)), "b") == (
+        "b did not get ns/vm: its provider cannot do virtiofs (firecracker)."
+        " A host whose provider is cloudhypervisor would have been asked for its bid."
+        " It would have won with such a provider."
+        " (A refusal does not tell pressure and boot queue; none was counted.)"
+    )
+    said = answer(on("firecracker", replace(shared, provider="firecracker"), a=view(4), b=view(0)), "b")
+    assert said.endswith("No host could have won: the request itself names the provider firecracker.")
 
 
 def test_what_would_show_as_nothing_is_no_reason():

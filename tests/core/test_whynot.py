@@ -211,6 +211,27 @@ def test_a_silent_host_would_have_won_had_it_answered_and_a_small_one_never():
     assert (found.ways, found.too_small) == ((), ((What.VCPU, 1), (What.MEMORY, 1024)))
 
 
+def on(provider, auction, **views):
+    """The record of an auction among hosts of which "b" has this provider, and the others one that can do all."""
+    hosts = {name: Host(name, ROOM, ROOM, provider="cloudhypervisor") for name in views}
+    hosts["b"] = replace(hosts["b"], provider=provider)
+    answers = [bid(hosts[name], view.taken, Facts(), auction, DEFAULT_WEIGHTS) for name, view in views.items()]
+    decision = award(auction, answers, views, DEFAULT_WEIGHTS)
+    return Record(auction, DEFAULT_WEIGHTS, 0.0, [attempt_of(answers, views, decision)], called=Called(len(views)))
+
+
+def test_a_host_whose_provider_cannot_would_have_been_asked_with_another():
+    """And won, if it was the emptier one; else it needs room besides."""
+    bridged = replace(AUCTION, needs_macvtap=True)
+    emptier = why_not(on("firecracker", bridged, a=view(4), b=view(0)), "b")
+    assert (emptier.refusal.reason, emptier.providers) == (Reason.MACVTAP, ("cloudhypervisor",))
+    assert ways_of(emptier) == [[(What.PROVIDER, 1, 0)]]
+    fuller = why_not(on("firecracker", bridged, a=view(4), b=view(9)), "b")
+    assert [what for what, _, _ in ways_of(fuller)[0]] == [What.PROVIDER, What.VCPU]
+    named = why_not(on("firecracker", replace(bridged, provider="firecracker"), a=view(4), b=view(0)), "b")
+    assert (named.providers, named.ways) == ((), ())
+
+
 def test_the_winner_and_one_that_was_not_asked_have_nothing_to_change():
     record = held(AUCTION, {"a": view(4), "b": view(7)}, {})
     assert why_not(record, "a").ways == ()

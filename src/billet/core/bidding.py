@@ -41,13 +41,17 @@ def cannot(host: Host, auction: Auction) -> Refusal | None:
     if refusal:
         return refusal
     provider = auction.provider or host.provider
-    if auction.provider and auction.provider not in PROVIDERS:
-        return Refusal(host.id, Reason.PROVIDER, auction.provider)
+    reason = incapable(provider, auction)
+    return Refusal(host.id, reason, provider) if reason else None
+
+
+def incapable(provider: str, auction: Auction) -> Reason | None:
+    """Why a provider could not run this microVM; "" is one that nobody has named, and may be any."""
     if provider == FIRECRACKER and auction.needs_macvtap:
-        return Refusal(host.id, Reason.MACVTAP, provider)
+        return Reason.MACVTAP
     if provider == FIRECRACKER and auction.needs_virtiofs:
-        return Refusal(host.id, Reason.VIRTIOFS, provider)
-    return None
+        return Reason.VIRTIOFS
+    return Reason.PROVIDER if auction.provider and provider not in PROVIDERS else None
 
 
 def closed(host_id: str, host: Host | HostView) -> Refusal | None:

@@ -12,7 +12,7 @@ from math import ceil
 from typing import NamedTuple
 
 from billet.core.auction import again, award, unpriced
-from billet.core.bidding import CAPABILITY_REASONS
+from billet.core.bidding import CAPABILITY_REASONS, PROVIDERS, incapable
 from billet.core.foretell import behind
 from billet.core.model import Auction, Award, Bid, Facts, HostView, Reason, Refusal, Resources, Score
 from billet.core.record import Attempt, Record, prices
@@ -35,6 +35,7 @@ class What(Enum):
     PRESSURE = "pressure"
     CORDONED = "cordoned"
     FENCED = "fenced"
+    PROVIDER = "provider"  # its flintlockd's default one, which cannot run this microVM
     REFUSING = "refusing"  # though the ledger counts room for it
 
 
@@ -66,6 +67,7 @@ class WhyNot:
     ways: tuple[tuple[Change, ...], ...] = field(default=())
     against: Reason | None = None  # the kind of wish by which it is ruled out
     too_small: tuple[tuple[What, int], ...] = ()  # of what even the whole host has too little, and how much it has
+    providers: tuple[str, ...] = ()  # those that could run it, where the host's own cannot
 
 
 class Standing(NamedTuple):
@@ -102,9 +104,17 @@ def why_not(record: Record, host_id: str) -> WhyNot:
     if standing.view.against:
         return replace(found, against=standing.view.against.reason)
     if found.refusal and found.refusal.reason in CAPABILITY_REASONS:
-        return found
+        found = replace(found, providers=providers_for(auction))
+        if not found.providers:
+            return found
     too_small = _too_small(standing.view.allocatable, auction.demand)
     return replace(found, too_small=too_small, ways=tuple(_ways(attempt, auction, weights, standing, found)))
+
+
+def providers_for(auction: Auction) -> tuple[str, ...]:
+    """With which default provider a host could run the microVM; none where it names one itself that cannot."""
+    able = (name for name in sorted(PROVIDERS) if not incapable(auction.provider or name, auction))
+    return tuple(able)
 
 
 def standing_of(attempt: Attempt, host_id: str) -> Standing | None:
@@ -142,7 +152,7 @@ def otherwise(standing: Standing, demand: Resources, changes: Sequence[Change]) 
                 view = view._replace(cordoned=False)
             case What.FENCED:
                 view = view._replace(fenced=False)
-            case What.REFUSING:
+            case What.REFUSING | What.PROVIDER:
                 pass  # that it is asked for its price is the change
             case What.LIKE:
                 view = view._replace(taken=_without(view.taken, demand, int(change.was - change.to)))
@@ -185,6 +195,8 @@ def _needed(view: HostView, demand: Resources, refusal: Refusal | None) -> tuple
     if not view.allocatable.covers(demand):
         return None
     changes = []
+    if refusal and refusal.reason in CAPABILITY_REASONS:
+        changes.append(Change(What.PROVIDER, 1, 0))
     if view.cordoned:
         changes.append(Change(What.CORDONED, 1, 0))
     if view.fenced:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from billet.core.model import Reason, Score, Wishes
+from billet.core.bidding import CAPABILITY_REASONS
+from billet.core.model import Reason, Refusal, Score, Wishes
 from billet.core.record import Called, Record
 from billet.core.whynot import Change, What, WhyNot
 from billet.show.marks import gib, table
@@ -43,7 +44,7 @@ def verdict(found: WhyNot, record: Record) -> str:
         return f"{found.host} was not asked for {vm}: {not_asked(found.host, record)}."
     if found.refusal:
         detail = f" ({found.refusal.detail})" if found.refusal.detail else ""
-        return f"{found.host} did not get {vm}: it {_reason(found)}{detail}."
+        return f"{found.host} did not get {vm}: {_reason(found.refusal)}{detail}."
     assert found.mine is not None
     assert found.winners is not None
     if found.mine.total == found.winners.total:
@@ -52,9 +53,11 @@ def verdict(found: WhyNot, record: Record) -> str:
     return f"{found.host} asked {asked} for {vm}, and {found.winner} {winners}{_by(found)}."
 
 
-def _reason(found: WhyNot) -> str:
-    text = found.refusal.reason.value if found.refusal else ""
-    return f"had {text}" if text.startswith("no") else text
+def _reason(refusal: Refusal) -> str:
+    text = refusal.reason.value
+    if text.startswith("its"):
+        return text
+    return f"it had {text}" if text.startswith("no") else f"it {text}"
 
 
 def _by(found: WhyNot) -> str:
@@ -75,7 +78,7 @@ def not_asked(host_id: str, record: Record) -> str:
     if called.most:
         full = _fullest(record)
         return (
-            f"of {called.fleet} hosts the leader asks the {called.most} that suit the policy best and have room,"
+            f"of {called.fleet} hosts the leader asks the {called.most} that suit the policy best and can have it,"
             f" and a few drawn (--ask-hosts, --ask-random); those asked were up to {full:.0%} full"
         )
     return "the fleet had no such host then" if called.fleet else "the record does not say why"
@@ -97,8 +100,14 @@ def would(found: WhyNot, record: Record) -> Iterator[str]:
         amounts = " and ".join(_amount(what, most) for what, most in found.too_small)
         yield f"However empty, it could not have won: the whole host has {amounts}."
         return
+    if found.refusal and found.refusal.reason in CAPABILITY_REASONS:
+        if not found.providers:
+            yield f"No host could have won: the request itself names the provider {record.auction.provider}."
+            return
+        yield f"A host whose provider is {' or '.join(found.providers)} would have been asked for its bid."
     if not found.ways:
-        yield "No single change to it would have made it win."
+        also = " more" if found.providers else ""
+        yield f"No single change{also} to it would have made it win."
         return
     first, *others = found.ways
     yield f"It would have won {said(first)}."
@@ -141,6 +150,8 @@ def _change(change: Change) -> str:
             return f"were it not {unit}"
         case What.REFUSING:
             return "had it bid"
+        case What.PROVIDER:
+            return "with such a provider"
         case What.QUEUE:
             return f"with its boot queue at {change.to:.0f} instead of {change.was:.0f}"
         case What.IMAGES:
