@@ -177,19 +177,28 @@ def test_the_demo_refuses_several_servers_on_sqlite():
 
 
 @pytest.mark.parametrize(
-    "args",
+    ("args", "why"),
     [
-        ["rebalance", "--least-gain", "nan"],
-        ["rebalance", "--per-minute", "nan"],
-        ["rebalance", "--wait-s", "inf"],
-        ["host", "drain", "h", "--pace-s", "nan"],
-        ["demo", "--rate", "nan"],
-        ["demo", "--boot-mean-s", "nan"],
-        ["demo", "--pull-mean-s", "inf"],
+        ("rebalance --least-gain nan", "is not a number"),
+        ("rebalance --per-minute nan", "is not a number"),
+        ("rebalance --per-minute 1e-300", "is not in the range"),
+        ("rebalance --wait-s inf", "is not a number"),
+        ("rebalance --wait-s 1e300", "is more than 1000000000"),
+        ("host drain h --pace-s nan", "is not a number"),
+        ("demo --rate nan", "is not a number"),
+        ("demo --boot-mean-s nan", "is not a number"),
+        ("demo --pull-mean-s inf", "is not a number"),
+        ("create -f x --wait-s nan", "is not a number"),
+        ("create -f x --wait-s -1", "is not in the range"),
+        ("create -f x --timeout-s nan", "is not a number"),
+        ("create -f x --timeout-s 0", "is not in the range"),
+        ("delete uid --timeout-s inf", "is not a number"),
+        ("delete uid --timeout-s 1e12", "is more than 1000000000"),
     ],
-    ids=" ".join,
 )
-def test_what_is_no_number_is_refused_before_anything_is_done(args):
-    done = CliRunner().invoke(main, args)
+def test_what_is_no_number_or_beyond_all_is_refused_before_anything_is_done(args, why):
+    done = CliRunner().invoke(main, args.split())
     assert done.exit_code == 2
-    assert f"Invalid value for '{args[-2]}': '{args[-1]}' is not a number" in done.stderr
+    option, value = args.split()[-2:]
+    shown = float(value) if "range" in why else f"'{value}'"
+    assert f"Invalid value for '{option}': {shown} {why}" in done.stderr

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from billet.commands.options import client_options, console, output_option
+from billet.commands.options import Amount, client_options, console, output_option
 from billet.core.errors import Away, BilletError
 from billet.core.words import counted
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 16
 POLL_S = 0.2
+
+
+timeout_option = click.option(
+    "--timeout-s", type=Amount(0, min_open=True), default=60.0, show_default=True,
+    help="The longest wait for one answer.",
+)  # fmt: skip
 
 
 class Failure(NamedTuple):
@@ -38,9 +44,9 @@ class Failure(NamedTuple):
     "--wait", is_flag=True, help="Return once each is CREATED or has failed; flintlockd answers before it boots."
 )
 @click.option(
-    "--wait-s", type=float, default=600.0, show_default=True, help="The longest such wait, for all together."
+    "--wait-s", type=Amount(0), default=600.0, show_default=True, help="The longest such wait, for all together."
 )
-@click.option("--timeout-s", type=float, default=60.0, show_default=True, help="The longest wait for one answer.")
+@timeout_option
 @client_options
 @output_option
 def create(
@@ -178,7 +184,7 @@ def _print(rows: list[dict[str, Any]], output: str) -> None:
 
 @click.command()
 @click.argument("uids", metavar="UID...", nargs=-1, required=True)
-@click.option("--timeout-s", type=float, default=60.0, show_default=True, help="The longest wait for one answer.")
+@timeout_option
 @client_options
 @output_option
 def delete(address: Address, output: str, uids: tuple[str, ...], timeout_s: float) -> None:

@@ -45,6 +45,9 @@ class Pairs(click.ParamType[tuple[str, str]]):
         return key, text
 
 
+MOST = 1e9  # of anything: so many seconds are 30 years, and much more makes gRPC's deadlines wrap around
+
+
 class Amount(click.FloatRange):
     """A range of numbers; nan, which is below and above nothing, and inf are in none."""
 
@@ -53,6 +56,8 @@ class Amount(click.FloatRange):
         number = super().convert(value, param, ctx)
         if not isfinite(number):
             self.fail(f"{value!r} is not a number", param, ctx)
+        if number > MOST:
+            self.fail(f"{value!r} is more than {MOST:.0f}", param, ctx)
         return number
 
 

@@ -67,7 +67,7 @@ class Fleet(NamedTuple):
     help="What a move must take off the CoV of the hosts' dominant shares to be worth it.",
 )  # fmt: skip
 @click.option(
-    "--per-minute", type=Amount(0, min_open=True), default=6.0, show_default=True,
+    "--per-minute", type=Amount(0.001), default=6.0, show_default=True,
     help="--apply: most deletes in a minute.",
 )  # fmt: skip
 @click.option(
