@@ -1,12 +1,16 @@
 """The plan of a rebalance as a person reads it, and which microVMs and hosts take part."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from billet.api.fleet import host_view
 from billet.commands.fleet import as_dicts
 from billet.commands.rebalance import HONEST, Limits, _print_plan, fleet_of
-from billet.core.model import NO_DISCOUNT
+from billet.core.model import NO_DISCOUNT, Facts, Host, Resources
+from billet.core.state import State
+from billet.ports import Report
 from billet.wire.pb import fleet_pb2 as pb
 
 ALLOWED = {"billet.io/evict": "allow"}
@@ -97,3 +101,23 @@ def test_what_a_host_has_before_it_and_what_its_bids_are_corrected_by_is_read():
     places = fleet_of(as_dicts(pb.HostsReply(hosts=[late, right], policy="spread")), []).places
     assert (places["h"].facts.ahead_s, places["h"].facts.pull_s, places["h"].view.discount) == (9.0, 3.0, (2.0, 0.1))
     assert (places["r"].facts.ahead_s, places["r"].view.discount) == (None, NO_DISCOUNT)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [Facts(), Facts(0.25, 7, 1.5, 9.5, 4.5, 0.75, 2, 12.0, 3.0), Facts(0.0, 0, 0.0, 0.0, 0.0, 0.0)],
+    ids=["nothing known", "all known", "all 0"],
+)
+def test_a_host_is_priced_by_all_that_it_has_reported(facts):
+    """Broken on purpose (as it was: spread, pulls, and of how many they are, not passed on): priced by defaults."""
+    room = Resources(16, 65536, 100_000, 99)
+    office = SimpleNamespace(
+        ledger=SimpleNamespace(state=State()),
+        auditor=SimpleNamespace(discounted=lambda views: views),
+        reconciler=SimpleNamespace(
+            seen={"h0": SimpleNamespace(complete=True, report=Report(facts, 0.0, 0, 0, 0, 0, True, 2.0))},
+            age_s=lambda seen: 0.0,
+        ),
+    )
+    reply = pb.HostsReply(hosts=[host_view(office, Host("h0", room, room))], policy="spread")
+    assert fleet_of(as_dicts(reply), []).places["h0"].facts == facts

@@ -123,7 +123,7 @@ def fleet_of(hosts: Mapping[str, Any], rows: Sequence[Row]) -> Fleet:
                 Resources(**row["taken"]),
                 discount=Discount(row["audit_delay"] or 1.0, row["audit_utilisation"]),
             ),
-            Facts(row.get("pressure"), row["pending"], row["boot_s"], row.get("ahead_s"), row.get("pull_s")),
+            Facts(**{name: row[name] for name in Facts._fields if name in row}),
         )
         for row in hosts["hosts"]
         if row["state"] == "READY"

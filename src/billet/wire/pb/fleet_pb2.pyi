@@ -228,6 +228,10 @@ class HostView(_message.Message):
     LACKS_FIELD_NUMBER: _builtins.int
     AUDIT_DELAY_FIELD_NUMBER: _builtins.int
     AUDIT_UTILISATION_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
+    PULLS_FIELD_NUMBER: _builtins.int
+    BOOTS_SEEN_FIELD_NUMBER: _builtins.int
+    PULLS_SEEN_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     zone: _builtins.str
     state: Global___HostState.ValueType
@@ -271,6 +275,15 @@ class HostView(_message.Message):
     audit_delay: _builtins.float
     """What its bids are corrected by, because they have been wrong; 0 = not. The seconds are multiplied, the score raised."""
     audit_utilisation: _builtins.float
+    spread: _builtins.float
+    """The rest of what its bids carry (link.proto), so that it can be priced as the leader would.
+    how far what comes strays from what it foretells
+    """
+    pulls: _builtins.int
+    """of images, for those that wait for their boot"""
+    boots_seen: _builtins.float
+    """of so many boots boot_s is the mean, and of so many pulls pull_s"""
+    pulls_seen: _builtins.float
     @_builtins.property
     def allocatable(self) -> Global___Resources: ...
     @_builtins.property
@@ -316,10 +329,14 @@ class HostView(_message.Message):
         lacks: _abc.Iterable[_builtins.str] | None = ...,
         audit_delay: _builtins.float = ...,
         audit_utilisation: _builtins.float = ...,
+        spread: _builtins.float | None = ...,
+        pulls: _builtins.int = ...,
+        boots_seen: _builtins.float = ...,
+        pulls_seen: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "taken", b"taken", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "spread", b"spread", "taken", b"taken", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "audit_delay", b"audit_delay", "audit_utilisation", b"audit_utilisation", "boot_s", b"boot_s", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "labels", b"labels", "lacks", b"lacks", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "utilisation", b"utilisation", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "audit_delay", b"audit_delay", "audit_utilisation", b"audit_utilisation", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "labels", b"labels", "lacks", b"lacks", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "spread", b"spread", "state", b"state", "taken", b"taken", "utilisation", b"utilisation", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
     _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015
@@ -341,6 +358,8 @@ class HostView(_message.Message):
     _WhichOneofArgType__pressure: _TypeAlias = _typing.Literal["_pressure", b"_pressure"]  # noqa: Y015
     _WhichOneofReturnType__pull_s: _TypeAlias = _typing.Literal["pull_s"]  # noqa: Y015
     _WhichOneofArgType__pull_s: _TypeAlias = _typing.Literal["_pull_s", b"_pull_s"]  # noqa: Y015
+    _WhichOneofReturnType__spread: _TypeAlias = _typing.Literal["spread"]  # noqa: Y015
+    _WhichOneofArgType__spread: _TypeAlias = _typing.Literal["_spread", b"_spread"]  # noqa: Y015
     _WhichOneofReturnType__volumes_free_mib: _TypeAlias = _typing.Literal["volumes_free_mib"]  # noqa: Y015
     _WhichOneofArgType__volumes_free_mib: _TypeAlias = _typing.Literal["_volumes_free_mib", b"_volumes_free_mib"]  # noqa: Y015
     @_typing.overload
@@ -363,6 +382,8 @@ class HostView(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pressure) -> _WhichOneofReturnType__pressure | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pull_s) -> _WhichOneofReturnType__pull_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__spread) -> _WhichOneofReturnType__spread | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__volumes_free_mib) -> _WhichOneofReturnType__volumes_free_mib | None: ...
 
