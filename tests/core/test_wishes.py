@@ -404,6 +404,16 @@ def test_in_a_zone_that_is_wished_no_other_hosts_are_looked_at() -> None:
     assert state.ranking.shortlist("01A", 8, 4, lambda _: True, zone="nowhere") == []
 
 
+def test_of_a_group_to_be_near_to_only_the_hosts_of_a_zone_that_is_wished_are_looked_at() -> None:
+    """Broken on purpose (as it was: all hosts of the group): each of them was held against the zone, in vain."""
+    state, labels = three_zones(60), {"billet.io/near": "g"}
+    for host_id in (host_id for host_id in list(state.hosts) if host_id[0] in "ab"):
+        apply(state, PutPlacement(vm(f"g-{host_id}", host_id, near="g")))
+    assert by_zone(list(state.kin_hosts(auction(labels)))) == {"a": 30, "b": 20}
+    assert by_zone(list(state.kin_hosts(auction(labels | {"billet.io/zone": "b"})))) == {"b": 20}
+    assert not list(state.kin_hosts(auction(labels | {"billet.io/zone": "c"})))
+
+
 # Groups.
 
 

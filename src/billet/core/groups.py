@@ -67,6 +67,10 @@ class Groups:
         """The hosts that have one of a group."""
         return self._members.get(group, {})
 
+    def in_zone(self, group: Group, zone: str) -> bool:
+        """Whether one of a group is in a zone."""
+        return zone in self._zones.get(group, ())
+
     def apart(self, auction: Auction, host_id: str) -> str:
         """Whom on a host an auction wishes to be apart from, "" = nobody."""
         apart = auction.wishes.apart

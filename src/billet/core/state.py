@@ -127,9 +127,16 @@ class State:
         return Refusal(host_id, Reason.APART, detail) if other else None
 
     def kin_hosts(self, auction: Auction) -> Iterable[str]:
-        """The hosts that have one of the group which the auction wishes to be near to."""
-        near = auction.wishes.near
-        return self.groups.hosts(Group(auction.namespace, Kind.GROUP, near)) if near else ()
+        """The hosts that have one of the group which the auction wishes to be near to, in the zone that it wishes."""
+        near, zone = auction.wishes.near, auction.wishes.zone
+        if not near:
+            return ()
+        group = Group(auction.namespace, Kind.GROUP, near)
+        if not zone:
+            return self.groups.hosts(group)
+        if not self.groups.in_zone(group, zone):
+            return ()  # as where a large group is in other zones only: none of its hosts is looked at
+        return (host_id for host_id in self.groups.hosts(group) if self.zone(host_id) == zone)
 
     def zone(self, host_id: str) -> str:
         """A host's failure domain; one without a zone is its own."""
