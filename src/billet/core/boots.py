@@ -12,6 +12,8 @@ MEAN_OF = (2.0 - NEWEST) / NEWEST  # as many alike make a plain mean that is as 
 LEFT = 0.2  # of its mean, a boot that has run for longer than that is still expected to take
 STRAY = 0.35  # how far a boot strays from the mean, as a share of it, before the host has seen any
 SURE_OF_IT = 6  # boots that this counts for
+RARE = sqrt(1.0 / NEWEST - 1.0)  # standard deviations: at most one boot of those that the moving mean remembers is
+# beyond so many, whatever their distribution (Cantelli, 1928: 1 / (1 + k^2))
 
 
 class Boots:
@@ -93,8 +95,14 @@ class Boots:
 
     def _learn_boot(self, each_s: float, times: int) -> None:
         """So many boots have taken `each_s` on average. How far that is from the mean before, times how far from the
-        one after, has the variance of the boots for its mean (Welford 1962)."""
+        one after, has the variance of the boots for its mean (Welford 1962).
+
+        What is beyond RARE counts as that much only (winsorized: Huber, 1964), so that one boot that was held up for
+        minutes does not stand for the next hundred; where the host has become so slow the next ones say it again.
+        """
         seen, before_s = self._boots, self.boot_s
+        if seen >= SURE_OF_IT:
+            each_s = min(each_s, before_s * (1.0 + RARE * sqrt(self._stray2)))
         self._boots, self.boot_s = _blend(seen, before_s, each_s, times)
         if seen and self.boot_s:
             square = times * (each_s - before_s) * (each_s - self.boot_s) / self.boot_s**2

@@ -11,6 +11,9 @@ from billet.core.model import Facts
 
 BEYOND = 0.1  # the share of microVMs that may take longer than the bound
 STEP = 0.25  # how fast the bound follows; more follows sooner, and wavers more
+WIDEST = 4.0  # standard deviations that a bound allows for at the most. 3 are enough for nine of ten of whatever
+# distribution (Cantelli, 1928: at most 1 / (1 + k^2) are beyond k of them), and those that are measured are a quarter
+# too few at times
 
 
 def until_created_s(facts: Facts, missing: int) -> float | None:
@@ -53,9 +56,10 @@ def next_stretch(stretch: float, beyond: bool, times: int = 1) -> float:
     """How wide a host makes its bounds, after so many more that were CREATED within the bound, or `beyond` it.
 
     Each that is beyond widens the bound nine times as much as one within it narrows it, so that in the long run one
-    of ten is beyond, whatever the boots are like (adaptive conformal inference: Gibbs, Candès, NeurIPS 2021).
+    of ten is beyond, whatever the boots are like (adaptive conformal inference: Gibbs, Candès, NeurIPS 2021). Beyond
+    WIDEST it does not go: where one stall makes a long queue late, that is one event, and no more is learnt of it.
     """
-    return max(0.0, stretch + times * STEP * (float(beyond) - BEYOND))
+    return min(WIDEST, max(0.0, stretch + times * STEP * (float(beyond) - BEYOND)))
 
 
 def behind(facts: Facts, more: int) -> Facts:
