@@ -86,8 +86,8 @@ def test_the_bound_follows_what_happens(stretch, times):
 def test_one_stall_of_minutes_does_not_widen_the_bounds_of_the_next_hundred_boots(queue, sigma):
     """The queue is kept full; boots of a second, and one of three minutes.
 
-    Broken on purpose: a boot counts in the means whatever it took (the next bounds are 200 times as wide, those of
-    the 100th still 2 to 7 times); the stretch has no end (behind 50 that wait they stay 4 times as wide).
+    Broken on purpose: a boot counts in the means whatever it took (the next bounds are hundreds of times as wide);
+    the stretch has no end (behind 20 and 50 that wait).
     """
 
     def beyond(room: BootRoom) -> float:
