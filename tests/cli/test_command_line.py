@@ -10,6 +10,7 @@ from billet.commands.options import build
 from billet.config import ServerConfig
 from billet.config_agent import AgentConfig
 from billet.core.errors import ConfigError
+from billet.fake.settings import FakeConfig
 
 
 def run(*arguments: str, env: dict[str, str] | None = None):
@@ -168,6 +169,20 @@ def test_certs_makes_what_tls_needs_and_overwrites_nothing(tmp_path):
     again = run("certs", str(tmp_path / "pki"))
     assert again.exit_code == 2
     assert "is there already" in again.stderr
+
+
+def test_a_certificate_for_no_name_is_refused(tmp_path):
+    said = run("certs", str(tmp_path / "pki"), "--host", "")
+    assert said.exit_code == 2
+    assert "--host is ''; give a name or an address that is dialled" in said.stderr
+    assert not (tmp_path / "pki").exists()
+
+
+@pytest.mark.parametrize("setting", ["boot_mean_s", "sigma", "time_scale"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_fake_takes_no_time_that_is_no_number(setting, value):
+    with pytest.raises(ConfigError, match=f"--{setting.replace('_', '-')} {value}: give a number"):
+        FakeConfig(**{setting: value}).check()
 
 
 def test_the_demo_refuses_several_servers_on_sqlite():

@@ -103,3 +103,13 @@ def test_without_wait_nobody_asks_how_it_ends(tmp_path, monkeypatch):
     assert done.exit_code == 0
     assert states(done) == {"web-1": "PENDING", "web-2": "PENDING"}
     assert not fleet.asked
+
+
+def test_of_several_that_are_deleted_each_that_could_not_be_is_named(monkeypatch):
+    """Broken on purpose (the first error ends it, as it was): nobody hears of U-c."""
+    monkeypatch.setattr("billet.client.Client", Fleet({"b": "away", "c": "away"}))
+    done = CliRunner().invoke(main, ["delete", "U-a", "U-b", "U-c", "-o", "json"])
+    assert done.exit_code == 1
+    assert json.loads(done.stdout) == {"deleted": ["U-a"]}
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["U-b", "U-c", "billet"]
+    assert done.stderr.endswith("billet: 2 of 3 failed: U-b, U-c\n")

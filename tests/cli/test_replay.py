@@ -76,6 +76,7 @@ def test_the_shadow_says_how_often_it_differed_and_what_it_would_have_come_to(fo
     [
         (["--without", "h99"], "no host 'h99' is on record; there are h0, h1"),
         (["--with", "three"], "write NxSHAPE, for example 3x16c32g"),
+        (["--with", "99999999999x16c32g"], "the most is 100000 hosts"),
         ([f for n in range(6) for f in ("--without", f"h{n}")], "leaves no host"),
     ],
 )

@@ -60,6 +60,7 @@ def test_a_slip_in_the_spec_is_named(text, why):
     with pytest.raises(InvalidRequest, match="web") as error:
         parse_spec(text, "web.yaml")
     assert why in error.value.text
+    assert len(error.value.text.splitlines()) == 1
 
 
 def test_a_file_that_is_not_there():

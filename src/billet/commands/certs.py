@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from billet.commands.options import output_option
+from billet.core.errors import ConfigError
 
 
 @click.command()
@@ -26,6 +27,8 @@ def certs(folder: Path, hosts: tuple[str, ...], days: int, output: str) -> None:
     """
     from billet.adapters.pki import write_pki
 
+    if not all(hosts):
+        raise ConfigError("--host is ''; give a name or an address that is dialled")
     names = hosts or ("localhost", "127.0.0.1", socket.gethostname())
     files = write_pki(folder, names, days)
     if output == "json":

@@ -27,7 +27,7 @@ timeout_option = click.option(
 
 
 class Failure(NamedTuple):
-    """A microVM that was not made, or did not boot, and why."""
+    """A microVM that was not made, did not boot, or was not deleted, and why; by its name, or its uid."""
 
     name: str
     error: BilletError
@@ -194,7 +194,7 @@ def delete(address: Address, output: str, uids: tuple[str, ...], timeout_s: floa
     from billet.client import Client
     from billet.wire.pb.flintlock_pb2 import DeleteMicroVMRequest
 
-    failure = None
+    failures = []
     done = []
     with Client(address, timeout_s) as client:
         for uid in uids:
@@ -202,10 +202,10 @@ def delete(address: Address, output: str, uids: tuple[str, ...], timeout_s: floa
                 client.flintlock("DeleteMicroVM", DeleteMicroVMRequest(uid=uid), Empty)
                 done.append(uid)
             except BilletError as error:
-                failure = failure or error
+                failures.append(Failure(uid, error))
     if output == "json":
         click.echo(json.dumps({"deleted": done}, indent=2))
     else:
         click.echo("".join(f"{uid} is being deleted\n" for uid in done), nl=False)
-    if failure:
-        raise failure
+    if failures:
+        raise _what_failed(failures, len(uids), len(uids))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SHAPE = re.compile(r"(\d+)[x\u00d7](\d+)c(\d+)g(?:(\d+)d)?", re.IGNORECASE)
 SAMPLES = 160  # moments in a chart
 SLOTS = 1000  # of a host that is thought up; an agent's own default of --max-vms
+MOST_ADDED = 100_000  # hosts that may be thought up at once; more than a fleet has, and less than memory
 
 
 class Source(NamedTuple):
@@ -103,6 +104,8 @@ def shapes(text: str) -> list[Resources]:
     count, vcpu, memory_gib, disk_gib = (int(part or 0) for part in match.groups())
     if not (count and vcpu and memory_gib):
         raise ConfigError(f"--with {text!r}: no number may be 0")
+    if count > MOST_ADDED:
+        raise ConfigError(f"--with {text!r}: the most is {MOST_ADDED} hosts")
     return [Resources(vcpu, memory_gib * 1024, disk_gib * 1024, SLOTS)] * count
 
 

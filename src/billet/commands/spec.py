@@ -36,7 +36,7 @@ def parse_spec(text: str, source: str) -> MicroVMSpec:
     try:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InvalidRequest(f"{source} is neither YAML nor JSON: {error}") from None
+        raise InvalidRequest(f"{source} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     if isinstance(tree, dict) and isinstance(tree.get("microvm"), dict):
         tree = tree["microvm"]
     if not isinstance(tree, dict):

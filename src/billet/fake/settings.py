@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import isfinite
 
 from billet.core.errors import ConfigError
 from billet.wire.tls import TlsSettings
@@ -53,6 +54,8 @@ class FakeConfig:
         ):
             if seconds < 0:
                 raise ConfigError(f"{flag} {seconds}: it cannot be negative")
+            if not isfinite(seconds):
+                raise ConfigError(f"{flag} {seconds}: give a number")
         if not 0 <= self.boot_failure_share <= 1:
             raise ConfigError(f"--boot-failure-share {self.boot_failure_share}: it is a share, from 0 to 1")
         for flag, endpoint in (
