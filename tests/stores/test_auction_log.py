@@ -243,3 +243,20 @@ def test_a_file_of_before_there_were_ends_can_be_read(path: Path) -> None:
     assert read_file(path) == ([b"one"], [])
     with pytest.raises(ConfigError, match="cannot be read"):
         read_file(path.with_name("nowhere.db"))
+
+
+def test_what_an_older_billet_kept_and_nobody_reads_is_dropped_and_its_room_used_again(path: Path) -> None:
+    """Broken on purpose (left there, as it was): it stays for ever, 100,000 outcomes of a hundred bytes."""
+    AuctionLog(path).close()
+    db = sqlite3.connect(path)
+    db.execute("CREATE TABLE judged (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL)")
+    db.executemany("INSERT INTO judged (payload) VALUES (?)", [(bytes(1000),)] * 500)
+    db.commit()
+    db.close()
+    before = path.stat().st_size
+    log = AuctionLog(path)
+    for n in range(400):
+        log.append(f"key-{n}", [], bytes(1000))
+    log.close()
+    assert on_disk(path) == 400
+    assert path.stat().st_size <= before

@@ -29,6 +29,7 @@ CREATE INDEX IF NOT EXISTS names_by_seq ON names (seq);
 CREATE TABLE IF NOT EXISTS gone (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS outcomes (seq INTEGER PRIMARY KEY, host TEXT NOT NULL, payload BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS outcomes_by_host ON outcomes (host, seq);
+DROP TABLE IF EXISTS judged;  -- outcomes, before they were kept by host: nobody reads them any more
 """
 
 
