@@ -3,12 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from billet.core.auction import again, award, with_room
 from billet.core.bidding import bid
 from billet.core.model import Auction, Facts, Host, HostView, Image, Resources
-from billet.core.outlook import Common, Mean, common, outlook
-from billet.core.scoring import DEFAULT_WEIGHTS, Weights
+from billet.core.outlook import Common, Mean, Outlook, common, outlook
+from billet.core.scoring import DEFAULT_WEIGHTS, PATIENT, USUAL, Weights, price
 from billet.core.shadow import shadow
 from billet.core.wishes import read
 
@@ -161,6 +163,22 @@ def test_where_nothing_waits_a_bid_stands_as_it_was_made():
     ledger = views(bids)
     assert all(outlook(bids, ledger, 5.0).seen(b.facts, b.missing) == b.facts for b in bids)
     assert award(AUCTION, bids, ledger, DEFAULT_WEIGHTS).score == bids[0].score
+
+
+@given(
+    pending=st.integers(0, 50),
+    boot_s=st.floats(0.01, 10.0),
+    spread=st.floats(0.0, 1.0),
+    seen=st.floats(0.0, 39.0),
+)
+def test_a_bid_that_stands_is_the_same_for_who_would_rather_wait(pending, boot_s, spread, seen):
+    """So that it needs no price of its own. Broken on purpose (LONG is 1): a queue of 5 s is late."""
+    facts = Facts(pending=pending, boot_s=boot_s, spread=spread, boots_seen=seen)
+    assume(Outlook(DEFAULT_WEIGHTS.delay_half_s, {}).stands(facts, 0))
+    usual, patient = (
+        price(ROOM, SMALL, SMALL, facts, DEFAULT_WEIGHTS, tolerance=tolerance) for tolerance in (USUAL, PATIENT)
+    )
+    assert usual == patient
 
 
 def test_who_has_no_room_any_more_has_no_part_in_it():

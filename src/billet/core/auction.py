@@ -135,7 +135,9 @@ def patient(wishes: Wishes) -> bool:
 def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, common: Outlook) -> Score:
     """The bid's own score while it is not outdated and little waits there, a new price else.
 
-    Soft wishes are added to either: who of the microVM's group is where, only the ledger knows.
+    Soft wishes are added to either: who of the microVM's group is where, only the ledger knows. A bid that stands
+    was made by a host that does not know who is patient. That is the same price while its spread is below 1: a queue
+    of up to delay_half_s is never late then. Of wilder hosts it is worth no price of its own.
     """
     score, discount = bid.score, view.discount
     if outdated(bid, view) or discount != NO_DISCOUNT or not common.stands(bid.facts, bid.missing):
