@@ -23,7 +23,7 @@ import msgspec
 import structlog
 
 from billet.adapters import etcd_care
-from billet.adapters.etcd_client import CALL_S, PAUSE_S, STEADY_S, EtcdAway, EtcdClient
+from billet.adapters.etcd_client import CALL_S, PAUSE_S, STEADY_S, EtcdAway, EtcdClient, OutOfSpace
 from billet.adapters.etcd_election import Election, after_prefix
 from billet.adapters.groupcommit import GroupCommit, Writes
 from billet.core.errors import Fenced, OutcomeUnknown, StoreError
@@ -324,6 +324,8 @@ class EtcdStore:
             try:
                 answer = await self._client.call("KV/Txn", request, pb.TxnResponse)
             except StoreError as error:
+                if isinstance(error, OutOfSpace) and (revision := await self._written(term, candidacy, count)):
+                    return revision
                 if not doubt and not isinstance(error, EtcdAway):
                     raise  # refused, and nothing of it can be on its way
                 doubt = True
@@ -334,6 +336,26 @@ class EtcdStore:
             revision = _learn(term, candidacy, count, answer, doubt)
             if revision:
                 return revision
+
+    async def _written(self, term: int, candidacy: Candidacy, count: int) -> int:
+        """The revision of a transaction that etcd has no space for, 0 where it was refused.
+
+        etcd says the same to the one with which it crosses its quota, and carries that one out (its quotaApplierV3).
+        Raises OutcomeUnknown where that cannot be learnt.
+        """
+        ask = pb.RangeRequest(key=candidacy.marker)
+        try:
+            marker = (await self._client.steady("KV/Range", ask, pb.RangeResponse)).kvs
+        except StoreError as error:
+            raise OutcomeUnknown(f"a commit was sent and what became of it is lost: {error.text}") from None
+        if not marker:
+            raise OutcomeUnknown(
+                f"term {term} has ended, and with it the trace of whether its last commit got through"
+            )
+        if int(marker[0].value) != count:
+            return 0
+        candidacy.settled = count
+        return marker[0].mod_revision
 
     def _transaction(self, candidacy: Candidacy, writes: Writes) -> pb.TxnRequest:
         ops = [_put(candidacy.marker, str(candidacy.commits).encode(), candidacy.lease)]
@@ -376,7 +398,7 @@ def _learn(term: int, candidacy: Candidacy, count: int, answer: pb.TxnResponse, 
         return answer.header.revision
     marker = answer.responses[0].response_range.kvs
     if not marker and doubt:
-        raise OutcomeUnknown(f"term {term} has ended, and with it the trace of whether its last commit got through")
+        raise OutcomeUnknown(_trace_lost(term))
     if not marker:
         raise Fenced(f"term {term} has ended")
     held = int(marker[0].value)
@@ -384,6 +406,10 @@ def _learn(term: int, candidacy: Candidacy, count: int, answer: pb.TxnResponse, 
         raise Fenced(f"term {term} has ended")
     candidacy.settled = held  # ours, or the one before, whose caller had to be told that its outcome was unknown
     return marker[0].mod_revision if held == count else 0
+
+
+def _trace_lost(term: int) -> str:
+    return f"term {term} has ended, and with it the trace of whether its last commit got through"
 
 
 def _put(key: bytes, value: bytes, lease: int = 0) -> pb.RequestOp:
