@@ -318,7 +318,8 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
     # One at a time, and interrupted after the first: what is done is done, and no more.
     drain = command(cluster, "host", "drain", "h0", "--evict", "--pace-s", "600")
     first = await asyncio.create_subprocess_exec(*drain, stderr=asyncio.subprocess.PIPE, preexec_fn=hear_sigint)
-    await eventually(lambda: len(on_hosts(cluster)["h0"]) == len(here) - 1)
+    await deleted_one(first)
+    await eventually(lambda: len({vm["id"] for vm in on_hosts(cluster)["h0"]}) == len(here) - 1)
     first.send_signal(signal.SIGINT)
     said = (await first.communicate())[1].decode()
     assert first.returncode == 1
@@ -351,6 +352,18 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
     assert set(await states(clients)) == {"h1", "h2"}
     assert set((await clients.list()).values()) >= {machine.name for machine in movable}
     await direct.close()
+
+
+async def deleted_one(drain: asyncio.subprocess.Process) -> None:
+    """Wait until it says so; should it end instead, show what it said."""
+    said = ""
+    assert drain.stderr
+    async with asyncio.timeout(60):
+        while line := (await drain.stderr.readline()).decode():
+            if "h0: deleted " in line:
+                return
+            said += line
+    raise AssertionError(f"it ended: {said}")
 
 
 async def seen(clients: Clients, uid: str) -> bool:

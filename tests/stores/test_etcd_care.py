@@ -128,7 +128,7 @@ async def test_a_commit_is_refused_only_if_nothing_of_it_was_written(
         put = pb.PutRequest(key=b"somebody else's/%d" % n, value=bytes(5_000))
         with suppress(OutOfSpace):
             while True:
-                await store._client.call("KV/Put", put, pb.PutResponse)
+                await store._client.steady("KV/Put", put, pb.PutResponse)
 
     rivals = [asyncio.create_task(rival(n)) for n in range(8)]
     held, _ = await fill(store, term)
