@@ -166,15 +166,15 @@ def test_where_nothing_waits_a_bid_stands_as_it_was_made():
 
 
 @given(
-    pending=st.integers(0, 50),
-    boot_s=st.floats(0.01, 10.0),
+    pending=st.integers(1, 50),
+    queue_s=st.floats(0.01, DEFAULT_WEIGHTS.delay_half_s),
     spread=st.floats(0.0, 1.0),
     seen=st.floats(0.0, 39.0),
 )
-def test_a_bid_that_stands_is_the_same_for_who_would_rather_wait(pending, boot_s, spread, seen):
+def test_a_bid_that_stands_is_the_same_for_who_would_rather_wait(pending, queue_s, spread, seen):
     """So that it needs no price of its own. Broken on purpose (LONG is 1): a queue of 5 s is late."""
-    facts = Facts(pending=pending, boot_s=boot_s, spread=spread, boots_seen=seen)
-    assume(Outlook(DEFAULT_WEIGHTS.delay_half_s, {}).stands(facts, 0))
+    facts = Facts(pending=pending, boot_s=queue_s / pending, spread=spread, boots_seen=seen)
+    assume(Outlook(DEFAULT_WEIGHTS.delay_half_s, {}).stands(facts, 0))  # but for the rounding
     usual, patient = (
         price(ROOM, SMALL, SMALL, facts, DEFAULT_WEIGHTS, tolerance=tolerance) for tolerance in (USUAL, PATIENT)
     )
