@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import grpc.aio
 import pytest
 
 from billet.wire.pb import fleet_pb2
@@ -22,7 +23,10 @@ LEDGER_ALONE = (*CALM, "--delay-weight", "0")
 
 async def all_bid(clients: Clients, count: int) -> bool:
     """Whether so many hosts are there and may bid; an agent that is welcome is not in the ledger at once."""
-    return [host.state for host in (await clients.hosts()).values()] == [fleet_pb2.READY] * count
+    try:
+        return [host.state for host in (await clients.hosts()).values()] == [fleet_pb2.READY] * count
+    except grpc.aio.AioRpcError:
+        return False
 
 
 @pytest.fixture
