@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.clients import Clients, eventually, names_on_hosts, numbered, on_hosts
 from tests.cluster.conftest import Start
-from tests.cluster.test_hosts import Controller, billet, command, hear_sigint, taken
+from tests.cluster.test_hosts import Controller, billet, interruptible, taken
 from tests.harness import Cluster
 
 
@@ -105,8 +105,8 @@ async def nothing_more_goes_than_comes_back(cluster: Cluster, clients: Clients) 
     assert "nobody made it again within 0.5 s (--wait-s); nothing more is deleted" in stopped.stderr
     await eventually(lambda: taken(clients, 7))
 
-    apply = command(cluster, "rebalance", "--apply")
-    waiting = await asyncio.create_subprocess_exec(*apply, stderr=asyncio.subprocess.PIPE, preexec_fn=hear_sigint)
+    apply = interruptible(cluster, "rebalance", "--apply")
+    waiting = await asyncio.create_subprocess_exec(*apply, stderr=asyncio.subprocess.PIPE)
     await eventually(lambda: taken(clients, 6))
     waiting.send_signal(signal.SIGINT)
     said = (await waiting.communicate())[1].decode()
