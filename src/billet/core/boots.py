@@ -12,8 +12,10 @@ MEAN_OF = (2.0 - NEWEST) / NEWEST  # as many alike make a plain mean that is as 
 LEFT = 0.2  # of its mean, a boot that has run for longer than that is still expected to take
 STRAY = 0.35  # how far a boot strays from the mean, as a share of it, before the host has seen any
 SURE_OF_IT = 6  # boots that this counts for
-RARE = sqrt(1.0 / NEWEST - 1.0)  # standard deviations: at most one boot of those that the moving mean remembers is
-# beyond so many, whatever their distribution (Cantelli, 1928: 1 / (1 + k^2))
+# In standard deviations: at most one boot of those that the moving mean remembers is beyond so many, whatever their
+# distribution (Cantelli, 1928: 1 / (1 + k^2)).
+RARE = sqrt(1.0 / NEWEST - 1.0)
+ALIKE = 0.1  # of which at least so much, as a share of the mean: where all boots were alike, any other would be rare
 
 
 class Boots:
@@ -102,7 +104,7 @@ class Boots:
         """
         seen, before_s = self._boots, self.boot_s
         if seen >= SURE_OF_IT:
-            each_s = min(each_s, before_s * (1.0 + RARE * sqrt(self._stray2)))
+            each_s = min(each_s, before_s * (1.0 + RARE * max(ALIKE, sqrt(self._stray2))))
         self._boots, self.boot_s = _blend(seen, before_s, each_s, times)
         if seen and self.boot_s:
             square = times * (each_s - before_s) * (each_s - self.boot_s) / self.boot_s**2

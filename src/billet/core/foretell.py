@@ -11,9 +11,10 @@ from billet.core.model import Facts
 
 BEYOND = 0.1  # the share of microVMs that may take longer than the bound
 STEP = 0.25  # how fast the bound follows; more follows sooner, and wavers more
-WIDEST = 4.0  # standard deviations that a bound allows for at the most. 3 are enough for nine of ten of whatever
-# distribution (Cantelli, 1928: at most 1 / (1 + k^2) are beyond k of them), and those that are measured are a quarter
-# too few at times
+# Standard deviations that a bound allows for at the most. 3 are enough for nine of ten of whatever distribution
+# (Cantelli, 1928: at most 1 / (1 + k^2) are beyond k of them), and those that are measured are a quarter too few at
+# times.
+WIDEST = 4.0
 
 
 def until_created_s(facts: Facts, missing: int) -> float | None:
