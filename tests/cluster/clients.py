@@ -116,6 +116,15 @@ def numbered(prefix: str, count: int) -> Iterator[str]:
     return (f"{prefix}-{n}" for n in range(count))
 
 
+async def all_ready(clients: Clients, count: int) -> bool:
+    """Whether so many hosts are there and may bid: an agent that is welcome is not in the ledger at once."""
+    try:
+        hosts = await clients.hosts()
+    except grpc.aio.AioRpcError:
+        return False  # nobody leads yet
+    return [host.state for host in hosts.values()] == [fleet_pb2.READY] * count
+
+
 async def eventually(true: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """The first true answer of something that is asked again and again."""
     deadline_s = time.monotonic() + timeout_s

@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-import grpc.aio
 import pytest
 
-from billet.wire.pb import fleet_pb2
-from tests.cluster.clients import Clients, eventually
+from tests.cluster.clients import Clients, all_ready, eventually
 from tests.harness import Cluster, plans
 
 Start = Callable[..., Awaitable[tuple[Cluster, Clients]]]
@@ -19,14 +17,6 @@ Start = Callable[..., Awaitable[tuple[Cluster, Clients]]]
 CALM = ("--pressure-weight", "0", "--bid-wait-ms", "2000")
 # What boots take is left out, too: the score is the ledger's alone, as in `billet simulate`.
 LEDGER_ALONE = (*CALM, "--delay-weight", "0")
-
-
-async def all_bid(clients: Clients, count: int) -> bool:
-    """Whether so many hosts are there and may bid; an agent that is welcome is not in the ledger at once."""
-    try:
-        return [host.state for host in (await clients.hosts()).values()] == [fleet_pb2.READY] * count
-    except grpc.aio.AioRpcError:
-        return False
 
 
 @pytest.fixture
@@ -39,7 +29,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
         )
         await asyncio.to_thread(cluster.start)
         running.append((cluster, Clients(cluster.grpc[0])))
-        await eventually(lambda: all_bid(running[-1][1], hosts))
+        await eventually(lambda: all_ready(running[-1][1], hosts))
         return running[-1]
 
     yield run

@@ -21,7 +21,16 @@ from billet.wire import flintlock as wire
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
-from tests.cluster.clients import Clients, eventually, names_on_hosts, numbered, on_hosts, spec, uids_on_hosts
+from tests.cluster.clients import (
+    Clients,
+    all_ready,
+    eventually,
+    names_on_hosts,
+    numbered,
+    on_hosts,
+    spec,
+    uids_on_hosts,
+)
 from tests.cluster.conftest import Start
 from tests.harness import Cluster
 
@@ -253,13 +262,6 @@ async def test_promise_1_a_restarted_server_on_a_full_fleet_takes_no_microvm_too
     assert len((await again.crowd(numbered("one", 5), at_once=5)).uids) == 1
     assert len(uids_on_hosts(cluster)) == 40
     await again.close()
-
-
-async def all_ready(clients: Clients, count: int) -> bool:
-    try:
-        return list((await states(clients)).values()) == ["READY"] * count
-    except grpc.aio.AioRpcError:
-        return False  # nobody leads yet
 
 
 async def taken(clients: Clients, vcpu: int) -> bool:

@@ -13,8 +13,8 @@ import pytest
 
 from billet.api import fleet
 from billet.wire.pb import fleet_pb2
-from tests.cluster.clients import Clients, eventually, numbered
-from tests.cluster.conftest import CALM, all_bid
+from tests.cluster.clients import Clients, all_ready, eventually, numbered
+from tests.cluster.conftest import CALM
 from tests.containerd_fixture import LocalContainerd
 from tests.harness import Cluster, plans
 
@@ -38,7 +38,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
             daemons[0].load(ROOT, "overlayfs")
             await asyncio.to_thread(cluster.start)
             clients = Clients(cluster.grpc[0])
-            await eventually(lambda: all_bid(clients, 2))
+            await eventually(lambda: all_ready(clients, 2))
             yield clients, daemons
             await clients.close()
         finally:

@@ -19,6 +19,7 @@ from billet.wire.flintlock import CREATE
 from tests.cluster import balance
 from tests.cluster.clients import (
     Clients,
+    all_ready,
     create_request,
     eventually,
     names_on_hosts,
@@ -184,11 +185,6 @@ async def test_promise_4_a_server_killed_under_load_forgets_nothing(start: Start
         await again.delete(uid)
     await eventually(lambda: gone(again, {uid for _, uid in some}))
     await again.close()
-
-
-async def all_ready(clients: Clients, count: int) -> bool:
-    hosts = await clients.hosts()
-    return len(hosts) == count and all(host.state == 1 for host in hosts.values())
 
 
 async def gone(clients: Clients, uids: set[str]) -> bool:

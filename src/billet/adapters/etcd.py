@@ -349,9 +349,7 @@ class EtcdStore:
         except StoreError as error:
             raise OutcomeUnknown(f"a commit was sent and what became of it is lost: {error.text}") from None
         if not marker:
-            raise OutcomeUnknown(
-                f"term {term} has ended, and with it the trace of whether its last commit got through"
-            )
+            raise OutcomeUnknown(_trace_lost(term))
         if int(marker[0].value) != count:
             return 0
         candidacy.settled = count

@@ -69,6 +69,7 @@ class Outlook(NamedTuple):
         if ahead_s is None:
             ahead_s = facts.pending * own_boot_s + facts.pulls * own_pull_s
         ahead_s += facts.pending * (boot_s - own_boot_s) + facts.pulls * ((pull_s or 0.0) - own_pull_s)
+        # By place, as in foretell.behind: for each bid.
         return Facts(facts.pressure, facts.pending, boot_s, max(0.0, ahead_s), pull_s, spread, *facts[6:])
 
     def stands(self, facts: Facts, missing: int) -> bool:

@@ -174,4 +174,4 @@ def wished(score: Score, kin: Sequence[Kin], weights: Weights) -> Score:
                 part += weights.cluster * together
             case "planes":
                 part += weights.cluster * PLANES * together
-    return Score(score.total + part, *score[1:5], part, score.audit)
+    return score._replace(total=score.total + part, wish=part)
