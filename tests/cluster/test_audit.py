@@ -29,8 +29,8 @@ async def judged(clients: Clients, count: int) -> list[Outcome] | None:
 @pytest.mark.slow
 async def test_where_boots_queue_the_seconds_are_right_and_nine_of_ten_within_the_bound(tmp_path: Path) -> None:
     """Four hosts, groups of 20 creates, boots that vary by 30 %: the first group teaches the hosts. So few boots on a
-    machine that gets busy leave much to chance (28 % and 75 % were seen): what is told apart here is right and broken;
-    tests/whatif/test_bursts.py is strict.
+    machine that gets busy leave much to chance (28 % and 75 % were seen), so that here only right and broken are told
+    apart; tests/whatif/test_bursts.py is strict.
 
     Broken on purpose: the host does not count what waits (an error of 177 %, by and by); the leader does not count
     what it has awarded since (113 %, together); a bound is what is foretold (38 % within).

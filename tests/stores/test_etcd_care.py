@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from billet.adapters.etcd import EtcdStore
 from billet.adapters.etcd_care import NOTHING, Care, Done, Member, Plan, due, members_of
 from billet.adapters.etcd_client import OutOfSpace
 from billet.core.state import PutHost, PutPlacement
-from billet.ports import Term
+from billet.ports import Term, Vitals
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd
 from tests.stores.backends import ME, SOON_S, contents, host, placement, told, written
@@ -163,12 +163,17 @@ async def test_a_file_that_is_mostly_empty_is_packed_while_commits_go_on(
     for n in range(100):
         await store.commit(term, [much(n, 100_000)])
         before_bytes = max(before_bytes, (await store.vitals()).size_bytes)
+    small_writes = itertools.count()
+
+    async def written_until(true: Callable[[Vitals], bool]) -> None:
+        async with asyncio.timeout(SOON_S):
+            while not true(await store.vitals()):
+                await store.commit(term, [PutPlacement(placement(next(small_writes) % 10))])
+
+    # It is packed once in a minute, so not before nothing is left of the history but what is small.
+    await written_until(lambda vitals: vitals.used_bytes < 3 * MB)
     monkeypatch.setattr(etcd_care, "SLACK_BYTES", 1 * MB)
-    async with asyncio.timeout(SOON_S):
-        for n in itertools.count():
-            await store.commit(term, [PutPlacement(placement(n % 10))])
-            if (await store.vitals()).size_bytes < before_bytes / 2:
-                break
+    await written_until(lambda vitals: vitals.size_bytes < before_bytes / 2)
     assert len((await store.load()).changes) == 20
 
 
