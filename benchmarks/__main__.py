@@ -22,11 +22,11 @@ from benchmarks.cluster import encoded, running, until_counted
 from benchmarks.plan import PER_HOST_MAX, STORES, Case, Fleet, Machine, Measured, Plan, Report, Run, Settings
 from benchmarks.screen import WIDTH, draw, markdown, table
 from billet.core.errors import BilletError
-from billet.demo.cluster import Boots, FakeHost
+from billet.demo.cluster import BootTimes, FakeHost
 from billet.demo.cluster import start_fakes as start_floor
 from billet.demo.etcd import etcd_program
 from billet.demo.processes import Processes
-from billet.demo.story import stopping_on_signals
+from billet.demo.walkthrough import stopping_on_signals
 from billet.demo.workload import HostSize
 
 WARM_UP = 20  # creates at least, before each run
@@ -95,7 +95,7 @@ def run_all(settings: Settings, console: Console) -> list[Case]:
     ):
         runs = 2 * settings.repeats * len(settings.in_flight)
         shown = progress.add_task("", total=runs * len(fleets))
-        floor = start_floor(processes, [HostSize("floor", 1, 1, 1)], Boots(0.0, 0.0, 0.0, seed=1), "fake")[0]
+        floor = start_floor(processes, [HostSize("floor", 1, 1, 1)], BootTimes(0.0, 0.0, 0.0, seed=1), "fake")[0]
         for fleet in fleets:
             progress.update(shown, description=describe(fleet))
             measured = []

@@ -18,7 +18,7 @@ from billet.adapters.pki import write_pki
 from billet.client import Address, Client
 from billet.core.errors import BilletError
 from billet.demo.etcd import start_etcd
-from billet.demo.processes import Process, Processes
+from billet.demo.processes import ChildProcess, Processes
 from billet.wire.pb.fleet_pb2 import READY, HostsReply, HostsRequest
 
 TOKEN = "benchmark"
@@ -58,7 +58,7 @@ def running(fleet: Fleet, capacity: int, link_tls: bool) -> Iterator[Cluster]:
         processes.check()
 
 
-def start_server(processes: Processes, store: str, link_tls: bool) -> tuple[Process, dict[str, str]]:
+def start_server(processes: Processes, store: str, link_tls: bool) -> tuple[ChildProcess, dict[str, str]]:
     """`billet server` as it is, with its default settings."""
     flags = ["--link-insecure"]
     if link_tls:
@@ -72,7 +72,7 @@ def start_server(processes: Processes, store: str, link_tls: bool) -> tuple[Proc
     return server, server.ready(READY_S)
 
 
-def start_fakes(processes: Processes, fleet: Fleet) -> tuple[list[str], Process]:
+def start_fakes(processes: Processes, fleet: Fleet) -> tuple[list[str], ChildProcess]:
     """All fakes, and their addresses."""
     order = fakes.Order(fleet.hosts, fleet.placed, str(processes.folder))
     process = processes.start("fakes", [sys.executable, "-m", "benchmarks.fakes", encoded(order)])

@@ -19,24 +19,24 @@ import click
 import uvloop
 from picows import WSMsgType
 
-from billet.adapters.link_server import AgentConnection, LinkServer, Reign
-from billet.adapters.stores import open_store
-from billet.api.fleet import Nothing
-from billet.api.service import FlintlockService
-from billet.control.auctioneer import Auctioneer, Rules
-from billet.control.auditor import Auditor
-from billet.control.ledger import Ledger
-from billet.control.office import Office
-from billet.control.reconciler import Reconciler
+from billet.api.fleet_service import Nothing
+from billet.api.flintlock_service import FlintlockService
 from billet.core.bidding import bid
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import Processes
-from billet.ports import Created, Inventory, Leader, Store, Term
+from billet.leader.accuracy import AccuracyTracker
+from billet.leader.auctioneer import Auctioneer, Rules
+from billet.leader.leadership import Leadership
+from billet.leader.ledger import Ledger
+from billet.leader.reconciler import Reconciler
+from billet.link import messages as wire
+from billet.link.server import AgentConnection, LinkServer, LinkTerm
+from billet.ports import Created, InventoryUpdate, Leader, Store, Term
 from billet.process import SystemClock
+from billet.store.open import open_store
 from billet.wire import flintlock
-from billet.wire import link as wire
 from billet.wire.headers import TOKEN
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -57,7 +57,7 @@ class VirtualHost:
         self.awarded_s = 0.0
         self._host, self._link = host, link
         self._taken = Resources(*(len(rows) * amount for amount in SHAPE))
-        inventory = wire.put_inventory(Inventory(True, rows, [], []))
+        inventory = wire.put_inventory(InventoryUpdate(True, rows, [], []))
         self._everything = pb.Up(inventory=inventory).SerializeToString()
         self._connection = AgentConnection(link)
         self._connection.on_ws_connected(self)  # type: ignore[arg-type]  # a stand-in for picows' transport
@@ -130,7 +130,7 @@ def create_request() -> bytes:
     return rpc.CreateMicroVMRequest(microvm=spec).SerializeToString()
 
 
-async def reign(store: Store, term: Term, link: LinkServer, hosts: list[VirtualHost], n: int) -> dict[str, float]:
+async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[VirtualHost], n: int) -> dict[str, float]:
     """From the election to the first answer and on to the last host; seconds since the election, by step."""
     elected_s, steps = time.monotonic(), {}
 
@@ -143,10 +143,10 @@ async def reign(store: Store, term: Term, link: LinkServer, hosts: list[VirtualH
     step("the ledger is made")
     clock, rules = SystemClock(), Rules()
     reconciler = Reconciler(ledger, clock, 60.0, 86_400.0, refuse)
-    auditor = Auditor(ledger.state, clock, reconciler, lambda outcome: None)
-    auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda story: None, auditor)
-    service = FlintlockService(Office(ledger, auctioneer, reconciler, link, rules, auditor), Nothing(), "bench")
-    link.begin(Reign(term.number, rules.weights, reconciler, rules.arrive_s, ledger.end))
+    accuracy = AccuracyTracker(ledger.state, clock, reconciler, lambda outcome: None)
+    auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda recorder: None, accuracy)
+    service = FlintlockService(Leadership(ledger, auctioneer, reconciler, link, rules, accuracy), Nothing(), "bench")
+    link.begin(LinkTerm(term.number, rules.weights, reconciler, rules.arrive_s, ledger.end))
     reconciling = asyncio.create_task(reconciler.run())
     await service.unary(flintlock.CREATE, create_request(), 30.0, {TOKEN: f"01NEW{n:021d}"})
     step("the first microVM is answered")
@@ -177,7 +177,7 @@ async def measure(url: str, folder: Path, hosts: int, placements: int, repeats: 
         link = LinkServer("", 0.05, 2.0)
         connected = connect(link, hosts, placements)
         term = await store.campaign(replace(ME, id=f"new-{n}"))
-        runs.append(await reign(store, term, link, connected, n))
+        runs.append(await lead_once(store, term, link, connected, n))
         await store.resign(term)
     await store.close()
     return runs

@@ -15,7 +15,7 @@ from typing import Any
 
 from billet.core.errors import ConfigError
 from billet.demo.etcd import etcd_program
-from billet.demo.processes import Process, Processes, until_healthy
+from billet.demo.processes import ChildProcess, Processes, until_healthy
 from chaos.namespaces import Network, mount_disk
 
 CLIENTS = "clients"
@@ -32,7 +32,9 @@ CONTROL_PORT = 9100  # of a fake flintlockd; only this harness talks to it
 ETCD_DISK_MIB, OTHER_DISK_MIB = 192, 64  # etcd writes ahead into files of 64 MiB
 # etcd's own documents choose a tenth of the election's time for the heartbeat, and this much on one site.
 ETCD_FLAGS = ("--heartbeat-interval", "50", "--election-timeout", "500", "--log-level", "error")
-SETTLE_AFTER_S = 10.0  # the servers' --settle-after-s: a run does not wait a minute for a create that came to nothing
+RESOLVE_AFTER_S = (
+    10.0  # the servers' --resolve-after-s: a run does not wait a minute for a create that came to nothing
+)
 LINK_TOKEN = "chaos"
 
 
@@ -43,7 +45,7 @@ class Part:
     name: str
     machine: str
     command: Sequence[str]
-    process: Process | None = None
+    process: ChildProcess | None = None
     paused: bool = False
     down: bool = True  # somebody has ended it on purpose
     excused: bool = False  # it may end by itself; any other that does is a finding
@@ -192,7 +194,7 @@ def _server(name: str, disk: Path) -> list[str]:
         "server", "--id", name, "--data-dir", str(disk), "--json-ready", "--insecure", "--http-endpoint", "",
         "--store", "etcd://" + ",".join(f"{ADDRESSES[member]}:2379" for member in ETCD),
         "--grpc-endpoint", f"{address}:9090", "--advertise-host", address, "--link-endpoint", f"{address}:9095",
-        "--link-insecure", "--link-token", LINK_TOKEN, "--settle-after-s", str(SETTLE_AFTER_S),
+        "--link-insecure", "--link-token", LINK_TOKEN, "--resolve-after-s", str(RESOLVE_AFTER_S),
     )  # fmt: skip
 
 

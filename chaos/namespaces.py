@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from billet.core.errors import BilletError
-from billet.demo.processes import Process, Processes
+from billet.demo.processes import ChildProcess, Processes
 
 INSIDE = "BILLET_CHAOS_INSIDE"  # in the environment of the process that has entered a namespace of its own
 NOWHERE = "02:00:00:00:ff:ff"  # a hardware address that no machine has
@@ -118,7 +118,7 @@ class Network:
         mac = mac or self._macs[machine]
         return f"neighbour replace {self._addresses[machine]} lladdr {mac} dev eth0 nud permanent"
 
-    def _hold(self, name: str) -> Process:
+    def _hold(self, name: str) -> ChildProcess:
         return self._processes.start(f"machine-{name}", ["unshare", "--net", "--", "sh", "-c", HOLD])
 
 

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 
 import grpc.aio
 
-from billet.adapters.etcd import EtcdStore
-from billet.adapters.etcd_client import EtcdClient
-from billet.api import fleet
+from billet.api import fleet_service as fleet
 from billet.core.errors import BilletError, StoreError
+from billet.store.etcd import EtcdStore
+from billet.store.etcd_client import EtcdClient
 from billet.wire.pb import etcd_rpc_pb2 as etcd
 from billet.wire.pb import fleet_pb2
 from chaos.cluster import ADDRESSES, ETCD, HOSTS, SERVERS, Cluster
@@ -108,13 +108,13 @@ class Watch:
                 away = [f"{h.id} is {fleet_pb2.HostState.Name(h.state)}" for h in hosts if h.state != fleet_pb2.READY]
                 if away or len(hosts) != len(HOSTS):
                     return f"{server} says: {', '.join(away) or f'{len(hosts)} hosts'}"
-            return await self._unsettled()
+            return await self._unresolved()
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
         except OSError as error:
             return str(error)
 
-    async def _unsettled(self) -> str:
+    async def _unresolved(self) -> str:
         promises = await self._promises()
         moving = [promise for promise in promises if promise.state not in ("STARTED", "LOST")]
         if moving:

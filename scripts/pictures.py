@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from billet.demo import story
+from billet.demo import walkthrough as walkthrough
 from billet.demo.cluster import Boots
 
 FOLDER = Path(__file__).parents[1] / "docs" / "img"
@@ -21,8 +21,10 @@ WIDTH = 88
 def main() -> None:
     """Run the demo as `billet demo` does by default, and cut its output where a new part begins."""
     console = Console(record=True, width=WIDTH, file=io.StringIO())
-    story.Console = lambda **_: console  # type: ignore[assignment,misc]  # its only change: it remembers what it printed
-    story.tell(story.Settings(5, 1, "sqlite", 60, 10.0, 1, Boots(0.3, 0.5, 0.2, 1), keep=False, json=False))
+    walkthrough.Console = lambda **_: console  # type: ignore[assignment,misc]  # its only change: it remembers what it printed
+    walkthrough.tell(
+        walkthrough.Settings(5, 1, "sqlite", 60, 10.0, 1, Boots(0.3, 0.5, 0.2, 1), keep=False, json=False)
+    )
     lines = console.export_text(styles=True).splitlines()
     explained, static, beside, ended = (
         next(n for n, line in enumerate(lines) if words in line)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from billet.demo.etcd import start_etcd
-from billet.demo.processes import Process, Processes, free_port
+from billet.demo.processes import ChildProcess, Processes, free_port
 from billet.fake.process import FakeProcess
 from billet.fake.settings import FakeConfig
 from billet.wire.tls import TlsSettings
@@ -49,8 +49,8 @@ class Cluster:
     agent_flags: tuple[str, ...] = ("--report-interval-s", "0.5")
     processes: Processes = field(init=False)
     fakes: list[FakeProcess] = field(default_factory=list)
-    server: list[Process] = field(default_factory=list)
-    agent: list[Process] = field(default_factory=list)
+    server: list[ChildProcess] = field(default_factory=list)
+    agent: list[ChildProcess] = field(default_factory=list)
     grpc: list[str] = field(default_factory=list)
     http_address: str = ""
     zones: list[dict[str, str]] = field(default_factory=list)  # each server's addresses that stand for a zone
@@ -88,7 +88,7 @@ class Cluster:
         self.processes.__exit__(None, None, None)
 
     @property
-    def etcd(self) -> list[Process]:
+    def etcd(self) -> list[ChildProcess]:
         return [process for process in self.processes.all if process.name.startswith("etcd-") and process.running()]
 
     @property
@@ -110,7 +110,7 @@ class Cluster:
         self.agent[n] = self._launch_agent(n)
         self.agent[n].ready(60)
 
-    def _launch_server(self, n: int) -> Process:
+    def _launch_server(self, n: int) -> ChildProcess:
         data = self.folder / f"server-{n}"
         data.mkdir(exist_ok=True)
         grpc_port, http_port, link_port = self._ports[n]
@@ -126,7 +126,7 @@ class Cluster:
             *(["--basic-auth-token", self.token] if self.token else []), *self.server_flags,
         )  # fmt: skip
 
-    def _launch_agent(self, n: int) -> Process:
+    def _launch_agent(self, n: int) -> ChildProcess:
         plan = self.plans[n]
         links = ",".join(f"127.0.0.1:{link}" for _, _, link in self._ports)
         return self.processes.billet(

@@ -20,10 +20,12 @@ class Target(NamedTuple):
 
 COMMANDS = {
     "demo": Target("billet.commands.demo", "demo", "A whole cluster on this machine, beside a static list of hosts."),
-    "server": Target("billet.commands.run", "server", "Serve Flintlock's API for the fleet; run 1, 3 or 5 of them."),
-    "agent": Target("billet.commands.run", "agent", "Report and bid for one host, beside its flintlockd."),
-    "hosts": Target("billet.commands.fleet", "hosts", "Show every host and how full it is."),
-    "vms": Target("billet.commands.fleet", "vms", "Show the microVMs and their hosts."),
+    "server": Target(
+        "billet.commands.serve", "server", "Serve Flintlock's API for the fleet; run 1, 3 or 5 of them."
+    ),
+    "agent": Target("billet.commands.serve", "agent", "Report and bid for one host, beside its flintlockd."),
+    "hosts": Target("billet.commands.lists", "hosts", "Show every host and how full it is."),
+    "vms": Target("billet.commands.lists", "vms", "Show the microVMs and their hosts."),
     "host": Target("billet.commands.host", "host", "Plan work on a host: cordon, drain, remove; fence a dead one."),
     "rebalance": Target(
         "billet.commands.rebalance", "rebalance", "Even out the fleet by having a few microVMs made again."
@@ -31,7 +33,7 @@ COMMANDS = {
     "create": Target("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
     "delete": Target("billet.commands.microvm", "delete", "Delete microVMs by uid."),
     "explain": Target("billet.commands.explain", "explain", "Show the auction of a microVM: who bid what, and why."),
-    "audit": Target("billet.commands.audit", "audit", "Show what bids foretold, and what came."),
+    "accuracy": Target("billet.commands.accuracy", "accuracy", "Show what bids foretold, and what came."),
     "store": Target("billet.commands.store", "store", "Back up, restore and check what the servers remember."),
     "simulate": Target(
         "billet.commands.simulate", "simulate", "Place a workload as Billet would and as others do, and compare."
@@ -45,7 +47,7 @@ COMMANDS = {
 }
 
 
-class Failure(click.ClickException):
+class CommandError(click.ClickException):
     """One line in red instead of a traceback; the exit code is 1."""
 
     def show(self, file: IO[Any] | None = None) -> None:
@@ -56,7 +58,7 @@ class Failure(click.ClickException):
             click.echo(rest, err=file is None, file=file)
 
 
-class WrongSetting(Failure):
+class WrongSetting(CommandError):
     """The same with exit code 2, as click has it for wrong options."""
 
     exit_code = 2
@@ -98,7 +100,7 @@ class Billet(click.Group):
         except click.UsageError as error:
             raise _one_line(error, ctx.command_path) from None
         except BilletError as error:
-            failure = WrongSetting if isinstance(error, ConfigError) else Failure
+            failure = WrongSetting if isinstance(error, ConfigError) else CommandError
             raise failure(error.text) from None
 
 

@@ -133,7 +133,7 @@ class ServerConfig:
         30.0, AUCTION, "How long a client's call waits while no server leads. 0 = it fails at once; more rides out"
         " longer troubles of the store.", low=0, high=3600,
     )  # fmt: skip
-    settle_after_s: float = setting(
+    resolve_after_s: float = setting(
         60.0, AUCTION, "How long the room of a create with unknown outcome is held while its host is asked for it."
         " 0 = given back at once; more is safer on slow hosts, and holds room longer.", low=0, high=86_400,
     )  # fmt: skip
@@ -180,8 +180,8 @@ class ServerConfig:
         f" from {LONG:g} times this; more keeps hosts even in a burst, less has it done sooner.",
         low=0.001, high=3600,
     )  # fmt: skip
-    wish_weight: float = setting(
-        Weights().wish, SCORE, "What a soft wish of a request (billet.io/spread, near) counts: what a host adds"
+    preference_weight: float = setting(
+        Weights().preference, SCORE, "What a soft wish of a request (billet.io/spread, near) counts: what a host adds"
         " that has the whole group, or none of it. 0 = nothing; 1 = as much as a full host.", low=0, high=10,
     )  # fmt: skip
     cluster_weight: float = setting(
@@ -218,7 +218,7 @@ class ServerConfig:
         """The settings of the score, as the core wants them."""
         return Weights(
             self.pressure_weight, self.delay_weight, self.delay_half_s, self.policy, self.shape_weight,
-            self.wish_weight, self.cluster_weight,
+            self.preference_weight, self.cluster_weight,
         )  # fmt: skip
 
     @property

@@ -17,30 +17,30 @@ import uvicorn
 from ulid import ULID
 
 from billet.adapters.forward import LeaderForward
-from billet.adapters.link_server import LinkServer, Reign
-from billet.adapters.records import AuctionLog
-from billet.adapters.stores import open_store
-from billet.api.edge import Edge
-from billet.api.front import Front
+from billet.api.flintlock_service import FlintlockService
+from billet.api.grpc_server import GrpcServer
 from billet.api.http import http_app
+from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import exposition
-from billet.api.service import FlintlockService
-from billet.api.stale import StaleReads
+from billet.api.stale_reads import StaleReads
 from billet.config import ServerConfig
-from billet.control.auctioneer import Auctioneer, Rules
-from billet.control.auditor import Auditor, taken_up
-from billet.control.ledger import Ledger, elected
-from billet.control.office import Office
-from billet.control.reconciler import Reconciler
-from billet.control.reign import next_reign, until_over
-from billet.control.story import Story
-from billet.core.audit import Outcome
+from billet.core.accuracy import Outcome
 from billet.core.errors import BilletError, Code, ConfigError, StoreAway, StoreError
 from billet.core.model import Placement
-from billet.core.record import Gone
+from billet.core.questions.record import Gone
+from billet.leader.accuracy import AccuracyTracker, taken_up
+from billet.leader.auctioneer import Auctioneer, Rules
+from billet.leader.election_loop import next_term, until_over
+from billet.leader.leadership import Leadership
+from billet.leader.ledger import Ledger, elected
+from billet.leader.reconciler import Reconciler
+from billet.leader.recorder import AuctionRecorder
+from billet.link.server import LinkServer, LinkTerm
 from billet.ports import Leader, Store
 from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
 from billet.settings import split_endpoint
+from billet.store.auction_log import AuctionLog
+from billet.store.open import open_store
 from billet.wire import auction_records, flintlock, tls
 from billet.wire.headers import FORWARDED, proof, token_of
 
@@ -80,10 +80,10 @@ class Server:
         self._log = AuctionLog(Path(config.data_dir) / "auctions.db", keep=config.record_auctions)
         self._link = LinkServer(config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3)
         self._proof = proof(config.link_token)
-        self._front = Front(lambda request, metadata: token_of(request, metadata, new_id), config.hold_s)
+        self._proxy = LeaderProxy(lambda request, metadata: token_of(request, metadata, new_id), config.hold_s)
         # The first is for all zones, the others stand for one each.
-        self._edges = [
-            Edge(self._front, config.basic_auth_token, self._proof, zone)
+        self._grpc_servers = [
+            GrpcServer(self._proxy, config.basic_auth_token, self._proof, zone)
             for zone in ("", *(zone for zone, _ in config.zones))
         ]
         self._tls = tls.TlsSettings(
@@ -92,7 +92,7 @@ class Server:
         self._store_open = False
         self._ledger: Ledger | None = None  # while this server leads
         self._service: FlintlockService | None = None
-        self._office: Office | None = None
+        self._leadership: Leadership | None = None
         self._forward: LeaderForward | None = None  # while another one does
         self._last: LeaderForward | None = None  # to the last one, while nobody does
         self.stopping = False
@@ -104,9 +104,11 @@ class Server:
         config = self._config
         with suppress(StoreAway):  # it may come later; `_lead` says what it waits for
             await self._open_store()
-        grpc_port = await listening(self._edges[0].listen(config.grpc_endpoint, self._tls), config.grpc_endpoint)
-        for edge, (zone, endpoint) in zip(self._edges[1:], config.zones, strict=True):
-            port = await listening(edge.listen(endpoint, self._tls), endpoint)
+        grpc_port = await listening(
+            self._grpc_servers[0].listen(config.grpc_endpoint, self._tls), config.grpc_endpoint
+        )
+        for grpc_server, (zone, endpoint) in zip(self._grpc_servers[1:], config.zones, strict=True):
+            port = await listening(grpc_server.listen(endpoint, self._tls), endpoint)
             self.zones.append((zone, self._reachable(endpoint, port)))
         link_host, link_port = split_endpoint(config.link_endpoint)
         context = tls.server_context(config.link_tls_cert, config.link_tls_key) if not config.link_insecure else None
@@ -144,33 +146,39 @@ class Server:
     def trouble(self, error: StoreError) -> None:
         """See control.reign.Candidate."""
         log.error("cannot lead: the store is in trouble; trying again", error=error.text)
-        self._front.trouble(f"no server leads: {error.text}")
+        self._proxy.trouble(f"no server leads: {error.text}")
 
     async def _lead(self) -> None:
         """Campaign, lead, and campaign again, until this server stops."""
         with suppress(StoreError):
             # Should our address lead already, that is the process before this one, which was killed.
             await self._store.depose(self.leader)
-        while ledger := await next_reign(self):
-            office = self._open_office(ledger)
-            service = FlintlockService(office, self._log, self._config.id)
-            self._office = office
+        while ledger := await next_term(self):
+            leadership = self._open_leadership(ledger)
+            service = FlintlockService(leadership, self._log, self._config.id)
+            self._leadership = leadership
             self._ledger, self._service = ledger, service
             self._link.begin(
-                Reign(ledger.term.number, self._config.weights, office.auditor, office.rules.arrive_s, ledger.end)
+                LinkTerm(
+                    ledger.term.number,
+                    self._config.weights,
+                    leadership.accuracy,
+                    leadership.rules.arrive_s,
+                    ledger.end,
+                )
             )
-            await self._face()
+            await self._route()
             state = ledger.state
             log.info("leading", term=ledger.term.number, hosts=len(state.hosts), microvms=len(state.placements))
             try:
-                await until_over(self._store, ledger, office.reconciler)
+                await until_over(self._store, ledger, leadership.reconciler)
             finally:
-                self._ledger = self._service = self._office = None
-                self._front.stale = self._front.own_stale = StaleReads(
+                self._ledger = self._service = self._leadership = None
+                self._proxy.stale = self._proxy.own_stale = StaleReads(
                     service, self._clock.monotonic_s(), self._clock.monotonic_s
                 )
-                self._front.trouble(f"no server leads: {ledger.why}")
-                await self._face()
+                self._proxy.trouble(f"no server leads: {ledger.why}")
+                await self._route()
                 self._link.end("the term has ended")
                 with suppress(BilletError):
                     await self._store.resign(ledger.term)
@@ -207,7 +215,7 @@ class Server:
         await self._store.close()
         self._log.close()
 
-    def _open_office(self, ledger: Ledger) -> Office:
+    def _open_leadership(self, ledger: Ledger) -> Leadership:
         config = self._config
         ledger.gone = self._gone
         rules = Rules(
@@ -220,59 +228,59 @@ class Server:
             quotas=config.quota_of,
         )
         reconciler = Reconciler(
-            ledger, self._clock, config.settle_after_s, KEEP_LOST_S, self._delete, config.fence_after_s
+            ledger, self._clock, config.resolve_after_s, KEEP_LOST_S, self._delete, config.fence_after_s
         )
-        auditor = Auditor(ledger.state, self._clock, reconciler, self._judged)
+        accuracy = AccuracyTracker(ledger.state, self._clock, reconciler, self._judged)
         each = taken_up(len(ledger.state.hosts))
         for host_id in ledger.state.hosts:
-            auditor.restore(host_id, auction_records.decode_outcomes(self._log.judged(host_id, each)))
-        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, rules, self._clock, self._record, auditor)
-        return Office(ledger, auctioneer, reconciler, self._link, rules, auditor)
+            accuracy.restore(host_id, auction_records.decode_outcomes(self._log.judged(host_id, each)))
+        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, rules, self._clock, self._record, accuracy)
+        return Leadership(ledger, auctioneer, reconciler, self._link, rules, accuracy)
 
     async def _delete(self, host_id: str, uid: str) -> bool:
         request, timeout_s = flintlock.with_uid(uid), self._config.call_timeout_s
         return (await self._link.call(host_id, flintlock.DELETE, request, timeout_s)).code == Code.OK
 
-    async def _face(self) -> None:
+    async def _route(self) -> None:
         """Whom our clients meet from now on."""
-        self._front.turn(self._service or self._forward, leads=self._service is not None)
-        await self._serving(self._front.serving and not self.stopping)
+        self._proxy.route(self._service or self._forward, leads=self._service is not None)
+        await self._serving(self._proxy.serving and not self.stopping)
 
     async def _serving(self, yes: bool) -> None:
-        for edge in self._edges:
-            await edge.serving(yes)
+        for grpc_server in self._grpc_servers:
+            await grpc_server.serving(yes)
 
     async def _stop_serving(self, grace_s: float) -> None:
-        await asyncio.gather(*(edge.stop(grace_s) for edge in self._edges))
+        await asyncio.gather(*(grpc_server.stop(grace_s) for grpc_server in self._grpc_servers))
 
     async def _follow(self) -> None:
         """Know who leads, to pass clients on to it and to see when it dies."""
-        bury: asyncio.Task[None] | None = None
+        watching: asyncio.Task[None] | None = None
         async for leader in self._store.leaders():
-            if bury:
-                bury.cancel()
-            before, self._forward, bury = self._forward, None, None
+            if watching:
+                watching.cancel()
+            before, self._forward, watching = self._forward, None, None
             if leader and leader != self.leader:
                 self._forward = LeaderForward(leader, self._tls, self._config.servers_ca, ((FORWARDED, self._proof),))
-                bury = asyncio.create_task(self._bury(self._forward))
+                watching = asyncio.create_task(self._watch_leader(self._forward))
             elif leader is None and before:
                 if self._last:
                     await self._last.close()
-                self._last = self._front.stale = before  # the last leader knows best what was there
+                self._last = self._proxy.stale = before  # the last leader knows best what was there
             self._link.follow(leader)
-            await self._face()
+            await self._route()
             if before and before is not self._last:
                 await before.close()
 
-    async def _bury(self, forward: LeaderForward) -> None:
+    async def _watch_leader(self, forward: LeaderForward) -> None:
         """End a dead leader's term, rather than wait for its lease to run out."""
         await forward.dead()
         log.warning("the leader is dead", leader=forward.leader.id)
         with suppress(StoreError):
             await self._store.depose(forward.leader)
 
-    def _record(self, story: Story) -> None:
-        record = story.record
+    def _record(self, recorder: AuctionRecorder) -> None:
+        record = recorder.record
         name = f"{record.auction.namespace}/{record.auction.name}"
         names = [name, record.auction.name, *([record.uid] if record.uid else [])]
         self._log.append(record.auction.id, names, auction_records.encode(record))
@@ -296,7 +304,7 @@ class Server:
         host, port = split_endpoint(endpoint)
         config = self._config
         settings = uvicorn.Config(
-            http_app(self._front, config.basic_auth_token, lambda: exposition(self._office)),
+            http_app(self._proxy, config.basic_auth_token, lambda: exposition(self._leadership)),
             host=host or "0.0.0.0",
             port=port,
             log_level="error",

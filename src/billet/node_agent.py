@@ -11,14 +11,14 @@ import structlog
 
 from billet.adapters.containerd import Containerd
 from billet.adapters.flintlock import GrpcFlintlock
-from billet.adapters.link_agent import AgentDialler
-from billet.adapters.machine import Machine
-from billet.adapters.seldom import handshakes_fail_in_one_line
+from billet.adapters.log_throttle import handshakes_fail_in_one_line
+from billet.adapters.machine import MachineProbe
 from billet.adapters.thinpool import pool_free_mib
 from billet.config_agent import AgentConfig
-from billet.control.agent import Agent
 from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Host, Resources
+from billet.host.agent import Agent
+from billet.link.agent import AgentDialler
 from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
 from billet.wire import auth, flintlock, tls
 
@@ -52,7 +52,7 @@ async def run_agent(config: AgentConfig) -> None:
         await containerd.close()
 
 
-async def keep_looking(config: AgentConfig, agent: Agent, containerd: Containerd, machine: Machine) -> None:
+async def keep_looking(config: AgentConfig, agent: Agent, containerd: Containerd, machine: MachineProbe) -> None:
     """Facts that others have to be asked for, again and again. One that cannot be had is said, and never made up."""
     if not config.containerd:
         agent.cannot_tell("containerd", "images that are unpacked: --containerd is empty; those seen booted count")
@@ -67,14 +67,14 @@ async def keep_looking(config: AgentConfig, agent: Agent, containerd: Containerd
 async def look_at_images(agent: Agent, containerd: Containerd) -> None:
     """What containerd has unpacked."""
     try:
-        agent.room.unpacked(await containerd.unpacked())
+        agent.boot_queue.unpacked(await containerd.unpacked())
         agent.cannot_tell("containerd", "")
     except OSError as error:
-        agent.room.unpacked(None)
+        agent.boot_queue.unpacked(None)
         agent.cannot_tell("containerd", f"images that are unpacked: {error}; those seen booted count")
 
 
-async def look_at_pool(agent: Agent, machine: Machine, pool: str) -> None:
+async def look_at_pool(agent: Agent, machine: MachineProbe, pool: str) -> None:
     """The room that the thin pool has."""
     try:
         machine.pool_free_mib = await pool_free_mib(pool)
@@ -84,7 +84,7 @@ async def look_at_pool(agent: Agent, machine: Machine, pool: str) -> None:
         agent.cannot_tell("pool", f"room for volumes in the thin pool {pool}: {error}")
 
 
-def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock, Machine]:
+def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock, MachineProbe]:
     """One agent, not yet running."""
     credentials = None
     if config.flintlock_tls_ca or config.flintlock_tls_cert:
@@ -93,7 +93,7 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
         )
     authorization = auth.basic_header(config.flintlock_token) if config.flintlock_token else ""
     daemon = GrpcFlintlock(config.flintlock, credentials, authorization)
-    machine = Machine(config.state_dir)
+    machine = MachineProbe(config.state_dir)
     host = host_of(config, machine.capacity(config.max_vms))
     if machine.stands_in and not config.disk_mib:
         log.warning(

@@ -169,7 +169,7 @@ class Unknown(NamedTuple):
 Outcome = Created | Denied | NotTaken | Unknown
 
 
-class How(NamedTuple):
+class CreateOptions(NamedTuple):
     """What else a host must know of a create that it is told.
 
     `instance` is the agent's process that the microVM was reserved for; no other gets the order the first time.
@@ -184,7 +184,7 @@ class How(NamedTuple):
     verdict_only: bool = False
 
 
-PLAINLY = How()
+DEFAULT_OPTIONS = CreateOptions()
 
 
 class Hosts(Protocol):
@@ -196,7 +196,9 @@ class Hosts(Protocol):
     def instance(self, host_id: str) -> str:
         """The process of a host's agent that is connected now, by a name that no other ever has; "" when none is."""
 
-    async def create(self, host_id: str, auction: Auction, request: bytes, timeout_s: float, how: How) -> Outcome:
+    async def create(
+        self, host_id: str, auction: Auction, request: bytes, timeout_s: float, options: CreateOptions
+    ) -> Outcome:
         """Tell the winner. `request` is the client's CreateMicroVMRequest, to the byte."""
 
     async def get(self, host_id: str, uid: str, timeout_s: float) -> Reply:
@@ -246,7 +248,7 @@ class Report:
     machine: MachineFacts = NOTHING_KNOWN
 
 
-class Inventory(NamedTuple):
+class InventoryUpdate(NamedTuple):
     """What a host runs: everything when `full`, else what changed since the last one."""
 
     full: bool
@@ -264,7 +266,7 @@ class HostsListener(Protocol):
     def reported(self, host_id: str, report: Report) -> None:
         """A host measured itself."""
 
-    def observed(self, host_id: str, inventory: Inventory) -> None:
+    def observed(self, host_id: str, inventory: InventoryUpdate) -> None:
         """A host's microVMs changed."""
 
     def left(self, host_id: str) -> None:

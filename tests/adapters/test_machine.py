@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from billet.adapters.machine import Machine, Stalled, parse_psi
+from billet.adapters.machine import MachineProbe, Stalled, parse_psi
 
 LINE = "some avg10={avg:.2f} avg60=0.00 avg300=0.00 total={total}\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
 
@@ -29,7 +29,7 @@ def test_without_psi_there_is_no_share_and_not_0(tmp_path: Path) -> None:
 
 
 def test_what_is_truly_free_counts_only_where_it_is_measured(tmp_path: Path) -> None:
-    machine = Machine(str(tmp_path / "not" / "there"))
+    machine = MachineProbe(str(tmp_path / "not" / "there"))
     real, measured = machine.capacity(10), machine.measure()
     assert measured.memory_free_mib is not None
     assert measured.volumes_free_mib is not None

@@ -17,7 +17,7 @@ def op(kind: Kind, at_s: float, code: str = "OK", **fields: object) -> Op:
     return Op(kind, "server-1", at_s, ended_s=at_s + 0.5, code=code, **fields)  # type: ignore[arg-type]
 
 
-def story() -> tuple[History, World]:
+def scenario() -> tuple[History, World]:
     """One microVM was made, listed and looked at; another was made and deleted, and is gone."""
     history = History(
         [
@@ -47,50 +47,50 @@ def broken(history: History, world: World) -> set[str]:
 
 
 def test_a_story_in_which_all_is_kept() -> None:
-    assert broken(*story()) == set()
-    assert len(CHECKERS) == len(check(*story()))
+    assert broken(*scenario()) == set()
+    assert len(CHECKERS) == len(check(*scenario()))
 
 
 def test_an_acknowledged_microvm_that_is_on_no_host_is_lost() -> None:
-    history, world = story()
+    history, world = scenario()
     world.hosts = {"host-1": [], "host-2": []}
     assert broken(history, world) == {"nothing_acknowledged_is_lost", "ledger_and_hosts_agree"}
 
 
 def test_an_acknowledged_microvm_that_is_not_listed_is_lost() -> None:
-    history, world = story()
+    history, world = scenario()
     world.listed = frozenset()
     assert broken(history, world) == {"nothing_acknowledged_is_lost"}
 
 
 def test_an_acknowledged_microvm_that_does_not_answer_is_lost() -> None:
-    history, world = story()
+    history, world = scenario()
     world.got = {"uid-1": op(Kind.GET, 9.0, "UNAVAILABLE", uid="uid-1")}
     assert broken(history, world) == {"nothing_acknowledged_is_lost"}
 
 
 def test_a_second_microvm_of_one_create_is_seen_even_if_it_goes_again() -> None:
-    history, world = story()
+    history, world = scenario()
     history.samples.append(Sample(3.0, "host-2", [replace(KEPT, uid="uid-2")]))
     assert broken(history, world) == {"nothing_is_made_twice"}
 
 
 def test_a_microvm_that_is_not_the_one_that_was_acknowledged_was_made_twice() -> None:
-    history, world = story()
+    history, world = scenario()
     history.ops[1] = op(Kind.CREATE, 1.0, name="old", uid="uid-0")
     history.samples.append(Sample(3.0, "host-2", [Vm("uid-9", "old", 1, 1024, "CREATED")]))
     assert broken(history, world) == {"nothing_is_made_twice"}
 
 
 def test_one_microvm_on_two_hosts() -> None:
-    history, world = story()
+    history, world = scenario()
     history.samples.append(Sample(3.0, "host-2", [KEPT]))
     assert broken(history, world) == {"nothing_is_made_twice"}
 
 
 @pytest.mark.parametrize("big", [{"vcpu": 5}, {"memory_mib": 8193}])
 def test_a_host_that_had_too_much_for_a_moment(big: dict[str, int]) -> None:
-    history, world = story()
+    history, world = scenario()
     history.samples.append(Sample(3.0, "host-1", [replace(KEPT, **big)]))  # type: ignore[arg-type]
     assert broken(history, world) == {"no_host_is_overcommitted"}
 
@@ -106,13 +106,13 @@ def test_a_host_that_had_too_much_for_a_moment(big: dict[str, int]) -> None:
     ],
 )
 def test_a_ledger_that_says_otherwise_than_the_hosts(promises: list[Promise]) -> None:
-    history, world = story()
+    history, world = scenario()
     world.promises = promises
     assert broken(history, world) == {"ledger_and_hosts_agree"}
 
 
 def test_a_ledger_that_counts_otherwise_than_the_hosts() -> None:
-    history, world = story()
+    history, world = scenario()
     world.rooms = {"host-1": ROOM, "host-2": ROOM}
     assert broken(history, world) == {"ledger_and_hosts_agree"}
 
@@ -126,13 +126,13 @@ def test_a_ledger_that_counts_otherwise_than_the_hosts() -> None:
     ],
 )
 def test_not_found_for_what_is_there(lie: Op) -> None:
-    history, world = story()
+    history, world = scenario()
     history.ops.append(lie)
     assert "not_found_means_gone" in broken(history, world)
 
 
 def test_a_deleted_microvm_that_stays() -> None:
-    history, world = story()
+    history, world = scenario()
     world.hosts = {"host-1": [KEPT], "host-2": [Vm("uid-0", "old", 0, 0, "CREATED")]}
     assert broken(history, world) == {"deleted_stays_deleted", "ledger_and_hosts_agree"}
 
@@ -141,19 +141,19 @@ def test_a_deleted_microvm_that_stays() -> None:
     "sight", [op(Kind.GET, 7.0, uid="uid-0"), op(Kind.LIST, 7.0, listed=frozenset({"uid-0", "uid-1"}))]
 )
 def test_a_microvm_that_was_called_gone_and_is_seen_again(sight: Op) -> None:
-    history, world = story()
+    history, world = scenario()
     history.ops.append(sight)
     assert broken(history, world) == {"deleted_stays_deleted"}
 
 
 def test_a_list_that_lacks_one() -> None:
-    history, world = story()
+    history, world = scenario()
     history.ops.append(op(Kind.LIST, 7.0))
     assert broken(history, world) == {"lists_are_whole"}
 
 
 def test_an_old_list_may_lack_what_is_younger_and_no_more() -> None:
-    history, world = story()
+    history, world = scenario()
     history.ops.append(op(Kind.LIST, 7.0, stale_s=6.0))
     assert broken(history, world) == set()
     history.ops.append(op(Kind.LIST, 7.0, stale_s=5.0))
@@ -161,14 +161,14 @@ def test_an_old_list_may_lack_what_is_younger_and_no_more() -> None:
 
 
 def test_an_error_that_nobody_foresaw() -> None:
-    history, world = story()
+    history, world = scenario()
     history.ops.append(op(Kind.GET, 7.0, "INTERNAL", uid="uid-1", text="internal error"))
     assert broken(history, world) == {"errors_are_those_foreseen"}
 
 
 @pytest.mark.parametrize("trouble", [{"fallen": ["server-2"]}, {"unrest": "host-3 is AWAY"}])
 def test_a_fleet_that_does_not_recover(trouble: dict[str, object]) -> None:
-    history, world = story()
+    history, world = scenario()
     for name, value in trouble.items():
         setattr(world, name, value)
     assert broken(history, world) == {"all_is_well_again"}

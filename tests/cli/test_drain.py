@@ -3,7 +3,7 @@
 import pytest
 
 from billet.commands.drain import sort_out
-from billet.commands.fleet import as_dicts
+from billet.commands.lists import as_dicts
 from billet.wire.pb import fleet_pb2 as pb
 
 ALLOWED = {"billet.io/evict": "allow"}

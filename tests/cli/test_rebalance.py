@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from billet.api.fleet import host_view
-from billet.commands.fleet import as_dicts
+from billet.api.fleet_service import host_view
+from billet.commands.lists import as_dicts
 from billet.commands.rebalance import HONEST, Limits, _print_plan, fleet_of
 from billet.core.model import NO_DISCOUNT, Facts, Host, Resources
 from billet.core.state import State
@@ -96,7 +96,7 @@ def test_groups_are_counted_on_every_host_and_those_count_that_are_on_their_way(
 
 def test_what_a_host_has_before_it_and_what_its_bids_are_corrected_by_is_read():
     late = pb.HostView(id="h", state=pb.READY, allocatable=ROOM, taken=ROOM, boot_s=0.5, ahead_s=9.0, pull_s=3.0)
-    late.audit_delay, late.audit_utilisation = 2.0, 0.1
+    late.delay_correction, late.utilisation_correction = 2.0, 0.1
     right = pb.HostView(id="r", state=pb.READY, allocatable=ROOM, taken=ROOM)
     places = fleet_of(as_dicts(pb.HostsReply(hosts=[late, right], policy="spread")), []).places
     assert (places["h"].facts.ahead_s, places["h"].facts.pull_s, places["h"].view.discount) == (9.0, 3.0, (2.0, 0.1))
@@ -111,13 +111,13 @@ def test_what_a_host_has_before_it_and_what_its_bids_are_corrected_by_is_read():
 def test_a_host_is_priced_by_all_that_it_has_reported(facts):
     """Broken on purpose (as it was: spread, pulls, and of how many they are, not passed on): priced by defaults."""
     room = Resources(16, 65536, 100_000, 99)
-    office = SimpleNamespace(
+    leadership = SimpleNamespace(
         ledger=SimpleNamespace(state=State()),
-        auditor=SimpleNamespace(discounted=lambda views: views),
+        accuracy=SimpleNamespace(discounted=lambda views: views),
         reconciler=SimpleNamespace(
             seen={"h0": SimpleNamespace(complete=True, report=Report(facts, 0.0, 0, 0, 0, 0, True, 2.0))},
             age_s=lambda seen: 0.0,
         ),
     )
-    reply = pb.HostsReply(hosts=[host_view(office, Host("h0", room, room))], policy="spread")
+    reply = pb.HostsReply(hosts=[host_view(leadership, Host("h0", room, room))], policy="spread")
     assert fleet_of(as_dicts(reply), []).places["h0"].facts == facts

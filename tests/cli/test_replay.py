@@ -6,13 +6,13 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from billet.adapters.records import AuctionLog
 from billet.cli import main
 from billet.commands.replay import shapes
 from billet.core.errors import ConfigError
 from billet.core.model import Resources
+from billet.store.auction_log import AuctionLog
 from billet.wire.auction_records import encode, encode_gone
-from tests.whatif.test_past import a_day
+from tests.whatif.test_recorded_workload import a_day
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from billet.commands.fleet import as_dicts
-from billet.core.audit import Outcome
-from billet.core.model import Foretold
-from billet.show.audit import audit
+from billet.commands.lists import as_dicts
+from billet.core.accuracy import Outcome
+from billet.core.model import Forecast
+from billet.show.accuracy import accuracy
 from billet.show.explain import explained, older
-from billet.show.fleet import hosts_table, natural, placements_table
 from billet.show.marks import age, bar, duration, gib
 from billet.show.simulate import Burst, bursts_table, columns, compared
+from billet.show.tables import hosts_table, natural, placements_table
 from billet.whatif.bursts import Accuracy, Waits
 from billet.wire.pb import fleet_pb2 as pb
 
@@ -101,10 +101,10 @@ def test_an_auction_fits_80_columns_and_its_numbers_are_whole():
 
 
 def test_a_wish_has_a_column_and_its_group_a_line_within_80_columns():
-    kin = [{"wish": "cluster", "here": 16, "zone": 16, "total": 58}]
+    peers = [{"preference": "cluster", "here": 16, "zone": 16, "total": 58}]
     room = {"allocatable": {"vcpu": 16, "memory_mib": 65536}, "taken": {"vcpu": 4, "memory_mib": 1024}}
-    ledger = {host: {**room, "kin": kin} for host in ("host-1", "host-2", "host-9")}
-    priced = {host: score(0.3) | {"wish": 0.083} for host in ledger}
+    ledger = {host: {**room, "peers": peers} for host in ("host-1", "host-2", "host-9")}
+    priced = {host: score(0.3) | {"preference": 0.083} for host in ledger}
     said = text(explained(a_record({**AWARDED, "ledger": ledger, "priced": priced, "refusals": []})), 80)
     assert max(len(line) for line in said.splitlines()) <= 80
     row = next(line for line in said.splitlines() if "▶ host-1" in line)
@@ -233,10 +233,10 @@ def test_the_smallest_pieces():
     assert sorted(["h10", "h2", "h"], key=natural) == ["h", "h2", "h10"]
 
 
-def of_pulls(pulling, wishes=(), policy="spread"):
+def of_pulls(pulling, constraints=(), policy="spread"):
     bids = [a_bid("host-2", 0.2) | {"missing": 2}, a_bid("host-1", 0.3)]
     record = a_record(AWARDED | {"bids": bids, "pulling": pulling})
-    record["auction"]["wishes"] = dict(wishes)
+    record["auction"]["constraints"] = dict(constraints)
     return text(explained(record | {"weights": {"policy": policy}}), width=120)
 
 
@@ -266,17 +266,20 @@ def test_a_bid_that_was_priced_by_what_all_say_is_told_from_one_whose_ledger_mov
 def test_wishes_are_told_with_what_they_added_and_by_what_they_were_measured():
     """Broken on purpose (leave a bid that the ledger ruled out among the offers): host-9 has a score."""
 
-    def kin(here: int, zone: int) -> dict:
-        counts = {"wish": "spread", "here": here, "zone": zone, "total": 3}
-        return AWARDED["ledger"]["host-1"] | {"kin": [counts]}
+    def peers(here: int, zone: int) -> dict:
+        counts = {"preference": "spread", "here": here, "zone": zone, "total": 3}
+        return AWARDED["ledger"]["host-1"] | {"peers": [counts]}
 
     attempt = AWARDED | {
         "refusals": [{"host": "host-9", "reason": "APART", "detail": "already has default/web-1 of group db"}],
-        "ledger": {"host-1": kin(0, 2), "host-2": kin(2, 2)},
-        "priced": {"host-2": score(0.2, delay=0.01) | {"wish": 1.0, "total": 1.21}, "host-1": score(0.3, delay=0.01)},
+        "ledger": {"host-1": peers(0, 2), "host-2": peers(2, 2)},
+        "priced": {
+            "host-2": score(0.2, delay=0.01) | {"preference": 1.0, "total": 1.21},
+            "host-1": score(0.3, delay=0.01),
+        },
     }
     record = a_record(attempt)
-    record["auction"]["wishes"] = {"spread": "web", "apart": "db", "require": [["gpu", "yes"]], "plane": True}
+    record["auction"]["constraints"] = {"spread": "web", "apart": "db", "require": [["gpu", "yes"]], "plane": True}
     said = text(explained(record), width=140)
     assert "wishes spread web, apart db, require gpu=yes, a control plane's place" in said
     assert re.search(r"host-2 +1.210 .*1\.000", said), "with the wish, and not marked as priced anew"
@@ -304,7 +307,7 @@ def test_the_waits_of_a_burst_fit_80_columns():
 
 @pytest.mark.parametrize("host", ["host-10", "ip-10-0-12-33.eu-west-1.compute.internal"])
 def test_an_audit_shows_every_figure_whole_on_80_columns(host):
-    kept = [Outcome(host, "uid", 1.0, Foretold(0.5, 2.0, 3.0), 4.0, 0.62, 0.5)] * 30
-    said = text(audit([*kept, Outcome("b", "uid", 1.0, Foretold(0.5, 2.0, 3.0), 2.0, 0.5, 0.5)]), 80)
+    kept = [Outcome(host, "uid", 1.0, Forecast(0.5, 2.0, 3.0), 4.0, 0.62, 0.5)] * 30
+    said = text(accuracy([*kept, Outcome("b", "uid", 1.0, Forecast(0.5, 2.0, 3.0), 2.0, 0.5, 0.5)]), 80)
     figures = {"30", "2.00", "100.0%", "0.0%", "+12.00%", "12.00%", "+0.120"}
     assert figures <= set(said.split())

@@ -7,11 +7,11 @@ from click.testing import CliRunner
 
 from billet.cli import main
 from billet.client import Client
+from billet.core.constraints import read, violation
 from billet.core.model import Facts, Host, HostView, Reason, Refusal, Resources
-from billet.core.record import Called, Record
+from billet.core.questions.record import AuctionRecord, Called
+from billet.core.questions.whynot import why_not
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.core.whynot import why_not
-from billet.core.wishes import read, unwished
 from billet.show.whynot import told
 from billet.wire.auction_records import encode
 from billet.wire.pb.fleet_pb2 import RecordsReply
@@ -51,7 +51,7 @@ def test_a_full_host_and_one_too_small():
 
 
 @pytest.mark.parametrize(
-    ("labels", "wish"),
+    ("labels", "preference"),
     [
         ({"billet.io/zone": "b"}, "for zone b"),
         ({"billet.io/host": "a"}, "for host a"),
@@ -60,18 +60,18 @@ def test_a_full_host_and_one_too_small():
     ],
     ids=str,
 )
-def test_a_host_that_a_wish_rules_out_hears_of_the_wish(labels, wish):
-    auction = replace(AUCTION, labels=labels, wishes=read(labels))
-    barred = unwished(Host("b", ROOM, ROOM, "c", {"disk": "hdd"}), auction.wishes)
-    said = answer(held(auction, {"a": view(8), "b": view(against=barred)}, {}), "b")
-    assert said.endswith(f"). It could not have won: the wish {wish} rules it out.")
+def test_a_host_that_a_wish_rules_out_hears_of_the_wish(labels, preference):
+    auction = replace(AUCTION, labels=labels, constraints=read(labels))
+    barred = violation(Host("b", ROOM, ROOM, "c", {"disk": "hdd"}), auction.constraints)
+    said = answer(held(auction, {"a": view(8), "b": view(excluded_by=barred)}, {}), "b")
+    assert said.endswith(f"). It could not have won: the constraint {preference} excludes it.")
 
 
 def test_a_host_that_has_one_of_a_group_that_is_kept_apart_hears_of_the_group():
-    auction = replace(AUCTION, wishes=read({"billet.io/apart": "web"}))
+    auction = replace(AUCTION, constraints=read({"billet.io/apart": "web"}))
     barred = Refusal("b", Reason.APART, "already has ns/other of group web")
-    said = answer(held(auction, {"a": view(8), "b": view(against=barred)}, {}), "b")
-    assert said.endswith("the wish to be apart from others of group web rules it out.")
+    said = answer(held(auction, {"a": view(8), "b": view(excluded_by=barred)}, {}), "b")
+    assert said.endswith("the constraint to be apart from others of group web excludes it.")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_what_would_show_as_nothing_is_no_reason():
 
 def test_a_create_beyond_its_quota_hears_that_no_host_was_asked(monkeypatch):
     over = "namespace ns is over its quota: it may have 3 microVMs, has 3 and wants 1 more"
-    kept = [encode(Record(AUCTION, DEFAULT_WEIGHTS, 0.0, outcome="unplaced", text=over))]
+    kept = [encode(AuctionRecord(AUCTION, DEFAULT_WEIGHTS, 0.0, outcome="unplaced", text=over))]
     monkeypatch.setattr(Client, "fleet", lambda self, method, request, reply: RecordsReply(record=kept))
     said = CliRunner().invoke(main, ["explain", "ns/vm", "--why-not", "a"])
     assert said.stderr.strip() == f"billet: no host was asked for 'ns/vm': {over}"

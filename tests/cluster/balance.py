@@ -7,11 +7,11 @@ import random
 from collections.abc import Iterator, Sequence
 
 from billet.core.model import Resources
-from billet.core.record import Record
+from billet.core.questions.record import AuctionRecord
 from billet.core.scoring import Weights
 from billet.whatif.measures import balance
 from billet.whatif.rules import own
-from billet.whatif.run import run
+from billet.whatif.simulation import run
 from billet.whatif.workload import Create, Mark, Workload
 from tests.cluster.clients import Clients
 from tests.harness import HostPlan
@@ -35,9 +35,9 @@ async def create_all(clients: Clients, count: int, at_once: int) -> list[str]:
     return uids
 
 
-def as_the_simulator_says(plans: Sequence[HostPlan], records: Sequence[Record]) -> None:
+def as_the_simulator_says(plans: Sequence[HostPlan], records: Sequence[AuctionRecord]) -> None:
     """CoV of what was awarded within a tenth of the simulator's, on the way and at the end; and no herd."""
-    records = sorted(records, key=lambda record: record.attempts[-1].turn)  # the stream in the order of decisions
+    records = sorted(records, key=lambda record: record.attempts[-1].slot)  # the stream in the order of decisions
     rooms = {plan.id: Resources(plan.vcpu, plan.memory_mib, plan.disk_mib, plan.max_vms) for plan in plans}
     stream = Workload("live", rooms)
     taken = dict.fromkeys(rooms, Resources())
@@ -55,7 +55,7 @@ def as_the_simulator_says(plans: Sequence[HostPlan], records: Sequence[Record]) 
     _no_herd(rooms, records)
 
 
-def _no_herd(rooms: dict[str, Resources], records: Sequence[Record]) -> None:
+def _no_herd(rooms: dict[str, Resources], records: Sequence[AuctionRecord]) -> None:
     """Of any decisions in a row, no host gets four times its part and one microVM more.
 
     In the simulator `spread` gives one up to 2.9 times its part in any of 40 orders of this stream; rules that choose

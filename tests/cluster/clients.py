@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from billet.api import fleet
+from billet.api import fleet_service as fleet
 from billet.wire import flintlock as wire
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc

@@ -365,7 +365,7 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
     await direct.close()
 
 
-async def deleted_one(drain: asyncio.subprocess.Process) -> None:
+async def deleted_one(drain: asyncio.subprocess.ChildProcess) -> None:
     """Wait until it says so; should it end instead, show what it said."""
     said = ""
     assert drain.stderr

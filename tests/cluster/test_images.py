@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from billet.api import fleet
+from billet.api import fleet_service as fleet
 from billet.wire.pb import fleet_pb2
 from tests.cluster.clients import Clients, all_ready, eventually, numbered
 from tests.cluster.conftest import CALM

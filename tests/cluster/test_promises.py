@@ -11,9 +11,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from billet.adapters.records import AuctionLog
-from billet.core.record import faithful
+from billet.core.questions.record import faithful
 from billet.fake.process import FakeProcess
+from billet.store.auction_log import AuctionLog
 from billet.wire.auction_records import decode
 from billet.wire.flintlock import CREATE
 from tests.cluster import balance
@@ -166,7 +166,7 @@ async def test_promise_2_cancelled_creates_leave_no_hold_behind(start: Start, st
 
 async def test_promise_4_a_server_killed_under_load_forgets_nothing(start: Start, store: str) -> None:
     # What the killed one had reserved and not told its host yet is given up after 5 s instead of a minute.
-    cluster, clients = await start(4, store, server_flags=("--settle-after-s", "5"))
+    cluster, clients = await start(4, store, server_flags=("--resolve-after-s", "5"))
     crowd = asyncio.create_task(clients.crowd(numbered("load", 600), at_once=32))
     await eventually(lambda: len(names_on_hosts(cluster)) > 150)
     await asyncio.to_thread(cluster.server[0].kill)

@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from billet.adapters.etcd import EtcdStore
+from billet.store.etcd import EtcdStore
 from billet.wire.flintlock import CREATE, GET, with_uid
 from billet.wire.headers import REQUEST_ID, STALE
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -109,13 +109,13 @@ async def _reserved(clients: Clients, count: int) -> bool:
 
 async def test_every_server_takes_every_request(start: Start) -> None:
     cluster = await start(hosts=2)
-    fronts = [Clients(address) for address in cluster.grpc]
-    for n, clients in enumerate(fronts):
+    servers = [Clients(address) for address in cluster.grpc]
+    for n, clients in enumerate(servers):
         uid = await clients.create(f"vm-{n}")
-        for other in fronts:
+        for other in servers:
             assert (await other.get(uid)).spec.id == f"vm-{n}"
-        await fronts[n - 1].delete(uid)
-    for clients in fronts:
+        await servers[n - 1].delete(uid)
+    for clients in servers:
         await eventually(lambda clients=clients: _empty(clients))
         await clients.close()
 
@@ -132,37 +132,37 @@ async def _create_as(clients: Clients, name: str, request_id: str) -> str:
 
 async def test_a_request_id_makes_one_microvm_whoever_is_asked_and_whoever_leads(start: Start) -> None:
     cluster = await start(hosts=3)
-    fronts = [Clients(address) for address in cluster.grpc]
-    uids = await asyncio.gather(*(_create_as(fronts[n % SERVERS], "once", "order-1") for n in range(30)))
+    servers = [Clients(address) for address in cluster.grpc]
+    uids = await asyncio.gather(*(_create_as(servers[n % SERVERS], "once", "order-1") for n in range(30)))
     assert len(set(uids)) == 1
     assert names_on_hosts(cluster) == ["once"]
-    assert await _create_as(fronts[0], "other", "order-2") != uids[0]
+    assert await _create_as(servers[0], "other", "order-2") != uids[0]
     old = await leading(cluster)
     await asyncio.to_thread(cluster.server[old].kill)
-    assert await _create_as(fronts[old - 1], "once", "order-1") == uids[0]
+    assert await _create_as(servers[old - 1], "once", "order-1") == uids[0]
     assert sorted(names_on_hosts(cluster)) == ["once", "other"]
-    await fronts[old - 1].delete(uids[0])
+    await servers[old - 1].delete(uids[0])
     await eventually(lambda: names_on_hosts(cluster) == ["other"])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _create_as(fronts[old - 1], "once", "order-1")
+        await _create_as(servers[old - 1], "once", "order-1")
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert f"has made microVM {uids[0]} already" in caught.value.details()
     assert names_on_hosts(cluster) == ["other"], "what was deleted stays so"
-    for clients in fronts:
+    for clients in servers:
         await clients.close()
 
 
 async def test_without_the_store_reads_go_on_and_say_how_old_they_are(start: Start) -> None:
     cluster = await start(hosts=2, server_flags=("--hold-s", "3"))
     old = await leading(cluster)
-    fronts = [Clients(address) for address in cluster.grpc]
-    uid = await fronts[0].create("kept")
+    servers = [Clients(address) for address in cluster.grpc]
+    uid = await servers[0].create("kept")
     for member in cluster.etcd:
         await asyncio.to_thread(member.kill)
     for n in (old, (old + 1) % SERVERS):
-        await eventually(lambda n=n: _stale(fronts[n], uid))
+        await eventually(lambda n=n: _stale(servers[n], uid))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await fronts[old].create("refused")
+        await servers[old].create("refused")
     assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "etcd does not answer" in caught.value.details()
     begins = (old + 2) % SERVERS  # one that is started meanwhile waits as well
@@ -170,11 +170,11 @@ async def test_without_the_store_reads_go_on_and_say_how_old_they_are(start: Sta
     await asyncio.to_thread(cluster.restart_server, begins)
     await asyncio.to_thread(cluster.restart_etcd)
     begun_s = time.monotonic()
-    again = await eventually(lambda: _try_create(fronts[old], "again"))
+    again = await eventually(lambda: _try_create(servers[old], "again"))
     print(f"creates go on {time.monotonic() - begun_s:.1f} s after etcd came back")
-    third = await eventually(lambda: _try_create(fronts[begins], "third"))
-    assert sorted(await fronts[begins].list()) == sorted([uid, again, third])
-    for clients in fronts:
+    third = await eventually(lambda: _try_create(servers[begins], "third"))
+    assert sorted(await servers[begins].list()) == sorted([uid, again, third])
+    for clients in servers:
         await clients.close()
 
 

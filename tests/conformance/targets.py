@@ -2,7 +2,7 @@
 
 To run the same checks through a cluster, write a class with `Target`'s three members and add it to TARGETS:
 
-* `start(options, directory)` starts one fake per host (FakeProcess), an agent beside each, `options.fronts` servers,
+* `start(options, directory)` starts one fake per host (FakeProcess), an agent beside each, `options.servers` servers,
   and returns a Service when every front end knows every host.
 * `options` speaks of what clients see (token, TLS, HTTP) at the front, and of how the hosts behave behind it. The
   hosts of a cluster need no token or TLS for these checks: host_config(.., at_front=False).
@@ -32,7 +32,7 @@ class Options:
     """What a check needs. Tuples give each host its own value, in turn: host n has item n modulo the length."""
 
     hosts: int = 1
-    fronts: int = 1  # addresses that clients may use; 1 for a lone flintlockd
+    servers: int = 1  # addresses that clients may use; 1 for a lone flintlockd
     http: bool = False
     token: str = ""
     tls: TlsSettings = field(default_factory=lambda: TlsSettings(insecure=True))
@@ -50,7 +50,7 @@ class Service:
 
     address: str  # gRPC; plain text unless Options.tls says otherwise
     http_address: str  # "" unless Options.http
-    fronts: list[str]  # every gRPC address, `address` first
+    servers: list[str]  # every gRPC address, `address` first
     hosts: list[FakeProcess]  # the flintlockds behind it, for stats, faults, kill and start
     stop: Callable[[], None]
 
@@ -80,19 +80,19 @@ class FakeTarget:
     is_cluster = False
 
     def start(self, options: Options, directory: Path) -> Service:
-        assert options.hosts == options.fronts == 1, "a lone flintlockd: ask for the fixture `cluster`"
-        host = FakeProcess(host_config(options, 0, directory, at_front=True)).start()
+        assert options.hosts == options.servers == 1, "a lone flintlockd: ask for the fixture `cluster`"
+        host = FakeProcess(host_config(options, 0, directory, client_facing=True)).start()
         return Service(host.grpc_address, host.http_address, [host.grpc_address], [host], host.stop)
 
 
-def host_config(options: Options, index: int, directory: Path, at_front: bool) -> FakeConfig:
+def host_config(options: Options, index: int, directory: Path, client_facing: bool) -> FakeConfig:
     """Host number `index` of a service. Only one that clients reach directly has the token, TLS and HTTP."""
     return FakeConfig(
         grpc_endpoint=f"127.0.0.1:{free_port()}",
         http_endpoint="127.0.0.1:0",
-        enable_http=options.http and at_front,
-        tls=options.tls if at_front else TlsSettings(insecure=True),
-        basic_auth_token=options.token if at_front else "",
+        enable_http=options.http and client_facing,
+        tls=options.tls if client_facing else TlsSettings(insecure=True),
+        basic_auth_token=options.token if client_facing else "",
         default_provider=options.providers[index % len(options.providers)],
         flintlock_version=options.versions[index % len(options.versions)],
         boot_mean_s=options.boot_mean_s,
@@ -112,12 +112,12 @@ class ClusterTarget:
 
     def start(self, options: Options, directory: Path) -> Service:
         # Two fronts need a store that two servers can share.
-        store = "etcd" if options.fronts > 1 else self._store
+        store = "etcd" if options.servers > 1 else self._store
         cluster = Cluster(
             directory,
             [self._plan(options, n, directory) for n in range(options.hosts)],
             store=store,
-            servers=options.fronts,
+            servers=options.servers,
             http=options.http,
             token=options.token,
             tls=options.tls,
@@ -130,7 +130,7 @@ class ClusterTarget:
     def _plan(self, options: Options, index: int, directory: Path) -> HostPlan:
         return HostPlan(
             f"host-{index}",
-            host_config(options, index, directory, at_front=False),
+            host_config(options, index, directory, client_facing=False),
             vcpu=options.host_vcpu or 1000,
             memory_mib=options.host_memory_mib or 1 << 20,
             provider=options.providers[index % len(options.providers)],

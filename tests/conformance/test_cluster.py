@@ -14,8 +14,8 @@ from google.protobuf.json_format import MessageToJson
 from ulid import ULID
 
 from billet.adapters.pki import write_pki
-from billet.api import fleet
-from billet.fake.faults import Kind
+from billet.api import fleet_service as fleet
+from billet.fake.faults import FaultKind
 from billet.wire import flintlock as wire
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -86,7 +86,7 @@ def test_check_18_host_hangs(cluster: Target, start: Callable[..., Service]) -> 
     service = start(hosts=2)
     client = Client(service.address)
     uid = make_on(service, client, 1)
-    service.hosts[1].fault(Kind.HANG, method="*", count=-1)
+    service.hosts[1].fault(FaultKind.HANG, method="*", count=-1)
     request = rpc.DeleteMicroVMRequest(uid=uid).SerializeToString()
     code, text = refused(client.channel.unary_unary(wire.DELETE), request, timeout=5)
     assert code in AWAY
@@ -116,9 +116,9 @@ def test_check_18_the_name_of_the_leader_cannot_be_resolved(cluster_of: Callable
     service = cluster_of(
         0, servers=2, store="etcd", server_flags=("--advertise-host", "leader.invalid", "--hold-s", "1")
     )
-    fronts = [Client(front.replace("leader.invalid", "127.0.0.1")) for front in service.grpc]
-    eventually(lambda: any(attempt(client.list) == [] for client in fronts))  # one of them leads
-    follower = next(client for client in fronts if attempt(client.list) != [])
+    servers = [Client(address.replace("leader.invalid", "127.0.0.1")) for address in service.grpc]
+    eventually(lambda: any(attempt(client.list) == [] for client in servers))  # one of them leads
+    follower = next(client for client in servers if attempt(client.list) != [])
     for call in (follower.get, follower.delete):
         code, text = refused(call, str(ULID()))
         assert code in AWAY
@@ -198,7 +198,7 @@ def test_check_32_cut_after_accept(target: Target, start: Callable[..., Service]
     service = start(hosts=2 if target.is_cluster else 1)
     client = Client(service.address)
     for host in service.hosts:
-        host.fault(Kind.CUT_AFTER_ACCEPT)
+        host.fault(FaultKind.CUT_AFTER_ACCEPT)
     got = attempt(client.create, spec("cut"))
     if isinstance(got, Refusal):
         assert got.code in AWAY
@@ -213,7 +213,7 @@ def test_check_32_cut_before_accept(target: Target, start: Callable[..., Service
     service = start(hosts=2 if target.is_cluster else 1)
     client = Client(service.address)
     for host in service.hosts:
-        host.fault(Kind.CUT_BEFORE_ACCEPT)
+        host.fault(FaultKind.CUT_BEFORE_ACCEPT)
     got = attempt(client.create, spec("cut"))
     assert got.code in AWAY if isinstance(got, Refusal) else got.spec.id == "cut"
     assert service.on_hosts("cut") == ([] if isinstance(got, Refusal) else [got.spec.uid])
@@ -225,8 +225,8 @@ def test_check_27_mutual_tls_in_front_of_two_servers(cluster_of: Callable[..., C
     tls = TlsSettings(False, str(pki.server_cert), str(pki.server_key), True, str(pki.ca))
     service = cluster_of(1, servers=2, store="etcd", tls=tls)
     mine = grpc.ssl_channel_credentials(*(path.read_bytes() for path in (pki.ca, pki.client_key, pki.client_cert)))
-    for front in service.grpc:
-        client = Client(front, credentials=mine)
+    for address in service.grpc:
+        client = Client(address, credentials=mine)
         assert eventually(lambda client=client: not isinstance(attempt(client.list), Refusal))
         assert client.create(spec()).version == 1
         client.close()
@@ -284,8 +284,8 @@ def spec_without_kernel() -> types.MicroVMSpec:
 
 
 def test_check_35_versions_never_go_back(cluster: Target, start: Callable[..., Service]) -> None:
-    service = start(hosts=1, fronts=2, boot_mean_s=0.3)
-    clients = [Client(address) for address in service.fronts]
+    service = start(hosts=1, servers=2, boot_mean_s=0.3)
+    clients = [Client(address) for address in service.servers]
     uid = clients[0].create(spec()).spec.uid
     seen = []
 

@@ -11,8 +11,8 @@ import grpc
 import pytest
 import yaml
 
-from billet.api import fleet
-from billet.fake.faults import Kind
+from billet.api import fleet_service as fleet
+from billet.fake.faults import FaultKind
 from billet.wire import flintlock as wire
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -118,7 +118,7 @@ def test_check_08_one_host_is_asked_and_no_other(
     """What one host's flintlockd refuses is final; what every flintlockd refuses is no matter for an auction."""
     service = start(hosts=3)
     for host in service.hosts:
-        host.fault(Kind.REFUSE, code=UNKNOWN.value[0], text="creating microvm: said by one host")
+        host.fault(FaultKind.REFUSE, code=UNKNOWN.value[0], text="creating microvm: said by one host")
     client = Client(service.address)
     assert refused(client.create, spec("refused", **changes)) == (UNKNOWN, "creating microvm: said by one host")
     assert sum(not host.stats()["faults"] for host in service.hosts) == 1

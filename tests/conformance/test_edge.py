@@ -14,7 +14,7 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2
 
-from billet.api import fleet
+from billet.api import fleet_service as fleet
 from billet.wire import flintlock as wire
 from billet.wire.tls import TlsSettings
 

@@ -24,7 +24,7 @@ from billet.core.model import (
     Resources,
     Unplaced,
 )
-from billet.core.record import Record, attempt_of, faithful
+from billet.core.questions.record import AuctionRecord, attempt_of, faithful
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.wire.auction_records import decode, encode, readable
 from tests.core.strategies import amounts, auctions, capacities, facts, hosts
@@ -67,7 +67,7 @@ def test_a_bid_by_another_formula_is_priced_anew(formula):
     decision = award(AUCTION, [old, new], ledger, DEFAULT_WEIGHTS)
     assert (decision.host, decision.runner_up, decision.repriced) == ("new", "old", False)
     assert award(AUCTION, [old], ledger, DEFAULT_WEIGHTS).repriced
-    kept = Record(AUCTION, DEFAULT_WEIGHTS, 1.0, [attempt_of([old, new], ledger, decision)])
+    kept = AuctionRecord(AUCTION, DEFAULT_WEIGHTS, 1.0, [attempt_of([old, new], ledger, decision)])
     assert faithful(decode(encode(kept)))
 
 
@@ -161,7 +161,7 @@ def test_promise_7_a_record_replays_to_the_same_award(rows, auction):
     ledger = {m.id: HostView(m.allocatable, now, m.cordoned, m.fenced) for m, _, now, _ in machines}
     decision = award(auction, answers, ledger, DEFAULT_WEIGHTS)
     attempt = attempt_of(answers, ledger, decision)
-    kept = encode(Record(auction, DEFAULT_WEIGHTS, 1.0, [attempt]))
+    kept = encode(AuctionRecord(auction, DEFAULT_WEIGHTS, 1.0, [attempt]))
     assert decode(kept).attempts[0].bids == attempt.bids
     assert faithful(decode(kept))
     assert readable(kept)
@@ -174,7 +174,7 @@ def test_a_record_of_another_score_shows_what_its_winner_counted_for_and_no_othe
     moved = {name: view._replace(taken=Resources(1, 1024, 0, 1)) for name, view in ledger.items()}
     decision = award(AUCTION, bids, moved, DEFAULT_WEIGHTS)
     then = decision._replace(score=decision.score._replace(total=0.77))
-    kept = Record(AUCTION, DEFAULT_WEIGHTS, 1.0, [attempt_of(bids, moved, then)])
+    kept = AuctionRecord(AUCTION, DEFAULT_WEIGHTS, 1.0, [attempt_of(bids, moved, then)])
     for version, priced in ((2, {then.host}), (5, {then.host}), (kept.v, {"h0", "h1"})):
         kept.v = version
         shown = json.loads(readable(encode(kept)))["attempts"][0]["priced"]

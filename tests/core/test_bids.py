@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billet.core.bidding import bid
-from billet.core.foretell import behind
+from billet.core.boots.forecast import behind
 from billet.core.model import NO_DISCOUNT, Auction, Bid, Discount, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS, PATIENT, Tolerance, Weights, price
 from tests.core.strategies import amounts, auctions, capacities, facts, host_ids, hosts
@@ -86,7 +86,7 @@ def dumb_within_s(known, missing, weights, with_its_own_boot):
         due_s = known.ahead_s + known.boot_s * with_its_own_boot + sum(pulls[:missing])
     by_chance = sum(s * s for s in boots) + sum(s * s for s in pulls)
     by_a_wrong_mean = sum(boots) ** 2 / max(1, known.boots_seen) + sum(pulls) ** 2 / max(1, known.pulls_seen)
-    return due_s + known.spread * math.sqrt(by_chance + by_a_wrong_mean)
+    return due_s + known.uncertainty * math.sqrt(by_chance + by_a_wrong_mean)
 
 
 def dumb_shape(host, auction, weights, after):
@@ -212,7 +212,7 @@ def test_a_discounted_host_never_bids_lower(host, taken, known, auction, weights
     discounted = price(host.allocatable, taken, auction.demand, known, weights, 0, Discount(slower, understated))
     assert discounted.total >= plain.total
     assert discounted.utilisation == plain.utilisation
-    assert discounted.audit == understated
+    assert discounted.correction == understated
 
 
 def test_a_refusal_says_how_much_was_wanted_and_how_much_is_free():

@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from billet.core.auction import award
 from billet.core.bidding import bid
+from billet.core.constraints import CLUSTER_LABEL, read
 from billet.core.model import ZERO, Auction, Facts, Host, Placement, PlacementState, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights, utilisation
 from billet.core.state import PutHost, PutPlacement, State, apply
-from billet.core.wishes import CLUSTER_LABEL, read
 
 HOSTS, CLUSTERS, PLANES, WORKERS = 20, 30, 3, 7
 SEEDS = range(1, 11)
@@ -49,7 +49,7 @@ def fill(weights: Weights, seed: int) -> Outcome:
     state = fleet(chance)
     for n, (cluster, name, demand) in enumerate(machines(chance)):
         labels = {CLUSTER_LABEL: cluster}
-        auction = Auction(f"a{n}", "ns", name, demand, labels=labels, wishes=read(labels, name))
+        auction = Auction(f"a{n}", "ns", name, demand, labels=labels, constraints=read(labels, name))
         bids = [bid(host, state.taken.get(host.id, ZERO), Facts(), auction, weights) for host in state.hosts.values()]
         winner = award(auction, bids, state.views(state.hosts, auction), weights).host
         placement = Placement(f"a{n}", "ns", name, demand, winner, PlacementState.STARTED, f"u{n}", labels)

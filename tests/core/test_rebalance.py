@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billet.core.auction import award, unpriced
+from billet.core.constraints import read
 from billet.core.model import (
     ZERO,
     Auction,
@@ -18,17 +19,16 @@ from billet.core.model import (
     Resources,
     Unplaced,
 )
-from billet.core.rebalance import Place, Resident, evenness, plan
+from billet.core.questions.rebalance import Place, Resident, evenness, plan
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import PutHost, PutPlacement, State, apply
-from billet.core.wishes import read
 
 ROOMS = [Resources(16, 65536, 0, 99), Resources(32, 131072, 0, 99), Resources(64, 131072, 0, 99)]
 SMALL = Resources(2, 4096, 0, 1)
 sizes = st.sampled_from([SMALL, Resources(1, 8192, 0, 1), Resources(8, 16384, 0, 1)])
 
 
-WISHES = [
+CONSTRAINTS = [
     {}, {}, {}, {"billet.io/apart": "g"}, {"billet.io/spread": "g"}, {"billet.io/near": "g"}, {"billet.io/zone": "a"},
     {"billet.io/avoid.disk": "hdd"}, {"billet.io/policy": "pack"}, {"cluster-name": "c"},
 ]  # fmt: skip
@@ -66,7 +66,7 @@ def fleets(draw):
         host_id, demand = draw(st.sampled_from(sorted(rooms))), draw(sizes)
         if left[host_id].covers(demand):
             left[host_id] = left[host_id].minus(demand)
-            labels = draw(st.sampled_from(WISHES))
+            labels = draw(st.sampled_from(CONSTRAINTS))
             name = f"{draw(st.sampled_from(['ns', 'other']))}/vm-{n}"
             residents.append(Resident(f"U{n}", name, host_id, demand, draw(st.booleans()), read(labels), labels))
     closed = draw(st.frozensets(st.sampled_from(sorted(rooms)), max_size=1))
@@ -90,12 +90,14 @@ def test_every_move_evens_out_has_room_is_wished_and_moves_what_may_be_moved_onc
         assert (move.source, move.name, move.demand) == (resident.host, resident.name, resident.demand)
         gone = as_state(rooms, [r for r in residents if r.uid != move.uid], closed)
         namespace = resident.name.split("/")[0]
-        again = Auction(move.uid, namespace, move.name, move.demand, labels=resident.labels, wishes=resident.wishes)
+        again = Auction(
+            move.uid, namespace, move.name, move.demand, labels=resident.labels, constraints=resident.constraints
+        )
         views = gone.views(rooms, again)
         won = award(again, [unpriced(host_id, Facts()) for host_id in rooms], views, DEFAULT_WEIGHTS)
         there, here = offer_of(again, views, move.target), offer_of(again, views, move.source)
         assert abs(won.score.total - there.score.total) < 1e-9, "the auction goes there, or draws between equals"
-        assert isinstance(here, Unplaced) or there.score.wish <= here.score.wish
+        assert isinstance(here, Unplaced) or there.score.preference <= here.score.preference
         residents = [r._replace(host=move.target) if r.uid == move.uid else r for r in residents]
         places = fleet(rooms, residents, closed)
         after = evenness(places)
@@ -136,7 +138,7 @@ def test_a_fleet_is_not_evened_out_against_a_soft_wish():
     others = [Resident("U1", "ns/b", "h1", SMALL, False, read(labels), labels)]
     load = [Resident(f"L{n}", f"ns/l{n}", "h0", SMALL, False) for n in range(5)]
     rooms = {"h0": ROOMS[0], "h1": ROOMS[0]}
-    light = DEFAULT_WEIGHTS._replace(wish=0.01)
+    light = DEFAULT_WEIGHTS._replace(preference=0.01)
     alone = [mine, *load]
     assert [move.target for move in plan(fleet(rooms, alone), alone, light, 9, 0.001)] == ["h1"]
     group = [*alone, *others]
@@ -200,7 +202,7 @@ def test_who_wishes_for_company_or_for_none_may_wait_for_its_boot_as_in_an_aucti
         places = fleet({"h0": ROOMS[0], "h1": ROOMS[0]}, residents)
         places["h1"] = places["h1"]._replace(facts=busy)
         assert {move.target for move in plan(places, residents, DEFAULT_WEIGHTS, 3, 0.005)} == targets
-        alone = Auction("U0", "ns", "vm-0", SMALL, labels=labels, wishes=read(labels))
+        alone = Auction("U0", "ns", "vm-0", SMALL, labels=labels, constraints=read(labels))
         state = as_state({"h0": ROOMS[0], "h1": ROOMS[0]}, residents[1:])
         bids = [unpriced(host_id, place.facts) for host_id, place in places.items()]
         assert award(alone, bids, state.views(places, alone), DEFAULT_WEIGHTS).host in (targets or {"h0"})

@@ -12,7 +12,7 @@ from billet.core.reconcile import expired, repair, to_delete
 from billet.core.state import PutPlacement, State, apply, check
 
 PAGE = Path(__file__).parents[2] / "docs" / "reconciler.md"
-SETTLE_AFTER_S, KEEP_LOST_S = 60.0, 86_400.0
+RESOLVE_AFTER_S, KEEP_LOST_S = 60.0, 86_400.0
 NOW_S = 1e9
 SHAPE = Resources(2, 2048, 0, 1)
 LARGER = Resources(4, 4096, 0, 1)
@@ -84,12 +84,12 @@ def test_a_case_of_the_page_comes_out_as_it_says(row: Row) -> None:
     shown = shown_of(row.shown)
     uids = sorted({*shown, *([placement.uid] if placement and placement.uid else [])})
     in_hand = {"tok"} if "in hand" in row.before else set()
-    idle_s = {"tok": SETTLE_AFTER_S - (1.0 if "younger" in row.before else 0.0)}
+    idle_s = {"tok": RESOLVE_AFTER_S - (1.0 if "younger" in row.before else 0.0)}
     creating = {"tok"} if "among the creates" in row.shown else set()
     sent = []
     if "not in full" not in row.shown:  # the reconciler does not even ask before a host has told everything
         changes = repair(state, "h1", shown, uids, in_hand, NOW_S)
-        changes += expired(state, "h1", shown, creating, in_hand, idle_s, NOW_S, SETTLE_AFTER_S, KEEP_LOST_S)
+        changes += expired(state, "h1", shown, creating, in_hand, idle_s, NOW_S, RESOLVE_AFTER_S, KEEP_LOST_S)
         for change in changes:
             apply(state, change)
         sent = to_delete(state, "h1", shown, uids, in_hand)

@@ -79,11 +79,11 @@ def test_the_same_token_on_a_second_host_takes_no_placement_away():
 def test_a_reservation_that_came_to_nothing_expires(age_s, dropped):
     state = State()
     apply(state, PutPlacement(replace(PROMISED, changed_at_s=1000.0)))
-    changes = expired(state, "h1", {}, [], [], {"tok": age_s}, 1000.0, settle_after_s=60.0, keep_lost_s=1e9)
+    changes = expired(state, "h1", {}, [], [], {"tok": age_s}, 1000.0, resolve_after_s=60.0, keep_lost_s=1e9)
     assert changes == ([DropPlacement("tok")] if dropped else [])
 
 
 def test_a_reservation_does_not_expire_while_its_host_is_still_creating():
     state = State()
     apply(state, PutPlacement(PROMISED))
-    assert expired(state, "h1", {}, ["tok"], [], {"tok": 1e9}, 1000.0, settle_after_s=60.0, keep_lost_s=1e9) == []
+    assert expired(state, "h1", {}, ["tok"], [], {"tok": 1e9}, 1000.0, resolve_after_s=60.0, keep_lost_s=1e9) == []

@@ -7,8 +7,8 @@ from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import Award, HostView, Resources
 from billet.core.policies import POLICIES
+from billet.core.questions.shadow import shadow
 from billet.core.scoring import Weights
-from billet.core.shadow import shadow
 from tests.core.strategies import auctions, facts, hosts
 
 busy = st.builds(Resources, st.integers(0, 64), st.integers(0, 1 << 18), st.just(0), st.integers(0, 99))

@@ -22,9 +22,9 @@ from billet.core.model import (
     Resources,
 )  # fmt: skip
 from billet.core.policies import POLICIES
-from billet.core.record import Called, Record, attempt_of
+from billet.core.questions.record import AuctionRecord, Called, attempt_of
+from billet.core.questions.whynot import PRESSURE_STEP, RESOURCES, Change, Lever, What, why_not
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
-from billet.core.whynot import PRESSURE_STEP, RESOURCES, Change, Lever, What, why_not
 
 ROOM = Resources(16, 65536, 100_000, 100)
 AUCTION = Auction("01AUCTION", "ns", "vm", Resources(2, 2048, 0, 1))
@@ -39,7 +39,7 @@ def held(auction, views, facts, weights=DEFAULT_WEIGHTS, silent=()):
         answers.append(Refusal(host_id, Reason.SILENT) if host_id in silent else asked)
     decision = award(auction, answers, views, weights)
     attempt = attempt_of(answers, views, decision)
-    return Record(auction, weights, 0.0, [attempt], called=Called(len(views)))
+    return AuctionRecord(auction, weights, 0.0, [attempt], called=Called(len(views)))
 
 
 def made(view, facts, changes, demand):
@@ -88,8 +88,8 @@ def hosts_like_this(draw_taken):
         ),
         taken=draw_taken,
         cordoned=st.sampled_from([False, False, False, True]),
-        against=st.none(),
-        kin=st.just(()),
+        excluded_by=st.none(),
+        peers=st.just(()),
         discount=st.sampled_from([NO_DISCOUNT, NO_DISCOUNT, Discount(1.5, 0.1)]),
     )
 
@@ -105,7 +105,7 @@ some_facts = st.builds(
     boot_s=st.sampled_from([0.0, 0.3, 5.0]),
     ahead_s=st.none(),
     pull_s=st.none(),
-    spread=st.floats(0, 2),
+    uncertainty=st.floats(0, 2),
     pulls=st.integers(0, 3),
 )
 demands = st.builds(
@@ -192,7 +192,7 @@ def test_a_host_that_would_have_to_pull_would_have_won_with_the_images():
         bid(Host("a", ROOM, ROOM), views["a"].taken, Facts(boot_s=1.0, pull_s=9.0), AUCTION, DEFAULT_WEIGHTS),
         bid(Host("b", ROOM, ROOM), views["b"].taken, Facts(boot_s=0.5, pull_s=9.0), AUCTION, DEFAULT_WEIGHTS, 2),
     ]
-    record = Record(
+    record = AuctionRecord(
         AUCTION, DEFAULT_WEIGHTS, 0.0, [attempt_of(bids, views, award(AUCTION, bids, views, DEFAULT_WEIGHTS))]
     )
     found = why_not(record, "b")
@@ -227,7 +227,9 @@ def on(provider, auction, **views):
     hosts["b"] = replace(hosts["b"], provider=provider)
     answers = [bid(hosts[name], view.taken, Facts(), auction, DEFAULT_WEIGHTS) for name, view in views.items()]
     decision = award(auction, answers, views, DEFAULT_WEIGHTS)
-    return Record(auction, DEFAULT_WEIGHTS, 0.0, [attempt_of(answers, views, decision)], called=Called(len(views)))
+    return AuctionRecord(
+        auction, DEFAULT_WEIGHTS, 0.0, [attempt_of(answers, views, decision)], called=Called(len(views))
+    )
 
 
 def test_a_host_whose_provider_cannot_would_have_been_asked_with_another():
@@ -252,8 +254,8 @@ def test_the_winner_and_one_that_was_not_asked_have_nothing_to_change():
 
 def test_what_the_request_does_not_wish_is_told_and_no_way_is_looked_for():
     barred = Refusal("h0", Reason.ZONE, "is in zone a, zone b is wished")
-    found = why_not(held(AUCTION, {"h0": view(against=barred), "h1": view(8)}, {}), "h0")
-    assert (found.winner, found.refusal, found.against, found.ways) == ("h1", barred, Reason.ZONE, ())
+    found = why_not(held(AUCTION, {"h0": view(excluded_by=barred), "h1": view(8)}, {}), "h0")
+    assert (found.winner, found.refusal, found.excluded_by, found.ways) == ("h1", barred, Reason.ZONE, ())
 
 
 def test_a_full_host_that_did_not_answer_would_have_had_to_do_both():

@@ -13,13 +13,13 @@ from rich.console import Console
 
 from billet.cli import main
 from billet.commands.spec import parse_spec
-from billet.core.audit import Errors
-from billet.demo.cluster import FakeHost, Server
+from billet.core.accuracy import Errors
+from billet.demo.cluster import FakeHost, ServerAddress
 from billet.demo.screen import accuracy, to_try
 from billet.demo.workload import HostSize
 
 PROCESS: Any = SimpleNamespace(pid=4711)
-SERVERS = [Server(f"server-{n}", f"127.0.0.1:900{n}", f"127.0.0.1:800{n}", PROCESS) for n in (1, 2, 3)]
+SERVERS = [ServerAddress(f"server-{n}", f"127.0.0.1:900{n}", f"127.0.0.1:800{n}", PROCESS) for n in (1, 2, 3)]
 HOSTS = [FakeHost(HostSize("host-1", 8, 32768, 100_000), "127.0.0.1:7001", "", PROCESS)]
 
 

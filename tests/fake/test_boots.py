@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from statistics import mean
 
-from billet.fake.faults import ALWAYS, Fault, Kind
-from billet.fake.model import CREATED, DELETING, FAILED, PENDING, Record
+from billet.fake.faults import ALWAYS, Fault, FaultKind
+from billet.fake.model import CREATED, DELETING, FAILED, PENDING, StoredMicroVm
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
 from billet.wire.flintlock import with_uid
@@ -33,7 +33,7 @@ def create(running: FakeFlintlockd, given: types.MicroVMSpec | None = None) -> s
     return rpc.CreateMicroVMResponse.FromString(reply).microvm.spec.uid
 
 
-def record(running: FakeFlintlockd, uid: str) -> Record:
+def record(running: FakeFlintlockd, uid: str) -> StoredMicroVm:
     return running._records[uid]
 
 
@@ -82,7 +82,7 @@ async def test_a_boot_that_always_fails_ends_failed_after_eleven_attempts() -> N
 
 async def test_a_boot_that_fails_twice_is_retried_and_others_go_on() -> None:
     async with fake(time_scale=0.0001) as running:
-        running.faults.add(Fault(Kind.FAIL_BOOT, count=2))
+        running.faults.add(Fault(FaultKind.FAIL_BOOT, count=2))
         uid = create(running)
         await until(lambda: record(running, uid).vm.status.state == CREATED)
         assert record(running, uid).vm.status.retry == 2
@@ -90,7 +90,7 @@ async def test_a_boot_that_fails_twice_is_retried_and_others_go_on() -> None:
 
 async def test_the_worker_does_not_wait_for_a_retry() -> None:
     async with fake(time_scale=NEVER_S) as running:
-        running.faults.add(Fault(Kind.FAIL_BOOT))
+        running.faults.add(Fault(FaultKind.FAIL_BOOT))
         stuck, fine = create(running), create(running)
         await until(lambda: record(running, fine).vm.status.state == CREATED)
         assert (record(running, stuck).vm.status.state, record(running, stuck).vm.status.retry) == (PENDING, 1)
@@ -108,7 +108,7 @@ async def test_delete_while_booting_waits_for_the_boot_then_removes() -> None:
 
 async def test_a_failed_one_can_be_deleted() -> None:
     async with fake(time_scale=0.0) as running:
-        running.faults.add(Fault(Kind.FAIL_BOOT, count=ALWAYS))
+        running.faults.add(Fault(FaultKind.FAIL_BOOT, count=ALWAYS))
         uid = create(running)
         await until(lambda: record(running, uid).vm.status.state == FAILED)
         running.vms.delete(with_uid(uid))

@@ -14,7 +14,7 @@ import grpc
 import psutil
 import pytest
 
-from billet.fake.faults import Kind
+from billet.fake.faults import FaultKind
 from billet.fake.process import FakeProcess
 from billet.fake.settings import FakeConfig
 from billet.wire import flintlock as wire
@@ -64,14 +64,14 @@ def held(host: FakeProcess, name: str) -> int:
 
 
 def test_refuse(host: FakeProcess, client: Client) -> None:
-    host.fault(Kind.REFUSE, text="busy", code=8)
+    host.fault(FaultKind.REFUSE, text="busy", code=8)
     assert refused(client.create, spec("refused")) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "busy")
     assert held(host, "refused") == 0
     assert client.create(spec()).version == 1  # once only
 
 
 def test_refuse_any_method_until_cleared(host: FakeProcess, client: Client) -> None:
-    host.fault(Kind.REFUSE, method="*", count=-1)
+    host.fault(FaultKind.REFUSE, method="*", count=-1)
     assert refused(client.list).code == UNAVAILABLE
     assert refused(client.get, "x").code == UNAVAILABLE
     assert refused(client.stream, "x").code == UNAVAILABLE
@@ -79,17 +79,17 @@ def test_refuse_any_method_until_cleared(host: FakeProcess, client: Client) -> N
     client.list()
 
 
-@pytest.mark.parametrize(("kind", "kept"), [(Kind.HANG, 0), (Kind.HANG_AFTER_ACCEPT, 1)])
-def test_hang(host: FakeProcess, client: Client, kind: Kind, kept: int) -> None:
+@pytest.mark.parametrize(("kind", "kept"), [(FaultKind.HANG, 0), (FaultKind.HANG_AFTER_ACCEPT, 1)])
+def test_hang(host: FakeProcess, client: Client, kind: FaultKind, kept: int) -> None:
     host.fault(kind)
     assert refused(create_within, client, kind, 0.3).code == grpc.StatusCode.DEADLINE_EXCEEDED
     assert held(host, kind) == kept
 
 
-@pytest.mark.parametrize(("kind", "kept"), [(Kind.CUT_BEFORE_ACCEPT, 0), (Kind.CUT_AFTER_ACCEPT, 1)])
-def test_cut_is_seen_by_one_client_only(host: FakeProcess, client: Client, kind: Kind, kept: int) -> None:
+@pytest.mark.parametrize(("kind", "kept"), [(FaultKind.CUT_BEFORE_ACCEPT, 0), (FaultKind.CUT_AFTER_ACCEPT, 1)])
+def test_cut_is_seen_by_one_client_only(host: FakeProcess, client: Client, kind: FaultKind, kept: int) -> None:
     other = Client(host.grpc_address)
-    host.fault(Kind.SLOW, delay_s=0.5)
+    host.fault(FaultKind.SLOW, delay_s=0.5)
     request = rpc.CreateMicroVMRequest(microvm=spec()).SerializeToString()
     slow = other.channel.unary_unary(wire.CREATE).future(request, timeout=60)
     host.wait_for(lambda stats: not stats["faults"])  # the other client is in the middle of its call
@@ -102,7 +102,7 @@ def test_cut_is_seen_by_one_client_only(host: FakeProcess, client: Client, kind:
 
 
 def test_slow(host: FakeProcess, client: Client) -> None:
-    host.fault(Kind.SLOW, delay_s=0.05)
+    host.fault(FaultKind.SLOW, delay_s=0.05)
     assert client.create(spec("slow")).version == 1
 
 
@@ -112,8 +112,8 @@ def test_a_fault_that_cannot_be_is_refused(host: FakeProcess) -> None:
             host.fault(**settings)
 
 
-@pytest.mark.parametrize(("kind", "kept"), [(Kind.DIE, 0), (Kind.DIE_AFTER_ACCEPT, 1)])
-def test_die(own: Callable[..., FakeProcess], kind: Kind, kept: int) -> None:
+@pytest.mark.parametrize(("kind", "kept"), [(FaultKind.DIE, 0), (FaultKind.DIE_AFTER_ACCEPT, 1)])
+def test_die(own: Callable[..., FakeProcess], kind: FaultKind, kept: int) -> None:
     host = own()
     host.fault(kind)
     assert refused(Client(host.grpc_address).create, spec("last")).code == UNAVAILABLE

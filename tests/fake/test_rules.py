@@ -48,7 +48,7 @@ specs = st.builds(
 )
 
 
-def accept(microvm: types.MicroVMSpec, provider: str = "firecracker") -> model.Record:
+def accept(microvm: types.MicroVMSpec, provider: str = "firecracker") -> model.StoredMicroVm:
     return model.accept(rpc.CreateMicroVMRequest(microvm=microvm), UID, provider)
 
 
@@ -63,11 +63,11 @@ def test_every_spec_is_accepted_refused_or_fatal(given_spec: types.MicroVMSpec) 
             assert outcome.text
         case model.Panic():
             assert any(nic.HasField("overrides") for nic in given_spec.interfaces)
-        case model.Record():
+        case model.StoredMicroVm():
             check_accepted(outcome.vm)
 
 
-def attempt(given_spec: types.MicroVMSpec) -> model.Record | HostVerdict | model.Panic:
+def attempt(given_spec: types.MicroVMSpec) -> model.StoredMicroVm | HostVerdict | model.Panic:
     try:
         return accept(given_spec)
     except (HostVerdict, model.Panic) as refusal:

@@ -10,21 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
 
-from billet.adapters import link_agent
-from billet.api import front as front_module
-from billet.api import service
-from billet.control import reconciler
-from billet.control.agent import Agent
-from billet.control.auctioneer import Auctioneer
-from billet.control.daemon import CreateOrder, Daemon
-from billet.control.ledger import Ledger
+from billet.api import flintlock_service as service
+from billet.api import leader_proxy as proxy_module
 from billet.core import auction as core_auction
 from billet.core import reconcile
 from billet.core.errors import OutcomeUnknown, StoreError
 from billet.core.model import PlacementState, Reason, Refusal
 from billet.core.state import DropPlacement, PutPlacement, State, apply
+from billet.host.agent import Agent
+from billet.host.flintlockd import CreateOrder, Daemon
+from billet.leader import reconciler
+from billet.leader.auctioneer import Auctioneer
+from billet.leader.ledger import Ledger
+from billet.link import agent as link_agent
 from billet.ports import NotTaken
-from billet.sim.run import Result, run_seed
+from billet.sim.seed import SeedResult, run_seed
 from billet.sim.store import Etcd, SimStore
 
 SEEDS = 500  # within which each has to be found
@@ -50,7 +50,7 @@ class Bug:
         with self.put_in():
             return self.shows_in(run_seed(seed))
 
-    def shows_in(self, result: Result) -> bool:
+    def shows_in(self, result: SeedResult) -> bool:
         return any(violation.promise == self.promise for violation in result.violations)
 
 
@@ -65,7 +65,7 @@ def group_looked_at_before_the_call_only() -> list[AbstractContextManager[Any]]:
     right = State.views
 
     def views(self: State, *rest: Any) -> Any:
-        return {host_id: view._replace(against=None) for host_id, view in right(self, *rest).items()}
+        return {host_id: view._replace(excluded_by=None) for host_id, view in right(self, *rest).items()}
 
     return [patch.object(State, "views", views)]
 
@@ -74,12 +74,12 @@ def group_looked_at_before_the_call_only() -> list[AbstractContextManager[Any]]:
 
 
 def room_given_back_early() -> list[AbstractContextManager[Any]]:
-    async def settle(self: Ledger, changes: Any) -> None:
+    async def finish(self: Ledger, changes: Any) -> None:
         for change in changes:
             apply(self.state, change)
         await self._commit(changes)
 
-    return [patch.object(Ledger, "settle", settle)]
+    return [patch.object(Ledger, "finish", finish)]
 
 
 def room_taken_late() -> list[AbstractContextManager[Any]]:
@@ -178,7 +178,7 @@ def repeated_create_held_anew() -> list[AbstractContextManager[Any]]:
 
 
 def create_sent_again_under_another_token() -> list[AbstractContextManager[Any]]:
-    right = front_module.Front._steadily
+    right = proxy_module.LeaderProxy._steadily
 
     async def steadily(self: Any, method: str, request: bytes, timeout_s: float, metadata: Any) -> Any:
         calls = 0
@@ -188,12 +188,12 @@ def create_sent_again_under_another_token() -> list[AbstractContextManager[Any]]
                 nonlocal calls
                 calls += 1
                 return (
-                    f"{super().__getitem__(key)}-{calls}" if key == front_module.TOKEN else super().__getitem__(key)
+                    f"{super().__getitem__(key)}-{calls}" if key == proxy_module.TOKEN else super().__getitem__(key)
                 )
 
         return await right(self, method, request, timeout_s, Renaming(metadata))
 
-    return [patch.object(front_module.Front, "_steadily", steadily)]
+    return [patch.object(proxy_module.LeaderProxy, "_steadily", steadily)]
 
 
 def acknowledged_before_it_is_written() -> list[AbstractContextManager[Any]]:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from billet.cli import main
-from billet.sim.run import run_seed, run_seeds
+from billet.sim.seed import run_seed, run_seeds
 from tests.sim.bugs import BUGS, SEEDS, Bug
 
 HEALTHY = range(100)
@@ -46,7 +46,7 @@ def test_the_trace_of_a_seed_does_not_depend_on_the_hash_seed() -> None:
 
 def traces(python: str, hash_seed: str) -> str:
     """What that interpreter makes of the seeds."""
-    program = f"from billet.sim.run import run_seed\nprint([run_seed(seed).trace for seed in {SAME}])"
+    program = f"from billet.sim.seed import run_seed\nprint([run_seed(seed).trace for seed in {SAME}])"
     env = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     done = subprocess.run([python, "-c", program], env=env, capture_output=True, text=True, check=True, timeout=120)
     return done.stdout

@@ -11,14 +11,14 @@ from typing import Protocol
 
 import pytest
 
-from billet.adapters import sqlite
-from billet.adapters.etcd import EtcdStore
-from billet.adapters.sqlite import SqliteStore
 from billet.core.model import Host, Placement, PlacementState, Resources
 from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Store, Term
+from billet.store import sqlite
+from billet.store.etcd import EtcdStore
+from billet.store.records import encode
+from billet.store.sqlite import SqliteStore
 from billet.wire.pb import etcd_rpc_pb2 as pb
-from billet.wire.records import encode
 from tests.etcd_fixture import LocalEtcd
 
 SOON_S = 20.0  # generous: nobody waits so long unless something is broken

@@ -4,10 +4,10 @@ import asyncio
 import itertools
 import sys
 
-from billet.adapters.etcd import EtcdStore
-from billet.adapters.sqlite import SqliteStore
 from billet.core.state import PutPlacement
 from billet.ports import Store
+from billet.store.etcd import EtcdStore
+from billet.store.sqlite import SqliteStore
 from tests.stores.backends import ME, placement
 
 ABREAST = 20

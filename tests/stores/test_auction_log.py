@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from billet.adapters.records import MAX_UNWRITTEN, AuctionLog, read_file
-from billet.control.auditor import KEPT, taken_up
-from billet.core.audit import NEEDED, WINDOW
+from billet.core.accuracy import NEEDED, WINDOW
 from billet.core.errors import ConfigError
+from billet.leader.accuracy import KEPT, taken_up
+from billet.store.auction_log import MAX_UNWRITTEN, AuctionLog, read_file
 
 SOON_S = 20.0
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from billet.adapters import backup as files
 from billet.cli import main
-from billet.core.checkup import Finding, findings
 from billet.core.errors import ConfigError, StoreCorrupt, StoreError
 from billet.core.model import PlacementState
+from billet.core.questions.checkup import Finding, findings
 from billet.core.state import PutHost, PutPlacement
 from billet.ports import Engine, Term
+from billet.store import backup as files
 from tests.etcd_fixture import LocalEtcd
 from tests.stores.backends import (
     ME,

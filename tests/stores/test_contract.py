@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from billet.core.errors import Fenced, StoreCorrupt, StoreError
+from billet.core.errors import StaleTerm, StoreCorrupt, StoreError
 from billet.core.model import PlacementState
 from billet.core.state import DropHost, DropPlacement, PutHost, PutPlacement
 from tests.stores.backends import (
@@ -101,7 +101,7 @@ async def test_promise_3_a_deposed_leader_is_refused_while_it_still_believes_in_
     await opened.backend.depose(first, old)
     new = await asyncio.wait_for(second.campaign(OTHER), SOON_S)
     believing = asyncio.create_task(first.ended(old))
-    with pytest.raises(Fenced):
+    with pytest.raises(StaleTerm):
         await first.commit(old, [PutPlacement(placement(2))])
     assert not believing.done()
     believing.cancel()
@@ -115,7 +115,7 @@ async def test_a_term_that_was_resigned_is_refused(opened: Opened) -> None:
     await store.resign(old)
     await store.resign(old)
     await store.campaign(ME)
-    with pytest.raises(Fenced):
+    with pytest.raises(StaleTerm):
         await store.commit(old, [PutPlacement(placement(1))])
 
 
@@ -181,7 +181,7 @@ async def test_a_term_is_above_what_the_hosts_have_seen_and_so_are_all_after_it(
     assert raised.number > seen
     await first.commit(raised, [PutPlacement(placement(1))])
     await first.resign(raised)
-    with pytest.raises(Fenced):
+    with pytest.raises(StaleTerm):
         await first.commit(raised, [PutPlacement(placement(2))])
     again = await second.campaign(OTHER, above=5)
     assert again.number > raised.number

@@ -12,18 +12,18 @@ import pytest
 from click.testing import CliRunner, Result
 from structlog.testing import capture_logs
 
-from billet.adapters import etcd
-from billet.adapters.etcd import EtcdStore, check_version
-from billet.adapters.etcd_client import EtcdAway, EtcdClient
-from billet.adapters.etcd_election import after_prefix
 from billet.adapters.pki import write_pki
 from billet.cli import main
 from billet.config import ServerConfig
-from billet.core.errors import ConfigError, Fenced, OutcomeUnknown, StoreError
+from billet.core.errors import ConfigError, OutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import PlacementState
 from billet.core.state import PutPlacement
 from billet.node import Server
 from billet.ports import Term
+from billet.store import etcd
+from billet.store.etcd import EtcdStore, check_version
+from billet.store.etcd_client import EtcdAway, EtcdClient
+from billet.store.etcd_election import after_prefix
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd, free_ports
 from tests.stores.backends import ME, OTHER, SOON_S, EtcdBackend, contents, placement, told, until, written
@@ -189,7 +189,7 @@ async def test_the_term_ends_when_etcd_stands_still(own_etcd: LocalEtcd) -> None
     store, term = await leading(own_etcd, lease_ttl_s=2)
     own_etcd.pause()
     await asyncio.wait_for(store.ended(term), SOON_S)
-    with pytest.raises(Fenced):
+    with pytest.raises(StaleTerm):
         await store.commit(term, [RESERVED])
     own_etcd.resume()
     await store.close()
@@ -273,7 +273,7 @@ async def test_a_leader_deposed_by_mistake_is_refused_and_hears_of_it(etcd_serve
     waiting = asyncio.create_task(second.campaign(OTHER))
     await second.depose(ME)
     new = await asyncio.wait_for(waiting, SOON_S)
-    with pytest.raises(Fenced):
+    with pytest.raises(StaleTerm):
         await first.commit(old, [RESERVED])
     await second.commit(new, [STARTED])
     await asyncio.wait_for(first.ended(old), SOON_S)
@@ -428,10 +428,10 @@ async def test_a_server_and_the_store_commands_log_in_by_their_settings(own_etcd
     await demand_passwords(own_etcd)
     url, password = own_etcd.endpoint.replace("http://", "etcd://"), tmp_path / "password"
     password.write_text("secret\n")
-    open_edges = {"insecure": True, "link_insecure": True, "http_endpoint": ""}
+    without_tls = {"insecure": True, "link_insecure": True, "http_endpoint": ""}
     ports = {"grpc_endpoint": "127.0.0.1:0", "link_endpoint": "127.0.0.1:0"}
     login = {"etcd_user": "root", "etcd_password": "secret"}
-    server = Server(ServerConfig(id="a", data_dir=str(tmp_path), store=url, **open_edges, **ports, **login))
+    server = Server(ServerConfig(id="a", data_dir=str(tmp_path), store=url, **without_tls, **ports, **login))
     await server.start()
     running = asyncio.create_task(server.run())
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from billet.adapters import etcd_care
-from billet.adapters.etcd import EtcdStore
-from billet.adapters.etcd_care import NOTHING, Care, Done, Member, Plan, due, members_of
-from billet.adapters.etcd_client import OutOfSpace
 from billet.core.state import PutHost, PutPlacement
 from billet.ports import Term, Vitals
+from billet.store import etcd_care
+from billet.store.etcd import EtcdStore
+from billet.store.etcd_care import NOTHING, Care, Done, Member, Plan, due, members_of
+from billet.store.etcd_client import OutOfSpace
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd
 from tests.stores.backends import ME, SOON_S, contents, host, placement, told, written

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from billet.adapters.groupcommit import CAP, GroupCommit, Writes
-from billet.core.errors import Fenced, OutcomeUnknown, StoreError
+from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
 from billet.core.state import Change, PutPlacement
+from billet.store.groupcommit import CAP, GroupCommit, Writes
 from tests.stores.backends import placement
 
 TERM = 7
@@ -78,7 +78,7 @@ async def test_a_commit_is_never_divided() -> None:
 
 async def test_commits_of_two_terms_do_not_share_a_transaction() -> None:
     engine = Engine()
-    engine.fates[2] = Fenced("term 7 has ended")
+    engine.fates[2] = StaleTerm("term 7 has ended")
     callers = [await engine.begin(puts(n), term) for n, term in enumerate((TERM, TERM, TERM + 1))]
     engine.gate.set()
     assert await asyncio.gather(*callers, return_exceptions=True) == [1, engine.fates[2], 3]

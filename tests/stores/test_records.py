@@ -10,7 +10,7 @@ from billet.core.errors import StoreCorrupt
 from billet.core.model import Host, Placement, PlacementState, Resources
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement
 from billet.ports import Leader
-from billet.wire.records import decode, encode, read_leader
+from billet.store.records import decode, encode, read_leader
 from tests.core.strategies import amounts, hosts
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)

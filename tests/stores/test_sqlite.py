@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from billet.adapters.sqlite import SqliteStore
 from billet.core.errors import OutcomeUnknown, StoreCorrupt, StoreError
 from billet.core.state import PutPlacement
 from billet.ports import Store
+from billet.store.sqlite import SqliteStore
 from tests.stores.backends import ME, contents, placement, written
 
 

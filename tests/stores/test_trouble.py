@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from billet.adapters.etcd import EtcdStore
-from billet.adapters.etcd_client import EtcdClient
-from billet.adapters.sqlite import SqliteStore
 from billet.core.errors import OutcomeUnknown, StoreError
 from billet.core.state import Change, PutHost, PutPlacement
 from billet.ports import Store, Term
+from billet.store.etcd import EtcdStore
+from billet.store.etcd_client import EtcdClient
+from billet.store.sqlite import SqliteStore
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalCluster, LocalEtcd
 from tests.stores.backends import ME, OTHER, SOON_S, contents, host, placement, told, written

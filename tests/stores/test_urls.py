@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from billet.adapters.etcd import EtcdStore
-from billet.adapters.sqlite import SqliteStore
-from billet.adapters.stores import open_store
 from billet.core.errors import ConfigError
+from billet.store.etcd import EtcdStore
+from billet.store.open import open_store
+from billet.store.sqlite import SqliteStore
 from tests.etcd_fixture import LocalEtcd
 from tests.stores.backends import ME
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from billet.cli import main as billet
 from billet.core.model import Resources
 from billet.core.scoring import Weights
-from billet.whatif.bursts import ROOM, Bursts, Setting, accuracy, by_billet, by_oracle, by_rule, quantile, waits
+from billet.whatif.bursts import ROOM, Bursts, BurstSettings, accuracy, by_billet, by_oracle, by_rule, quantile, waits
 from billet.whatif.rules import OTHERS
 
 FAST = Weights(policy="fast")
@@ -18,13 +18,13 @@ ALL = range(20)  # as many as `billet simulate` plays
 
 
 @pytest.mark.parametrize("weights", [Weights(), FAST])
-@pytest.mark.parametrize("pull_s", [Setting().pull_s, 20.0])
+@pytest.mark.parametrize("pull_s", [BurstSettings().pull_s, 20.0])
 def test_a_burst_is_done_sooner_than_under_the_other_rules(weights, pull_s):
     """100 creates, 10 hosts, the images on half of them, where pulling them takes as long as 20 or 40 boots.
 
     Broken on purpose (pulls by each host's own mean; the mean instead of the bound; no pull priced; a bounded delay).
     """
-    setting = Setting(pull_s=pull_s)
+    setting = BurstSettings(pull_s=pull_s)
     ours = waits([Bursts(setting, seed).play(by_billet(weights)) for seed in ALL], 100)
     static = waits([Bursts(setting, seed).play(by_rule(OTHERS["static"])) for seed in ALL], 100)
     least = waits([Bursts(setting, seed).play(by_rule(OTHERS["least-loaded"])) for seed in ALL], 100)
@@ -36,7 +36,7 @@ def test_a_burst_is_done_sooner_than_under_the_other_rules(weights, pull_s):
 
 def test_short_pulls_are_not_worth_it_either():
     """Broken on purpose (a host that pulls is late like one with a queue): as slow as least loaded."""
-    setting = Setting(boot_s=0.5, pull_s=2.0)
+    setting = BurstSettings(boot_s=0.5, pull_s=2.0)
     ours = waits([Bursts(setting, seed).play(by_billet(Weights())) for seed in ALL], 100)
     least = waits([Bursts(setting, seed).play(by_rule(OTHERS["least-loaded"])) for seed in ALL], 100)
     assert ours.p99_s <= 0.9 * least.p99_s
@@ -51,7 +51,7 @@ def covs(setting, weights):
 
 def test_creates_that_come_one_by_one_bring_the_images_to_every_host_and_leave_the_hosts_even():
     """Broken on purpose (price every pull in full): the hosts without the images stay empty, CoV 1."""
-    setting = Setting(rate_per_s=1 / 30, pull_s=20.0)
+    setting = BurstSettings(rate_per_s=1 / 30, pull_s=20.0)
     even, _ = covs(setting, Weights(delay=0.0))
     cov, runs = covs(setting, Weights())
     assert cov <= even + 0.005
@@ -62,7 +62,7 @@ def test_creates_that_come_one_by_one_bring_the_images_to_every_host_and_leave_t
 @pytest.mark.parametrize("boot_s", [1.0, 5.0])
 def test_hosts_that_boot_slowly_get_their_share(boot_s):
     """Broken on purpose (a host's own boot counts as a wait): with boots of 10 s they get nothing at first."""
-    setting = Setting(rate_per_s=1 / 30, boot_s=boot_s, with_images=10, slowness=(1.0, 2.0))
+    setting = BurstSettings(rate_per_s=1 / 30, boot_s=boot_s, with_images=10, slowness=(1.0, 2.0))
     even, _ = covs(setting, Weights(delay=0.0))
     cov, _ = covs(setting, Weights())
     assert cov <= even + 0.005
@@ -71,14 +71,14 @@ def test_hosts_that_boot_slowly_get_their_share(boot_s):
 @pytest.mark.parametrize("creates", [20, 100])
 def test_a_burst_sends_one_at_most_to_pull(creates):
     for seed in RUNS:
-        boots = Bursts(Setting(pull_s=20.0, creates=creates), seed).play(by_billet(Weights()))
+        boots = Bursts(BurstSettings(pull_s=20.0, creates=creates), seed).play(by_billet(Weights()))
         assert sum(boot.host >= "host-5" for boot in boots) <= 1
 
 
 def test_a_burst_leaves_unequal_hosts_even_where_all_have_the_images():
     """Broken on purpose (a wait is long from half_s): large hosts, which are sent more, have the longer queues."""
     rooms = tuple(Resources(vcpu, gib * 1024, 0, 1000) for vcpu, gib in ((32, 64), (32, 128), (64, 256), (128, 512)))
-    setting = Setting(hosts=20, with_images=20, creates=400, rate_per_s=100.0, boot_s=0.5, rooms=rooms)
+    setting = BurstSettings(hosts=20, with_images=20, creates=400, rate_per_s=100.0, boot_s=0.5, rooms=rooms)
     played = {weights: Bursts(setting, 1) for weights in (Weights(), Weights(delay=0.0))}
     for weights, bursts in played.items():
         bursts.play(by_billet(weights))
@@ -88,7 +88,7 @@ def test_a_burst_leaves_unequal_hosts_even_where_all_have_the_images():
 
 def test_a_large_host_is_not_given_so_many_boots_that_they_wait_for_each_other():
     """Broken on purpose (a bounded delay): it gets four fifths, by its room."""
-    setting = Setting(with_images=10, rooms=(ROOM, Resources(32, 128 * 1024, 0, 1000)))
+    setting = BurstSettings(with_images=10, rooms=(ROOM, Resources(32, 128 * 1024, 0, 1000)))
     ours = waits([Bursts(setting, seed).play(by_billet(Weights())) for seed in RUNS], 100)
     dominant = waits([Bursts(setting, seed).play(by_billet(Weights(delay=0.0))) for seed in RUNS], 100)
     assert ours.p99_s <= 0.9 * dominant.p99_s
@@ -96,15 +96,15 @@ def test_a_large_host_is_not_given_so_many_boots_that_they_wait_for_each_other()
 
 @pytest.mark.parametrize("pull_s", [0.0, 2.0, 10.0])
 def test_nobody_is_much_better_than_one_who_knows_every_time(pull_s):
-    setting = Setting(pull_s=pull_s)
+    setting = BurstSettings(pull_s=pull_s)
     floor = waits([Bursts(setting, seed).play(by_oracle) for seed in RUNS], 100)
     ours = waits([Bursts(setting, seed).play(by_billet(FAST)) for seed in RUNS], 100)
     least = waits([Bursts(setting, seed).play(by_rule(OTHERS["least-loaded"])) for seed in RUNS], 100)
     assert 0.99 * floor.p99_s <= ours.p99_s <= least.p99_s
 
 
-MANY = Setting(creates=60, pull_s=2.0, bursts=12)
-GROUPS = Setting(hosts=5, with_images=0, creates=20, boot_s=0.3, pull_s=0.5, bursts=30, warm=0)
+MANY = BurstSettings(creates=60, pull_s=2.0, bursts=12)
+GROUPS = BurstSettings(hosts=5, with_images=0, creates=20, boot_s=0.3, pull_s=0.5, bursts=30, warm=0)
 
 
 SETTINGS = {
@@ -123,19 +123,19 @@ def test_over_many_bursts_nine_of_ten_are_within_the_bound_and_the_median_error_
     """Broken on purpose: with a spread that stays as it begins, 95 to 98 % are within, of calm boots all and of wild
     ones 80; with boots that are not asked how far they stray, 93 % of the calm and 86 of the wild ones; with a bound
     that does not follow what came, 93 to 98."""
-    told = foretold(setting, weights)
+    told = forecast(setting, weights)
     assert told
     assert told.boots > 3000
     assert 0.88 <= told.within <= 0.92
     assert told.error <= 0.15 * max(1.0, setting.sigma / 0.3)
 
 
-def foretold(setting, weights):
+def forecast(setting, weights):
     return accuracy([boot for seed in range(8) for boot in Bursts(setting, seed).play(by_billet(weights))])
 
 
 def test_hosts_boot_one_after_another_and_pull_an_image_once():
-    setting = Setting(hosts=2, with_images=1, creates=6, boot_s=1.0, pull_s=5.0, sigma=0.0, rate_per_s=1e9)
+    setting = BurstSettings(hosts=2, with_images=1, creates=6, boot_s=1.0, pull_s=5.0, sigma=0.0, rate_per_s=1e9)
     took = defaultdict(list)
     for boot in Bursts(setting, 1).play(by_rule(OTHERS["round-robin"])):
         took[boot.host].append(boot.took_s)
@@ -144,7 +144,7 @@ def test_hosts_boot_one_after_another_and_pull_an_image_once():
 
 
 def test_a_burst_can_be_played_again():
-    one, two = (Bursts(Setting(), 3).play(by_billet(FAST)) for _ in range(2))
+    one, two = (Bursts(BurstSettings(), 3).play(by_billet(FAST)) for _ in range(2))
     assert one == two
 
 
@@ -180,7 +180,7 @@ def main():
     """The table of docs/scheduling.md: python -m tests.whatif.test_bursts"""
     print("| setting | `spread` | `fast` |\n|---|---|---|")
     for name, setting in SETTINGS.items():
-        told = [foretold(setting, weights) for weights in (Weights(), FAST)]
+        told = [forecast(setting, weights) for weights in (Weights(), FAST)]
         print(f"| {name} | {' | '.join(f'{one.error:.1%}, {one.within:.1%} of {one.boots}' for one in told)} |")
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from billet.core import wishes
+from billet.core import constraints as constraints
 from billet.core.errors import ConfigError
 from billet.core.model import Resources
 from billet.whatif.workload import Create, Delete, Mark, Traits, read
@@ -66,7 +66,7 @@ def test_zones_and_labels_go_by_the_names_of_their_columns_too(tmp_path, comma):
     rows = "op,name,labels,zone,vcpu,memory_mib\nhost,h1,disk=nvme,a,4,8192\ncreate,a,billet.io/zone=a,,1,2048\n"
     workload = read(written(tmp_path, rows.replace(",", comma)))
     assert workload.traits == {"h1": Traits("a", {"disk": "nvme"})}
-    assert workload.events[0].wanted.wishes.zone == "a"
+    assert workload.events[0].wanted.constraints.zone == "a"
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ create,bare,1,1024
         {"id": "h2", "vcpu": 8, "memory_mib": 8192, "zone": "b"},
         {"id": "h3", "vcpu": 8, "memory_mib": 8192},
     ]
-    wished = {"billet.io/require.disk": "nvme", "cluster-name": "c"}
+    with_preferences = {"billet.io/require.disk": "nvme", "cluster-name": "c"}
     events = [
-        {"op": "create", "vm": "c-control-plane-1", "vcpu": 2, "memory_mib": 1024, "labels": wished},
+        {"op": "create", "vm": "c-control-plane-1", "vcpu": 2, "memory_mib": 1024, "labels": with_preferences},
         {"op": "create", "vm": "plain", "vcpu": 1, "memory_mib": 1024, "labels": {"app": "web"}},
         {"op": "create", "vm": "bare", "vcpu": 1, "memory_mib": 1024},
     ]
@@ -127,9 +127,9 @@ create,bare,1,1024
     assert workload == read(written(tmp_path, json.dumps({"hosts": hosts, "events": events}), "w.json"))
     assert workload.traits == {"h1": Traits("a", {"disk": "nvme", "gpu": "yes"}), "h2": Traits("b")}
     plane, plain, bare, _ = workload.events
-    assert (plane.wanted.wishes.require, plane.wanted.wishes.plane) == ((("disk", "nvme"),), True)
+    assert (plane.wanted.constraints.require, plane.wanted.constraints.plane) == ((("disk", "nvme"),), True)
     assert plain.wanted is bare.wanted is None
-    assert workload.wishes
+    assert workload.constraints
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ create,bare,1,1024
     [
         (
             "create,c,1,1024,,,,billet.io/zon=a",
-            "line 10: label billet.io/zon='a' is none that Billet knows: " + wishes.ALLOWED,
+            "line 10: label billet.io/zon='a' is none that Billet knows: " + constraints.ALLOWED,
         ),
         ("create,c,1,1024,,,a", "line 10: microVM c has a zone; it wishes for one by the label billet.io/zone"),
         ("host,h1,8,8192", "line 10: host h1 is there twice"),

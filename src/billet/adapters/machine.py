@@ -10,9 +10,9 @@ from pathlib import Path
 
 import psutil
 
-from billet.control.agent import Measured
 from billet.core.model import Resources
 from billet.core.pressure import Stalls, smoothed
+from billet.host.agent import Measured
 from billet.ports import MachineFacts
 
 MIB = 1024 * 1024
@@ -23,7 +23,7 @@ PROGRAMS = {"firecracker": "firecracker", "cloudhypervisor": "cloud-hypervisor-s
 OTHER_PROGRAMS = {"cloudhypervisor": "cloud-hypervisor"}
 
 
-class Machine:
+class MachineProbe:
     """The machine that the agent runs on. `state_dir` is where flintlockd keeps its microVMs' files."""
 
     def __init__(self, state_dir: str) -> None:

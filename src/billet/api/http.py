@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from billet.api.front import Front
+from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import EXPOSITION
 from billet.core.errors import Unauthenticated
 from billet.ports import Answer
@@ -22,7 +22,7 @@ from billet.wire.headers import INTERNAL
 FOREVER_S = 1e6
 
 
-def http_app(front: Front, token: str, metrics: Callable[[], bytes]) -> Starlette:
+def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> Starlette:
     """The application, in front of the same as gRPC's; a token, when there is one, is asked as there."""
 
     def metadata(headers: Mapping[str, str]) -> dict[str, str]:
@@ -32,14 +32,14 @@ def http_app(front: Front, token: str, metrics: Callable[[], bytes]) -> Starlett
         return {key: value for key, value in headers.items() if counts(key)}
 
     async def call(method: str, request: bytes, headers: Mapping[str, str]) -> Answer:
-        return await front.unary(method, request, FOREVER_S, metadata(headers))
+        return await proxy.unary(method, request, FOREVER_S, metadata(headers))
 
     async def stream(method: str, request: bytes, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
-        async for reply in front.stream(method, _once(request), None, metadata(headers)):
+        async for reply in proxy.stream(method, _once(request), None, metadata(headers)):
             yield reply
 
     async def health(http: Request) -> PlainTextResponse:
-        if not front.serving:
+        if not proxy.serving:
             return PlainTextResponse("no server leads at the moment\n", status_code=503)
         return PlainTextResponse("ok\n")
 

@@ -8,18 +8,18 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from billet.control.office import Office
-from billet.core.audit import discount, errors
+from billet.core.accuracy import discount, errors
+from billet.leader.leadership import Leadership
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 BY = ["host"]
 
 
-class Audit(Collector):
+class AccuracyMetrics(Collector):
     """Worked out when it is asked for, from what the auditor keeps."""
 
-    def __init__(self, office: Office | None) -> None:
-        self._office = office
+    def __init__(self, leadership: Leadership | None) -> None:
+        self._leadership = leadership
 
     def collect(self) -> Iterator[Metric]:
         """One row for each host whose bids were held against what came."""
@@ -30,7 +30,7 @@ class Audit(Collector):
         low = GaugeMetricFamily("billet_bid_understated", "Mean of understated utilisation, 0 to 1", labels=BY)
         delay = GaugeMetricFamily("billet_bid_discount_delay", "Its seconds are multiplied by this", labels=BY)
         share = GaugeMetricFamily("billet_bid_discount_utilisation", "Its score is raised by this", labels=BY)
-        for host_id, kept in sorted(self._office.auditor.outcomes.items()) if self._office else ():
+        for host_id, kept in sorted(self._leadership.accuracy.outcomes.items()) if self._leadership else ():
             found, off = errors(list(kept)), discount(list(kept))
             if found is None:
                 continue
@@ -43,8 +43,8 @@ class Audit(Collector):
         yield from (outcomes, ratio, error, within, low, delay, share)
 
 
-def exposition(office: Office | None) -> bytes:
+def exposition(leadership: Leadership | None) -> bytes:
     """All of it, as Prometheus reads it."""
     registry = CollectorRegistry()
-    registry.register(Audit(office))
+    registry.register(AccuracyMetrics(leadership))
     return generate_latest(registry)

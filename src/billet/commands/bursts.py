@@ -13,7 +13,7 @@ import click
 from billet.commands.options import Amount, console, write
 from billet.core.scoring import Weights
 from billet.show.simulate import BURST_HEADS, Burst, bursts_rows, bursts_table
-from billet.whatif.bursts import Boot, Bursts, Choose, Setting, accuracy, by_billet, by_oracle, by_rule, waits
+from billet.whatif.bursts import Boot, Bursts, BurstSettings, Choose, accuracy, by_billet, by_oracle, by_rule, waits
 from billet.whatif.report import page, waited
 from billet.whatif.rules import OTHERS
 
@@ -24,7 +24,7 @@ FLOOR = "knows every time beforehand"
 
 def bursts_options(function: Function) -> Function:
     """The options of a burst."""
-    fresh = Setting()
+    fresh = BurstSettings()
     for option in (
         click.option("--seeds", type=click.IntRange(1), default=20, show_default=True, help="Bursts: so many times."),
         click.option(
@@ -66,7 +66,7 @@ def play_bursts(
     rows, charts = [], []
     for creates in dict.fromkeys(burst):
         here = hosts // 2 if with_images is None else with_images
-        setting = Setting(hosts, here, creates, rate, boot_s, pull_s, sigma)
+        setting = BurstSettings(hosts, here, creates, rate, boot_s, pull_s, sigma)
         played = _played(setting, [Weights(policy=policy, shape=shape_weight) for policy in policies], named, seeds)
         rows += [_row(rule, creates, runs) for rule, runs in played.items()]
         took_s = [(rule, [boot.took_s for run in runs for boot in run.boots]) for rule, runs in played.items()]
@@ -83,14 +83,16 @@ def play_bursts(
         write(html, page(charts, BURST_HEADS, bursts_rows(rows), said, "billet simulate --burst"))
 
 
-class Run(NamedTuple):
+class BurstRun(NamedTuple):
     """One run of one rule: its boots, and how uneven it left the hosts."""
 
     boots: list[Boot]
     cov: float
 
 
-def _played(setting: Setting, policies: Sequence[Weights], others: Sequence[str], seeds: int) -> dict[str, list[Run]]:
+def _played(
+    setting: BurstSettings, policies: Sequence[Weights], others: Sequence[str], seeds: int
+) -> dict[str, list[BurstRun]]:
     """The runs of each rule, by its title."""
     rules: dict[str, Callable[[], Choose]] = {}
     for weights in policies:
@@ -103,11 +105,11 @@ def _played(setting: Setting, policies: Sequence[Weights], others: Sequence[str]
     }
 
 
-def _run(bursts: Bursts, choose: Choose) -> Run:
-    return Run(bursts.play(choose), bursts.cov())
+def _run(bursts: Bursts, choose: Choose) -> BurstRun:
+    return BurstRun(bursts.play(choose), bursts.cov())
 
 
-def _row(rule: str, creates: int, runs: Sequence[Run]) -> Burst:
+def _row(rule: str, creates: int, runs: Sequence[BurstRun]) -> Burst:
     boots, cov = [run.boots for run in runs], sum(run.cov for run in runs) / len(runs)
     return Burst(rule, creates, waits(boots, creates), cov, accuracy([boot for run in boots for boot in run]))
 

@@ -81,11 +81,11 @@ def demo(
     clients of Flintlock do today. Ends with what the bids foretold, and what came; --create 400 --at-once 20 are
     enough to judge that by. Leaves nothing behind.
     """
-    from billet.demo.cluster import Boots
-    from billet.demo.story import Settings, tell
+    from billet.demo.cluster import BootTimes
+    from billet.demo.walkthrough import Settings, tell
 
     if create is None:
         create = 0 if keep and as_json else 60
-    boots = Boots(boot_mean_s, pull_mean_s, sigma, seed)
+    boots = BootTimes(boot_mean_s, pull_mean_s, sigma, seed)
     store = store or ("sqlite" if servers == 1 else "etcd")
     tell(Settings(hosts, servers, store, create, rate_per_s, at_once, boots, keep, as_json))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from billet.commands.fleet import as_dicts
+from billet.commands.lists import as_dicts
 from billet.commands.options import Amount, client_options, console, output_option
 from billet.core.errors import BilletError, HostVerdict
-from billet.core.words import counted
+from billet.core.plural import counted
 
 if TYPE_CHECKING:
     from billet.client import Address, Client
@@ -140,7 +140,7 @@ def delete(client: Client, uid: str) -> None:
 
 
 def _print(name: str, left: Left, evicted: list[str], output: str) -> None:
-    from billet.show.fleet import left_table
+    from billet.show.tables import left_table
 
     told = [
         *((row, "may be deleted: its label allows it, --evict does it") for row in left.evictable),

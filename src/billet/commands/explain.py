@@ -71,8 +71,8 @@ def _none(key: str) -> BilletError:
 
 def _print_why_not(address: Address, output: str, key: str, host: str) -> None:
     from billet.client import Client
-    from billet.core.record import ANOTHER_SCORE
-    from billet.core.whynot import why_not
+    from billet.core.questions.record import ANOTHER_SCORE
+    from billet.core.questions.whynot import why_not
     from billet.show.whynot import told, verdict, would
     from billet.wire.auction_records import decode
     from billet.wire.pb.fleet_pb2 import RecordsReply, RecordsRequest

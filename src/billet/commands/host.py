@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from billet.commands.drain import drain
-from billet.commands.fleet import as_dicts
+from billet.commands.lists import as_dicts
 from billet.commands.options import client_options, console, output_option
 from billet.core.errors import BilletError
-from billet.core.words import counted
+from billet.core.plural import counted
 
 if TYPE_CHECKING:
     from billet.client import Address
@@ -43,7 +43,7 @@ host.add_command(drain)
 def show(address: Address, output: str, name: str) -> None:
     """Show all that a host says of itself, and what it cannot say."""
     from billet.client import Client
-    from billet.show.fleet import host_table
+    from billet.show.tables import host_table
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
 
     with Client(address) as client:

@@ -10,7 +10,7 @@ import click
 
 from billet.commands.options import Amount, client_options, console, output_option
 from billet.core.errors import Away, BilletError
-from billet.core.words import counted
+from billet.core.plural import counted
 
 if TYPE_CHECKING:
     from billet.client import Address, Client
@@ -26,7 +26,7 @@ timeout_option = click.option(
 )  # fmt: skip
 
 
-class Failure(NamedTuple):
+class FailedCall(NamedTuple):
     """A microVM that was not made, did not boot, or was not deleted, and why; by its name, or its uid."""
 
     name: str
@@ -85,12 +85,12 @@ def create(
         raise _what_failed(failures, tried, len(specs))
 
 
-def _create_all(client: Client, specs: list[MicroVMSpec]) -> tuple[list[MicroVM], list[Failure]]:
+def _create_all(client: Client, specs: list[MicroVMSpec]) -> tuple[list[MicroVM], list[FailedCall]]:
     """Send the creates, a few at a time; what was made until the first failures is kept and shown."""
     from billet.wire.pb.flintlock_pb2 import CreateMicroVMRequest, CreateMicroVMResponse
 
     made: list[MicroVM] = []
-    failures: list[Failure] = []
+    failures: list[FailedCall] = []
     for start in range(0, len(specs), IN_FLIGHT):
         batch = specs[start : start + IN_FLIGHT]
         calls = [
@@ -100,13 +100,13 @@ def _create_all(client: Client, specs: list[MicroVMSpec]) -> tuple[list[MicroVM]
             try:
                 made.append(client.finish(call).microvm)
             except BilletError as error:
-                failures.append(Failure(spec.id, error))
+                failures.append(FailedCall(spec.id, error))
         if failures:
             break
     return made, failures
 
 
-def _waited_for(client: Client, vm: MicroVM, deadline_s: float, failures: list[Failure]) -> MicroVM:
+def _waited_for(client: Client, vm: MicroVM, deadline_s: float, failures: list[FailedCall]) -> MicroVM:
     """The microVM as it was last seen; one that is not CREATED by then is put to the failures."""
     from billet.wire.pb.flintlock_pb2 import GetMicroVMRequest, GetMicroVMResponse
     from billet.wire.pb.flintlock_types_pb2 import MicroVMStatus
@@ -124,11 +124,11 @@ def _waited_for(client: Client, vm: MicroVM, deadline_s: float, failures: list[F
             state = MicroVMStatus.MicroVMState.Name(vm.status.state)
             raise BilletError(f"{name} is {state}; its host's flintlockd log says why")
     except BilletError as error:
-        failures.append(Failure(vm.spec.id, error))
+        failures.append(FailedCall(vm.spec.id, error))
     return vm
 
 
-def _what_failed(failures: list[Failure], tried: int, wanted: int) -> BilletError:
+def _what_failed(failures: list[FailedCall], tried: int, wanted: int) -> BilletError:
     """The error that ends the command; of several microVMs each reason is told before."""
     if wanted == 1:
         return failures[0].error
@@ -202,7 +202,7 @@ def delete(address: Address, output: str, uids: tuple[str, ...], timeout_s: floa
                 client.flintlock("DeleteMicroVM", DeleteMicroVMRequest(uid=uid), Empty)
                 done.append(uid)
             except BilletError as error:
-                failures.append(Failure(uid, error))
+                failures.append(FailedCall(uid, error))
     if output == "json":
         click.echo(json.dumps({"deleted": done}, indent=2))
     else:

@@ -77,7 +77,7 @@ class Sections(click.Command):
                 formatter.write_dl(lines, col_max=28)
 
 
-class Setting(click.Option):
+class SettingOption(click.Option):
     """An option that knows the section of its setting."""
 
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
@@ -120,9 +120,9 @@ def _options(config: type[Any]) -> Iterator[Callable[[Function], Function]]:
         kind = _kind(item, hints)
         if item.name in ONE_OF:  # --quota is BILLET_SERVER_QUOTA, as its name says, beside click's ..._QUOTAS
             kind["envvar"] = f"BILLET_{config.__name__.removesuffix('Config').upper()}_{ONE_OF[item.name].upper()}"
-        yield click.option(*_names(item), cls=Setting, section=about.section, help=about.text, **kind)
+        yield click.option(*_names(item), cls=SettingOption, section=about.section, help=about.text, **kind)
         if about.kind == "secret":
-            yield click.option(*_file_names(item), cls=Setting, section=about.section, **FROM_FILE)
+            yield click.option(*_file_names(item), cls=SettingOption, section=about.section, **FROM_FILE)
 
 
 def _names(item: Field[Any]) -> tuple[str, str]:

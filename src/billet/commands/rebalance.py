@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from billet.commands.drain import POLL_S, Row, delete, sort_out
-from billet.commands.fleet import as_dicts
+from billet.commands.lists import as_dicts
 from billet.commands.options import Amount, client_options, console, output_option, tell
+from billet.core.constraints import read
 from billet.core.errors import BilletError
-from billet.core.model import NO_WISHES, ZERO, Discount, Facts, Host, HostView, Resources
-from billet.core.rebalance import Move, Place, Resident, evenness, plan
+from billet.core.model import NO_CONSTRAINTS, ZERO, Discount, Facts, Host, HostView, Resources
+from billet.core.plural import counted
+from billet.core.questions.rebalance import Move, Place, Resident, evenness, plan
 from billet.core.scoring import Weights
-from billet.core.wishes import read
-from billet.core.words import counted
 
 if TYPE_CHECKING:
     from billet.client import Address, Client
@@ -42,7 +42,7 @@ class Limits(NamedTuple):
     least_gain: float
 
 
-class Fleet(NamedTuple):
+class FleetSnapshot(NamedTuple):
     """The hosts that are ready, and what runs on them."""
 
     places: dict[str, Place]
@@ -104,7 +104,7 @@ def rebalance(
         _apply(client, fleet, moves, limits, 60.0 / per_minute, wait_s, output)
 
 
-def look(client: Client) -> Fleet:
+def look(client: Client) -> FleetSnapshot:
     """The fleet as it is now."""
     from billet.wire.pb import fleet_pb2 as pb
 
@@ -114,14 +114,14 @@ def look(client: Client) -> Fleet:
     return fleet_of(hosts, rows)
 
 
-def fleet_of(hosts: Mapping[str, Any], rows: Sequence[Row]) -> Fleet:
+def fleet_of(hosts: Mapping[str, Any], rows: Sequence[Row]) -> FleetSnapshot:
     """From a HostsReply and the placements, as dicts."""
     places = {
         row["id"]: Place(
             HostView(
                 Resources(**row["allocatable"]),
                 Resources(**row["taken"]),
-                discount=Discount(row["audit_delay"] or 1.0, row["audit_utilisation"]),
+                discount=Discount(row["delay_correction"] or 1.0, row["utilisation_correction"]),
             ),
             Facts(**{name: row[name] for name in Facts._fields if name in row}),
         )
@@ -131,7 +131,7 @@ def fleet_of(hosts: Mapping[str, Any], rows: Sequence[Row]) -> Fleet:
     may_go = {row["uid"] for row in sort_out(rows).evictable if row["vm_state"] == "CREATED"}
     known = {row["id"]: Host(row["id"], ZERO, ZERO, row["zone"], row["labels"]) for row in hosts["hosts"]}
     residents = [_resident(row, row["uid"] in may_go) for row in rows if row["state"] in HOLDING]
-    return Fleet(places, residents, _weights(hosts), known)
+    return FleetSnapshot(places, residents, _weights(hosts), known)
 
 
 def _weights(hosts: Mapping[str, Any]) -> Weights:
@@ -142,22 +142,28 @@ def _weights(hosts: Mapping[str, Any]) -> Weights:
 
 def _resident(row: Row, may_go: bool) -> Resident:
     try:
-        wishes = read(row["labels"], row["name"])
+        constraints = read(row["labels"], row["name"])
     except BilletError:  # labels that an older Billet let pass
-        may_go, wishes = False, NO_WISHES
+        may_go, constraints = False, NO_CONSTRAINTS
     return Resident(
         row["uid"],
         f"{row['namespace']}/{row['name']}",
         row["host"],
         Resources(row["vcpu"], row["memory_mib"], row["disk_mib"], 1),
         may_go,
-        wishes,
+        constraints,
         row["labels"],
     )
 
 
 def _apply(
-    client: Client, fleet: Fleet, moves: Sequence[Move], limits: Limits, pace_s: float, wait_s: float, output: str
+    client: Client,
+    fleet: FleetSnapshot,
+    moves: Sequence[Move],
+    limits: Limits,
+    pace_s: float,
+    wait_s: float,
+    output: str,
 ) -> None:
     """Until the planned evenness is reached, so many are deleted, or nothing is left to gain."""
     done: list[dict[str, Any]] = []
@@ -218,7 +224,7 @@ def _made_again(client: Client, move: Move) -> Row | None:
     return next((row for row in rows if row["state"] == "STARTED" and row["vm_state"] == "CREATED"), None)
 
 
-def _print_plan(fleet: Fleet, moves: Sequence[Move], output: str) -> None:
+def _print_plan(fleet: FleetSnapshot, moves: Sequence[Move], output: str) -> None:
     from billet.show.rebalance import moves_table, sums
 
     said = sums(fleet.places, fleet.residents, moves)

@@ -18,8 +18,8 @@ from billet.core.policies import POLICIES
 
 if TYPE_CHECKING:
     from billet.client import Address
-    from billet.whatif.past import Past, Shadow
-    from billet.whatif.run import Result
+    from billet.whatif.recorded_workload import Past, Shadow
+    from billet.whatif.simulation import SimulationResult
 
 SHAPE = re.compile(r"(\d+)[x\u00d7](\d+)c(\d+)g(?:(\d+)d)?", re.IGNORECASE)
 SAMPLES = 160  # moments in a chart
@@ -38,7 +38,7 @@ class Source(NamedTuple):
 class Row(NamedTuple):
     """One line of the answer; `elsewhere` counts microVMs that it puts where they were not."""
 
-    result: Result
+    result: SimulationResult
     elsewhere: int
 
 
@@ -79,7 +79,7 @@ def replay(
     billet replay --without host-3
     billet replay --with 3x16c32g --html report.html
     """
-    from billet.whatif.past import assumed
+    from billet.whatif.recorded_workload import assumed
 
     added = [shape for text in more for shape in shapes(text)]
     source = _from_files(folders) if folders else _from_server(address)
@@ -118,7 +118,7 @@ def _added(known: Past, shapes: Sequence[Resources]) -> dict[str, Resources]:
 
 
 def _from_files(folders: Sequence[Path]) -> Source:
-    from billet.adapters.records import read_file
+    from billet.store.auction_log import read_file
 
     records: list[bytes] = []
     ends: list[bytes] = []
@@ -149,7 +149,7 @@ def _from_server(address: Address) -> Source:
 
 
 def _past(source: Source) -> tuple[Past, list[Shadow]]:
-    from billet.whatif.past import past, shadows
+    from billet.whatif.recorded_workload import past, shadows
     from billet.wire.auction_records import decode, decode_gone
 
     records = [decode(data) for data in source.records]
@@ -162,9 +162,9 @@ def _past(source: Source) -> tuple[Past, list[Shadow]]:
 def _play(
     known: Past, policies: Sequence[str], without: Sequence[str], more: dict[str, Resources], samples: int
 ) -> list[Row]:
-    from billet.whatif.past import as_it_happened, elsewhere, watched, workload
+    from billet.whatif.recorded_workload import as_it_happened, elsewhere, watched, workload
     from billet.whatif.rules import own
-    from billet.whatif.run import run
+    from billet.whatif.simulation import run
 
     rows = [Row(run(workload(known), as_it_happened(known), samples=samples), 0)]
     otherwise = workload(known, without, more)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from billet.core.words import counted
+from billet.core.plural import counted
 
 if TYPE_CHECKING:
-    from billet.sim.run import Result
+    from billet.sim.seed import SeedResult
 
 SHOWN = 5  # violations of one seed
 KEY = """\
@@ -38,7 +38,7 @@ def sim(seeds: int, first_seed: int, jobs: int | None, seed: int | None, trace: 
 
     The same seed gives the same run, told by the same trace: `billet sim --seed N --trace` shows what led to it.
     """
-    from billet.sim.run import run_seed
+    from billet.sim.seed import run_seed
 
     if seed is not None:
         result = run_seed(seed)
@@ -53,7 +53,7 @@ def sim(seeds: int, first_seed: int, jobs: int | None, seed: int | None, trace: 
 
 
 def _many(seeds: range, jobs: int) -> None:
-    from billet.sim.run import run_seeds
+    from billet.sim.seed import run_seeds
 
     failed, answers, lasted_s, begun_s = 0, 0, 0.0, time.monotonic()
     for done, result in enumerate(run_seeds(seeds, jobs), 1):
@@ -80,7 +80,7 @@ def _progress(done: int, seeds: int, failed: int) -> None:
         click.echo(f"{done}/{seeds} seeds, {broke}" + ("\r" if end else ""), err=True, nl=not end)
 
 
-def _show(result: Result) -> None:
+def _show(result: SeedResult) -> None:
     """What a seed came to."""
     if not result.violations:
         click.echo(f"seed {result.seed}: all promises kept; trace {result.trace}")

@@ -21,12 +21,12 @@ from billet.core.scoring import Weights
 from billet.show.simulate import columns, compared, rows
 from billet.whatif.report import LOWER, page, pictures
 from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, late, own
-from billet.whatif.run import Result, run
+from billet.whatif.simulation import SimulationResult, run
 from billet.whatif.workload import Workload, read
 
-WISHES_NOTE = "only Billet's policies look at wishes; the other rules may seem better because they grant none"
+CONSTRAINTS_NOTE = "only Billet's policies look at wishes; the other rules may seem better because they grant none"
 SAMPLES = 160  # moments in a chart
-Results = dict[str, list[Result]]  # rule title -> one for each workload
+Results = dict[str, list[SimulationResult]]  # rule title -> one for each workload
 
 
 @click.command()
@@ -87,7 +87,7 @@ def simulate(
     rules = [late(rule, reports_every) for rule in rules]
     results = _play(streams, rules, at_once, SAMPLES if html else 0)
     body = rows(results, marks)
-    notes = [WISHES_NOTE] if any(stream.wishes for stream in streams) else []
+    notes = [CONSTRAINTS_NOTE] if any(stream.constraints for stream in streams) else []
     if output == "json":
         click.echo(json.dumps(_plain(streams, results), indent=2))
     else:
@@ -130,7 +130,7 @@ def _play(streams: Sequence[Workload], rules: Sequence[Rule], at_once: int, samp
     return results
 
 
-def _plain(streams: Sequence[Workload], results: Mapping[str, Sequence[Result]]) -> dict[str, object]:
+def _plain(streams: Sequence[Workload], results: Mapping[str, Sequence[SimulationResult]]) -> dict[str, object]:
     return {
         stream.name: {
             rule: {

@@ -17,11 +17,11 @@ import click
 
 from billet.commands.options import console, open_secrets, output_option, store_options
 from billet.core.errors import ConfigError, StoreCorrupt
-from billet.core.words import counted
+from billet.core.plural import counted
 
 if TYPE_CHECKING:
-    from billet.core.checkup import Finding
     from billet.core.model import Host, Placement
+    from billet.core.questions.checkup import Finding
     from billet.ports import Engine
 
 ROUND_TRIPS = 20
@@ -41,7 +41,7 @@ def backup(file: Path, force: bool, **where: str) -> None:
 
     The file is JSON lines. It can be restored to the other engine too: this is how to move from SQLite to etcd.
     """
-    from billet.adapters import backup as files
+    from billet.store import backup as files
 
     async def work() -> files.Backup:
         async with opened(where, create=False) as engine:
@@ -63,7 +63,7 @@ def restore(file: Path, force: bool, **where: str) -> None:
 
     MicroVMs made since the backup are not forgotten: their hosts announce them, and they are adopted.
     """
-    from billet.adapters import backup as files
+    from billet.store import backup as files
 
     wanted = files.read(file)
 
@@ -98,7 +98,7 @@ def check(output: str, **where: str) -> None:
 
 
 async def _examine(where: dict[str, str]) -> dict[str, Any]:
-    from billet.core.checkup import Finding, findings
+    from billet.core.questions.checkup import Finding, findings
 
     async with opened(where, create=False) as engine:
         vitals = await engine.vitals()
@@ -120,9 +120,9 @@ async def _examine(where: dict[str, str]) -> dict[str, Any]:
 
 
 def _decoded(records: dict[str, bytes]) -> tuple[list[Host], list[Placement], list[Finding]]:
-    from billet.core.checkup import Finding
+    from billet.core.questions.checkup import Finding
     from billet.core.state import PutHost, PutPlacement
-    from billet.wire.records import decode
+    from billet.store.records import decode
 
     changes, unreadable = [], []
     for key, record in records.items():
@@ -144,7 +144,7 @@ async def _round_trip_ms(engine: Engine) -> float:
 @asynccontextmanager
 async def opened(where: dict[str, str], create: bool = True) -> AsyncIterator[Engine]:
     """The store that the options name."""
-    from billet.adapters.stores import open_store
+    from billet.store.open import open_store
 
     open_secrets(where)
     tls = where["etcd_tls_ca"], where["etcd_tls_cert"], where["etcd_tls_key"]

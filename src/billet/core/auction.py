@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
 from billet.core.bidding import PROVIDERS, closed, no_room
-from billet.core.foretell import bound_s, until_created_s
+from billet.core.boots.forecast import bound_s, until_created_s
+from billet.core.boots.pooling import Pooled, awarded_since, facts_by, pool
+from billet.core.constraints import with_preferences
 from billet.core.model import (
     FORMULA,
     NO_DISCOUNT,
@@ -15,20 +17,18 @@ from billet.core.model import (
     Auction,
     Award,
     Bid,
+    Constraints,
     Facts,
-    Foretold,
+    Forecast,
     HostView,
     Reason,
     Refusal,
     Resources,
     Score,
     Unplaced,
-    Wishes,
 )
-from billet.core.outlook import Outlook, awarded_since, facts_by, outlook
+from billet.core.plural import counted
 from billet.core.scoring import LONG, PATIENT, Tolerance, Weights, price, utilisation
-from billet.core.wishes import wished
-from billet.core.words import counted
 
 # What flintlockd accepts (its own validation); a microVM outside of this is its verdict, not an auction's.
 VCPU_LIMITS = range(1, 65)
@@ -65,8 +65,8 @@ def award(
     The ledger says whether there is room, a bid only how much the host wants the microVM (promise 1). A bid that was
     worked out on another count than the ledger's, or by another formula, is priced anew before it is compared, with
     the microVMs awarded since then counted as waiting for their boot; so is one of a host where this microVM would
-    wait long, or for a pull, in the light of all bids (core/outlook.py). Ties go by a hash of auction and host: over
-    many auctions no host is favoured for its name.
+    wait long, or for a pull, in the light of all bids (core/boots/pooling.py). Ties go by a hash of auction and
+    host: over many auctions no host is favoured for its name.
     """
     bids, refusals = with_room(auction, answers, ledger)
     if not bids:
@@ -96,7 +96,7 @@ def with_room(
 def _refused(bid: Bid, auction: Auction, view: HostView | None) -> Refusal | None:
     if view is None:
         return Refusal(bid.host, Reason.AWAY)
-    closing = closed(bid.host, view) or view.against
+    closing = closed(bid.host, view) or view.excluded_by
     return closing or no_room(bid.host, view.allocatable, view.taken, auction.demand)
 
 
@@ -109,17 +109,17 @@ def scores(
     bids: Sequence[Bid], auction: Auction, ledger: Mapping[str, HostView], weights: Weights
 ) -> dict[str, Score]:
     """What each of these bids counts for; the ledger has room for all of them."""
-    common = outlook(bids, ledger, weights.delay_half_s)
+    common = pool(bids, ledger, weights.delay_half_s)
     return {bid.host: current_offer(bid, auction, ledger[bid.host], weights, common) for bid in bids}
 
 
-def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, common: Outlook) -> Tolerance:
+def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, common: Pooled) -> Tolerance:
     """How long the microVM may wait on the bidder before that counts.
 
     Who is `patient` would rather wait. One host at a time pulls images for the first time: while none does, they are
     no wait. Else a host that pulls is late as soon as another would boot it earlier without.
     """
-    if patient(auction.wishes):
+    if patient(auction.constraints):
         return PATIENT
     pulls = bool(common.pulling)
     if common.soonest_s is None or not (facts.pulls or (pulls and bid.missing)):
@@ -127,12 +127,12 @@ def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, common
     return Tolerance(min(common.soonest_s, LONG * weights.delay_half_s), pulls)
 
 
-def patient(wishes: Wishes) -> bool:
+def patient(constraints: Constraints) -> bool:
     """Whether a microVM wishes for company, or for none, and so would rather wait for its boot than go elsewhere."""
-    return bool(wishes.spread or wishes.near or wishes.plane)
+    return bool(constraints.spread or constraints.near or constraints.plane)
 
 
-def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, common: Outlook) -> Score:
+def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, common: Pooled) -> Score:
     """The bid's own score while it is not outdated and little waits there, a new price else.
 
     Soft wishes are added to either: who of the microVM's group is where, only the ledger knows. A bid that stands
@@ -141,19 +141,19 @@ def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, 
     """
     score, discount = bid.score, view.discount
     if outdated(bid, view) or discount != NO_DISCOUNT or not common.stands(bid.facts, bid.missing):
-        facts, weighed = common.seen(common.by_now[bid.host], bid.missing), weights.under(auction.wishes.policy)
+        facts, weighed = common.seen(common.by_now[bid.host], bid.missing), weights.under(auction.constraints.policy)
         wait = tolerance(auction, bid, facts, weighed, common)
         score = price(view.allocatable, view.taken, auction.demand, facts, weighed, bid.missing, discount, wait)
-    return wished(score, view.kin, weights) if view.kin else score
+    return with_preferences(score, view.peers, weights) if view.peers else score
 
 
-def foretold_by(bid: Bid, auction: Auction, view: HostView) -> Foretold:
+def forecast_of(bid: Bid, auction: Auction, view: HostView) -> Forecast:
     """What a bid foretells, with the awards that the ledger has seen since counted as waiting before it.
 
     The utilisation is the bid's own word while the ledger counts as the host did: that is what it won with.
     """
     facts, moved = facts_by(bid, view), view.taken != bid.basis
-    return Foretold(
+    return Forecast(
         utilisation(view.allocatable, view.taken, auction.demand) if moved else bid.score.utilisation,
         until_created_s(facts, bid.missing),
         bound_s(facts, bid.missing),
@@ -165,7 +165,7 @@ def unpriced(host_id: str, facts: Facts, missing: int = 0, coming: int = 0) -> B
     return Bid(host_id, Score(0.0, 0.0, 0.0, 0.0), NEVER, facts, missing, coming)
 
 
-def again(bid: Bid, view: HostView) -> Bid:
+def rebid(bid: Bid, view: HostView) -> Bid:
     """The bid as it would be made by now, on a count that no ledger has."""
     coming = bid.coming + (bid.missing if awarded_since(bid, view) else 0)
     return unpriced(bid.host, facts_by(bid, view), bid.missing, coming)
@@ -201,14 +201,14 @@ def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
     parts = []
     for reason, count in counts.most_common():
         told = [f"{r.host}: {r.detail}" for r in unplaced.refusals if r.reason is reason and r.detail]
-        most = HOSTS_TOLD if reason in WISH_REASONS else 1
+        most = HOSTS_TOLD if reason in CONSTRAINT_REASONS else 1
         begin = "e.g. " if most == 1 or len(told) > most else ""
         detail = f" ({begin}{', '.join(told[:most])})" if told else ""
         parts.append(f"{counted(count, 'host')}: {reason.value}{detail}")
     return f"{head}: " + "; ".join(parts)
 
 
-WISH_REASONS = frozenset({Reason.ZONE, Reason.HOST, Reason.LABEL, Reason.AVOIDED, Reason.APART})
+CONSTRAINT_REASONS = frozenset({Reason.ZONE, Reason.HOST, Reason.LABEL, Reason.AVOIDED, Reason.APART})
 HOSTS_TOLD = 8
 
 

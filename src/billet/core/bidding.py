@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from billet.core.constraints import violation
 from billet.core.model import Auction, Bid, Facts, Host, HostView, Reason, Refusal, Resources
 from billet.core.scoring import Weights, price
-from billet.core.wishes import unwished
 
 FIRECRACKER = "firecracker"
 PROVIDERS = frozenset({FIRECRACKER, "cloudhypervisor"})
@@ -27,7 +27,7 @@ def bid(
     refusal = cannot(host, auction) or no_room(host.id, host.allocatable, taken, auction.demand)
     if refusal:
         return refusal
-    weights = weights.under(auction.wishes.policy)
+    weights = weights.under(auction.constraints.policy)
     score = price(host.allocatable, taken, auction.demand, facts, weights, missing)
     return Bid(host.id, score, taken, facts, missing, coming)
 
@@ -37,7 +37,7 @@ def cannot(host: Host, auction: Auction) -> Refusal | None:
 
     An empty provider means the host's own default. Where that is unknown too, flintlockd itself decides.
     """
-    refusal = closed(host.id, host) or unwished(host, auction.wishes)
+    refusal = closed(host.id, host) or violation(host, auction.constraints)
     if refusal:
         return refusal
     provider = auction.provider or host.provider

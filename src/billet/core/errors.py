@@ -68,7 +68,7 @@ class NoRoom(BilletError):
     code = Code.RESOURCE_EXHAUSTED
 
 
-class Refused(BilletError):
+class PreconditionFailed(BilletError):
     """What an operator wants would do harm now."""
 
     code = Code.FAILED_PRECONDITION
@@ -108,7 +108,7 @@ class StoreAway(StoreError):
     """The store does not answer, and may again later. What was asked may have happened or not."""
 
 
-class Fenced(StoreError):
+class StaleTerm(StoreError):
     """The term has ended."""
 
 

@@ -6,14 +6,14 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from billet.core.model import Auction, Group, Host, Kin, Kind, Placement
-from billet.core.wishes import groups_of, soft_groups
+from billet.core.constraints import groups_of, soft_groups
+from billet.core.model import Auction, Group, GroupKind, Host, Peers, Placement
 
 
 class Counted(NamedTuple):
     """A soft wish, and of the group that it speaks of: those on each host, how many in each zone and anywhere."""
 
-    wish: str
+    preference: str
     hosts: Mapping[str, Mapping[str, str]]
     zones: Mapping[str, int]
     total: int
@@ -73,20 +73,21 @@ class Groups:
 
     def apart(self, auction: Auction, host_id: str) -> str:
         """Whom on a host an auction wishes to be apart from, "" = nobody."""
-        apart = auction.wishes.apart
-        return self.one(Group(auction.namespace, Kind.APART, apart), host_id) if apart else ""
+        apart = auction.constraints.apart
+        return self.one(Group(auction.namespace, GroupKind.APART, apart), host_id) if apart else ""
 
     def counted(self, auction: Auction) -> list[Counted]:
         """An auction's soft wishes, as far as there is anybody to be near to or to be spread from."""
         return [
-            Counted(wish, self._members[group], self._zones[group], self._totals[group])
-            for wish, group in soft_groups(auction)
+            Counted(preference, self._members[group], self._zones[group], self._totals[group])
+            for preference, group in soft_groups(auction)
             if group in self._members
         ]
 
 
-def kin_on(counted: Sequence[Counted], host_id: str, zone: str) -> tuple[Kin, ...]:
+def peers_on(counted: Sequence[Counted], host_id: str, zone: str) -> tuple[Peers, ...]:
     """What these wishes are measured by on a host of this zone."""
     return tuple(
-        Kin(wish, len(hosts.get(host_id, ())), zones.get(zone, 0), total) for wish, hosts, zones, total in counted
+        Peers(preference, len(hosts.get(host_id, ())), zones.get(zone, 0), total)
+        for preference, hosts, zones, total in counted
     )

@@ -67,7 +67,9 @@ class Image(NamedTuple):
     kernel: bool = False
 
 
-SPREAD = 0.6  # of the bound of a host that has seen few boots: those vary by about 30 %, and are seen a little late
+UNCERTAINTY = (
+    0.6  # of the bound of a host that has seen few boots: those vary by about 30 %, and are seen a little late
+)
 
 
 class Facts(NamedTuple):
@@ -76,9 +78,10 @@ class Facts(NamedTuple):
     `pressure` is 0 (idle) to 1 (everything waits); `pending` counts microVMs waiting for their boot, which
     flintlockd does one after another; `boot_s` is the host's own mean boot time, 0 when it has none yet.
     `ahead_s` is the seconds until all that wait are CREATED, the `pulls` that are to come before that included; None
-    means pending x boot_s + pulls x pull_s. `pull_s` is the host's own mean time to pull an image. `spread` is how
-    far its boots stray from what it foretells (core/foretell.py). `boots_seen` and `pulls_seen` are of how many boots
-    and pulls the means are made; below 1, as where the host does not say, they count as 1.
+    means pending x boot_s + pulls x pull_s. `pull_s` is the host's own mean time to pull an image. `uncertainty` is
+    how
+    far its boots stray from what it foretells (core/boots/forecast.py). `boots_seen` and `pulls_seen` are of how
+    many boots and pulls the means are made; below 1, as where the host does not say, they count as 1.
     """
 
     pressure: float | None = None
@@ -86,14 +89,15 @@ class Facts(NamedTuple):
     boot_s: float = 0.0
     ahead_s: float | None = None
     pull_s: float | None = None
-    spread: float = SPREAD
+    uncertainty: float = UNCERTAINTY
     pulls: int = 0
     boots_seen: float = 0.0
     pulls_seen: float = 0.0
 
 
 class Discount(NamedTuple):
-    """What an audited host's bids are corrected by (core/audit.py). `delay` multiplies the seconds that it foretells;
+    """What an audited host's bids are corrected by (core/accuracy.py). `delay` multiplies the seconds that it
+    foretells;
     `utilisation` is added to its score."""
 
     delay: float = 1.0
@@ -103,8 +107,8 @@ class Discount(NamedTuple):
 NO_DISCOUNT = Discount()
 
 
-class Wishes(NamedTuple):
-    """What a request wishes of its host, by its labels (core/wishes.py). An empty field wishes nothing.
+class Constraints(NamedTuple):
+    """What a request wishes of its host, by its labels (core/constraints.py). An empty field wishes nothing.
 
     Hard, a host without it is out: `zone`, `host`, `require`, `avoid` (labels of the host), `apart` (no other of this
     group on the host). Soft, they add to the score: `spread`, `near`, and `cluster` with `plane` (a control plane).
@@ -128,10 +132,10 @@ class Wishes(NamedTuple):
         return bool(self.spread or self.cluster) and not self.zone
 
 
-NO_WISHES = Wishes()
+NO_CONSTRAINTS = Constraints()
 
 
-class Kind(Enum):
+class GroupKind(Enum):
     """What holds a group of microVMs together."""
 
     GROUP = "group"  # they name it in `spread`, `apart` or `near`
@@ -144,17 +148,17 @@ class Group(NamedTuple):
     """MicroVMs of one namespace that belong together."""
 
     namespace: str
-    kind: Kind
+    kind: GroupKind
     name: str
 
 
-class Kin(NamedTuple):
+class Peers(NamedTuple):
     """How many of a group that a soft wish speaks of are on a host, in its zone, and anywhere, by the ledger.
 
     A host without a zone is a zone of its own.
     """
 
-    wish: str
+    preference: str
     here: int
     zone: int
     total: int
@@ -172,15 +176,15 @@ class Auction:
     needs_macvtap: bool = False
     needs_virtiofs: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
-    wishes: Wishes = NO_WISHES
+    constraints: Constraints = NO_CONSTRAINTS
     images: tuple[Image, ...] = ()
 
 
 class Score(NamedTuple):
     """A price and its parts: `total` is the sum of the others; lower is better.
 
-    `wish` and `audit` are the leader's to add: what a request's soft wishes make of the ledger, and what the host's
-    bids have been wrong by before. Bids come without.
+    `preference` and `correction` are the leader's to add: what a request's soft wishes make of the ledger, and what
+    the host's bids have been wrong by before. Bids come without.
     """
 
     total: float
@@ -188,8 +192,8 @@ class Score(NamedTuple):
     pressure: float
     delay: float
     shape: float = 0.0  # from here on with defaults, so that records from before they were there can still be read
-    wish: float = 0.0
-    audit: float = 0.0
+    preference: float = 0.0
+    correction: float = 0.0
 
 
 FORMULA = 6  # which formula of the score this is: one more with each change of it, and of what a bid means
@@ -214,7 +218,7 @@ class Bid(NamedTuple):
     formula: int = FORMULA
 
 
-class Foretold(NamedTuple):
+class Forecast(NamedTuple):
     """What a bid foretells of the microVM: how full its host will be with it, in how many seconds it will be CREATED,
     and the time within which nine of ten are. None where the host does not know yet."""
 
@@ -258,7 +262,7 @@ class Refusal(NamedTuple):
 class HostView(NamedTuple):
     """What the ledger says of a host at the moment of an award.
 
-    `against`: why it is ruled out for this auction, its room apart. `kin`: what soft wishes are measured by.
+    `excluded_by`: why it is ruled out for this auction, its room apart. `peers`: what soft wishes are measured by.
     `discount`: what its bids are corrected by.
     """
 
@@ -266,8 +270,8 @@ class HostView(NamedTuple):
     taken: Resources
     cordoned: bool = False
     fenced: bool = False
-    against: Refusal | None = None
-    kin: tuple[Kin, ...] = ()
+    excluded_by: Refusal | None = None
+    peers: tuple[Peers, ...] = ()
     discount: Discount = NO_DISCOUNT
 
 

@@ -83,8 +83,8 @@ class Ranking:
         zones = (zones[start:] + zones[:start])[:ask]
         look = LOOK * -(-ask // len(zones))
         fitting = [filter(fits, islice(_ids(self._zones[zone], fullest_first), look)) for zone in zones]
-        in_turn = (host_id for round_ in zip_longest(*fitting) for host_id in round_ if host_id is not None)
-        return list(islice(in_turn, ask))
+        round_robin = (host_id for round_ in zip_longest(*fitting) for host_id in round_ if host_id is not None)
+        return list(islice(round_robin, ask))
 
 
 def _ids(ranked: list[Place], fullest_first: bool) -> Iterator[str]:

@@ -98,7 +98,7 @@ def expired(
     in_hand: Collection[str],
     idle_s: Mapping[str, float],
     now_s: float,
-    settle_after_s: float,
+    resolve_after_s: float,
     keep_lost_s: float,
 ) -> list[Change]:
     """Reservations of this host that came to nothing, and placements that were remembered long enough.
@@ -115,7 +115,7 @@ def expired(
         if placement_id in busy or placement.uid in rows:
             continue
         if is_reservation(placement):
-            over = idle_s.get(placement_id, 0.0) >= settle_after_s
+            over = idle_s.get(placement_id, 0.0) >= resolve_after_s
         else:
             over = placement.state in REMEMBERED and now_s - placement.changed_at_s >= keep_lost_s
         if over:

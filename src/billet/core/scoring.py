@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from billet.core.foretell import within_s
+from billet.core.boots.forecast import within_s
 from billet.core.model import NO_DISCOUNT, Discount, Facts, Resources, Score
 from billet.core.policies import DEFAULT, named
 
@@ -18,8 +18,8 @@ class Weights(NamedTuple):
     `delay_half_s`: the seconds that add half of it. Under `spread` long waits add more (core/policies.py:long_waits).
     `policy`: a name in core/policies.py. `shape`: how much its shape of free room counts (1 = as measured,
     0 = the dominant share alone).
-    `wish`: what a request's own soft wishes count, `cluster`: the spreading of a cluster's machines (core/wishes.py;
-    0 = they do not matter). Only the leader needs these two.
+    `preference`: what a request's own soft wishes count, `cluster`: the spreading of a cluster's machines
+    (core/constraints.py; 0 = they do not matter). Only the leader needs these two.
     """
 
     pressure: float = 0.20
@@ -27,7 +27,7 @@ class Weights(NamedTuple):
     delay_half_s: float = 5.0
     policy: str = DEFAULT
     shape: float = 1.0
-    wish: float = 1.0
+    preference: float = 1.0
     cluster: float = 0.1
 
     def under(self, policy: str) -> Weights:
@@ -113,5 +113,5 @@ def price(
     pressure = weights.pressure * (facts.pressure or 0.0)
     created_s, late_s = delays_s(facts, missing, weights, discount.delay, tolerance)
     delay = policy.delay(created_s, late_s, weights.delay, weights.delay_half_s)
-    audit = discount.utilisation
-    return Score(share + shape + pressure + delay + audit, share, pressure, delay, shape, audit=audit)
+    correction = discount.utilisation
+    return Score(share + shape + pressure + delay + correction, share, pressure, delay, shape, correction=correction)

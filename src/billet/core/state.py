@@ -14,16 +14,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from billet.core.bidding import cannot
-from billet.core.groups import Groups, domain, kin_on
+from billet.core.constraints import violation
+from billet.core.groups import Groups, domain, peers_on
 from billet.core.model import (
-    NO_WISHES,
+    NO_CONSTRAINTS,
     ZERO,
     Auction,
     Group,
+    GroupKind,
     Host,
     HostView,
-    Kin,
-    Kind,
+    Peers,
     Placement,
     PlacementState,
     Reason,
@@ -32,7 +33,6 @@ from billet.core.model import (
 )
 from billet.core.ranking import Ranking
 from billet.core.scoring import utilisation
-from billet.core.wishes import unwished
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +96,27 @@ class State:
         host = self.hosts.get(host_id)
         return self._view(host) if host else None
 
-    def _view(self, host: Host, against: Refusal | None = None, kin: tuple[Kin, ...] = ()) -> HostView:
-        return HostView(host.allocatable, self.taken.get(host.id, ZERO), host.cordoned, host.fenced, against, kin)
+    def _view(self, host: Host, excluded_by: Refusal | None = None, peers: tuple[Peers, ...] = ()) -> HostView:
+        return HostView(
+            host.allocatable, self.taken.get(host.id, ZERO), host.cordoned, host.fenced, excluded_by, peers
+        )
 
     def views(self, host_ids: Iterable[str], auction: Auction) -> dict[str, HostView]:
         """What the award of this auction looks at: the views of those hosts that are known, with its wishes."""
         known = [host for host_id in host_ids if (host := self.hosts.get(host_id))]
-        if auction.wishes == NO_WISHES:
+        if auction.constraints == NO_CONSTRAINTS:
             return {host.id: self._view(host) for host in known}
         counted = self.groups.counted(auction)
         return {
             host.id: self._view(
                 host,
-                unwished(host, auction.wishes) or self._apart(host.id, auction),
-                kin_on(counted, host.id, domain(host.id, host)),
+                violation(host, auction.constraints) or self._apart(host.id, auction),
+                peers_on(counted, host.id, domain(host.id, host)),
             )
             for host in known
         }
 
-    def against(self, host_id: str, auction: Auction) -> Refusal | None:
+    def excluded_by(self, host_id: str, auction: Auction) -> Refusal | None:
         """Why a host is ruled out for an auction by what the ledger knows, its room apart."""
         host = self.hosts.get(host_id)
         if host is None:
@@ -123,15 +125,15 @@ class State:
 
     def _apart(self, host_id: str, auction: Auction) -> Refusal | None:
         other = self.groups.apart(auction, host_id)
-        detail = f"already has {other} of group {auction.wishes.apart}"
+        detail = f"already has {other} of group {auction.constraints.apart}"
         return Refusal(host_id, Reason.APART, detail) if other else None
 
-    def kin_hosts(self, auction: Auction) -> Iterable[str]:
+    def peer_hosts(self, auction: Auction) -> Iterable[str]:
         """The hosts that have one of the group which the auction wishes to be near to, in the zone that it wishes."""
-        near, zone = auction.wishes.near, auction.wishes.zone
+        near, zone = auction.constraints.near, auction.constraints.zone
         if not near:
             return ()
-        group = Group(auction.namespace, Kind.GROUP, near)
+        group = Group(auction.namespace, GroupKind.GROUP, near)
         if not zone:
             return self.groups.hosts(group)
         if not self.groups.in_zone(group, zone):

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from billet.adapters.pki import Files, write_pki
-from billet.adapters.stores import open_store
 from billet.core.errors import BilletError
 from billet.demo.etcd import start_etcd
-from billet.demo.processes import Process, Processes
+from billet.demo.processes import ChildProcess, Processes
 from billet.demo.workload import HostSize
+from billet.store.open import open_store
 
 
 @dataclass(frozen=True, slots=True)
-class Boots:
+class BootTimes:
     """How long the fakes take, in seconds (means of lognormal draws of this sigma), and where their draws begin."""
 
     boot_mean_s: float
@@ -33,24 +33,24 @@ class FakeHost(NamedTuple):
     size: HostSize
     flintlock: str
     control: str
-    process: Process
+    process: ChildProcess
 
 
-class Server(NamedTuple):
+class ServerAddress(NamedTuple):
     """One server that is ready, and where it listens."""
 
     id: str
     grpc: str
     http: str
-    process: Process
+    process: ChildProcess
 
 
 class Cluster(NamedTuple):
     """Everything that is ready. `store` is the servers' --store."""
 
-    servers: list[Server]
+    servers: list[ServerAddress]
     hosts: list[FakeHost]
-    agents: list[Process]
+    agents: list[ChildProcess]
     store: str
 
     @property
@@ -59,7 +59,7 @@ class Cluster(NamedTuple):
         return self.servers[0].grpc
 
 
-def start_fakes(processes: Processes, sizes: Sequence[HostSize], boots: Boots, prefix: str) -> list[FakeHost]:
+def start_fakes(processes: Processes, sizes: Sequence[HostSize], boots: BootTimes, prefix: str) -> list[FakeHost]:
     """One fake flintlockd for each size. The same boots and sizes draw the same times, host by host."""
     started = [
         processes.billet(
@@ -77,7 +77,9 @@ def start_fakes(processes: Processes, sizes: Sequence[HostSize], boots: Boots, p
     return hosts
 
 
-def start_cluster(processes: Processes, sizes: Sequence[HostSize], boots: Boots, servers: int, store: str) -> Cluster:
+def start_cluster(
+    processes: Processes, sizes: Sequence[HostSize], boots: BootTimes, servers: int, store: str
+) -> Cluster:
     """Servers and hosts, with TLS and a token on the link between them. Returns once every host is in."""
     folder = processes.folder
     pki = write_pki(folder / "pki", ["localhost", "127.0.0.1"], days=1)
@@ -88,7 +90,7 @@ def start_cluster(processes: Processes, sizes: Sequence[HostSize], boots: Boots,
     started = [_start_server(processes, n, url, pki, token) for n in range(1, servers + 1)]
     hosts = start_fakes(processes, sizes, boots, "flintlockd")
     said = [process.ready() for process in started]
-    serving = [Server(p.name, one["grpc"], one["http"], p) for p, one in zip(started, said, strict=True)]
+    serving = [ServerAddress(p.name, one["grpc"], one["http"], p) for p, one in zip(started, said, strict=True)]
     links = ",".join(one["link"] for one in said)
     agents = [_start_agent(processes, host, links, pki, token) for host in hosts]
     for agent in agents:
@@ -96,7 +98,7 @@ def start_cluster(processes: Processes, sizes: Sequence[HostSize], boots: Boots,
     return Cluster(serving, hosts, agents, url)
 
 
-def leader(cluster: Cluster) -> Server:
+def leader(cluster: Cluster) -> ServerAddress:
     """The server that leads now. BilletError when nobody does."""
 
     async def ask() -> str:
@@ -128,7 +130,7 @@ def store_url(processes: Processes, servers: int, store: str) -> str:
             return store
 
 
-def _start_server(processes: Processes, n: int, store: str, pki: Files, token: Path) -> Process:
+def _start_server(processes: Processes, n: int, store: str, pki: Files, token: Path) -> ChildProcess:
     name = f"server-{n}"
     data = processes.folder / name
     data.mkdir()
@@ -140,7 +142,7 @@ def _start_server(processes: Processes, n: int, store: str, pki: Files, token: P
     )  # fmt: skip
 
 
-def _start_agent(processes: Processes, host: FakeHost, links: str, pki: Files, token: Path) -> Process:
+def _start_agent(processes: Processes, host: FakeHost, links: str, pki: Files, token: Path) -> ChildProcess:
     size = host.size
     return processes.billet(
         f"agent-{size.id}", "agent", "--id", size.id, "--server", links, "--json-ready",

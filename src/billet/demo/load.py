@@ -46,7 +46,7 @@ class HostLoad:
 
 
 @dataclass(slots=True)
-class Run:
+class LoadRun:
     """One way of choosing hosts, under way or done. Times are seconds of the monotonic clock."""
 
     shapes: Sequence[Shape]
@@ -89,10 +89,10 @@ def run_load(
     choose: Callable[[Shape], Client],
     rate_per_s: float,
     at_once: int,
-    show: Callable[[Run], None],
-) -> Run:
+    show: Callable[[LoadRun], None],
+) -> LoadRun:
     """Send creates at `rate_per_s`, `at_once` together, whether or not the earlier ones are answered, and wait."""
-    run = Run(shapes, [HostLoad(size) for size, _ in hosts.values()])
+    run = LoadRun(shapes, [HostLoad(size) for size, _ in hosts.values()])
     pending: dict[str, tuple[Client, Pending[CreateMicroVMResponse]]] = {}
     begun_s = moved_s = time.monotonic()
     while not run.done:
@@ -115,7 +115,7 @@ def run_load(
     return run
 
 
-def _collect(run: Run, pending: dict[str, tuple[Client, Pending[CreateMicroVMResponse]]]) -> None:
+def _collect(run: LoadRun, pending: dict[str, tuple[Client, Pending[CreateMicroVMResponse]]]) -> None:
     for name, (client, call) in list(pending.items()):
         if not call.done():
             continue
@@ -126,7 +126,7 @@ def _collect(run: Run, pending: dict[str, tuple[Client, Pending[CreateMicroVMRes
             run.refused[name] = error.text
 
 
-def _look(run: Run, hosts: Mapping[str, tuple[HostSize, Client]]) -> None:
+def _look(run: LoadRun, hosts: Mapping[str, tuple[HostSize, Client]]) -> None:
     """Ask every flintlockd itself, at the same time."""
     calls = [
         (client, client.begin("ListMicroVMs", ListMicroVMsRequest(), ListMicroVMsResponse))

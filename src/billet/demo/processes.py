@@ -31,7 +31,7 @@ STOP_S = 10.0
 TAIL_LINES = 15
 
 
-class Process:
+class ChildProcess:
     """One child. `ready` reads the JSON line that it prints once it serves."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
@@ -95,7 +95,7 @@ class Process:
         return self.popen.returncode
 
 
-def stop_all(processes: Iterable[Process], timeout_s: float = STOP_S) -> None:
+def stop_all(processes: Iterable[ChildProcess], timeout_s: float = STOP_S) -> None:
     """SIGTERM to all of them at once, SIGKILL to those that are there after `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     running = list(processes)
@@ -115,7 +115,7 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.all: list[Process] = []
+        self.all: list[ChildProcess] = []
         self._foundations: set[str] = set()  # names
 
     def __enter__(self) -> Self:
@@ -127,20 +127,20 @@ class Processes:
         stop_all(process for process in self.all if process.name not in self._foundations)
         stop_all(self.all)
 
-    def start(self, name: str, command: Sequence[str], foundation: bool = False) -> Process:
+    def start(self, name: str, command: Sequence[str], foundation: bool = False) -> ChildProcess:
         """Start a program; its log is NAME.log in the folder. The others stand on a `foundation`: it ends last."""
         if foundation:
             self._foundations.add(name)
-        process = Process(name, command, self.folder / f"{name}.log")
+        process = ChildProcess(name, command, self.folder / f"{name}.log")
         self.all.append(process)
         return process
 
-    def restart(self, dead: Process) -> Process:
+    def restart(self, dead: ChildProcess) -> ChildProcess:
         """Start a program that has ended once more, as it was started before."""
         self.all.remove(dead)
         return self.start(dead.name, dead.command)
 
-    def billet(self, name: str, *arguments: str) -> Process:
+    def billet(self, name: str, *arguments: str) -> ChildProcess:
         """Start a subcommand of Billet in the Python that runs this, whatever is on PATH."""
         return self.start(name, [sys.executable, "-m", "billet", *arguments])
 
@@ -174,7 +174,7 @@ def _first_ephemeral_port() -> int:
         return 32_768  # Linux's own default
 
 
-def until_healthy(process: Process, url: str, timeout_s: float = 30.0) -> None:
+def until_healthy(process: ChildProcess, url: str, timeout_s: float = 30.0) -> None:
     """Wait until a URL answers 200, for programs that print no line when they are ready."""
     deadline_s = time.monotonic() + timeout_s
     while True:

@@ -11,9 +11,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from billet.core.audit import Errors
-from billet.demo.cluster import FakeHost, Server
-from billet.demo.load import HostLoad, Run
+from billet.core.accuracy import Errors
+from billet.demo.cluster import FakeHost, ServerAddress
+from billet.demo.load import HostLoad, LoadRun
 from billet.show.marks import bar, duration, gib, table
 
 BAR_WIDTH = 24
@@ -36,7 +36,7 @@ NOTE = (
 )
 
 
-def filling(title: str, run: Run) -> RenderableType:
+def filling(title: str, run: LoadRun) -> RenderableType:
     """The hosts of a run under way."""
     made = table("HOST", ">vCPU", ">GiB", "HOW FULL", ">MICROVMS", ">CREATED", title=title)
     for load in run.loads:
@@ -61,7 +61,7 @@ def _host_row(load: HostLoad) -> tuple[RenderableType, ...]:
     )
 
 
-def side_by_side(billet: Run, static: Run) -> RenderableType:
+def side_by_side(billet: LoadRun, static: LoadRun) -> RenderableType:
     """The hosts as each way has filled them."""
     made = table("HOST", ">vCPU", ">GiB", "BILLET", ">VMs", "STATIC LIST", ">VMs")
     for ours, theirs in zip(billet.loads, static.loads, strict=True):
@@ -78,7 +78,7 @@ def side_by_side(billet: Run, static: Run) -> RenderableType:
     return made
 
 
-def comparison(billet: Run, static: Run) -> RenderableType:
+def comparison(billet: LoadRun, static: LoadRun) -> RenderableType:
     """The figures of both ways, and how many times one is the other."""
     made = table("", ">BILLET", ">STATIC LIST", "")
     made.add_row(
@@ -119,7 +119,7 @@ def alone(sigma: float) -> str:
     )
 
 
-def _crowded(run: Run) -> str:
+def _crowded(run: LoadRun) -> str:
     return str(sum(load.vms for load in run.overcommitted))
 
 
@@ -133,7 +133,7 @@ def _times(ours: float, theirs: float, better: str) -> Text:
     return Text(f"{ours / theirs:.1f} times {worse}", style="red")
 
 
-def to_try(servers: Sequence[Server], leads: Server, uid: str, hosts: Sequence[FakeHost]) -> str:
+def to_try(servers: Sequence[ServerAddress], leads: ServerAddress, uid: str, hosts: Sequence[FakeHost]) -> str:
     """The commands for a person who wants to look around, each to be copied as it is."""
     meet = next((server for server in servers if server is not leads), leads)
     made = [f"explain {uid}", f"explain {uid} --why-not {hosts[0].size.id}", f"delete {uid}"] if uid else []
@@ -152,7 +152,7 @@ The fakes, for direct calls
 {"".join(f"  {host.size.id:<9} {host.flintlock}{chr(10)}" for host in hosts)}"""
 
 
-def _servers(servers: Sequence[Server], leads: Server) -> str:
+def _servers(servers: Sequence[ServerAddress], leads: ServerAddress) -> str:
     """Where each server is; with several, how to see another one take over."""
     if len(servers) == 1:
         return ""

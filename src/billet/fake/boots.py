@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from billet.fake.disk import Disk
 from billet.fake.faults import Faults
-from billet.fake.model import DELETING, FAILED, PENDING, Record, images, run
+from billet.fake.model import DELETING, FAILED, PENDING, StoredMicroVm, images, run
 from billet.fake.settings import FakeConfig
 
 RETRY_STEP_S = 20.0  # retry n waits n times this
@@ -33,11 +33,16 @@ class BootStats:
     running_max: int = 0  # 1, or the worker is no faithful one
 
 
-class Boots:
+class BootWorker:
     """The worker, its queue and its images. All microVMs of the host are in `records`."""
 
     def __init__(
-        self, config: FakeConfig, records: dict[str, Record], disk: Disk, faults: Faults, die: Callable[[int], object]
+        self,
+        config: FakeConfig,
+        records: dict[str, StoredMicroVm],
+        disk: Disk,
+        faults: Faults,
+        die: Callable[[int], object],
     ) -> None:
         self._config = config
         self._records = records
@@ -79,7 +84,7 @@ class Boots:
         """The images that cost no more time."""
         return sorted(self._cached)
 
-    def save(self, record: Record) -> None:
+    def save(self, record: StoredMicroVm) -> None:
         """Every save makes a new version."""
         record.vm.version += 1
         self._disk.save(record)
@@ -94,7 +99,7 @@ class Boots:
             if record.vm.status.state == DELETING:
                 await self._delete(record)
 
-    async def _reconcile(self, record: Record) -> None:
+    async def _reconcile(self, record: StoredMicroVm) -> None:
         status = record.vm.status
         if status.retry > RETRIES_MAX:
             status.state = FAILED
@@ -112,7 +117,7 @@ class Boots:
             self._retry_later(record.uid, status.retry * RETRY_STEP_S * self._config.time_scale)
         self.save(record)
 
-    async def _boot(self, record: Record) -> bool:
+    async def _boot(self, record: StoredMicroVm) -> bool:
         stats = self.stats
         stats.attempts += 1
         stats.running += 1
@@ -134,7 +139,7 @@ class Boots:
         self._cached.add(image)
         self.stats.pulls[image] = self.stats.pulls.get(image, 0) + 1
 
-    async def _delete(self, record: Record) -> None:
+    async def _delete(self, record: StoredMicroVm) -> None:
         await asyncio.sleep(self._draw_s(self._config.delete_mean_s))
         self._records.pop(record.uid, None)
         self._disk.remove(record.uid)

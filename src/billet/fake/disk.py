@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from billet.core.errors import ConfigError
-from billet.fake.model import Record
+from billet.fake.model import StoredMicroVm
 from billet.wire.pb import flintlock_types_pb2 as types
 
 
@@ -30,14 +30,16 @@ class Disk:
         except sqlite3.Error as error:
             raise ConfigError(f"cannot use --state {path}: {error}") from error
 
-    def load(self) -> list[Record]:
+    def load(self) -> list[StoredMicroVm]:
         """Everything that was kept."""
         if self._db is None:
             return []
         rows = self._db.execute("SELECT provider, poisoned, vm FROM microvm ORDER BY uid")
-        return [Record(types.MicroVM.FromString(vm), provider, bool(poisoned)) for provider, poisoned, vm in rows]
+        return [
+            StoredMicroVm(types.MicroVM.FromString(vm), provider, bool(poisoned)) for provider, poisoned, vm in rows
+        ]
 
-    def save(self, record: Record) -> None:
+    def save(self, record: StoredMicroVm) -> None:
         """Insert or replace one microVM."""
         if self._db is not None:
             row = (record.uid, record.provider, record.poisoned, record.vm.SerializeToString())

@@ -9,7 +9,7 @@ from enum import StrEnum
 from billet.core.errors import Code, InvalidRequest
 
 
-class Kind(StrEnum):
+class FaultKind(StrEnum):
     """What happens to a call. "Accepted" means that the method has done its work: a microVM is saved."""
 
     REFUSE = "refuse"  # answered at once with `code` and `text`; nothing is done
@@ -30,7 +30,7 @@ ALWAYS = -1
 class Fault:
     """One order. `count` is how many calls it hits, -1 = all until it is cleared. `method` "*" is any."""
 
-    kind: Kind
+    kind: FaultKind
     method: str = "CreateMicroVM"
     count: int = 1
     delay_s: float = 0.0
@@ -45,9 +45,9 @@ class Fault:
         if unknown := document.keys() - cls.__dataclass_fields__.keys():
             raise InvalidRequest(f"a fault has no {', '.join(sorted(unknown))}")
         try:
-            kind = Kind(str(document.get("kind")))
+            kind = FaultKind(str(document.get("kind")))
         except ValueError:
-            raise InvalidRequest(f"kind is one of {', '.join(Kind)}") from None
+            raise InvalidRequest(f"kind is one of {', '.join(FaultKind)}") from None
         fault = cls(**{**document, "kind": kind})
         if fault.count == 0 or fault.count < ALWAYS:
             raise InvalidRequest("count is 1 or more, or -1 for all")
@@ -70,7 +70,7 @@ class Faults:
 
     def take(self, method: str) -> Fault | None:
         """The fault that hits this call, counted down."""
-        return self._take(lambda fault: fault.kind != Kind.FAIL_BOOT and fault.method in ("*", method))
+        return self._take(lambda fault: fault.kind != FaultKind.FAIL_BOOT and fault.method in ("*", method))
 
     @property
     def standing(self) -> list[str]:
@@ -79,7 +79,7 @@ class Faults:
 
     def boot_fails(self) -> bool:
         """Whether this attempt to boot is to fail, counted down."""
-        return self._take(lambda fault: fault.kind == Kind.FAIL_BOOT) is not None
+        return self._take(lambda fault: fault.kind == FaultKind.FAIL_BOOT) is not None
 
     def _take(self, hits: Callable[[Fault], bool]) -> Fault | None:
         fault = next((fault for fault in self._orders if hits(fault)), None)

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha._async import ReflectionServicer
 from billet.core.errors import Code, HostVerdict
 from billet.fake.boots import PANIC_EXIT
 from billet.fake.cut import cut
-from billet.fake.faults import Fault, Faults, Kind
+from billet.fake.faults import Fault, FaultKind, Faults
 from billet.fake.guest import EXEC, SSH, exec_command, server_info, ssh_proxy
 from billet.fake.service import MicroVMs
 from billet.fake.settings import EXEC_SINCE, SERVER_INFO_SINCE, FakeConfig
@@ -102,26 +102,26 @@ class Handlers(grpc.GenericRpcHandler):
 
     async def _before(self, fault: Fault | None, context: Context) -> None:
         match fault and fault.kind:
-            case Kind.REFUSE if fault:
+            case FaultKind.REFUSE if fault:
                 await context.abort(_STATUS.get(fault.code, grpc.StatusCode.UNKNOWN), fault.text)
-            case Kind.SLOW if fault:
+            case FaultKind.SLOW if fault:
                 await asyncio.sleep(fault.delay_s)
-            case Kind.DIE:
+            case FaultKind.DIE:
                 self._die(PANIC_EXIT)
-            case Kind.CUT_BEFORE_ACCEPT:
+            case FaultKind.CUT_BEFORE_ACCEPT:
                 cut(context.peer())
                 await _for_ever()
-            case Kind.HANG:
+            case FaultKind.HANG:
                 await _for_ever()
 
     async def _after(self, fault: Fault | None, context: Context) -> None:
         match fault and fault.kind:
-            case Kind.DIE_AFTER_ACCEPT:
+            case FaultKind.DIE_AFTER_ACCEPT:
                 self._die(PANIC_EXIT)
-            case Kind.CUT_AFTER_ACCEPT:
+            case FaultKind.CUT_AFTER_ACCEPT:
                 cut(context.peer())
                 await _for_ever()
-            case Kind.HANG_AFTER_ACCEPT:
+            case FaultKind.HANG_AFTER_ACCEPT:
                 await _for_ever()
 
     def _reflection(self) -> Handler:

@@ -40,7 +40,7 @@ class Panic(Exception):
 
 
 @dataclass(slots=True)
-class Record:
+class StoredMicroVm:
     """A microVM on this host: what clients see of it, and what only flintlockd knows."""
 
     vm: types.MicroVM
@@ -54,7 +54,7 @@ class Record:
         return self.vm.spec.uid
 
 
-def accept(request: rpc.CreateMicroVMRequest, uid: str, default_provider: str) -> Record:
+def accept(request: rpc.CreateMicroVMRequest, uid: str, default_provider: str) -> StoredMicroVm:
     """The microVM that this request makes: PENDING, version 1. Raises HostVerdict or Panic."""
     if not request.HasField("microvm"):
         raise HostVerdict(Code.INVALID_ARGUMENT, NO_SPEC)
@@ -74,7 +74,9 @@ def accept(request: rpc.CreateMicroVMRequest, uid: str, default_provider: str) -
     if provider in _METADATA_SERVICE:
         add_metadata_nic(spec)
     show(spec, uid)
-    return Record(types.MicroVM(version=1, spec=spec, status=types.MicroVMStatus(state=PENDING)), provider, poisoned)
+    return StoredMicroVm(
+        types.MicroVM(version=1, spec=spec, status=types.MicroVMStatus(state=PENDING)), provider, poisoned
+    )
 
 
 def clean_images(spec: types.MicroVMSpec) -> None:

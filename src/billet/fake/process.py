@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import IO, Any
 
-from billet.fake.faults import Kind
+from billet.fake.faults import FaultKind
 from billet.fake.settings import FakeConfig
 from billet.launch import bound
 
@@ -68,7 +68,7 @@ class FakeProcess:
         reply: dict[str, Any] = self._control("GET", "/stats")
         return reply
 
-    def fault(self, kind: Kind | str, **settings: object) -> None:
+    def fault(self, kind: FaultKind | str, **settings: object) -> None:
         """Order a fault; settings as in control.py."""
         self._control("POST", "/fault", {"kind": str(kind), **settings})
 

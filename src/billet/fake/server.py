@@ -13,13 +13,13 @@ from typing import Any
 import grpc
 
 from billet.core.errors import HostVerdict
-from billet.fake.boots import Boots
+from billet.fake.boots import BootWorker
 from billet.fake.control import control_app
 from billet.fake.disk import Disk
 from billet.fake.faults import Faults
 from billet.fake.handlers import Handlers
 from billet.fake.http import HttpListener, check_free
-from billet.fake.model import Record
+from billet.fake.model import StoredMicroVm
 from billet.fake.service import MicroVMs
 from billet.fake.settings import FakeConfig
 from billet.ports import Answer
@@ -46,9 +46,9 @@ class FakeFlintlockd:
         self.config = config
         self.faults = Faults()
         self.grpc_address = self.http_address = self.control_address = ""
-        self._records: dict[str, Record] = {}
+        self._records: dict[str, StoredMicroVm] = {}
         self._disk = Disk(config.state_file)
-        self.boots = Boots(config, self._records, self._disk, self.faults, die)
+        self.boots = BootWorker(config, self._records, self._disk, self.faults, die)
         self.vms = MicroVMs(config.default_provider, self._records, self._disk, self.boots, die)
         self._die = die
         self._server: grpc.aio.Server | None = None
@@ -166,7 +166,7 @@ def _announce(fake: FakeFlintlockd) -> None:
     print(", ".join(parts), file=sys.stderr, flush=True)
 
 
-def _describe(record: Record) -> dict[str, Any]:
+def _describe(record: StoredMicroVm) -> dict[str, Any]:
     spec, status = record.vm.spec, record.vm.status
     return {
         "uid": spec.uid,

@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError, Message
 from ulid import ULID
 
 from billet.core.errors import Code, HostVerdict
-from billet.fake.boots import PANIC_EXIT, Boots
+from billet.fake.boots import PANIC_EXIT, BootWorker
 from billet.fake.disk import Disk
-from billet.fake.model import DELETING, Panic, Record, accept, unknown_uid
+from billet.fake.model import DELETING, Panic, StoredMicroVm, accept, unknown_uid
 from billet.wire.flintlock import INVALID
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -27,9 +27,9 @@ class MicroVMs:
     def __init__(
         self,
         default_provider: str,
-        records: dict[str, Record],
+        records: dict[str, StoredMicroVm],
         disk: Disk,
-        boots: Boots,
+        boots: BootWorker,
         die: Callable[[int], object],
     ) -> None:
         self._default_provider = default_provider

@@ -15,10 +15,10 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from billet.core.model import FORMULA
-from billet.core.words import counted
+from billet.core.plural import counted
 from billet.show.marks import bar, duration, gib, table
 
-Record = Mapping[str, Any]
+AuctionRecord = Mapping[str, Any]
 
 REASONS = {
     "NO_VCPU": "not enough vCPU",
@@ -42,7 +42,7 @@ REASONS = {
     "DECLINED": "took back its bid",
 }
 LEGS = {"bids": "bids", "reserve": "commit RESERVED", "boot_order": "flintlockd", "start": "commit STARTED"}
-WISH = ">WISH"  # where the microVM has soft wishes
+PREFERENCE = ">WISH"  # where the microVM has soft wishes
 BID_COLUMNS = (
     "~HOST",
     ">SCORE",
@@ -50,7 +50,7 @@ BID_COLUMNS = (
     ">SHAPE",
     ">PRES-\nSURE",
     ">BOOT\nDELAY",
-    WISH,
+    PREFERENCE,
     ">BOOT\nQUEUE",
     ">FREE\nvCPU",
     ">FREE\nGiB",
@@ -60,7 +60,7 @@ GROUPS_TOLD = 4  # hosts of which it is told who of the group is there
 SAME = 1e-9  # two prices that differ by less are the same, added up in another order
 
 
-def explained(record: Record) -> RenderableType:
+def explained(record: AuctionRecord) -> RenderableType:
     """The whole story of one auction."""
     parts: list[RenderableType] = [_wanted(record)]
     attempts = record.get("attempts", [])
@@ -73,14 +73,14 @@ def explained(record: Record) -> RenderableType:
     return Group(*parts, legs) if legs else Group(*parts)
 
 
-def older(records: Sequence[Record], key: str) -> str:
+def older(records: Sequence[AuctionRecord], key: str) -> str:
     """A line on the auctions of the same name before the newest."""
     ids = [record.get("auction", {}).get("id", "?") for record in records[1:]]
     shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
     return f"\nThis is the newest. {counted(len(ids), 'older auction')} of {key}: {shown} (billet explain ID)"
 
 
-def _wanted(record: Record) -> Text:
+def _wanted(record: AuctionRecord) -> Text:
     auction = record.get("auction", {})
     demand = auction.get("demand", {})
     text = Text().append(f"{auction.get('namespace', '?')}/{auction.get('name', '?')}", style="bold cyan")
@@ -91,26 +91,26 @@ def _wanted(record: Record) -> Text:
     if auction.get("provider"):
         needs.insert(0, f"provider {auction['provider']}")
     text.append(f"; needs {', '.join(needs)}" if needs else "")
-    wishes = [_wish(wish, value) for wish, value in auction.get("wishes", {}).items()]
-    text.append(f"; wishes {', '.join(wishes)}" if wishes else "")
+    constraints = [_preference(preference, value) for preference, value in auction.get("constraints", {}).items()]
+    text.append(f"; wishes {', '.join(constraints)}" if constraints else "")
     when = datetime.fromtimestamp(record.get("at_s", 0.0)).strftime("%Y-%m-%d %H:%M:%S")
     return text.append(f"\nauction {auction.get('id', '?')}, {when}", style="dim")
 
 
-def _wish(wish: str, value: Any) -> str:
-    if wish in ("require", "avoid"):
-        return ", ".join(f"{wish} {label}={wanted}" for label, wanted in value)
-    return "a control plane's place" if wish == "plane" else f"{wish} {value}"
+def _preference(preference: str, value: Any) -> str:
+    if preference in ("require", "avoid"):
+        return ", ".join(f"{preference} {label}={wanted}" for label, wanted in value)
+    return "a control plane's place" if preference == "plane" else f"{preference} {value}"
 
 
-def _waits_count(record: Record) -> bool:
+def _waits_count(record: AuctionRecord) -> bool:
     """Whether long waits were priced, and pulls among them (core/auction.py:tolerance)."""
-    wishes = record.get("auction", {}).get("wishes", {})
-    policy = wishes.get("policy") or record.get("weights", {}).get("policy")
-    return policy == "spread" and not any(wishes.get(wish) for wish in ("spread", "near", "plane"))
+    constraints = record.get("auction", {}).get("constraints", {})
+    policy = constraints.get("policy") or record.get("weights", {}).get("policy")
+    return policy == "spread" and not any(constraints.get(preference) for preference in ("spread", "near", "plane"))
 
 
-def _attempt(attempt: Record, waits_count: bool) -> list[RenderableType]:
+def _attempt(attempt: AuctionRecord, waits_count: bool) -> list[RenderableType]:
     award = attempt.get("award")
     offers, withdrawn = _offers(attempt)
     parts: list[RenderableType] = []
@@ -127,7 +127,7 @@ def _attempt(attempt: Record, waits_count: bool) -> list[RenderableType]:
     return parts
 
 
-def _offers(attempt: Record) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
+def _offers(attempt: AuctionRecord) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
     """The bids as they counted, best first, and those that the ledger had no room for any more."""
     priced = attempt.get("priced", {})
     offers: list[dict[str, Any]] = []
@@ -140,31 +140,33 @@ def _offers(attempt: Record) -> tuple[list[dict[str, Any]], list[Mapping[str, An
         if "reason" in counted:
             withdrawn.append({"host": bid["host"], **counted})
             continue
-        asked = counted["total"] - counted.get("wish", 0.0)  # the leader's to add, which makes no price anew
+        asked = counted["total"] - counted.get("preference", 0.0)  # the leader's to add, which makes no price anew
         moved = abs(asked - bid["score"]["total"]) > SAME
         offers.append({**bid, "counted": counted, "repriced": moved})
     return sorted(offers, key=lambda offer: _rank(offer, attempt.get("award") or {})), withdrawn
 
 
-def _rank(offer: Record, award: Record) -> tuple[float, bool, bool]:
+def _rank(offer: AuctionRecord, award: AuctionRecord) -> tuple[float, bool, bool]:
     """The lowest score first; of equal ones the winner, then the runner-up."""
     return offer["counted"]["total"], offer["host"] != award.get("host"), offer["host"] != award.get("runner_up")
 
 
-def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) -> RenderableType:
-    wished = any(ledger.get(offer["host"], {}).get("kin") for offer in offers)
-    made = table(*(column for column in BID_COLUMNS if wished or column != WISH))
+def _bids(offers: list[dict[str, Any]], award: AuctionRecord | None, ledger: AuctionRecord) -> RenderableType:
+    with_preferences = any(ledger.get(offer["host"], {}).get("peers") for offer in offers)
+    made = table(*(column for column in BID_COLUMNS if with_preferences or column != PREFERENCE))
     for offer in offers:
         counted, host = offer["counted"], offer["host"]
         mark, style = _place(host, award)
         made.add_row(
             f"{mark} {host}",
             f"{counted['total']:.3f}{'*' if offer['repriced'] else ' '}",
-            f"{counted['utilisation']:.0%}" if wished else bar(counted["utilisation"], 6),  # for want of room
+            f"{counted['utilisation']:.0%}"
+            if with_preferences
+            else bar(counted["utilisation"], 6),  # for want of room
             f"{counted.get('shape', 0.0):.3f}",
             f"{counted['pressure']:.3f}",
             f"{counted['delay']:.3f}",
-            *([f"{counted.get('wish', 0.0):.3f}"] if wished else []),
+            *([f"{counted.get('preference', 0.0):.3f}"] if with_preferences else []),
             _queue(offer),
             *_room(ledger.get(host, {})),
             style=style,
@@ -172,13 +174,13 @@ def _bids(offers: list[dict[str, Any]], award: Record | None, ledger: Record) ->
     return made
 
 
-def _queue(offer: Record) -> str:
+def _queue(offer: AuctionRecord) -> str:
     """What is before it."""
     facts = offer.get("facts", {})
     return f"{facts.get('pending', 0)} x {duration(facts['boot_s'])}" if facts.get("boot_s") else "-"
 
 
-def _place(host: str, award: Record | None) -> tuple[str, str]:
+def _place(host: str, award: AuctionRecord | None) -> tuple[str, str]:
     if award and host == award.get("host"):
         return "▶", "bold"
     if award and host == award.get("runner_up"):
@@ -186,7 +188,7 @@ def _place(host: str, award: Record | None) -> tuple[str, str]:
     return " ", "dim"
 
 
-def _room(view: Record) -> tuple[str, str]:
+def _room(view: AuctionRecord) -> tuple[str, str]:
     """What was free before, by the ledger."""
     if not view:
         return "-", "-"
@@ -194,9 +196,9 @@ def _room(view: Record) -> tuple[str, str]:
     return str(vcpu), gib(mib)
 
 
-def _foretold(offer: Record) -> str:
+def _forecasts(offer: AuctionRecord) -> str:
     """When its bid says that the microVM would be CREATED, and for what it would have to wait."""
-    told, missing = offer.get("foretold") or {}, offer.get("missing")
+    told, missing = offer.get("forecast") or {}, offer.get("missing")
     pull = f"{missing} to pull" if missing else ""
     if told.get("created_s") is None:
         return f"{offer['host']} unknown ({pull})" if pull else ""
@@ -207,13 +209,13 @@ def _foretold(offer: Record) -> str:
 PLAIN = {"delay": 1.0, "utilisation": 0.0}
 
 
-def _footnotes(offers: Sequence[Record], ledger: Record) -> Iterable[Text]:
+def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterable[Text]:
     discounted = [offer["host"] for offer in offers if ledger.get(offer["host"], {}).get("discount", PLAIN) != PLAIN]
     if discounted:
         yield Text(f"  discounted, because what it bids was wrong before: {', '.join(discounted)}", style="dim")
-    foretold = [told for offer in offers[:5] if (told := _foretold(offer))]
-    if foretold:
-        yield Text(f"  would be CREATED in: {', '.join(foretold)}", style="dim")
+    forecast = [told for offer in offers[:5] if (told := _forecasts(offer))]
+    if forecast:
+        yield Text(f"  would be CREATED in: {', '.join(forecast)}", style="dim")
     repriced = [offer for offer in offers if offer["repriced"] and offer["host"] not in discounted]
     moved = [o for o in repriced if "basis" not in o or o["basis"] != ledger.get(o["host"], {}).get("taken")]
     others = [o for o in repriced if o not in moved and o.get("formula", FORMULA) != FORMULA]
@@ -228,7 +230,7 @@ def _footnotes(offers: Sequence[Record], ledger: Record) -> Iterable[Text]:
             yield Text(f"  * priced anew, {why}: {was}", style="dim")
 
 
-def _pulls(offers: Sequence[Record], pulling: Sequence[str] | None) -> Iterable[Text]:
+def _pulls(offers: Sequence[AuctionRecord], pulling: Sequence[str] | None) -> Iterable[Text]:
     """Whether pulls count in full; None of older records, which do not say."""
     if pulling is None or not any(offer.get("missing") for offer in offers):
         return
@@ -239,12 +241,12 @@ def _pulls(offers: Sequence[Record], pulling: Sequence[str] | None) -> Iterable[
         yield Text("  no host pulls its images yet: for the first one, the pull is no long wait", style="dim")
 
 
-def _groups(offers: Sequence[Record], ledger: Record) -> Iterable[Text]:
+def _groups(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterable[Text]:
     """Who of the microVM's groups is where already, on the hosts that asked the least."""
     told = []
     for offer in offers[:GROUPS_TOLD]:
-        kin = ledger.get(offer["host"], {}).get("kin", [])
-        told += [f"{offer['host']} {k['wish']} {k['here']}/{k['zone']}/{k['total']}" for k in kin]
+        peers = ledger.get(offer["host"], {}).get("peers", [])
+        told += [f"{offer['host']} {k['preference']} {k['here']}/{k['zone']}/{k['total']}" for k in peers]
     if told:
         yield Text(f"  of its group there / in that zone / anywhere: {'; '.join(told)}", style="dim")
 
@@ -258,7 +260,7 @@ def _refusals(refusals: list[Mapping[str, Any]]) -> RenderableType:
     return made
 
 
-def _verdict(award: Record | None, totals: list[float], refusals: list[Mapping[str, Any]]) -> Text:
+def _verdict(award: AuctionRecord | None, totals: list[float], refusals: list[Mapping[str, Any]]) -> Text:
     if not award:
         return Text(f"Nobody won: {_everybody(len(refusals))}.", style="bold red")
     text = Text("  ").append(award["host"], style="bold green").append(f" won at {award['score']['total']:.3f}")
@@ -285,7 +287,7 @@ def _everybody(hosts: int) -> str:
             return f"none of {hosts} hosts can take it"
 
 
-def _shadow(record: Record, attempt: Record) -> Iterable[Text]:
+def _shadow(record: AuctionRecord, attempt: AuctionRecord) -> Iterable[Text]:
     """What the policy in the shadow would have done, where there is one and somebody won."""
     won, other = attempt.get("award") or {}, attempt.get("shadow")
     if other and won:
@@ -295,7 +297,7 @@ def _shadow(record: Record, attempt: Record) -> Iterable[Text]:
         )
 
 
-def _outcome(outcome: Record, attempts: Sequence[Record]) -> Text:
+def _outcome(outcome: AuctionRecord, attempts: Sequence[AuctionRecord]) -> Text:
     kind = outcome.get("kind", "")
     if kind == "created":
         return Text(f"  booted on {outcome.get('host', '?')} as ").append(outcome.get("uid", "?"), style="cyan")
@@ -313,7 +315,7 @@ def _outcome(outcome: Record, attempts: Sequence[Record]) -> Text:
     return Text(f"  {head}" + (f": {said}" if said else ""), style="red")
 
 
-def _legs(legs: Record) -> Text | None:
+def _legs(legs: AuctionRecord) -> Text | None:
     if not legs:
         return None
     names = [name for name in (*LEGS, *sorted(set(legs) - {*LEGS, "total"})) if name in legs]

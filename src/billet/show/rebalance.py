@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from billet.core.model import Resources
-from billet.core.rebalance import Move, Place, Resident, evenness
+from billet.core.questions.rebalance import Move, Place, Resident, evenness
 from billet.show.marks import duration, gib, table
 from billet.whatif.measures import balance
 

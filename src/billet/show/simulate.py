@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 
 from billet.show.marks import table
 from billet.whatif.bursts import Accuracy, Waits
-from billet.whatif.run import Result, mean_balance, mean_refused
+from billet.whatif.simulation import SimulationResult, mean_balance, mean_refused
 
 
 def columns(marks: Sequence[str]) -> list[str]:
@@ -18,7 +18,7 @@ def columns(marks: Sequence[str]) -> list[str]:
     return ["rule", *at_marks, f"Jain {marks[0]}", f"hosts used {marks[0]}", "refused", "refused vCPU", "refused 16+"]
 
 
-def rows(results: Mapping[str, Sequence[Result]], marks: Sequence[str]) -> list[list[str]]:
+def rows(results: Mapping[str, Sequence[SimulationResult]], marks: Sequence[str]) -> list[list[str]]:
     """One row for each rule: the means over its workloads."""
     made = []
     for rule, of_rule in results.items():
@@ -73,9 +73,9 @@ def bursts_rows(rows: Sequence[Burst]) -> list[list[str]]:
     """Under BURST_HEADS: seconds to CREATED, how uneven the hosts are then, how well bids foretold the seconds."""
     made = []
     for rule, creates, waits, cov, told in rows:
-        foretold = (f"{told.error:.1%}", f"{told.within:.1%}") if told else ("-", "-")
+        forecast = (f"{told.error:.1%}", f"{told.within:.1%}") if told else ("-", "-")
         seconds = (f"{value:.2f}" for value in waits[:3])
-        made.append([rule, str(creates), *seconds, f"{waits.refused:.0f}", f"{cov:.3f}", *foretold])
+        made.append([rule, str(creates), *seconds, f"{waits.refused:.0f}", f"{cov:.3f}", *forecast])
     return made
 
 

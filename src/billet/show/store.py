@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from billet.core.words import counted
+from billet.core.plural import counted
 from billet.show.marks import duration, size
 
 

@@ -8,9 +8,9 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from billet.core.bidding import CAPABILITY_REASONS
-from billet.core.model import Reason, Refusal, Score, Wishes
-from billet.core.record import Called, Record
-from billet.core.whynot import Change, What, WhyNot
+from billet.core.model import Constraints, Reason, Refusal, Score
+from billet.core.questions.record import AuctionRecord, Called
+from billet.core.questions.whynot import Change, What, WhyNot
 from billet.show.marks import gib, table
 
 PARTS = {
@@ -18,15 +18,15 @@ PARTS = {
     "shape": "its shape",
     "pressure": "its pressure",
     "delay": "its boots",
-    "wish": "what was wished",
-    "audit": "what it foretold wrongly before",
+    "preference": "what was wished",
+    "correction": "what it forecast wrongly before",
 }
 FIELDS = [part for part in Score._fields if part != "total"]
 SEEN = 0.0005  # what is less shows as +0.000
 HEADS = {"utilisation": "FULL AFTER", "delay": "BOOT DELAY"}  # as `billet explain` has them
 
 
-def told(found: WhyNot, record: Record) -> RenderableType:
+def told(found: WhyNot, record: AuctionRecord) -> RenderableType:
     """The whole answer."""
     parts: list[RenderableType] = [Text(verdict(found, record))]
     if found.mine and found.winners and found.winner != found.host:
@@ -35,7 +35,7 @@ def told(found: WhyNot, record: Record) -> RenderableType:
     return Group(*parts)
 
 
-def verdict(found: WhyNot, record: Record) -> str:
+def verdict(found: WhyNot, record: AuctionRecord) -> str:
     """What happened."""
     vm = f"{record.auction.namespace}/{record.auction.name}"
     if found.winner == found.host:
@@ -70,7 +70,7 @@ def _by(found: WhyNot) -> str:
     return f"; it lost by {said}" if said else ""
 
 
-def not_asked(host_id: str, record: Record) -> str:
+def not_asked(host_id: str, record: AuctionRecord) -> str:
     """Why it was left out, as far as the record can say."""
     called: Called = record.called
     if host_id in called.absent:
@@ -84,17 +84,18 @@ def not_asked(host_id: str, record: Record) -> str:
     return "the fleet had no such host then" if called.fleet else "the record does not say why"
 
 
-def _fullest(record: Record) -> float:
+def _fullest(record: AuctionRecord) -> float:
     views = [view for attempt in record.attempts for view in attempt.ledger.values()]
     return max((max(t / a for t, a in zip(v.taken, v.allocatable, strict=True) if a) for v in views), default=0.0)
 
 
-def would(found: WhyNot, record: Record) -> Iterator[str]:
+def would(found: WhyNot, record: AuctionRecord) -> Iterator[str]:
     """What would have made it win, or why nothing would."""
     if found.winner == found.host or not found.asked:
         return
-    if found.against:
-        yield f"It could not have won: the wish {_wish(found.against, record.auction.wishes)} rules it out."
+    if found.excluded_by:
+        constraint = _preference(found.excluded_by, record.auction.constraints)
+        yield f"It could not have won: the constraint {constraint} excludes it."
         return
     if found.too_small:
         amounts = " and ".join(_amount(what, most) for what, most in found.too_small)
@@ -117,18 +118,18 @@ def would(found: WhyNot, record: Record) -> Iterator[str]:
         yield "(A refusal does not tell pressure and boot queue; none was counted.)"
 
 
-def _wish(reason: Reason, wishes: Wishes) -> str:
+def _preference(reason: Reason, constraints: Constraints) -> str:
     match reason:
         case Reason.ZONE:
-            return f"for zone {wishes.zone}"
+            return f"for zone {constraints.zone}"
         case Reason.HOST:
-            return f"for host {wishes.host}"
+            return f"for host {constraints.host}"
         case Reason.LABEL:
-            return "for " + " and ".join(f"{label}={value}" for label, value in wishes.require)
+            return "for " + " and ".join(f"{label}={value}" for label, value in constraints.require)
         case Reason.AVOIDED:
-            return "to avoid " + " and ".join(f"{label}={value}" for label, value in wishes.avoid)
+            return "to avoid " + " and ".join(f"{label}={value}" for label, value in constraints.avoid)
         case _:
-            return f"to be apart from others of group {wishes.apart}"
+            return f"to be apart from others of group {constraints.apart}"
 
 
 def _amount(what: What, amount: int) -> str:

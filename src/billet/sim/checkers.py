@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from billet.core.errors import Code
 from billet.core.model import ZERO, Placement, PlacementState, Resources
-from billet.core.record import faithful
+from billet.core.questions.record import faithful
 from billet.core.state import PutPlacement
-from billet.sim.books import Books, Violation, takes_room, total
-from billet.sim.evidence import (
+from billet.sim.checker_state import Books, Violation, takes_room, total
+from billet.sim.expected_prices import expected_prices, winners, wrong_award
+from billet.sim.history import (
     Accepted,
     Answered,
     Committed,
@@ -22,12 +23,11 @@ from billet.sim.evidence import (
     Leads,
     LedgerSeen,
     Ordered,
+    Quiescent,
     Recorded,
-    Settled,
     Stopped,
     Unexpected,
 )
-from billet.sim.prices import expected_prices, winners, wrong_award
 from billet.wire import auction_records
 
 # Promise 1: a stale bid can waste a chance, it can never overcommit.
@@ -78,8 +78,8 @@ def _not_apart(books: Books, new: Placement, at_s: float) -> Iterator[Violation]
     """What wishes to be apart gets no host that has, by the store, another of its group."""
     group = new.labels.get("billet.io/apart")
     for other in books.placements.values() if group else ():
-        kin = other.namespace == new.namespace and other.labels.get("billet.io/apart") == group
-        if kin and other.id != new.id and other.host == new.host and takes_room(other):
+        peers = other.namespace == new.namespace and other.labels.get("billet.io/apart") == group
+        if peers and other.id != new.id and other.host == new.host and takes_room(other):
             yield Violation(1, at_s, f"{new.id} and {other.id} of group {group} are both on {new.host}")
 
 
@@ -192,7 +192,7 @@ def nothing_lost_nothing_twice(evidence: Sequence[Event]) -> Iterator[Violation]
                 yield Violation(4, at_s, f"{name} was acknowledged as {uid}, which the store has never heard of")
             case Answered(at_s, _, _, "delete", _, uid, Code.OK, _) if uid in written:
                 deleted[uid] = at_s
-            case Settled(at_s):
+            case Quiescent(at_s):
                 for uid in deleted.keys() & books.vms.keys():
                     yield Violation(
                         4, at_s, f"the Delete of {uid} was acknowledged, and {books.vms[uid].host} has it"
@@ -234,7 +234,7 @@ def hosts_are_the_truth(evidence: Sequence[Event]) -> Iterator[Violation]:
     for event in evidence:
         books.take(event)
         match event:
-            case Settled(at_s, found):
+            case Quiescent(at_s, found):
                 yield from (Violation(6, at_s, text) for text in found)
             case Answered(at_s, _, "probe", kind, name, uid, code, text):
                 well = code == Code.OK or (kind == "create" and code == Code.RESOURCE_EXHAUSTED)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from functools import partial
 from random import Random
 
-from billet.api import fleet
+from billet.api import fleet_service as fleet
+from billet.core.constraints import APART
 from billet.core.errors import Code
 from billet.core.model import Resources
-from billet.core.wishes import APART
-from billet.sim.evidence import Answered
-from billet.sim.hosts import Machine
+from billet.sim.history import Answered
+from billet.sim.hosts import SimMachine
 from billet.sim.network import Network, Said
 from billet.sim.servers import SimServer
 from billet.sim.world import World
@@ -29,14 +29,14 @@ TIMEOUT_S = 20.0
 GIVEN_UP = -1  # instead of a code
 TRIES = 4  # of a create that has a request id
 TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
-WISHFUL = 0.25  # share of the runs in which something is wished
+CONSTRAINED = 0.25  # share of the runs in which something is wished
 NOTHING: Mapping[str, str] = {}
 
 
 class Crowd:
     """All clients of one run. What one of them was given, each of them may look up or delete."""
 
-    def __init__(self, world: World, net: Network, servers: list[SimServer], machines: list[Machine]) -> None:
+    def __init__(self, world: World, net: Network, servers: list[SimServer], machines: list[SimMachine]) -> None:
         self.uids: list[str] = []  # all that anybody was given or made, and nobody has begun to delete
         self._world, self._net = world, net
         self._servers, self._machines = servers, machines
@@ -44,8 +44,8 @@ class Crowd:
         self._requests: dict[str, bytes] = {}  # those that have a request id, by name
         self._named = 0
         # Apart from the other draws: the runs without wishes are the same as if there were none.
-        self._wishful = world.chance("labels")
-        self._wishes = self._wishful.random() < WISHFUL
+        self._constrained = world.chance("labels")
+        self._constraints = self._constrained.random() < CONSTRAINED
 
     async def work(self, name: str, operations: int, pause_s: float) -> None:
         """One client's day."""
@@ -53,7 +53,7 @@ class Crowd:
         for _ in range(operations):
             await asyncio.sleep(chance.expovariate(1.0) * pause_s)
             kind = chance.choice(KINDS) if self.uids else "create"
-            if kind == "create" and self._world.happens(chance, self._world.weather.direct):
+            if kind == "create" and self._world.happens(chance, self._world.faults.direct):
                 await self._make_directly(name, chance)
             elif kind == "create":
                 await self.create(name, chance)
@@ -72,8 +72,8 @@ class Crowd:
     async def operate(self) -> None:
         """The operator's day: now and then a host is cordoned, or declared dead."""
         world, chance = self._world, self._world.chance("operator")
-        while world.weather.fences:
-            await asyncio.sleep(chance.expovariate(world.weather.fences))
+        while world.faults.fences:
+            await asyncio.sleep(chance.expovariate(world.faults.fences))
             if world.calm:
                 return
             down = [machine for machine in self._machines if not machine.agent_up]
@@ -105,9 +105,9 @@ class Crowd:
 
     def _labels(self) -> Mapping[str, str]:
         """In some runs half of the microVMs wish to be apart from others."""
-        if not self._wishes or self._wishful.random() < 0.5:
+        if not self._constraints or self._constrained.random() < 0.5:
             return NOTHING
-        return {APART: self._wishful.choice(("web", "db"))}
+        return {APART: self._constrained.choice(("web", "db"))}
 
     async def _send(self, name: str, chance: Random, vm: str, request: bytes, metadata: Mapping[str, str]) -> int:
         timeout_s = chance.choice((3.0, TIMEOUT_S))
@@ -146,7 +146,7 @@ class Crowd:
         world = self._world
         server = chance.choice(self._servers)
         asked_s = world.now_s
-        patience_s = chance.uniform(0.0, 2.0) if world.happens(chance, world.weather.gives_up) else 2 * timeout_s
+        patience_s = chance.uniform(0.0, 2.0) if world.happens(chance, world.faults.gives_up) else 2 * timeout_s
         world.tell(name, f"{kind} {what[-6:] or 'all'} through {server.id}")
         work = partial(server.serve, method, request, timeout_s, metadata)
         try:
@@ -177,7 +177,7 @@ class Crowd:
             reply = daemon.create(create_request(self._new_name(), vcpu, memory_mib), self._world.now_s)
             uid = wire.read_created(reply).uid
             self._meet(uid)
-            if self._world.happens(chance, self._world.weather.daemon_hangs):
+            if self._world.happens(chance, self._world.faults.daemon_hangs):
                 daemon.hang()  # before anybody could learn of it
             if chance.random() < 0.5:
                 await self.get(name, chance, uid)

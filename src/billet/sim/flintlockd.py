@@ -14,8 +14,8 @@ from typing import Any
 from billet.core.errors import Code, HostVerdict
 from billet.core.model import Host, Resources
 from billet.ports import Reply
-from billet.sim.evidence import Accepted, Removed
-from billet.sim.loop import Process
+from billet.sim.history import Accepted, Removed
+from billet.sim.loop import SimProcess
 from billet.sim.world import World
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -32,7 +32,7 @@ DELETING = types.MicroVMStatus.DELETING
 
 
 @dataclass(slots=True)
-class Vm:
+class SimVm:
     """One microVM on disk."""
 
     uid: str
@@ -53,8 +53,8 @@ class Flintlockd:
 
     def __init__(self, world: World, host: Host, number: int) -> None:
         self.host = host
-        self.vms: dict[str, Vm] = {}
-        self.process: Process | None = None
+        self.vms: dict[str, SimVm] = {}
+        self.process: SimProcess | None = None
         self.hangs_until_s = 0.0  # calls that come are begun then
         self._world = world
         self._number = number
@@ -82,7 +82,7 @@ class Flintlockd:
 
     def hang(self) -> None:
         """Begin nothing for a while."""
-        hang_s = min(HANG_S, self._chance.expovariate(1.0) * self._world.weather.hang_s)
+        hang_s = min(HANG_S, self._chance.expovariate(1.0) * self._world.faults.hang_s)
         self.hangs_until_s = self._world.now_s + hang_s
         self._world.tell(self.host.id, f"its flintlockd hangs for {hang_s:.3f} s")
 
@@ -104,7 +104,7 @@ class Flintlockd:
         spec.uid = f"01SHST{self._made:017d}{self._number:03d}"
         message = types.MicroVM(version=1, spec=spec, status=types.MicroVMStatus(state=PENDING))
         seen = wire.observe(message)
-        vm = self.vms[spec.uid] = Vm(spec.uid, seen.token, seen.demand, message)
+        vm = self.vms[spec.uid] = SimVm(spec.uid, seen.token, seen.demand, message)
         self._world.note(Accepted(self._world.now_s, self.host.id, vm.uid, spec.id, vm.token, vm.demand, told_s))
         self._world.tell(self.host.id, f"has {spec.id} as {vm.uid[-6:]}, token {vm.token[-6:] or 'none'}")
         self._enqueue(vm.uid)
@@ -155,11 +155,11 @@ class Flintlockd:
             if vm is None or vm.message.status.state == CREATED:
                 continue
             deleting = vm.message.status.state == DELETING
-            mean_s = self._world.weather.delete_s if deleting else self._world.weather.boot_s
+            mean_s = self._world.faults.delete_s if deleting else self._world.faults.boot_s
             self._busy = True
             self.process.call_at(self._world.now_s + self._chance.expovariate(1.0) * mean_s, self._done, vm)
 
-    def _done(self, vm: Vm) -> None:
+    def _done(self, vm: SimVm) -> None:
         self._busy = False
         if vm.message.status.state == PENDING:
             vm.message.status.state, vm.row = CREATED, b""
@@ -173,7 +173,7 @@ class Flintlockd:
 class Loopback:
     """ports.Flintlock for one start of an agent."""
 
-    def __init__(self, world: World, daemon: Flintlockd, agent: Process) -> None:
+    def __init__(self, world: World, daemon: Flintlockd, agent: SimProcess) -> None:
         self._world = world
         self._daemon = daemon
         self._agent = agent
@@ -199,11 +199,11 @@ class Loopback:
         process = daemon.process
 
         def died() -> None:
-            self._agent.call_at(world.now_s, _settle, answer, BROKE)
+            self._agent.call_at(world.now_s, _resolve, answer, BROKE)
 
         process.at_death.append(died)
         self._send(process, method, request, answer)
-        timer = world.loop.call_later(timeout_s, _settle, answer, Reply(Code.DEADLINE_EXCEEDED, "", b""))
+        timer = world.loop.call_later(timeout_s, _resolve, answer, Reply(Code.DEADLINE_EXCEEDED, "", b""))
         try:
             return await answer
         finally:
@@ -217,15 +217,15 @@ class Loopback:
     async def close(self) -> None:
         """See ports.Flintlock."""
 
-    def _send(self, process: Process, method: str, request: bytes, answer: asyncio.Future[Reply]) -> None:
+    def _send(self, process: SimProcess, method: str, request: bytes, answer: asyncio.Future[Reply]) -> None:
         """Let the daemon get the call, now, later or never, and do it whether or not somebody still waits."""
-        world, weather, chance = self._world, self._world.weather, self._chance
+        world, faults, chance = self._world, self._world.faults, self._chance
         told_s = world.now_s
         when_s = told_s + self._delay_s()
-        if world.happens(chance, weather.daemon_lost_request):
-            self._agent.call_at(when_s, _settle, answer, BROKE)
+        if world.happens(chance, faults.daemon_lost_request):
+            self._agent.call_at(when_s, _resolve, answer, BROKE)
             return
-        if world.happens(chance, weather.daemon_slow):
+        if world.happens(chance, faults.daemon_slow):
             when_s += chance.uniform(0.0, SLOW_S)
 
         def arrive() -> None:
@@ -233,13 +233,13 @@ class Loopback:
                 reply = Reply(Code.OK, "", self._daemon.answer(method, request, told_s))
             except HostVerdict as verdict:
                 reply = Reply(verdict.status, verdict.text, b"")
-            lost = world.happens(chance, weather.daemon_lost_reply)
-            self._agent.call_at(world.now_s + self._delay_s(), _settle, answer, BROKE if lost else reply)
+            lost = world.happens(chance, faults.daemon_lost_reply)
+            self._agent.call_at(world.now_s + self._delay_s(), _resolve, answer, BROKE if lost else reply)
 
         process.call_at(max(when_s, 0.0 if world.calm else self._daemon.hangs_until_s), arrive)
 
     def _delay_s(self) -> float:
-        return 0.0002 + self._chance.expovariate(1.0) * self._world.weather.daemon_delay_s
+        return 0.0002 + self._chance.expovariate(1.0) * self._world.faults.daemon_delay_s
 
 
 def unknown(uid: str) -> str:
@@ -252,6 +252,6 @@ def wrapped(vm: bytes) -> bytes:
     return wire.field(1, vm)
 
 
-def _settle(future: asyncio.Future[Any], result: Any) -> None:
+def _resolve(future: asyncio.Future[Any], result: Any) -> None:
     if not future.done():
         future.set_result(result)

@@ -7,13 +7,13 @@ from random import Random
 
 from picows import WSListener
 
-from billet.adapters.link_agent import AgentDialler
-from billet.control.agent import Agent, Measured
 from billet.core.model import Host, Resources
 from billet.core.pressure import Stalls
-from billet.sim.evidence import HostMade
+from billet.host.agent import Agent, Measured
+from billet.link.agent import AgentDialler
 from billet.sim.flintlockd import Flintlockd, Loopback
-from billet.sim.loop import Process
+from billet.sim.history import HostMade
+from billet.sim.loop import SimProcess
 from billet.sim.network import End, Network
 from billet.sim.world import SimClock, World
 from billet.wire import flintlock as wire
@@ -26,7 +26,7 @@ class SimDialler(AgentDialler):
     """The real dialler, over the simulated network."""
 
     def __init__(
-        self, net: Network, process: Process, agent: Agent, daemon: Loopback, servers: Sequence[str]
+        self, net: Network, process: SimProcess, agent: Agent, daemon: Loopback, servers: Sequence[str]
     ) -> None:
         super().__init__(agent, daemon, servers, "", None, "sim")
         self._net, self._process = net, process
@@ -36,7 +36,7 @@ class SimDialler(AgentDialler):
         return end, listener
 
 
-class Machine:
+class SimMachine:
     """One host's machine."""
 
     def __init__(self, world: World, net: Network, host: Host, number: int, servers: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ class Machine:
         self.clock = SimClock(world)
         self._world, self._net, self._servers = world, net, servers
         self._starts = 0
-        self._process: Process | None = None
+        self._process: SimProcess | None = None
         self._chance = world.chance(f"machine {host.id}")
         world.note(HostMade(world.now_s, host))
 
@@ -61,11 +61,11 @@ class Machine:
         return self.agent_up and self.daemon.up and self.agent is not None and self.agent.known
 
     @property
-    def process(self) -> Process | None:
+    def process(self) -> SimProcess | None:
         """The agent's, latest."""
         return self._process
 
-    def start_agent(self, fuse: Callable[[Process], None]) -> None:
+    def start_agent(self, fuse: Callable[[SimProcess], None]) -> None:
         """A new agent, which knows nothing."""
         self._starts += 1
         process = self._process = self._world.loop.process(f"agent-{self.host.id}.{self._starts}")
@@ -73,7 +73,7 @@ class Machine:
         process.spawn(self._begin(process))
         fuse(process)
 
-    async def _begin(self, process: Process) -> None:
+    async def _begin(self, process: SimProcess) -> None:
         loopback = Loopback(self._world, self.daemon, process)
         agent = self.agent = Agent(self.host, loopback, wire, self._measure, self.clock, REPORT_S, process.name)
         dialler = SimDialler(self._net, process, agent, loopback, self._servers)

@@ -28,7 +28,7 @@ class StuckError(Exception):
     """Nothing is left to happen, or something spins."""
 
 
-class Process:
+class SimProcess:
     """A program of the simulated world.
 
     Everything that it schedules carries its context. A killed one takes no further step, not even in its `finally`
@@ -100,7 +100,7 @@ class Process:
         return self.alive
 
 
-_PROCESS: ContextVar[Process | None] = ContextVar("process")
+_PROCESS: ContextVar[SimProcess | None] = ContextVar("process")
 
 
 def name_of_current() -> str:
@@ -201,9 +201,9 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """See asyncio."""
         return _Future(loop=self)
 
-    def process(self, name: str) -> Process:
+    def process(self, name: str) -> SimProcess:
         """A new process, without any work so far."""
-        return Process(self, name)
+        return SimProcess(self, name)
 
     def bury(self) -> None:
         """After the run: end what never came to its end, without letting it do anything any more."""

@@ -1,6 +1,6 @@
 """The network: who reaches whom, the connections of the agents' link, and calls from clients to servers.
 
-The link's own code runs on both ends (adapters/link_server.py, adapters/link_agent.py); only what carries its frames
+The link's own code runs on both ends (link/server.py, link/agent.py); only what carries its frames
 is made up here. A connection keeps the order of its frames, may be cut for a while, which its ends notice as pings go
 unanswered, and may break, with all that was under way. What TCP does not do but a retry above it may, is done to the
 frames that hold nothing but orders, answers and bids: they may be lost, come twice, or be overtaken.
@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 from picows import WSListener, WSMsgType
 
-from billet.adapters.outbox import PING_AFTER_S, PONG_WITHIN_S
 from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost
-from billet.sim.evidence import Ordered, Shown
-from billet.sim.loop import Process
+from billet.link.outbox import PING_AFTER_S, PONG_WITHIN_S
+from billet.sim.history import Ordered, Shown
+from billet.sim.loop import SimProcess
 from billet.sim.world import World
 from billet.wire.pb import link_pb2 as pb
 
@@ -46,7 +46,7 @@ Accept = Callable[[str], WSListener | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
+class SimFrame:
     """picows.WSFrame, as far as the link reads it."""
 
     payload: bytes
@@ -60,14 +60,14 @@ class Frame:
 class End:
     """picows.WSTransport, as far as the link uses it: one end of a connection."""
 
-    def __init__(self, net: Network, process: Process, name: str, kind: type[Message]) -> None:
+    def __init__(self, net: Network, process: SimProcess, name: str, kind: type[Message]) -> None:
         self.process, self.name, self.is_disconnected = process, name, False
         self.listener: WSListener | None = None
         self.peer: End
         self.kind = kind  # of the messages that it sends
         self.last_s = 0.0  # when the latest frame from here arrives
         self.broken = False  # what is under way from here finds nobody
-        self.held: list[Frame | None] = []  # under way while the network is cut; None is the end of the connection
+        self.held: list[SimFrame | None] = []  # under way while the network is cut; None is the end of the connection
         self._net = net
         self._gone: asyncio.Future[None] = net.world.loop.create_future()
 
@@ -83,7 +83,7 @@ class End:
     def send(self, kind: WSMsgType, payload: bytes) -> None:
         """See picows."""
         if not self.is_disconnected:
-            self._net.carry(self, Frame(payload))
+            self._net.carry(self, SimFrame(payload))
 
     def disconnect(self) -> None:
         """See picows. What was sent before still arrives."""
@@ -102,7 +102,7 @@ class End:
             self.is_disconnected = True
             self.process.call_at(self._net.world.now_s, self._tell)
 
-    def receive(self, frame: Frame | None) -> None:
+    def receive(self, frame: SimFrame | None) -> None:
         """A frame arrives, or the end."""
         if frame is None:
             self.closed()
@@ -123,7 +123,7 @@ class Network:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.listening: dict[str, tuple[Process, Accept]] = {}  # link address -> who accepts there
+        self.listening: dict[str, tuple[SimProcess, Accept]] = {}  # link address -> who accepts there
         self._chance = world.chance("network")
         self._shown: set[str] = set()  # uids that agents have told of
         self._cuts: dict[tuple[str, str], float] = {}  # from, to -> until when
@@ -177,38 +177,38 @@ class Network:
 
     # Frames.
 
-    def carry(self, end: End, frame: Frame | None) -> None:
+    def carry(self, end: End, frame: SimFrame | None) -> None:
         """Send a frame on its way, behind those that are under way."""
         if end.process.acts():
             if frame and end.kind is pb.Up:
                 self._told(end, pb.Up.FromString(frame.payload).inventory)
             self._pass_on(end, frame)
 
-    def _pass_on(self, end: End, frame: Frame | None) -> None:
-        world, weather = self.world, self.world.weather
+    def _pass_on(self, end: End, frame: SimFrame | None) -> None:
+        world, faults = self.world, self.world.faults
         when_s = world.now_s + self.delay_s()
-        if frame and not world.calm and (weather.frame_lost or weather.frame_twice or weather.frame_late):
+        if frame and not world.calm and (faults.frame_lost or faults.frame_twice or faults.frame_late):
             loose = self._loose(end, frame)
-            if loose == frame.payload and world.happens(self._chance, weather.frame_lost):
+            if loose == frame.payload and world.happens(self._chance, faults.frame_lost):
                 world.tell("network", f"a frame from {end.name} to {end.peer.name} is lost")
                 return
-            if loose and world.happens(self._chance, weather.frame_twice):
+            if loose and world.happens(self._chance, faults.frame_twice):
                 again_s = when_s + self._chance.uniform(0.0, LATE_S)
-                end.peer.process.call_at(again_s, self._deliver, end, Frame(loose))
-            if loose == frame.payload and world.happens(self._chance, weather.frame_late):
+                end.peer.process.call_at(again_s, self._deliver, end, SimFrame(loose))
+            if loose == frame.payload and world.happens(self._chance, faults.frame_late):
                 late_s = when_s + self._chance.uniform(0.0, LATE_S)
                 end.peer.process.call_at(late_s, self._deliver, end, frame)
                 return
         end.last_s = max(end.last_s, when_s)
         end.peer.process.call_at(end.last_s, self._deliver, end, frame)
 
-    def _told(self, end: End, inventory: pb.Inventory) -> None:
+    def _told(self, end: End, inventory: pb.InventoryUpdate) -> None:
         new = [row.uid for row in inventory.seen if row.uid not in self._shown]
         if new:
             self._shown.update(new)
             self.world.note(Shown(self.world.now_s, end.name, new))
 
-    def _loose(self, end: End, frame: Frame) -> bytes:
+    def _loose(self, end: End, frame: SimFrame) -> bytes:
         """What of a frame may come twice: orders and answers; equal to the frame when there is nothing else in it."""
         if end.kind is pb.Down:
             down = pb.Down.FromString(frame.payload)
@@ -216,7 +216,7 @@ class Network:
         up = pb.Up.FromString(frame.payload)
         return pb.Up(answers=up.answers).SerializeToString() if up.answers else b""
 
-    def _deliver(self, end: End, frame: Frame | None) -> None:
+    def _deliver(self, end: End, frame: SimFrame | None) -> None:
         if end.broken:
             return
         if not self.passes(end.name, end.peer.name):
@@ -224,7 +224,7 @@ class Network:
         else:
             end.peer.receive(frame)
 
-    def arrived(self, end: End, frame: Frame) -> None:
+    def arrived(self, end: End, frame: SimFrame) -> None:
         """Note what an agent is told of terms."""
         if end.kind is pb.Up:
             down = pb.Down.FromString(frame.payload)
@@ -238,11 +238,11 @@ class Network:
 
     def delay_s(self) -> float:
         """Of one message."""
-        return 0.0002 + self._chance.expovariate(1.0) * self.world.weather.delay_s
+        return 0.0002 + self._chance.expovariate(1.0) * self.world.faults.delay_s
 
     # Connections.
 
-    async def dial(self, process: Process, name: str, server: str, path: str, listener: WSListener) -> End:
+    async def dial(self, process: SimProcess, name: str, server: str, path: str, listener: WSListener) -> End:
         """Connect an agent to a server. Raises OSError."""
         await asyncio.sleep(2 * self.delay_s())
         place = server.partition(":")[0]
@@ -262,8 +262,8 @@ class Network:
 
     def _accept(
         self,
-        there: tuple[Process, Accept],
-        process: Process,
+        there: tuple[SimProcess, Accept],
+        process: SimProcess,
         names: tuple[str, str],
         path: str,
         accepted: asyncio.Future[End],
@@ -278,9 +278,9 @@ class Network:
         self._connections.append((near, far))
         listener.on_ws_connected(far)  # type: ignore[arg-type]
         far.last_s = self.world.now_s + self.delay_s()
-        process.call_at(far.last_s, _settle, accepted, near)
+        process.call_at(far.last_s, _resolve, accepted, near)
 
-    def died(self, process: Process, silently: bool) -> None:
+    def died(self, process: SimProcess, silently: bool) -> None:
         """A process is no more. Its peers are told by its machine, or find out when it does not answer."""
         for near, far in self._connections:
             for end in (near, far):
@@ -292,12 +292,12 @@ class Network:
 
     # Calls to servers.
 
-    async def call(self, here: str, there: str, process: Process, work: Work, timeout_s: float) -> Said:
+    async def call(self, here: str, there: str, process: SimProcess, work: Work, timeout_s: float) -> Said:
         """A call over a connection of its own. Cancelling it cancels the work, a bit later."""
         if not process.alive:
             return REFUSED
         answer: asyncio.Future[Said] = self.world.loop.create_future()
-        timer = self.world.loop.call_later(timeout_s, _settle, answer, TOO_LATE)
+        timer = self.world.loop.call_later(timeout_s, _resolve, answer, TOO_LATE)
         arrival = _Arrival(self, here, there, process, work, answer)
         process.call_at(self.world.now_s + self.delay_s(), arrival.begin)
         process.at_death.append(arrival.died)
@@ -316,7 +316,7 @@ class _Arrival:
     """One call at the server."""
 
     def __init__(
-        self, net: Network, here: str, there: str, process: Process, work: Work, answer: asyncio.Future[Said]
+        self, net: Network, here: str, there: str, process: SimProcess, work: Work, answer: asyncio.Future[Said]
     ) -> None:
         self._net, self._here, self._there, self._process = net, here, there, process
         self._work, self._answer = work, answer
@@ -347,10 +347,10 @@ class _Arrival:
             return
         if self._net.passes(self._there, self._here):
             world = self._net.world
-            world.loop.call_later(self._net.delay_s(), _settle, self._answer, said, context=world.loop.world)
+            world.loop.call_later(self._net.delay_s(), _resolve, self._answer, said, context=world.loop.world)
 
 
-def _settle(future: asyncio.Future[Any], result: Any) -> None:
+def _resolve(future: asyncio.Future[Any], result: Any) -> None:
     if not future.done():
         future.set_result(result)
 

@@ -11,23 +11,23 @@ from random import Random
 
 from picows import WSListener
 
-from billet.adapters.link_server import LinkServer, Reign
-from billet.api.fleet import Nothing
-from billet.api.front import Front
-from billet.api.service import FlintlockService
-from billet.api.stale import StaleReads
-from billet.control.auctioneer import Auctioneer, Rules
-from billet.control.auditor import Auditor
-from billet.control.ledger import Ledger, elected
-from billet.control.office import Office
-from billet.control.reconciler import Reconciler
-from billet.control.reign import next_reign, until_over
-from billet.control.story import Story
+from billet.api.fleet_service import Nothing
+from billet.api.flintlock_service import FlintlockService
+from billet.api.leader_proxy import LeaderProxy
+from billet.api.stale_reads import StaleReads
 from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost, StoreError
 from billet.core.scoring import Weights
+from billet.leader.accuracy import AccuracyTracker
+from billet.leader.auctioneer import Auctioneer, Rules
+from billet.leader.election_loop import next_term, until_over
+from billet.leader.leadership import Leadership
+from billet.leader.ledger import Ledger, elected
+from billet.leader.reconciler import Reconciler
+from billet.leader.recorder import AuctionRecorder
+from billet.link.server import LinkServer, LinkTerm
 from billet.ports import Answer, Leader
-from billet.sim.evidence import Leads, Recorded, Stopped
-from billet.sim.loop import Process
+from billet.sim.history import Leads, Recorded, Stopped
+from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network, request
 from billet.sim.store import Etcd, SimStore
 from billet.sim.world import SimClock, World
@@ -35,7 +35,7 @@ from billet.wire import flintlock
 from billet.wire.headers import FORWARDED, token_of
 
 UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # see adapters/forward.py
-SETTLE_AFTER_S = 30.0  # longer than any order that is held up plus the slowest flintlockd
+RESOLVE_AFTER_S = 30.0  # longer than any order that is held up plus the slowest flintlockd
 KEEP_LOST_S = 86_400.0
 BID_WAIT_S, BID_WAIT_MAX_S = 0.05, 2.0
 HOLD_S = 10.0
@@ -93,7 +93,7 @@ class SimServer:
         self.id = f"s{number}"
         self.me = Leader(self.id, f"{self.id}:9090", f"{self.id}:9095")
         self.clock = SimClock(world)
-        self.process: Process = world.loop.process("none")
+        self.process: SimProcess = world.loop.process("none")
         self.peers: dict[str, SimServer] = {}  # all servers, by id
         self._world, self._net, self._etcd = world, net, etcd
         self._rules, self._fence_after_s, self._new_id = rules, fence_after_s, new_id
@@ -109,7 +109,7 @@ class SimServer:
         """Whether it takes itself for the leader."""
         return self._starts > 0 and self._service is not None
 
-    def start(self, fuse: Callable[[Process], None]) -> None:
+    def start(self, fuse: Callable[[SimProcess], None]) -> None:
         """A new process, which knows nothing."""
         self._starts += 1
         self.stopping, self._term, self._calls = False, 0, 0
@@ -140,16 +140,16 @@ class SimServer:
             raise LeaderLost("this server is stopping")
         self._calls += 1
         try:
-            return (await self._front.unary(method, request, timeout_s, metadata)).payload
+            return (await self._proxy.unary(method, request, timeout_s, metadata)).payload
         finally:
             self._calls -= 1
 
     # node.Server, line by line, with what it builds replaced by what is simulated.
 
-    async def _run(self, process: Process) -> None:
+    async def _run(self, process: SimProcess) -> None:
         self._store = SimStore(self._world, self._etcd, process, self._reaches_store)
         link = self._link = LinkServer("", BID_WAIT_S, BID_WAIT_MAX_S)
-        self._front = Front(lambda sent, metadata: token_of(sent, metadata, self._new_id), HOLD_S)
+        self._proxy = LeaderProxy(lambda sent, metadata: token_of(sent, metadata, self._new_id), HOLD_S)
 
         def accept(path: str) -> WSListener | None:
             listener = link._accept(request(path))
@@ -166,33 +166,33 @@ class SimServer:
 
     def trouble(self, error: StoreError) -> None:
         """See control.reign.Candidate."""
-        self._front.trouble(f"no server leads: {error.text}")
+        self._proxy.trouble(f"no server leads: {error.text}")
 
     async def _lead(self) -> None:
         with suppress(StoreError):
             await self._store.depose(self.me)
-        while ledger := await next_reign(self):
-            office = self._open_office(ledger)
-            service = FlintlockService(office, Nothing(), self.id)
+        while ledger := await next_term(self):
+            leadership = self._open_leadership(ledger)
+            service = FlintlockService(leadership, Nothing(), self.id)
             self._ledger, self._service = ledger, service
             self._link.begin(
-                Reign(
+                LinkTerm(
                     ledger.term.number,
                     self._rules.weights,
-                    office.auditor,
-                    office.rules.arrive_s,
+                    leadership.accuracy,
+                    leadership.rules.arrive_s,
                     ledger.end,
                 )
             )
-            self._face()
+            self._route()
             self._leads(ledger.term.number, ledger)
             try:
-                await until_over(self._store, ledger, office.reconciler)
+                await until_over(self._store, ledger, leadership.reconciler)
             finally:
                 self._ledger = self._service = None
-                self._front.stale = self._front.own_stale = StaleReads(service, self._clock_s(), self._clock_s)
-                self._front.trouble(f"no server leads: {ledger.why}")
-                self._face()
+                self._proxy.stale = self._proxy.own_stale = StaleReads(service, self._clock_s(), self._clock_s)
+                self._proxy.trouble(f"no server leads: {ledger.why}")
+                self._route()
                 self._led_no_more()
                 self._link.end("the term has ended")
                 with suppress(BilletError):
@@ -216,38 +216,38 @@ class SimServer:
         self._world.tell(self.process.name, "ends")
         self.process.kill()
 
-    def _open_office(self, ledger: Ledger) -> Office:
-        reconciler = Reconciler(ledger, self.clock, SETTLE_AFTER_S, KEEP_LOST_S, self._delete, self._fence_after_s)
-        auditor = Auditor(ledger.state, self.clock, reconciler, lambda outcome: None)
-        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, self._rules, self.clock, self._record, auditor)
-        return Office(ledger, auctioneer, reconciler, self._link, self._rules, auditor)
+    def _open_leadership(self, ledger: Ledger) -> Leadership:
+        reconciler = Reconciler(ledger, self.clock, RESOLVE_AFTER_S, KEEP_LOST_S, self._delete, self._fence_after_s)
+        accuracy = AccuracyTracker(ledger.state, self.clock, reconciler, lambda outcome: None)
+        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, self._rules, self.clock, self._record, accuracy)
+        return Leadership(ledger, auctioneer, reconciler, self._link, self._rules, accuracy)
 
     async def _delete(self, host_id: str, uid: str) -> bool:
         reply = await self._link.call(host_id, flintlock.DELETE, flintlock.with_uid(uid), self._rules.call_timeout_s)
         return reply.code == Code.OK
 
-    def _face(self) -> None:
-        self._front.turn(self._service or self._forward, leads=self._service is not None)
+    def _route(self) -> None:
+        self._proxy.route(self._service or self._forward, leads=self._service is not None)
 
     async def _follow(self) -> None:
-        bury: asyncio.Task[None] | None = None
+        watching: asyncio.Task[None] | None = None
         async for leader in self._store.leaders():
-            if bury:
-                bury.cancel()
-            self._forward, bury = None, None
+            if watching:
+                watching.cancel()
+            self._forward, watching = None, None
             if leader and leader != self.me:
                 self._forward = SimForward(self._net, self.id, self.peers[leader.id])
-                bury = asyncio.create_task(self._bury(leader, self._forward))
+                watching = asyncio.create_task(self._watch_leader(leader, self._forward))
             self._link.follow(leader)
-            self._face()
+            self._route()
 
-    async def _bury(self, leader: Leader, forward: SimForward) -> None:
+    async def _watch_leader(self, leader: Leader, forward: SimForward) -> None:
         await forward.dead()
         with suppress(StoreError):
             await self._store.depose(leader)
 
-    def _record(self, story: Story) -> None:
-        record = story.record
+    def _record(self, recorder: AuctionRecorder) -> None:
+        record = recorder.record
         self._world.tell(self.process.name, f"auction {record.auction.id[-6:]}: {record.outcome} {record.host}")
         self._world.note(Recorded(self._world.now_s, record))
 

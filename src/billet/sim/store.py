@@ -1,7 +1,7 @@
 """The store of a simulated cluster: one etcd as its clients can see it, and a ports.Store on it for each server.
 
 It never forgets what it wrote, but whoever asks may be cut off, wait, be refused, or not learn the answer; and a
-request that nobody waits for any more may still arrive. The client's side keeps the rules of adapters/etcd.py: a
+request that nobody waits for any more may still arrive. The client's side keeps the rules of store/etcd.py: a
 lease is believed in for less time than it lasts, and each transaction carries its number within the term.
 """
 
@@ -13,16 +13,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from billet.adapters.groupcommit import GroupCommit, Writes
-from billet.control.ledger import Ledger
-from billet.core.errors import Fenced, OutcomeUnknown, StoreError
+from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Resources
 from billet.core.state import Change, State, apply
+from billet.leader.ledger import Ledger
 from billet.ports import Leader, Snapshot, Term
-from billet.sim.evidence import Committed, Deposed, Elected, LedgerSeen
-from billet.sim.loop import Process
+from billet.sim.history import Committed, Deposed, Elected, LedgerSeen
+from billet.sim.loop import SimProcess
 from billet.sim.world import World
-from billet.wire.records import decode
+from billet.store.groupcommit import GroupCommit, Writes
+from billet.store.records import decode
 
 TTL_S = 3.0  # of a leader's lease
 BELIEVED_S = TTL_S * 0.9  # how long the leader counts on it, from before it asked
@@ -66,7 +66,7 @@ class Etcd:
         candidate = Candidate(me, self._revision)
         self._standing.append(candidate)
         self._extend(candidate)
-        self._turn()
+        self._elect_next()
         return candidate.revision
 
     def keep_alive(self, revision: int) -> bool:
@@ -102,7 +102,7 @@ class Etcd:
     def transact(self, term: int, number: int, writes: Writes) -> int:
         """Write all of it, once; the revision. Raises Fenced."""
         if not self.current(term):
-            raise Fenced(f"term {term} has ended")
+            raise StaleTerm(f"term {term} has ended")
         last, revision = self._written.get(term, (0, 0))
         if number <= last:  # a second copy
             return revision
@@ -151,9 +151,9 @@ class Etcd:
         self._standing.remove(candidate)
         if led:
             self._world.note(Deposed(self._world.now_s, candidate.revision, expired))
-            self._turn()
+            self._elect_next()
 
-    def _turn(self) -> None:
+    def _elect_next(self) -> None:
         """Somebody came or went: there may be a new leader."""
         first = self.first()
         if first and first.revision not in self._written:
@@ -179,7 +179,7 @@ def brief(change: Change) -> str:
 
 
 @dataclass(slots=True, eq=False)
-class Candidacy:
+class SimCandidacy:
     """The client's side of a candidate."""
 
     revision: int
@@ -191,7 +191,7 @@ class Candidacy:
 class SimStore:
     """ports.Store for one start of one server."""
 
-    def __init__(self, world: World, etcd: Etcd, process: Process, reaches: Callable[[bool], bool]) -> None:
+    def __init__(self, world: World, etcd: Etcd, process: SimProcess, reaches: Callable[[bool], bool]) -> None:
         """`reaches(there)` says whether the network lets a message through now: to the store, or back."""
         self._world = world
         self._loop = world.loop
@@ -199,7 +199,7 @@ class SimStore:
         self._process = process
         self._reaches = reaches
         self._chance = world.chance(f"store of {process.name}")
-        self._mine: dict[int, Candidacy] = {}
+        self._mine: dict[int, SimCandidacy] = {}
         self._group = GroupCommit(self._write)
 
     async def open(self) -> None:
@@ -214,7 +214,7 @@ class SimStore:
         """See ports.Store."""
         while True:
             asked_s = self._world.now_s
-            candidacy = Candidacy(await self._steady(lambda: self._etcd.register(me)), asked_s + BELIEVED_S)
+            candidacy = SimCandidacy(await self._steady(lambda: self._etcd.register(me)), asked_s + BELIEVED_S)
             self._mine[candidacy.revision] = candidacy
             self._process.spawn(self._keep(candidacy))
             if await self._until_first(candidacy):
@@ -280,7 +280,7 @@ class SimStore:
 
     # Election.
 
-    async def _until_first(self, candidacy: Candidacy) -> bool:
+    async def _until_first(self, candidacy: SimCandidacy) -> bool:
         """Wait until nobody stands before us; False when we do not stand any more."""
         while not candidacy.over.is_set():
             moved = self._etcd.moved
@@ -293,7 +293,7 @@ class SimStore:
                     await moved.wait()
         return False
 
-    async def _keep(self, candidacy: Candidacy) -> None:
+    async def _keep(self, candidacy: SimCandidacy) -> None:
         """Renew the lease until it is gone, or can no longer be known to be ours."""
         while not candidacy.over.is_set() and self._world.now_s < candidacy.alive_until_s:
             asked_s, pause_s = self._world.now_s, PAUSE_S
@@ -320,8 +320,8 @@ class SimStore:
         """One transaction, tried until its outcome is known, or time is up."""
         candidacy = self._mine.get(term)
         if candidacy is None or candidacy.over.is_set():
-            raise Fenced(f"term {term} has ended")
-        if self._world.happens(self._chance, self._world.weather.store_refuses):
+            raise StaleTerm(f"term {term} has ended")
+        if self._world.happens(self._chance, self._world.faults.store_refuses):
             raise StoreError("etcdserver: mvcc: database space exceeded")
         candidacy.number += 1
         number, doubt, deadline_s = candidacy.number, False, self._world.now_s + self._commit_s()
@@ -333,13 +333,13 @@ class SimStore:
                 if self._world.now_s > deadline_s or candidacy.over.is_set():
                     raise OutcomeUnknown(f"a commit was sent and its answer is lost: {error.text}") from None
                 await asyncio.sleep(PAUSE_S)
-            except Fenced:
+            except StaleTerm:
                 if doubt:
                     raise OutcomeUnknown(f"term {term} has ended, and with it the trace of its last commit") from None
                 raise
 
     def _commit_s(self) -> float:
-        return 0.0 if self._world.weather.store_impatient else COMMIT_S
+        return 0.0 if self._world.faults.store_impatient else COMMIT_S
 
     # The way there and back.
 
@@ -356,10 +356,10 @@ class SimStore:
         if not self._process.acts():
             return await answer  # which nobody lives to see
         delay_s = self._delay_s()
-        if self._world.happens(self._chance, self._world.weather.store_unanswered):
+        if self._world.happens(self._chance, self._world.faults.store_unanswered):
             delay_s = self._chance.uniform(0.0, LATE_S)
         self._loop.call_later(delay_s, self._arrive, work, answer, context=self._loop.world)
-        timer = self._loop.call_later(CALL_S, _settle, answer, None, NoAnswerError("the store does not answer"))
+        timer = self._loop.call_later(CALL_S, _resolve, answer, None, NoAnswerError("the store does not answer"))
         try:
             return await answer
         finally:
@@ -374,16 +374,16 @@ class SimStore:
             result = work()
         except StoreError as refused:
             error = refused
-        lost = self._world.happens(self._chance, self._world.weather.store_unanswered) or not self._reaches(False)
+        lost = self._world.happens(self._chance, self._world.faults.store_unanswered) or not self._reaches(False)
         if not lost:
             when_s = self._world.now_s + self._delay_s()
-            self._process.call_at(when_s, _settle, answer, result, error)
+            self._process.call_at(when_s, _resolve, answer, result, error)
 
     def _delay_s(self) -> float:
-        return 0.0005 + self._chance.expovariate(1.0) * self._world.weather.store_delay_s
+        return 0.0005 + self._chance.expovariate(1.0) * self._world.faults.store_delay_s
 
 
-def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+def _resolve(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
     if answer.done():
         return
     if error:

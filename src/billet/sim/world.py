@@ -5,9 +5,9 @@ from __future__ import annotations
 from hashlib import blake2b
 from random import Random
 
-from billet.sim.evidence import Event
+from billet.sim.fault_plan import FaultPlan, draw
+from billet.sim.history import Event
 from billet.sim.loop import VirtualLoop
-from billet.sim.weather import Weather, draw
 
 EPOCH_S = 1_750_000_000.0  # wall-clock time at the beginning of every run
 
@@ -18,7 +18,7 @@ class World:
     def __init__(self, seed: int, loop: VirtualLoop) -> None:
         self.seed = seed
         self.loop = loop
-        self.weather: Weather = draw(self.chance("weather"))
+        self.faults: FaultPlan = draw(self.chance("fault plan"))
         self.ties = (
             self.chance("ties").random() < 0.4
         )  # hosts are alike, and nothing but a tie-break tells them apart

@@ -1,7 +1,8 @@
 """Bursts: many creates at once, and how long each waits until it is CREATED. A discrete-event model of boots.
 
 Each host boots its microVMs one after another, and pulls an image that it does not have on its first use. The hosts
-learn from what they have booted as agents do (core/bootroom.py), and bid as they do; other rules see no boots at all.
+learn from what they have booted as agents do (core/boots/queue.py), and bid as they do; other rules see no boots at
+all.
 """
 
 from __future__ import annotations
@@ -14,21 +15,21 @@ from math import ceil, exp
 from statistics import NormalDist
 from typing import NamedTuple
 
-from billet.core.auction import award, foretold_by
+from billet.core.auction import award, forecast_of
 from billet.core.bidding import bid
-from billet.core.bootroom import BootRoom
-from billet.core.model import Auction, Award, Bid, Foretold, HostView, Image, Resources
+from billet.core.boots.queue import BootQueue
+from billet.core.model import Auction, Award, Bid, Forecast, HostView, Image, Resources
 from billet.core.scoring import Weights
-from billet.whatif.fleet import Chooser, Fleet
 from billet.whatif.measures import balance
 from billet.whatif.rules import Rule
+from billet.whatif.simulated_fleet import Chooser, SimulatedFleet
 
 ROOM = Resources(128, 512 * 1024, 0, 1000)  # of each host
 SHAPES = (Resources(1, 2048, 0, 1), Resources(2, 4096, 0, 1), Resources(4, 8192, 0, 1))
 NORMAL = NormalDist()
 
 
-class Setting(NamedTuple):
+class BurstSettings(NamedTuple):
     """What is played. Times are means of lognormal distributions with this sigma; pulls are for each of two images.
 
     `with_images` hosts have the images of a burst already. Before the first burst each host has booted `warm`
@@ -56,7 +57,7 @@ class Boot(NamedTuple):
     vm: str
     host: str
     took_s: float
-    foretold: Foretold | None
+    forecast: Forecast | None
 
 
 @dataclass(slots=True)
@@ -64,16 +65,16 @@ class BootHost:
     """One host's boot worker, its images, and what its agent has learnt by looking on."""
 
     id: str
-    room: BootRoom = field(default_factory=BootRoom)
+    boot_queue: BootQueue = field(default_factory=BootQueue)
     images: set[Image] = field(default_factory=set)
     free_at_s: float = 0.0
     queue: deque[tuple[float, str, tuple[Image, ...]]] = field(default_factory=deque)  # when CREATED, and what
 
     def accept(self, vm: str, images: tuple[Image, ...], now_s: float, busy_s: float) -> float:
         """Take a microVM that keeps the worker busy for so long; returns when it is CREATED."""
-        self.room.foretell(vm, images, now_s)
-        self.room.waits(vm, images)
-        self.room.looked([], now_s)
+        self.boot_queue.forecast(vm, images, now_s)
+        self.boot_queue.waits(vm, images)
+        self.boot_queue.looked([], now_s)
         self.images.update(images)
         self.free_at_s = max(self.free_at_s, now_s) + busy_s
         self.queue.append((self.free_at_s, vm, images))
@@ -83,16 +84,18 @@ class BootHost:
         """What its agent has seen by now."""
         while self.queue and self.queue[0][0] <= now_s:
             at_s, vm, images = self.queue.popleft()
-            self.room.waits_no_longer(vm)
-            self.room.looked([(vm, images)], at_s)
+            self.boot_queue.waits_no_longer(vm)
+            self.boot_queue.looked([(vm, images)], at_s)
 
 
 class Bursts:
     """Bursts on one fleet. `seed` draws the times: the same for each rule, microVM by microVM."""
 
-    def __init__(self, setting: Setting, seed: int) -> None:
+    def __init__(self, setting: BurstSettings, seed: int) -> None:
         self.setting = setting
-        self.fleet = Fleet({f"host-{n}": setting.rooms[n % len(setting.rooms)] for n in range(setting.hosts)})
+        self.fleet = SimulatedFleet(
+            {f"host-{n}": setting.rooms[n % len(setting.rooms)] for n in range(setting.hosts)}
+        )
         self._seed = seed
         self._hosts = [BootHost(host_id) for host_id in self.fleet.ids]
         self._wanted = _images("before")
@@ -117,7 +120,7 @@ class Bursts:
             if (n + number) % self.setting.hosts < self.setting.with_images:
                 host.images.update(self._wanted)
             host.look(begun_s)
-            host.room.unpacked(frozenset(host.images))
+            host.boot_queue.unpacked(frozenset(host.images))
         boots = []
         for n in range(self.setting.creates):
             now_s = begun_s + n / self.setting.rate_per_s
@@ -133,11 +136,11 @@ class Bursts:
         chosen = choose(self, vm, demand, now_s)
         if chosen is None:
             return None
-        host_id, foretold = chosen
+        host_id, forecast = chosen
         self.fleet.place(vm, demand, host_id)
         host = self._hosts[self.fleet.number[host_id]]
         at_s = host.accept(vm, self._wanted, now_s, self._busy_s(host, which))
-        return Boot(vm, host_id, at_s - now_s, foretold)
+        return Boot(vm, host_id, at_s - now_s, forecast)
 
     # What choosing may look at.
 
@@ -146,8 +149,8 @@ class Bursts:
         auction = Auction(vm, "", vm, demand, images=self._wanted)
         answers = []
         for n, host in enumerate(self._hosts):
-            facts, known = host.room.facts(None, now_s), self.fleet.state.hosts[host.id]
-            missing, coming = host.room.missing(self._wanted), host.room.coming(self._wanted)
+            facts, known = host.boot_queue.facts(None, now_s), self.fleet.state.hosts[host.id]
+            missing, coming = host.boot_queue.missing(self._wanted), host.boot_queue.coming(self._wanted)
             answer = bid(known, self.fleet.taken(n), facts, auction, weights, missing, coming)
             if isinstance(answer, Bid):
                 answers.append(answer)
@@ -187,7 +190,7 @@ class Bursts:
         return (int.from_bytes(digest) + 0.5) / 2**48
 
 
-Choose = Callable[[Bursts, str, Resources, float], tuple[str, Foretold | None] | None]
+Choose = Callable[[Bursts, str, Resources, float], tuple[str, Forecast | None] | None]
 
 
 def _images(name: str) -> tuple[Image, ...]:
@@ -197,14 +200,14 @@ def _images(name: str) -> tuple[Image, ...]:
 def by_billet(weights: Weights) -> Choose:
     """As Billet awards under these weights."""
 
-    def choose(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, Foretold] | None:
+    def choose(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, Forecast] | None:
         auction, bids = bursts.bids(vm, demand, now_s, weights)
         views = {one.host: bursts.view(one.host) for one in bids}
         won = award(auction, bids, views, weights)
         if not isinstance(won, Award):
             return None
         winner = next(one for one in bids if one.host == won.host)
-        return won.host, foretold_by(winner, auction, views[won.host])
+        return won.host, forecast_of(winner, auction, views[won.host])
 
     return choose
 
@@ -265,9 +268,9 @@ class Accuracy(NamedTuple):
 
 def accuracy(boots: Sequence[Boot]) -> Accuracy | None:
     """Hold what was foretold against what came; None where nothing was."""
-    pairs = [(boot.took_s, boot.foretold) for boot in boots if boot.foretold]
+    pairs = [(boot.took_s, boot.forecast) for boot in boots if boot.forecast]
     told = [(took, f.created_s, f.bound_s) for took, f in pairs if f.created_s is not None and f.bound_s is not None]
     if not told:
         return None
-    errors = sorted(abs(took / foretold - 1.0) for took, foretold, _ in told)
+    errors = sorted(abs(took / forecast - 1.0) for took, forecast, _ in told)
     return Accuracy(quantile(errors, 0.5), sum(took <= bound for took, _, bound in told) / len(told), len(told))

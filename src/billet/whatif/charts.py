@@ -32,7 +32,7 @@ def steps(most: float) -> list[float]:
     return [n * step for n in range(floor(most / step * 1.0001) + 1)]
 
 
-class Frame:
+class ChartArea:
     """The axes of a chart, and where a point lies in it. `across` says what x is."""
 
     def __init__(
@@ -84,7 +84,7 @@ def curves(
     ends = [point for line in lines for point in line.points]
     highest = max((y for _, y in ends), default=1.0)
     furthest = max((x for x, _ in ends), default=1.0)
-    frame = Frame(title, furthest, highest if y_most is None else y_most, percent, across)
+    frame = ChartArea(title, furthest, highest if y_most is None else y_most, percent, across)
     for n, line in reversed(list(enumerate(lines))):
         path = " ".join(frame.at(x, y) for x, y in line.points)
         wide = THEIRS_PX if n else OURS_PX
@@ -100,7 +100,7 @@ def bands(title: str, x: Sequence[float], shares: Sequence[Sequence[float]], col
 
     `shares` are sorted from low to high, one row for each x.
     """
-    frame = Frame(title, max(x, default=1.0), 1.0)
+    frame = ChartArea(title, max(x, default=1.0), 1.0)
     for low, high, opacity in ((0.0, 1.0, 0.2), (0.1, 0.9, 0.45)):
         there = [frame.at(at, _quantile(row, high)) for at, row in zip(x, shares, strict=True)]
         back = [frame.at(at, _quantile(row, low)) for at, row in zip(x, shares, strict=True)]

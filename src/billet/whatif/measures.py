@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from billet.core.model import ZERO, Resources
-from billet.core.rebalance import cov
+from billet.core.questions.rebalance import cov
 from billet.core.scoring import utilisation
 
 TYPICAL = Resources(2, 8192)  # the microVM by which stranded room is measured
@@ -29,7 +29,7 @@ class Balance(NamedTuple):
     used: int
 
 
-class Refused(NamedTuple):
+class RefusedDemand(NamedTuple):
     """What found no host, of all that were wanted: shares of the microVMs, of their vCPUs, of the large ones.
     None: no large one was wanted."""
 
@@ -62,7 +62,7 @@ def balance(capacities: Sequence[Resources], taken: Sequence[Resources]) -> Bala
     )
 
 
-class Count:
+class Tally:
     """Counts what is wanted and what is refused."""
 
     def __init__(self) -> None:
@@ -78,9 +78,9 @@ class Count:
             self._wanted[n] += amount
             self._refused[n] += amount if refused else 0
 
-    def shares(self) -> Refused:
+    def shares(self) -> RefusedDemand:
         """As shares of what was wanted."""
         vms, vcpus, large = (
             no / all_ if all_ else None for no, all_ in zip(self._refused, self._wanted, strict=True)
         )
-        return Refused(vms or 0.0, vcpus or 0.0, large)
+        return RefusedDemand(vms or 0.0, vcpus or 0.0, large)

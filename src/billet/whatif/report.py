@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 
 from billet.whatif.charts import COLOURS, Line, bands, curves
-from billet.whatif.run import Result
+from billet.whatif.simulation import SimulationResult
 
 CURVE_POINTS = 200  # of the curve of a burst, however large that is
 LOWER = "Lower is better, but for Jain's index, whose best is 1."
@@ -56,7 +56,7 @@ def page(
     return "\n".join(body)
 
 
-def pictures(results: Sequence[Result]) -> dict[str, str]:
+def pictures(results: Sequence[SimulationResult]) -> dict[str, str]:
     """The charts of one workload, by name: load for each rule, and the rules beside each other."""
     uneven = "CoV of the dominant shares (0.6 and more at the top)"
     made = {"cov": _over_time(uneven, results, "cov", y_most=0.6, percent=False)}
@@ -84,7 +84,7 @@ def waited(took_s: Sequence[tuple[str, Sequence[float]]]) -> str:
 
 
 def _over_time(
-    title: str, results: Sequence[Result], part: str, y_most: float | None = None, percent: bool = True
+    title: str, results: Sequence[SimulationResult], part: str, y_most: float | None = None, percent: bool = True
 ) -> str:
     lines = [Line(r.rule, [(s.event, getattr(s.balance, part)) for s in r.samples]) for r in results]
     return curves(title, lines, y_most, percent)

@@ -14,10 +14,12 @@ from billet.core.model import ZERO, Auction, Resources
 from billet.core.policies import POLICIES
 from billet.core.ranking import draw
 from billet.core.scoring import Weights, utilisation
-from billet.whatif.fleet import Cheapest, Chooser, Fleet, Granting, Price
-from billet.whatif.late import LateBids, LatePrices
+from billet.whatif.late_reports import LateBids, LatePrices
+from billet.whatif.simulated_fleet import Cheapest, Chooser, Granting, Price, SimulatedFleet
 
-Pick = Callable[[Fleet, int, str, Resources], int | None]  # fleet, how many came before, name, demand -> host number
+Pick = Callable[
+    [SimulatedFleet, int, str, Resources], int | None
+]  # fleet, how many came before, name, demand -> host number
 
 
 # Rules that give each host a price; the lowest with room wins.
@@ -49,23 +51,23 @@ def kube_default(allocatable: Resources, taken: Resources, demand: Resources) ->
 # Rules that name a host outright.
 
 
-def static_list(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
+def static_list(fleet: SimulatedFleet, arrival: int, vm: str, demand: Resources) -> int | None:
     """CAPMVM's static list: crc32(name) mod hosts, whether it has room or not."""
     return _if_fits(fleet, crc32(vm.encode()) % len(fleet.ids), demand)
 
 
-def round_robin(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
+def round_robin(fleet: SimulatedFleet, arrival: int, vm: str, demand: Resources) -> int | None:
     """One host after another, whether it has room or not."""
-    return _if_fits(fleet, turn % len(fleet.ids), demand)
+    return _if_fits(fleet, arrival % len(fleet.ids), demand)
 
 
-def at_random(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
+def at_random(fleet: SimulatedFleet, arrival: int, vm: str, demand: Resources) -> int | None:
     """Any host with room."""
     able = _able(fleet, demand)
     return able[draw(vm, "") % len(able)] if able else None
 
 
-def power_of_two(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | None:
+def power_of_two(fleet: SimulatedFleet, arrival: int, vm: str, demand: Resources) -> int | None:
     """The less loaded of two hosts with room that are drawn (Mitzenmacher, IEEE TPDS 2001)."""
     able = _able(fleet, demand)
     if not able:
@@ -74,26 +76,26 @@ def power_of_two(fleet: Fleet, turn: int, vm: str, demand: Resources) -> int | N
     return min(two, key=lambda n: utilisation(fleet.capacities[n], fleet.taken(n), ZERO))
 
 
-def _able(fleet: Fleet, demand: Resources) -> list[int]:
+def _able(fleet: SimulatedFleet, demand: Resources) -> list[int]:
     return [n for n in range(len(fleet.ids)) if fleet.fits(n, demand)]
 
 
-def _if_fits(fleet: Fleet, n: int, demand: Resources) -> int | None:
+def _if_fits(fleet: SimulatedFleet, n: int, demand: Resources) -> int | None:
     return n if fleet.fits(n, demand) else None
 
 
 class Picking:
     """A rule that names a host, at work."""
 
-    def __init__(self, fleet: Fleet, pick: Pick) -> None:
+    def __init__(self, fleet: SimulatedFleet, pick: Pick) -> None:
         self._fleet = fleet
         self._pick = pick
-        self._turn = 0
+        self._arrivals = 0
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
         """The host it names, if that has room."""
-        n = self._pick(self._fleet, self._turn, vm, demand)
-        self._turn += 1
+        n = self._pick(self._fleet, self._arrivals, vm, demand)
+        self._arrivals += 1
         return None if n is None else self._fleet.ids[n]
 
 
@@ -101,8 +103,8 @@ class Rule(NamedTuple):
     """A rule as it is chosen on the command line."""
 
     title: str
-    start: Callable[[Fleet], Chooser]
-    late: Callable[[Fleet, int], Chooser] | None = None  # with late reports; None: it does not go by reports
+    start: Callable[[SimulatedFleet], Chooser]
+    late: Callable[[SimulatedFleet, int], Chooser] | None = None  # with late reports; None: it does not go by reports
 
 
 def _priced(title: str, price: Price) -> Rule:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from billet.core import wishes
+from billet.core import constraints as constraints
 from billet.core.errors import ConfigError, InvalidRequest
-from billet.core.model import NO_WISHES, Auction, Resources
+from billet.core.model import NO_CONSTRAINTS, Auction, Resources
 
 MOST_VMS = 1000  # slots of a host whose row does not say; the agent's own default of --max-vms
 
@@ -65,7 +65,7 @@ class Workload:
     traits: dict[str, Traits] = field(default_factory=dict)
 
     @property
-    def wishes(self) -> bool:
+    def constraints(self) -> bool:
         """Whether any of its microVMs wishes anything."""
         return any(isinstance(event, Create) and event.wanted for event in self.events)
 
@@ -226,10 +226,14 @@ def _wanted(name: str, demand: Resources, labels: Mapping[str, str]) -> Auction 
     if not labels:
         return None
     try:
-        wished = wishes.read(labels, name)
+        with_preferences = constraints.read(labels, name)
     except InvalidRequest as error:
         raise ValueError(error.text) from None
-    return Auction(name, "", name, demand, labels=labels, wishes=wished) if wished != NO_WISHES else None
+    return (
+        Auction(name, "", name, demand, labels=labels, constraints=with_preferences)
+        if with_preferences != NO_CONSTRAINTS
+        else None
+    )
 
 
 def _amount(row: Mapping[str, Any], vms: int) -> Resources:

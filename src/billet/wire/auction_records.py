@@ -8,28 +8,28 @@ from typing import Any
 
 import msgspec
 
-from billet.core.auction import foretold_by, with_room
-from billet.core.audit import Outcome
+from billet.core.accuracy import Outcome
+from billet.core.auction import forecast_of, with_room
+from billet.core.boots.pooling import pool
 from billet.core.errors import StoreCorrupt
-from billet.core.model import FORMULA, NO_WISHES, Auction, Bid, Foretold, HostView, Refusal, Score
-from billet.core.outlook import outlook
-from billet.core.record import Attempt, Gone, Record, prices
+from billet.core.model import FORMULA, NO_CONSTRAINTS, Auction, Bid, Forecast, HostView, Refusal, Score
+from billet.core.questions.record import Attempt, AuctionRecord, Gone, prices
 
-VERSION = FORMULA  # of others the prices are not known any more (core/record.py:ANOTHER_SCORE)
+VERSION = FORMULA  # of others the prices are not known any more (core/questions/record.py:ANOTHER_SCORE)
 OUTCOME_VERSION = 1
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
 
 _encoder = msgspec.json.Encoder()
-_decoder = msgspec.json.Decoder(Record)
+_decoder = msgspec.json.Decoder(AuctionRecord)
 _gone_decoder = msgspec.json.Decoder(Gone)
 
 
-def encode(record: Record) -> bytes:
+def encode(record: AuctionRecord) -> bytes:
     """To keep: NamedTuples as arrays, so that 36 bids take about 5 KiB."""
     return _encoder.encode(record)
 
 
-def decode(data: bytes) -> Record:
+def decode(data: bytes) -> AuctionRecord:
     """A record that was kept. Raises StoreCorrupt when it is none, or of a newer Billet."""
     try:
         record = _decoder.decode(data)
@@ -59,7 +59,7 @@ def decode_gone(data: bytes) -> Gone:
 
 def encode_outcome(outcome: Outcome) -> bytes:
     """To keep beside the records, and to send: with every field named, so that later versions can add some."""
-    named = outcome._asdict() | {"foretold": outcome.foretold._asdict()}
+    named = outcome._asdict() | {"forecast": outcome.forecast._asdict()}
     return _encoder.encode({"v": OUTCOME_VERSION, **named})
 
 
@@ -70,7 +70,7 @@ def decode_outcomes(kept: Iterable[bytes]) -> list[Outcome]:
         with suppress(msgspec.DecodeError, TypeError, KeyError, AttributeError):
             fields = msgspec.json.decode(data)
             if fields.pop("v") <= OUTCOME_VERSION:
-                outcomes.append(Outcome(**fields | {"foretold": Foretold(**fields["foretold"])}))
+                outcomes.append(Outcome(**fields | {"forecast": Forecast(**fields["forecast"])}))
     return outcomes
 
 
@@ -79,8 +79,10 @@ def readable(data: bytes) -> bytes:
     record = decode(data)
     auction: dict[str, Any] = msgspec.to_builtins(record.auction)
     auction["demand"] = record.auction.demand._asdict()
-    wishes = record.auction.wishes._asdict()
-    auction["wishes"] = {wish: value for wish, value in wishes.items() if value != getattr(NO_WISHES, wish)}
+    constraints = record.auction.constraints._asdict()
+    auction["constraints"] = {
+        preference: value for preference, value in constraints.items() if value != getattr(NO_CONSTRAINTS, preference)
+    }
     auction["images"] = [image._asdict() for image in record.auction.images]
     outcome = {
         "kind": record.outcome,
@@ -104,7 +106,7 @@ def readable(data: bytes) -> bytes:
     )
 
 
-def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
+def _attempt(record: AuctionRecord, attempt: Attempt) -> dict[str, Any]:
     priced = prices(record, attempt)
     refusals = [*attempt.refusals, *(price for price in priced.values() if isinstance(price, Refusal))]
     award = attempt.award
@@ -115,7 +117,7 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
             host_id: {
                 "allocatable": view.allocatable._asdict(),
                 "taken": view.taken._asdict(),
-                "kin": [kin._asdict() for kin in view.kin],
+                "peers": [peers._asdict() for peers in view.peers],
                 "discount": view.discount._asdict(),
             }
             for host_id, view in attempt.ledger.items()
@@ -124,14 +126,14 @@ def _attempt(record: Record, attempt: Attempt) -> dict[str, Any]:
         "priced": {host_id: price._asdict() for host_id, price in priced.items() if isinstance(price, Score)},
         "award": award._asdict() | {"score": award.score._asdict()} if award else None,
         "together": attempt.together,
-        "turn": attempt.turn,
+        "slot": attempt.slot,
         "shadow": attempt.shadow,
     }
 
 
-def _pulling(record: Record, attempt: Attempt) -> tuple[str, ...]:
+def _pulling(record: AuctionRecord, attempt: Attempt) -> tuple[str, ...]:
     bids, _ = with_room(record.auction, attempt.bids, attempt.ledger)
-    return outlook(bids, attempt.ledger, record.weights.delay_half_s).pulling
+    return pool(bids, attempt.ledger, record.weights.delay_half_s).pulling
 
 
 def _bid(bid: Bid, auction: Auction, ledger: Mapping[str, HostView]) -> dict[str, Any]:
@@ -144,5 +146,5 @@ def _bid(bid: Bid, auction: Auction, ledger: Mapping[str, HostView]) -> dict[str
         "missing": bid.missing,
         "coming": bid.coming,
         "formula": bid.formula,
-        "foretold": foretold_by(bid, auction, view)._asdict() if view else None,
+        "forecast": forecast_of(bid, auction, view)._asdict() if view else None,
     }

@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from billet.core.constraints import CLUSTER_LABEL, PLANE_LABEL, PREFIX, read
 from billet.core.errors import InvalidRequest
-from billet.core.model import NO_WISHES, Auction, Image, Observed, Resources, VmState
-from billet.core.wishes import CLUSTER_LABEL, PLANE_LABEL, PREFIX, read
+from billet.core.model import NO_CONSTRAINTS, Auction, Image, Observed, Resources, VmState
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
@@ -72,7 +72,7 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
             volume.source.HasField("virtiofs_source") for volume in [vm.root_volume, *vm.additional_volumes]
         ),
         labels=labels,
-        wishes=read(labels, vm.id, zone) if labels or zone else NO_WISHES,
+        constraints=read(labels, vm.id, zone) if labels or zone else NO_CONSTRAINTS,
         images=images(vm),
     )
 

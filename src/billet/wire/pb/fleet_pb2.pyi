@@ -226,9 +226,9 @@ class HostView(_message.Message):
     KVM_FIELD_NUMBER: _builtins.int
     PROVIDERS_FIELD_NUMBER: _builtins.int
     LACKS_FIELD_NUMBER: _builtins.int
-    AUDIT_DELAY_FIELD_NUMBER: _builtins.int
-    AUDIT_UTILISATION_FIELD_NUMBER: _builtins.int
-    SPREAD_FIELD_NUMBER: _builtins.int
+    DELAY_CORRECTION_FIELD_NUMBER: _builtins.int
+    UTILISATION_CORRECTION_FIELD_NUMBER: _builtins.int
+    UNCERTAINTY_FIELD_NUMBER: _builtins.int
     PULLS_FIELD_NUMBER: _builtins.int
     BOOTS_SEEN_FIELD_NUMBER: _builtins.int
     PULLS_SEEN_FIELD_NUMBER: _builtins.int
@@ -272,10 +272,10 @@ class HostView(_message.Message):
     """unpacked, as containerd says"""
     cpu_model: _builtins.str
     kvm: _builtins.bool
-    audit_delay: _builtins.float
+    delay_correction: _builtins.float
     """What its bids are corrected by, because they have been wrong; 0 = not. The seconds are multiplied, the score raised."""
-    audit_utilisation: _builtins.float
-    spread: _builtins.float
+    utilisation_correction: _builtins.float
+    uncertainty: _builtins.float
     """The rest of what its bids carry (link.proto), so that it can be priced as the leader would.
     how far what comes strays from what it foretells
     """
@@ -327,16 +327,16 @@ class HostView(_message.Message):
         kvm: _builtins.bool | None = ...,
         providers: _abc.Iterable[_builtins.str] | None = ...,
         lacks: _abc.Iterable[_builtins.str] | None = ...,
-        audit_delay: _builtins.float = ...,
-        audit_utilisation: _builtins.float = ...,
-        spread: _builtins.float | None = ...,
+        delay_correction: _builtins.float = ...,
+        utilisation_correction: _builtins.float = ...,
+        uncertainty: _builtins.float | None = ...,
         pulls: _builtins.int = ...,
         boots_seen: _builtins.float = ...,
         pulls_seen: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "spread", b"spread", "taken", b"taken", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "taken", b"taken", "uncertainty", b"uncertainty", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "audit_delay", b"audit_delay", "audit_utilisation", b"audit_utilisation", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "labels", b"labels", "lacks", b"lacks", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "spread", b"spread", "state", b"state", "taken", b"taken", "utilisation", b"utilisation", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "delay_correction", b"delay_correction", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "labels", b"labels", "lacks", b"lacks", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
     _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015
@@ -358,8 +358,8 @@ class HostView(_message.Message):
     _WhichOneofArgType__pressure: _TypeAlias = _typing.Literal["_pressure", b"_pressure"]  # noqa: Y015
     _WhichOneofReturnType__pull_s: _TypeAlias = _typing.Literal["pull_s"]  # noqa: Y015
     _WhichOneofArgType__pull_s: _TypeAlias = _typing.Literal["_pull_s", b"_pull_s"]  # noqa: Y015
-    _WhichOneofReturnType__spread: _TypeAlias = _typing.Literal["spread"]  # noqa: Y015
-    _WhichOneofArgType__spread: _TypeAlias = _typing.Literal["_spread", b"_spread"]  # noqa: Y015
+    _WhichOneofReturnType__uncertainty: _TypeAlias = _typing.Literal["uncertainty"]  # noqa: Y015
+    _WhichOneofArgType__uncertainty: _TypeAlias = _typing.Literal["_uncertainty", b"_uncertainty"]  # noqa: Y015
     _WhichOneofReturnType__volumes_free_mib: _TypeAlias = _typing.Literal["volumes_free_mib"]  # noqa: Y015
     _WhichOneofArgType__volumes_free_mib: _TypeAlias = _typing.Literal["_volumes_free_mib", b"_volumes_free_mib"]  # noqa: Y015
     @_typing.overload
@@ -383,7 +383,7 @@ class HostView(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pull_s) -> _WhichOneofReturnType__pull_s | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__spread) -> _WhichOneofReturnType__spread | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uncertainty) -> _WhichOneofReturnType__uncertainty | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__volumes_free_mib) -> _WhichOneofReturnType__volumes_free_mib | None: ...
 
@@ -633,7 +633,7 @@ class RecordsReply(_message.Message):
 Global___RecordsReply: _TypeAlias = RecordsReply  # noqa: Y015
 
 @_typing.final
-class AuditRequest(_message.Message):
+class AccuracyRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     HOST_FIELD_NUMBER: _builtins.int
@@ -650,10 +650,10 @@ class AuditRequest(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AuditRequest: _TypeAlias = AuditRequest  # noqa: Y015
+Global___AccuracyRequest: _TypeAlias = AccuracyRequest  # noqa: Y015
 
 @_typing.final
-class AuditReply(_message.Message):
+class AccuracyReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     OUTCOME_JSON_FIELD_NUMBER: _builtins.int
@@ -662,7 +662,7 @@ class AuditReply(_message.Message):
     """who has seen them: the leader, since it leads, and what it had on record"""
     @_builtins.property
     def outcome_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """by host, the oldest first; core/audit.py has the fields"""
+        """by host, the oldest first; core/accuracy.py has the fields"""
 
     def __init__(
         self,
@@ -676,7 +676,7 @@ class AuditReply(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___AuditReply: _TypeAlias = AuditReply  # noqa: Y015
+Global___AccuracyReply: _TypeAlias = AccuracyReply  # noqa: Y015
 
 @_typing.final
 class ChangeHostRequest(_message.Message):

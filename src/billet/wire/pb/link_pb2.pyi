@@ -61,7 +61,7 @@ class Facts(_message.Message):
     BOOT_S_FIELD_NUMBER: _builtins.int
     AHEAD_S_FIELD_NUMBER: _builtins.int
     PULL_S_FIELD_NUMBER: _builtins.int
-    SPREAD_FIELD_NUMBER: _builtins.int
+    UNCERTAINTY_FIELD_NUMBER: _builtins.int
     PULLS_FIELD_NUMBER: _builtins.int
     BOOTS_SEEN_FIELD_NUMBER: _builtins.int
     PULLS_SEEN_FIELD_NUMBER: _builtins.int
@@ -70,7 +70,7 @@ class Facts(_message.Message):
     boot_s: _builtins.float
     ahead_s: _builtins.float
     pull_s: _builtins.float
-    spread: _builtins.float
+    uncertainty: _builtins.float
     pulls: _builtins.int
     boots_seen: _builtins.float
     pulls_seen: _builtins.float
@@ -82,14 +82,14 @@ class Facts(_message.Message):
         boot_s: _builtins.float = ...,
         ahead_s: _builtins.float | None = ...,
         pull_s: _builtins.float | None = ...,
-        spread: _builtins.float | None = ...,
+        uncertainty: _builtins.float | None = ...,
         pulls: _builtins.int = ...,
         boots_seen: _builtins.float = ...,
         pulls_seen: _builtins.float = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "ahead_s", b"ahead_s", "pressure", b"pressure", "pull_s", b"pull_s", "spread", b"spread"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "ahead_s", b"ahead_s", "pressure", b"pressure", "pull_s", b"pull_s", "uncertainty", b"uncertainty"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_spread", b"_spread", "ahead_s", b"ahead_s", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "pending", b"pending", "pressure", b"pressure", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "spread", b"spread"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "ahead_s", b"ahead_s", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "pending", b"pending", "pressure", b"pressure", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "uncertainty", b"uncertainty"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
     _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015
@@ -97,8 +97,8 @@ class Facts(_message.Message):
     _WhichOneofArgType__pressure: _TypeAlias = _typing.Literal["_pressure", b"_pressure"]  # noqa: Y015
     _WhichOneofReturnType__pull_s: _TypeAlias = _typing.Literal["pull_s"]  # noqa: Y015
     _WhichOneofArgType__pull_s: _TypeAlias = _typing.Literal["_pull_s", b"_pull_s"]  # noqa: Y015
-    _WhichOneofReturnType__spread: _TypeAlias = _typing.Literal["spread"]  # noqa: Y015
-    _WhichOneofArgType__spread: _TypeAlias = _typing.Literal["_spread", b"_spread"]  # noqa: Y015
+    _WhichOneofReturnType__uncertainty: _TypeAlias = _typing.Literal["uncertainty"]  # noqa: Y015
+    _WhichOneofArgType__uncertainty: _TypeAlias = _typing.Literal["_uncertainty", b"_uncertainty"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ahead_s) -> _WhichOneofReturnType__ahead_s | None: ...
     @_typing.overload
@@ -106,7 +106,7 @@ class Facts(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pull_s) -> _WhichOneofReturnType__pull_s | None: ...
     @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__spread) -> _WhichOneofReturnType__spread | None: ...
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__uncertainty) -> _WhichOneofReturnType__uncertainty | None: ...
 
 Global___Facts: _TypeAlias = Facts  # noqa: Y015
 
@@ -128,7 +128,7 @@ class Up(_message.Message):
     @_builtins.property
     def report(self) -> Global___Report: ...
     @_builtins.property
-    def inventory(self) -> Global___Inventory: ...
+    def inventory(self) -> Global___InventoryUpdate: ...
     @_builtins.property
     def bids(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bids]: ...
     @_builtins.property
@@ -138,7 +138,7 @@ class Up(_message.Message):
         *,
         hello: Global___Hello | None = ...,
         report: Global___Report | None = ...,
-        inventory: Global___Inventory | None = ...,
+        inventory: Global___InventoryUpdate | None = ...,
         bids: _abc.Iterable[Global___Bids] | None = ...,
         answers: _abc.Iterable[Global___Answer] | None = ...,
     ) -> None: ...
@@ -351,7 +351,7 @@ class MachineFacts(_message.Message):
 Global___MachineFacts: _TypeAlias = MachineFacts  # noqa: Y015
 
 @_typing.final
-class Inventory(_message.Message):
+class InventoryUpdate(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FULL_FIELD_NUMBER: _builtins.int
@@ -383,7 +383,7 @@ class Inventory(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Inventory: _TypeAlias = Inventory  # noqa: Y015
+Global___InventoryUpdate: _TypeAlias = InventoryUpdate  # noqa: Y015
 
 @_typing.final
 class MicroVM(_message.Message):

@@ -1,0 +1,238 @@
+"""Billet's own service: the hosts, the placements, and why an auction went as it did."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol
+
+from billet.core.errors import InvalidRequest
+from billet.core.model import NO_DISCOUNT, ZERO, Host, HostView, Placement, PlacementState, Resources
+from billet.core.scoring import utilisation
+from billet.leader.leadership import Leadership
+from billet.leader.operator import Operator
+from billet.ports import Answer, Report
+from billet.wire.auction_records import encode_outcome, readable
+from billet.wire.flintlock import parse
+from billet.wire.pb import fleet_pb2 as pb
+
+SERVICE = "billet.v1.Fleet"
+HOSTS = f"/{SERVICE}/Hosts"
+PLACEMENTS = f"/{SERVICE}/Placements"
+EXPLAIN = f"/{SERVICE}/Explain"
+RECORDS = f"/{SERVICE}/Records"
+ACCURACY = f"/{SERVICE}/Accuracy"
+CHANGE_HOST = f"/{SERVICE}/ChangeHost"
+UNREACHABLE = "UNREACHABLE"  # flintlockd has no such state: the host is not connected
+
+PAGE = 200  # records of 36 bids each stay below the 4 MB that grpc takes by default
+MOST_PAGE = 500
+
+Method = Callable[[bytes, float, Mapping[str, str]], Awaitable[Answer]]
+
+
+class Records(Protocol):
+    """What a server keeps of the auctions that it held (store/auction_log.py)."""
+
+    def find(self, name: str) -> list[bytes]:
+        """The records of one microVM, the newest first."""
+
+    def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
+        """Some of the records, or of the ends of microVMs, the oldest first, and where to go on."""
+
+
+class Nothing:
+    """Records, where none are kept."""
+
+    def find(self, name: str) -> list[bytes]:
+        """See Records."""
+        return []
+
+    def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
+        """See Records."""
+        return [], 0
+
+
+def fleet_methods(leadership: Leadership, records: Records, server: str) -> dict[str, Method]:
+    """The service's methods by their full names. `server` is whose records they are."""
+    fleet = _Fleet(leadership, records, server)
+    return {
+        HOSTS: fleet.hosts,
+        PLACEMENTS: fleet.placements,
+        EXPLAIN: fleet.explain,
+        RECORDS: fleet.kept,
+        ACCURACY: fleet.accuracy,
+        CHANGE_HOST: fleet.change_host,
+    }
+
+
+class _Fleet:
+    """The service. What takes long is written down in a thread: on the event loop it would hold up every auction."""
+
+    def __init__(self, leadership: Leadership, records: Records, server: str) -> None:
+        self._leadership = leadership
+        self._records = records
+        self._server = server
+
+    async def hosts(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        leadership = self._leadership
+        views = [host_view(leadership, host) for _, host in sorted(leadership.ledger.state.hosts.items())]
+        weights = leadership.rules.weights._asdict()
+        policy = weights.pop("policy")
+        return Answer(pb.HostsReply(hosts=views, policy=policy, weights=weights).SerializeToString())
+
+    async def placements(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        wanted = parse(pb.PlacementsRequest, request)
+        found = [p for p in self._leadership.ledger.state.placements.values() if _passes(p, wanted)]
+        found.sort(key=lambda p: (p.namespace, p.name, p.uid))
+        views = [placement_view(self._leadership, placement) for placement in found]
+        return Answer(pb.PlacementsReply(placements=views).SerializeToString())
+
+    async def explain(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        key = parse(pb.ExplainRequest, request).key
+
+        def written() -> bytes:
+            return pb.ExplainReply(record_json=map(readable, self._records.find(key))).SerializeToString()
+
+        return Answer(await asyncio.to_thread(written))  # thousands of a name whose controller tries again and again
+
+    async def kept(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        wanted = parse(pb.RecordsRequest, request)
+        limit = min(max(wanted.limit, 0) or PAGE, MOST_PAGE)
+        if wanted.key:
+            found, more = await asyncio.to_thread(self._records.find, wanted.key), 0
+        else:
+            found, more = await asyncio.to_thread(self._records.page, wanted.after, limit, wanted.gone)
+        return Answer(pb.RecordsReply(record=found, next=more, server=self._server).SerializeToString())
+
+    async def accuracy(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        wanted = parse(pb.AccuracyRequest, request).host
+        outcomes = sorted(self._leadership.accuracy.outcomes.items())
+        kept = [outcome for host_id, of_host in outcomes if wanted in ("", host_id) for outcome in of_host]
+
+        def written() -> bytes:
+            return pb.AccuracyReply(outcome_json=map(encode_outcome, kept), server=self._server).SerializeToString()
+
+        return Answer(await asyncio.to_thread(written))  # half a million of a thousand hosts
+
+    async def change_host(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        leadership, wanted = self._leadership, parse(pb.ChangeHostRequest, request)
+        # An operator who goes away does not stop it between its commit and the ledger.
+        released = await asyncio.shield(_change(Operator(leadership.ledger, leadership.reconciler), wanted))
+        host = leadership.ledger.state.hosts.get(wanted.host)
+        view = host_view(leadership, host) if host else None
+        return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())
+
+
+async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:
+    """Do it; returns how many microVMs a fence has released."""
+    match wanted.verb:
+        case pb.CORDON | pb.UNCORDON:
+            await operator.cordon(wanted.host, wanted.verb == pb.CORDON)
+        case pb.FENCE:
+            return await operator.fence(wanted.host)
+        case pb.REMOVE:
+            await operator.remove(wanted.host, wanted.gone)
+        case _:
+            raise InvalidRequest("say what to do to the host: CORDON, UNCORDON, FENCE or REMOVE")
+    return 0
+
+
+def host_view(leadership: Leadership, host: Host) -> pb.HostView:
+    """One host: what the ledger counts, and what its last report said."""
+    taken = leadership.ledger.state.taken.get(host.id, ZERO)
+    seen = leadership.reconciler.seen.get(host.id)
+    view = pb.HostView(
+        id=host.id,
+        zone=host.zone,
+        state=_state(leadership, host),
+        allocatable=_resources(host.allocatable),
+        taken=_resources(taken),
+        utilisation=min(utilisation(host.allocatable, taken, ZERO), 1e9),
+        labels=dict(host.labels),
+        report_age_s=-1.0,
+        cordoned=host.cordoned,
+        connected=seen is not None,
+    )
+    discount = leadership.accuracy.discounted({host.id: HostView(host.allocatable, taken)})[host.id].discount
+    if discount != NO_DISCOUNT:
+        view.delay_correction, view.utilisation_correction = discount
+    if seen and seen.report:
+        report = seen.report
+        view.MergeFrom(_facts(report))
+        view.cpu_share, view.memory_used_mib, view.failed = report.cpu_share, report.memory_used_mib, report.failed
+        view.report_age_s = leadership.reconciler.age_s(seen)
+    return view
+
+
+def _facts(report: Report) -> pb.HostView:
+    """What only the host knows, as far as it can be had."""
+    facts, machine = report.facts, report.machine
+    return pb.HostView(
+        pressure=facts.pressure,
+        pending=facts.pending,
+        boot_s=facts.boot_s,
+        ahead_s=facts.ahead_s,
+        pull_s=facts.pull_s,
+        uncertainty=facts.uncertainty,
+        pulls=facts.pulls,
+        boots_seen=facts.boots_seen,
+        pulls_seen=facts.pulls_seen,
+        cpu_stall=report.stalls.cpu,
+        memory_stall=report.stalls.memory,
+        io_stall=report.stalls.io,
+        memory_free_mib=report.memory_free_mib,
+        volumes_free_mib=report.volumes_free_mib,
+        images=report.images,
+        cpu_model=machine.cpu_model,
+        kvm=machine.kvm,
+        providers=machine.providers or (),
+        lacks=machine.lacks,
+    )
+
+
+def placement_view(leadership: Leadership, placement: Placement) -> pb.PlacementView:
+    """One placement, with the state that its host last showed."""
+    seen = leadership.reconciler.seen.get(placement.host)
+    row = seen.rows.get(placement.uid) if seen else None
+    return pb.PlacementView(
+        uid=placement.uid,
+        namespace=placement.namespace,
+        name=placement.name,
+        host=placement.host,
+        state=placement.state.value,
+        vm_state=UNREACHABLE if seen is None else row.state.name if row else "",
+        vcpu=placement.demand.vcpu,
+        memory_mib=placement.demand.memory_mib,
+        disk_mib=placement.demand.disk_mib,
+        score=placement.score,
+        runner_up=placement.runner_up,
+        adopted=placement.adopted,
+        changed_at_s=placement.changed_at_s,
+        labels=placement.labels,
+    )
+
+
+def _passes(placement: Placement, wanted: pb.PlacementsRequest) -> bool:
+    return (
+        wanted.namespace in ("", placement.namespace)
+        and wanted.name in ("", placement.name)
+        and wanted.host in ("", placement.host)
+        and (wanted.fenced or placement.state is not PlacementState.FENCED)
+        and placement.state is not PlacementState.GONE
+    )
+
+
+def _state(leadership: Leadership, host: Host) -> pb.HostState.ValueType:
+    seen = leadership.reconciler.seen.get(host.id)
+    if host.fenced:
+        return pb.FENCED
+    if seen is None:
+        return pb.AWAY
+    if not seen.complete or (seen.report and not seen.report.daemon_ok):
+        return pb.DAEMON_DOWN
+    return pb.CORDONED if host.cordoned else pb.READY
+
+
+def _resources(value: Resources) -> pb.Resources:
+    return pb.Resources(vcpu=value.vcpu, memory_mib=value.memory_mib, disk_mib=value.disk_mib, vms=value.vms)

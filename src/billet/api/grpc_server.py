@@ -1,0 +1,228 @@
+"""The gRPC server: Flintlock's service, Fleet, reflection and health, as bytes in front of a Backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from hmac import compare_digest
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from billet.api import fleet_service as fleet
+from billet.core.errors import BilletError, HostVerdict, LeaderLost
+from billet.ports import Backend
+from billet.wire import flintlock as wire
+from billet.wire import tls
+from billet.wire.auth import check_basic
+from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL, ZONE
+from billet.wire.pb import fleet_pb2, flintlock_pb2
+from billet.wire.reflection import METHODS, reflection_handler
+
+log = structlog.get_logger()
+
+UNARY = frozenset(
+    {
+        wire.CREATE,
+        wire.DELETE,
+        wire.GET,
+        wire.LIST,
+        wire.SERVER_INFO,
+        fleet.HOSTS,
+        fleet.PLACEMENTS,
+        fleet.EXPLAIN,
+        fleet.RECORDS,
+        fleet.ACCURACY,
+        fleet.CHANGE_HOST,
+    }
+)
+HEALTH = (f"/{health.SERVICE_NAME}/Check", f"/{health.SERVICE_NAME}/Watch")
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+FOREVER_S = 1e6  # a call without a deadline
+QUIET_S = 0.1  # a call that gRPC has taken reaches us within this time
+
+if TYPE_CHECKING:  # at run time grpc's classes take no parameters
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GrpcServer:
+    """One listening gRPC server in front of a Backend.
+
+    `token` is what clients must show, "" for nothing; `proof` what another server shows that passes a call on.
+    `zone` is what this address stands for: creates that come through it wish it. "" for every zone.
+    """
+
+    def __init__(self, backend: Backend, token: str, proof: str, zone: str = "") -> None:
+        self._backend = backend
+        self._proof = proof
+        self._zone = {ZONE: zone} if zone else {}
+        self._calls = 0  # in flight, those of health apart
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._health = health.aio.HealthServicer()
+        interceptors = [BasicAuth(token)] if token else []
+        # Without this a second server on the same port would silently share it.
+        self._server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
+        self._server.add_generic_rpc_handlers((_Handlers(self),))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        services = [
+            flintlock_pb2.DESCRIPTOR.services_by_name["MicroVM"].full_name,
+            fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name,
+            health.SERVICE_NAME,
+        ]
+        self.reflection = reflection_handler(services)
+
+    async def listen(self, endpoint: str, settings: tls.TlsSettings) -> int:
+        """Begin to serve; returns the port. RuntimeError when it is taken."""
+        credentials = tls.server_credentials(settings)
+        port = (
+            self._server.add_secure_port(endpoint, credentials)
+            if credentials
+            else self._server.add_insecure_port(endpoint)
+        )
+        await self._server.start()
+        return port
+
+    async def serving(self, yes: bool) -> None:
+        """What gRPC health says."""
+        status = health_pb2.HealthCheckResponse.SERVING if yes else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", wire.SERVICE):
+            await self._health.set(service, status)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls and let those in flight finish. Whoever only watches our health is not waited for."""
+        stopping = asyncio.create_task(self._server.stop(grace_s))
+        quiet = asyncio.create_task(self._quiet())
+        await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
+        await self._server.stop(None)
+        quiet.cancel()
+        await stopping
+
+    async def _quiet(self) -> None:
+        """Return when nothing is in flight, nor about to be: to stop then would cancel what gRPC has just taken."""
+        while True:
+            await self._idle.wait()
+            await asyncio.sleep(QUIET_S)
+            if self._idle.is_set():
+                return
+
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        self._calls += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            if not self._calls:
+                self._idle.set()
+
+    def _metadata(self, context: Context) -> dict[str, str]:
+        """The call's metadata; what only servers may say to each other counts only from one that can prove it."""
+        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        if compare_digest(metadata.get(FORWARDED, "").encode(), self._proof.encode()):
+            return metadata
+        return {key: value for key, value in metadata.items() if key not in INTERNAL} | self._zone
+
+    async def unary(self, method: str, request: bytes, context: Context) -> bytes:
+        """A call with one message each way."""
+        left_s = context.time_remaining()
+        try:
+            with self._in_flight():
+                answer = await self._backend.unary(
+                    method, request, FOREVER_S if left_s is None else left_s, self._metadata(context)
+                )
+        except Exception as error:
+            await _abort(context, method, error)
+            raise
+        if answer.trailers:
+            context.set_trailing_metadata(answer.trailers)
+        return answer.payload
+
+    async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        """Any other call."""
+        try:
+            with self._in_flight():
+                replies = self._backend.stream(method, requests, context.time_remaining(), self._metadata(context))
+                async for reply in replies:
+                    yield reply
+        except Exception as error:
+            await _abort(context, method, error)
+            raise
+
+
+class _Handlers(grpc.GenericRpcHandler):
+    """Every method there is, by its name."""
+
+    def __init__(self, grpc_server: GrpcServer) -> None:
+        self._grpc_server = grpc_server
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """The handler of a method; None leaves health to its own."""
+        method = handler_call_details.method
+        if method in UNARY:
+            return grpc.unary_unary_rpc_method_handler(_unary(self._grpc_server, method))
+        if method in METHODS:
+            return self._grpc_server.reflection
+        if method in HEALTH:
+            return None
+        return grpc.stream_stream_rpc_method_handler(_stream(self._grpc_server, method))
+
+
+def _unary(grpc_server: GrpcServer, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    async def call(request: bytes, context: Context) -> bytes:
+        return await grpc_server.unary(method, request, context)
+
+    return call
+
+
+def _stream(grpc_server: GrpcServer, method: str) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
+    async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+        async for reply in grpc_server.stream(method, requests, context):  # gRPC wants a generator function here
+            yield reply
+
+    return call
+
+
+class BasicAuth(grpc.aio.ServerInterceptor):
+    """flintlockd's Basic authentication, in front of everything but health, which load balancers ask bare."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Let the call through, or answer it with UNAUTHENTICATED."""
+        given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
+        problem = check_basic(given if isinstance(given, str) else None, self._token)
+        if problem is None or handler_call_details.method in HEALTH:
+            return await continuation(handler_call_details)
+
+        async def refuse(request: bytes, context: Context) -> bytes:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, problem or "")
+            return b""
+
+        return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+async def _abort(context: Context, method: str, error: Exception) -> None:
+    """End the call with the error's code and text; what nobody foresaw is logged and says no more than that."""
+    match error:
+        case HostVerdict():
+            code, text = error.status, error.text
+        case BilletError():
+            code, text = int(error.code), error.text
+        case grpc.aio.AbortError() | asyncio.CancelledError():
+            return
+        case _:
+            log.exception("unexpected error", method=method)
+            code, text = 13, "internal error; the server's log has the details"
+    answered = () if isinstance(error, LeaderLost) else ((ANSWERED, "1"),)
+    await context.abort(CODES[code], text, answered)

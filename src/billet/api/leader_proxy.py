@@ -1,0 +1,170 @@
+"""What clients of this server meet: whoever leads answers them. While nobody does, they wait instead of failing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
+from typing import Any
+
+from billet.api import fleet_service as fleet
+from billet.core.errors import (
+    Away,
+    BilletError,
+    Code,
+    HostVerdict,
+    LeaderLost,
+    OutcomeUnknown,
+    StaleTerm,
+    StoreError,
+    Uncertain,
+)
+from billet.ports import Answer, Backend
+from billet.wire import flintlock as wire
+from billet.wire.headers import FORWARDED, TOKEN
+
+READS = frozenset({wire.GET, wire.LIST, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS, fleet.ACCURACY})
+PAUSE_S = 0.1  # before the same leader is tried again
+LED_S = 1.0  # who has kept a call for so long did lead
+NOBODY = "no server leads at the moment; try again"
+STALE_AFTER_S = 2.0  # how long a read waits for a leader before an old answer will do
+
+Token = Callable[[bytes, Mapping[str, str]], str]
+
+
+class LeaderProxy:
+    """ports.Backend for this server's clients, and for other servers' that take it for the leader.
+
+    A call whose leader is lost is sent again to the next one. That is safe for reads; for a create because it keeps
+    its token, by which a host recognises what it has already; and for a delete because one that finds nothing after
+    another may have got through has done its work.
+    """
+
+    def __init__(self, token: Token, hold_s: float) -> None:
+        """`token` names a create from its request and metadata; `hold_s` is the longest wait for a leader."""
+        self.stale: Backend | None = None  # answers reads as well as it can while nobody leads
+        self.own_stale: Backend | None = None  # the same from what this server knows, for the others
+        self._token = token
+        self._hold_s = hold_s
+        self._backend: Backend | None = None
+        self._leads = False
+        self._why = NOBODY
+        self._moved = asyncio.Event()  # set, and replaced by a new one, at every change of the leader
+
+    def route(self, backend: Backend | None, leads: bool = False) -> None:
+        """From now on this one answers: this server's own when it `leads`, else the way to the leader, or nobody."""
+        if backend is self._backend:
+            return
+        self._backend, self._leads = backend, leads
+        if backend:
+            self._why = NOBODY
+        moved, self._moved = self._moved, asyncio.Event()
+        moved.set()
+
+    def trouble(self, why: str) -> None:
+        """Why nobody leads, for those who have waited in vain."""
+        self._why = why
+
+    @property
+    def serving(self) -> bool:
+        """Whether somebody answers at this moment."""
+        return self._backend is not None
+
+    async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """See ports.Backend."""
+        if FORWARDED in metadata:
+            return await self._for_another_server(method, request, timeout_s, metadata)
+        if method == wire.CREATE:
+            metadata = {**metadata, TOKEN: self._token(request, metadata)}
+        return await self._steadily(method, request, timeout_s, metadata)
+
+    async def stream(
+        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+    ) -> AsyncIterator[bytes]:
+        """See ports.Backend. Waits for a leader to begin with; a stream that breaks is the client's to open anew."""
+        loop = asyncio.get_running_loop()
+        given_up_s = loop.time() + min(self._hold_s, self._hold_s if timeout_s is None else timeout_s)
+        while self._backend is None or (FORWARDED in metadata and not self._leads):
+            if FORWARDED in metadata or not await self._until_moved(self._moved, given_up_s):
+                raise LeaderLost(self._why)
+        async for reply in self._backend.stream(method, requests, timeout_s, metadata):
+            yield reply
+
+    async def _steadily(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """Try until there is an answer, the client's time is over, or nobody has led for `hold_s`."""
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
+        led_s = begun_s  # when somebody led last, as far as this call knows
+        tried = False
+        while True:
+            moved, left_s = self._moved, timeout_s - (loop.time() - begun_s)
+            backend = self._backend
+            if backend is None and method in READS and loop.time() - begun_s > STALE_AFTER_S:
+                backend = self.stale
+            asked_s = loop.time()
+            if backend:
+                try:
+                    return await _unless(moved, backend.unary(method, request, left_s, metadata))
+                except HostVerdict as verdict:
+                    if tried and method == wire.DELETE and verdict.status == Code.UNKNOWN and _says_gone(verdict):
+                        return Answer(b"")
+                    raise
+                except BilletError as failure:
+                    if not _lost(failure, moved):
+                        raise
+                    tried = True
+                    if loop.time() - asked_s > LED_S:
+                        led_s = loop.time()
+            until_s = min(begun_s + timeout_s, led_s + self._hold_s)
+            if loop.time() >= until_s:
+                raise LeaderLost(self._why)
+            await self._until_moved(moved, min(until_s, loop.time() + PAUSE_S))
+
+    async def _for_another_server(
+        self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]
+    ) -> Answer:
+        """Answered here or not at all: the server that asks knows by itself whom to try next."""
+        backend, moved = self._backend, self._moved
+        if backend is None and self.own_stale and method in READS:
+            return await self.own_stale.unary(method, request, timeout_s, metadata)
+        if backend is None or not self._leads:
+            raise LeaderLost(self._why)
+        try:
+            return await _unless(moved, backend.unary(method, request, timeout_s, metadata))
+        except BilletError as failure:
+            if _lost(failure, moved):
+                raise LeaderLost(failure.text) from None
+            raise
+
+    @staticmethod
+    async def _until_moved(moved: asyncio.Event, until_s: float) -> bool:
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until_s):
+                await moved.wait()
+        return moved.is_set()
+
+
+async def _unless(moved: asyncio.Event, answering: Coroutine[Any, Any, Answer]) -> Answer:
+    """The answer; LeaderLost as soon as another leads, however long the old one would keep us waiting."""
+    answer = asyncio.ensure_future(answering)
+    move = asyncio.ensure_future(moved.wait())
+    try:
+        await asyncio.wait((answer, move), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done() or answer.cancelled():  # closing the connection cancels the calls on it
+            raise LeaderLost("the leader has changed")
+        return answer.result()
+    finally:
+        for task in (answer, move):
+            task.cancel()
+        await asyncio.wait((answer, move))
+
+
+def _lost(failure: BilletError, moved: asyncio.Event) -> bool:
+    """Whether a failure says no more than that its leader leads no longer."""
+    if isinstance(failure, LeaderLost | StaleTerm | OutcomeUnknown):
+        return True
+    return moved.is_set() and isinstance(failure, Away | Uncertain | StoreError)
+
+
+def _says_gone(verdict: HostVerdict) -> bool:
+    return "not found" in verdict.text

@@ -1,0 +1,43 @@
+"""Reads while nobody leads: from what this server knew when it last led, and from the hosts, who are still there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+
+from billet.api.flintlock_service import FlintlockService
+from billet.api.leader_proxy import READS
+from billet.core.errors import Away, HostVerdict, LeaderLost
+from billet.ports import Answer
+from billet.wire import flintlock as wire
+from billet.wire.headers import STALE
+
+
+class StaleReads:
+    """ports.Backend for reads only. Every answer says in a trailer how old the knowledge behind it is."""
+
+    def __init__(self, service: FlintlockService, ended_s: float, monotonic_s: Callable[[], float]) -> None:
+        """`ended_s` is when the reign of `service` ended, by the same clock."""
+        self._service = service
+        self._ended_s = ended_s
+        self._monotonic_s = monotonic_s
+
+    async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """See ports.Backend."""
+        if method not in READS:
+            raise LeaderLost("no server leads at the moment; try again")
+        try:
+            answer = await self._service.unary(method, request, timeout_s, metadata)
+        except HostVerdict:
+            if method == wire.GET and not self._service.knows(wire.read_uid(request)):
+                # A leader that we do not hear of may have placed it on a host that we do not know.
+                raise Away("no server leads, and no host that was known before has this microVM") from None
+            raise
+        age_s = self._monotonic_s() - self._ended_s
+        return Answer(answer.payload, (*answer.trailers, (STALE, f"{age_s:.1f}")))
+
+    async def stream(
+        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+    ) -> AsyncIterator[bytes]:
+        """See ports.Backend."""
+        raise LeaderLost("no server leads at the moment; try again")
+        yield b""

@@ -1,1 +1,0 @@
-"""WHO acts, and in which order: asyncio over ports only."""

@@ -1,0 +1,244 @@
+"""Which microVMs would have to be made again elsewhere to even out the fleet: few moves, the best one first.
+
+Flintlock cannot migrate. A move is a Delete, and a Create by the microVM's controller, which a new auction places:
+so a move is only proposed where the score itself would now choose another host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import sqrt
+from typing import NamedTuple
+
+from billet.core.auction import patient
+from billet.core.constraints import violation, with_preferences
+from billet.core.groups import Counted, Groups, domain, peers_on
+from billet.core.model import (
+    NO_CONSTRAINTS,
+    ZERO,
+    Auction,
+    Constraints,
+    Facts,
+    Host,
+    HostView,
+    Placement,
+    PlacementState,
+    Resources,
+    Score,
+)
+from billet.core.scoring import PATIENT, USUAL, Weights, price, utilisation
+
+NOWHERE = float("inf")
+NO_OFFER = Score(NOWHERE, 0.0, 0.0, 0.0, preference=NOWHERE)
+
+
+class Resident(NamedTuple):
+    """A microVM on a host, NAMESPACE/NAME; only one that is `evictable` may be moved, and only as it wishes."""
+
+    uid: str
+    name: str
+    host: str
+    demand: Resources
+    evictable: bool
+    constraints: Constraints = NO_CONSTRAINTS
+    labels: Mapping[str, str] = {}
+
+    @property
+    def namespace(self) -> str:
+        """Of its groups."""
+        return self.name.partition("/")[0]
+
+
+class Move(NamedTuple):
+    """One microVM from its host to the one that would win it now; `cov` is the evenness after it."""
+
+    uid: str
+    name: str
+    source: str
+    target: str
+    demand: Resources
+    cov: float
+
+
+class Asked(NamedTuple):
+    """What the price of a microVM on a host depends on; the soft wishes come on top of it."""
+
+    demand: Resources
+    policy: str
+    patient: bool
+
+
+class Place(NamedTuple):
+    """A host that takes part: what it may promise and has promised, and what its last report said."""
+
+    view: HostView
+    facts: Facts
+
+
+def cov(shares: Sequence[float]) -> float:
+    """The coefficient of variation of hosts' dominant shares: 0 = all alike."""
+    mean = sum(shares) / len(shares) if shares else 0.0
+    if not mean:
+        return 0.0
+    return sqrt(max(0.0, sum(share * share for share in shares) / len(shares) - mean * mean)) / mean
+
+
+def evenness(places: Mapping[str, Place]) -> float:
+    """`cov` of these hosts as they are."""
+    return cov([_share(place.view.allocatable, place.view.taken) for place in places.values()])
+
+
+def plan(
+    places: Mapping[str, Place],
+    residents: Sequence[Resident],
+    weights: Weights,
+    most: int,
+    least_gain: float,
+    hosts: Mapping[str, Host] | None = None,
+) -> list[Move]:
+    """Greedy: at each step the move after which the fleet is most even, while each gains `least_gain` of CoV.
+
+    `residents` are all that count in groups, also on hosts that take no part; `hosts` says what may be wished of
+    them. Invariant: no step makes the fleet less even, every target has room and is not the source, nobody moves
+    twice, hard wishes are granted, and no soft wish is granted less than it would be on the source.
+    """
+    trial = _Trial(places, residents, hosts or {}, weights)
+    staying = {resident.uid: resident for resident in residents if resident.evictable and resident.host in places}
+    moves: list[Move] = []
+    while len(moves) < most:
+        best = min(trial.moves(staying.values()), key=lambda move: (move.cov, move.uid), default=None)
+        if best is None or trial.cov() - best.cov < least_gain:
+            return moves
+        trial.make(best, staying.pop(best.uid))
+        moves.append(best)
+    return moves
+
+
+class _Trial:
+    """The fleet as it would be after some moves."""
+
+    def __init__(
+        self,
+        places: Mapping[str, Place],
+        residents: Iterable[Resident],
+        hosts: Mapping[str, Host],
+        weights: Weights,
+    ) -> None:
+        self._places = places
+        self._hosts = hosts
+        self._weights = weights
+        self._groups = Groups()
+        for resident in residents:
+            self._groups.add(_placement(resident), self._zone(resident.host))
+        self.taken = {host_id: place.view.taken for host_id, place in places.items()}
+        self._shares = {host_id: self._share(host_id, ZERO) for host_id in places}
+        self._prices: dict[Asked, dict[str, float]] = {}  # and then by host
+
+    def cov(self) -> float:
+        return cov(list(self._shares.values()))
+
+    def moves(self, residents: Iterable[Resident]) -> Iterator[Move]:
+        """The move of one microVM of each kind on each host, to where it would go."""
+        known = sorted(residents, key=lambda resident: resident.uid, reverse=True)
+        alike = {
+            (r.host, r.demand, r.constraints, r.namespace if r.constraints != NO_CONSTRAINTS else ""): r
+            for r in known
+        }
+        for resident in alike.values():
+            source, demand = resident.host, resident.demand
+            target = self._target(resident)
+            if target:
+                after = self._cov_after(source, target, demand)
+                yield Move(resident.uid, resident.name, source, target, demand, after)
+
+    def make(self, move: Move, resident: Resident) -> None:
+        """Take it as made."""
+        self._groups.remove(_placement(resident), self._zone(move.source))
+        self._groups.add(_placement(resident._replace(host=move.target)), self._zone(move.target))
+        self.taken[move.source] = self.taken[move.source].minus(move.demand)
+        self.taken[move.target] = self.taken[move.target].plus(move.demand)
+        changed = (move.source, move.target)
+        self._shares |= {host_id: self._share(host_id, ZERO) for host_id in changed}
+        for asked, prices in self._prices.items():
+            anew = {host_id: self._price(host_id, self.taken[host_id], asked) for host_id in changed}
+            self._prices[asked] = _ascending(prices | anew)
+
+    def _target(self, resident: Resident) -> str:
+        """Who would win it once it is gone from its host; "" when that is the same host again, or nobody."""
+        source, demand, constraints = resident.host, resident.demand, resident.constraints
+        asked = Asked(demand, constraints.policy, patient(constraints))
+        prices = self._prices_of(asked)
+        again = self._price(source, self.taken[source].minus(demand), asked)
+        if constraints != NO_CONSTRAINTS:
+            return self._required_host(resident, prices, again)
+        target = next((host_id for host_id in prices if host_id != source), "")
+        return target if target and prices[target] < again else ""
+
+    def _required_host(self, resident: Resident, prices: Mapping[str, float], again: float) -> str:
+        """The same for one that wishes something. Where that would be less granted it stays: "" again."""
+        placement, zone = _placement(resident), self._zone(resident.host)
+        self._groups.remove(placement, zone)
+        auction = Auction(
+            resident.uid, placement.namespace, placement.name, resident.demand, constraints=resident.constraints
+        )
+        counted = self._groups.counted(auction)
+        here = best = self._offer(auction, counted, resident.host, again)
+        target = ""
+        for host_id, total in prices.items():
+            if total >= best.total:
+                break  # a soft wish only adds to it, and all that follow are dearer
+            if host_id != resident.host:
+                offer = self._offer(auction, counted, host_id, total)
+                if offer.total < best.total:
+                    best, target = offer, host_id
+        self._groups.add(placement, zone)
+        return target if best.preference <= here.preference else ""
+
+    def _offer(self, auction: Auction, counted: Sequence[Counted], host_id: str, total: float) -> Score:
+        """A price with the soft wishes added; NO_OFFER where a hard one is not granted."""
+        host = self._hosts.get(host_id)
+        if (host and violation(host, auction.constraints)) or self._groups.apart(auction, host_id):
+            return NO_OFFER
+        peers = peers_on(counted, host_id, self._zone(host_id))
+        return with_preferences(Score(total, total, 0.0, 0.0), peers, self._weights)
+
+    def _prices_of(self, asked: Asked) -> dict[str, float]:
+        """What every host would ask, the lowest first."""
+        prices = self._prices.get(asked)
+        if prices is None:
+            prices = _ascending({h: self._price(h, self.taken[h], asked) for h in self._places})
+            self._prices[asked] = prices
+        return prices
+
+    def _zone(self, host_id: str) -> str:
+        return domain(host_id, self._hosts.get(host_id))
+
+    def _cov_after(self, source: str, target: str, demand: Resources) -> float:
+        less = Resources(*(-amount for amount in demand))
+        changed = {source: self._share(source, less), target: self._share(target, demand)}
+        return cov(list((self._shares | changed).values()))
+
+    def _share(self, host_id: str, more: Resources) -> float:
+        return _share(self._places[host_id].view.allocatable, self.taken[host_id].plus(more))
+
+    def _price(self, host_id: str, taken: Resources, asked: Asked) -> float:
+        view, facts = self._places[host_id]
+        room, weights = view.allocatable, self._weights.under(asked.policy)
+        if view.cordoned or view.fenced or not room.minus(taken).covers(asked.demand):
+            return NOWHERE
+        wait = PATIENT if asked.patient else USUAL
+        return price(room, taken, asked.demand, facts, weights, 0, view.discount, wait).total
+
+
+def _share(allocatable: Resources, taken: Resources) -> float:
+    return utilisation(allocatable, taken, ZERO)
+
+
+def _ascending(prices: Mapping[str, float]) -> dict[str, float]:
+    return dict(sorted(prices.items(), key=lambda item: item[1]))
+
+
+def _placement(resident: Resident) -> Placement:
+    namespace, _, name = resident.name.partition("/")
+    state, labels = PlacementState.STARTED, resident.labels
+    return Placement(resident.uid, namespace, name, resident.demand, resident.host, state, labels=labels)

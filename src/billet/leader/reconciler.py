@@ -1,0 +1,322 @@
+"""The leader's second loop: what the hosts show becomes what the ledger says (promise 6)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.model import Host, Observed, Placement
+from billet.core.reconcile import expired, is_clean, is_released, is_reservation, overdue, release, repair, to_delete
+from billet.core.state import Change, PutPlacement, holds_room
+from billet.leader.deletes import Delete, Deletes
+from billet.leader.ledger import Ledger
+from billet.leader.presence import Presence
+from billet.ports import Clock, InventoryUpdate, Report
+
+log = structlog.get_logger()
+
+SWEEP_S = 30.0  # every host is looked at again this often at the least, whether it said something or not
+CHUNK = 100  # changes in one commit: these need not be written together, and a store takes only so many at once
+RETRY_S = 1.0  # after the store refused
+# An agent that lives redials within this time, after its link broke or a new leader began. Sooner, nobody can tell
+# a dead host from one that is on its way.
+SURELY_AWAY_S = 5.0
+WATCH_S = 1.0  # how often the time that hosts have been away is looked at, where that matters
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one connected host has told."""
+
+    host: Host
+    rows: dict[str, Observed] = field(default_factory=dict)  # by uid
+    creating: set[str] = field(default_factory=set)  # tokens
+    dirty: set[str] = field(default_factory=set)  # uids to look at
+    complete: bool = False  # a full inventory has come
+    report: Report | None = None
+    reported_at_s: float = 0.0  # monotonic
+
+
+class Reconciler:
+    """Level-triggered: it compares what is shown with what is promised, whatever was heard or missed between."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        clock: Clock,
+        resolve_after_s: float,
+        keep_lost_s: float,
+        delete: Delete,
+        fence_after_s: float = 0.0,
+    ) -> None:
+        self.seen: dict[str, Seen] = {}
+        self.ready = Presence()
+        self._ledger = ledger
+        self._clock = clock
+        self._resolve_after_s = resolve_after_s
+        # Reservations are given up at sweeps, so that these must not come much later than they are due.
+        self._sweep_s = min(SWEEP_S, max(resolve_after_s / 2, 1.0))
+        self._keep_lost_s = keep_lost_s
+        self._fence_after_s = fence_after_s  # 0 = never without the operator
+        self._deletes = Deletes(delete)
+        self._dirty: set[str] = set()  # hosts to look at
+        self._fencing: dict[str, asyncio.Event] = {}  # hosts to release; set when it is done, or the reign is over
+        self._idle_since_s: dict[str, dict[str, float]] = {}  # monotonic, by host and reservation
+        self._begun_s = clock.monotonic_s()
+        self._watch_at_s = 0.0
+        self._left_s: dict[str, float] = {}  # when a host's link broke, monotonic
+
+    # What the link tells (ports.HostsListener).
+
+    def joined(self, host: Host) -> None:
+        """A host said hello."""
+        self.seen[host.id] = Seen(host)
+        self.ready.expect(host.id)
+        self._look_at(host.id)
+
+    def reported(self, host_id: str, report: Report) -> None:
+        """A host measured itself."""
+        seen = self.seen.get(host_id)
+        if seen:
+            seen.report, seen.reported_at_s = report, self._clock.monotonic_s()
+            if not report.daemon_ok:  # what it does not show may be there all the same
+                self._idle_since_s.pop(host_id, None)
+
+    def observed(self, host_id: str, inventory: InventoryUpdate) -> None:
+        """A host's microVMs changed; or, in full, this is all there is."""
+        seen = self.seen.get(host_id)
+        if seen is None:
+            return
+        if inventory.full:
+            seen.dirty.update(seen.rows, self._uids_in_ledger(host_id))
+            seen.rows.clear()
+            seen.complete = True
+        for row in inventory.seen:
+            seen.rows[row.uid] = row
+            seen.dirty.add(row.uid)
+        for uid in inventory.gone:
+            seen.rows.pop(uid, None)
+            seen.dirty.add(uid)
+        seen.creating = set(inventory.creating)
+        self._look_at(host_id)
+
+    def left(self, host_id: str) -> None:
+        """A host's link broke. Its room stays taken, and nothing is said of its microVMs."""
+        self.seen.pop(host_id, None)
+        self.ready.discard(host_id)
+        self._dirty.discard(host_id)
+        self._left_s[host_id] = self._clock.monotonic_s()
+
+    def age_s(self, seen: Seen) -> float:
+        """Seconds since a host's last report."""
+        return self._clock.monotonic_s() - seen.reported_at_s
+
+    def away_s(self, host_id: str) -> float | None:
+        """For how long a host has not been connected, as far as this reign knows; None for one that is."""
+        if host_id in self.seen:
+            return None
+        return self._clock.monotonic_s() - self._left_s.get(host_id, self._begun_s)
+
+    async def fence(self, host_id: str) -> None:
+        """Declare an absent host dead; return once its placements are released, or the reign is over."""
+        done = self._fencing.setdefault(host_id, asyncio.Event())
+        self._ledger.stir.set()
+        await done.wait()
+
+    def _look_at(self, host_id: str) -> None:
+        self._dirty.add(host_id)
+        self._ledger.stir.set()
+
+    # The loop.
+
+    async def run(self) -> None:
+        """Until the reign is over."""
+        next_sweep_s = self._clock.monotonic_s() + self._sweep_s
+        try:
+            while not self._ledger.over.is_set():
+                now_s = self._clock.monotonic_s()
+                sweep = now_s >= next_sweep_s
+                if sweep:
+                    next_sweep_s = now_s + self._sweep_s
+                self._ledger.stir.clear()
+                self._fence_the_overdue()
+                refused = await self._pass(sorted(self.seen if sweep else self._dirty), sweep)
+                pause_s = RETRY_S if refused else max(next_sweep_s - now_s, 0.0)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(min(pause_s, WATCH_S) if self._fence_after_s else pause_s):
+                        await self._ledger.stir.wait()
+        finally:
+            for done in self._fencing.values():
+                done.set()
+            await self._deletes.close()
+
+    async def _pass(self, host_ids: list[str], sweep: bool) -> bool:
+        """Look at these hosts, all at once. True when the store refused something, to be tried again.
+
+        Nobody else brings a host's placements in line, and a host is released or looked at, never both at once.
+        """
+        looks = [self._reconcile_host(host_id, self.seen[host_id], sweep) for host_id in host_ids
+                 if host_id not in self._fencing]  # fmt: skip
+        releases = [self._release(host_id) for host_id in self._fencing]
+        return any(await asyncio.gather(*looks, *releases))
+
+    def _fence_the_overdue(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if not self._fence_after_s or now_s < self._watch_at_s:
+            return
+        self._watch_at_s = now_s + WATCH_S  # a look at all hosts, not for every create that stirs the loop
+        state = self._ledger.state
+        away_s = {host_id: away for host_id in state.hosts if (away := self.away_s(host_id)) is not None}
+        for host_id in overdue(state, away_s, max(self._fence_after_s, SURELY_AWAY_S)):
+            if host_id not in self._fencing:
+                log.warning("fencing a host that has been away too long", host=host_id, away_s=round(away_s[host_id]))
+                self._fencing[host_id] = asyncio.Event()
+
+    async def _release(self, host_id: str) -> bool:
+        """Fence a host: no new awards, then its placements are declared gone. True when the store refused.
+
+        What somebody has in hand is waited for; that ends promptly, because the host's link is gone.
+        """
+        ledger = self._ledger
+        try:
+            known = ledger.state.hosts.get(host_id)
+            if known and not known.fenced and host_id in self.seen:
+                log.warning("a host has come back before it was fenced, and is not", host=host_id)
+                self._fencing.pop(host_id).set()
+                ledger.stir.set()  # it may be looked at again
+                return False
+            await ledger.amend(host_id, lambda known: replace(known, fenced=True) if known else None)
+            changes = release(ledger.state, host_id, ledger.in_hand, self._clock.now_s())
+            for start in range(0, len(changes), CHUNK):
+                await ledger.finish(changes[start : start + CHUNK])
+        except (StaleTerm, OutcomeUnknown):
+            return False
+        except StoreError as error:
+            log.warning("the store did not take a fence; trying again", host=host_id, error=error.text)
+            return True
+        if is_released(ledger.state, host_id):
+            log.warning("a host is fenced", host=host_id, released=len(changes))
+            self._fencing.pop(host_id).set()
+            ledger.stir.set()  # should it be back already, it is looked at now
+        return False
+
+    async def _reconcile_host(self, host_id: str, seen: Seen, sweep: bool) -> bool:
+        """Bring one host's placements and what it shows together. True when the store refused."""
+        uids: set[str] = set()
+        try:
+            await self._ledger.amend(host_id, lambda known: _with_marks(seen.host, known))
+            if self.seen.get(host_id) is not seen:
+                return False  # it has connected anew meanwhile
+            fenced = self._ledger.state.hosts[host_id].fenced
+            # From here to the changes nothing may be awaited: they are about what the host shows at one moment.
+            uids, seen.dirty = seen.dirty, set()
+            if sweep and seen.complete:
+                uids.update(seen.rows, self._uids_in_ledger(host_id))
+            seen.dirty |= self._in_hand(seen, uids)
+            await self._write(self._changes(host_id, seen, uids, sweep or fenced))
+            if fenced and seen.complete and is_clean(self._ledger.state, host_id):
+                await self._ledger.amend(host_id, lambda known: replace(known, fenced=False) if known else None)
+                log.info("a fenced host is clean and may bid again", host=host_id)
+        except (StaleTerm, OutcomeUnknown):
+            return False
+        except StoreError as error:
+            log.warning("the store did not take what a host shows; trying again", host=host_id, error=error.text)
+            seen.dirty |= uids
+            return True
+        if self.seen.get(host_id) is seen:
+            self._follow_up(host_id, seen, uids)
+            if not seen.dirty:
+                self._dirty.discard(host_id)
+        return False
+
+    def _follow_up(self, host_id: str, seen: Seen, uids: Iterable[str]) -> None:
+        """What a host may do, and has to do, now that the ledger says what it shows."""
+        state, in_hand = self._ledger.state, self._ledger.in_hand
+        if not seen.complete:
+            return
+        self._deletes.want(host_id, to_delete(state, host_id, seen.rows, sorted(uids), in_hand))
+        host = state.hosts.get(host_id)
+        if host and not host.fenced:
+            self.ready.add(host_id)
+
+    def _changes(self, host_id: str, seen: Seen, uids: Iterable[str], expire: bool) -> list[Change]:
+        if not seen.complete:
+            return []
+        state, in_hand, now_s = self._ledger.state, self._ledger.in_hand, self._clock.now_s()
+        changes = repair(state, host_id, seen.rows, sorted(uids), in_hand, now_s)
+        if expire and (seen.report is None or seen.report.daemon_ok):
+            changes += expired(
+                state,
+                host_id,
+                seen.rows,
+                seen.creating,
+                in_hand,
+                self._idle_s(host_id, seen),
+                now_s,
+                self._resolve_after_s,
+                self._keep_lost_s,
+            )
+        return changes
+
+    def _idle_s(self, host_id: str, seen: Seen) -> dict[str, float]:
+        """For how long each reservation on a host has been in nobody's hands, as far as this reign has looked."""
+        state, now_s = self._ledger.state, self._clock.monotonic_s()
+        before = self._idle_since_s.get(host_id, {})
+        since = self._idle_since_s[host_id] = {
+            placement_id: before.get(placement_id, now_s)
+            for placement_id in state.on_host.get(host_id, ())
+            if is_reservation(state.placements[placement_id])
+            and placement_id not in self._ledger.in_hand
+            and placement_id not in seen.creating
+        }
+        return {placement_id: now_s - since_s for placement_id, since_s in since.items()}
+
+    async def _write(self, changes: list[Change]) -> None:
+        """New microVMs take room before they are written, what is gone gives it back after."""
+        claims: list[PutPlacement] = []
+        others: list[Change] = []
+        for change in changes:
+            if isinstance(change, PutPlacement) and self._takes_room(change.placement):
+                claims.append(change)
+            else:
+                others.append(change)
+        for start in range(0, len(others), CHUNK):
+            await self._ledger.finish(others[start : start + CHUNK])
+        for start in range(0, len(claims), CHUNK):
+            await self._ledger.claim(claims[start : start + CHUNK])
+
+    def _takes_room(self, placement: Placement) -> bool:
+        old = self._ledger.state.placements.get(placement.id)
+        if old and old.host != placement.host:
+            log.warning(
+                "another host shows this microVM now: has its host a new name, or one flintlockd two agents?",
+                uid=placement.uid, before=old.host, now=placement.host,
+            )  # fmt: skip
+        known = old and holds_room(old) and (old.host, old.demand) == (placement.host, placement.demand)
+        return holds_room(placement) and not known
+
+    def _in_hand(self, seen: Seen, uids: set[str]) -> set[str]:
+        """Those of the uids that were left alone, to be looked at when whoever has them in hand is done."""
+        state, in_hand = self._ledger.state, self._ledger.in_hand
+        held = set()
+        for uid in uids:
+            placement = state.of_uid(uid)
+            row = seen.rows.get(uid)
+            if (placement and placement.id in in_hand) or (row and row.token in in_hand):
+                held.add(uid)
+        return held
+
+    def _uids_in_ledger(self, host_id: str) -> set[str]:
+        state = self._ledger.state
+        placements = (state.placements[placement_id] for placement_id in state.on_host.get(host_id, ()))
+        return {placement.uid for placement in placements if placement.uid}
+
+
+def _with_marks(told: Host, known: Host | None) -> Host:
+    """A host as it describes itself, with what the operator and the reconciler have made of it."""
+    return replace(told, cordoned=known.cordoned, fenced=known.fenced) if known else told

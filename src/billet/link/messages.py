@@ -1,0 +1,358 @@
+"""The agents' link: core values to and from its protobuf messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import isfinite
+from typing import TypeVar
+
+from billet.core.model import (
+    FORMULA,
+    NO_CONSTRAINTS,
+    UNCERTAINTY,
+    Auction,
+    Bid,
+    Constraints,
+    Facts,
+    Host,
+    Image,
+    Observed,
+    Reason,
+    Refusal,
+    Resources,
+    Score,
+    VmState,
+)
+from billet.core.pressure import Stalls
+from billet.core.scoring import Weights
+from billet.ports import Created, Denied, InventoryUpdate, MachineFacts, NotTaken, Outcome, Report, Unknown
+from billet.wire.pb import link_pb2 as pb
+
+T = TypeVar("T")
+NO_SENSE = "its bid makes no sense"
+LARGEST = 1e12  # of what a host says of itself; as seconds 30,000 years
+
+
+def put_resources(value: Resources) -> pb.Resources:
+    """Resources as a message."""
+    return pb.Resources(vcpu=value.vcpu, memory_mib=value.memory_mib, disk_mib=value.disk_mib, vms=value.vms)
+
+
+def get_resources(message: pb.Resources) -> Resources:
+    """Resources of a message."""
+    return Resources(message.vcpu, message.memory_mib, message.disk_mib, message.vms)
+
+
+def put_facts(value: Facts) -> pb.Facts:
+    """Facts as a message."""
+    return pb.Facts(**value._asdict())
+
+
+def get_facts(message: pb.Facts) -> Facts:
+    """Facts of a message."""
+    return Facts(
+        message.pressure if message.HasField("pressure") else None,
+        message.pending,
+        message.boot_s,
+        message.ahead_s if message.HasField("ahead_s") else None,
+        message.pull_s if message.HasField("pull_s") else None,
+        message.uncertainty if message.HasField("uncertainty") else UNCERTAINTY,
+        message.pulls,
+        message.boots_seen,
+        message.pulls_seen,
+    )
+
+
+def put_welcome(term: int, weights: Weights) -> pb.Welcome:
+    """The leader's welcome, with the weights that bids go by."""
+    return pb.Welcome(
+        term=term,
+        pressure_weight=weights.pressure,
+        delay_weight=weights.delay,
+        delay_half_s=weights.delay_half_s,
+        policy=weights.policy,
+        shape_weight=weights.shape,
+    )
+
+
+def get_weights(message: pb.Welcome) -> Weights:
+    """The weights of a welcome."""
+    return Weights(
+        message.pressure_weight, message.delay_weight, message.delay_half_s, message.policy, message.shape_weight
+    )
+
+
+def put_hello(host: Host, version: str, instance: str, term: int) -> pb.Hello:
+    """What an agent says first."""
+    return pb.Hello(
+        host=host.id,
+        capacity=put_resources(host.capacity),
+        allocatable=put_resources(host.allocatable),
+        zone=host.zone,
+        labels=dict(host.labels),
+        provider=host.provider,
+        version=version,
+        instance=instance,
+        term=term,
+    )
+
+
+def get_hello(message: pb.Hello) -> Host:
+    """The host that says hello."""
+    return Host(
+        id=message.host,
+        capacity=get_resources(message.capacity),
+        allocatable=get_resources(message.allocatable),
+        zone=message.zone,
+        labels=dict(message.labels),
+        provider=message.provider,
+    )
+
+
+def put_report(value: Report) -> pb.Report:
+    """A report as a message."""
+    return pb.Report(
+        facts=put_facts(value.facts),
+        cpu_share=value.cpu_share,
+        memory_used_mib=value.memory_used_mib,
+        disk_free_mib=value.disk_free_mib,
+        vms=value.vms,
+        failed=value.failed,
+        daemon_ok=value.daemon_ok,
+        interval_s=value.interval_s,
+        taken=put_resources(value.taken),
+        cpu_stall=value.stalls.cpu,
+        memory_stall=value.stalls.memory,
+        io_stall=value.stalls.io,
+        memory_free_mib=value.memory_free_mib,
+        volumes_free_mib=value.volumes_free_mib,
+        images=value.images,
+        machine=put_machine(value.machine),
+    )
+
+
+def put_machine(value: MachineFacts) -> pb.MachineFacts:
+    """What a machine is, as a message."""
+    return pb.MachineFacts(
+        cpu_model=value.cpu_model,
+        kvm=value.kvm,
+        providers_known=value.providers is not None,
+        providers=value.providers or (),
+        lacks=value.lacks,
+    )
+
+
+def get_machine(message: pb.MachineFacts) -> MachineFacts:
+    """What a machine is."""
+    return MachineFacts(
+        message.cpu_model if message.HasField("cpu_model") else None,
+        message.kvm if message.HasField("kvm") else None,
+        tuple(message.providers) if message.providers_known else None,
+        tuple(message.lacks),
+    )
+
+
+def get_report(message: pb.Report) -> Report:
+    """The report of a message."""
+    return Report(
+        facts=get_facts(message.facts),
+        cpu_share=message.cpu_share,
+        memory_used_mib=message.memory_used_mib,
+        disk_free_mib=message.disk_free_mib,
+        vms=message.vms,
+        failed=message.failed,
+        daemon_ok=message.daemon_ok,
+        interval_s=message.interval_s,
+        taken=get_resources(message.taken),
+        stalls=Stalls(
+            message.cpu_stall if message.HasField("cpu_stall") else None,
+            message.memory_stall if message.HasField("memory_stall") else None,
+            message.io_stall if message.HasField("io_stall") else None,
+        ),
+        memory_free_mib=message.memory_free_mib if message.HasField("memory_free_mib") else None,
+        volumes_free_mib=message.volumes_free_mib if message.HasField("volumes_free_mib") else None,
+        images=message.images if message.HasField("images") else None,
+        machine=get_machine(message.machine),
+    )
+
+
+def put_inventory(value: InventoryUpdate) -> pb.InventoryUpdate:
+    """An inventory as a message."""
+    return pb.InventoryUpdate(
+        full=value.full,
+        seen=[
+            pb.MicroVM(
+                uid=row.uid,
+                namespace=row.namespace,
+                name=row.name,
+                demand=put_resources(row.demand),
+                state=row.state.value,
+                token=row.token,
+                retry=row.retry,
+            )
+            for row in value.seen
+        ],
+        gone=value.gone,
+        creating=value.creating,
+    )
+
+
+def get_inventory(message: pb.InventoryUpdate) -> InventoryUpdate:
+    """The inventory of a message."""
+    seen = [
+        Observed(
+            row.uid,
+            row.namespace,
+            row.name,
+            get_resources(row.demand),
+            VmState(row.state),
+            row.token,
+            row.retry,
+        )
+        for row in message.seen
+    ]
+    return InventoryUpdate(message.full, seen, list(message.gone), list(message.creating))
+
+
+def put_call(number: int, lots: Iterable[tuple[int, Auction]]) -> pb.Call:
+    """A call for bids on these lots (an auction's number in the round), in columns."""
+    call = pb.Call(round=number)
+    for lot, auction in lots:
+        call.lot.append(lot)
+        call.vcpu.append(auction.demand.vcpu)
+        call.memory_mib.append(auction.demand.memory_mib)
+        call.disk_mib.append(auction.demand.disk_mib)
+        call.provider.append(auction.provider)
+        call.needs_macvtap.append(auction.needs_macvtap)
+        call.needs_virtiofs.append(auction.needs_virtiofs)
+        call.policy.append(auction.constraints.policy)
+        call.images.add(
+            volumes=[image.ref for image in auction.images if not image.kernel],
+            kernels=[image.ref for image in auction.images if image.kernel],
+        )
+    return call
+
+
+def get_call(call: pb.Call) -> list[tuple[int, Auction]]:
+    """The lots of a call. Of an auction the hosts learn what bidding needs, not whose it is.
+
+    Of its wishes they need the policy only: the others the leader's ledger answers.
+    """
+    columns = zip(
+        call.lot,
+        call.vcpu,
+        call.memory_mib,
+        call.disk_mib,
+        call.provider,
+        call.needs_macvtap,
+        call.needs_virtiofs,
+        _later(call.policy, "", call.lot),
+        (get_images(images) for images in _later(call.images, pb.Images(), call.lot)),
+        strict=True,
+    )
+    return [
+        (
+            lot,
+            Auction(
+                "", "", "", Resources(cpu, mib, disk, 1), provider, macvtap, virtiofs,
+                constraints=_constraints(policy), images=images,
+            ),
+        )
+        for lot, cpu, mib, disk, provider, macvtap, virtiofs, policy, images in columns
+    ]  # fmt: skip
+
+
+def _later(column: Sequence[T], default: T, lots: Sequence[int]) -> Sequence[T]:
+    """A column that a Billet from before it does not send: servers and agents are upgraded in any order."""
+    return column or [default] * len(lots)
+
+
+def _constraints(policy: str) -> Constraints:
+    return Constraints(policy=policy) if policy else NO_CONSTRAINTS
+
+
+def get_images(message: pb.Images) -> tuple[Image, ...]:
+    """The images of a lot."""
+    volumes = [Image(ref) for ref in message.volumes]
+    return tuple(volumes + [Image(ref, kernel=True) for ref in message.kernels])
+
+
+def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bids:
+    """One host's answers. All bids of a round have the same basis, facts and pressure."""
+    message = pb.Bids(round=number, formula=FORMULA)
+    first = True
+    for lot, answer in answers:
+        if isinstance(answer, Refusal):
+            message.refusals.append(put_refusal(answer, lot))
+            continue
+        if first:
+            first = False
+            message.basis.CopyFrom(put_resources(answer.basis))
+            message.facts.CopyFrom(put_facts(answer.facts))
+            message.pressure_part = answer.score.pressure
+        message.lot.append(lot)
+        message.utilisation.append(answer.score.utilisation)
+        message.shape.append(answer.score.shape)
+        message.delay.append(answer.score.delay)
+        message.missing.append(answer.missing)
+        message.coming.append(answer.coming)
+    return message
+
+
+def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
+    """The answers of one host, by lot. A bid that is no number, or tells of less than nothing, is none."""
+    basis, facts = get_resources(message.basis), get_facts(message.facts)
+    pressure, sound = message.pressure_part, _make_sense(facts)
+    delays, images = _later(message.delay, 0.0, message.lot), _later(message.missing, 0, message.lot)
+    pulled = _later(message.coming, facts.pulls, message.lot)  # who does not say which ones: any may be of this lot
+    columns = zip(message.lot, message.utilisation, message.shape, delays, images, pulled, strict=True)
+    answers: list[tuple[int, Bid | Refusal]] = []
+    for lot, share, shape, delay, missing, coming in columns:
+        score = Score(share + shape + pressure + delay, share, pressure, delay, shape)
+        if sound and isfinite(score.total) and min(score) >= 0.0:
+            answers.append((lot, Bid(host_id, score, basis, facts, missing, coming, message.formula)))
+        else:
+            answers.append((lot, Refusal(host_id, Reason.DECLINED, NO_SENSE)))
+    answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
+    return answers
+
+
+def _make_sense(facts: Facts) -> bool:
+    """Neither below 0 nor so large that its square is no number."""
+    return all(fact is None or 0 <= fact <= LARGEST for fact in facts)
+
+
+def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:
+    """A refusal as a message."""
+    return pb.Refusal(lot=lot, reason=refusal.reason.name, detail=refusal.detail)
+
+
+def get_refusal(host_id: str, message: pb.Refusal) -> Refusal:
+    """The refusal of a message; a reason that a newer agent knows and we do not counts as DECLINED."""
+    known = message.reason in Reason.__members__
+    reason = Reason[message.reason] if known else Reason.DECLINED
+    return Refusal(host_id, reason, message.detail if known else f"{message.reason} {message.detail}".strip())
+
+
+def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
+    """What became of a create."""
+    match outcome:
+        case Created(uid, reply):
+            return pb.Answer(order=order, uid=uid, payload=reply)
+        case Denied(code, text):
+            return pb.Answer(order=order, code=code, text=text)
+        case NotTaken(refusal):
+            return pb.Answer(order=order, kind=pb.Answer.NOT_TAKEN, refusal=put_refusal(refusal))
+        case Unknown(text):
+            return pb.Answer(order=order, kind=pb.Answer.UNKNOWN, text=text)
+
+
+def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
+    """What became of a create."""
+    if answer.kind == pb.Answer.NOT_TAKEN:
+        return NotTaken(get_refusal(host_id, answer.refusal))
+    if answer.kind == pb.Answer.UNKNOWN:
+        return Unknown(answer.text)
+    if answer.code == 0:
+        return Created(answer.uid, answer.payload)
+    return Denied(answer.code, answer.text)

@@ -1,0 +1,195 @@
+"""Calls for bids: auctions that wait together share a round, and a round is one message per host."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from billet.core.model import Auction, Bid, Reason, Refusal
+from billet.link import messages as wire
+from billet.wire.pb import link_pb2 as pb
+
+GAP_S = 0.01  # while a round is out, auctions wait for its end, and this long at most, and share the next one
+
+
+class Bidder(Protocol):
+    """One connected host, as a round sees it."""
+
+    host_id: str
+    late: bool  # it missed the end of a round, and nobody waits for it until it answers again
+
+    def put_bytes(self, serialised: bytes) -> None:
+        """Send a message, soon."""
+
+
+@dataclass(slots=True)
+class Lot:
+    """One auction waiting for its bids."""
+
+    auction: Auction
+    host_ids: Sequence[str]
+    bids: asyncio.Future[list[Bid | Refusal]]
+    answers: list[Bid | Refusal] = field(default_factory=list)
+
+    @property
+    def has_bid(self) -> bool:
+        """Whether it could be awarded."""
+        return any(isinstance(answer, Bid) for answer in self.answers)
+
+
+@dataclass(slots=True)
+class Round:
+    """Lots that were called out together. `unheard` are the hosts that have not answered, `waiting` those of them
+    that answered lately, and so are worth waiting for."""
+
+    lots: list[Lot]
+    asked: set[str]
+    unheard: set[str]
+    waiting: set[str]
+    closing: bool = False  # bid_wait is over: a lot's first bid ends the waiting for it
+    timer: asyncio.TimerHandle | None = None
+
+
+class Rounds:
+    """All rounds of one leader.
+
+    A lot that has a bid waits until every host that has answered lately has answered, and no longer than
+    `bid_wait_s`. One that has none, be it that others refused, waits for its first bid until all have answered, and
+    no longer than `bid_wait_max_s`.
+    """
+
+    def __init__(self, bidders: Callable[[str], Bidder | None], bid_wait_s: float, bid_wait_max_s: float) -> None:
+        self._bidders = bidders
+        self._wait_s = bid_wait_s
+        self._wait_max_s = max(bid_wait_s, bid_wait_max_s)
+        self._next: list[Lot] = []
+        self._open: dict[int, Round] = {}
+        self._number = 0
+        self._call_out: asyncio.Handle | None = None
+
+    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
+        """The answers of these hosts; SILENT for those that did not answer in time."""
+        loop = asyncio.get_running_loop()
+        lot = Lot(auction, host_ids, loop.create_future())
+        self._next.append(lot)
+        if self._call_out is None:
+            self._call_out = loop.call_later(GAP_S, self._begin) if self._open else loop.call_soon(self._begin)
+        return await lot.bids
+
+    def answered(self, bidder: Bidder, message: pb.Bids) -> None:
+        """One host's answers to one round; those to a round that is over only show that the host is back."""
+        bidder.late = False
+        current = self._open.get(message.round)
+        if current is None:
+            return
+        for lot, answer in wire.get_bids(bidder.host_id, message):
+            if lot < len(current.lots):
+                current.lots[lot].answers.append(answer)
+        current.unheard.discard(bidder.host_id)
+        current.waiting.discard(bidder.host_id)
+        self._look(message.round)
+
+    def left(self, host_id: str) -> None:
+        """A host's link broke: nobody waits for it."""
+        for number, current in list(self._open.items()):
+            for hosts in (current.asked, current.unheard, current.waiting):
+                hosts.discard(host_id)
+            self._look(number)
+
+    def _begin(self) -> None:
+        self._call_out = None
+        lots, self._next = [lot for lot in self._next if not lot.bids.done()], []
+        if not lots:
+            return
+        self._number += 1
+        number = self._number % 2**32
+        asked = self._send(number, lots)
+        names = {bidder.host_id for bidder in asked}
+        waiting = {bidder.host_id for bidder in asked if not bidder.late}
+        self._open[number] = Round(lots, names, set(names), waiting)
+        if not asked:
+            self._end(number)
+            return
+        # Without anybody to wait for, the first that is late after all will do.
+        self._open[number].closing = not waiting
+        wait_s = self._wait_s if waiting else self._wait_max_s
+        self._arm(number, wait_s, self._time_is_up)
+
+    def _send(self, number: int, lots: list[Lot]) -> list[Bidder]:
+        """Tell every host its lots. Hosts with the same lots share the bytes."""
+        of_host: dict[str, list[int]] = {}
+        for n, lot in enumerate(lots):
+            for host_id in lot.host_ids:
+                of_host.setdefault(host_id, []).append(n)
+        made: dict[tuple[int, ...], bytes] = {}
+        asked = []
+        for host_id, numbers in of_host.items():
+            bidder = self._bidders(host_id)
+            if bidder is None:
+                continue
+            key = tuple(numbers)
+            if key not in made:
+                call = wire.put_call(number, ((n, lots[n].auction) for n in numbers))
+                made[key] = pb.Down(calls=[call]).SerializeToString()
+            bidder.put_bytes(made[key])
+            asked.append(bidder)
+        return asked
+
+    def _arm(self, number: int, seconds: float, then: Callable[[int], None]) -> None:
+        self._open[number].timer = asyncio.get_running_loop().call_later(seconds, then, number)
+
+    def _time_is_up(self, number: int) -> None:
+        """bid_wait is over. Hosts that are late are not waited for next time."""
+        current = self._open[number]
+        self._mark_late(current.waiting)
+        if current.closing:
+            self._end(number)
+            return
+        current.closing = True
+        self._arm(number, self._wait_max_s - self._wait_s, self._end)
+        self._look(number)
+
+    def _mark_late(self, host_ids: Iterable[str]) -> None:
+        for host_id in host_ids:
+            bidder = self._bidders(host_id)
+            if bidder:
+                bidder.late = True
+
+    def _look(self, number: int) -> None:
+        """Somebody answered or left, or bid_wait is over: hand on the lots that need not wait any longer."""
+        current = self._open[number]
+        if not current.unheard:
+            self._end(number)
+        elif current.closing or not current.waiting:
+            for lot in current.lots:
+                if lot.has_bid:
+                    _hand_on(lot, current.asked)
+            if all(lot.bids.done() for lot in current.lots):
+                self._end(number)
+
+    def _end(self, number: int) -> None:
+        current = self._open.pop(number)
+        if current.timer:
+            current.timer.cancel()
+        if self._call_out and not self._open:  # nobody has to wait any longer
+            self._call_out.cancel()
+            self._call_out = asyncio.get_running_loop().call_soon(self._begin)
+        for lot in current.lots:
+            _hand_on(lot, current.asked)
+
+
+def _hand_on(lot: Lot, asked: Collection[str]) -> None:
+    """This is all that there is for a lot."""
+    if lot.bids.done():
+        return
+    answered = {answer.host for answer in lot.answers}
+    lot.bids.set_result(
+        lot.answers
+        + [
+            Refusal(host_id, Reason.SILENT if host_id in asked else Reason.AWAY)
+            for host_id in lot.host_ids
+            if host_id not in answered
+        ]
+    )

@@ -1,0 +1,133 @@
+"""What an auction should have come to, worked out anew from the formulas in the docs, apart from core/scoring.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import log2, sqrt
+from statistics import fmean, variance
+
+from billet.core.auction import award
+from billet.core.model import NO_DISCOUNT, Award, Bid, Facts, HostView, Refusal
+from billet.core.questions.record import Attempt, AuctionRecord
+from billet.core.scoring import Weights
+
+TIE_DRAWS = 128  # how often a tie is decided again: with 5 hosts, one is passed over by chance once in 10^11 runs
+CLOSE = 1e-9
+
+
+def expected_prices(record: AuctionRecord, attempt: Attempt) -> dict[str, float]:
+    """What each bid that there is room for should have counted for, worked out anew from the formula in the docs."""
+    prices = {}
+    weights = record.weights
+    for bid, view in _able(record, attempt):
+        known = view.taken == bid.basis and view.discount == NO_DISCOUNT
+        known = known and _short(bid.facts.pending, bid.facts.boot_s, weights)
+        asked = bid.score.total if known else _price(view, bid, record, attempt)
+        prices[bid.host] = asked + _preferences(view, weights)
+    return prices
+
+
+def _able(record: AuctionRecord, attempt: Attempt) -> list[tuple[Bid, HostView]]:
+    """The bids that the ledger has room for."""
+    rows = [(bid, attempt.ledger[bid.host]) for bid in attempt.bids if bid.host in attempt.ledger]
+    opened = [(bid, view) for bid, view in rows if not (view.cordoned or view.fenced or view.excluded_by)]
+    return [(bid, view) for bid, view in opened if view.allocatable.covers(view.taken.plus(record.auction.demand))]
+
+
+def _preferences(view: HostView, weights: Weights) -> float:
+    """What the request's soft wishes add."""
+    part = 0.0
+    for preference, here, zone, total in view.peers:
+        together = here / total + 0.5 * zone / total
+        lost = {"spread": weights.preference, "cluster": weights.cluster, "planes": 10 * weights.cluster}
+        part += lost[preference] * together if preference in lost else weights.preference * (1.5 - together)
+    return part
+
+
+def _price(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) -> float:
+    demand, weights = record.auction.demand, record.weights
+    share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
+    pressure_weight, _, _, policy, shape_weight, _, _ = weights
+    assert policy == "spread", policy
+    alone = [min(1.0, demand[n] / view.allocatable[n]) for n in range(4) if view.allocatable[n]]
+    vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
+    size, misfit = -log2(max(alone)), 1 - min(alone[:2]) / max(alone[:2])
+    full = 0.25 * share**10 * abs(vcpu - memory) + 0.12 * share**6
+    shape = shape_weight * (0.4 * (1 - sqrt(max(alone))) + 0.25 * share**3 * size + 0.26 * misfit + full)
+    pressure = pressure_weight * (bid.facts.pressure or 0.0)
+    return share + shape + pressure + _delay(view, bid, record, attempt) + view.discount.utilisation
+
+
+def _delay(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) -> float:
+    """What `uncertainty` adds for the seconds until CREATED, and for a long wait.
+
+    No host of the simulator pulls images.
+    """
+    weight, half_s, facts = record.weights.delay, record.weights.delay_half_s, bid.facts
+    assert not bid.missing, bid
+    assert not facts.pulls, facts
+    since = max(0, view.taken.vms - bid.basis.vms)
+    waiting = facts.pending + since
+    ahead_s = (facts.pending * facts.boot_s if facts.ahead_s is None else facts.ahead_s) + since * facts.boot_s
+    short = _short(waiting, facts.boot_s, record.weights)
+    boot_s, uncertainty = (facts.boot_s, facts.uncertainty) if short else _alike(facts, record, attempt)
+    ahead_s = max(0.0, ahead_s + waiting * (boot_s - facts.boot_s))
+
+    def within_s(boots: int) -> float:
+        stray_s = uncertainty * boot_s * sqrt(boots + boots**2 / max(1, facts.boots_seen))
+        return view.discount.delay * (ahead_s + (boots - waiting) * boot_s + stray_s)
+
+    constraints, created_s = record.auction.constraints, within_s(waiting + 1)
+    patient = constraints.spread or constraints.near or constraints.plane
+    late_s = 0.0 if patient else max(0.0, within_s(waiting) - 2.5 * half_s)
+    return weight * created_s / (created_s + half_s) + 40 * weight * late_s / half_s
+
+
+def _short(waiting: int, boot_s: float, weights: Weights) -> bool:
+    """Whether a queue is so short that a host's own mean is good enough."""
+    return not waiting or 0 < waiting * boot_s <= weights.delay_half_s
+
+
+def _alike(own: Facts, record: AuctionRecord, attempt: Attempt) -> tuple[float, float]:
+    """A host's mean boot and its uncertainty, drawn towards those of all as far as chance would make them differ."""
+    everyone = [bid.facts for bid, _ in _able(record, attempt)]
+    known = [facts for facts in everyone if facts.boot_s]
+    by_chance = [(f.boot_s * f.uncertainty / 1.2815515655446004) ** 2 / max(1, f.boots_seen) for f in known]
+    boot_s = _drawn(own.boot_s, [facts.boot_s for facts in known], by_chance) if known else 0.0
+    uncertainties = [facts.uncertainty for facts in everyone]
+    return boot_s, _drawn(own.uncertainty, uncertainties, [uncertainty**2 / 16 for uncertainty in uncertainties])
+
+
+def _drawn(own: float, of_all: list[float], by_chance: list[float]) -> float:
+    """A host's own, or the mean of all where it has none; `by_chance` are variances."""
+    mean = fmean(of_all)
+    if not own:
+        return mean
+    found = variance(of_all) if len(of_all) > 1 else 0.0
+    return mean + (max(0.0, 1 - fmean(by_chance) / found) if found else 1.0) * (own - mean)
+
+
+def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:
+    """What is wrong with an award, "" for nothing."""
+    if given is None:
+        return f"nobody won, and {sorted(prices)} have room" if prices else ""
+    if given.host not in prices:
+        return f"{given.host} won, which has no room"
+    if abs(given.score.total - prices[given.host]) > CLOSE:
+        return f"{given.host} counted for {given.score.total}, and its price is {prices[given.host]}"
+    if prices[given.host] > min(prices.values()) + CLOSE:
+        return f"{given.host} won for {prices[given.host]}, and the lowest price is {min(prices.values())}"
+    return ""
+
+
+def winners(record: AuctionRecord, attempt: Attempt) -> set[str]:
+    """Who wins when this is decided again, for many other auctions that are alike."""
+    answers: list[Bid | Refusal] = [*attempt.bids, *attempt.refusals]
+    won = set()
+    for n in range(TIE_DRAWS):
+        other = replace(record.auction, id=f"{record.auction.id}/{n}")
+        decision = award(other, answers, attempt.ledger, record.weights)
+        if isinstance(decision, Award):
+            won.add(decision.host)
+    return won

@@ -1,0 +1,193 @@
+"""Whoever makes things go wrong, as the weather of the seed says, and mends them again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from billet.sim.hosts import SimMachine
+from billet.sim.loop import SimProcess
+from billet.sim.network import STORE, Network
+from billet.sim.servers import SimServer
+from billet.sim.world import SimClock, World
+
+FUSE_ACTS = 200  # the latest act instead of which a lit fuse ends a program
+JUMPS_S = (-3600.0, -30.0, 30.0, 3600.0)  # of a wall clock
+
+
+class FaultInjector:
+    """All faults but those that strike single messages."""
+
+    def __init__(self, world: World, net: Network, servers: list[SimServer], machines: list[SimMachine]) -> None:
+        self._world, self._net = world, net
+        self._servers, self._machines = servers, machines
+        self._chance = world.chance("fault injector")
+
+    def begin(self) -> None:
+        """Start everything, and let the faults come."""
+        faults = self._world.faults
+        for server in self._servers:
+            server.start(self._fuse)
+        for machine in self._machines:
+            machine.daemon.start()
+            machine.start_agent(self._fuse)
+        for rate, strike in (
+            (faults.resets, self._net.reset),
+            (faults.cuts, self._cut),
+            (faults.store_cuts, self._cut_store),
+            (faults.server_kills, self._kill_server),
+            (faults.server_stops, self._end_server),
+            (faults.agent_kills, self._kill_agent),
+            (faults.daemon_kills, self._kill_daemon),
+            (faults.daemon_hangs, self._hang_daemon),
+            (faults.machine_kills, self._kill_machine),
+            (faults.stops, self._stop),
+            (faults.clock_jumps, self._jump),
+        ):
+            if rate:
+                self._next(rate, strike)
+
+    def calm(self) -> None:
+        """Everything works from now on; what is down comes back."""
+        self._world.calm = True
+        self._net.heal()
+        for server in self._servers:
+            server.stand_still(False)
+            self._revive_server(server)
+        for machine in self._machines:
+            if machine.process and machine.process.stopped:
+                machine.process.go_on()
+            self._revive_machine(machine)
+
+    def _next(self, rate: float, strike: Callable[[], None]) -> None:
+        def fire() -> None:
+            if not self._world.calm:
+                strike()
+                self._next(rate, strike)
+
+        self._later(self._chance.expovariate(rate), fire)
+
+    def _later(self, delay_s: float, then: Callable[[], None]) -> None:
+        self._world.loop.call_later(delay_s, then, context=self._world.loop.world)
+
+    def _down_s(self) -> float:
+        return self._chance.expovariate(1.0) * self._world.faults.down_s
+
+    def _fuse(self, process: SimProcess) -> None:
+        """Perhaps end this program wherever it then is."""
+        if self._world.happens(self._chance, self._world.faults.fuse):
+
+            def blow() -> None:
+                if self._world.calm:
+                    return
+                self._world.tell(process.name, "ends in the middle of what it does")
+                process.kill()
+                self._later(self._down_s(), self._revive_all)
+
+            process.light_fuse(self._chance.randrange(1, FUSE_ACTS), blow)
+
+    # The network.
+
+    def _cut(self) -> None:
+        """One place, or some, from all others, in both directions or in one."""
+        places = [server.id for server in self._servers] + [machine.host.id for machine in self._machines] + [STORE]
+        apart = set(self._chance.sample(places, self._chance.randint(1, max(1, len(places) // 2))))
+        ways = self._chance.choice(("both", "in", "out"))
+        self._apart(apart, [place for place in places if place not in apart], ways)
+
+    def _cut_store(self) -> None:
+        self._apart({self._chance.choice(self._servers).id}, [STORE], self._chance.choice(("both", "in", "out")))
+
+    def _apart(self, apart: set[str], others: list[str], ways: str) -> None:
+        until_s = self._world.now_s + self._chance.expovariate(1.0) * self._world.faults.cut_s
+        self._world.tell("network", f"{', '.join(sorted(apart))} cut off ({ways}) until {until_s:.3f}")
+        for place in sorted(apart):
+            for other in others:
+                if ways != "in":
+                    self._net.cut(place, other, until_s)
+                if ways != "out":
+                    self._net.cut(other, place, until_s)
+
+    # Programs and machines.
+
+    def _kill_server(self) -> None:
+        server = self._chance.choice(self._servers)
+        if server.up:
+            self._world.tell(server.process.name, "is killed")
+            server.process.kill()
+            self._later(self._down_s(), self._revive_all)
+
+    def _end_server(self) -> None:
+        """Ask it to stop, and start it again."""
+        server = self._chance.choice(self._servers)
+        if server.up and not server.process.stopped:
+            server.process.at_death.append(lambda: self._later(self._down_s(), self._revive_all))
+            server.process.spawn(server.finish())
+
+    def _kill_agent(self) -> None:
+        machine = self._chance.choice(self._machines)
+        if machine.process and machine.agent_up:
+            self._world.tell(machine.process.name, "is killed")
+            machine.process.kill()
+            self._later(self._down_s(), self._revive_all)
+
+    def _kill_daemon(self) -> None:
+        machine = self._chance.choice(self._machines)
+        if machine.daemon.up:
+            self._world.tell(machine.host.id, "its flintlockd is killed")
+            machine.daemon.kill()
+            self._later(self._down_s(), self._revive_all)
+
+    def _hang_daemon(self) -> None:
+        self._chance.choice(self._machines).daemon.hang()
+
+    def _kill_machine(self) -> None:
+        """Agent and flintlockd at once, and nobody is told."""
+        machine = self._chance.choice(self._machines)
+        if machine.process and machine.agent_up and machine.daemon.up:
+            self._world.tell(machine.host.id, "the machine loses its power")
+            self._net.died(machine.process, silently=True)
+            machine.process.kill()
+            machine.daemon.kill()
+            machine.daemon.lose_power(self._world.faults.forgets)
+            self._later(self._down_s(), self._revive_all)
+
+    def _revive_all(self) -> None:
+        for server in self._servers:
+            self._revive_server(server)
+        for machine in self._machines:
+            self._revive_machine(machine)
+
+    def _revive_server(self, server: SimServer) -> None:
+        if not server.up:
+            server.start(self._fuse)
+
+    def _revive_machine(self, machine: SimMachine) -> None:
+        if not machine.daemon.up:
+            machine.daemon.start()
+        if not machine.agent_up:
+            machine.start_agent(self._fuse)
+
+    def _stop(self) -> None:
+        """Let a server or an agent stand still for a while."""
+        stop_s = self._chance.expovariate(1.0) * self._world.faults.stop_s
+        if self._chance.random() < 0.6:
+            leading = [server for server in self._servers if server.leads]
+            server = self._chance.choice(leading or self._servers)
+            process = server.process
+            if server.up and not process.stopped:
+                self._world.tell(process.name, f"stands still for {stop_s:.3f} s")
+                server.stand_still(True)
+                self._later(stop_s, lambda: server.stand_still(False))
+            return
+        agent = self._chance.choice(self._machines).process
+        if agent and agent.alive and not agent.stopped:
+            self._world.tell(agent.name, f"stands still for {stop_s:.3f} s")
+            agent.stop()
+            self._later(stop_s, lambda: agent.go_on() if agent.stopped else None)
+
+    def _jump(self) -> None:
+        clocks: list[SimClock] = [server.clock for server in self._servers]
+        jump_s = self._chance.choice(JUMPS_S)
+        clock = self._chance.choice(clocks)
+        clock.offset_s += jump_s
+        self._world.tell("clocks", f"that of server {clocks.index(clock)} jumps by {jump_s:+.0f} s")

@@ -1,0 +1,103 @@
+"""What goes wrong, and how often: drawn anew for each seed, so that some runs are mild and others are wild."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from random import Random
+
+
+@dataclass(frozen=True, slots=True)
+class FaultPlan:
+    """Probabilities (0 to 1), rates (times per second of the busy part of a run) and durations (s) of all faults.
+
+    Delays are means. A rate of 0 means that a fault does not come in this run.
+    """
+
+    # The network. Frames are those of the agents' link that may be lost, doubled or late (see network.py).
+    delay_s: float
+    frame_lost: float
+    frame_twice: float
+    frame_late: float
+    resets: float
+    cuts: float
+    cut_s: float
+    # Programs and machines.
+    fuse: float  # that a program ends at one of its next steps, wherever it awaits
+    server_kills: float
+    server_stops: float
+    agent_kills: float
+    daemon_kills: float
+    machine_kills: float
+    down_s: float
+    forgets: float  # that a machine which lost its power has forgotten a Delete
+    fences: float  # by the operator
+    stops: float
+    stop_s: float
+    clock_jumps: float
+    # The store.
+    store_delay_s: float
+    store_unanswered: float
+    store_impatient: bool  # the first answer that is lost leaves the outcome unknown, nothing is tried again
+    store_refuses: float
+    store_cuts: float
+    # flintlockd.
+    daemon_delay_s: float
+    daemon_slow: float
+    daemon_lost_request: float
+    daemon_lost_reply: float
+    daemon_hangs: float
+    hang_s: float
+    boot_s: float
+    delete_s: float
+    # People.
+    gives_up: float
+    direct: float  # share of the creates that go to a host directly, past Billet
+
+
+def draw(chance: Random) -> FaultPlan:
+    """The weather of one seed."""
+
+    def between(low: float, high: float) -> float:
+        return math.exp(chance.uniform(math.log(low), math.log(high)))
+
+    def maybe(low: float, high: float, often: float = 0.4) -> float:
+        value = between(low, high)
+        return value if chance.random() < often else 0.0
+
+    return FaultPlan(
+        delay_s=between(0.0005, 0.05),
+        frame_lost=maybe(0.001, 0.1, 0.25),
+        frame_twice=maybe(0.01, 0.5),
+        frame_late=maybe(0.01, 0.5),
+        resets=maybe(0.02, 0.5),
+        cuts=maybe(0.02, 0.3),
+        cut_s=between(0.5, 12.0),
+        fuse=maybe(0.1, 0.9, 0.3),
+        server_kills=maybe(0.02, 0.3),
+        server_stops=maybe(0.02, 0.3),
+        agent_kills=maybe(0.02, 0.3),
+        daemon_kills=maybe(0.02, 0.3),
+        machine_kills=maybe(0.03, 0.5),
+        down_s=between(0.3, 12.0),
+        forgets=maybe(0.3, 1.0, 0.6),
+        fences=maybe(0.1, 1.0),
+        stops=maybe(0.02, 0.3),
+        stop_s=between(0.2, 10.0),
+        clock_jumps=maybe(0.02, 0.3, 0.3),
+        store_delay_s=between(0.001, 0.1),
+        store_unanswered=maybe(0.005, 0.2),
+        store_impatient=chance.random() < 0.3,
+        store_refuses=maybe(0.005, 0.2, 0.25),
+        store_cuts=maybe(0.02, 0.2, 0.25),
+        daemon_delay_s=between(0.002, 0.2),
+        daemon_slow=maybe(0.01, 0.4),
+        daemon_lost_request=maybe(0.01, 0.3),
+        daemon_lost_reply=maybe(0.01, 0.4),
+        daemon_hangs=maybe(0.05, 0.6),
+        hang_s=between(1.0, 10.0),
+        boot_s=between(0.05, 3.0),
+        delete_s=between(0.05, 3.0),
+        gives_up=maybe(0.02, 0.3),
+        direct=maybe(0.05, 0.6),
+    )

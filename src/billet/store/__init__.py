@@ -1,0 +1,1 @@
+"""The global state: etcd, SQLite, and what they share. One contract."""

@@ -1,0 +1,116 @@
+"""The election as everybody sees it: who leads, when that changes, and how a leader that is dead is voted out.
+
+A candidate is a key below election/ that hangs on a lease; the one with the lowest create revision leads, and
+base + that revision is the number of its term. The base is 0 until etcd is put back to an earlier day, or replaced:
+then its revisions begin again below the terms that the hosts have seen, and a leader who knows raises the base.
+Only who leads writes it, in a transaction that demands its own key, so that terms keep growing whoever reads it when.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing, suppress
+
+from billet.core.errors import StoreError
+from billet.ports import Leader
+from billet.store.etcd_client import PAUSE_S, STEADY_S, EtcdAway, EtcdClient
+from billet.store.records import read_leader
+from billet.wire.pb import etcd_kv_pb2 as kv_pb
+from billet.wire.pb import etcd_rpc_pb2 as pb
+
+
+class Election:
+    """The candidates below one prefix."""
+
+    def __init__(self, client: EtcdClient, prefix: bytes, lease_ttl_s: int) -> None:
+        self.prefix = prefix + b"election/"
+        self._base = prefix + b"term/base"
+        self._client = client
+        self._ttl_s = lease_ttl_s
+
+    async def standing(self, limit: int = 0, within_s: float = STEADY_S) -> pb.RangeResponse:
+        """Everyone who stands, the leader first."""
+        request = pb.RangeRequest(
+            key=self.prefix,
+            range_end=after_prefix(self.prefix),
+            sort_order=pb.RangeRequest.ASCEND,
+            sort_target=pb.RangeRequest.CREATE,
+            limit=limit,
+        )
+        return await self._client.steady("KV/Range", request, pb.RangeResponse, within_s=within_s)
+
+    async def first(self) -> kv_pb.KeyValue | None:
+        """The leader's key, None when nobody stands."""
+        standing = await self.standing(limit=1)
+        return standing.kvs[0] if standing.kvs else None
+
+    async def base(self) -> int:
+        """What the terms are counted from."""
+        found = await self._client.steady("KV/Range", pb.RangeRequest(key=self._base), pb.RangeResponse)
+        return int(found.kvs[0].value) if found.kvs else 0
+
+    async def number(self, key: bytes, created: int, above: int) -> int:
+        """The number of the term of the candidate who leads, greater than `above`; 0 when it leads no longer."""
+        base = await self.base()
+        if created and base + created <= above:
+            base = above
+            raised = pb.TxnRequest(
+                compare=[
+                    pb.Compare(key=key, target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=created)
+                ],
+                success=[pb.RequestOp(request_put=pb.PutRequest(key=self._base, value=str(base).encode()))],
+            )
+            if not (await self._client.steady("KV/Txn", raised, pb.TxnResponse)).succeeded:
+                return 0
+        return base + created if created else 0
+
+    async def depose(self, leader: Leader) -> None:
+        """See ports.Store. A lease has one candidate, whose record never changes: ending it can hit nobody else."""
+        first = await self.first()
+        if first is None or read_leader(first.value) != leader:
+            return
+        revoke = pb.LeaseRevokeRequest(ID=first.lease)
+        try:
+            await self._client.steady("Lease/LeaseRevoke", revoke, pb.LeaseRevokeResponse)
+        except EtcdAway:
+            raise
+        except StoreError:  # refused: somebody else was faster, and it is gone
+            return
+
+    async def leaders(self) -> AsyncIterator[Leader | None]:
+        """See ports.Store."""
+        known_s = time.monotonic()
+        told: list[Leader | None] = []  # the last word, once there is one
+        while True:
+            try:
+                standing = await self.standing(limit=1, within_s=self._ttl_s / 3)
+                now = read_leader(standing.kvs[0].value) if standing.kvs else None
+                known_s, revision = time.monotonic(), standing.header.revision
+            except StoreError:
+                self._client.check_open()
+                await asyncio.sleep(PAUSE_S)
+                if time.monotonic() - known_s < self._ttl_s:
+                    continue
+                now, revision = None, 0
+            if [now] != told:
+                told = [now]
+                yield now
+            if revision:
+                await self._moved(revision)
+
+    async def _moved(self, after: int) -> None:
+        """Return at the first candidate that comes or goes, at any doubt, and when it is time to look again."""
+        with suppress(TimeoutError, StoreError):
+            async with (
+                asyncio.timeout(self._ttl_s / 3),
+                aclosing(self._client.watch(self.prefix, after_prefix(self.prefix), after)) as events,
+            ):
+                async for _ in events:
+                    return
+
+
+def after_prefix(prefix: bytes) -> bytes:
+    """The first key after all that begin so: etcd's way to name a prefix. The last byte is never 255 here."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])

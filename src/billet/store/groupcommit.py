@@ -1,0 +1,92 @@
+"""Group commit: one transaction in flight takes all that is pending when it begins. No timer, no waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from billet.core.errors import BilletError, OutcomeUnknown
+from billet.core.state import Change
+from billet.store.records import encode
+
+CAP = 120  # keys in one transaction; etcd takes 128 operations by default
+CAP_BYTES = 1 << 20  # of keys and records; etcd takes 1.5 MiB by default
+
+Writes = dict[str, bytes | None]  # key -> record, None deletes; a key is written once, the last change counts
+
+
+@dataclass(slots=True)
+class Commit:
+    """One caller's changes."""
+
+    term: int
+    writes: Writes
+    done: asyncio.Future[int]
+    size: int  # bytes
+
+
+class GroupCommit:
+    """Calls to `commit` share transactions; `write(term, writes)` makes one and returns its revision."""
+
+    def __init__(self, write: Callable[[int, Writes], Awaitable[int]]) -> None:
+        self._write = write
+        self._pending: list[Commit] = []
+        self._worker: asyncio.Task[None] | None = None
+
+    async def commit(self, term: int, changes: Sequence[Change]) -> int:
+        """See ports.Store.commit. A caller that is cancelled does not call its commit back."""
+        return await self.write(term, dict(encode(change) for change in changes))
+
+    async def write(self, term: int, writes: Writes) -> int:
+        """The same with records as they are kept."""
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        size = sum(len(key) + len(value or b"") for key, value in writes.items())
+        self._pending.append(Commit(term, writes, done, size))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        return await done
+
+    async def close(self) -> None:
+        """Wait for the transaction in flight and what is pending. Cancelling ends the waiting, not the work."""
+        if self._worker:
+            await asyncio.wait([self._worker])
+
+    async def _work(self) -> None:
+        try:
+            while self._pending:
+                await self._transaction(self._take())
+        finally:
+            self._worker = None
+
+    async def _transaction(self, batch: list[Commit]) -> None:
+        """A failure fails exactly the commits of this transaction."""
+        writes: Writes = {}
+        for commit in batch:
+            writes.update(commit.writes)
+        error: BaseException
+        try:
+            revision = await self._write(batch[0].term, writes)
+        except BilletError as known:
+            error = known
+        except BaseException as unforeseen:
+            error = OutcomeUnknown(f"the commit broke off: {unforeseen!r}")
+        else:
+            for commit in batch:
+                if not commit.done.done():
+                    commit.done.set_result(revision)
+            return
+        for commit in batch:
+            if not commit.done.done():
+                commit.done.set_exception(error)
+
+    def _take(self) -> list[Commit]:
+        """Whole commits of one term, up to the caps; a single larger one goes alone."""
+        first, keys, size, count = self._pending[0], 0, 0, 0
+        for commit in self._pending:
+            keys, size = keys + len(commit.writes), size + commit.size
+            if commit.term != first.term or ((keys > CAP or size > CAP_BYTES) and count):
+                break
+            count += 1
+        batch, self._pending = self._pending[:count], self._pending[count:]
+        return batch

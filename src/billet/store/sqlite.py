@@ -1,0 +1,265 @@
+"""The embedded store: SQLite with WAL and synchronous=FULL, for one server.
+
+All IO happens in one thread, so that the event loop never waits for the disk. A lock on a file beside the database
+makes this server the only one; the kernel lets go of it when the process dies, however it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import msgspec
+
+from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.state import Change
+from billet.ports import Leader, Snapshot, Term, Vitals
+from billet.store import sqlite_file
+from billet.store.groupcommit import GroupCommit, Writes
+from billet.store.records import decode, read_leader
+
+LOCK_POLL_S = 0.1
+
+SURELY_UNDONE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
+
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """ports.Store in one file."""
+
+    def __init__(self, path: str | Path, create: bool = True) -> None:
+        """`create`: a file that is missing is made."""
+        self._path, self._create = Path(path), create
+        self._lock_path = self._path.with_name(self._path.name + ".lock")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
+        self._db: sqlite3.Connection | None = None
+        self._lock: IO[str] | None = None
+        self._term: Term | None = None
+        self._over = asyncio.Event()
+        self._group = GroupCommit(self._write)
+
+    # Opening and closing.
+
+    async def open(self) -> None:
+        """See ports.Store."""
+        await self._run(self._open)
+
+    def _open(self) -> None:
+        self._db = sqlite_file.connect(self._path, self._create)
+
+    async def close(self) -> None:
+        """See ports.Store."""
+        await self._group.close()
+        try:
+            if self._term:
+                await self.resign(self._term)
+        finally:
+            with suppress(StoreError):  # closed before
+                await self._run(self._close)
+            self._thread.shutdown(wait=False)
+
+    def _close(self) -> None:
+        if self._db:
+            self._db.close()
+            self._db = None
+
+    # Election.
+
+    async def campaign(self, me: Leader, above: int = 0) -> Term:
+        """See ports.Store. Waits while another process, or another store in this one, holds the lock."""
+        try:
+            lock = self._lock_path.open("w")
+        except OSError as error:
+            raise StoreError(
+                f"{self._lock_path} cannot be written to ({error.strerror}): mend its permissions"
+            ) from None
+        try:
+            while not _try_lock(lock):  # noqa: ASYNC110  # the kernel tells nobody when a lock is free
+                await asyncio.sleep(LOCK_POLL_S)
+            number = await self._finish(self._run(self._begin_term, me, above))
+        except BaseException:
+            lock.close()
+            raise
+        self._lock, self._over = lock, asyncio.Event()
+        self._term = Term(number, me)
+        return self._term
+
+    async def _finish(self, begun: Coroutine[Any, Any, int]) -> int:
+        """Let a cancellation wait: the thread would do it all the same, and then without the lock."""
+        work = asyncio.create_task(begun)
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            await asyncio.wait([work])
+            raise
+
+    def _begin_term(self, me: Leader, above: int) -> int:
+        leader = msgspec.json.encode(me)
+        with self._connection() as db:
+            (number,) = db.execute(
+                "UPDATE meta SET term = max(term, ?) + 1, leader = ? RETURNING term", (above, leader)
+            ).fetchone()
+        return int(number)
+
+    async def resign(self, term: Term) -> None:
+        """See ports.Store."""
+        if self._term != term:
+            return
+        await self._group.close()
+        self._term = None
+        try:
+            await self._run(self._end_term, term.number)
+        finally:
+            if self._lock:
+                self._lock.close()
+                self._lock = None
+            self._over.set()
+
+    def _end_term(self, number: int) -> None:
+        with self._connection() as db:
+            db.execute("UPDATE meta SET leader = NULL WHERE term = ?", (number,))
+
+    async def ended(self, term: Term) -> None:
+        """See ports.Store. The lock lasts as long as the process, so only resigning ends a term."""
+        if self._term == term:
+            await self._over.wait()
+
+    async def leader(self) -> Leader | None:
+        """See ports.Store. A name without a lock is that of a leader that was killed."""
+        value = await self._run(lambda: self._connection().execute("SELECT leader FROM meta").fetchone()[0])
+        return read_leader(value) if value and (self._lock or self._is_locked()) else None
+
+    async def leaders(self) -> AsyncIterator[Leader | None]:
+        """See ports.Store. A file tells nobody of its changes, so it is looked at."""
+        last, told = None, False
+        while True:
+            try:
+                now = await self.leader()
+            except StoreError:
+                self._connection()
+                now = None
+            if now != last or not told:
+                last, told = now, True
+                yield now
+            await asyncio.sleep(LOCK_POLL_S)
+
+    async def depose(self, leader: Leader) -> None:
+        """See ports.Store. Nothing to do: the kernel has let go of a dead leader's lock already."""
+
+    def _is_locked(self) -> bool:
+        try:
+            with self._lock_path.open() as lock:
+                return not _try_lock(lock, fcntl.LOCK_SH)
+        except OSError:
+            return False
+
+    async def contested(self, term: Term) -> bool:
+        """See ports.Store. A file is for one server."""
+        return False
+
+    # Reading and writing.
+
+    async def load(self) -> Snapshot:
+        """See ports.Store."""
+        revision, records = await self.records()
+        return Snapshot(revision, [decode(key, value) for key, value in records.items()])
+
+    async def records(self) -> tuple[int, dict[str, bytes]]:
+        """See ports.Engine."""
+        return await self._run(self._records)
+
+    def _records(self) -> tuple[int, dict[str, bytes]]:
+        with self._connection() as db:
+            db.execute("BEGIN")
+            revision = db.execute("SELECT revision FROM meta").fetchone()[0]
+            rows = db.execute("SELECT key, value FROM records").fetchall()
+            db.execute("COMMIT")
+        return revision, dict(rows)
+
+    async def vitals(self) -> Vitals:
+        """See ports.Engine."""
+        return await self._run(self._vitals)
+
+    def _vitals(self) -> Vitals:
+        db = self._connection()
+        names = ("page_size", "page_count", "freelist_count")
+        page_bytes, pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        term = db.execute("SELECT term FROM meta").fetchone()[0]
+        size_bytes, used_bytes = pages * page_bytes, (pages - free) * page_bytes
+        troubles = sqlite_file.little_room(self._path, size_bytes)
+        return Vitals(f"SQLite {sqlite3.sqlite_version}", term, size_bytes, used_bytes, troubles)
+
+    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+        """See ports.Store."""
+        return await self._group.commit(term.number, changes)
+
+    async def write(self, term: Term, writes: Writes) -> int:
+        """See ports.Engine."""
+        return await self._group.write(term.number, writes)
+
+    async def _write(self, term: int, writes: Writes) -> int:
+        return await self._run(self._transact, term, writes)
+
+    def _transact(self, term: int, writes: Writes) -> int:
+        """One transaction: compare the term, write, count the revision."""
+        db = self._connection()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            current, leader, revision = db.execute(
+                "SELECT term, leader, revision + ? FROM meta", (bool(writes),)
+            ).fetchone()
+            if current != term or leader is None:  # no leader: it was resigned, and no other has begun
+                raise StaleTerm(f"term {term} has ended")
+            puts = [(key, value) for key, value in writes.items() if value is not None]
+            drops = [(key,) for key, value in writes.items() if value is None]
+            db.executemany(
+                "INSERT INTO records VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value", puts
+            )
+            db.executemany("DELETE FROM records WHERE key = ?", drops)
+            db.execute("UPDATE meta SET revision = ?", (revision,))
+        except BaseException:
+            sqlite_file.roll_back(db)
+            raise
+        self._conclude(db)
+        return int(revision)
+
+    def _conclude(self, db: sqlite3.Connection) -> None:
+        """COMMIT. When the disk fails in it, all may be in the journal already, for the next opening to find."""
+        try:
+            db.execute("COMMIT")
+        except sqlite3.Error as error:
+            sqlite_file.roll_back(db)
+            if sqlite_file.code_of(error) in SURELY_UNDONE:
+                raise
+            raise OutcomeUnknown(f"{self._path}: the commit broke off ({error}): check the disk") from None
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise StoreError(f"{self._path} is not open")
+        return self._db
+
+    async def _run(self, work: Callable[..., T], *args: object) -> T:
+        """Do it in the store's thread; what SQLite says becomes a StoreError with one line."""
+        try:
+            doing = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
+        except RuntimeError:  # the thread has been sent home
+            raise StoreError(f"{self._path} is not open") from None
+        try:
+            return await doing
+        except sqlite3.Error as error:
+            raise sqlite_file.explain(self._path, error) from None
+
+
+def _try_lock(lock: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

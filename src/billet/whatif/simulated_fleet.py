@@ -1,0 +1,144 @@
+"""The hosts of a workload on the core's own state, and the quick search for the lowest price on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+from billet.core.auction import award, tie_break, unpriced
+from billet.core.model import ZERO, Auction, Award, Facts, Host, Placement, PlacementState, Resources
+from billet.core.policies import named
+from billet.core.scoring import Weights, utilisation
+from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
+from billet.whatif.workload import Traits
+
+Price = Callable[[Resources, Resources, Resources], float]  # allocatable, taken, demand -> lower is better
+
+MOST_ROWS = 512  # different demands whose prices are remembered
+INFINITE = float("inf")
+
+
+class Chooser(Protocol):
+    """One rule at work on one fleet."""
+
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
+        """The host for a microVM; None refuses it. `wanted` has its wishes, where it has any and the rule cares."""
+
+
+class SimulatedFleet:
+    """Hosts and what they have taken, changed by `core.state.apply` only."""
+
+    def __init__(self, hosts: Mapping[str, Resources], traits: Mapping[str, Traits] | None = None) -> None:
+        self.state = State()
+        self.ids = list(hosts)
+        self.capacities = list(hosts.values())
+        self.number = {host_id: n for n, host_id in enumerate(self.ids)}
+        self.moved: list[int] = []  # the number of each host that changed, in order
+        for host_id, room in hosts.items():
+            zone, labels = (traits or {}).get(host_id, Traits())
+            apply(self.state, PutHost(Host(host_id, room, room, zone, labels)))
+
+    def taken(self, n: int) -> Resources:
+        """What host n has promised."""
+        return self.state.taken.get(self.ids[n], ZERO)
+
+    def fits(self, n: int, demand: Resources) -> bool:
+        """Whether host n has room."""
+        return has_room(self.capacities[n], self.taken(n), demand)
+
+    def place(self, vm: str, demand: Resources, host_id: str, wanted: Auction | None = None) -> None:
+        """Put a microVM on a host."""
+        placement = Placement(vm, "", vm, demand, host_id, PlacementState.STARTED)
+        if wanted:  # and so it is of the groups that its labels name
+            placement = replace(placement, namespace=wanted.namespace, name=wanted.name, labels=wanted.labels)
+        apply(self.state, PutPlacement(placement))
+        self.moved.append(self.number[host_id])
+
+    def remove(self, vm: str) -> None:
+        """Take a microVM away; one that was refused is not there, which is no error."""
+        placement = self.state.placements.get(vm)
+        if placement:
+            apply(self.state, DropPlacement(vm))
+            self.moved.append(self.number[placement.host])
+
+
+class Cheapest:
+    """Chooses the lowest price among the hosts with room, ties as `core.auction.award` decides them.
+
+    A price depends on one host and one demand. So the prices of each demand are kept, and only hosts that have
+    changed since the same demand was last asked for are priced again: the same choice as asking every host anew.
+    """
+
+    def __init__(self, fleet: SimulatedFleet, price: Price) -> None:
+        self._fleet = fleet
+        self._price = price
+        self._rows: dict[Resources, tuple[list[float], int]] = {}  # demand -> prices by host, how much of `moved`
+
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
+        """The cheapest host, whatever is wished."""
+        prices = self._prices(demand)
+        low = min(prices)
+        if low == INFINITE:
+            return None
+        ids = self._fleet.ids
+        if prices.count(low) == 1:
+            return ids[prices.index(low)]
+        return min((ids[n] for n, cost in enumerate(prices) if cost == low), key=lambda host: tie_break(vm, host))
+
+    def _prices(self, demand: Resources) -> list[float]:
+        moved = self._fleet.moved
+        known = self._rows.get(demand)
+        if known is None:
+            if len(self._rows) >= MOST_ROWS:
+                self._rows.clear()
+            prices = [self._ask(n, demand) for n in range(len(self._fleet.ids))]
+        else:
+            prices, seen = known
+            for n in set(moved[seen:]):
+                prices[n] = self._ask(n, demand)
+        self._rows[demand] = prices, len(moved)
+        return prices
+
+    def _ask(self, n: int, demand: Resources) -> float:
+        capacity, taken = self._fleet.capacities[n], self._fleet.taken(n)
+        return self._price(capacity, taken, demand) if has_room(capacity, taken, demand) else INFINITE
+
+
+def has_room(room: Resources, taken: Resources, demand: Resources) -> bool:
+    """`room.minus(taken).covers(demand)`, without making a value only to compare it."""
+    vcpu = room[0] >= taken[0] + demand[0]
+    memory = room[1] >= taken[1] + demand[1]
+    return vcpu and memory and room[2] >= taken[2] + demand[2] and room[3] >= taken[3] + demand[3]
+
+
+class Granting:
+    """Billet: the cheapest host, by the auction itself where something is wished."""
+
+    def __init__(self, fleet: SimulatedFleet, weights: Weights) -> None:
+        self._fleet = fleet
+        self._weights = weights
+        self._cheapest = Cheapest(fleet, billet(weights))
+
+    def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
+        """The host that would win."""
+        if wanted is None:
+            return self._cheapest.choose(vm, demand)
+        ids, calm = self._fleet.ids, Facts()
+        views = self._fleet.state.views(ids, wanted)
+        decision = award(wanted, [unpriced(host_id, calm) for host_id in ids], views, self._weights)
+        return decision.host if isinstance(decision, Award) else None
+
+
+def billet(weights: Weights) -> Price:
+    """Billet's own price on hosts of which nothing else is known: what `core.scoring.price` gives without any facts.
+
+    The parts that facts would add are 0 then, and are not worked out: this is nearly all that a simulation does.
+    """
+    shape = named(weights.policy).shape
+
+    def price(allocatable: Resources, taken: Resources, demand: Resources) -> float:
+        share = utilisation(allocatable, taken, demand)
+        return share + shape(allocatable, taken, demand, share, weights.shape)
+
+    return price

@@ -1,0 +1,125 @@
+"""One workload under one rule, from the first event to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from billet.core.auction import largest_first
+from billet.core.model import ZERO
+from billet.core.scoring import utilisation
+from billet.whatif.measures import Balance, RefusedDemand, Tally, balance
+from billet.whatif.rules import Rule
+from billet.whatif.simulated_fleet import SimulatedFleet
+from billet.whatif.workload import Create, Delete, Event, Mark, There, Workload
+
+
+class Sample(NamedTuple):
+    """The fleet after so many events: its balance, its hosts' dominant shares from low to high, refusals so far."""
+
+    event: int
+    balance: Balance
+    shares: list[float]
+    refusals: int
+
+
+NOTHING = RefusedDemand(0.0, 0.0, None)
+
+
+@dataclass(slots=True)
+class SimulationResult:
+    """What became of a workload."""
+
+    rule: str
+    marks: dict[str, Balance] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    refused: RefusedDemand = NOTHING
+
+
+def run(
+    workload: Workload, rule: Rule, at_once: int = 1, samples: int = 0, step: Callable[[int], None] = lambda n: None
+) -> SimulationResult:
+    """Play the workload. `at_once` creates wait for each other and are placed together, largest first.
+
+    A mark, the end, and the delete of one that waits end the waiting early. `samples` moments, evenly spread, are
+    kept for charts; `step` is told now and then how many events are done.
+    """
+    playing = _Playing(workload, rule, at_once)
+    every = max(1, len(workload.events) // samples) if samples else 0
+    for n, event in enumerate(workload.events, 1):
+        playing.take(event)
+        if every and n % every == 0:
+            playing.sample(n)
+        if n % 500 == 0:
+            step(500)
+    playing.clear()
+    step(len(workload.events) % 500)
+    playing.result.refused = playing.count.shares()
+    return playing.result
+
+
+class _Playing:
+    def __init__(self, workload: Workload, rule: Rule, at_once: int) -> None:
+        self.result = SimulationResult(rule.title)
+        self.count = Tally()
+        self._fleet = SimulatedFleet(workload.hosts, workload.traits)
+        self._chooser = rule.start(self._fleet)
+        self._at_once = at_once
+        self._waiting: dict[str, Create] = {}
+
+    def take(self, event: Event) -> None:
+        match event:
+            case Create(vm):
+                self._waiting[vm] = event
+                if len(self._waiting) >= self._at_once:
+                    self.clear()
+            case Delete(vm):
+                if vm in self._waiting:
+                    self.clear()
+                self._fleet.remove(vm)
+            case There(vm, demand, host_id):
+                self._fleet.place(vm, demand, host_id)
+            case Mark(name):
+                self.clear()
+                self.result.marks[name] = self._balance()
+
+    def clear(self) -> None:
+        """Place all that wait, by priority and then the largest first."""
+        creates = list(self._waiting.values())
+        self._waiting.clear()
+        order = largest_first([create.demand for create in creates], self._fleet.state.whole)
+        for n in sorted(order, key=lambda n: -_priority(creates[n])):
+            vm, demand, wanted = creates[n]
+            host_id = self._chooser.choose(vm, demand, wanted)
+            self.count.add(demand, host_id is None)
+            if host_id is not None:
+                self._fleet.place(vm, demand, host_id, wanted)
+
+    def sample(self, n: int) -> None:
+        fleet = self._fleet
+        shares = sorted(utilisation(fleet.capacities[n], fleet.taken(n), ZERO) for n in range(len(fleet.ids)))
+        self.result.samples.append(Sample(n, self._balance(), shares, self.count.refusals))
+
+    def _balance(self) -> Balance:
+        fleet = self._fleet
+        return balance(fleet.capacities, [fleet.taken(n) for n in range(len(fleet.ids))])
+
+
+def _priority(create: Create) -> int:
+    return create.wanted.constraints.priority if create.wanted else 0
+
+
+def mean_balance(balances: list[Balance]) -> Balance:
+    """The mean of several workloads, element by element."""
+    return Balance(*(sum(column) / len(balances) for column in zip(*balances, strict=True)))
+
+
+def mean_refused(all_: list[RefusedDemand]) -> RefusedDemand:
+    """The mean of several workloads, element by element; of the large ones, of those that wanted any."""
+    large = [refused.large for refused in all_ if refused.large is not None]
+    return RefusedDemand(
+        sum(refused.vms for refused in all_) / len(all_),
+        sum(refused.vcpus for refused in all_) / len(all_),
+        sum(large) / len(large) if large else None,
+    )

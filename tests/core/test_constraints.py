@@ -1,0 +1,452 @@
+"""The wishes of a request: what labels mean, whom the ledger rules out, and what is added to a price."""
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from billet.core.auction import award, explain_unplaced
+from billet.core.bidding import bid, cannot
+from billet.core.constraints import PREFIX, groups_of, read, violation, with_preferences
+from billet.core.errors import InvalidRequest
+from billet.core.model import (
+    NO_CONSTRAINTS,
+    ZERO,
+    Auction,
+    Award,
+    Bid,
+    Constraints,
+    Facts,
+    Host,
+    HostView,
+    Peers,
+    Placement,
+    PlacementState,
+    Reason,
+    Refusal,
+    Resources,
+    Unplaced,
+)
+from billet.core.policies import POLICIES
+from billet.core.questions.record import AuctionRecord, attempt_of, faithful
+from billet.core.quotas import Quota, exceeded, read_quota
+from billet.core.scoring import DEFAULT_WEIGHTS
+from billet.core.state import PutHost, PutPlacement, State, apply
+from billet.wire.auction_records import decode, encode, readable
+from tests.core.strategies import amounts, facts, hosts
+
+ROOM = Resources(16, 16384, 100_000, 100)
+SMALL = Resources(1, 1024, 0, 1)
+HOSTS = [
+    Host("a1", ROOM, ROOM, "a", {"disk": "nvme", "gpu": "no"}),
+    Host("a2", ROOM, ROOM, "a", {"disk": "hdd"}),
+    Host("b1", ROOM, ROOM, "b", {"disk": "nvme", "gpu": "yes"}),
+    Host("x1", ROOM, ROOM),
+]
+
+
+def fleet(*placements: Placement) -> State:
+    state = State()
+    for host in HOSTS:
+        apply(state, PutHost(host))
+    for placement in placements:
+        apply(state, PutPlacement(placement))
+    return state
+
+
+def vm(name: str, host: str, namespace: str = "ns", **labels: str) -> Placement:
+    named = {
+        (key if key == "cluster-name" else PREFIX + key).replace("_name", "-name"): v for key, v in labels.items()
+    }
+    return Placement(name, namespace, name, SMALL, host, PlacementState.STARTED, name, named)
+
+
+def auction(labels: dict[str, str], name: str = "vm", namespace: str = "ns", number: int = 0) -> Auction:
+    return Auction(f"01{number}", namespace, name, SMALL, labels=labels, constraints=read(labels, name))
+
+
+def decide(state: State, wanted: Auction, weights=DEFAULT_WEIGHTS):
+    """As the auctioneer does it: every host that may bid does, and the ledger's views go with them."""
+    answers = [bid(h, state.taken.get(h.id, ZERO), Facts(), wanted, weights) for h in state.hosts.values()]
+    views = state.views([a.host for a in answers if isinstance(a, Bid)], wanted)
+    return award(wanted, answers, views, weights)
+
+
+def place(state: State, wanted: Auction) -> str:
+    decision = decide(state, wanted)
+    assert isinstance(decision, Award), decision
+    claim = Placement(wanted.id, wanted.namespace, wanted.name, SMALL, decision.host, PlacementState.RESERVED, "",
+                      wanted.labels)  # fmt: skip
+    apply(state, PutPlacement(claim))
+    return decision.host
+
+
+# Reading.
+
+
+def test_labels_become_wishes() -> None:
+    labels = {
+        "billet.io/zone": "a", "billet.io/host": "a1", "billet.io/require.disk": "nvme", "billet.io/avoid.gpu": "no",
+        "billet.io/spread": "web", "billet.io/apart": "db", "billet.io/near": "cache", "billet.io/policy": "fast",
+        "billet.io/priority": "-7", "billet.io/evict": "allow", "billet.io/request-id": "r1", "owner": "me",
+    }  # fmt: skip
+    assert read(labels) == Constraints(
+        "a", "a1", (("disk", "nvme"),), (("gpu", "no"),), "web", "db", "cache", "", False, "fast", -7
+    )
+    assert read({"owner": "me", "billet.io/evict": "allow"}) == NO_CONSTRAINTS
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("zoen", "a", "is none that Billet knows: billet.io/ has zone, host, require.LABEL"),
+        ("require.", "a", "is none that Billet knows"),
+        ("zone", "", "give a name of 1 to 253 printable characters"),
+        ("apart", "g" * 254, "give a name of 1 to 253 printable characters"),
+        ("near", "a\nb", "give a name of 1 to 253 printable characters"),
+        ("evict", "yes", "write allow or deny"),
+        ("policy", "best", "there are the policies spread, pack, fast"),
+        ("priority", "high", "give a whole number from -1000 to 1000"),
+        ("priority", "1001", "give a whole number from -1000 to 1000"),
+        ("priority", "9" * 5000, "give a whole number from -1000 to 1000"),
+        ("priority", "٣", "give a whole number from -1000 to 1000"),
+    ],
+)
+def test_a_label_that_cannot_be_read_is_refused_with_its_key_its_value_and_what_is_allowed(key, value, says) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        read({PREFIX + key: value})
+    assert says in caught.value.text
+    assert f"label billet.io/{key}={value!r}" in caught.value.text
+
+
+@given(st.dictionaries(st.text(max_size=20).map(lambda key: PREFIX + key), st.text(max_size=300), max_size=4))
+def test_labels_are_read_or_refused_and_nothing_else(labels) -> None:
+    try:
+        constraints = read(labels, "vm")
+    except InvalidRequest:
+        return
+    assert constraints.policy in ("", *POLICIES)
+    assert -1000 <= constraints.priority <= 1000
+
+
+def test_a_label_that_is_wished_empty_is_named_as_such() -> None:
+    refusal = violation(Host("a", Resources(), Resources()), read({"billet.io/require.gpu": ""}))
+    assert refusal == Refusal("a", Reason.LABEL, "label gpu is not there, an empty one is wished")
+
+
+def test_an_address_of_a_zone_wishes_it_and_a_label_may_not_say_otherwise() -> None:
+    assert read({}, zone="a").zone == "a"
+    assert read({"billet.io/zone": "a"}, zone="a").zone == "a"
+    with pytest.raises(InvalidRequest, match="zone='b' contradicts the address, which stands for zone 'a'"):
+        read({"billet.io/zone": "b"}, zone="a")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "plane"),
+    [
+        ("c1-control-plane-x7k2f", {}, True),
+        ("c1-md-0-abcde", {}, False),
+        ("c2-control-plane-x7k2f", {}, False),
+        ("anything", {"cluster.x-k8s.io/control-plane": ""}, True),
+    ],
+)
+def test_control_planes_are_known_by_their_name_or_cluster_apis_label(name, more, plane) -> None:
+    assert read({"cluster-name": "c1", **more}, name).plane is plane
+    assert not read(more, name).plane
+
+
+# Hard wishes.
+
+
+@pytest.mark.parametrize(
+    ("label", "value", "refusals"),
+    [
+        ("zone", "b", {
+            "a1": (Reason.ZONE, "is in zone a, zone b is wished"),
+            "a2": (Reason.ZONE, "is in zone a, zone b is wished"),
+            "x1": (Reason.ZONE, "is in no zone, zone b is wished"),
+        }),
+        ("host", "a2", dict.fromkeys(("a1", "b1", "x1"), (Reason.HOST, "host a2 is wished"))),
+        ("require.gpu", "yes", {
+            "a1": (Reason.LABEL, "label gpu is no, yes is wished"),
+            "a2": (Reason.LABEL, "label gpu is not there, yes is wished"),
+            "x1": (Reason.LABEL, "label gpu is not there, yes is wished"),
+        }),
+        ("avoid.disk", "nvme", {
+            "a1": (Reason.AVOIDED, "label disk is nvme, which is to be avoided"),
+            "b1": (Reason.AVOIDED, "label disk is nvme, which is to be avoided"),
+        }),
+    ],
+)  # fmt: skip
+def test_a_host_without_what_is_wished_is_out_and_says_why(label, value, refusals) -> None:
+    wanted = auction({PREFIX + label: value})
+    found = {host.id: no for host in HOSTS if (no := cannot(host, wanted))}
+    assert found == {host_id: Refusal(host_id, *no) for host_id, no in refusals.items()}
+    assert place(fleet(), wanted) not in refusals
+
+
+def test_apart_keeps_two_of_a_group_off_one_host_and_names_who_is_there() -> None:
+    state = fleet()
+    first, second, third, fourth, fifth = (
+        auction({"billet.io/apart": "web"}, f"web-{n}", number=n) for n in range(5)
+    )
+    assert len({place(state, wanted) for wanted in (first, second, third, fourth)}) == 4
+    decision = decide(state, fifth)
+    assert isinstance(decision, Unplaced)
+    assert {no.reason for no in decision.refusals} == {Reason.APART}
+    where = {p.host: p.name for p in state.placements.values()}
+    assert {no.host: no.detail for no in decision.refusals} == {
+        host: f"already has ns/{name} of group web" for host, name in where.items()
+    }
+    # Another namespace's group of that name is another group, and those who are only near it are not in the way.
+    assert place(state, auction({"billet.io/apart": "web"}, namespace="other", number=6))
+    assert place(state, auction({"billet.io/near": "web"}, number=7))
+
+
+def test_who_holds_no_room_any_more_is_in_nobodys_way() -> None:
+    member = vm("web-0", "a1", apart="web")
+    state = fleet(member, *(vm(f"web-{n}", host, apart="web") for n, host in ((1, "a2"), (2, "b1"), (3, "x1"))))
+    wanted = auction({"billet.io/apart": "web"})
+    assert isinstance(decide(state, wanted), Unplaced)
+    apply(state, PutPlacement(replace(member, state=PlacementState.RELEASING)))
+    assert isinstance(decide(state, wanted), Unplaced)
+    apply(state, PutPlacement(replace(member, state=PlacementState.LOST)))
+    assert place(state, wanted) == "a1"
+
+
+def test_an_impossible_wish_says_which_hosts_failed_which_wish() -> None:
+    refusals = (
+        *(Refusal(f"h{n}", Reason.ZONE, "is in zone a, zone b is wished") for n in range(2)),
+        Refusal("h3", Reason.LABEL, "label gpu is no, yes is wished"),
+    )
+    assert explain_unplaced(auction({}), Unplaced(refusals)) == (
+        "no host can take ns/vm (1 vCPU, 1024 MiB): "
+        "2 hosts: is not in the wished zone "
+        "(h0: is in zone a, zone b is wished, h1: is in zone a, zone b is wished); "
+        "1 host: lacks a wished label (h3: label gpu is no, yes is wished)"
+    )
+    many = tuple(Refusal(f"h{n}", Reason.ZONE, "is in zone a") for n in range(9))
+    assert "9 hosts: is not in the wished zone (e.g. h0: is in zone a, h1: " in explain_unplaced(
+        auction({}), Unplaced(many)
+    )
+
+
+# Soft wishes.
+
+
+def test_spread_takes_other_hosts_and_other_zones_first() -> None:
+    state = fleet(vm("fat", "b1"))
+    took = [place(state, auction({"billet.io/spread": "web"}, number=n)) for n in range(4)]
+    assert set(took) == {"a1", "a2", "b1", "x1"}
+    zones = [state.zone(host) for host in took[:3]]
+    assert len(set(zones)) == 3
+
+
+def test_spread_is_soft() -> None:
+    state = fleet(*(vm(f"web-{n}", host, spread="web") for n, host in enumerate(("a1", "a2", "b1", "x1"))))
+    assert place(state, auction({"billet.io/spread": "web"}))
+
+
+def test_near_goes_where_the_group_is_then_to_its_zone() -> None:
+    state = fleet(vm("db", "a1", apart="db"))
+    assert place(state, auction({"billet.io/near": "db"}, number=1)) == "a1"
+    full = replace(vm("fat", "a1"), demand=Resources(14, 0, 0, 1))
+    apply(state, PutPlacement(full))
+    assert place(state, auction({"billet.io/near": "db"}, number=2)) == "a2"
+
+
+def test_the_machines_of_a_cluster_are_spread_by_themselves_and_control_planes_most_of_all() -> None:
+    state = fleet()
+    names = [f"c1-control-plane-{n}" for n in range(3)]
+    took = [place(state, auction({"cluster-name": "c1"}, name, number=n)) for n, name in enumerate(names)]
+    assert len({state.zone(host) for host in took}) == 3
+    plane = auction({"cluster-name": "c1"}, "c1-control-plane-9", number=9)
+    worker = auction({"cluster-name": "c1"}, "c1-md-0", number=9)
+    there = state.views([took[0]], plane)[took[0]]
+    parts = [with_preferences(price_of(state, w, took[0]), state.views([took[0]], w)[took[0]].peers,
+    DEFAULT_WEIGHTS).preference for w in (plane, worker)]  # fmt: skip
+    assert {peers.preference for peers in there.peers} == {"cluster", "planes"}
+    assert parts[0] > 5 * parts[1] > 0
+
+
+def price_of(state: State, wanted: Auction, host_id: str):
+    answer = bid(state.hosts[host_id], state.taken.get(host_id, ZERO), Facts(), wanted, DEFAULT_WEIGHTS)
+    assert isinstance(answer, Bid)
+    return answer.score
+
+
+def test_weights_of_zero_switch_the_soft_wishes_off() -> None:
+    weights = DEFAULT_WEIGHTS._replace(preference=0.0, cluster=0.0)
+    state = fleet(*(vm(f"m{n}", "a1", spread="web", cluster_name="c1") for n in range(2)))
+    apply(state, PutPlacement(replace(vm("fat", "a1"), demand=Resources(0, 0, 0, 1))))
+    for other in ("a2", "b1", "x1"):
+        apply(state, PutPlacement(replace(vm(f"fat-{other}", other), demand=Resources(8, 8192, 0, 1))))
+    labels = {"billet.io/spread": "web", "cluster-name": "c1"}
+    assert decide(state, auction(labels), weights).host == "a1"
+    assert decide(state, auction(labels)).host != "a1"
+
+
+peer_counts = st.integers(1, 50).flatmap(
+    lambda total: st.integers(0, total).flatmap(
+        lambda zone: st.builds(
+            Peers, st.sampled_from(["spread", "near", "cluster", "planes"]), st.integers(0, zone), st.just(zone),
+            st.just(total),
+        )
+    )
+)  # fmt: skip
+
+
+@given(peer_counts, peer_counts)
+def test_more_of_the_group_costs_more_for_spread_and_less_for_near_and_nothing_is_negative(one, other) -> None:
+    score = bid(HOSTS[0], ZERO, Facts(), auction({}), DEFAULT_WEIGHTS).score
+    first, second = (
+        with_preferences(score, [peers], DEFAULT_WEIGHTS)
+        for peers in (one, other._replace(preference=one.preference))
+    )
+    assert first.preference >= -1e-12
+    assert first.total == pytest.approx(score.total + first.preference)
+    assert first[1:5] == score[1:5]
+    shares = [(peers.here + peers.zone / 2) / peers.total for peers in (one, other)]
+    if shares[0] > shares[1]:
+        assert (first.preference >= second.preference) == (
+            one.preference != "near"
+        ) or first.preference == second.preference
+
+
+@given(
+    st.lists(st.tuples(hosts, amounts, facts, peer_counts), max_size=5, unique_by=lambda t: t[0].id), st.booleans()
+)
+def test_promise_7_a_record_with_wishes_replays_to_the_same_award(machines, barred) -> None:
+    wanted = auction({"billet.io/spread": "web", "billet.io/policy": "fast"})
+    answers = [bid(machine, taken, known, wanted, DEFAULT_WEIGHTS) for machine, taken, known, _ in machines]
+    views = {
+        m.id: HostView(m.allocatable, taken, m.cordoned, m.fenced,
+                       Refusal(m.id, Reason.APART, "x") if barred and n == 0 else None, (peers,))
+        for n, (m, taken, _, peers) in enumerate(machines)
+    }  # fmt: skip
+    decision = award(wanted, answers, views, DEFAULT_WEIGHTS)
+    attempt = attempt_of(answers, views, decision)
+    kept = encode(AuctionRecord(wanted, DEFAULT_WEIGHTS, 1.0, [attempt]))
+    assert faithful(decode(kept))
+    assert readable(kept)
+    if barred and machines and isinstance(decision, Award):
+        assert decision.host != machines[0][0].id
+
+
+# The policy of one request.
+
+
+def test_a_request_may_have_a_policy_of_its_own() -> None:
+    full = replace(vm("fat", "a2"), demand=Resources(8, 8192, 0, 1))
+    state = fleet(full)
+    assert place(state, auction({"billet.io/policy": "pack"}, number=1)) == "a2"
+    assert place(state, auction({}, number=2)) != "a2"
+
+
+def test_a_policy_is_priced_alike_by_the_host_and_by_a_ledger_that_has_moved() -> None:
+    wanted = auction({"billet.io/policy": "fast"})
+    slow = bid(HOSTS[0], ZERO, Facts(boot_s=5.0), wanted, DEFAULT_WEIGHTS)
+    assert slow.score.delay > 20 * 0.05 * 0.49
+    moved = {"a1": HostView(ROOM, Resources(0, 0, 0, 1))}
+    assert award(wanted, [slow], moved, DEFAULT_WEIGHTS).score.delay > slow.score.delay
+
+
+# Which hosts are asked.
+
+
+def three_zones(hosts: int = 400, **of_c: bool) -> State:
+    """Zone b is fuller than a and c; `of_c` is what is said of the hosts of c."""
+    state = State()
+    for n in range(hosts):
+        zone = "aaabbc"[n % 6]
+        apply(state, PutHost(replace(Host(f"{zone}{n:03}", ROOM, ROOM, zone), **(of_c if zone == "c" else {}))))
+        if zone == "b":
+            apply(state, PutPlacement(replace(vm(f"f{n}", f"b{n:03}"), demand=Resources(8, 0, 0, 1))))
+    return state
+
+
+def by_zone(host_ids: list[str]) -> dict[str, int]:
+    return dict(Counter(host_id[0] for host_id in host_ids))
+
+
+def test_a_spread_auction_asks_hosts_of_each_zone_however_full_one_of_them_is() -> None:
+    state = three_zones()
+    plain = state.ranking.shortlist("01A", 32, 0, lambda _: True)
+    even = state.ranking.of_each_zone("01A", 32, lambda _: True)
+    assert "b" not in by_zone(plain)
+    assert sorted(by_zone(even).values()) == [10, 11, 11]
+
+
+def test_a_zone_that_gives_nothing_leaves_its_share_to_the_others_and_is_not_searched() -> None:
+    """Cordoned, away, or small. Broken on purpose (a fixed share for each zone): 22 are asked, and all looked at."""
+    looked: list[str] = []
+
+    def present(host_id: str) -> bool:
+        looked.append(host_id)
+        return host_id[0] != "c"
+
+    for state, most in ((three_zones(cordoned=True), 32), (three_zones(fenced=True), 32), (three_zones(1200), 120)):
+        looked.clear()
+        even = state.ranking.of_each_zone("01A", 32, present)
+        assert by_zone(even) == {"a": 16, "b": 16}
+        assert len(looked) <= most
+    assert by_zone(three_zones(hosts=12).ranking.of_each_zone("01A", 10, lambda _: True)) == {"a": 4, "b": 4, "c": 2}
+
+
+def test_of_more_zones_than_are_asked_each_auction_hears_others() -> None:
+    state = State()
+    for n in range(100):
+        apply(state, PutHost(Host(f"h{n:02}", ROOM, ROOM, f"rack-{n // 2}")))
+    one, two = (state.ranking.of_each_zone(auction_id, 8, lambda _: True) for auction_id in ("01ONE", "01TWO"))
+    assert len({int(host_id[1:]) // 2 for host_id in one}) == 8
+    assert set(one) != set(two)
+
+
+def test_in_a_zone_that_is_wished_no_other_hosts_are_looked_at() -> None:
+    state, looked = three_zones(), []
+    asked = state.ranking.shortlist("01A", 8, 4, lambda host_id: not looked.append(host_id), zone="b")
+    assert by_zone(asked).keys() == by_zone(looked).keys() == {"b"}
+    assert state.ranking.shortlist("01A", 8, 4, lambda _: True, zone="nowhere") == []
+
+
+def test_of_a_group_to_be_near_to_only_the_hosts_of_a_zone_that_is_wished_are_looked_at() -> None:
+    """Broken on purpose (as it was: all hosts of the group): each of them was held against the zone, in vain."""
+    state, labels = three_zones(60), {"billet.io/near": "g"}
+    for host_id in (host_id for host_id in list(state.hosts) if host_id[0] in "ab"):
+        apply(state, PutPlacement(vm(f"g-{host_id}", host_id, near="g")))
+    assert by_zone(list(state.peer_hosts(auction(labels)))) == {"a": 30, "b": 20}
+    assert by_zone(list(state.peer_hosts(auction(labels | {"billet.io/zone": "b"})))) == {"b": 20}
+    assert not list(state.peer_hosts(auction(labels | {"billet.io/zone": "c"})))
+
+
+# Groups.
+
+
+def test_a_microvm_belongs_to_every_group_that_it_names() -> None:
+    labels = {"billet.io/spread": "g", "billet.io/near": "h", "billet.io/apart": "g", "cluster-name": "c"}
+    found = {(group.kind.value, group.name) for group in groups_of("ns", "c-control-plane-1", labels)}
+    assert found == {("group", "g"), ("group", "h"), ("apart", "g"), ("cluster", "c"), ("planes", "c")}
+    assert not list(groups_of("ns", "vm", {}))
+
+
+# Quotas.
+
+
+def test_a_quota_is_read_or_refused() -> None:
+    assert read_quota("vcpu:64, memory_mib:131072,vms:20") == Quota(64, 131072, None, 20)
+    for wrong in ("", "vcpu", "vcpu:x", "cpu:1", "vcpu:-1", "vcpu:1,vcpu:2"):
+        with pytest.raises(ValueError, match=f"^{wrong}$"):
+            read_quota(wrong)
+
+
+def test_a_quota_says_limit_used_and_wanted() -> None:
+    quotas = {"team": Quota(vcpu=4, vms=2), "*": Quota(memory_mib=0)}
+    assert not exceeded(quotas, "team", Resources(2, 0, 0, 1), Resources(2, 9999, 0, 1))
+    assert exceeded(quotas, "team", Resources(3, 0, 0, 2), Resources(2, 0, 0, 1)) == (
+        "namespace team is over its quota: it may have 4 vCPU, has 3 and wants 2 more; "
+        "2 microVMs, has 2 and wants 1 more"
+    )
+    assert "0 MiB memory" in exceeded(quotas, "other", ZERO, SMALL)
+    assert not exceeded({}, "other", ZERO, SMALL)

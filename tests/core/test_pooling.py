@@ -1,0 +1,190 @@
+"""What the bids of an auction say together: waits are priced alike, and one host at a time pulls an image first."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from billet.core.auction import award, rebid, with_room
+from billet.core.bidding import bid
+from billet.core.boots.pooling import Common, Mean, Pooled, common, pool
+from billet.core.constraints import read
+from billet.core.model import Auction, Facts, Host, HostView, Image, Resources
+from billet.core.questions.shadow import shadow
+from billet.core.scoring import DEFAULT_WEIGHTS, PATIENT, USUAL, Weights, price
+
+ROOM = Resources(64, 65536, 100_000, 100)
+SMALL = Resources(2, 2048, 0, 1)
+AUCTION = Auction("01AUCTION", "ns", "vm", SMALL, images=(Image("root"),))
+KNOWN = Facts(boot_s=1.0, pull_s=20.0)
+
+
+def has(name, taken=0, facts=KNOWN):
+    """A host that has the images, and so many vCPU taken."""
+    return made(name, taken, facts, 0, 0)
+
+
+def lacks(name, taken=0, facts=KNOWN, coming=0):
+    """One that does not; with `coming`, others there wait for one image of them."""
+    return made(name, taken, facts, 1 - coming, coming)
+
+
+def made(name, taken, facts, missing, coming):
+    used = Resources(taken, 1024 * taken, 0, taken // 2)
+    return bid(Host(name, ROOM, ROOM), used, facts, AUCTION, DEFAULT_WEIGHTS, missing, coming)
+
+
+def winner(bids, auction=AUCTION, since=None, weights=DEFAULT_WEIGHTS):
+    """Who wins, with so many microVMs awarded since the bids."""
+    ledger = {b.host: HostView(ROOM, b.basis) for b in bids}
+    for host, count in (since or {}).items():
+        more = Resources(*(count * part for part in SMALL))
+        ledger[host] = ledger[host]._replace(taken=ledger[host].taken.plus(more))
+    return award(auction, bids, ledger, weights).host
+
+
+def views(bids):
+    return {b.host: HostView(ROOM, b.basis) for b in bids}
+
+
+def bids_with_queues(*queues):
+    return [has("a", 16, KNOWN._replace(pending=queues[0])), lacks("b", 2, PULLING, coming=1), lacks("c")]
+
+
+def test_a_pull_is_worth_it_once_the_others_have_as_long_a_queue():
+    assert winner(bids_with_queues(10)) == "a"
+    assert winner(bids_with_queues(60)) == "c"
+
+
+def test_where_all_have_the_images_a_queue_counts_when_it_is_long():
+    """Broken on purpose (each second of a queue counts): large hosts, which are sent more, are left emptier."""
+    quiet = has("b", 16)
+    assert winner([has("a", 0, Facts(pending=8, boot_s=1.0)), quiet]) == "a"
+    assert winner([has("a", 0, Facts(pending=25, boot_s=1.0)), quiet]) == "b"
+
+
+PULLING = Facts(pending=1, boot_s=1.0, pull_s=20.0, ahead_s=21.0, pulls=1)
+
+
+def test_the_first_to_pull_is_sent_where_it_is_emptiest_and_nobody_after_it_while_it_pulls():
+    """Broken on purpose (price every pull in full): half of the fleet gets the images never.
+
+    Broken on purpose (price no pull): a burst goes to hosts that pull for a minute.
+    """
+    assert winner([has("a", 16), lacks("b"), lacks("c", 8)]) == "b"
+    assert winner([has("a", 16), lacks("b", 2, PULLING, coming=1), lacks("c")]) == "a"
+    assert winner([has("a", 16), has("b", 2), lacks("c")]) == "c"  # the pull is done
+
+
+def test_two_that_are_decided_at_the_same_moment_are_not_both_the_first():
+    """Broken on purpose (look at bids only): the host that was given the first has not said so yet."""
+    bids = [has("a", 16), lacks("b"), lacks("c")]
+    first = winner(bids)
+    assert first in ("b", "c")
+    assert winner(bids, since={first: 1}) == "a"
+
+
+def test_what_else_waits_or_was_awarded_is_no_pull_of_these_images():
+    waiting = Facts(pending=1, boot_s=1.0, pull_s=20.0, ahead_s=21.0, pulls=1)
+    assert winner([has("a", 16, waiting), lacks("b")]) == "b"
+    assert winner([has("a", 16), lacks("b")], since={"a": 1}) == "b"
+
+
+def test_fast_sends_nobody_first():
+    assert winner([has("a", 16), lacks("b")], weights=Weights(policy="fast")) == "a"
+
+
+@pytest.mark.parametrize("preference", ["spread", "near"])
+def test_who_wishes_for_company_or_none_would_rather_wait(preference):
+    constrained = replace(AUCTION, constraints=read({f"billet.io/{preference}": "db"}))
+    queue = Facts(pending=30, boot_s=1.0)
+    bids = [has("a", 16), has("b", 0, queue)]
+    assert winner(bids) == "a"
+    assert winner(bids, constrained) == "b"
+
+
+def test_a_shadow_sees_the_same_pulls():
+    bids = [has("a", 16), lacks("b"), lacks("c")]
+    ledger = {b.host: HostView(ROOM, b.basis) for b in bids}
+    ledger["b"] = ledger["b"]._replace(taken=SMALL)
+    assert shadow(AUCTION, bids, ledger, DEFAULT_WEIGHTS) == award(AUCTION, bids, ledger, DEFAULT_WEIGHTS).host == "a"
+    assert [rebid(b, ledger[b.host]).coming for b in bids] == [0, 1, 0]
+
+
+def test_hosts_that_differ_by_chance_only_are_taken_to_be_alike():
+    """Means of 20 boots that vary by 30 % differ by about 7 %."""
+    boots = common([Mean(s, 0.4, 20) for s in (0.93, 0.97, 1.0, 1.04, 1.06)])
+    assert boots == Common(pytest.approx(1.0), 0.0)
+    assert boots.drawn(0.93) == pytest.approx(1.0)
+
+
+def test_hosts_that_do_differ_keep_what_they_know_of_themselves():
+    boots = common([Mean(s, 0.4, 20) for s in (1.0, 1.0, 5.0)])
+    assert boots.own > 0.95
+    assert boots.drawn(5.0) == pytest.approx(5.0, rel=0.05)
+    assert boots.drawn(None) == boots.mean_s
+
+
+def test_a_mean_of_few_boots_is_chance_where_one_of_many_is_not():
+    """Broken on purpose (each mean as one of 20): two hosts that have booted twice are priced as if they differed."""
+    few, many = (common([Mean(s, 0.4, seen) for s in (0.8, 1.2)]) for seen in (1, 30))
+    assert few.own == 0.0
+    assert many.own > 0.9
+
+
+@pytest.mark.parametrize(("spreads", "kept"), [((0.4, 0.5, 0.6), 0.0), ((0.2, 0.2, 2.0), 0.9)])
+def test_a_host_that_was_lucky_with_its_bounds_is_not_preferred_for_them_and_one_that_is_wild_is_known(spreads, kept):
+    """Broken on purpose (each host's own spread): a burst goes to the hosts whose bounds are narrow by chance."""
+    waiting = [has(str(n), 0, KNOWN._replace(pending=20, uncertainty=spread)) for n, spread in enumerate(spreads)]
+    seen = pool(waiting, views(waiting), 5.0)
+    priced = [seen.seen(one.facts, 0).uncertainty for one in waiting]
+    assert max(priced) - min(priced) == pytest.approx(kept * (max(spreads) - min(spreads)), rel=0.1)
+    assert sum(priced) == pytest.approx(sum(spreads))
+
+
+ALONE = Mean(3.0, 0.4, 20)
+
+
+@pytest.mark.parametrize(("means", "own"), [([], None), ([ALONE], 1.0), ([ALONE] * 4, 1.0)])
+def test_there_is_nothing_in_common_of_fewer_than_two_or_of_the_same(means, own):
+    found = common(means)
+    assert (found and found.own) == own
+
+
+def test_a_host_that_has_never_pulled_or_booted_is_priced_by_what_the_others_know():
+    known, fresh = lacks("a"), lacks("b", 0, Facts(pending=2, pulls=1))
+    seen = pool([known, fresh], views([known, fresh]), 5.0).seen(fresh.facts, fresh.missing)
+    assert (seen.boot_s, seen.pull_s, seen.ahead_s) == (1.0, 20.0, 2 * 1.0 + 20.0)
+
+
+def test_where_nothing_waits_a_bid_stands_as_it_was_made():
+    bids = [has("a"), has("b", 2, KNOWN._replace(boot_s=1.1))]
+    ledger = views(bids)
+    assert all(pool(bids, ledger, 5.0).seen(b.facts, b.missing) == b.facts for b in bids)
+    assert award(AUCTION, bids, ledger, DEFAULT_WEIGHTS).score == bids[0].score
+
+
+@given(
+    pending=st.integers(1, 50),
+    queue_s=st.floats(0.01, DEFAULT_WEIGHTS.delay_half_s),
+    spread=st.floats(0.0, 1.0),
+    seen=st.floats(0.0, 39.0),
+)
+def test_a_bid_that_stands_is_the_same_for_who_would_rather_wait(pending, queue_s, spread, seen):
+    """So that it needs no price of its own. Broken on purpose (LONG is 1): a queue of 5 s is late."""
+    facts = Facts(pending=pending, boot_s=queue_s / pending, uncertainty=spread, boots_seen=seen)
+    assume(Pooled(DEFAULT_WEIGHTS.delay_half_s, {}).stands(facts, 0))  # but for the rounding
+    usual, patient = (
+        price(ROOM, SMALL, SMALL, facts, DEFAULT_WEIGHTS, tolerance=tolerance) for tolerance in (USUAL, PATIENT)
+    )
+    assert usual == patient
+
+
+def test_who_has_no_room_any_more_has_no_part_in_it():
+    """Broken on purpose (all bids): the images are on full hosts only, and every pull is held against the others."""
+    bids = [has("a"), lacks("b", 0, PULLING, coming=1), lacks("c")]
+    full = HostView(ROOM, ROOM)
+    able, _ = with_room(AUCTION, bids, {"a": full, "b": full, "c": HostView(ROOM, bids[2].basis)})
+    assert able == [bids[2]]
+    assert award(AUCTION, bids, {"a": full, "b": full, "c": views(bids)["c"]}, DEFAULT_WEIGHTS).score.delay < 0.05

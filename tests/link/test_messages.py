@@ -1,0 +1,98 @@
+"""What agents and the leader tell each other survives the way, lot by lot."""
+
+from __future__ import annotations
+
+import pytest
+
+from billet.core.bidding import bid
+from billet.core.constraints import read
+from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, Resources
+from billet.core.scoring import DEFAULT_WEIGHTS
+from billet.link import messages as link
+from billet.wire.pb import link_pb2 as pb
+
+ROOM = Resources(16, 16384, 100_000, 100)
+SHAPE = Resources(2, 2048, 0, 1)
+HOST = Host("h1", ROOM, ROOM)
+
+
+def auction(**labels: str) -> Auction:
+    named = {f"billet.io/{preference}": value for preference, value in labels.items()}
+    return Auction("01A", "ns", "vm", SHAPE, labels=named, constraints=read(named))
+
+
+def test_each_lot_of_a_round_is_priced_by_its_own_policy() -> None:
+    """Broken on purpose (one delay for all lots of a round): the second lot's total is the first one's."""
+    lots = [auction(), auction(policy="fast"), auction(policy="pack")]
+    called = link.get_call(pb.Call.FromString(link.put_call(7, enumerate(lots)).SerializeToString()))
+    facts = Facts(0.1, 30, 2.5, 75.5, 4.0, 0.7, 2, 12.0, 6.0)
+    assert len(set(facts)) == len(Facts._fields)  # none is left at its default, or taken for another
+    answers = [(lot, bid(HOST, ZERO, facts, sent, DEFAULT_WEIGHTS)) for lot, sent in called]
+    heard = dict(link.get_bids("h1", pb.Bids.FromString(link.put_bids(7, answers).SerializeToString())))
+    for lot, wanted in enumerate(lots):
+        asked = bid(HOST, ZERO, facts, wanted, DEFAULT_WEIGHTS)
+        assert isinstance(asked, Bid)
+        assert heard[lot] == asked
+    assert len({answer.score.delay for answer in heard.values()}) == 3
+
+
+def test_hosts_hear_nothing_of_a_wish_but_the_policy() -> None:
+    wanted = auction(zone="b", apart="web", near="db", policy="pack", priority="3")
+    ((_, sent),) = link.get_call(link.put_call(1, [(0, wanted)]))
+    assert sent == Auction("", "", "", SHAPE, constraints=read({"billet.io/policy": "pack"}))
+
+
+def test_an_older_leader_is_bid_to_and_an_older_agents_bid_is_heard() -> None:
+    """Servers and agents are upgraded in any order: columns that are younger than the other side are not there."""
+    call = link.put_call(7, [(0, auction()), (1, auction())])
+    call.ClearField("policy")
+    call.ClearField("images")
+    called = link.get_call(pb.Call.FromString(call.SerializeToString()))
+    assert [sent for _, sent in called] == [Auction("", "", "", SHAPE)] * 2
+    bids = link.put_bids(7, [(lot, bid(HOST, ZERO, Facts(), sent, DEFAULT_WEIGHTS)) for lot, sent in called])
+    bids.ClearField("delay")
+    bids.ClearField("missing")
+    bids.ClearField("coming")
+    bids.ClearField("formula")
+    heard = link.get_bids("h1", pb.Bids.FromString(bids.SerializeToString()))
+    todays = bid(HOST, ZERO, Facts(), auction(), DEFAULT_WEIGHTS)
+    assert isinstance(todays, Bid)
+    assert heard == [(lot, todays._replace(formula=0)) for lot in (0, 1)]
+
+
+def test_an_agent_that_does_not_say_which_images_it_pulls_may_be_pulling_these() -> None:
+    facts = Facts(0.1, 3, 2.0, 9.0, 4.0, pulls=2)
+    bids = link.put_bids(7, [(0, bid(HOST, ZERO, facts, auction(), DEFAULT_WEIGHTS, 0, 1))])
+    ((_, said),) = link.get_bids("h1", pb.Bids.FromString(bids.SerializeToString()))
+    bids.ClearField("coming")
+    ((_, silent),) = link.get_bids("h1", pb.Bids.FromString(bids.SerializeToString()))
+    assert isinstance(said, Bid)
+    assert isinstance(silent, Bid)
+    assert (said.coming, silent.coming) == (1, 2)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("part", "amount"),
+    [("utilisation", NAN), ("utilisation", INF), ("utilisation", -1.0), ("shape", NAN), ("delay", -INF)],
+)
+def test_a_bid_that_is_no_number_is_none(part: str, amount: float) -> None:
+    """It would be neither lower nor higher than any other, and the auction could not be decided at all."""
+    good = bid(HOST, ZERO, Facts(0.1, 3, 2.0), auction(), DEFAULT_WEIGHTS)
+    message = link.put_bids(1, [(0, good), (1, good)])
+    getattr(message, part)[1] = amount
+    assert link.get_bids("h1", message) == [(0, good), (1, Refusal("h1", Reason.DECLINED, link.NO_SENSE))]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [Facts(NAN), Facts(0.0, 1, INF), Facts(0.0, -1, 1.0), Facts(pulls=-3), Facts(0.0, 1, 1e200)],
+)
+def test_facts_that_make_no_sense_are_no_bid(facts: Facts) -> None:
+    """The last is a number, and its square is none: it would end the auction for everybody."""
+    good = bid(HOST, ZERO, Facts(), auction(), DEFAULT_WEIGHTS)
+    assert isinstance(good, Bid)
+    message = link.put_bids(1, [(0, good._replace(facts=facts))])
+    assert link.get_bids("h1", message) == [(0, Refusal("h1", Reason.DECLINED, link.NO_SENSE))]
