@@ -14,7 +14,7 @@ class Presence:
         self._hosts: dict[str, None] = {}  # in the order of their coming: a set's order differs from run to run
         self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host comes
 
-    def __contains__(self, host_id: str) -> bool:
+    def __contains__(self, host_id: object) -> bool:
         return host_id in self._hosts
 
     def __len__(self) -> int:
