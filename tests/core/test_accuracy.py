@@ -92,5 +92,5 @@ def test_a_discounted_host_loses_and_its_record_replays_to_the_same_award():
 def test_what_was_kept_is_read_as_it_was(outcomes):
     kept = [encode_outcome(one) for one in outcomes]
     assert decode_outcomes(kept) == outcomes
-    broken = [b"", b"{}", b"[1]", b'{"v":99}', encode_outcome(outcome()).replace(b'"v":1', b'"v":2')]
+    broken = [b"", b"{}", b"[1]", b'{"v":99}', encode_outcome(outcome()).replace(b'"v":2', b'"v":3')]
     assert decode_outcomes([*broken, *kept]) == outcomes

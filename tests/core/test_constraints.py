@@ -133,7 +133,7 @@ def test_labels_are_read_or_refused_and_nothing_else(labels) -> None:
 
 def test_a_label_that_is_wished_empty_is_named_as_such() -> None:
     refusal = violation(Host("a", Resources(), Resources()), read({"billet.io/require.gpu": ""}))
-    assert refusal == Refusal("a", Reason.LABEL, "label gpu is not there, an empty one is wished")
+    assert refusal == Refusal("a", Reason.LABEL, "label gpu is missing, an empty value is required")
 
 
 def test_an_address_of_a_zone_wishes_it_and_a_label_may_not_say_otherwise() -> None:
@@ -164,19 +164,19 @@ def test_control_planes_are_known_by_their_name_or_cluster_apis_label(name, more
     ("label", "value", "refusals"),
     [
         ("zone", "b", {
-            "a1": (Reason.ZONE, "is in zone a, zone b is wished"),
-            "a2": (Reason.ZONE, "is in zone a, zone b is wished"),
-            "x1": (Reason.ZONE, "is in no zone, zone b is wished"),
+            "a1": (Reason.ZONE, "is in zone a, zone b is required"),
+            "a2": (Reason.ZONE, "is in zone a, zone b is required"),
+            "x1": (Reason.ZONE, "is in no zone, zone b is required"),
         }),
-        ("host", "a2", dict.fromkeys(("a1", "b1", "x1"), (Reason.HOST, "host a2 is wished"))),
+        ("host", "a2", dict.fromkeys(("a1", "b1", "x1"), (Reason.HOST, "host a2 is required"))),
         ("require.gpu", "yes", {
-            "a1": (Reason.LABEL, "label gpu is no, yes is wished"),
-            "a2": (Reason.LABEL, "label gpu is not there, yes is wished"),
-            "x1": (Reason.LABEL, "label gpu is not there, yes is wished"),
+            "a1": (Reason.LABEL, "label gpu is no, yes is required"),
+            "a2": (Reason.LABEL, "label gpu is missing, yes is required"),
+            "x1": (Reason.LABEL, "label gpu is missing, yes is required"),
         }),
         ("avoid.disk", "nvme", {
-            "a1": (Reason.AVOIDED, "label disk is nvme, which is to be avoided"),
-            "b1": (Reason.AVOIDED, "label disk is nvme, which is to be avoided"),
+            "a1": (Reason.AVOIDED, "label disk is nvme, which the request avoids"),
+            "b1": (Reason.AVOIDED, "label disk is nvme, which the request avoids"),
         }),
     ],
 )  # fmt: skip
@@ -218,17 +218,17 @@ def test_who_holds_no_room_any_more_is_in_nobodys_way() -> None:
 
 def test_an_impossible_wish_says_which_hosts_failed_which_wish() -> None:
     refusals = (
-        *(Refusal(f"h{n}", Reason.ZONE, "is in zone a, zone b is wished") for n in range(2)),
-        Refusal("h3", Reason.LABEL, "label gpu is no, yes is wished"),
+        *(Refusal(f"h{n}", Reason.ZONE, "is in zone a, zone b is required") for n in range(2)),
+        Refusal("h3", Reason.LABEL, "label gpu is no, yes is required"),
     )
     assert explain_unplaced(auction({}), Unplaced(refusals)) == (
         "no host can take ns/vm (1 vCPU, 1024 MiB): "
-        "2 hosts: is not in the wished zone "
-        "(h0: is in zone a, zone b is wished, h1: is in zone a, zone b is wished); "
-        "1 host: lacks a wished label (h3: label gpu is no, yes is wished)"
+        "2 hosts: is not in the required zone "
+        "(h0: is in zone a, zone b is required, h1: is in zone a, zone b is required); "
+        "1 host: lacks a required label (h3: label gpu is no, yes is required)"
     )
     many = tuple(Refusal(f"h{n}", Reason.ZONE, "is in zone a") for n in range(9))
-    assert "9 hosts: is not in the wished zone (e.g. h0: is in zone a, h1: " in explain_unplaced(
+    assert "9 hosts: is not in the required zone (e.g. h0: is in zone a, h1: " in explain_unplaced(
         auction({}), Unplaced(many)
     )
 

@@ -138,7 +138,7 @@ async def test_apart_holds_among_those_that_wait_together(store: SqliteStore) ->
     assert sorted(link.orders.values()) == ["h0", "h1", "h2"]
     refused = [outcome for outcome in outcomes if isinstance(outcome, NoRoom)]
     assert len(refused) == 5
-    assert all("3 hosts: has one of a group that is kept apart (h0: already has ns/a" in no.text for no in refused)
+    assert all("3 hosts: has another microVM of the apart group (h0: already has ns/a" in no.text for no in refused)
 
 
 async def test_a_quota_holds_among_those_that_wait_together(store: SqliteStore) -> None:
@@ -222,6 +222,6 @@ async def test_what_surely_gets_nothing_is_told_so_while_the_store_hangs(
     ends = await asyncio.gather(*creating, return_exceptions=True)
     assert list(link.orders) == ["a0", "a5"]
     assert "not enough vCPU (e.g. h: needs 40 vCPU, 4 free)" in ends[1].text
-    assert "is not in the wished zone (h: is in no zone, zone x is wished)" in ends[2].text
+    assert "is not in the required zone (h: is in no zone, zone x is required)" in ends[2].text
     assert "apart (h: already has ns/a0 of group g)" in ends[3].text
     assert "not enough vCPU (e.g. h: needs 4 vCPU" in ends[4].text

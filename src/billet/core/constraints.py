@@ -106,16 +106,16 @@ def violation(host: Host, constraints: Constraints) -> Refusal | None:
     """The first hard wish that a host cannot grant, by what it is; `Groups` knows about `apart`."""
     if constraints.zone and host.zone != constraints.zone:
         place = f"is in zone {host.zone}" if host.zone else "is in no zone"
-        return Refusal(host.id, Reason.ZONE, f"{place}, zone {constraints.zone} is wished")
+        return Refusal(host.id, Reason.ZONE, f"{place}, zone {constraints.zone} is required")
     if constraints.host and host.id != constraints.host:
-        return Refusal(host.id, Reason.HOST, f"host {constraints.host} is wished")
+        return Refusal(host.id, Reason.HOST, f"host {constraints.host} is required")
     for label, value in constraints.require:
         if host.labels.get(label) != value:
-            has = f"is {host.labels[label]}" if label in host.labels else "is not there"
-            return Refusal(host.id, Reason.LABEL, f"label {label} {has}, {value or 'an empty one'} is wished")
+            has = f"is {host.labels[label]}" if label in host.labels else "is missing"
+            return Refusal(host.id, Reason.LABEL, f"label {label} {has}, {value or 'an empty value'} is required")
     for label, value in constraints.avoid:
         if host.labels.get(label) == value:
-            return Refusal(host.id, Reason.AVOIDED, f"label {label} is {value}, which is to be avoided")
+            return Refusal(host.id, Reason.AVOIDED, f"label {label} is {value}, which the request avoids")
     return None
 
 
