@@ -200,3 +200,10 @@ def test_what_the_boot_that_runs_has_behind_it_is_taken_off():
     )  # it takes longer than usual, and a fifth more at the least
     boots.looked(1, 0, 0, 4.0)
     assert boots.ahead_s(0, 0, 90.0) == 0.0
+
+
+def test_facts_with_other_boots_keep_every_other_field():
+    """Fails when a field is added to Facts before `pulls`, or the order of the fields changes."""
+    facts = Facts(*range(1, len(Facts._fields) + 1))
+    changed = {"pending": 20, "boot_s": 30.0, "ahead_s": 40.0, "pull_s": 50.0, "uncertainty": 60.0}
+    assert facts.with_boots(**changed) == facts._replace(**changed)

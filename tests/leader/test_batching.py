@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from billet.core.auction import largest_first
+from billet.core.auction import clearing_order
 from billet.core.bidding import bid
 from billet.core.constraints import read
 from billet.core.errors import NoRoom
@@ -171,11 +171,12 @@ async def test_one_that_is_called_off_holds_nobody_up() -> None:
     assert [slot.cancelled() or slot.result() for slot in slots] == [Slot(1, 2), True, Slot(2, 2)]
 
 
-def test_largest_is_by_the_dominant_share_of_the_fleet_and_first_come_first_where_alike() -> None:
+def test_a_batch_is_ordered_by_priority_then_dominant_share_of_the_fleet_then_arrival() -> None:
     whole = Resources(100, 200 * 1024, 0, 100)
     demands = [Resources(2, 2048, 0, 1), Resources(1, 8192, 0, 1), Resources(2, 1024, 0, 1), Resources(8, 1024, 0, 1)]
-    assert largest_first(demands, whole) == [3, 1, 0, 2]
-    assert largest_first([], ZERO) == []
+    assert clearing_order([(demand, 0) for demand in demands], whole) == [3, 1, 0, 2]
+    assert clearing_order(list(zip(demands, (0, 0, 1, -1), strict=True)), whole) == [2, 1, 0, 3]
+    assert clearing_order([], ZERO) == []
 
 
 async def test_those_that_come_while_a_claim_is_committed_are_cleared_together_after_it() -> None:
@@ -223,5 +224,5 @@ async def test_what_surely_gets_nothing_is_told_so_while_the_store_hangs(
     assert list(link.orders) == ["a0", "a5"]
     assert "not enough vCPU (e.g. h: needs 40 vCPU, 4 free)" in ends[1].text
     assert "is not in the required zone (h: is in no zone, zone x is required)" in ends[2].text
-    assert "apart (h: already has ns/a0 of group g)" in ends[3].text
+    assert "apart group (h: already has ns/a0 of group g)" in ends[3].text
     assert "not enough vCPU (e.g. h: needs 4 vCPU" in ends[4].text

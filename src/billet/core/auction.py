@@ -45,13 +45,19 @@ def hopeless(auction: Auction) -> bool:
     )
 
 
-def largest_first(demands: Sequence[Resources], whole: Resources) -> list[int]:
-    """The order in which auctions that wait together are decided: their positions, first come first where alike.
+def clearing_order(waiting: Sequence[tuple[Resources, int]], whole: Resources) -> list[int]:
+    """The order in which auctions of one batch are decided, as positions in `waiting` (demand, priority).
 
-    The largest is the one with the largest dominant share of the whole fleet. Large ones go where they fit best
-    while there is choice, and small ones level what is left: longest processing time first (Graham, 1969).
+    Higher priority first, then the larger dominant share of the `whole` fleet, then first come. Large microVMs go
+    where they fit best while there is choice, and small ones level what is left: longest processing time first
+    (Graham, 1969).
     """
-    return sorted(range(len(demands)), key=lambda n: -utilisation(whole, ZERO, demands[n]))
+
+    def rank(n: int) -> tuple[int, float]:
+        demand, priority = waiting[n]
+        return -priority, -utilisation(whole, ZERO, demand)
+
+    return sorted(range(len(waiting)), key=rank)
 
 
 def award(

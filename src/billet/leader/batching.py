@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from billet.core.auction import largest_first
+from billet.core.auction import clearing_order
 from billet.core.bidding import cannot
 from billet.core.model import ZERO, Auction, Bid, Placement, Refusal, Resources
 from billet.core.state import State
@@ -80,7 +80,7 @@ class Clearing:
         """The loop wakes those whose futures are done in the order in which they were."""
         waiting, self._waiting = self._waiting, []
         ready = [(auction, slot) for auction, slot in waiting if not slot.done()]  # the others were cancelled
-        by_size = largest_first([auction.demand for auction, _ in ready], self._state.whole)
-        for n in sorted(by_size, key=lambda n: -ready[n][0].constraints.priority):
+        batch = [(auction.demand, auction.constraints.priority) for auction, _ in ready]
+        for n in clearing_order(batch, self._state.whole):
             self._number += 1
             ready[n][1].set_result(Slot(self._number, len(ready)))

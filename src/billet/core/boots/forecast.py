@@ -66,5 +66,4 @@ def next_stretch(stretch: float, beyond: bool, times: int = 1) -> float:
 def behind(facts: Facts, more: int) -> Facts:
     """The facts once so many microVMs more (or fewer) wait there, whose images are the same as those of the next."""
     ahead_s = None if facts.ahead_s is None else max(0.0, facts.ahead_s + more * facts.boot_s)
-    # By place: _replace takes twice as long, and the leader does this for each bid that has been overtaken.
-    return Facts(facts.pressure, facts.pending + more, facts.boot_s, ahead_s, *facts[4:])
+    return facts.with_boots(facts.pending + more, facts.boot_s, ahead_s, facts.pull_s, facts.uncertainty)

@@ -70,8 +70,7 @@ class Pooled(NamedTuple):
         if ahead_s is None:
             ahead_s = facts.pending * own_boot_s + facts.pulls * own_pull_s
         ahead_s += facts.pending * (boot_s - own_boot_s) + facts.pulls * ((pull_s or 0.0) - own_pull_s)
-        # By place, as in foretell.behind: for each bid.
-        return Facts(facts.pressure, facts.pending, boot_s, max(0.0, ahead_s), pull_s, uncertainty, *facts[6:])
+        return facts.with_boots(facts.pending, boot_s, max(0.0, ahead_s), pull_s, uncertainty)
 
     def stands(self, facts: Facts, missing: int) -> bool:
         """Whether little waits on the bidder, and nothing is pulled there, so that its own price is good enough."""

@@ -57,8 +57,17 @@ class BootQueue:
         boots, pending = self.boots, len(self._waiting)
         pulls = self._lacking(self._wanted)
         ahead_s = boots.ahead_s(pending, pulls, now_s)
-        seen = boots.boots_seen, boots.pulls_seen
-        return Facts(pressure, pending, boots.boot_s, ahead_s, boots.pull_s, boots.uncertainty, pulls, *seen)
+        return Facts(
+            pressure=pressure,
+            pending=pending,
+            boot_s=boots.boot_s,
+            ahead_s=ahead_s,
+            pull_s=boots.pull_s,
+            uncertainty=boots.uncertainty,
+            pulls=pulls,
+            boots_seen=boots.boots_seen,
+            pulls_seen=boots.pulls_seen,
+        )
 
     def missing(self, images: Iterable[Image]) -> int:
         """How many of them would have to be pulled, and are not going to be for those that wait already."""
