@@ -180,7 +180,7 @@ class CreateOptions(NamedTuple):
     """
 
     instance: str = ""
-    again: bool = False
+    resent: bool = False
     verdict_only: bool = False
 
 

@@ -145,10 +145,10 @@ def test_an_impossible_wish_says_which_hosts_failed_which_wish(
 @pytest.mark.parametrize(
     ("label", "value", "says"),
     [
-        ("zoen", "a", "is none that Billet knows: billet.io/ has zone, host, require.LABEL, avoid.LABEL, spread"),
-        ("zone", "", "give a name of 1 to 253 printable characters"),
-        ("policy", "best", "there are the policies spread, pack, fast"),
-        ("priority", "soon", "give a whole number from -1000 to 1000"),
+        ("zoen", "a", "is unknown: labels under billet.io/ are zone, host, require.LABEL, avoid.LABEL, spread"),
+        ("zone", "", "use a name of 1 to 253 printable characters"),
+        ("policy", "best", "the policies are spread, pack, fast"),
+        ("priority", "soon", "use a whole number from -1000 to 1000"),
     ],
 )
 def test_a_label_that_cannot_be_read_reaches_no_host(fleet_: Fleet, label: str, value: str, says: str) -> None:
@@ -249,7 +249,7 @@ def test_a_label_that_contradicts_the_address_is_refused(fleet_: Fleet) -> None:
     for zones in fleet_.zones:
         code, text = refused(fleet_.make, "address", client=zones["a"], zone="b")
         assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert "label billet.io/zone='b' contradicts the address, which stands for zone 'a'" in text
+        assert "label billet.io/zone='b' contradicts the address, which is the one of zone 'a'" in text
 
 
 def test_everything_else_is_the_same_there(fleet_: Fleet) -> None:

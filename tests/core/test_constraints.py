@@ -101,17 +101,17 @@ def test_labels_become_wishes() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("zoen", "a", "is none that Billet knows: billet.io/ has zone, host, require.LABEL"),
-        ("require.", "a", "is none that Billet knows"),
-        ("zone", "", "give a name of 1 to 253 printable characters"),
-        ("apart", "g" * 254, "give a name of 1 to 253 printable characters"),
-        ("near", "a\nb", "give a name of 1 to 253 printable characters"),
+        ("zoen", "a", "is unknown: labels under billet.io/ are zone, host, require.LABEL"),
+        ("require.", "a", "is unknown"),
+        ("zone", "", "use a name of 1 to 253 printable characters"),
+        ("apart", "g" * 254, "use a name of 1 to 253 printable characters"),
+        ("near", "a\nb", "use a name of 1 to 253 printable characters"),
         ("evict", "yes", "write allow or deny"),
-        ("policy", "best", "there are the policies spread, pack, fast"),
-        ("priority", "high", "give a whole number from -1000 to 1000"),
-        ("priority", "1001", "give a whole number from -1000 to 1000"),
-        ("priority", "9" * 5000, "give a whole number from -1000 to 1000"),
-        ("priority", "٣", "give a whole number from -1000 to 1000"),
+        ("policy", "best", "the policies are spread, pack, fast"),
+        ("priority", "high", "use a whole number from -1000 to 1000"),
+        ("priority", "1001", "use a whole number from -1000 to 1000"),
+        ("priority", "9" * 5000, "use a whole number from -1000 to 1000"),
+        ("priority", "٣", "use a whole number from -1000 to 1000"),
     ],
 )
 def test_a_label_that_cannot_be_read_is_refused_with_its_key_its_value_and_what_is_allowed(key, value, says) -> None:
@@ -139,7 +139,7 @@ def test_a_label_that_is_wished_empty_is_named_as_such() -> None:
 def test_an_address_of_a_zone_wishes_it_and_a_label_may_not_say_otherwise() -> None:
     assert read({}, zone="a").zone == "a"
     assert read({"billet.io/zone": "a"}, zone="a").zone == "a"
-    with pytest.raises(InvalidRequest, match="zone='b' contradicts the address, which stands for zone 'a'"):
+    with pytest.raises(InvalidRequest, match="zone='b' contradicts the address, which is the one of zone 'a'"):
         read({"billet.io/zone": "b"}, zone="a")
 
 

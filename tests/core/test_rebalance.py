@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billet.core.auction import award, unpriced
+from billet.core.auction import award, unpriced_bid
 from billet.core.constraints import read
 from billet.core.model import (
     ZERO,
@@ -94,7 +94,7 @@ def test_every_move_evens_out_has_room_is_wished_and_moves_what_may_be_moved_onc
             move.uid, namespace, move.name, move.demand, labels=resident.labels, constraints=resident.constraints
         )
         views = gone.views(rooms, again)
-        won = award(again, [unpriced(host_id, Facts()) for host_id in rooms], views, DEFAULT_WEIGHTS)
+        won = award(again, [unpriced_bid(host_id, Facts()) for host_id in rooms], views, DEFAULT_WEIGHTS)
         there, here = offer_of(again, views, move.target), offer_of(again, views, move.source)
         assert abs(won.score.total - there.score.total) < 1e-9, "the auction goes there, or draws between equals"
         assert isinstance(here, Unplaced) or there.score.preference <= here.score.preference
@@ -109,7 +109,7 @@ def test_every_move_evens_out_has_room_is_wished_and_moves_what_may_be_moved_onc
 
 
 def offer_of(auction, views, host_id):
-    return award(auction, [unpriced(host_id, Facts())], views, DEFAULT_WEIGHTS)
+    return award(auction, [unpriced_bid(host_id, Facts())], views, DEFAULT_WEIGHTS)
 
 
 def one_by_one(labels, hosts, count=6, weights=DEFAULT_WEIGHTS):
@@ -204,5 +204,5 @@ def test_who_wishes_for_company_or_for_none_may_wait_for_its_boot_as_in_an_aucti
         assert {move.target for move in plan(places, residents, DEFAULT_WEIGHTS, 3, 0.005)} == targets
         alone = Auction("U0", "ns", "vm-0", SMALL, labels=labels, constraints=read(labels))
         state = as_state({"h0": ROOMS[0], "h1": ROOMS[0]}, residents[1:])
-        bids = [unpriced(host_id, place.facts) for host_id, place in places.items()]
+        bids = [unpriced_bid(host_id, place.facts) for host_id, place in places.items()]
         assert award(alone, bids, state.views(places, alone), DEFAULT_WEIGHTS).host in (targets or {"h0"})

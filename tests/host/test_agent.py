@@ -186,7 +186,7 @@ def test_the_mean_boot_time_is_the_busy_time_shared_by_the_boots(
 async def test_promise_4_an_order_that_comes_again_is_new_to_a_host_that_never_had_it(pair: Pair) -> None:
     """An earlier leader reserved it for this very process and died before it sent the order."""
     agent, fake = pair
-    outcome = await agent.create(order("01AGAIN", again=True))
+    outcome = await agent.create(order("01AGAIN", resent=True))
     assert isinstance(outcome, Created)
     assert fake.stats()["creates_accepted"] == 1
 
@@ -194,11 +194,11 @@ async def test_promise_4_an_order_that_comes_again_is_new_to_a_host_that_never_h
 async def test_promise_4_an_order_for_another_process_is_looked_up_and_not_carried_out(pair: Pair) -> None:
     """The process before this one may have told flintlockd, and what it told may still be on its way."""
     agent, fake = pair
-    lost = await agent.create(order("01LOST", instance="before", again=True))
+    lost = await agent.create(order("01LOST", instance="before", resent=True))
     assert isinstance(lost, Unknown)
     assert fake.stats()["creates_accepted"] == 0
     fake.vms.create(wire.with_token(create_request("made"), "01MADE"))
-    made = await agent.create(order("01MADE", instance="before", again=True))
+    made = await agent.create(order("01MADE", instance="before", resent=True))
     assert isinstance(made, Created)
     assert b"billet-token" not in made.reply
     assert fake.stats()["creates_accepted"] == 1
@@ -211,7 +211,7 @@ async def test_promise_4_an_order_whose_outcome_this_process_could_not_learn_is_
     monkeypatch.setattr("billet.host.flintlockd.LOOKUP_PAUSE_S", 0.01)
     fake.faults.add(Fault(FaultKind.CUT_BEFORE_ACCEPT))
     assert isinstance(await agent.create(order("01TORN")), Unknown)
-    assert isinstance(await agent.create(order("01TORN", again=True)), Unknown)
+    assert isinstance(await agent.create(order("01TORN", resent=True)), Unknown)
     assert fake.stats()["creates_accepted"] == 0
 
 

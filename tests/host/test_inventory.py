@@ -39,4 +39,4 @@ def test_a_boot_that_came_to_nothing_is_no_boot_and_its_time_nobodys(end: VmStat
     lists_at(61.0, row("a", end, IMAGE), row("b", VmState.PENDING))
     lists_at(63.0, row("a", end, IMAGE), row("b", VmState.CREATED))
     assert inventory.boot_queue.boots.boot_s == 2.0
-    assert IMAGE not in inventory.boot_queue._here
+    assert IMAGE not in inventory.boot_queue._unpacked

@@ -186,7 +186,7 @@ class Agent:
             return await self._repeated(uid, order)
         task = self._doing.get(order.token)
         if task is None:
-            look_first = order.options.again and self._may_have_told(order)
+            look_first = order.options.resent and self._may_have_told(order)
             refusal = self._declines(order, look_first)
             if refusal:
                 return NotTaken(refusal)
@@ -199,7 +199,7 @@ class Agent:
     def _made(self, order: CreateOrder) -> str:
         """The uid that this order has already led to, "" when none is known."""
         uid = self._carried_out.get(order.token, "")
-        if order.options.again and not uid:
+        if order.options.resent and not uid:
             uid = next((row.uid for row in self._inventory.rows.values() if row.token == order.token), "")
         return uid
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from billet.core.auction import award, explain_unplaced, hopeless, merely_away, tie_break
+from billet.core.auction import award, explain_unplaced, hopeless, some_unreachable, tie_break
 from billet.core.bidding import CAPABILITY_REASONS
 from billet.core.errors import Away, BilletError, Code, HostVerdict, NoRoom, StoreError, Uncertain
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
@@ -228,12 +228,12 @@ class Auctioneer:
         if job.caller.gone:
             await ledger.finish([DropPlacement(placement.id)])
             raise _given_up()
-        return await self._order(placement, job, again=False)
+        return await self._order(placement, job, resent=False)
 
-    async def _order(self, placement: Placement, job: Job, again: bool) -> bytes | Refusal:
+    async def _order(self, placement: Placement, job: Job, resent: bool) -> bytes | Refusal:
         """Tell the host, and commit the outcome."""
         ledger, auction = self._ledger, job.auction
-        options, timeout_s = CreateOptions(placement.instance, again), self._timeout_s(job.caller)
+        options, timeout_s = CreateOptions(placement.instance, resent), self._timeout_s(job.caller)
         outcome = await self._hosts.create(placement.host, auction, job.request, timeout_s, options)
         job.recorder.leg("boot_order")
         match outcome:
@@ -275,7 +275,7 @@ class Auctioneer:
         match known.state:
             case PlacementState.RESERVED:
                 with self._ledger.hold(known.id):
-                    outcome = await self._order(known, job, again=True)
+                    outcome = await self._order(known, job, resent=True)
                 return outcome if isinstance(outcome, bytes) else None
             case PlacementState.STARTED:
                 reply = await self._hosts.get(known.host, known.uid, self._rules.call_timeout_s)
@@ -293,7 +293,7 @@ class Auctioneer:
         if refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in refusals):
             return await self._verdict(job)
         text = explain_unplaced(job.auction, unplaced)
-        if merely_away(unplaced):
+        if some_unreachable(unplaced):
             raise Away(text)
         raise NoRoom(text)
 

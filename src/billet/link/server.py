@@ -283,14 +283,14 @@ class LinkServer:
             token=auction.id,
             demand=wire.put_resources(auction.demand),
             verdict_only=options.verdict_only,
-            again=options.again,
+            resent=options.resent,
             instance=options.instance,
         )
         try:
             answer = await self._order(host_id, order, timeout_s)
         except NotSentError as error:
             # What an earlier leader has sent is not called back by our not sending it.
-            return Unknown(error.text) if options.again else NotTaken(Refusal(host_id, Reason.AWAY))
+            return Unknown(error.text) if options.resent else NotTaken(Refusal(host_id, Reason.AWAY))
         except Away as error:
             return Unknown(error.text)
         return wire.get_outcome(host_id, answer)
@@ -312,7 +312,7 @@ class LinkServer:
         connection = await self._connection(host_id)
         if self._term is not term:
             raise NotSentError(f"the term has ended before the order was sent to host {host_id}")
-        if order.instance and not order.again and order.instance != connection.instance:
+        if order.instance and not order.resent and order.instance != connection.instance:
             raise NotSentError(f"the agent of host {host_id} has been started again")
         self._order_id += 1
         order.id, order.timeout_ms = self._order_id, max(1, int(timeout_s * 1e3))

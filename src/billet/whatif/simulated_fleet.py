@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from billet.core.auction import award, tie_break, unpriced
+from billet.core.auction import award, tie_break, unpriced_bid
 from billet.core.model import ZERO, Auction, Award, Facts, Host, Placement, PlacementState, Resources
 from billet.core.policies import named
 from billet.core.scoring import Weights, utilisation
@@ -119,7 +119,7 @@ class Granting:
             return self._cheapest.choose(vm, demand)
         ids, calm = self._fleet.ids, Facts()
         views = self._fleet.state.views(ids, wanted)
-        decision = award(wanted, [unpriced(host_id, calm) for host_id in ids], views, self._weights)
+        decision = award(wanted, [unpriced_bid(host_id, calm) for host_id in ids], views, self._weights)
         return decision.host if isinstance(decision, Award) else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from billet.core.auction import award, rebid
+from billet.core.auction import award, updated_bid
 from billet.core.model import Auction, Award, Bid, HostView, Refusal
 from billet.core.scoring import Weights
 
@@ -25,4 +25,4 @@ def _again(answer: Bid | Refusal, ledger: Mapping[str, HostView]) -> Bid | Refus
     view = ledger.get(answer.host)
     if isinstance(answer, Refusal) or view is None:
         return answer
-    return rebid(answer, view)
+    return updated_bid(answer, view)

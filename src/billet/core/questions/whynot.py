@@ -11,7 +11,7 @@ from enum import Enum
 from math import ceil
 from typing import NamedTuple
 
-from billet.core.auction import award, rebid, unpriced
+from billet.core.auction import award, unpriced_bid, updated_bid
 from billet.core.bidding import CAPABILITY_REASONS, PROVIDERS, incapable
 from billet.core.boots.forecast import behind
 from billet.core.model import Auction, Award, Bid, Facts, HostView, Reason, Refusal, Resources, Score
@@ -124,7 +124,7 @@ def standing_of(attempt: Attempt, host_id: str) -> Standing | None:
         return None
     if isinstance(answer, Refusal):
         return Standing(view, Facts())
-    now = rebid(answer, view)
+    now = updated_bid(answer, view)
     return Standing(view, now.facts, now.missing, now.coming)
 
 
@@ -132,7 +132,7 @@ def wins(attempt: Attempt, auction: Auction, weights: Weights, host_id: str, sta
     """Whether the host would win the same auction if it stood like this, everybody else as they did."""
     others = [answer for answer in _answers(attempt) if answer.host != host_id]
     ledger = {**attempt.ledger, host_id: standing.view}
-    bid = unpriced(host_id, standing.facts, standing.missing, standing.coming)
+    bid = unpriced_bid(host_id, standing.facts, standing.missing, standing.coming)
     decision = award(auction, [*others, bid], ledger, weights)
     return isinstance(decision, Award) and decision.host == host_id
 
