@@ -69,7 +69,7 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
 
 
 def _released_and_here(placement: Placement, host_id: str, row: Observed) -> Change | None:
-    """A placement that a fence released is listed: note its uid, so that it is deleted (`to_delete`), never adopted."""
+    """A host lists a placement that a fence released: note its uid, for `to_delete`; never adopt it."""
     if placement.uid or placement.host != host_id:
         return None
     return PutPlacement(replace(placement, uid=row.uid))  # only its token was known
@@ -182,8 +182,8 @@ def is_clean(state: State, host_id: str) -> bool:
 def overdue(state: State, away_s: Mapping[str, float], fence_after_s: float) -> list[str]:
     """The hosts to fence: away for `fence_after_s` or longer. `away_s` has all hosts that are not connected.
 
-    None while half of the fleet or more is away: then the leader itself is probably cut off, and fencing would delete
-    every microVM once the network is back.
+    None while more than half of the fleet is away: then the leader itself is probably cut off, and fencing would
+    delete every microVM once the network is back.
     """
     standing = {host_id for host_id, host in state.hosts.items() if not host.fenced}
     if 2 * len(standing & away_s.keys()) > len(standing):

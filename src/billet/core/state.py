@@ -131,7 +131,7 @@ class State:
         return Refusal(host_id, Reason.APART, detail) if other else None
 
     def peer_hosts(self, auction: Auction) -> Iterable[str]:
-        """The hosts with a member of the group that the auction is to be near, in the required zone if there is one."""
+        """The hosts with a member of the group to be near, within the required zone if there is one."""
         near, zone = auction.constraints.near, auction.constraints.zone
         if not near:
             return ()
