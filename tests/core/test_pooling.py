@@ -1,4 +1,4 @@
-"""What the bids of an auction say together: waits are priced alike, and one host at a time pulls an image first."""
+"""Pooling: waits are scored with pooled means, and one host at a time is the first to pull an image."""
 
 from dataclasses import replace
 
@@ -96,7 +96,7 @@ def test_fast_sends_nobody_first():
 
 
 @pytest.mark.parametrize("preference", ["spread", "near"])
-def test_who_wishes_for_company_or_none_would_rather_wait(preference):
+def test_a_microvm_with_a_preference_about_neighbours_would_rather_wait(preference):
     constrained = replace(AUCTION, constraints=read({f"billet.io/{preference}": "db"}))
     queue = Facts(pending=30, boot_s=1.0)
     bids = [has("a", 16), has("b", 0, queue)]
@@ -135,7 +135,7 @@ def test_a_mean_of_few_boots_is_chance_where_one_of_many_is_not():
 
 @pytest.mark.parametrize(("spreads", "kept"), [((0.4, 0.5, 0.6), 0.0), ((0.2, 0.2, 2.0), 0.9)])
 def test_a_host_that_was_lucky_with_its_bounds_is_not_preferred_for_them_and_one_that_is_wild_is_known(spreads, kept):
-    """Broken on purpose (each host's own spread): a burst goes to the hosts whose bounds are narrow by chance."""
+    """Broken on purpose (each host's own uncertainty): a burst goes to hosts whose bounds are narrow by chance."""
     waiting = [has(str(n), 0, KNOWN._replace(pending=20, uncertainty=spread)) for n, spread in enumerate(spreads)]
     seen = pool(waiting, views(waiting), 5.0)
     priced = [seen.adjusted(one.facts, 0).uncertainty for one in waiting]
@@ -182,7 +182,7 @@ def test_a_bid_that_stands_is_the_same_for_who_would_rather_wait(pending, queue_
 
 
 def test_who_has_no_room_any_more_has_no_part_in_it():
-    """Broken on purpose (all bids): the images are on full hosts only, and every pull is held against the others."""
+    """Broken on purpose (all bids): the images are on full hosts only, and every pull counts as late."""
     bids = [has("a"), lacks("b", 0, PULLING, coming=1), lacks("c")]
     full = HostView(ROOM, ROOM)
     able, _ = with_room(AUCTION, bids, {"a": full, "b": full, "c": HostView(ROOM, bids[2].basis)})

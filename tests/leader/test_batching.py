@@ -1,4 +1,4 @@
-"""Auctions that wait together are cleared together, largest first; alone, none waits. Real ledger and store."""
+"""Auctions that are ready together are one batch, largest first; one alone does not wait. Real ledger and store."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 async def leading(store: SqliteStore, rooms: dict[str, Resources], auctions: int, quotas: Quotas = NO_QUOTAS):
-    """A reign over hosts of which so many auctions ask for bids: the hosts, the stories, and `create`."""
+    """A term over these hosts, whose bids wait for `auctions` calls: the hosts, the recorders, and `create`."""
     term = await store.campaign(Leader("a", "", ""))
     ledger = Ledger(load((await store.load()).changes), store, term)
     hosts = [Host(name, room, room) for name, room in rooms.items()]
@@ -92,7 +92,7 @@ async def hold(
     labels: Sequence[dict[str, str]] = (),
     quotas: Quotas = NO_QUOTAS,
 ):
-    """All of these auctions at once: hosts, stories by auction, outcomes."""
+    """Hold all of these auctions at once: the hosts, the recorders by auction, the outcomes."""
     link, recorders, create = await leading(store, rooms, len(demands), quotas)
     creating = [create(n, demand, labels[n] if labels else {}) for n, demand in enumerate(demands)]
     outcomes = await asyncio.gather(*creating, return_exceptions=True)
@@ -154,7 +154,7 @@ async def test_a_quota_holds_among_those_that_wait_together(store: SqliteStore) 
     ] * 5
 
 
-async def test_one_that_is_alone_has_its_turn_as_the_loop_comes_round() -> None:
+async def test_an_auction_alone_gets_its_slot_in_the_next_pass_of_the_loop() -> None:
     slot = asyncio.create_task(Clearing(State()).slot(Auction("a", "ns", "a", SMALL), []))
     for _ in range(3):  # it joins, is called, and wakes
         await asyncio.sleep(0)
@@ -162,7 +162,7 @@ async def test_one_that_is_alone_has_its_turn_as_the_loop_comes_round() -> None:
     assert slot.result() == Slot(1, 1)
 
 
-async def test_one_that_is_called_off_holds_nobody_up() -> None:
+async def test_a_cancelled_auction_holds_no_other_up() -> None:
     clearing = Clearing(State())
     slots = [asyncio.create_task(clearing.slot(Auction("a", "ns", "a", SMALL), [])) for _ in range(3)]
     await asyncio.sleep(0)
@@ -179,7 +179,7 @@ def test_a_batch_is_ordered_by_priority_then_dominant_share_of_the_fleet_then_ar
     assert clearing_order([], ZERO) == []
 
 
-async def test_those_that_come_while_a_claim_is_committed_are_cleared_together_after_it() -> None:
+async def test_auctions_that_come_while_a_claim_is_committed_are_one_batch_after_it() -> None:
     """Their claims would have to wait for that transaction anyway. Broken on purpose (never waits): 1 and 1."""
     clearing = Clearing(State())
     slots, auction = [], Auction("a", "ns", "a", SMALL)
@@ -193,10 +193,10 @@ async def test_those_that_come_while_a_claim_is_committed_are_cleared_together_a
     assert [slot.together for slot in await asyncio.gather(*slots)] == [2, 2]
 
 
-async def test_what_surely_gets_nothing_is_told_so_while_the_store_hangs(
+async def test_an_auction_that_cannot_win_is_refused_while_the_store_hangs(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for another's commit to hear a no, unless that commit could still fail and leave it the room.
+    """No auction waits for another's commit to be refused, unless that commit could fail and leave it the room.
 
     Broken on purpose: all wait (never asks whether it may win); `apart` is refused for a claim that may fail
     (looks at answers only).
