@@ -28,11 +28,11 @@ from billet.demo.etcd import start_etcd
 from billet.demo.processes import Processes
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.auctioneer import Auctioneer, Rules
-from billet.leader.leadership import Leadership
+from billet.leader.leadership import Leadership, LinkTerm
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
 from billet.link import messages as wire
-from billet.link.server import AgentConnection, LinkServer, LinkTerm
+from billet.link.server import AgentConnection, LinkServer
 from billet.ports import Created, InventoryUpdate, Leader, Store, Term
 from billet.process import SystemClock
 from billet.store.open import open_store

@@ -18,7 +18,7 @@ from billet.config import ServerConfig
 from billet.core.errors import ConfigError, OutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import PlacementState
 from billet.core.state import PutPlacement
-from billet.node import Server
+from billet.node import Node
 from billet.ports import Term
 from billet.store import etcd
 from billet.store.etcd import EtcdStore, check_version
@@ -431,21 +431,21 @@ async def test_a_server_and_the_store_commands_log_in_by_their_settings(own_etcd
     without_tls = {"insecure": True, "link_insecure": True, "http_endpoint": ""}
     ports = {"grpc_endpoint": "127.0.0.1:0", "link_endpoint": "127.0.0.1:0"}
     login = {"etcd_user": "root", "etcd_password": "secret"}
-    server = Server(ServerConfig(id="a", data_dir=str(tmp_path), store=url, **without_tls, **ports, **login))
-    await server.start()
-    running = asyncio.create_task(server.run())
+    node = Node(ServerConfig(id="a", data_dir=str(tmp_path), store=url, **without_tls, **ports, **login))
+    await node.start()
+    running = asyncio.create_task(node.run())
 
     async def check(*arguments: str) -> Result:
         return await asyncio.to_thread(CliRunner().invoke, main, ["store", "check", "--store", url, *arguments])
 
-    await until(lambda: server._service is not None)  # it leads
+    await until(lambda: node.leads)
     said = await check("--etcd-user", "root", "--etcd-password-file", str(password), "-o", "json")
     assert json.loads(said.stdout)["leader"] == "a"
     refused = await check()
     assert (refused.exit_code, "mend --etcd-user" in refused.stderr) == (1, True)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await server.close()
+    await node.close()
 
 
 @pytest.mark.parametrize(("user", "password"), [("", ""), ("root", "wrong")])

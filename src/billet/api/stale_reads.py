@@ -1,12 +1,12 @@
-"""Reads while nobody leads: from what this server knew when it last led, and from the hosts, who are still there."""
+"""Reads while nobody leads: answered from this server's last term and by the hosts, which are still connected."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from billet.api.flintlock_service import FlintlockService
 from billet.api.leader_proxy import READS
 from billet.core.errors import Away, HostVerdict, LeaderLost
+from billet.leader.server import Service
 from billet.ports import Answer
 from billet.wire import flintlock as wire
 from billet.wire.headers import STALE
@@ -15,8 +15,8 @@ from billet.wire.headers import STALE
 class StaleReads:
     """ports.Backend for reads only. Every answer says in a trailer how old the knowledge behind it is."""
 
-    def __init__(self, service: FlintlockService, ended_s: float, monotonic_s: Callable[[], float]) -> None:
-        """`ended_s` is when the reign of `service` ended, by the same clock."""
+    def __init__(self, service: Service, ended_s: float, monotonic_s: Callable[[], float]) -> None:
+        """`service` is that of this server's last term, which ended at `ended_s` of the same clock."""
         self._service = service
         self._ended_s = ended_s
         self._monotonic_s = monotonic_s

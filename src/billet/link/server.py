@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Sequence
 from http import HTTPStatus
 from secrets import token_urlsafe
 
@@ -26,12 +25,12 @@ from picows import (
 from billet.adapters.log_throttle import LogThrottle, address_of, handshakes_fail_in_one_line
 from billet.core.errors import Away
 from billet.core.model import Auction, Bid, Host, Reason, Refusal
-from billet.core.scoring import Weights
+from billet.leader.leadership import LinkTerm
 from billet.link import messages as wire
 from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S, Outbox
 from billet.link.rounds import Rounds
 from billet.link.streams import Pipe, receive_all, send_all
-from billet.ports import CreateOptions, HostsListener, Leader, NotTaken, Outcome, Reply, Unknown
+from billet.ports import CreateOptions, Leader, NotTaken, Outcome, Reply, Unknown
 from billet.wire import flintlock
 from billet.wire.pb import link_pb2 as pb
 
@@ -40,17 +39,6 @@ log = structlog.get_logger()
 ANSWER_GRACE_S = 10.0  # beyond an order's own time, for the agent to look up what became of it
 PIPE_WITHIN_S = 5.0  # how long an agent may take to open a stream's connection
 NO_HANDSHAKE = "somebody dials the agents' link without TLS, or does not trust its certificate; agents need --link-ca"
-
-
-@dataclass(frozen=True, slots=True)
-class LinkTerm:
-    """What the link needs to know of the term in which it works."""
-
-    number: int
-    weights: Weights
-    listener: HostsListener
-    arrive_s: float  # how long calls wait for a host that has not come to this server yet
-    outdated: Callable[[str], None]  # told, with why, that hosts obey a later term only
 
 
 class AgentConnection(WSListener):
@@ -298,6 +286,10 @@ class LinkServer:
     async def get(self, host_id: str, uid: str, timeout_s: float) -> Reply:
         """See ports.Hosts."""
         return await self.call(host_id, flintlock.GET, flintlock.with_uid(uid), timeout_s)
+
+    async def delete(self, host_id: str, uid: str, timeout_s: float) -> Reply:
+        """See ports.Hosts."""
+        return await self.call(host_id, flintlock.DELETE, flintlock.with_uid(uid), timeout_s)
 
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
         """See ports.Hosts."""
