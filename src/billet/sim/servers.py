@@ -152,7 +152,7 @@ class SimServer:
         self._proxy = LeaderProxy(lambda sent, metadata: token_of(sent, metadata, self._new_id), HOLD_S)
 
         def accept(path: str) -> WSListener | None:
-            listener = link._accept(request(path))
+            listener = link.accept(request(path))
             return listener if isinstance(listener, WSListener) else None
 
         self._net.listening[self.me.link] = (process, accept)
