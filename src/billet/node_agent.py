@@ -19,6 +19,7 @@ from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Host, Resources
 from billet.host.agent import Agent
 from billet.link.agent import AgentDialler
+from billet.link.dial import WebSocketDial
 from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
 from billet.wire import auth, flintlock, tls
 
@@ -117,7 +118,8 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
         machine=known,
     )
     context = None if config.link_insecure else tls.client_context(config.link_ca)
-    dialler = AgentDialler(agent, daemon, config.servers, config.link_token, context, version("billet"))
+    dial = WebSocketDial(config.link_token, context)
+    dialler = AgentDialler(agent, daemon, config.servers, dial, version("billet"))
     return agent, dialler, daemon, machine
 
 

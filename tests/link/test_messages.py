@@ -8,7 +8,7 @@ from billet.core.bidding import bid
 from billet.core.constraints import read
 from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.link import messages as link
+from billet.link import bid_messages as link
 from billet.wire.pb import link_pb2 as pb
 
 ROOM = Resources(16, 16384, 100_000, 100)

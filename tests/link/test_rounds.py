@@ -10,7 +10,7 @@ from typing import Any
 from billet.core.bidding import bid
 from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.link import messages as wire
+from billet.link import bid_messages as wire
 from billet.link.rounds import Rounds
 from billet.sim.loop import VirtualLoop
 from billet.wire.pb import link_pb2 as pb

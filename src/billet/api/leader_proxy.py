@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from billet.api import fleet_service as fleet
+from billet.broadcast import Broadcast
 from billet.core.errors import (
     Away,
     BilletError,
@@ -49,7 +50,7 @@ class LeaderProxy:
         self._backend: Backend | None = None
         self._leads = False
         self._why = NOBODY
-        self._moved = asyncio.Event()  # set, and replaced by a new one, at every change of the leader
+        self._moved = Broadcast()  # sent at every change of the leader
 
     def route(self, backend: Backend | None, leads: bool = False) -> None:
         """From now on this one answers: this server's own when it `leads`, else the way to the leader, or nobody."""
@@ -58,8 +59,7 @@ class LeaderProxy:
         self._backend, self._leads = backend, leads
         if backend:
             self._why = NOBODY
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        self._moved.send()
 
     def trouble(self, why: str) -> None:
         """Why nobody leads, for those who have waited in vain."""
@@ -85,7 +85,7 @@ class LeaderProxy:
         loop = asyncio.get_running_loop()
         given_up_s = loop.time() + min(self._hold_s, self._hold_s if timeout_s is None else timeout_s)
         while self._backend is None or (FORWARDED in metadata and not self._leads):
-            if FORWARDED in metadata or not await self._until_moved(self._moved, given_up_s):
+            if FORWARDED in metadata or not await self._until_moved(self._moved.next, given_up_s):
                 raise LeaderLost(self._why)
         async for reply in self._backend.stream(method, requests, timeout_s, metadata):
             yield reply
@@ -97,7 +97,7 @@ class LeaderProxy:
         led_s = begun_s  # when somebody led last, as far as this call knows
         tried = False
         while True:
-            moved, left_s = self._moved, timeout_s - (loop.time() - begun_s)
+            moved, left_s = self._moved.next, timeout_s - (loop.time() - begun_s)
             backend = self._backend
             if backend is None and method in READS and loop.time() - begun_s > STALE_AFTER_S:
                 backend = self.stale
@@ -124,7 +124,7 @@ class LeaderProxy:
         self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]
     ) -> Answer:
         """Answered here or not at all: the server that asks knows by itself whom to try next."""
-        backend, moved = self._backend, self._moved
+        backend, moved = self._backend, self._moved.next
         if backend is None and self.own_stale and method in READS:
             return await self.own_stale.unary(method, request, timeout_s, metadata)
         if backend is None or not self._leads:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 
+from billet.broadcast import Broadcast
+
 
 class Presence:
     """Hosts that are connected and whose microVMs are all in the ledger. Kept by the reconciler."""
@@ -12,7 +14,7 @@ class Presence:
     def __init__(self) -> None:
         self.coming: set[str] = set()  # have said hello, and are not in the ledger yet, or not with all they have
         self._hosts: dict[str, None] = {}  # in the order of their coming: a set's order differs from run to run
-        self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host comes
+        self._came = Broadcast()  # sent whenever a host may bid that could not before
 
     def __contains__(self, host_id: str) -> bool:
         return host_id in self._hosts
@@ -33,8 +35,7 @@ class Presence:
         self.coming.discard(host_id)
         if host_id not in self._hosts:
             self._hosts[host_id] = None
-            came, self._came = self._came, asyncio.Event()
-            came.set()
+            self._came.send()
 
     def discard(self, host_id: str) -> None:
         """A host has gone."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from billet.core.model import Auction, Bid, Reason, Refusal
-from billet.link import messages as wire
+from billet.link import bid_messages
 from billet.wire.pb import link_pb2 as pb
 
 GAP_S = 0.01  # while a round is out, auctions wait for its end, and this long at most, and share the next one
@@ -84,7 +84,7 @@ class Rounds:
         current = self._open.get(message.round)
         if current is None:
             return
-        for lot, answer in wire.get_bids(bidder.host_id, message):
+        for lot, answer in bid_messages.get_bids(bidder.host_id, message):
             if lot < len(current.lots):
                 current.lots[lot].answers.append(answer)
         current.unheard.discard(bidder.host_id)
@@ -131,7 +131,7 @@ class Rounds:
                 continue
             key = tuple(numbers)
             if key not in made:
-                call = wire.put_call(number, ((n, lots[n].auction) for n in numbers))
+                call = bid_messages.put_call(number, ((n, lots[n].auction) for n in numbers))
                 made[key] = pb.Down(calls=[call]).SerializeToString()
             bidder.put_bytes(made[key])
             asked.append(bidder)

@@ -22,18 +22,17 @@ REPORT_S = 4.0
 SIZES = ((4, 4096), (8, 8192), (8, 16384), (16, 16384))  # vCPU and MiB of a host
 
 
-class SimDialler(AgentDialler):
-    """The real dialler, over the simulated network."""
+class SimDial:
+    """Dials servers over the simulated network (link.dial.Dial)."""
 
-    def __init__(
-        self, net: Network, process: SimProcess, agent: Agent, daemon: Loopback, servers: Sequence[str]
-    ) -> None:
-        super().__init__(agent, daemon, servers, "", None, "sim")
-        self._net, self._process = net, process
+    hung_up = "the server closed the connection"
 
-    async def _dial(self, path: str, server: str, listener: WSListener) -> tuple[End, WSListener]:  # type: ignore[override]  # End stands in for WSTransport
-        end = await self._net.dial(self._process, self._agent.host.id, server, path, listener)
-        return end, listener
+    def __init__(self, net: Network, process: SimProcess, host_id: str) -> None:
+        self._net, self._process, self._host_id = net, process, host_id
+
+    async def __call__(self, server: str, path: str, listener: WSListener) -> End:
+        """See link.dial.Dial."""
+        return await self._net.dial(self._process, self._host_id, server, path, listener)
 
 
 class SimMachine:
@@ -76,7 +75,8 @@ class SimMachine:
     async def _begin(self, process: SimProcess) -> None:
         loopback = Loopback(self._world, self.daemon, process)
         agent = self.agent = Agent(self.host, loopback, wire, self._measure, self.clock, REPORT_S, process.name)
-        dialler = SimDialler(self._net, process, agent, loopback, self._servers)
+        dial = SimDial(self._net, process, self.host.id)
+        dialler = AgentDialler(agent, loopback, self._servers, dial, "sim")
         process.spawn(agent.run())
         process.spawn(dialler.run())
 

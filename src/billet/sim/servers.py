@@ -224,7 +224,7 @@ class SimServer:
         listeners = self._listeners = SimListeners(self._world, proxy)
 
         def accept(path: str) -> WSListener | None:
-            listener = link._accept(request(path))
+            listener = link.accept(request(path))
             return listener if isinstance(listener, WSListener) else None
 
         def lead(ledger: Ledger) -> Leadership:

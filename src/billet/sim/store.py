@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from billet.broadcast import Broadcast
 from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Resources
 from billet.core.state import Change, State, apply
@@ -53,7 +54,7 @@ class Etcd:
     def __init__(self, world: World) -> None:
         self.state = State()
         self.ledgers: dict[int, Ledger] = {}  # the ledger of each term, to be compared with the store
-        self.moved = asyncio.Event()  # set, and replaced by a new one, when a candidate comes or goes
+        self.moved = Broadcast()  # sent when a candidate comes or goes
         self._world = world
         self._revision = 0
         self._records: dict[str, bytes] = {}
@@ -160,8 +161,7 @@ class Etcd:
             self._written[first.revision] = (0, 0)
             self._world.note(Elected(self._world.now_s, first.revision, first.leader.id))
             self._world.tell("store", f"{first.leader.id} is elected, term {first.revision}")
-        moved, self.moved = self.moved, asyncio.Event()
-        moved.set()
+        self.moved.send()
 
     def _candidate(self, revision: int) -> Candidate | None:
         return next((candidate for candidate in self._standing if candidate.revision == revision), None)
@@ -247,7 +247,7 @@ class SimStore:
         known_s = self._world.now_s
         told: list[Leader | None] = []
         while True:
-            moved = self._etcd.moved
+            moved = self._etcd.moved.next
             try:
                 now = await self.leader()
                 known_s = self._world.now_s
@@ -283,7 +283,7 @@ class SimStore:
     async def _until_first(self, candidacy: SimCandidacy) -> bool:
         """Wait until nobody stands before us; False when we do not stand any more."""
         while not candidacy.over.is_set():
-            moved = self._etcd.moved
+            moved = self._etcd.moved.next
             with suppress(StoreError):
                 rank = await self._ask(lambda: self._etcd.rank(candidacy.revision))
                 if not rank:
