@@ -25,7 +25,7 @@ from billet.api.metrics import exposition
 from billet.api.stale_reads import StaleReads
 from billet.config import ServerConfig
 from billet.core.accuracy import Outcome
-from billet.core.errors import BilletError, Code, ConfigError, StoreAway, StoreError
+from billet.core.errors import BilletError, Code, ConfigError, StoreError, StoreUnreachable
 from billet.core.model import Placement
 from billet.core.questions.record import Gone
 from billet.leader.accuracy import AccuracyTracker, taken_up
@@ -102,7 +102,7 @@ class Server:
     async def start(self) -> None:
         """Open everything that this server listens on and needs."""
         config = self._config
-        with suppress(StoreAway):  # it may come later; `_lead` says what it waits for
+        with suppress(StoreUnreachable):  # it may come later; `_lead` says what it waits for
             await self._open_store()
         grpc_port = await listening(
             self._grpc_servers[0].listen(config.grpc_endpoint, self._tls), config.grpc_endpoint

@@ -24,7 +24,7 @@ from picows import (
 )
 
 from billet.adapters.log_throttle import LogThrottle, address_of, handshakes_fail_in_one_line
-from billet.core.errors import Away
+from billet.core.errors import NotSent, Unreachable
 from billet.core.model import Auction, Bid, Host, Reason, Refusal
 from billet.core.scoring import Weights
 from billet.link import messages as wire
@@ -96,7 +96,7 @@ class AgentConnection(WSListener):
         """Wait no longer for what was ordered."""
         for future in self.orders.values():
             if not future.done():
-                future.set_exception(Away(why))
+                future.set_exception(Unreachable(why))
         self.orders.clear()
 
     def put(self, message: pb.Down) -> None:
@@ -288,10 +288,10 @@ class LinkServer:
         )
         try:
             answer = await self._order(host_id, order, timeout_s)
-        except NotSentError as error:
+        except NotSent as error:
             # What an earlier leader has sent is not called back by our not sending it.
             return Unknown(error.text) if options.again else NotTaken(Refusal(host_id, Reason.AWAY))
-        except Away as error:
+        except Unreachable as error:
             return Unknown(error.text)
         return wire.get_outcome(host_id, answer)
 
@@ -302,18 +302,18 @@ class LinkServer:
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
         """See ports.Hosts."""
         answer = await self._order(host_id, pb.Order(method=method, payload=request), timeout_s)
-        if answer.code == Away.code:
-            raise Away(f"host {host_id}: {answer.text}")
+        if answer.code == Unreachable.code:
+            raise Unreachable(f"host {host_id}: {answer.text}")
         return Reply(answer.code, answer.text, answer.payload)
 
     async def _order(self, host_id: str, order: pb.Order, timeout_s: float) -> pb.Answer:
-        """Send an order and wait for its answer. Raises NotSentError, or Away when it may have been carried out."""
+        """Send an order and wait for its answer. Raises NotSent, or Unreachable when it may have been carried out."""
         term = self._term
         connection = await self._connection(host_id)
         if self._term is not term:
-            raise NotSentError(f"the term has ended before the order was sent to host {host_id}")
+            raise NotSent(f"the term has ended before the order was sent to host {host_id}")
         if order.instance and not order.again and order.instance != connection.instance:
-            raise NotSentError(f"the agent of host {host_id} has been started again")
+            raise NotSent(f"the agent of host {host_id} has been started again")
         self._order_id += 1
         order.id, order.timeout_ms = self._order_id, max(1, int(timeout_s * 1e3))
         order.term = self._term.number if self._term else 0  # hosts let anyone read
@@ -324,7 +324,7 @@ class LinkServer:
             async with asyncio.timeout(timeout_s + ANSWER_GRACE_S):
                 return await future
         except TimeoutError:
-            raise Away(f"host {host_id} did not answer within {timeout_s + ANSWER_GRACE_S:.0f} s") from None
+            raise Unreachable(f"host {host_id} did not answer within {timeout_s + ANSWER_GRACE_S:.0f} s") from None
         finally:
             connection.orders.pop(order.id, None)
 
@@ -336,7 +336,7 @@ class LinkServer:
                 async with asyncio.timeout(self._arrived_by_s - loop.time() if self._term else 0):
                     await self._came.wait()
             except TimeoutError:
-                raise NotSentError(f"host {host_id} is not connected") from None
+                raise NotSent(f"host {host_id} is not connected") from None
         return connection
 
     async def stream(
@@ -356,13 +356,9 @@ class LinkServer:
             async for message in receive_all(pipe):
                 yield message
         except TimeoutError:
-            raise Away(f"host {host_id} did not open the stream within {PIPE_WITHIN_S:.0f} s") from None
+            raise Unreachable(f"host {host_id} did not open the stream within {PIPE_WITHIN_S:.0f} s") from None
         finally:
             del self._pipes[pipe_id]
             if sending:
                 sending.cancel()
             pipe.close()
-
-
-class NotSentError(Away):
-    """The order was surely not sent."""
