@@ -23,7 +23,7 @@ from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import exposition
 from billet.api.stale_reads import StaleReads
 from billet.config import ServerConfig
-from billet.core.errors import BilletError, ConfigError, StoreAway
+from billet.core.errors import BilletError, ConfigError, StoreUnreachable
 from billet.leader.auctioneer import Rules
 from billet.leader.leadership import LeaderSettings, Leadership, open_leadership
 from billet.leader.ledger import Ledger
@@ -86,7 +86,7 @@ class Node:
     async def start(self) -> None:
         """Bind every port, and open the store if it can be reached. Raises ConfigError, StoreError."""
         config = self._config
-        with suppress(StoreAway):  # the server opens it when it can be reached
+        with suppress(StoreUnreachable):  # the server opens it when it can be reached
             await self._server.open_store()
         grpc_ports = await self._listeners.listen()
         link_host, link_port = split_endpoint(config.link_endpoint)

@@ -88,7 +88,7 @@ class Store(Protocol):
         """Make all of the changes durable, or none, if the term is still current; return the revision.
 
         Calls that wait together share a transaction (group commit). Raises Fenced when the term has ended,
-        OutcomeUnknown when the answer was lost and could not be learnt, StoreError when nothing was written.
+        CommitOutcomeUnknown when the answer was lost and could not be learnt, StoreError when nothing was written.
         A commit that was sent cannot be called back: cancelling the caller does not undo it.
         """
 
@@ -208,12 +208,12 @@ class Hosts(Protocol):
         """flintlockd's DeleteMicroVM of one microVM. Raises Away when the host cannot be reached."""
 
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
-        """Pass a unary call on to a host's flintlockd. Raises Away when the host cannot be reached."""
+        """Pass a unary call on to a host's flintlockd. Raises Unreachable when the host cannot be reached."""
 
     def stream(
         self, host_id: str, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
-        """Pass any other call on. Raises Away, or HostVerdict with flintlockd's own status."""
+        """Pass any other call on. Raises Unreachable, or HostVerdict with flintlockd's own status."""
 
 
 class MachineFacts(NamedTuple):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from billet.core.errors import Away, InvalidRequest, PreconditionFailed, StaleTerm, StoreError
+from billet.core.errors import InvalidRequest, PreconditionFailed, StaleTerm, StoreError, Unreachable
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.state import PutHost, PutPlacement, check, load
 from billet.leader import operator as operators
@@ -260,7 +260,7 @@ async def test_a_lost_delete_is_sent_again_and_the_microvm_is_never_started_agai
 
 async def test_a_delete_that_fails_holds_up_nobody_and_is_tried_again(leader: LeaderTerm) -> None:
     def refuse(host_id: str, uid: str) -> bool:
-        raise Away("the link broke")
+        raise Unreachable("the link broke")
 
     leader.answer = refuse
     await place(leader, "d", RELEASING)

@@ -14,7 +14,7 @@ from billet.api import flintlock_service as service
 from billet.api import leader_proxy as proxy_module
 from billet.core import auction as core_auction
 from billet.core import reconcile
-from billet.core.errors import OutcomeUnknown, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StoreError
 from billet.core.model import PlacementState, Reason, Refusal
 from billet.core.state import DropPlacement, PutPlacement, State, apply
 from billet.host.agent import Agent
@@ -97,7 +97,7 @@ def unknown_outcome_taken_for_a_refusal() -> list[AbstractContextManager[Any]]:
     async def write(self: SimStore, term: int, writes: Any) -> int:
         try:
             return await right(self, term, writes)
-        except OutcomeUnknown as error:
+        except CommitOutcomeUnknown as error:
             raise StoreError(error.text) from None
 
     return [patch.object(SimStore, "_write", write)]

@@ -10,15 +10,16 @@ from typing import Any
 from billet.api import fleet_service as fleet
 from billet.broadcast import Broadcast
 from billet.core.errors import (
-    Away,
     BilletError,
     Code,
+    CommitOutcomeUnknown,
+    CreateOutcomeUnknown,
     HostVerdict,
     LeaderLost,
-    OutcomeUnknown,
     StaleTerm,
     StoreError,
-    Uncertain,
+    Unreachable,
+    says_not_found,
 )
 from billet.ports import Answer, Backend
 from billet.wire import flintlock as wire
@@ -106,7 +107,7 @@ class LeaderProxy:
                 try:
                     return await _unless(moved, backend.unary(method, request, left_s, metadata))
                 except HostVerdict as verdict:
-                    if tried and method == wire.DELETE and verdict.status == Code.UNKNOWN and _says_gone(verdict):
+                    if tried and method == wire.DELETE and _is_gone(verdict):
                         return Answer(b"")
                     raise
                 except BilletError as failure:
@@ -161,10 +162,10 @@ async def _unless(moved: asyncio.Event, answering: Coroutine[Any, Any, Answer]) 
 
 def _lost(failure: BilletError, moved: asyncio.Event) -> bool:
     """Whether a failure says no more than that its leader leads no longer."""
-    if isinstance(failure, LeaderLost | StaleTerm | OutcomeUnknown):
+    if isinstance(failure, LeaderLost | StaleTerm | CommitOutcomeUnknown):
         return True
-    return moved.is_set() and isinstance(failure, Away | Uncertain | StoreError)
+    return moved.is_set() and isinstance(failure, Unreachable | CreateOutcomeUnknown | StoreError)
 
 
-def _says_gone(verdict: HostVerdict) -> bool:
-    return "not found" in verdict.text
+def _is_gone(verdict: HostVerdict) -> bool:
+    return verdict.status == Code.UNKNOWN and says_not_found(verdict.text)

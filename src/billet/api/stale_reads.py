@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from billet.api.leader_proxy import READS
-from billet.core.errors import Away, HostVerdict, LeaderLost
+from billet.core.errors import HostVerdict, LeaderLost, Unreachable
 from billet.leader.server import Service
 from billet.ports import Answer
 from billet.wire import flintlock as wire
@@ -30,7 +30,7 @@ class StaleReads:
         except HostVerdict:
             if method == wire.GET and not self._service.knows(wire.read_uid(request)):
                 # A leader that we do not hear of may have placed it on a host that we do not know.
-                raise Away("no server leads, and no host that was known before has this microVM") from None
+                raise Unreachable("no server leads, and no host that was known before has this microVM") from None
             raise
         age_s = self._monotonic_s() - self._ended_s
         return Answer(answer.payload, (*answer.trailers, (STALE, f"{age_s:.1f}")))

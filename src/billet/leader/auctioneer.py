@@ -11,7 +11,18 @@ from itertools import islice
 
 from billet.core.auction import AWAY_REASONS, award, explain_unplaced, hopeless, merely_away, tie_break
 from billet.core.bidding import CAPABILITY_REASONS, no_room
-from billet.core.errors import Away, BilletError, Code, HostVerdict, NoRoom, StoreError, Uncertain
+from billet.core.errors import (
+    BilletError,
+    Cancelled,
+    Code,
+    CreateOutcomeUnknown,
+    HostVerdict,
+    NoRoom,
+    PreconditionFailed,
+    StoreError,
+    Unreachable,
+    says_not_found,
+)
 from billet.core.model import (
     NO_CONSTRAINTS,
     ZERO,
@@ -50,9 +61,6 @@ class Rules:
     shadow: Weights | None = None  # decides beside `weights`, for the record only
     arrive_s: float = 5.0  # how long a new leader hopes for hosts that have not come to it yet
     quotas: Quotas = field(default_factory=dict)
-
-
-GONE = "not found"  # how flintlockd says that it has no such microVM
 
 
 class Caller:
@@ -176,7 +184,7 @@ class Auctioneer:
                 return refusal
             case Unknown(text):
                 # The reservation stays: the host may have the microVM, and is asked for its token (promise 4).
-                raise Uncertain(
+                raise CreateOutcomeUnknown(
                     f"host {placement.host} may or may not have taken {auction.namespace}/{auction.name}: {text}; "
                     "it is not tried elsewhere before this is known: list the namespace before you create it again"
                 )
@@ -198,8 +206,10 @@ class Auctioneer:
                 if reply.code == Code.OK:
                     recorder.created(known.host, known.uid)
                     return reply.payload
-                if GONE not in reply.text:  # flintlockd has one code for everything
-                    raise Away(f"host {known.host} does not say what became of microVM {known.uid}: {reply.text}")
+                if not says_not_found(reply.text):
+                    raise Unreachable(
+                        f"host {known.host} does not say what became of microVM {known.uid}: {reply.text}"
+                    )
         raise _gone_since(known)
 
     async def _started(self, placement: Placement, uid: str) -> None:
@@ -207,7 +217,7 @@ class Auctioneer:
         try:
             await self._ledger.finish([PutPlacement(started)])
         except StoreError as error:
-            raise Uncertain(
+            raise CreateOutcomeUnknown(
                 f"microVM {uid} runs on host {placement.host}, but the store did not take the record ({error.text}); "
                 "it is listed as soon as the store does"
             ) from error
@@ -216,7 +226,7 @@ class Auctioneer:
         """Pass a Delete on to the host that has the microVM. Room comes back when the host no longer shows it."""
         placement = self._ledger.state.of_uid(uid)
         if placement is None:
-            raise Away(f"microVM {uid} is on no host that Billet knows")
+            raise Unreachable(f"microVM {uid} is on no host that Billet knows")
         with self._ledger.hold(placement.id):
             reply = await self._hosts.call(placement.host, method, request, self._rules.call_timeout_s)
             if reply.code == Code.OK and placement.state is PlacementState.STARTED:
@@ -349,7 +359,7 @@ class Auctioneer:
         whole = Unplaced(tuple(refusals))
         text = explain_unplaced(auction, whole)
         if merely_away(whole):
-            raise Away(text)
+            raise Unreachable(text)
         raise NoRoom(text)
 
     def _all_refusals(self, auction: Auction, decision: Unplaced) -> list[Refusal]:
@@ -377,23 +387,19 @@ class Auctioneer:
                 case Denied(code, text):
                     raise HostVerdict(code, text)
                 case Unknown(text):
-                    raise Uncertain(f"host {host_id} did not answer: {text}")
-        raise Away("no host could be asked whether it accepts this request; try again when a host is back")
+                    raise CreateOutcomeUnknown(f"host {host_id} did not answer: {text}")
+        raise Unreachable("no host could be asked whether it accepts this request; try again when a host is back")
 
     def _timeout_s(self, caller: Caller) -> float:
         return min(self._rules.create_timeout_s, caller.timeout_s)
 
 
 def _gone_since(known: Placement) -> BilletError:
-    error = BilletError(
+    return PreconditionFailed(
         f"this request has made microVM {known.uid or known.id} already, which is {known.state.value} now; "
         "send a new request id to have another"
     )
-    error.code = Code.FAILED_PRECONDITION
-    return error
 
 
 def _given_up() -> BilletError:
-    error = BilletError("the client gave up before a host was told; nothing was created")
-    error.code = Code.CANCELLED
-    return error
+    return Cancelled("the client gave up before a host was told; nothing was created")

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
-from billet.core.errors import Away
+from billet.core.errors import Unreachable
 
 log = structlog.get_logger()
 
-Delete = Callable[[str, str], Awaitable[bool]]  # (host id, uid): whether it was accepted; raises Away
+Delete = Callable[[str, str], Awaitable[bool]]  # (host id, uid): whether it was accepted; raises Unreachable
 
 
 class Deletes:
@@ -50,7 +50,7 @@ class Deletes:
                 accepted = await self._delete(host_id, uid)
                 del wanted[uid]
                 log.info("deleted on a host", host=host_id, uid=uid, accepted=accepted)
-        except Away as error:
+        except Unreachable as error:
             log.warning("a host cannot delete now; trying again", host=host_id, left=len(wanted), error=error.text)
         finally:
             del self._wanted[host_id]

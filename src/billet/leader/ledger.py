@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
 from billet.ports import Leader, Store, Term
@@ -54,7 +54,7 @@ class Ledger:
             apply(self.state, change)
         try:
             await self._commit(changes)
-        except (StaleTerm, OutcomeUnknown):
+        except (StaleTerm, CommitOutcomeUnknown):
             raise  # the reign is over and the state with it
         except StoreError:
             for change, inverse in zip(changes, undo, strict=True):
@@ -119,6 +119,6 @@ class Ledger:
             raise StaleTerm(f"this server no longer leads: {self.why}")
         try:
             await self._store.commit(self.term, changes)
-        except (StaleTerm, OutcomeUnknown) as error:
+        except (StaleTerm, CommitOutcomeUnknown) as error:
             self.end(error.text)
             raise

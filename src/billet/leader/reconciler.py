@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Observed, Placement
 from billet.core.reconcile import expired, is_clean, is_released, is_reservation, overdue, release, repair, to_delete
 from billet.core.state import Change, PutPlacement, holds_room
@@ -194,7 +194,7 @@ class Reconciler:
             changes = release(ledger.state, host_id, ledger.in_hand, self._clock.now_s())
             for start in range(0, len(changes), CHUNK):
                 await ledger.finish(changes[start : start + CHUNK])
-        except (StaleTerm, OutcomeUnknown):
+        except (StaleTerm, CommitOutcomeUnknown):
             return False
         except StoreError as error:
             log.warning("the store did not take a fence; trying again", host=host_id, error=error.text)
@@ -222,7 +222,7 @@ class Reconciler:
             if fenced and seen.complete and is_clean(self._ledger.state, host_id):
                 await self._ledger.amend(host_id, lambda known: replace(known, fenced=False) if known else None)
                 log.info("a fenced host is clean and may bid again", host=host_id)
-        except (StaleTerm, OutcomeUnknown):
+        except (StaleTerm, CommitOutcomeUnknown):
             return False
         except StoreError as error:
             log.warning("the store did not take what a host shows; trying again", host=host_id, error=error.text)

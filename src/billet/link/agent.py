@@ -12,7 +12,7 @@ from google.protobuf.message import DecodeError
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from billet.adapters.log_throttle import LogThrottle
-from billet.core.errors import Away, BilletError, Code, HostVerdict
+from billet.core.errors import BilletError, Code, HostVerdict, Unreachable
 from billet.core.memory import remember
 from billet.host.agent import Agent
 from billet.host.flintlockd import CreateOrder
@@ -224,7 +224,7 @@ class AgentDialler:
             await pipe.send(last)
             if pipe.transport:
                 await pipe.transport.wait_disconnected()
-        except Away:
+        except Unreachable:
             pass
         finally:
             pipe.close()

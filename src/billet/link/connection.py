@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from billet.adapters.log_throttle import address_of
-from billet.core.errors import Away
+from billet.core.errors import Unreachable
 from billet.core.model import Host
 from billet.link.outbox import Outbox
 from billet.wire.pb import link_pb2 as pb
@@ -94,7 +94,7 @@ class AgentConnection(WSListener):
             async with asyncio.timeout(timeout_s):
                 return await future
         except TimeoutError:
-            raise Away(f"host {self.host_id} did not answer within {timeout_s:.0f} s") from None
+            raise Unreachable(f"host {self.host_id} did not answer within {timeout_s:.0f} s") from None
         finally:
             self._orders.pop(order.id, None)
 
@@ -108,5 +108,5 @@ class AgentConnection(WSListener):
         """Stop waiting for answers: every open order raises Away."""
         for future in self._orders.values():
             if not future.done():
-                future.set_exception(Away(why))
+                future.set_exception(Unreachable(why))
         self._orders.clear()

@@ -20,7 +20,7 @@ from picows import (
 
 from billet.adapters.log_throttle import LogThrottle, handshakes_fail_in_one_line
 from billet.broadcast import Broadcast
-from billet.core.errors import Away
+from billet.core.errors import NotSent, Unreachable
 from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.leader.leadership import LinkTerm
 from billet.link import messages
@@ -216,10 +216,10 @@ class LinkServer:
         )
         try:
             answer = await self._order(host_id, order, timeout_s)
-        except NotSentError as error:
+        except NotSent as error:
             # An order that an earlier leader sent may still be carried out.
             return Unknown(error.text) if options.again else NotTaken(Refusal(host_id, Reason.AWAY))
-        except Away as error:
+        except Unreachable as error:
             return Unknown(error.text)
         return messages.get_outcome(host_id, answer)
 
@@ -234,18 +234,18 @@ class LinkServer:
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
         """See ports.Hosts."""
         answer = await self._order(host_id, pb.Order(method=method, payload=request), timeout_s)
-        if answer.code == Away.code:
-            raise Away(f"host {host_id}: {answer.text}")
+        if answer.code == Unreachable.code:
+            raise Unreachable(f"host {host_id}: {answer.text}")
         return Reply(answer.code, answer.text, answer.payload)
 
     async def _order(self, host_id: str, order: pb.Order, timeout_s: float) -> pb.Answer:
-        """Send an order and wait for its answer. Raises NotSentError, or Away when it may have been carried out."""
+        """Send an order and wait for its answer. Raises NotSent, or Unreachable when it may have been carried out."""
         term = self._term
         connection = await self._connection(host_id)
         if self._term is not term:
-            raise NotSentError(f"the term ended before the order was sent to host {host_id}")
+            raise NotSent(f"the term ended before the order was sent to host {host_id}")
         if order.instance and not order.again and order.instance != connection.instance:
-            raise NotSentError(f"the agent of host {host_id} was restarted")
+            raise NotSent(f"the agent of host {host_id} was restarted")
         self._order_id += 1
         order.id, order.timeout_ms = self._order_id, max(1, int(timeout_s * 1e3))
         order.term = self._term.number if self._term else 0  # 0: hosts answer reads of any term
@@ -259,7 +259,7 @@ class LinkServer:
                 async with asyncio.timeout(self._arrived_by_s - loop.time() if self._term else 0):
                     await self.arrivals.wait()
             except TimeoutError:
-                raise NotSentError(f"host {host_id} is not connected") from None
+                raise NotSent(f"host {host_id} is not connected") from None
         return connection
 
     async def stream(
@@ -279,13 +279,9 @@ class LinkServer:
             async for message in receive_all(pipe):
                 yield message
         except TimeoutError:
-            raise Away(f"host {host_id} did not open the stream within {PIPE_WITHIN_S:.0f} s") from None
+            raise Unreachable(f"host {host_id} did not open the stream within {PIPE_WITHIN_S:.0f} s") from None
         finally:
             del self._pipes[pipe_id]
             if sending:
                 sending.cancel()
             pipe.close()
-
-
-class NotSentError(Away):
-    """The order was not sent, so the host cannot carry it out."""

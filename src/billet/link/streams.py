@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from billet.core.errors import Away, Code, HostVerdict
+from billet.core.errors import Code, HostVerdict, Unreachable
 from billet.wire.pb import link_pb2 as pb
 
 HIGH_WATER = 64  # pieces waiting to be read, at which the other side is held back
@@ -59,18 +59,18 @@ class Pipe(WSListener):
         self._writable.set()
 
     async def send(self, piece: pb.Piece) -> None:
-        """Send one piece, when the other side has room. Raises Away when it has gone."""
+        """Send one piece, when the other side has room. Raises Unreachable when it has gone."""
         await self._writable.wait()
         if self.transport is None or self.transport.is_disconnected:
-            raise Away("the link to the host broke in the middle of a stream")
+            raise Unreachable("the link to the host broke in the middle of a stream")
         self.transport.send(WSMsgType.BINARY, piece.SerializeToString())
 
     async def pieces(self) -> AsyncIterator[pb.Piece]:
-        """What the other side sends. Raises Away when it goes without saying that it has ended."""
+        """What the other side sends. Raises Unreachable when it goes without saying that it has ended."""
         while True:
             piece = await self._pieces.get()
             if piece is None:
-                raise Away("the link to the host broke in the middle of a stream")
+                raise Unreachable("the link to the host broke in the middle of a stream")
             if self._held and self._pieces.qsize() < HIGH_WATER // 2 and self.transport:
                 self._held = False
                 self.transport.underlying_transport.resume_reading()

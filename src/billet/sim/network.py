@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 from picows import WSListener, WSMsgType
 
-from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost
+from billet.core.errors import BilletError, Code, LeaderLost
 from billet.link.outbox import PING_AFTER_S, PONG_WITHIN_S
 from billet.sim.history import Ordered, Shown
 from billet.sim.loop import SimProcess
@@ -336,10 +336,8 @@ class _Arrival:
     async def _run(self) -> None:
         try:
             said = Said(Code.OK, "", await self._work(), True)
-        except HostVerdict as verdict:
-            said = Said(verdict.status, verdict.text, b"", True)
         except BilletError as error:
-            said = Said(error.code, error.text, b"", not isinstance(error, LeaderLost))
+            said = Said(error.status, error.text, b"", not isinstance(error, LeaderLost))
         self._send(said)
 
     def _send(self, said: Said) -> None:

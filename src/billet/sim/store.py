@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from billet.broadcast import Broadcast
-from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError, StoreUnreachable
 from billet.core.model import Resources
 from billet.core.state import Change, State, apply
 from billet.leader.ledger import Ledger
@@ -33,10 +33,6 @@ PAUSE_S = 0.05
 LATE_S = 8.0  # the longest that a request is held up in a store that stands still
 
 T = TypeVar("T")
-
-
-class NoAnswerError(StoreError):
-    """The store did not answer; whether it did what it was asked is not known."""
 
 
 @dataclass(slots=True, eq=False)
@@ -251,7 +247,7 @@ class SimStore:
             try:
                 now = await self.leader()
                 known_s = self._world.now_s
-            except NoAnswerError:
+            except StoreUnreachable:
                 await asyncio.sleep(PAUSE_S)
                 if self._world.now_s - known_s < TTL_S:
                     continue
@@ -328,14 +324,16 @@ class SimStore:
         while True:
             try:
                 return await self._ask(lambda: self._etcd.transact(term, number, writes))
-            except NoAnswerError as error:
+            except StoreUnreachable as error:
                 doubt = True
                 if self._world.now_s > deadline_s or candidacy.over.is_set():
-                    raise OutcomeUnknown(f"a commit was sent and its answer is lost: {error.text}") from None
+                    raise CommitOutcomeUnknown(f"a commit was sent and its answer is lost: {error.text}") from None
                 await asyncio.sleep(PAUSE_S)
             except StaleTerm:
                 if doubt:
-                    raise OutcomeUnknown(f"term {term} has ended, and with it the trace of its last commit") from None
+                    raise CommitOutcomeUnknown(
+                        f"term {term} has ended, and with it the trace of its last commit"
+                    ) from None
                 raise
 
     def _commit_s(self) -> float:
@@ -346,12 +344,12 @@ class SimStore:
     async def _steady(self, work: Callable[[], T]) -> T:
         """Ask until there is an answer."""
         while True:
-            with suppress(NoAnswerError):
+            with suppress(StoreUnreachable):
                 return await self._ask(work)
             await asyncio.sleep(PAUSE_S)
 
     async def _ask(self, work: Callable[[], T]) -> T:
-        """One request and its answer; NoAnswerError when that takes more than CALL_S."""
+        """One request and its answer; StoreUnreachable when that takes more than CALL_S."""
         answer: asyncio.Future[T] = self._loop.create_future()
         if not self._process.acts():
             return await answer  # which nobody lives to see
@@ -359,7 +357,7 @@ class SimStore:
         if self._world.happens(self._chance, self._world.faults.store_unanswered):
             delay_s = self._chance.uniform(0.0, LATE_S)
         self._loop.call_later(delay_s, self._arrive, work, answer, context=self._loop.world)
-        timer = self._loop.call_later(CALL_S, _resolve, answer, None, NoAnswerError("the store does not answer"))
+        timer = self._loop.call_later(CALL_S, _resolve, answer, None, StoreUnreachable("the store does not answer"))
         try:
             return await answer
         finally:
