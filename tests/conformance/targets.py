@@ -21,6 +21,7 @@ from billet.fake.process import FakeProcess
 from billet.fake.settings import FakeConfig
 from billet.wire.tls import TlsSettings
 from tests.harness import Cluster, HostPlan
+from tests.zygote import ZYGOTE
 
 from .calls import Client, eventually
 
@@ -81,7 +82,7 @@ class FakeTarget:
 
     def start(self, options: Options, directory: Path) -> Service:
         assert options.hosts == options.servers == 1, "a lone flintlockd: ask for the fixture `cluster`"
-        host = FakeProcess(host_config(options, 0, directory, client_facing=True)).start()
+        host = FakeProcess(host_config(options, 0, directory, client_facing=True), ZYGOTE.spawn).start()
         return Service(host.grpc_address, host.http_address, [host.grpc_address], [host], host.stop)
 
 
