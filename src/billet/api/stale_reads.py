@@ -13,7 +13,7 @@ from billet.wire.headers import STALE
 
 
 class StaleReads:
-    """ports.Backend for reads only. Every answer says in a trailer how old the knowledge behind it is."""
+    """ports.Backend for reads only. A trailer of every answer gives the age of its information, in seconds."""
 
     def __init__(self, service: Service, ended_s: float, monotonic_s: Callable[[], float]) -> None:
         """`service` is that of this server's last term, which ended at `ended_s` of the same clock."""
@@ -29,8 +29,8 @@ class StaleReads:
             answer = await self._service.unary(method, request, timeout_s, metadata)
         except HostVerdict:
             if method == wire.GET and not self._service.knows(wire.read_uid(request)):
-                # A leader that we do not hear of may have placed it on a host that we do not know.
-                raise Unreachable("no server leads, and no host that was known before has this microVM") from None
+                # Another leader may have placed it on a host that joined after this server's term.
+                raise Unreachable("no server leads, and none of the known hosts has this microVM; try again") from None
             raise
         age_s = self._monotonic_s() - self._ended_s
         return Answer(answer.payload, (*answer.trailers, (STALE, f"{age_s:.1f}")))

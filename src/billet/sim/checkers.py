@@ -28,6 +28,7 @@ from billet.sim.history import (
     Stopped,
     Unexpected,
 )
+from billet.sim.quota_checker import quotas_kept
 from billet.wire import auction_records
 
 # Promise 1: a stale bid can waste a chance, it can never overcommit.
@@ -312,6 +313,7 @@ CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
     not_found_means_gone,
     hosts_are_the_truth,
     decisions_replay,
+    quotas_kept,
     nothing_unexpected,
 )
 

@@ -19,7 +19,7 @@ from billet.sim.checkers import differences, judge
 from billet.sim.clients import Crowd
 from billet.sim.fault_injector import FaultInjector
 from billet.sim.flintlockd import DELETING
-from billet.sim.history import Answered, Quiescent, Unexpected
+from billet.sim.history import Answered, Quiescent, QuotaSet, Unexpected
 from billet.sim.hosts import SimMachine, draw_hosts
 from billet.sim.loop import StuckError, VirtualLoop, name_of_current
 from billet.sim.network import Network
@@ -89,6 +89,8 @@ async def _main(world: World) -> None:
     chance = world.chance("scenario")
     net, etcd, new_id = Network(world), Etcd(world), Ids()
     settings = draw_settings(world, chance)
+    for namespace, quota in settings.rules.quotas.items():
+        world.note(QuotaSet(world.now_s, namespace, quota))
     servers = [SimServer(world, net, etcd, n, settings, new_id) for n in range(chance.choice((1, 2, 3, 3, 3)))]
     links = [server.me.link for server in servers]
     machines = [SimMachine(world, net, host, n, links) for n, host in enumerate(draw_hosts(chance, world.ties))]
