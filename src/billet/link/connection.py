@@ -47,7 +47,7 @@ class AgentConnection(WSListener):
         return address_of(self._transport.underlying_transport if self._transport else None)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """The handshake is done; the agent's hello follows."""
+        """The handshake is complete; the agent's hello follows."""
         self._transport = transport
         self._outbox = Outbox(transport)
 

@@ -15,7 +15,7 @@ from billet.sim.world import World
 
 @dataclass(frozen=True, slots=True)
 class SimFrame:
-    """picows.WSFrame, as far as the link reads it."""
+    """Stands in for picows.WSFrame."""
 
     payload: bytes
     msg_type: WSMsgType = WSMsgType.BINARY
@@ -38,22 +38,22 @@ class Carrier(Protocol):
 
 
 class End:
-    """picows.WSTransport, as far as the link uses it: one end of a connection."""
+    """One end of a connection. Stands in for picows.WSTransport."""
 
     def __init__(self, net: Carrier, process: SimProcess, name: str, kind: type[Message]) -> None:
         self.process, self.name, self.is_disconnected = process, name, False
         self.listener: WSListener | None = None
         self.peer: End
-        self.kind = kind  # of the messages that it sends
-        self.last_s = 0.0  # when the latest frame from here arrives
-        self.broken = False  # what is under way from here finds nobody
-        self.held: list[SimFrame | None] = []  # under way while the network is cut; None is the end of the connection
+        self.kind = kind  # class of the messages that it sends
+        self.last_s = 0.0  # when the latest frame from here arrives, virtual time
+        self.broken = False  # frames in flight from here are lost
+        self.held: list[SimFrame | None] = []  # in flight while the network is cut; None = close
         self._net = net
         self._gone: asyncio.Future[None] = net.world.loop.create_future()
 
     @property
     def underlying_transport(self) -> End:
-        """See picows. It knows its peer as asyncio's transports do."""
+        """See picows. It returns the peer's name as asyncio transports do."""
         return self
 
     def get_extra_info(self, name: str) -> object:
@@ -66,10 +66,10 @@ class End:
             self._net.carry(self, SimFrame(payload))
 
     def disconnect(self) -> None:
-        """See picows. What was sent before still arrives."""
+        """See picows. Frames sent before still arrive."""
         if not self.is_disconnected:
             self._net.carry(self, None)
-            if self.process.alive:  # else its machine tells the other end
+            if self.process.alive:  # else Network.died tells the other end
                 self.closed()
 
     async def wait_disconnected(self) -> None:
@@ -77,21 +77,21 @@ class End:
         await asyncio.shield(self._gone)
 
     def closed(self) -> None:
-        """The connection is no more, on this side."""
+        """This end sees the connection closed."""
         if not self.is_disconnected:
             self.is_disconnected = True
             self.process.call_at(self._net.world.now_s, self._tell)
 
     def receive(self, frame: SimFrame | None) -> None:
-        """A frame arrives, or the end."""
+        """Handle a frame that arrives; None closes the connection."""
         if frame is None:
             self.closed()
         elif not self.is_disconnected and self.listener:
             self._net.arrived(self, frame)
-            self.listener.on_ws_frame(self, frame)  # type: ignore[arg-type]  # stand-ins for picows' own
+            self.listener.on_ws_frame(self, frame)  # type: ignore[arg-type]  # stand-ins for picows classes
 
     def _tell(self) -> None:
-        # picows' own does nothing, and insists on a transport of picows.
+        # The method that listeners inherit does nothing, and accepts picows transports only.
         if self.listener and type(self.listener).on_ws_disconnected is not WSListener.on_ws_disconnected:
             self.listener.on_ws_disconnected(self)  # type: ignore[arg-type]
         if not self._gone.done():
