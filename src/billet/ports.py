@@ -205,7 +205,7 @@ class Hosts(Protocol):
         """flintlockd's GetMicroVM of one microVM, whose reply is on the wire like a create's. Raises as `call`."""
 
     async def delete(self, host_id: str, uid: str, timeout_s: float) -> Reply:
-        """flintlockd's DeleteMicroVM of one microVM. Raises Away when the host cannot be reached."""
+        """flintlockd's DeleteMicroVM of one microVM. Raises Unreachable when the host cannot be reached."""
 
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
         """Pass a unary call on to a host's flintlockd. Raises Unreachable when the host cannot be reached."""

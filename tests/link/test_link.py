@@ -1,4 +1,4 @@
-"""The two ends of the agents' link, over real sockets: what is logged when one does not let the other in."""
+"""The two ends of the link over real sockets: what is logged when one refuses the other."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def other_ca(tmp_path: Path) -> ssl.SSLContext:
 async def lines_after_many_tries(
     server: ssl.SSLContext | None, agent: ssl.SSLContext | None, tokens: tuple[str, str] = ("", "")
 ) -> tuple[list[Any], list[str]]:
-    """What the server and what the agent said meanwhile."""
+    """The warnings of the server and of the agent."""
     with capture_logs() as lines:
         async with (
             listening(server, tokens[0]) as (_, port),
@@ -116,7 +116,7 @@ async def test_a_wrong_token_is_one_line_at_the_agent() -> None:
     assert "give the agent the server's --link-token" in at_agent[0]
 
 
-async def test_a_second_agent_of_the_same_id_is_told_once_where_the_other_is() -> None:
+async def test_a_second_agent_with_the_same_id_logs_once_where_the_first_one_is() -> None:
     with capture_logs() as lines:
         async with listening(None) as (server, port), dialling(port, "first"), asyncio.timeout(30.0):
             while not server.instance("h1"):
@@ -131,7 +131,7 @@ async def test_a_second_agent_of_the_same_id_is_told_once_where_the_other_is() -
     assert [line["connected"] for line in lines if line["event"] == "agent refused: --id in use"] == [address]
 
 
-def test_a_complaint_is_made_again_when_it_is_new_or_old() -> None:
+def test_a_message_is_logged_again_when_it_is_new_or_a_minute_old() -> None:
     throttle = LogThrottle()
     assert throttle.due("a", "it hangs up", 0.0)
     assert not throttle.due("a", "it hangs up", AGAIN_AFTER_S - 1)

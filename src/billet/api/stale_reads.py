@@ -30,7 +30,9 @@ class StaleReads:
         except HostVerdict:
             if method == wire.GET and not self._service.knows(wire.read_uid(request)):
                 # Another leader may have placed it on a host that joined after this server's term.
-                raise Unreachable("no server leads, and none of the known hosts has this microVM; try again") from None
+                raise Unreachable(
+                    "no server leads, and none of the known hosts has this microVM; try again"
+                ) from None
             raise
         age_s = self._monotonic_s() - self._ended_s
         return Answer(answer.payload, (*answer.trailers, (STALE, f"{age_s:.1f}")))

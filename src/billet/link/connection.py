@@ -47,7 +47,7 @@ class AgentConnection(WSListener):
         return address_of(self._transport.underlying_transport if self._transport else None)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """The handshake is done; the agent's hello follows."""
+        """The handshake is complete; the agent's hello follows."""
         self._transport = transport
         self._outbox = Outbox(transport)
 
@@ -86,7 +86,7 @@ class AgentConnection(WSListener):
     # Orders.
 
     async def order(self, order: pb.Order, timeout_s: float) -> pb.Answer:
-        """Send an order and wait for its answer. Raises Away when the order may have been carried out."""
+        """Send an order and wait for its answer. Raises Unreachable when the order may have been carried out."""
         future: asyncio.Future[pb.Answer] = asyncio.get_running_loop().create_future()
         self._orders[order.id] = future
         self.put(pb.Down(orders=[order]))
@@ -105,7 +105,7 @@ class AgentConnection(WSListener):
             future.set_result(answer)
 
     def abandon_orders(self, why: str) -> None:
-        """Stop waiting for answers: every open order raises Away."""
+        """Stop waiting for answers: every open order raises Unreachable."""
         for future in self._orders.values():
             if not future.done():
                 future.set_exception(Unreachable(why))

@@ -49,7 +49,7 @@ def get_facts(message: pb.Facts) -> Facts:
 
 
 def put_welcome(term: int, weights: Weights) -> pb.Welcome:
-    """The leader's welcome, with the weights that bids go by."""
+    """The leader's welcome, with the weights that hosts price their bids by."""
     return pb.Welcome(
         term=term,
         pressure_weight=weights.pressure,
@@ -68,7 +68,7 @@ def get_weights(message: pb.Welcome) -> Weights:
 
 
 def put_hello(host: Host, version: str, instance: str, term: int) -> pb.Hello:
-    """What an agent says first."""
+    """An agent's first message."""
     return pb.Hello(
         host=host.id,
         capacity=put_resources(host.capacity),
@@ -83,7 +83,7 @@ def put_hello(host: Host, version: str, instance: str, term: int) -> pb.Hello:
 
 
 def get_hello(message: pb.Hello) -> Host:
-    """The host that says hello."""
+    """The host that a hello describes."""
     return Host(
         id=message.host,
         capacity=get_resources(message.capacity),
@@ -117,7 +117,7 @@ def put_report(value: Report) -> pb.Report:
 
 
 def put_machine(value: MachineFacts) -> pb.MachineFacts:
-    """What a machine is, as a message."""
+    """Facts about a machine as a message."""
     return pb.MachineFacts(
         cpu_model=value.cpu_model,
         kvm=value.kvm,
@@ -128,7 +128,7 @@ def put_machine(value: MachineFacts) -> pb.MachineFacts:
 
 
 def get_machine(message: pb.MachineFacts) -> MachineFacts:
-    """What a machine is."""
+    """Facts about a machine of a message."""
     return MachineFacts(
         message.cpu_model if message.HasField("cpu_model") else None,
         message.kvm if message.HasField("kvm") else None,
@@ -205,14 +205,14 @@ def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:
 
 
 def get_refusal(host_id: str, message: pb.Refusal) -> Refusal:
-    """The refusal of a message; a reason that a newer agent knows and we do not counts as DECLINED."""
+    """The refusal of a message. An unknown reason, from a newer agent, becomes DECLINED."""
     known = message.reason in Reason.__members__
     reason = Reason[message.reason] if known else Reason.DECLINED
     return Refusal(host_id, reason, message.detail if known else f"{message.reason} {message.detail}".strip())
 
 
 def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
-    """What became of a create."""
+    """The outcome of a create as a message."""
     match outcome:
         case Created(uid, reply):
             return pb.Answer(order=order, uid=uid, payload=reply)
@@ -225,7 +225,7 @@ def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
 
 
 def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
-    """What became of a create."""
+    """The outcome of a create of a message."""
     if answer.kind == pb.Answer.NOT_TAKEN:
         return NotTaken(get_refusal(host_id, answer.refusal))
     if answer.kind == pb.Answer.UNKNOWN:

@@ -252,7 +252,7 @@ class LinkServer:
         return await connection.order(order, timeout_s + ANSWER_GRACE_S)
 
     async def _connection(self, host_id: str) -> AgentConnection:
-        """A host's connection. Early in a term, wait for a host that is not connected yet. Raises NotSentError."""
+        """A host's connection. Early in a term, wait for a host that is not connected yet. Raises NotSent."""
         loop = asyncio.get_running_loop()
         while (connection := self._hosts.get(host_id)) is None:
             try:
