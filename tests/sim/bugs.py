@@ -239,7 +239,7 @@ def not_found_from_an_unreachable_host() -> list[AbstractContextManager[Any]]:
 
 
 def not_found_while_a_flintlockd_hangs() -> list[AbstractContextManager[Any]]:
-    return [patch.object(service, "GONE", "")]
+    return [patch.object(service, "says_not_found", lambda text: True)]
 
 
 # Promise 6.
