@@ -36,7 +36,7 @@ class AgentLink(WSListener):
         self.server = server
         self.greeted = False  # the server has sent a message, so it has accepted this agent
         self.sent_away = False  # the server has said goodbye, and the reason was logged
-        self.taken: dict[int, bool] = {}  # ids of the latest orders: a duplicate is ignored
+        self.seen_orders: dict[int, bool] = {}  # ids of the latest orders: a duplicate is ignored
         self._owner = owner
         self._outbox: Outbox | None = None
 
@@ -159,8 +159,8 @@ class AgentDialler:
             numbered = [(lot, answer) for (lot, _), answer in zip(lots, answers, strict=True)]
             link.put(pb.Up(bids=[bid_messages.put_bids(call.round, numbered)]))
         for order in down.orders:
-            if order.id not in link.taken:
-                remember(link.taken, order.id, True)
+            if order.id not in link.seen_orders:
+                remember(link.seen_orders, order.id, True)
                 self._spawn(self._create(link, order) if order.token else self._call(link, order))
         for stream in down.streams:
             self._spawn(self._stream(stream, link.server))

@@ -24,7 +24,7 @@ from billet.sim.world import World
 from billet.wire.pb import link_pb2 as pb
 
 STORE = "store"
-CONNECT_S = 2.0  # timeout of a connection attempt that nobody refuses
+CONNECT_S = 2.0  # timeout of a connection attempt that is not refused
 LATE_S = 5.0  # longest delay of a reordered frame or of a duplicate
 
 
