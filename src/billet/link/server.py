@@ -87,7 +87,7 @@ class LinkServer:
             self._greet(connection)
 
     def end(self, why: str) -> None:
-        """This server leads no longer: open orders raise Away, and the next leader resolves them."""
+        """This server leads no longer: open orders raise Unreachable, and the next leader resolves them."""
         self._term = None
         for connection in list(self._hosts.values()):
             connection.abandon_orders(why)
