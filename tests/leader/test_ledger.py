@@ -119,7 +119,7 @@ async def test_a_new_leader_loads_what_was_committed(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_the_reconciler_wakes_when_a_placement_leaves_a_hand() -> None:
+async def test_the_reconciler_wakes_when_work_on_a_placement_ends() -> None:
     store = SqliteStore("unused.db")
     ledger = Ledger(State(), store, None)  # type: ignore[arg-type]
     with ledger.hold("p1"):

@@ -125,18 +125,20 @@ async def test_a_second_agent_with_the_same_id_logs_once_where_the_first_one_is(
                 await second.often.wait()
             assert server.instance("h1") == "first"
             address = server.address("h1")
-    told = [line for line in lines if line["log_level"] == "error"]
-    assert len(told) == 1
-    assert f"another agent is connected as host 'h1', from {address}: give each host its own --id" in told[0]["why"]
+    refusals = [line for line in lines if line["log_level"] == "error"]
+    assert len(refusals) == 1
+    assert (
+        f"another agent is connected as host 'h1', from {address}: give each host its own --id" in refusals[0]["why"]
+    )
     assert [line["connected"] for line in lines if line["event"] == "agent refused: --id in use"] == [address]
 
 
 def test_a_message_is_logged_again_when_it_is_new_or_a_minute_old() -> None:
     throttle = LogThrottle()
-    assert throttle.due("a", "it hangs up", 0.0)
-    assert not throttle.due("a", "it hangs up", AGAIN_AFTER_S - 1)
-    assert throttle.due("b", "it hangs up", 1.0)
-    assert throttle.due("a", "it hangs up", AGAIN_AFTER_S)
+    assert throttle.due("a", "connection refused", 0.0)
+    assert not throttle.due("a", "connection refused", AGAIN_AFTER_S - 1)
+    assert throttle.due("b", "connection refused", 1.0)
+    assert throttle.due("a", "connection refused", AGAIN_AFTER_S)
     assert throttle.due("a", "wrong token", AGAIN_AFTER_S + 1)
     throttle.forget("a")
     assert throttle.due("a", "wrong token", AGAIN_AFTER_S + 2)

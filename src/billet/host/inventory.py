@@ -12,7 +12,7 @@ from billet.ports import Clock
 class HostInventory:
     """Counts each microVM once: as a create in hand, or as a microVM that flintlockd shows.
 
-    What the leader is told of it is a ports.InventoryUpdate.
+    The leader receives its contents and changes as ports.InventoryUpdate.
     """
 
     def __init__(self, clock: Clock) -> None:

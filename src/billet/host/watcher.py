@@ -43,7 +43,7 @@ class Watcher:
         report: Callable[[], Report],
     ) -> None:
         """`report` makes the host's current report, which is sent after each List."""
-        self.uplink: Uplink | None = None  # None while no leader is connected; what is told then is dropped
+        self.uplink: Uplink | None = None  # None while no leader is connected; updates are dropped then
         self.inventory = HostInventory(clock)
         self.known = False  # the last List was answered, so the inventory is current
         self._missed = False  # the last List was not answered, and that was logged

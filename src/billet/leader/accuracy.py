@@ -64,9 +64,7 @@ class AccuracyTracker:
         self._inner = inner
         self._keep = keep
         self._watched: dict[str, Watch] = {}  # by token
-        self._created: dict[str, list[Watch]] = defaultdict(
-            list
-        )  # by host: CREATED, and waiting for the host's next report
+        self._created: dict[str, list[Watch]] = defaultdict(list)  # by host: CREATED, not reported yet
         self._discounts: dict[str, Discount] = {}  # by host, of hosts whose bids are wrong
 
     def restore(self, host_id: str, outcomes: Sequence[Outcome]) -> None:

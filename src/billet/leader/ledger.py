@@ -38,12 +38,11 @@ class Ledger:
         self.state = state
         self.term = term
         self.in_hand: Counter[str] = Counter()  # placements that a create or delete is working on
-        self.wake = asyncio.Event()  # the reconciler has to look: a placement left a hand, or the term ended
+        self.wake = asyncio.Event()  # wakes the reconciler: work on a placement has ended, or the term has
         self.over = asyncio.Event()  # the term has ended, and `why` says for which reason
         self.why = ""
-        self.gone: Callable[[Placement], None] = lambda placement: (
-            None
-        )  # called with each placement that has given its room back
+        # Called with each placement that has given its room back.
+        self.gone: Callable[[Placement], None] = lambda placement: None
         self._store = store
         self._amending: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by host
 

@@ -277,7 +277,7 @@ class Reconciler:
         return {placement_id: now_s - since_s for placement_id, since_s in since.items()}
 
     async def _write(self, changes: list[Change]) -> None:
-        """Write changes: those that take room through claim(), all others through finish()."""
+        """Write changes: those that take room through claim(), all others first, through finish()."""
         claims: list[PutPlacement] = []
         others: list[Change] = []
         for change in changes:
@@ -317,6 +317,6 @@ class Reconciler:
         return {placement.uid for placement in placements if placement.uid}
 
 
-def _with_marks(told: Host, known: Host | None) -> Host:
+def _with_marks(described: Host, known: Host | None) -> Host:
     """A host as it describes itself, with the cordon and the fence of its record."""
-    return replace(told, cordoned=known.cordoned, fenced=known.fenced) if known else told
+    return replace(described, cordoned=known.cordoned, fenced=known.fenced) if known else described

@@ -69,7 +69,7 @@ class End:
         """See picows. Frames sent before still arrive."""
         if not self.is_disconnected:
             self._net.carry(self, None)
-            if self.process.alive:  # else Network.died tells the other end
+            if self.process.alive:  # else Network.died closes the other end
                 self.closed()
 
     async def wait_disconnected(self) -> None:
