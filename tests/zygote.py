@@ -21,12 +21,14 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
+from billet.cli import COMMANDS
 from billet.launch import Child, spawn
 
 CHECKOUT = Path(__file__).parents[1]
@@ -34,8 +36,8 @@ PYTHON_M = [sys.executable, "-m"]
 MODULES = ("billet", "billet.fake")  # what it can run
 # None of these starts a thread or a gRPC channel when it is imported: both would not survive a fork.
 PRELOAD = (
-    "billet.cli", "billet.commands.serve", "billet.node", "billet.node_agent", "billet.store.etcd",
-    "billet.fake.command", "billet.fake.server", "uvloop", "uvicorn.lifespan.off", "uvicorn.protocols.http.h11_impl",
+    *(target.module for target in COMMANDS.values()), "billet.node", "billet.node_agent", "billet.store.etcd",
+    "billet.fake.server", "uvloop", "uvicorn.lifespan.off", "uvicorn.protocols.http.h11_impl",
 )  # fmt: skip
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 ADOPTED_WITHIN_S = 30.0
@@ -100,6 +102,17 @@ class Zygote:
             os.close(child_out)
             pid = int(ours.recv(64))
         return Forked(pid, os.fdopen(out, "rb"))
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `billet` to its end, as subprocess.run does."""
+        with tempfile.TemporaryFile() as errors:
+            process = self.spawn([*PYTHON_M, "billet", *arguments], errors)
+            assert process.stdout
+            with process.stdout:
+                said = process.stdout.read().decode()
+            code = process.wait()
+            errors.seek(0)
+            return subprocess.CompletedProcess(arguments, code, said, errors.read().decode())
 
     def _start(self) -> socket.socket:
         if ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
