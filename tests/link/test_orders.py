@@ -20,6 +20,7 @@ from billet.fake.settings import FakeConfig
 from billet.host.agent import Agent, Measured
 from billet.link import messages
 from billet.link.agent import AgentDialler
+from billet.link.dial import WebSocketDial
 from billet.link.server import LinkServer, LinkTerm
 from billet.ports import Created, CreateOptions, InventoryUpdate, NotTaken, Report
 from billet.process import SystemClock
@@ -69,7 +70,7 @@ async def host(port: int, instance: str) -> AsyncIterator[FakeFlintlockd]:
     daemon = GrpcFlintlock(fake.grpc_address)
     machine = Host("h1", ROOM, ROOM)
     agent = Agent(machine, daemon, flintlock, lambda: Measured(0.0, 0, 0), SystemClock(), 1.0, instance)
-    dialler = AgentDialler(agent, daemon, [f"127.0.0.1:{port}"], "", None, "test")
+    dialler = AgentDialler(agent, daemon, [f"127.0.0.1:{port}"], WebSocketDial("", None), "test")
     assert await agent.refresh()
     running = [asyncio.create_task(agent.run()), asyncio.create_task(dialler.run())]
     try:

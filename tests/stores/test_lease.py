@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from billet.store.etcd_client import EtcdAway, EtcdClient
+from billet.core.errors import StoreUnreachable
+from billet.store.etcd_client import EtcdClient
 from tests.etcd_fixture import LocalEtcd
 from tests.stores.backends import ME, SOON_S, EtcdBackend
 
@@ -37,7 +38,7 @@ class LateAnswers:
 
     async def keep_alive(self, client: EtcdClient, lease: int) -> int:
         if self._late != "Lease/LeaseKeepAlive" or self.asked_s:
-            raise EtcdAway("no answer")
+            raise StoreUnreachable("no answer")
         asked_s = time.monotonic()
         answer = await self._keep_alive(client, lease)
         await self._hold(asked_s)
