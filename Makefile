@@ -21,11 +21,14 @@ PYTEST := pytest --numprocesses 4 --dist worksteal
 test: setup ## every test; ARGS="-k auction", ARGS="--randomly-seed=1" for the same order again
 	$(PYTEST) $(ARGS)
 
-check: setup ## format, lint, types, import rules, generated code, and the fast tests
+check: setup ## format, lint, types, import rules, private names, sizes, old words, generated code, and the fast tests
 	ruff format --check
 	ruff check
 	mypy
 	lint-imports
+	python -m scripts.check_private src scripts benchmarks chaos workloads
+	python -m scripts.check_size
+	python -m scripts.check_words
 	sh scripts/proto --check
 	$(PYTEST) -m "not slow" $(ARGS)
 

@@ -252,3 +252,18 @@ async def test_an_idle_overcommitted_host_has_no_pressure() -> None:
     free["now"] = 1_000  # used, though nothing is placed here
     assert (agent.report().facts.pressure or 0.0) > 0.9
     await daemon.close()
+
+
+async def test_promise_4_a_stopping_agent_still_looks_up_an_order_that_it_may_have_carried_out(pair: Pair) -> None:
+    """The process before this one may have told flintlockd. "I am stopping" would say: it is not here, ask another.
+
+    Broken on purpose (refuse before looking): the leader boots the microVM a second time, on another host.
+    """
+    agent, fake = pair
+    fake.vms.create(wire.with_token(create_request("made"), "01MADE"))
+    await agent.finish(1.0)
+    made = await agent.create(order("01MADE", instance="before", again=True))
+    assert isinstance(made, Created)
+    unknown = await agent.create(order("01LOST", instance="before", again=True))
+    assert isinstance(unknown, Unknown), "what was told may still be on its way"
+    assert fake.stats()["creates_accepted"] == 1
