@@ -84,11 +84,10 @@ def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
 
 
 def create_request(body: bytes) -> bytes:
-    """The body is the spec itself. An empty body is a request without a spec, which flintlockd refuses."""
+    """The request for a body, which is the spec itself. An empty body is an empty spec, as in flintlockd."""
     request = rpc.CreateMicroVMRequest()
-    if body.strip():
-        request.microvm.SetInParent()
-        parse_json(request.microvm, body)
+    request.microvm.SetInParent()
+    parse_json(request.microvm, body)
     return request.SerializeToString()
 
 
