@@ -1,13 +1,13 @@
 # Everything starts here: each target sets up what it needs first.
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench chaos proto clean
+.PHONY: help setup demo test check bench chaos table conformance proto clean
 
 PATH := $(CURDIR)/.venv/bin:$(PATH):$(CURDIR)/.tools/bin
 export PATH
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install what is missing: uv, Python packages as locked, etcd, containerd (into this folder)
 	@sh scripts/setup
@@ -21,11 +21,14 @@ PYTEST := pytest --numprocesses 4 --dist worksteal
 test: setup ## every test; ARGS="-k auction", ARGS="--randomly-seed=1" for the same order again
 	$(PYTEST) $(ARGS)
 
-check: setup ## format, lint, types, import rules, generated code, and the fast tests
+check: setup ## format, lint, types, import rules, private names, sizes, old words, generated code, and the fast tests
 	ruff format --check
 	ruff check
 	mypy
 	lint-imports
+	python -m scripts.check_private src scripts benchmarks chaos workloads
+	python -m scripts.check_size
+	python -m scripts.check_words
 	sh scripts/proto --check
 	$(PYTEST) -m "not slow" $(ARGS)
 
@@ -34,6 +37,12 @@ bench: setup ## creates per second and milliseconds, beside the floor of a singl
 
 chaos: setup ## ten minutes of everything going wrong, every promise checked; ARGS="failover --times 5"
 	python -m chaos $(ARGS)
+
+table: setup ## the central table of docs/scheduling.md, on freshly generated workloads; ARGS="all" for the other two
+	@python -m workloads table $(ARGS)
+
+conformance: setup ## check any Flintlock endpoint: TARGET=host:port ARGS="--token T --ca ca.pem"; without TARGET: usage
+	@python -m tests.conformance $(TARGET) $(ARGS)
 
 proto: setup ## generate the Python code of the .proto files
 	sh scripts/proto

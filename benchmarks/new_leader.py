@@ -28,11 +28,13 @@ from billet.demo.etcd import start_etcd
 from billet.demo.processes import Processes
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.auctioneer import Auctioneer, Rules
-from billet.leader.leadership import Leadership
+from billet.leader.leadership import Leadership, LinkTerm
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
+from billet.link import bid_messages
 from billet.link import messages as wire
-from billet.link.server import AgentConnection, LinkServer, LinkTerm
+from billet.link.connection import AgentConnection
+from billet.link.server import LinkServer
 from billet.ports import Created, InventoryUpdate, Leader, Store, Term
 from billet.process import SystemClock
 from billet.store.open import open_store
@@ -81,9 +83,9 @@ class VirtualHost:
         for call in down.calls:
             answers = [
                 (lot, bid(self._host, self._taken, Facts(), auction, Rules().weights))
-                for lot, auction in wire.get_call(call)
+                for lot, auction in bid_messages.get_call(call)
             ]
-            self._tell(pb.Up(bids=[wire.put_bids(call.round, answers)]).SerializeToString())
+            self._tell(pb.Up(bids=[bid_messages.put_bids(call.round, answers)]).SerializeToString())
         for order in down.orders:
             self.awarded_s = time.monotonic()
             made = rpc.CreateMicroVMResponse(microvm=types.MicroVM(spec=types.MicroVMSpec(uid="new")))

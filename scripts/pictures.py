@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.text import Text
 
 from billet.demo import walkthrough as walkthrough
-from billet.demo.cluster import Boots
+from billet.demo.cluster import BootTimes
 
 FOLDER = Path(__file__).parents[1] / "docs" / "img"
 WIDTH = 88
@@ -21,9 +21,9 @@ WIDTH = 88
 def main() -> None:
     """Run the demo as `billet demo` does by default, and cut its output where a new part begins."""
     console = Console(record=True, width=WIDTH, file=io.StringIO())
-    walkthrough.Console = lambda **_: console  # type: ignore[assignment,misc]  # its only change: it remembers what it printed
+    walkthrough.Console = lambda **_: console  # type: ignore[attr-defined,assignment]  # remembers what it printed
     walkthrough.tell(
-        walkthrough.Settings(5, 1, "sqlite", 60, 10.0, 1, Boots(0.3, 0.5, 0.2, 1), keep=False, json=False)
+        walkthrough.Settings(5, 1, "sqlite", 60, 10.0, 1, BootTimes(0.3, 0.5, 0.2, 1), keep=False, json=False)
     )
     lines = console.export_text(styles=True).splitlines()
     explained, static, beside, ended = (
@@ -42,4 +42,5 @@ def draw(name: str, title: str, lines: list[str]) -> None:
     console.save_svg(str(FOLDER / f"{name}.svg"), title=title)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from billet.demo.etcd import start_etcd
-from billet.demo.processes import ChildProcess, Processes, free_port
+from billet.demo.processes import ChildProcess, Processes, free_port, stop_all
 from billet.fake.process import FakeProcess
 from billet.fake.settings import FakeConfig
 from billet.wire.tls import TlsSettings
+from tests.zygote import ZYGOTE
 
 INSECURE = TlsSettings(insecure=True)
 LINK_TOKEN = "link-secret"
@@ -56,7 +58,7 @@ class Cluster:
     zones: list[dict[str, str]] = field(default_factory=list)  # each server's addresses that stand for a zone
 
     def start(self) -> Cluster:
-        self.processes = Processes(self.folder)
+        self.processes = Processes(self.folder, ZYGOTE.spawn)
         try:
             self._start()
         except BaseException:
@@ -67,7 +69,7 @@ class Cluster:
     def _start(self) -> None:
         self._store = "sqlite:///billet.db" if self.store == "sqlite" else start_etcd(self.processes, self.members)
         self._ports = [tuple(free_port() for _ in range(3)) for _ in range(self.servers)]
-        self.fakes = [FakeProcess(plan.fake) for plan in self.plans]
+        self.fakes = [FakeProcess(plan.fake, ZYGOTE.spawn) for plan in self.plans]
         starting = [self._launch_server(n) for n in range(self.servers)]
         for fake in self.fakes:
             fake.start()
@@ -82,10 +84,13 @@ class Cluster:
             process.ready(60)
 
     def stop(self) -> None:
+        """Kill everything: what a test wants to see end in good order, it stops itself."""
+        for process in self.processes.all:
+            process.signal(signal.SIGKILL)
         for fake in self.fakes:
             with suppress(ProcessLookupError):
-                fake.stop()
-        self.processes.__exit__(None, None, None)
+                fake.kill()
+        stop_all(self.processes.all)
 
     @property
     def etcd(self) -> list[ChildProcess]:

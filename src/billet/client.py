@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
 
 import grpc
 
-from billet.core.errors import Away, BilletError, ConfigError, HostVerdict
+from billet.core.errors import ConfigError, HostVerdict, Unimplemented, Unreachable
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -124,13 +124,15 @@ class Client:
         code, text = error.code(), " ".join((error.details() or "").split())
         where = self._address.endpoint
         if code is grpc.StatusCode.UNAVAILABLE and text.startswith(UNREACHED):
-            raise Away(f"cannot reach {where}: {self._why_unreached(text)}") from None
+            raise Unreachable(f"cannot reach {where}: {self._why_unreached(text)}") from None
         if code is grpc.StatusCode.UNAVAILABLE and text.startswith(BROKEN):
-            raise Away(f"the connection to {where} broke before the answer came; it may or may not be done") from None
+            raise Unreachable(
+                f"the connection to {where} broke before the answer came; it may or may not be done"
+            ) from None
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise Away(f"{where} did not answer within {self._timeout_s:g} s") from None
+            raise Unreachable(f"{where} did not answer within {self._timeout_s:g} s") from None
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            raise BilletError(f"{where} does not offer this; it may be a plain flintlockd, not Billet") from None
+            raise Unimplemented(f"{where} does not offer this; it may be a plain flintlockd, not Billet") from None
         raise HostVerdict(code.value[0], f"{code.name}: {text}") from None
 
     def _why_unreached(self, text: str) -> str:

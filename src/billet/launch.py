@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import IO, Protocol
 
 # Runs in the child before the real program. A preexec_fn would do the same between fork and exec, which is not safe
 # in a process with gRPC's threads. PR_SET_PDEATHSIG is 1; the parent may have died before it was set.
@@ -22,3 +24,31 @@ os.execvp(sys.argv[2], sys.argv[2:])
 def bound(command: Sequence[str]) -> list[str]:
     """The command line of a child that the kernel kills when this process dies, or the thread that starts it."""
     return [sys.executable, "-ISc", LAUNCH, str(os.getpid()), *command]
+
+
+class Child(Protocol):
+    """A process that was started: the part of subprocess.Popen that its starter needs."""
+
+    pid: int
+    stdout: IO[bytes] | None
+    returncode: int | None
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code. Raises subprocess.TimeoutExpired."""
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+
+
+Spawn = Callable[[Sequence[str], IO[bytes] | None, bool], Child]  # command, stderr (None: ours), start a session
+
+
+def spawn(command: Sequence[str], stderr: IO[bytes] | None = None, start_new_session: bool = False) -> Child:
+    """Start a process that ends with this one. Its standard output is a pipe."""
+    return subprocess.Popen(
+        bound(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
+        start_new_session=start_new_session,
+    )  # fmt: skip

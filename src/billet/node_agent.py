@@ -19,6 +19,7 @@ from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Host, Resources
 from billet.host.agent import Agent
 from billet.link.agent import AgentDialler
+from billet.link.dial import WebSocketDial
 from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
 from billet.wire import auth, flintlock, tls
 
@@ -53,9 +54,11 @@ async def run_agent(config: AgentConfig) -> None:
 
 
 async def keep_looking(config: AgentConfig, agent: Agent, containerd: Containerd, machine: MachineProbe) -> None:
-    """Facts that others have to be asked for, again and again. One that cannot be had is said, and never made up."""
+    """Poll containerd and the thin pool. A metric that is unavailable is reported as such, never estimated."""
     if not config.containerd:
-        agent.cannot_tell("containerd", "images that are unpacked: --containerd is empty; those seen booted count")
+        agent.set_unavailable(
+            "containerd", "images that are unpacked: --containerd is empty; those seen booted count"
+        )
     while True:
         if config.thin_pool:
             await look_at_pool(agent, machine, config.thin_pool)
@@ -68,20 +71,20 @@ async def look_at_images(agent: Agent, containerd: Containerd) -> None:
     """What containerd has unpacked."""
     try:
         agent.boot_queue.unpacked(await containerd.unpacked())
-        agent.cannot_tell("containerd", "")
+        agent.set_unavailable("containerd", "")
     except OSError as error:
         agent.boot_queue.unpacked(None)
-        agent.cannot_tell("containerd", f"images that are unpacked: {error}; those seen booted count")
+        agent.set_unavailable("containerd", f"images that are unpacked: {error}; those seen booted count")
 
 
 async def look_at_pool(agent: Agent, machine: MachineProbe, pool: str) -> None:
     """The room that the thin pool has."""
     try:
         machine.pool_free_mib = await pool_free_mib(pool)
-        agent.cannot_tell("pool", "")
+        agent.set_unavailable("pool", "")
     except OSError as error:
         machine.pool_free_mib = None
-        agent.cannot_tell("pool", f"room for volumes in the thin pool {pool}: {error}")
+        agent.set_unavailable("pool", f"room for volumes in the thin pool {pool}: {error}")
 
 
 def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock, MachineProbe]:
@@ -105,7 +108,7 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
     machine.has_pool = bool(config.thin_pool)
     known = machine.describe()
     for lack in known.lacks:
-        log.warning("a fact cannot be had on this host", fact=lack)
+        log.warning("metric unavailable on this host", host=host.id, metric=lack)
     agent = Agent(
         host,
         daemon,
@@ -117,7 +120,8 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
         machine=known,
     )
     context = None if config.link_insecure else tls.client_context(config.link_ca)
-    dialler = AgentDialler(agent, daemon, config.servers, config.link_token, context, version("billet"))
+    dial = WebSocketDial(config.link_token, context)
+    dialler = AgentDialler(agent, daemon, config.servers, dial, version("billet"))
     return agent, dialler, daemon, machine
 
 

@@ -87,9 +87,9 @@ class Store(Protocol):
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """Make all of the changes durable, or none, if the term is still current; return the revision.
 
-        Concurrent calls share a transaction (group commit). Raises StaleTerm when the term has ended, OutcomeUnknown
-        when the answer was lost and the outcome could not be found out, StoreError when nothing was written. A commit
-        that was sent cannot be undone: cancelling the caller does not stop it.
+        Concurrent calls share a transaction (group commit). Raises StaleTerm when the term has ended,
+        CommitOutcomeUnknown when the answer was lost and the outcome could not be found out, StoreError when nothing
+        was written. A commit that was sent cannot be undone: cancelling the caller does not stop it.
         """
 
 
@@ -204,13 +204,16 @@ class Hosts(Protocol):
     async def get(self, host_id: str, uid: str, timeout_s: float) -> Reply:
         """Call flintlockd's GetMicroVM; on the wire the reply is the same as a create's. Raises as `call`."""
 
+    async def delete(self, host_id: str, uid: str, timeout_s: float) -> Reply:
+        """Call flintlockd's DeleteMicroVM. Raises Unreachable when the host cannot be reached."""
+
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
-        """Forward a unary call to a host's flintlockd. Raises Away when the host cannot be reached."""
+        """Forward a unary call to a host's flintlockd. Raises Unreachable when the host cannot be reached."""
 
     def stream(
         self, host_id: str, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
-        """Forward any other call. Raises Away, or HostVerdict with flintlockd's own status."""
+        """Forward any other call. Raises Unreachable, or HostVerdict with flintlockd's own status."""
 
 
 class MachineFacts(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -22,15 +23,19 @@ LEDGER_ALONE = (*CALM, "--delay-weight", "0")
 @pytest.fixture
 async def start(tmp_path: Path) -> AsyncIterator[Start]:
     running: list[tuple[Cluster, Clients]] = []
+    folders = itertools.chain([tmp_path], (tmp_path / f"cluster-{n}" for n in itertools.count(2)))
 
     async def run(hosts: int, store: str = "sqlite", server_flags: tuple[str, ...] = (), **settings: object):
+        folder = next(folders)
+        folder.mkdir(exist_ok=True)
         cluster = Cluster(
-            tmp_path, plans(hosts, tmp_path, **settings), store, server_flags=(*LEDGER_ALONE, *server_flags)
+            folder, plans(hosts, folder, **settings), store, server_flags=(*LEDGER_ALONE, *server_flags)
         )
         await asyncio.to_thread(cluster.start)
-        running.append((cluster, Clients(cluster.grpc[0])))
-        await eventually(lambda: all_ready(running[-1][1], hosts))
-        return running[-1]
+        clients = Clients(cluster.grpc[0])
+        running.append((cluster, clients))
+        await eventually(lambda: all_ready(clients, hosts))
+        return cluster, clients
 
     yield run
     for cluster, clients in running:

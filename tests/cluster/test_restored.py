@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 from tests.cluster.clients import Clients, eventually, numbered, on_hosts, uids_on_hosts
 from tests.harness import Cluster, plans
+from tests.zygote import ZYGOTE
 
 pytestmark = pytest.mark.slow
 
@@ -36,11 +36,8 @@ async def again(cluster: Cluster) -> None:
 
 async def billet_store(cluster: Cluster, command: str, *arguments: str) -> None:
     where = ["--store", cluster._store, "--data-dir", str(cluster.folder / "server-0")]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "billet", "store", command, *where, *arguments, stderr=asyncio.subprocess.PIPE
-    )
-    _, errors = await process.communicate()
-    assert process.returncode == 0, errors.decode()
+    done = await asyncio.to_thread(ZYGOTE.run, "store", command, *where, *arguments)
+    assert done.returncode == 0, done.stderr
 
 
 async def all_is_there(cluster: Cluster, clients: Clients, uids: set[str]) -> bool:

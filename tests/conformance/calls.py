@@ -1,4 +1,4 @@
-"""A Flintlock client as the checks need it: sync, Go's 4 MiB limit, every call with a generous deadline."""
+"""A Flintlock client for the checks: synchronous, with Go's limit of 4 MiB, and a generous deadline on each call."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from base64 import b64decode, b64encode
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grpc
@@ -25,11 +26,32 @@ FAILED, DELETING = types.MicroVMStatus.FAILED, types.MicroVMStatus.DELETING
 TAP, MACVTAP = types.NetworkInterface.TAP, types.NetworkInterface.MACVTAP
 GONE = "not found"
 
+Gateway = Callable[..., tuple[int, bytes]]  # see the fixture `gateway`
+
 _names = itertools.count()
 
 
+@dataclass
+class Scope:
+    """What the microVMs of the checks are made of. The defaults fit a target that the checks start themselves."""
+
+    suffix: str = ""  # of every name and namespace: tells our microVMs from others on the same target
+    kernel_image: str = "registry.example/kernel:5.10"
+    kernel_filename: str = "boot/vmlinux"
+    root_image: str = "registry.example/os:22.04"
+    timeout_s: float = 60.0  # of a boot or a removal
+
+
+scope = Scope()
+
+
+def own(name: str) -> str:
+    """The name, or namespace, as this run writes it."""
+    return name + scope.suffix
+
+
 class Client:
-    """One connection. Each method returns the reply's interesting part, or raises grpc.RpcError."""
+    """One connection. Each method returns the main part of the reply, or raises grpc.RpcError."""
 
     def __init__(
         self,
@@ -80,7 +102,7 @@ class Refusal(NamedTuple):
 
 
 def refused(call: Callable[..., object], *args: Any, **more: Any) -> Refusal:
-    """The status of a call that must not succeed."""
+    """The status of a call that must fail."""
     with pytest.raises(grpc.RpcError) as caught:
         call(*args, **more)
     return Refusal(caught.value.code(), caught.value.details())
@@ -95,14 +117,14 @@ def attempt(call: Callable[..., Any], *args: Any) -> Any:
 
 
 def spec(name: str = "", namespace: str = "ns", **changes: Any) -> types.MicroVMSpec:
-    """A microVM that every host takes; each call has a name of its own."""
+    """A microVM that every host accepts. Name (default: a unique one) and namespace get the suffix of the run."""
     made = types.MicroVMSpec(
-        id=name or f"vm{next(_names)}",
-        namespace=namespace,
+        id=own(name or f"vm{next(_names)}"),
+        namespace=namespace and own(namespace),
         vcpu=1,
         memory_in_mb=1024,
-        kernel=types.Kernel(image="registry.example/kernel:5.10", filename="boot/vmlinux"),
-        root_volume=types.Volume(id="root", source=types.VolumeSource(container_source="registry.example/os:22.04")),
+        kernel=types.Kernel(image=scope.kernel_image, filename=scope.kernel_filename),
+        root_volume=types.Volume(id="root", source=types.VolumeSource(container_source=scope.root_image)),
         interfaces=[types.NetworkInterface(device_id="eth1", type=TAP)],
     )
     for field, value in changes.items():
@@ -112,7 +134,7 @@ def spec(name: str = "", namespace: str = "ns", **changes: Any) -> types.MicroVM
 
 
 def http(at: str, verb: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
-    """Status and body of one HTTP call to this "host:port"; a body that is no bytes is sent as JSON."""
+    """Status and body of one HTTP call to this "host:port". A body that is not bytes is sent as JSON."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else None
     request = urllib.request.Request(f"http://{at}{path}", data, headers, method=verb)
     try:
@@ -130,10 +152,11 @@ def plain(value: str) -> str:
     return b64decode(value).decode()
 
 
-def eventually(true: Callable[[], Any], bound_s: float = 60.0) -> Any:
-    """The first true value of this; the bound is only there to end a failing test."""
-    deadline_s = time.monotonic() + bound_s
+def eventually(true: Callable[[], Any], timeout_s: float = 0.0) -> Any:
+    """Call until the result is true, and return it. The timeout (0 = that of the scope) only ends a failing test."""
+    timeout_s = timeout_s or scope.timeout_s
+    deadline_s = time.monotonic() + timeout_s
     while not (value := true()):
-        assert time.monotonic() < deadline_s, f"not within {bound_s} s"
+        assert time.monotonic() < deadline_s, f"not within {timeout_s} s"
         time.sleep(0.02)
     return value

@@ -1,4 +1,4 @@
-"""A small CA for the TLS checks: one server certificate, one client certificate, all as PEM files."""
+"""A test CA for the TLS checks: one server and one client certificate, as PEM files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import datetime
 import ipaddress
 from pathlib import Path
 
+import grpc
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -23,6 +24,11 @@ class Pki:
         )
         self.server_cert, self.server_key = self._issue("server")
         self.client_cert, self.client_key = self._issue("client")
+
+    def credentials(self, client: bool = False) -> grpc.ChannelCredentials:
+        """Credentials that trust this CA, with the client certificate on demand."""
+        ca, key, cert = (Path(path).read_bytes() for path in (self.ca, self.client_key, self.client_cert))
+        return grpc.ssl_channel_credentials(ca, key, cert) if client else grpc.ssl_channel_credentials(ca)
 
     def _issue(self, name: str) -> tuple[str, str]:
         key = ec.generate_private_key(ec.SECP256R1())

@@ -1,12 +1,14 @@
 """What the conformance checks run against. The checks know only `Target` and `Service`.
 
-To run the same checks through a cluster, write a class with `Target`'s three members and add it to TARGETS:
+A target that the checks start themselves is a class with the three members of `Target`, listed in TARGETS:
 
-* `start(options, directory)` starts one fake per host (FakeProcess), an agent beside each, `options.servers` servers,
-  and returns a Service when every front end knows every host.
-* `options` speaks of what clients see (token, TLS, HTTP) at the front, and of how the hosts behave behind it. The
-  hosts of a cluster need no token or TLS for these checks: host_config(.., at_front=False).
-* Checks that make no sense for a lone flintlockd ask for the fixture `cluster`, which skips them there.
+* `start(options, directory)` starts one fake per host (FakeProcess), an agent beside each, and `options.servers`
+  servers. It returns a Service when every server knows every host.
+* `options` describes what clients see (token, TLS, HTTP), and how the hosts behave. The hosts of a cluster need no
+  token or TLS for these checks: host_config(.., client_facing=False).
+* Checks that need several hosts use the fixture `cluster`, which skips them on a lone flintlockd.
+
+external.py has the target that runs already: an address given on the command line.
 """
 
 from __future__ import annotations
@@ -14,13 +16,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+
+import grpc
 
 from billet.demo.processes import free_port
 from billet.fake.process import FakeProcess
 from billet.fake.settings import FakeConfig
 from billet.wire.tls import TlsSettings
 from tests.harness import Cluster, HostPlan
+from tests.zygote import ZYGOTE
 
 from .calls import Client, eventually
 
@@ -29,7 +34,7 @@ NEVER_S = 10_000.0  # a boot that no test waits for
 
 @dataclass(frozen=True)
 class Options:
-    """What a check needs. Tuples give each host its own value, in turn: host n has item n modulo the length."""
+    """What a check needs of the service. Tuples have one value per host: host n has item n modulo the length."""
 
     hosts: int = 1
     servers: int = 1  # addresses that clients may use; 1 for a lone flintlockd
@@ -39,27 +44,33 @@ class Options:
     providers: tuple[str, ...] = ("firecracker",)
     versions: tuple[str, ...] = ("0.11.0",)
     boot_mean_s: float = 0.0
-    keep_state: bool = False  # hosts have their microVMs again after kill() and start()
-    host_vcpu: int = 0  # what each host has to give, as Billet counts it; 0 = plenty
+    keep_state: bool = False  # hosts keep their microVMs over kill() and start()
+    host_vcpu: int = 0  # allocatable on each host, as Billet counts it; 0 = plenty
     host_memory_mib: int = 0
 
 
 @dataclass
 class Service:
-    """Something that runs and speaks Flintlock's API. "host:port" everywhere."""
+    """A running Flintlock endpoint. Addresses are "host:port"."""
 
     address: str  # gRPC; plain text unless Options.tls says otherwise
     http_address: str  # "" unless Options.http
     servers: list[str]  # every gRPC address, `address` first
     hosts: list[FakeProcess]  # the flintlockds behind it, for stats, faults, kill and start
     stop: Callable[[], None]
+    token: str = ""
+    credentials: grpc.ChannelCredentials | None = None
+
+    def client(self, **changes: Any) -> Client:
+        """A client that the service accepts, but for these changes."""
+        return Client(self.address, **{"token": self.token, "credentials": self.credentials, **changes})
 
     def creates(self) -> int:
-        """How many creates the hosts have accepted, all together."""
+        """Number of creates that all hosts together have accepted."""
         return sum(host.stats()["creates_accepted"] for host in self.hosts)
 
     def on_hosts(self, name: str) -> list[str]:
-        """The uids of the microVMs of this name, on all hosts that answer."""
+        """The uids of the microVMs with this name, on all hosts that answer."""
         return [vm["uid"] for host in self.hosts for vm in host.stats()["microvms"] if vm["id"] == name]
 
 
@@ -67,26 +78,26 @@ class Target(Protocol):
     """A way to start a Service."""
 
     name: str  # the id of the pytest parameter
-    is_cluster: bool  # whether several hosts, several fronts and Billet's own codes exist
+    is_cluster: bool  # several hosts, several servers, and Billet's own codes exist
 
     def start(self, options: Options, directory: Path) -> Service:
-        """Return when it answers. `directory` is empty, and the service's own. Raise nothing but real failures."""
+        """Start a service, and return when it answers. `directory` is empty, and for this service alone."""
 
 
 class FakeTarget:
-    """One fake flintlockd, alone: it shows that the checks are right."""
+    """One fake flintlockd without Billet: shows that the checks themselves are right."""
 
     name = "fake"
     is_cluster = False
 
     def start(self, options: Options, directory: Path) -> Service:
         assert options.hosts == options.servers == 1, "a lone flintlockd: ask for the fixture `cluster`"
-        host = FakeProcess(host_config(options, 0, directory, client_facing=True)).start()
-        return Service(host.grpc_address, host.http_address, [host.grpc_address], [host], host.stop)
+        host = FakeProcess(host_config(options, 0, directory, client_facing=True), ZYGOTE.spawn).start()
+        return Service(host.grpc_address, host.http_address, [host.grpc_address], [host], host.stop, options.token)
 
 
 def host_config(options: Options, index: int, directory: Path, client_facing: bool) -> FakeConfig:
-    """Host number `index` of a service. Only one that clients reach directly has the token, TLS and HTTP."""
+    """Settings of host number `index`. Only a host that clients reach directly has the token, TLS and HTTP."""
     return FakeConfig(
         grpc_endpoint=f"127.0.0.1:{free_port()}",
         http_endpoint="127.0.0.1:0",
@@ -102,7 +113,7 @@ def host_config(options: Options, index: int, directory: Path, client_facing: bo
 
 
 class ClusterTarget:
-    """Billet in front of one fake for each host: the same checks, and those that only a cluster can answer."""
+    """Billet in front of one fake per host: the same checks, and those that need a cluster."""
 
     is_cluster = True
 
@@ -111,7 +122,7 @@ class ClusterTarget:
         self._store = store
 
     def start(self, options: Options, directory: Path) -> Service:
-        # Two fronts need a store that two servers can share.
+        # Two servers need a store that they can share.
         store = "etcd" if options.servers > 1 else self._store
         cluster = Cluster(
             directory,
@@ -122,10 +133,12 @@ class ClusterTarget:
             token=options.token,
             tls=options.tls,
         ).start()
-        if options.tls.insecure:  # a server that does not lead learns only after its start who does
+        if options.tls.insecure:  # a follower learns the leader's address only after its start
             for address in cluster.grpc:
                 eventually(lambda address=address: serving(address))
-        return Service(cluster.grpc[0], cluster.http_address, cluster.grpc, cluster.fakes, cluster.stop)
+        return Service(
+            cluster.grpc[0], cluster.http_address, cluster.grpc, cluster.fakes, cluster.stop, options.token
+        )
 
     def _plan(self, options: Options, index: int, directory: Path) -> HostPlan:
         return HostPlan(
@@ -138,7 +151,7 @@ class ClusterTarget:
 
 
 def serving(address: str) -> bool:
-    """Whether this front leads, or knows who does."""
+    """Whether this server leads, or knows the leader."""
     client = Client(address)
     try:
         return client.call("/grpc.health.v1.Health/Check", b"") == b"\x08\x01"

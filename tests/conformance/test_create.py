@@ -18,7 +18,7 @@ from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
-from .calls import GONE, MACVTAP, PENDING, TAP, Client, base64, eventually, plain, refused, spec
+from .calls import GONE, MACVTAP, PENDING, TAP, Client, base64, eventually, own, plain, refused, scope, spec
 from .targets import Service, Target
 
 UNKNOWN = grpc.StatusCode.UNKNOWN
@@ -57,7 +57,12 @@ def test_check_04_uid_is_the_hosts_own(client: Client, service: Service) -> None
     assert service.on_hosts(made.id) == [made.uid]
 
 
-def test_check_05_answers_at_once(slow_client: Client) -> None:
+def test_check_05_a_new_microvm_is_pending(client: Client) -> None:
+    made = client.create(spec())
+    assert (made.status.state, made.version, made.status.retry) == (PENDING, 1, 0)
+
+
+def test_check_05_answers_before_the_boot(slow_client: Client) -> None:
     made = slow_client.create(spec())
     assert (made.status.state, made.version, made.status.retry) == (PENDING, 1, 0)
     assert slow_client.get(made.spec.uid).status.state == PENDING
@@ -66,7 +71,7 @@ def test_check_05_answers_at_once(slow_client: Client) -> None:
 def test_check_06_same_name_twice_makes_two(client: Client, service: Service) -> None:
     first, second = client.create(spec("twin")), client.create(spec("twin"))
     assert first.spec.uid != second.spec.uid
-    assert sorted(service.on_hosts("twin")) == sorted([first.spec.uid, second.spec.uid])
+    assert sorted(service.on_hosts(own("twin"))) == sorted([first.spec.uid, second.spec.uid])
 
 
 def test_check_07_no_interface(client: Client) -> None:
@@ -115,7 +120,7 @@ def test_check_08_out_of_bounds(client: Client, service: Service, changes: dict[
 def test_check_08_one_host_is_asked_and_no_other(
     cluster: Target, start: Callable[..., Service], changes: dict[str, int]
 ) -> None:
-    """What one host's flintlockd refuses is final; what every flintlockd refuses is no matter for an auction."""
+    """A refusal by one flintlockd is final. What every flintlockd would refuse is refused without an auction."""
     service = start(hosts=3)
     for host in service.hosts:
         host.fault(FaultKind.REFUSE, code=UNKNOWN.value[0], text="creating microvm: said by one host")
@@ -134,26 +139,35 @@ def record(client: Client, name: str) -> dict[str, Any]:
     return found
 
 
-def test_check_09_zeros_have_defaults(client: Client, service: Service) -> None:
+def test_check_09_zeros_have_defaults(client: Client) -> None:
     made = client.create(spec("zeros", vcpu=0, memory_in_mb=0)).spec
     assert (made.vcpu, made.memory_in_mb) == (2, 1024)
-    held = next(vm for host in service.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.uid)
+    held = client.get(made.uid).spec
+    assert (held.vcpu, held.memory_in_mb) == (2, 1024)
+
+
+def test_check_09_zeros_have_defaults_on_the_host(client: Client, inside: Service) -> None:
+    made = client.create(spec("zeros", vcpu=0, memory_in_mb=0)).spec
+    held = next(vm for host in inside.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.uid)
     assert (held["vcpu"], held["memory_in_mb"]) == (2, 1024)
 
 
 @pytest.mark.parametrize("host", [{"host_vcpu": 4}, {"host_memory_mib": 2048}], ids=["vcpu", "memory"])
 def test_check_09_zeros_are_charged(cluster: Target, start: Callable[..., Service], host: dict[str, int]) -> None:
-    """Room for two of 2 vCPU and 1024 MiB is room for two that said nothing."""
+    """A host with room for two of 2 vCPU and 1024 MiB has room for two creates without sizes."""
     client = Client(start(**host).address)
     for _ in range(2):
         client.create(spec(vcpu=0, memory_in_mb=0))
     assert refused(client.create, spec(vcpu=0, memory_in_mb=0)).code == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-def test_check_10_provider(client: Client, service: Service) -> None:
+def test_check_10_default_provider(client: Client, inside: Service) -> None:
     made = client.create(spec("by-default"))
-    held = next(vm for host in service.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.spec.uid)
+    held = next(vm for host in inside.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.spec.uid)
     assert held["provider"] == "firecracker"
+
+
+def test_check_10_unknown_provider(client: Client) -> None:
     assert refused(client.create, spec(provider="qemu")) == (
         UNKNOWN,
         "creating microvm: microvm provider qemu isn't available",
@@ -162,7 +176,8 @@ def test_check_10_provider(client: Client, service: Service) -> None:
 
 @pytest.mark.parametrize("kind", [{"type": MACVTAP}, {}], ids=["macvtap", "unset"])
 def test_check_11_macvtap_on_firecracker(client: Client, kind: dict[str, int]) -> None:
-    code, text = refused(client.create, spec(interfaces=[types.NetworkInterface(device_id="eth1", **kind)]))
+    nic = types.NetworkInterface(device_id="eth1", **kind)
+    code, text = refused(client.create, spec(provider="firecracker", interfaces=[nic]))
     assert code == UNKNOWN
     assert "macvtap" in text
     assert GONE not in text
@@ -170,12 +185,13 @@ def test_check_11_macvtap_on_firecracker(client: Client, kind: dict[str, int]) -
 
 def test_check_11_virtiofs_on_firecracker(client: Client) -> None:
     shared = types.Volume(id="data", source=types.VolumeSource(virtiofs_source="/data"))
-    code, text = refused(client.create, spec(additional_volumes=[shared]))
+    code, text = refused(client.create, spec(provider="firecracker", additional_volumes=[shared]))
     assert code == UNKNOWN
     assert "virtiofs" in text
 
 
-def test_check_11_cloudhypervisor_takes_both(client: Client) -> None:
+def test_check_11_cloudhypervisor_takes_both(client: Client, inside: Service) -> None:
+    """Needs a host with an interface for macvtap, or the microVM never boots."""
     shared = types.Volume(id="data", source=types.VolumeSource(virtiofs_source="/data"))
     nic = types.NetworkInterface(device_id="eth1", type=MACVTAP)
     made = client.create(spec(provider="cloudhypervisor", additional_volumes=[shared], interfaces=[nic])).spec
@@ -213,16 +229,19 @@ def test_check_13_metadata(client: Client) -> None:
         }
 
 
-def test_check_13_nothing_of_ours_leaks_in(client: Client, service: Service, target: Target) -> None:
-    """Billet leaves its token on the host; no reply shows it, in whatever field."""
-    made = client.create(spec(namespace="leaks"))
-    held = next(vm for host in service.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.spec.uid)
+def test_check_13_billets_token_is_on_the_host(client: Client, inside: Service, target: Target) -> None:
+    made = client.create(spec())
+    held = next(vm for host in inside.hosts for vm in host.stats()["microvms"] if vm["uid"] == made.spec.uid)
     assert (wire.TOKEN_KEY in held["metadata"]) == target.is_cluster
+
+
+def test_check_13_no_reply_shows_billets_token(client: Client) -> None:
+    made = client.create(spec(namespace="leaks"))
     replies = [
         client.call(wire.CREATE, rpc.CreateMicroVMRequest(microvm=spec(namespace="leaks")).SerializeToString()),
         client.call(wire.GET, wire.with_uid(made.spec.uid)),
-        client.call(wire.LIST, wire.list_request("leaks")),
-        *(vm.SerializeToString() for vm in client.stream("leaks")),
+        client.call(wire.LIST, wire.list_request(own("leaks"))),
+        *(vm.SerializeToString() for vm in client.stream(own("leaks"))),
     ]
     assert len(replies) == 5
     assert not any(wire.TOKEN_KEY.encode() in reply for reply in replies)
@@ -241,7 +260,7 @@ def test_check_13_bad_meta_data(client: Client, meta: str) -> None:
 
 
 def test_check_14_eth0_is_added_first(client: Client) -> None:
-    first, second = client.create(spec()).spec.interfaces
+    first, second = client.create(spec(provider="firecracker")).spec.interfaces
     assert (first.device_id, first.type, first.address.address) == ("eth0", TAP, "169.254.0.1/16")
     assert first.guest_mac == "AA:FF:00:00:00:01"
     assert second.device_id == "eth1"
@@ -249,33 +268,45 @@ def test_check_14_eth0_is_added_first(client: Client) -> None:
 
 def test_check_14_eth0_given_is_kept(client: Client) -> None:
     nics = [types.NetworkInterface(device_id=name, type=TAP) for name in ("eth1", "eth0")]
-    assert [nic.device_id for nic in client.create(spec(interfaces=nics)).spec.interfaces] == ["eth1", "eth0"]
+    assert [
+        nic.device_id for nic in client.create(spec(provider="firecracker", interfaces=nics)).spec.interfaces
+    ] == ["eth1", "eth0"]
 
 
 def test_check_15_images_are_cleaned(client: Client) -> None:
     made = client.create(
         spec(
-            kernel=types.Kernel(image=" k.example/k:1\n", filename="f"),
-            root_volume=types.Volume(id="root", source=types.VolumeSource(container_source="\to.example/o\x00:2 ")),
+            kernel=types.Kernel(image=f" {scope.kernel_image}\n", filename=scope.kernel_filename),
+            root_volume=types.Volume(id="root", source=types.VolumeSource(container_source=dirty(scope.root_image))),
         )
     ).spec
-    assert made.kernel.image == "k.example/k:1"
-    assert made.root_volume.source.container_source == "o.example/o:2"
+    assert made.kernel.image == scope.kernel_image
+    assert made.root_volume.source.container_source == scope.root_image
 
 
-def test_what_comes_back_and_what_never_does(client: Client) -> None:
+def dirty(image: str) -> str:
+    """The image with white space around it and a control character in it."""
+    return f"\t{image[:-1]}\x00{image[-1]} "
+
+
+def test_which_fields_come_back(client: Client) -> None:
     given = spec(provider="firecracker")
     given.root_volume.mount_point = "/"
-    given.interfaces[0].overrides.bridge_name = "br0"
     given.created_at.seconds = 1
     made = client.create(given).spec
     assert not made.HasField("provider")
     assert not made.HasField("created_at")
     assert not made.root_volume.HasField("mount_point")
-    assert not any(nic.HasField("overrides") for nic in made.interfaces)
     assert made.root_volume.HasField("partition_id")
     assert made.root_volume.HasField("size_in_mb")
     assert all(nic.HasField("guest_mac") for nic in made.interfaces)
+
+
+def test_bridges_do_not_come_back(client: Client, inside: Service) -> None:
+    """Needs a host with this bridge, or the microVM never boots."""
+    given = spec()
+    given.interfaces[0].overrides.bridge_name = "br0"
+    assert not any(nic.HasField("overrides") for nic in client.create(given).spec.interfaces)
 
 
 def test_request_metadata_is_ignored(client: Client) -> None:

@@ -20,13 +20,15 @@ from billet.fake.settings import FakeConfig
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
 from tests.conformance.calls import Client, refused, spec
+from tests.zygote import ZYGOTE
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[FakeProcess]:
-    running = FakeProcess(FakeConfig(grpc_endpoint="127.0.0.1:0", boot_mean_s=0.0, pull_mean_s=0.0)).start()
+    config = FakeConfig(grpc_endpoint="127.0.0.1:0", boot_mean_s=0.0, pull_mean_s=0.0)
+    running = FakeProcess(config, ZYGOTE.spawn).start()
     yield running
     running.stop()
 
@@ -46,7 +48,7 @@ def own(tmp_path: Path) -> Iterator[Callable[..., FakeProcess]]:
 
     def run(**settings: object) -> FakeProcess:
         config = {"grpc_endpoint": "127.0.0.1:0", "pull_mean_s": 0.0, "state_file": str(tmp_path / "vms.db")}
-        started.append(FakeProcess(FakeConfig(**{**config, **settings})).start())
+        started.append(FakeProcess(FakeConfig(**{**config, **settings}), ZYGOTE.spawn).start())
         return started[-1]
 
     yield run

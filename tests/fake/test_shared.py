@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billet.core.errors import Away, BilletError, ConfigError, HostVerdict, InvalidRequest, NoRoom
+from billet.core.errors import BilletError, ConfigError, HostVerdict, InvalidRequest, NoRoom, Unreachable
 from billet.wire import gateway
 from billet.wire.auth import NO_TOKEN, WRONG_TOKEN, basic_header, check_basic
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -66,7 +66,7 @@ def test_an_empty_body_has_no_spec_and_braces_have_one() -> None:
     [
         (InvalidRequest("x"), 400),
         (NoRoom("x"), 429),
-        (Away("x"), 503),
+        (Unreachable("x"), 503),
         (HostVerdict(2, "x"), 500),
         (HostVerdict(4, "x"), 504),
         (HostVerdict(12, "x"), 501),
@@ -81,7 +81,7 @@ async def test_an_error_within_a_stream_is_its_last_line() -> None:
     async def replies(method: str, request: bytes, authorization: str | None) -> AsyncIterator[bytes]:
         yield rpc.ListMessage(microvm=types.MicroVM(version=1)).SerializeToString()
         await asyncio.sleep(0)
-        raise Away("host-1 does not answer")
+        raise Unreachable("host-1 does not answer")
 
     response = await gateway._stream_response(replies("", b"", None))
     lines = [line async for line in response.body_iterator]

@@ -1,4 +1,4 @@
-"""The auditor: what it holds against what, and what it does not judge."""
+"""AccuracyTracker: which predictions it compares with which results, and which awards it does not score."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ KNOWN = Facts(boot_s=2.0)
 
 
 class Clock:
-    """Moves when it is told to."""
+    """A clock that the test moves."""
 
     at_s = 0.0
 
@@ -45,7 +45,7 @@ class Clock:
 
 
 class Inner:
-    """What the reconciler hears."""
+    """Records what is passed on to the reconciler."""
 
     def __init__(self) -> None:
         self.heard: list[str] = []
@@ -71,7 +71,7 @@ class Rig:
         apply(self.state, PutHost(Host("h", ROOM, ROOM)))
 
     def award(self, name: str, facts: Facts = KNOWN, less: float = 0.0) -> None:
-        """The host's bid wins, and the ledger has the microVM. It says so much less than it will be full."""
+        """The host's bid wins and the ledger has the microVM. The bid understates the utilisation by `less`."""
         auction = Auction(name, "ns", name, SHAPE)
         view = self.view()
         answer = bid(self.state.hosts["h"], view.taken, facts, auction, DEFAULT_WEIGHTS)
@@ -95,24 +95,24 @@ class Rig:
         self.accuracy.reported("h", Report(Facts(), 0.0, 0, 0, 0, 0, ok, 2.0, counted))
 
 
-def test_what_was_foretold_is_held_against_what_the_host_shows_and_then_reports() -> None:
+def test_a_prediction_is_compared_with_the_boot_and_the_next_report() -> None:
     rig = Rig()
     rig.award("a")
     rig.shows("a", VmState.PENDING, after_s=1.0)
     rig.reports()
     assert rig.kept == []
     rig.shows("a", VmState.CREATED, after_s=2.0)
-    assert rig.kept == []  # its next report is waited for
+    assert rig.kept == []  # the host's next report is missing
     rig.reports()
     [outcome] = rig.kept
     assert (outcome.uid, outcome.took_s, outcome.ratio) == ("uid of a", 3.0, 1.5)
     assert (outcome.forecast.utilisation, outcome.expected, outcome.reported) == (0.1, 0.1, 0.1)
     rig.reports()
     assert len(rig.kept) == 1
-    assert set(rig.inner.heard) == {"observed", "reported"}  # everything is passed on
+    assert set(rig.inner.heard) == {"observed", "reported"}  # every event is passed on
 
 
-def test_what_the_ledger_has_moved_since_is_no_error_of_the_bid_and_what_it_has_not_is() -> None:
+def test_only_what_the_ledger_does_not_know_counts_as_an_error_of_the_bid() -> None:
     rig = Rig()
     rig.award("a")
     rig.award("b")
@@ -120,14 +120,14 @@ def test_what_the_ledger_has_moved_since_is_no_error_of_the_bid_and_what_it_has_
     rig.reports()
     assert rig.kept[0].understated == 0.0
     rig.shows("b", VmState.CREATED, after_s=2.0)
-    rig.reports(Resources(5, 1024, 0, 3))  # it counts what nobody has told the ledger
+    rig.reports(Resources(5, 1024, 0, 3))  # the host counts more than the ledger knows
     assert rig.kept[1].understated == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("counts", [1, 2])
 @pytest.mark.parametrize("state", [PlacementState.RESERVED, PlacementState.RELEASING])
-def test_what_is_on_its_way_may_be_counted_by_the_host_or_not(state: PlacementState, counts: int) -> None:
-    """An order that has not arrived, or a delete that was not heard of. Broken on purpose: understated by 0.1."""
+def test_the_host_may_or_may_not_count_a_placement_in_transition(state: PlacementState, counts: int) -> None:
+    """An order that has not arrived, or a delete that the ledger does not know of. Broken on purpose: off by 0.1."""
     rig = Rig()
     rig.award("a")
     apply(rig.state, PutPlacement(Placement("b", "ns", "b", SHAPE, "h", state)))
@@ -136,7 +136,7 @@ def test_what_is_on_its_way_may_be_counted_by_the_host_or_not(state: PlacementSt
     assert rig.kept[0].understated == 0.0
 
 
-def test_what_is_not_seen_is_not_judged() -> None:
+def test_an_award_that_was_not_observed_to_the_end_is_not_scored() -> None:
     rig = Rig()
     rig.award("a")
     rig.accuracy.left("h")
@@ -148,11 +148,11 @@ def test_what_is_not_seen_is_not_judged() -> None:
     rig.reports()
     rig.award("c")
     rig.shows("c", VmState.CREATED)
-    rig.reports(ok=False)  # its flintlockd does not answer: what it counts is old
+    rig.reports(ok=False)  # its flintlockd does not respond: its count is old
     assert rig.kept == []
 
 
-def test_a_host_that_foretells_nothing_has_an_outcome_without_a_ratio() -> None:
+def test_a_bid_without_a_prediction_has_an_outcome_without_a_ratio() -> None:
     rig = Rig()
     rig.award("a", Facts())
     rig.shows("a", VmState.CREATED, after_s=3.0)
@@ -160,7 +160,7 @@ def test_a_host_that_foretells_nothing_has_an_outcome_without_a_ratio() -> None:
     assert rig.kept[0].ratio is None
 
 
-def test_a_host_that_errs_is_discounted_and_recovers_and_a_new_reign_takes_it_up() -> None:
+def test_a_wrong_host_is_discounted_and_recovers_and_a_new_term_restores_the_discount() -> None:
     rig = Rig()
     apply(rig.state, PutHost(Host("h", Resources(100, 102_400, 0, 100), Resources(100, 102_400, 0, 100))))
 
@@ -182,9 +182,9 @@ def test_a_host_that_errs_is_discounted_and_recovers_and_a_new_reign_takes_it_up
     assert rig.accuracy.discounted({"h": rig.view()})["h"].discount == NO_DISCOUNT
 
 
-def test_a_host_that_bids_less_than_it_counts_is_named_for_it() -> None:
-    """Its count is right and so is its report: only its price is not. Broken on purpose (foretold by the ledger
-    alone): nothing is understated, and it wins all auctions for ever."""
+def test_a_host_that_bids_less_than_it_counts_is_discounted() -> None:
+    """Its count and its report are right; only its price is wrong. Broken on purpose (predict from the ledger
+    alone): nothing is understated, and it wins every auction."""
     rig = Rig()
     apply(rig.state, PutHost(Host("h", Resources(100, 102_400, 0, 100), Resources(100, 102_400, 0, 100))))
     for n in range(NEEDED):
@@ -195,14 +195,14 @@ def test_a_host_that_bids_less_than_it_counts_is_named_for_it() -> None:
     assert rig.accuracy.discounted({"h": rig.view()})["h"].discount.utilisation == pytest.approx(0.25)
 
 
-def test_a_host_that_was_removed_is_forgotten() -> None:
-    """Names of hosts come and go: what is kept must not grow with all that there ever were."""
+def test_a_removed_host_is_forgotten() -> None:
+    """Host names come and go: the memory must not grow with every name that ever existed."""
     rig = Rig()
     rig.award("a")
     rig.shows("a", VmState.CREATED, after_s=2.0)
     rig.reports()
     rig.accuracy.joined(rig.state.hosts["h"])
-    assert set(rig.accuracy.outcomes) == {"h"}  # it is only connected anew
+    assert set(rig.accuracy.outcomes) == {"h"}  # it has only reconnected
     apply(rig.state, DropHost("h"))
     rig.accuracy.joined(Host("other", ROOM, ROOM))
     assert set(rig.accuracy.outcomes) == set()

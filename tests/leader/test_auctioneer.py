@@ -12,7 +12,7 @@ import pytest
 
 from billet.core.bidding import bid
 from billet.core.constraints import read
-from billet.core.errors import NoRoom
+from billet.core.errors import BilletError, Code, NoRoom
 from billet.core.model import (
     NO_CONSTRAINTS,
     ZERO,
@@ -32,7 +32,7 @@ from billet.leader.auctioneer import Auctioneer, Caller, Rules
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
-from billet.ports import Created, CreateOptions, Leader, NotTaken, Outcome
+from billet.ports import Created, CreateOptions, Leader, NotTaken, Outcome, Reply
 from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore
 from billet.whatif.recorded_workload import shadows
@@ -328,3 +328,61 @@ async def test_a_required_host_is_the_only_one_that_is_asked(ledger: Ledger) -> 
     maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=1, ask_random=0))
     await with_labels(maker, "a", {"billet.io/host": "h2"})
     assert (hosts.called, hosts.orders) == ([["h2"]], ["h2"])
+
+
+# Clients that do not wait, and deletes of what is no longer running.
+
+
+async def test_a_client_that_gives_up_while_its_reservation_is_written_gets_no_microvm(ledger: Ledger) -> None:
+    """No host was told yet, so the create can still be called back.
+
+    Broken on purpose (no look at the client after the claim): the host boots a microVM that nobody waits for.
+    """
+    hosts, client = Hosts(bids), caller()
+    maker, _ = auctioneer(ledger, hosts)
+    claim = ledger.claim
+
+    async def and_the_client_gives_up(changes: Sequence[PutPlacement]) -> None:
+        await claim(changes)
+        client.waiting = 0
+
+    ledger.claim = and_the_client_gives_up  # type: ignore[method-assign]  # the real one, interrupted
+    with pytest.raises(BilletError) as given_up:
+        await maker.create(Auction("vm", "ns", "vm", SHAPE), b"", client)
+    assert given_up.value.code == Code.CANCELLED
+    assert hosts.orders == []
+    assert ledger.state.placements == {}
+
+
+class DeletingHosts(Hosts):
+    """Hosts that accept every Delete."""
+
+    async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
+        return Reply(Code.OK, "", b"deleted")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (PlacementState.STARTED, PlacementState.RELEASING),
+        (PlacementState.RELEASING, PlacementState.RELEASING),
+        (PlacementState.FENCED, PlacementState.FENCED),
+        (PlacementState.LOST, PlacementState.LOST),
+        (PlacementState.GONE, PlacementState.GONE),
+    ],
+)
+async def test_promise_2_only_a_started_microvm_becomes_releasing(
+    ledger: Ledger, before: PlacementState, after: PlacementState
+) -> None:
+    """A client deletes a microVM whose room was given back already, by a fence for instance.
+
+    Broken on purpose (RELEASING from any state): its room is taken a second time, of a host that may be full by now;
+    and a fenced host counts as clean, and may bid, before the microVM is gone from it.
+    """
+    placement = Placement("vm", "ns", "vm", SHAPE, "h1", before, uid="U1")
+    await ledger.finish([PutPlacement(placement)])
+    room = ledger.state.room("h1")
+    maker, _ = auctioneer(ledger, DeletingHosts())
+    assert await maker.delete("U1", "DeleteMicroVM", b"") == b"deleted"
+    assert ledger.state.placements["vm"].state is after
+    assert ledger.state.room("h1") == room

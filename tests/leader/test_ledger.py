@@ -1,4 +1,4 @@
-"""The ledger and the store change together: room is taken early, given back late, and only by the one who leads."""
+"""The ledger changes with the store: room is taken before the commit, given back after it, by the leader only."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ async def test_promise_2_room_comes_back_only_after_the_commit(leading: tuple[Sq
     assert ledger.state.room("h1").vcpu == 8
 
 
-async def test_a_claim_that_was_surely_not_written_gives_its_room_back(
+async def test_a_claim_that_was_not_written_gives_its_room_back(
     leading: tuple[SqliteStore, Ledger], tmp_path: Path
 ) -> None:
-    """Another program holds the database; SQLite gives up, having written nothing."""
+    """Another process locks the database, so SQLite fails without writing."""
     _, ledger = leading
     other = sqlite3.connect(tmp_path / "billet.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
@@ -71,12 +71,12 @@ async def test_a_claim_that_was_surely_not_written_gives_its_room_back(
     assert ledger.state.room("h1") == ROOM
     other.execute("ROLLBACK")
     other.close()
-    assert not ledger.over.is_set(), "the reign goes on"
+    assert not ledger.over.is_set(), "the term goes on"
     await ledger.claim([PutPlacement(PLACEMENT)])
     assert ledger.state.room("h1").vcpu == 6
 
 
-async def test_a_failed_claim_on_a_known_placement_restores_what_was_known(
+async def test_a_failed_claim_restores_the_earlier_placement(
     leading: tuple[SqliteStore, Ledger], tmp_path: Path
 ) -> None:
     _, ledger = leading
@@ -91,11 +91,11 @@ async def test_a_failed_claim_on_a_known_placement_restores_what_was_known(
     check(ledger.state)
 
 
-async def test_promise_3_a_deposed_leader_writes_nothing_and_throws_its_state_away(tmp_path: Path) -> None:
-    """It still believes in itself; the store refuses its term, and from then on the ledger refuses everything."""
+async def test_promise_3_a_deposed_leader_writes_nothing_and_its_term_is_over(tmp_path: Path) -> None:
+    """It does not know yet that it is deposed. The store refuses its term; then the ledger refuses every change."""
     path = tmp_path / "billet.db"
     old_store, old = await lead(path, "old")
-    await old_store.resign(old.term)  # as when its lease ran out without its knowing
+    await old_store.resign(old.term)  # as if its lease had expired unnoticed
     new_store, new = await lead(path, "new")
     assert new.term.number > old.term.number
     with pytest.raises(StaleTerm):
@@ -108,7 +108,7 @@ async def test_promise_3_a_deposed_leader_writes_nothing_and_throws_its_state_aw
     await new_store.close()
 
 
-async def test_what_is_committed_is_what_a_new_leader_loads(tmp_path: Path) -> None:
+async def test_a_new_leader_loads_what_was_committed(tmp_path: Path) -> None:
     store, ledger = await lead(tmp_path / "billet.db")
     await ledger.finish([PutHost(Host("h1", ROOM, ROOM, zone="z", labels={"a": "b"}))])
     await ledger.claim([PutPlacement(PLACEMENT)])
@@ -119,18 +119,18 @@ async def test_what_is_committed_is_what_a_new_leader_loads(tmp_path: Path) -> N
     await store.close()
 
 
-async def test_holding_a_placement_stirs_the_reconciler_when_it_is_let_go() -> None:
+async def test_the_reconciler_wakes_when_work_on_a_placement_ends() -> None:
     store = SqliteStore("unused.db")
     ledger = Ledger(State(), store, None)  # type: ignore[arg-type]
     with ledger.hold("p1"):
         assert set(ledger.in_hand) == {"p1"}
-        assert not ledger.stir.is_set()
+        assert not ledger.wake.is_set()
     assert not ledger.in_hand
-    assert ledger.stir.is_set()
+    assert ledger.wake.is_set()
 
 
 class SlowStore:
-    """A store whose answers the test gives, one for each commit. No real one can be made to refuse just the first."""
+    """A store whose answers the test gives, one per commit: no real store can be made to refuse only the first."""
 
     def __init__(self) -> None:
         self.answers: list[asyncio.Future[int]] = []
@@ -140,10 +140,10 @@ class SlowStore:
         return await self.answers[-1]
 
 
-async def test_promise_2_a_refused_claim_takes_nothing_back_that_another_has_built_on() -> None:
-    """An adoption is refused while the Delete of the same microVM is being written: its room stays taken."""
+async def test_promise_2_a_refused_claim_does_not_undo_a_later_change() -> None:
+    """An adoption is refused while a delete of the same microVM is being written: its room stays taken."""
     store = SlowStore()
-    ledger = Ledger(State(), store, Term(1, Leader("a", "", "")))  # type: ignore[arg-type]  # nothing else is asked
+    ledger = Ledger(State(), store, Term(1, Leader("a", "", "")))  # type: ignore[arg-type]  # only commit() is called
     started = replace(PLACEMENT, state=PlacementState.STARTED, uid="U1", adopted=True)
     adopting = asyncio.create_task(ledger.claim([PutPlacement(started)]))
     await asyncio.sleep(0)
@@ -160,8 +160,8 @@ async def test_promise_2_a_refused_claim_takes_nothing_back_that_another_has_bui
     check(ledger.state)
 
 
-async def test_promise_3_a_leader_that_cannot_read_the_store_makes_way_for_another(tmp_path: Path) -> None:
-    """Else everybody would wait behind a term that nobody serves, its lease renewed for ever."""
+async def test_promise_3_a_leader_that_cannot_load_the_store_resigns(tmp_path: Path) -> None:
+    """Otherwise its lease would be renewed for ever, and no server would serve."""
     first, second = SqliteStore(tmp_path / "billet.db"), SqliteStore(tmp_path / "billet.db")
     await first.open()
     await second.open()

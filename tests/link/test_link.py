@@ -1,4 +1,4 @@
-"""The two ends of the agents' link, over real sockets: what is logged when one does not let the other in."""
+"""The two ends of the link over real sockets: what is logged when one refuses the other."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from billet.adapters.pki import write_pki
 from billet.core.model import Host, Resources
 from billet.host.agent import Agent, Measured
 from billet.link.agent import AgentDialler
+from billet.link.dial import WebSocketDial
 from billet.link.server import LinkServer
 from billet.process import SystemClock
 from billet.wire import flintlock, tls
@@ -26,31 +27,33 @@ TRIES = 4
 ROOM = Resources(8, 16384, 100_000, 10)
 
 
-class CountingDialler(AgentDialler):
-    """Tells when it has dialled often."""
+class CountingDial(WebSocketDial):
+    """Sets `often` once it has dialled more than TRIES times."""
 
-    tries = 0
+    def __init__(self, token: str, context: ssl.SSLContext | None) -> None:
+        super().__init__(token, context)
+        self.often = asyncio.Event()
+        self.tries = 0
 
-    async def _dial(self, *arguments: Any) -> Any:
+    async def __call__(self, *arguments: Any) -> Any:
         self.tries += 1
         if self.tries > TRIES:
             self.often.set()
-        return await super()._dial(*arguments)
+        return await super().__call__(*arguments)
 
 
 @asynccontextmanager
 async def dialling(
     port: int, instance: str, context: ssl.SSLContext | None = None, token: str = ""
-) -> AsyncIterator[CountingDialler]:
-    """An agent's dialler at work; nobody is there for its flintlockd."""
+) -> AsyncIterator[CountingDial]:
+    """Run an agent's dialler, without a flintlockd."""
     daemon = GrpcFlintlock("127.0.0.1:1")
     agent = Agent(
         Host("h1", ROOM, ROOM), daemon, flintlock, lambda: Measured(0, 0, 0, 0), SystemClock(), 1.0, instance
     )
-    dialler = CountingDialler(agent, daemon, [f"127.0.0.1:{port}"], token, context, "test")
-    dialler.often = asyncio.Event()
-    running = asyncio.create_task(dialler.run())
-    yield dialler
+    dial = CountingDial(token, context)
+    running = asyncio.create_task(AgentDialler(agent, daemon, [f"127.0.0.1:{port}"], dial, "test").run())
+    yield dial
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await daemon.close()
@@ -77,14 +80,14 @@ def other_ca(tmp_path: Path) -> ssl.SSLContext:
 async def lines_after_many_tries(
     server: ssl.SSLContext | None, agent: ssl.SSLContext | None, tokens: tuple[str, str] = ("", "")
 ) -> tuple[list[Any], list[str]]:
-    """What the server and what the agent said meanwhile."""
+    """The warnings of the server and of the agent."""
     with capture_logs() as lines:
         async with (
             listening(server, tokens[0]) as (_, port),
-            dialling(port, "one", agent, tokens[1]) as dialler,
+            dialling(port, "one", agent, tokens[1]) as dial,
             asyncio.timeout(30.0),
         ):
-            await dialler.often.wait()
+            await dial.often.wait()
     warned = [line for line in lines if line["log_level"] in ("warning", "error")]
     said = [line["error"] for line in warned if "server" in line]
     return [line["event"] for line in warned if "server" not in line], said
@@ -95,7 +98,7 @@ async def test_an_agent_without_tls_is_one_line_on_each_side(context: ssl.SSLCon
     assert len(at_agent) == 1
     assert "give --link-ca" in at_agent[0]
     assert len(at_server) == 1
-    assert "agents need --link-ca" in at_server[0]
+    assert "give it --link-ca" in at_server[0]
 
 
 async def test_an_agent_with_another_ca_is_one_line_on_each_side(
@@ -113,28 +116,29 @@ async def test_a_wrong_token_is_one_line_at_the_agent() -> None:
     assert "give the agent the server's --link-token" in at_agent[0]
 
 
-async def test_a_second_agent_of_the_same_id_is_told_once_where_the_other_is() -> None:
+async def test_a_second_agent_with_the_same_id_logs_once_where_the_first_one_is() -> None:
     with capture_logs() as lines:
         async with listening(None) as (server, port), dialling(port, "first"), asyncio.timeout(30.0):
             while not server.instance("h1"):
-                await server._came.wait()
+                await server.arrivals.wait()
             async with dialling(port, "second") as second:
                 await second.often.wait()
-            first = server._hosts["h1"]
-            assert first.instance == "first"
-            address = first.address
-    told = [line for line in lines if line["log_level"] == "error"]
-    assert len(told) == 1
-    assert f"another agent is connected as host 'h1', from {address}: give each host its own --id" in told[0]["why"]
-    assert [line["connected"] for line in lines if line["event"] == "two agents with the same --id"] == [address]
+            assert server.instance("h1") == "first"
+            address = server.address("h1")
+    refusals = [line for line in lines if line["log_level"] == "error"]
+    assert len(refusals) == 1
+    assert (
+        f"another agent is connected as host 'h1', from {address}: give each host its own --id" in refusals[0]["why"]
+    )
+    assert [line["connected"] for line in lines if line["event"] == "agent refused: --id in use"] == [address]
 
 
-def test_a_complaint_is_made_again_when_it_is_new_or_old() -> None:
+def test_a_message_is_logged_again_when_it_is_new_or_a_minute_old() -> None:
     throttle = LogThrottle()
-    assert throttle.due("a", "it hangs up", 0.0)
-    assert not throttle.due("a", "it hangs up", AGAIN_AFTER_S - 1)
-    assert throttle.due("b", "it hangs up", 1.0)
-    assert throttle.due("a", "it hangs up", AGAIN_AFTER_S)
+    assert throttle.due("a", "connection refused", 0.0)
+    assert not throttle.due("a", "connection refused", AGAIN_AFTER_S - 1)
+    assert throttle.due("b", "connection refused", 1.0)
+    assert throttle.due("a", "connection refused", AGAIN_AFTER_S)
     assert throttle.due("a", "wrong token", AGAIN_AFTER_S + 1)
     throttle.forget("a")
     assert throttle.due("a", "wrong token", AGAIN_AFTER_S + 2)

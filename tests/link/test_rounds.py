@@ -1,4 +1,4 @@
-"""Calls for bids in virtual time: who is waited for, and how long."""
+"""Calls for bids in virtual time: which hosts a round waits for, and how long."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from billet.core.bidding import bid
 from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.link import messages as wire
+from billet.link import bid_messages as wire
 from billet.link.rounds import Rounds
 from billet.sim.loop import VirtualLoop
 from billet.wire.pb import link_pb2 as pb
@@ -20,8 +20,8 @@ ROOM = Resources(8, 8192, 100, 10)
 
 
 @dataclass
-class Speaker:
-    """A host that answers each call after a while, None for never."""
+class ScriptedHost:
+    """A host that answers each call after `after_s`; None = never."""
 
     host_id: str
     after_s: float | None
@@ -40,16 +40,16 @@ class Speaker:
         self.rounds.answered(self, wire.put_bids(call.round, answers))
 
 
-def rounds_of(*speakers: Speaker) -> Rounds:
-    by_id = {speaker.host_id: speaker for speaker in speakers}
+def rounds_of(*hosts: ScriptedHost) -> Rounds:
+    by_id = {host.host_id: host for host in hosts}
     rounds = Rounds(by_id.get, WAIT_S, WAIT_MAX_S)
-    for speaker in speakers:
-        speaker.rounds = rounds
+    for host in hosts:
+        host.rounds = rounds
     return rounds
 
 
 async def ask(rounds: Rounds, *host_ids: str, vcpu: int = 1) -> tuple[dict[str, Bid | Refusal], float]:
-    """The answers by host, and the seconds that it took."""
+    """The answers by host, and the duration in seconds."""
     begun_s = asyncio.get_running_loop().time()
     answers = await rounds.call_for_bids(Auction("a", "ns", "vm", Resources(vcpu, 1024, 0, 1)), host_ids)
     return {answer.host: answer for answer in answers}, asyncio.get_running_loop().time() - begun_s
@@ -61,26 +61,26 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
     loop.bury()
 
 
-def test_a_bid_waits_for_slower_ones_as_long_as_it_is_told_to() -> None:
+def test_a_lot_with_a_bid_waits_bid_wait_s_for_slower_hosts() -> None:
     async def scenario() -> None:
-        rounds = rounds_of(Speaker("fast", 0.001), Speaker("silent", None))
+        rounds = rounds_of(ScriptedHost("fast", 0.001), ScriptedHost("silent", None))
         answers, took_s = await ask(rounds, "fast", "silent")
         assert isinstance(answers["fast"], Bid)
         assert answers["silent"] == Refusal("silent", Reason.SILENT)
         assert WAIT_S <= took_s < 2 * WAIT_S
         _, took_s = await ask(rounds, "fast", "silent")
-        assert took_s < WAIT_S, "whoever was late is not waited for again"
+        assert took_s < WAIT_S, "the second round does not wait for a late host"
 
     run(scenario())
 
 
-def test_a_refusal_is_no_bid_and_does_not_end_the_waiting() -> None:
+def test_a_refusal_does_not_end_the_waiting() -> None:
     """Broken on purpose (any answer counts): the create fails although the slow host has room."""
 
     async def scenario() -> None:
-        full, slow = Speaker("full", 0.001, Resources(1, 1024, 0, 0)), Speaker("slow", 0.3)
+        full, slow = ScriptedHost("full", 0.001, Resources(1, 1024, 0, 0)), ScriptedHost("slow", 0.3)
         rounds = rounds_of(full, slow)
-        for _ in range(2):  # the second time the slow one is known to be late
+        for _ in range(2):  # the second time, the slow host is known to be late
             answers, _ = await ask(rounds, "full", "slow")
             assert isinstance(answers["full"], Refusal)
             assert isinstance(answers["slow"], Bid)
@@ -89,9 +89,9 @@ def test_a_refusal_is_no_bid_and_does_not_end_the_waiting() -> None:
     run(scenario())
 
 
-def test_a_lot_that_nobody_bids_for_holds_up_no_other() -> None:
+def test_a_lot_without_bids_does_not_delay_other_lots() -> None:
     async def scenario() -> None:
-        rounds = rounds_of(Speaker("small", 0.001), Speaker("silent", None))
+        rounds = rounds_of(ScriptedHost("small", 0.001), ScriptedHost("silent", None))
         (_, took_s), (huge, long_s) = await asyncio.gather(
             ask(rounds, "small", "silent"), ask(rounds, "small", "silent", vcpu=64)
         )
@@ -102,9 +102,9 @@ def test_a_lot_that_nobody_bids_for_holds_up_no_other() -> None:
     run(scenario())
 
 
-def test_when_all_have_answered_nobody_is_waited_for() -> None:
+def test_a_round_ends_when_all_hosts_have_answered() -> None:
     async def scenario() -> None:
-        rounds = rounds_of(Speaker("a", 0.001), Speaker("b", 0.002, late=True))
+        rounds = rounds_of(ScriptedHost("a", 0.001), ScriptedHost("b", 0.002, late=True))
         answers, took_s = await ask(rounds, "a", "b", "away", vcpu=64)
         assert took_s < WAIT_S
         assert answers["away"] == Refusal("away", Reason.AWAY)

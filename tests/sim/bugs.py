@@ -14,11 +14,12 @@ from billet.api import flintlock_service as service
 from billet.api import leader_proxy as proxy_module
 from billet.core import auction as core_auction
 from billet.core import reconcile
-from billet.core.errors import OutcomeUnknown, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StoreError
 from billet.core.model import PlacementState, Reason, Refusal
 from billet.core.state import DropPlacement, PutPlacement, State, apply
-from billet.host.agent import Agent
 from billet.host.flintlockd import CreateOrder, Daemon
+from billet.host.orders import Orders
+from billet.host.watcher import Watcher
 from billet.leader import reconciler
 from billet.leader.auctioneer import Auctioneer
 from billet.leader.ledger import Ledger
@@ -97,7 +98,7 @@ def unknown_outcome_taken_for_a_refusal() -> list[AbstractContextManager[Any]]:
     async def write(self: SimStore, term: int, writes: Any) -> int:
         try:
             return await right(self, term, writes)
-        except OutcomeUnknown as error:
+        except CommitOutcomeUnknown as error:
             raise StoreError(error.text) from None
 
     return [patch.object(SimStore, "_write", write)]
@@ -112,14 +113,14 @@ def reconciler_releases_an_in_flight_create() -> list[AbstractContextManager[Any
 
 
 def host_announces_itself_before_it_has_looked() -> list[AbstractContextManager[Any]]:
-    async def refresh(self: Agent) -> bool:
-        self._known = True
+    async def refresh(self: Watcher) -> bool:
+        self.known = True
         if self.uplink:
             self.uplink.inventory(self.everything())
         return await right(self)
 
-    right = Agent.refresh
-    return [patch.object(Agent, "refresh", refresh)]
+    right = Watcher.refresh
+    return [patch.object(Watcher, "refresh", refresh)]
 
 
 def failed_list_taken_for_an_empty_one() -> list[AbstractContextManager[Any]]:
@@ -146,28 +147,28 @@ def lease_ignored() -> list[AbstractContextManager[Any]]:
 
 
 def host_obeys_an_old_leader() -> list[AbstractContextManager[Any]]:
-    return [patch.object(Agent, "accepts", lambda self, term: True)]
+    return [patch.object(Orders, "accepts", lambda self, term: True)]
 
 
 # Promise 4.
 
 
 def token_not_looked_up() -> list[AbstractContextManager[Any]]:
-    async def look_up(self: Daemon, order: CreateOrder, how: str) -> Any:
+    async def look_up(self: Daemon, order: CreateOrder, cause: str) -> Any:
         return NotTaken(Refusal(self._host_id, Reason.DAEMON_AWAY))
 
     return [patch.object(Daemon, "look_up", look_up)]
 
 
 def duplicate_delivery() -> list[AbstractContextManager[Any]]:
-    async def create(self: Agent, order: CreateOrder) -> Any:
+    async def create(self: Orders, order: CreateOrder) -> Any:
         refusal = self._declines(order, look_first=False)
         if refusal:
             return NotTaken(refusal)
         return await self._create(order, False)
 
     forgetful = patch.object(link_agent, "remember", lambda memory, key, value: None)
-    return [patch.object(Agent, "create", create), forgetful]
+    return [patch.object(Orders, "create", create), forgetful]
 
 
 def repeated_create_held_anew() -> list[AbstractContextManager[Any]]:
@@ -238,7 +239,7 @@ def not_found_from_an_unreachable_host() -> list[AbstractContextManager[Any]]:
 
 
 def not_found_while_a_flintlockd_hangs() -> list[AbstractContextManager[Any]]:
-    return [patch.object(service, "GONE", "")]
+    return [patch.object(service, "says_not_found", lambda text: True)]
 
 
 # Promise 6.

@@ -15,14 +15,14 @@ from structlog.testing import capture_logs
 from billet.adapters.pki import write_pki
 from billet.cli import main
 from billet.config import ServerConfig
-from billet.core.errors import ConfigError, OutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, ConfigError, StaleTerm, StoreError, StoreUnreachable
 from billet.core.model import PlacementState
 from billet.core.state import PutPlacement
-from billet.node import Server
+from billet.node import Node
 from billet.ports import Term
 from billet.store import etcd
 from billet.store.etcd import EtcdStore, check_version
-from billet.store.etcd_client import EtcdAway, EtcdClient
+from billet.store.etcd_client import EtcdClient
 from billet.store.etcd_election import after_prefix
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd, free_ports
@@ -62,11 +62,11 @@ async def as_it_is(attempt: Attempt) -> pb.TxnResponse:
 
 async def answer_lost(attempt: Attempt) -> pb.TxnResponse:
     await attempt()
-    raise EtcdAway("no answer")
+    raise StoreUnreachable("no answer")
 
 
 async def request_lost(attempt: Attempt) -> pb.TxnResponse:
-    raise EtcdAway("no answer")
+    raise StoreUnreachable("no answer")
 
 
 async def refused(attempt: Attempt) -> pb.TxnResponse:
@@ -130,7 +130,7 @@ async def test_after_an_outcome_that_stayed_unknown_the_next_commit_still_works(
     monkeypatch.setattr(etcd, "COMMIT_S", -1.0)
     faults = Faults(store, monkeypatch)
     faults.plan = [fault]
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(CommitOutcomeUnknown):
         await store.commit(term, [RESERVED])
     assert contents(await store.load()) == (written(RESERVED) if held else {})
     await store.commit(term, [STARTED])
@@ -149,7 +149,7 @@ async def test_a_refusal_after_a_lost_answer_is_not_called_a_failure(
     faults.plan = [refused]
     with pytest.raises(StoreError, match="too many") as caught:
         await store.commit(term, [STARTED])
-    assert not isinstance(caught.value, OutcomeUnknown)
+    assert not isinstance(caught.value, CommitOutcomeUnknown)
     assert contents(await store.load()) == written(RESERVED)
     await store.close()
 
@@ -165,10 +165,10 @@ async def test_a_term_that_ended_before_the_answer_could_be_learnt_leaves_it_unk
     async def lost_with_the_term(attempt: Attempt) -> pb.TxnResponse:
         await attempt()
         await backend.depose(store, term)
-        raise EtcdAway("no answer")
+        raise StoreUnreachable("no answer")
 
     Faults(store, monkeypatch).plan = [lost_with_the_term]
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(CommitOutcomeUnknown):
         await store.commit(term, [RESERVED])
     await store.close()
 
@@ -201,7 +201,7 @@ async def test_the_term_ends_before_etcd_gives_the_place_away(
     store, term = await leading(etcd_server, lease_ttl_s=4)
 
     async def unanswered(self: EtcdClient, lease: int) -> int:
-        raise EtcdAway("no answer")
+        raise StoreUnreachable("no answer")
 
     monkeypatch.setattr(EtcdClient, "keep_alive", unanswered)
     await asyncio.wait_for(store.ended(term), SOON_S)
@@ -316,7 +316,7 @@ async def test_a_commit_to_a_member_that_stands_still_is_never_a_lie(
 async def test_a_commit_to_a_member_that_stands_still_too_long_has_an_unknown_outcome(own_etcd: LocalEtcd) -> None:
     store, term = await leading(own_etcd, lease_ttl_s=2)
     own_etcd.pause()
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(CommitOutcomeUnknown):
         await store.commit(term, [RESERVED])
     own_etcd.resume()
     held = contents(await store.load())
@@ -431,21 +431,21 @@ async def test_a_server_and_the_store_commands_log_in_by_their_settings(own_etcd
     without_tls = {"insecure": True, "link_insecure": True, "http_endpoint": ""}
     ports = {"grpc_endpoint": "127.0.0.1:0", "link_endpoint": "127.0.0.1:0"}
     login = {"etcd_user": "root", "etcd_password": "secret"}
-    server = Server(ServerConfig(id="a", data_dir=str(tmp_path), store=url, **without_tls, **ports, **login))
-    await server.start()
-    running = asyncio.create_task(server.run())
+    node = Node(ServerConfig(id="a", data_dir=str(tmp_path), store=url, **without_tls, **ports, **login))
+    await node.start()
+    running = asyncio.create_task(node.run())
 
     async def check(*arguments: str) -> Result:
         return await asyncio.to_thread(CliRunner().invoke, main, ["store", "check", "--store", url, *arguments])
 
-    await until(lambda: server._service is not None)  # it leads
+    await until(lambda: node.leads)
     said = await check("--etcd-user", "root", "--etcd-password-file", str(password), "-o", "json")
     assert json.loads(said.stdout)["leader"] == "a"
     refused = await check()
     assert (refused.exit_code, "mend --etcd-user" in refused.stderr) == (1, True)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    await server.close()
+    await node.close()
 
 
 @pytest.mark.parametrize(("user", "password"), [("", ""), ("root", "wrong")])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from billet.core.errors import StoreFull
 from billet.core.state import PutHost, PutPlacement
 from billet.ports import Term, Vitals
 from billet.store import etcd_care
 from billet.store.etcd import EtcdStore
 from billet.store.etcd_care import NOTHING, Care, Done, Member, Plan, due, members_of
-from billet.store.etcd_client import OutOfSpace
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd
 from tests.stores.backends import ME, SOON_S, contents, host, placement, told, written
@@ -98,7 +98,7 @@ def much(n: int, size_bytes: int, among: int = 10) -> PutHost:
     return put
 
 
-async def fill(store: EtcdStore, term: Term, among: int = 10) -> tuple[dict[str, bytes | None], OutOfSpace]:
+async def fill(store: EtcdStore, term: Term, among: int = 10) -> tuple[dict[str, bytes | None], StoreFull]:
     """Stop looking after etcd and commit until it takes no more: what it took, and what it said."""
     assert store._care
     store._care.cancel()
@@ -107,7 +107,7 @@ async def fill(store: EtcdStore, term: Term, among: int = 10) -> tuple[dict[str,
         put = much(n, 100_000, among)
         try:
             await store.commit(term, [put])
-        except OutOfSpace as error:
+        except StoreFull as error:
             return taken, error
         taken |= written(put)
     raise AssertionError
@@ -126,7 +126,7 @@ async def test_a_commit_is_refused_only_if_nothing_of_it_was_written(
 
     async def rival(n: int) -> None:
         put = pb.PutRequest(key=b"somebody else's/%d" % n, value=bytes(5_000))
-        with suppress(OutOfSpace):
+        with suppress(StoreFull):
             while True:
                 await store._client.steady("KV/Put", put, pb.PutResponse)
 
@@ -186,7 +186,7 @@ async def test_a_full_etcd_refuses_with_the_way_out_and_goes_on_when_care_has_ma
     assert "\n" not in error.text
     assert contents(await store.load()) == held
     assert "NOSPACE" in "".join((await store.vitals()).troubles)
-    with pytest.raises(OutOfSpace):
+    with pytest.raises(StoreFull):
         await store.campaign(ME)
     care = Care(store._client, store._in_charge)
     while await care.look():
@@ -205,7 +205,7 @@ async def test_an_etcd_that_is_full_of_what_is_in_use_stays_closed_until_it_is_g
     care = Care(store._client, store._in_charge)
     while await care.look():
         pass
-    with pytest.raises(OutOfSpace):
+    with pytest.raises(StoreFull):
         await store.commit(term, [PutPlacement(placement(1))])
     assert contents(await store.load()) == held
 
@@ -221,7 +221,7 @@ async def test_a_server_that_comes_to_a_full_etcd_makes_room_before_anybody_lead
     elected = None
     async with asyncio.timeout(SOON_S):
         while not elected:
-            with suppress(OutOfSpace):
+            with suppress(StoreFull):
                 elected = await late.campaign(ME)
     await late.commit(elected, [PutPlacement(placement(1))])
     await late.close()

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.state import Change, PutPlacement
 from billet.store.groupcommit import CAP, GroupCommit, Writes
 from tests.stores.backends import placement
@@ -100,7 +100,7 @@ async def test_an_error_that_nobody_thought_of_leaves_the_outcome_unknown() -> N
     engine.fates[1] = ZeroDivisionError()
     caller = await engine.begin(puts(0))
     engine.gate.set()
-    with pytest.raises(OutcomeUnknown):
+    with pytest.raises(CommitOutcomeUnknown):
         await caller
     assert await engine.group.commit(TERM, puts(1)) == 2
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from billet.core.errors import OutcomeUnknown, StoreCorrupt, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StoreCorrupt, StoreError
 from billet.core.state import PutPlacement
 from billet.ports import Store
 from billet.store.sqlite import SqliteStore
@@ -140,7 +140,7 @@ async def test_a_disk_that_fails_in_the_commit_itself_leaves_the_outcome_unknown
     term = await store.campaign(ME)
     db = store._connection()
     store._db = FailingCommit(db, sqlite3.SQLITE_IOERR_FSYNC, got_through)  # type: ignore[assignment]
-    with pytest.raises(OutcomeUnknown, match="check the disk"):
+    with pytest.raises(CommitOutcomeUnknown, match="check the disk"):
         await store.commit(term, [PutPlacement(placement(0))])
     await store.commit(term, [PutPlacement(placement(1))])
     store._db = db
@@ -157,7 +157,7 @@ async def test_a_commit_that_found_the_file_busy_was_surely_not_written(tmp_path
     store._db = FailingCommit(db, sqlite3.SQLITE_BUSY, got_through=False)  # type: ignore[assignment]
     with pytest.raises(StoreError) as caught:
         await store.commit(term, [PutPlacement(placement(0))])
-    assert not isinstance(caught.value, OutcomeUnknown)
+    assert not isinstance(caught.value, CommitOutcomeUnknown)
     store._db = db
     await store.close()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from billet.core.errors import OutcomeUnknown, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StoreError
 from billet.core.state import Change, PutHost, PutPlacement
 from billet.ports import Store, Term
 from billet.store.etcd import EtcdStore
@@ -100,7 +100,7 @@ async def test_promise_4_etcd_loses_its_leader_under_load_and_nothing_acknowledg
             try:
                 await store.commit(term, [PutPlacement(placement(n))])
                 acknowledged.append(n)
-            except OutcomeUnknown:
+            except CommitOutcomeUnknown:
                 continue
             if len(acknowledged) == 300:
                 await asyncio.to_thread(getattr(unhappy, trouble))
@@ -212,7 +212,7 @@ async def test_on_a_full_disk_commits_are_refused_reads_go_on_and_all_goes_on_wh
             refused = error
             break
     assert refused
-    assert not isinstance(refused, OutcomeUnknown)
+    assert not isinstance(refused, CommitOutcomeUnknown)
     assert refused.text == f"the disk of {small_disk}/billet.db is full: make room; nothing was written"
     assert contents(await store.load()) == written(*kept)
     assert await store.leader() == ME

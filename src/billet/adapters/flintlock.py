@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import grpc
 import grpc.aio
 
-from billet.core.errors import Away, Code, HostVerdict
+from billet.core.errors import Code, HostVerdict, Unreachable
 from billet.ports import Reply
 
 OPTIONS = [
@@ -68,7 +68,7 @@ class GrpcFlintlock:
         except grpc.aio.AioRpcError as error:
             code = number(error.code())
             if code == Code.UNAVAILABLE:
-                raise Away("its flintlockd does not answer") from None
+                raise Unreachable("its flintlockd does not answer") from None
             raise HostVerdict(code, error.details() or "") from None
         finally:
             call.cancel()

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2
 
-from billet.core.errors import Away, Code, HostVerdict, LeaderLost
+from billet.core.errors import Code, HostVerdict, LeaderLost, Unreachable
 from billet.ports import Answer, Leader
 from billet.settings import split_endpoint
 from billet.wire import tls
@@ -120,7 +120,7 @@ async def _refused(endpoint: str) -> bool:
     return False
 
 
-def _translated(error: grpc.aio.AioRpcError) -> Away | HostVerdict:
+def _translated(error: grpc.aio.AioRpcError) -> Unreachable | HostVerdict:
     """The leader's answer as it is; that there was none, in words of ours (a channel's may be dangerous)."""
     code: int = error.code().value[0]
     answered = any(key == ANSWERED for key, _ in error.trailing_metadata() or ())

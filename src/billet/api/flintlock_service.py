@@ -9,7 +9,16 @@ from typing import NamedTuple
 import structlog
 
 from billet.api.fleet_service import Records, fleet_methods
-from billet.core.errors import Away, BilletError, Code, HostVerdict, InvalidRequest
+from billet.core.errors import (
+    BilletError,
+    Cancelled,
+    Code,
+    HostVerdict,
+    InvalidRequest,
+    Unimplemented,
+    Unreachable,
+    says_not_found,
+)
 from billet.core.model import Placement, PlacementState
 from billet.leader.auctioneer import Caller
 from billet.leader.leadership import Leadership
@@ -19,7 +28,6 @@ from billet.wire.headers import TOKEN, ZONE
 
 log = structlog.get_logger()
 
-GONE = "not found"  # how flintlockd says that it has no such microVM
 PARTIAL = "x-billet-partial"  # request metadata `allow`; trailing metadata: the hosts that are missing
 
 
@@ -88,7 +96,7 @@ class FlintlockService:
                 creating.task.add_done_callback(_retrieve)
                 raise
             except BilletError as error:
-                if error.code is not Code.CANCELLED:
+                if not isinstance(error, Cancelled):
                     raise  # else those before us gave it up, and we have not
             finally:
                 creating.caller.waiting -= 1
@@ -119,7 +127,7 @@ class FlintlockService:
         """All hosts' lists, one after another: on the wire, lists are merged by joining their bytes."""
         replies, missing = await self._everyone(wire.LIST, request)
         if missing and metadata.get(PARTIAL) != "allow":
-            raise Away(
+            raise Unreachable(
                 f"the list would lack the microVMs of {', '.join(sorted(missing))}, which do not answer; "
                 f"send the metadata `{PARTIAL}: allow` to get it all the same"
             )
@@ -139,7 +147,7 @@ class FlintlockService:
         """The whole fleet can do what its oldest flintlockd can: the lowest version answers."""
         replies, _ = await self._everyone(wire.SERVER_INFO, request)
         if not replies:
-            raise Away("no host can be asked for its version")
+            raise Unreachable("no host can be asked for its version")
         # One that does not know the method at all has no version, and so is the oldest.
         return Answer(payload(min(replies.values(), key=lambda reply: wire.version_of(reply.payload))))
 
@@ -149,9 +157,7 @@ class FlintlockService:
         """A call that Billet has no stubs for, passed on to the host of the uid in its first message."""
         uid = wire.uid_of(first)
         if not uid:
-            error = BilletError(f"Billet does not know {method}, and its request names no microVM to pass it on by")
-            error.code = Code.UNIMPLEMENTED
-            raise error
+            raise Unimplemented(f"Billet does not know {method}, and its request names no microVM to pass it on by")
         host_id = await self._host_of(uid)
 
         async def requests() -> AsyncIterator[bytes]:
@@ -215,7 +221,7 @@ class FlintlockService:
     async def _try(self, host_id: str, method: str, request: bytes) -> Reply | None:
         try:
             return await self._call(host_id, method, request)
-        except Away:
+        except Unreachable:
             return None
 
     async def _call(self, host_id: str, method: str, request: bytes) -> Reply:
@@ -234,10 +240,10 @@ def _nowhere(uid: str, replies: Mapping[str, Reply], missing: set[str]) -> Bille
 
     A flintlockd that was asked and did not answer in time has said nothing.
     """
-    silent = missing | {host_id for host_id, reply in replies.items() if GONE not in reply.text}
+    silent = missing | {host_id for host_id, reply in replies.items() if not says_not_found(reply.text)}
     if silent or not replies:
         who = ", ".join(sorted(silent)) or "no host has joined yet"
-        return Away(f"microVM {uid} is on none of the hosts that answer; these do not: {who}")
+        return Unreachable(f"microVM {uid} is on none of the hosts that answer; these do not: {who}")
     reply = next(iter(replies.values()))
     return HostVerdict(reply.code, reply.text)
 

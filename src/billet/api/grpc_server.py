@@ -14,7 +14,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from billet.api import fleet_service as fleet
-from billet.core.errors import BilletError, HostVerdict, LeaderLost
+from billet.core.errors import BilletError, LeaderLost
 from billet.ports import Backend
 from billet.wire import flintlock as wire
 from billet.wire import tls
@@ -215,10 +215,8 @@ class BasicAuth(grpc.aio.ServerInterceptor):
 async def _abort(context: Context, method: str, error: Exception) -> None:
     """End the call with the error's code and text; what nobody foresaw is logged and says no more than that."""
     match error:
-        case HostVerdict():
-            code, text = error.status, error.text
         case BilletError():
-            code, text = int(error.code), error.text
+            code, text = error.status, error.text
         case grpc.aio.AbortError() | asyncio.CancelledError():
             return
         case _:

@@ -1,4 +1,4 @@
-"""What clients of this server meet: whoever leads answers them. While nobody does, they wait instead of failing."""
+"""Passes client calls to the server that leads. While no server leads, calls wait instead of failing."""
 
 from __future__ import annotations
 
@@ -8,66 +8,67 @@ from contextlib import suppress
 from typing import Any
 
 from billet.api import fleet_service as fleet
+from billet.broadcast import Broadcast
 from billet.core.errors import (
-    Away,
     BilletError,
     Code,
+    CommitOutcomeUnknown,
+    CreateOutcomeUnknown,
     HostVerdict,
     LeaderLost,
-    OutcomeUnknown,
     StaleTerm,
     StoreError,
-    Uncertain,
+    Unreachable,
+    says_not_found,
 )
 from billet.ports import Answer, Backend
 from billet.wire import flintlock as wire
 from billet.wire.headers import FORWARDED, TOKEN
 
 READS = frozenset({wire.GET, wire.LIST, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS, fleet.ACCURACY})
-PAUSE_S = 0.1  # before the same leader is tried again
-LED_S = 1.0  # who has kept a call for so long did lead
+PAUSE_S = 0.1  # before the same leader is asked again
+LED_S = 1.0  # a backend that held a call for longer than this was the leader
 NOBODY = "no server leads at the moment; try again"
-STALE_AFTER_S = 2.0  # how long a read waits for a leader before an old answer will do
+STALE_AFTER_S = 2.0  # how long a read waits for a leader before a stale answer is given
 
 Token = Callable[[bytes, Mapping[str, str]], str]
 
 
 class LeaderProxy:
-    """ports.Backend for this server's clients, and for other servers' that take it for the leader.
+    """ports.Backend for this server's clients, and for other servers that believe this server leads.
 
-    A call whose leader is lost is sent again to the next one. That is safe for reads; for a create because it keeps
-    its token, by which a host recognises what it has already; and for a delete because one that finds nothing after
-    another may have got through has done its work.
+    A call whose leader is lost is sent again to the next leader. Reads can be repeated. A repeated create keeps its
+    token, by which its host recognises a microVM that exists already. A repeated delete that finds nothing has
+    succeeded: the first one may have been carried out.
     """
 
     def __init__(self, token: Token, hold_s: float) -> None:
-        """`token` names a create from its request and metadata; `hold_s` is the longest wait for a leader."""
-        self.stale: Backend | None = None  # answers reads as well as it can while nobody leads
-        self.own_stale: Backend | None = None  # the same from what this server knows, for the others
+        """`token` makes a create's token from its request and metadata; `hold_s` limits the wait for a leader."""
+        self.stale: Backend | None = None  # answers reads while no server leads
+        self.own_stale: Backend | None = None  # answers other servers' reads from this server's last term
         self._token = token
         self._hold_s = hold_s
         self._backend: Backend | None = None
         self._leads = False
         self._why = NOBODY
-        self._moved = asyncio.Event()  # set, and replaced by a new one, at every change of the leader
+        self._moved = Broadcast()  # sent at every change of the leader
 
     def route(self, backend: Backend | None, leads: bool = False) -> None:
-        """From now on this one answers: this server's own when it `leads`, else the way to the leader, or nobody."""
+        """Pass calls to `backend`: this server's own service when it `leads`, else the leader; None = no leader."""
         if backend is self._backend:
             return
         self._backend, self._leads = backend, leads
         if backend:
             self._why = NOBODY
-        moved, self._moved = self._moved, asyncio.Event()
-        moved.set()
+        self._moved.send()
 
     def trouble(self, why: str) -> None:
-        """Why nobody leads, for those who have waited in vain."""
+        """No server leads, and why: the error text of calls that wait in vain."""
         self._why = why
 
     @property
     def serving(self) -> bool:
-        """Whether somebody answers at this moment."""
+        """Whether calls are answered now."""
         return self._backend is not None
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
@@ -81,23 +82,23 @@ class LeaderProxy:
     async def stream(
         self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
     ) -> AsyncIterator[bytes]:
-        """See ports.Backend. Waits for a leader to begin with; a stream that breaks is the client's to open anew."""
+        """See ports.Backend. Waits for a leader at the start; when a stream breaks, the client must reopen it."""
         loop = asyncio.get_running_loop()
         given_up_s = loop.time() + min(self._hold_s, self._hold_s if timeout_s is None else timeout_s)
         while self._backend is None or (FORWARDED in metadata and not self._leads):
-            if FORWARDED in metadata or not await self._until_moved(self._moved, given_up_s):
+            if FORWARDED in metadata or not await self._until_moved(self._moved.next, given_up_s):
                 raise LeaderLost(self._why)
         async for reply in self._backend.stream(method, requests, timeout_s, metadata):
             yield reply
 
     async def _steadily(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        """Try until there is an answer, the client's time is over, or nobody has led for `hold_s`."""
+        """Try until there is an answer, the client's timeout ends, or no server has led for `hold_s`."""
         loop = asyncio.get_running_loop()
         begun_s = loop.time()
-        led_s = begun_s  # when somebody led last, as far as this call knows
+        led_s = begun_s  # when a server last led, as far as this call knows
         tried = False
         while True:
-            moved, left_s = self._moved, timeout_s - (loop.time() - begun_s)
+            moved, left_s = self._moved.next, timeout_s - (loop.time() - begun_s)
             backend = self._backend
             if backend is None and method in READS and loop.time() - begun_s > STALE_AFTER_S:
                 backend = self.stale
@@ -106,7 +107,7 @@ class LeaderProxy:
                 try:
                     return await _unless(moved, backend.unary(method, request, left_s, metadata))
                 except HostVerdict as verdict:
-                    if tried and method == wire.DELETE and verdict.status == Code.UNKNOWN and _says_gone(verdict):
+                    if tried and method == wire.DELETE and _is_gone(verdict):
                         return Answer(b"")
                     raise
                 except BilletError as failure:
@@ -123,8 +124,8 @@ class LeaderProxy:
     async def _for_another_server(
         self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]
     ) -> Answer:
-        """Answered here or not at all: the server that asks knows by itself whom to try next."""
-        backend, moved = self._backend, self._moved
+        """Answer a call that another server forwarded. Never forward it again: that server tries the next leader."""
+        backend, moved = self._backend, self._moved.next
         if backend is None and self.own_stale and method in READS:
             return await self.own_stale.unary(method, request, timeout_s, metadata)
         if backend is None or not self._leads:
@@ -145,7 +146,7 @@ class LeaderProxy:
 
 
 async def _unless(moved: asyncio.Event, answering: Coroutine[Any, Any, Answer]) -> Answer:
-    """The answer; LeaderLost as soon as another leads, however long the old one would keep us waiting."""
+    """The answer, or LeaderLost as soon as the leader changes, even if the old one has not answered yet."""
     answer = asyncio.ensure_future(answering)
     move = asyncio.ensure_future(moved.wait())
     try:
@@ -160,11 +161,11 @@ async def _unless(moved: asyncio.Event, answering: Coroutine[Any, Any, Answer]) 
 
 
 def _lost(failure: BilletError, moved: asyncio.Event) -> bool:
-    """Whether a failure says no more than that its leader leads no longer."""
-    if isinstance(failure, LeaderLost | StaleTerm | OutcomeUnknown):
+    """Whether a failure only means that the leader was lost, so that the next one may be asked."""
+    if isinstance(failure, LeaderLost | StaleTerm | CommitOutcomeUnknown):
         return True
-    return moved.is_set() and isinstance(failure, Away | Uncertain | StoreError)
+    return moved.is_set() and isinstance(failure, Unreachable | CreateOutcomeUnknown | StoreError)
 
 
-def _says_gone(verdict: HostVerdict) -> bool:
-    return "not found" in verdict.text
+def _is_gone(verdict: HostVerdict) -> bool:
+    return verdict.status == Code.UNKNOWN and says_not_found(verdict.text)

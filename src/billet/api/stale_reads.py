@@ -1,22 +1,22 @@
-"""Reads while nobody leads: from what this server knew when it last led, and from the hosts, who are still there."""
+"""Reads while nobody leads: answered from this server's last term and by the hosts, which are still connected."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 
-from billet.api.flintlock_service import FlintlockService
 from billet.api.leader_proxy import READS
-from billet.core.errors import Away, HostVerdict, LeaderLost
+from billet.core.errors import HostVerdict, LeaderLost, Unreachable
+from billet.leader.server import Service
 from billet.ports import Answer
 from billet.wire import flintlock as wire
 from billet.wire.headers import STALE
 
 
 class StaleReads:
-    """ports.Backend for reads only. Every answer says in a trailer how old the knowledge behind it is."""
+    """ports.Backend for reads only. A trailer of every answer gives the age of its information, in seconds."""
 
-    def __init__(self, service: FlintlockService, ended_s: float, monotonic_s: Callable[[], float]) -> None:
-        """`ended_s` is when the reign of `service` ended, by the same clock."""
+    def __init__(self, service: Service, ended_s: float, monotonic_s: Callable[[], float]) -> None:
+        """`service` is that of this server's last term, which ended at `ended_s` of the same clock."""
         self._service = service
         self._ended_s = ended_s
         self._monotonic_s = monotonic_s
@@ -29,8 +29,10 @@ class StaleReads:
             answer = await self._service.unary(method, request, timeout_s, metadata)
         except HostVerdict:
             if method == wire.GET and not self._service.knows(wire.read_uid(request)):
-                # A leader that we do not hear of may have placed it on a host that we do not know.
-                raise Away("no server leads, and no host that was known before has this microVM") from None
+                # Another leader may have placed it on a host that joined after this server's term.
+                raise Unreachable(
+                    "no server leads, and none of the known hosts has this microVM; try again"
+                ) from None
             raise
         age_s = self._monotonic_s() - self._ended_s
         return Answer(answer.payload, (*answer.trailers, (STALE, f"{age_s:.1f}")))

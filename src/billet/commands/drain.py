@@ -15,7 +15,7 @@ import click
 
 from billet.commands.lists import as_dicts
 from billet.commands.options import Amount, client_options, console, output_option
-from billet.core.errors import BilletError, HostVerdict
+from billet.core.errors import BilletError, HostVerdict, says_not_found
 from billet.core.plural import counted
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def delete(client: Client, uid: str) -> None:
     try:
         client.flintlock("DeleteMicroVM", DeleteMicroVMRequest(uid=uid), Empty)
     except HostVerdict as verdict:
-        if "not found" not in verdict.text:
+        if not says_not_found(verdict.text):
             raise
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from billet.commands.options import Amount, client_options, console, output_option
-from billet.core.errors import Away, BilletError
+from billet.core.errors import BilletError, Unreachable
 from billet.core.plural import counted
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _waited_for(client: Client, vm: MicroVM, deadline_s: float, failures: list[F
             late = time.monotonic() > deadline_s
             vm = client.flintlock("GetMicroVM", GetMicroVMRequest(uid=vm.spec.uid), GetMicroVMResponse).microvm
             if late and vm.status.state == MicroVMStatus.PENDING:
-                raise Away(f"{name} is still PENDING; it may yet boot: see billet vms")
+                raise Unreachable(f"{name} is still PENDING; it may yet boot: see billet vms")
             if vm.status.state == MicroVMStatus.PENDING:
                 time.sleep(POLL_S)
         if vm.status.state != MicroVMStatus.CREATED:

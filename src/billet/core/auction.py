@@ -21,6 +21,8 @@ from billet.core.model import (
     Facts,
     Forecast,
     HostView,
+    Placement,
+    PlacementState,
     Reason,
     Refusal,
     Resources,
@@ -184,6 +186,23 @@ def _lowest(auction: Auction, bids: Sequence[Bid], by_host: Mapping[str, Score])
     low = min(by_host[bid.host].total for bid in bids)
     tied = [bid for bid in bids if by_host[bid.host].total == low]
     return tied[0] if len(tied) == 1 else min(tied, key=lambda bid: tie_break(auction.id, bid.host))
+
+
+def reservation(auction: Auction, decision: Award, instance: str, now_s: float) -> Placement:
+    """The placement by which the winner's room is claimed, before its agent (`instance`) is told."""
+    return Placement(
+        id=auction.id,
+        namespace=auction.namespace,
+        name=auction.name,
+        demand=auction.demand,
+        host=decision.host,
+        state=PlacementState.RESERVED,
+        labels=auction.labels,
+        score=decision.score.total,
+        runner_up=decision.runner_up or "",
+        changed_at_s=now_s,
+        instance=instance,
+    )
 
 
 def tie_break(auction_id: str, host_id: str) -> bytes:

@@ -1,27 +1,41 @@
-"""Every error that Billet raises on purpose, and the gRPC code by which a client sees it.
+"""Every error that Billet raises on purpose, and the gRPC code that a client sees.
 
-BilletError
-├── InvalidRequest        INVALID_ARGUMENT     the request cannot be right on any host
-├── Unauthenticated       UNAUTHENTICATED      no token, or a wrong one
-├── NoRoom                RESOURCE_EXHAUSTED   every host said no; the text counts the reasons
-├── Refused               FAILED_PRECONDITION  what an operator wants would do harm now; the text says what would help
-├── Away                  UNAVAILABLE          a host does not answer; try again
-│   └── LeaderLost        UNAVAILABLE          the leader does not answer, or leads no longer; ask the next one
-├── Uncertain             UNAVAILABLE          the outcome of a create is not known yet; it is being settled
-├── HostVerdict           (the host's own)     flintlockd's answer, passed on to the letter
-├── StoreError            UNAVAILABLE          the store cannot be used now
-│   ├── Fenced            UNAVAILABLE          this term has ended; another leader writes now
-│   ├── OutcomeUnknown    UNAVAILABLE          a commit may or may not have happened
-│   └── StoreCorrupt      UNAVAILABLE          the store holds what Billet cannot read
-└── ConfigError           (exit code 2)        a setting is wrong; the text says how to mend it
+BilletError                     INTERNAL
+├── InvalidRequest              INVALID_ARGUMENT     no host can accept this request
+├── Unauthenticated             UNAUTHENTICATED      the token is missing or wrong
+├── NoRoom                      RESOURCE_EXHAUSTED   no host has room, or the namespace's quota is used up
+├── PreconditionFailed          FAILED_PRECONDITION  not possible in the present state; the text says what would help
+├── Cancelled                   CANCELLED            the client gave up; nothing was created
+├── Unimplemented               UNIMPLEMENTED        the server does not know the method
+├── Unreachable                 UNAVAILABLE          a required component is not responding; try again
+│   ├── LeaderLost              UNAVAILABLE          the leader is not responding or was replaced; ask the next leader
+│   └── NotSent                 UNAVAILABLE          the host was not connected, so the order was never sent
+├── CreateOutcomeUnknown        UNAVAILABLE          a microVM may have been created; Billet is finding out
+├── HostVerdict                 UNKNOWN              flintlockd's answer, word for word; `status` is its own code
+├── StoreError                  UNAVAILABLE          the store refused; nothing was written
+│   ├── StoreUnreachable        UNAVAILABLE          the store did not answer; the request may have taken effect
+│   ├── StoreFull               UNAVAILABLE          etcd is at its quota and takes no writes
+│   ├── StoreCorrupt            UNAVAILABLE          the store holds data that Billet cannot read
+│   ├── StaleTerm               UNAVAILABLE          this leader's term has ended; nothing was written
+│   ├── CommitOutcomeUnknown    UNAVAILABLE          a commit may or may not have taken effect
+│   ├── EtcdTokenExpired        UNAVAILABLE          etcd no longer accepts its login token; log in again
+│   └── HistoryCompacted        UNAVAILABLE          etcd no longer has the revisions that were asked for; load anew
+└── ConfigError                 INTERNAL             a setting is wrong; commands exit with code 2
 
-The words "not found" make clients create a microVM again (docs/compatibility.md), so they occur only in
-flintlockd's own verdicts and in the one answer that Billet has checked on every host.
+The code of a class never changes after it is raised. `tests/core/test_errors.py` checks this tree.
+
+Clients create a microVM again when an error says "not found" (docs/compatibility.md). Billet therefore uses these
+words only in flintlockd's own verdicts and in answers that it has checked on every host. They are written here and
+nowhere else in src/; only fake/ has its own copy, since it imitates another program.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import ClassVar
+
+# flintlockd has one code (UNKNOWN) for every failure. Only these words say that a microVM does not exist.
+NOT_FOUND = "not found"
 
 
 class Code(IntEnum):
@@ -40,85 +54,130 @@ class Code(IntEnum):
     UNAUTHENTICATED = 16
 
 
-class BilletError(Exception):
-    """The root. `text` is what a person or a client reads."""
+def says_not_found(text: str) -> bool:
+    """Whether a flintlockd says that it has no such microVM."""
+    return NOT_FOUND in text
 
-    code: Code = Code.INTERNAL
+
+class BilletError(Exception):
+    """The root of all errors. `text` is what a user or a client reads."""
+
+    code: ClassVar[Code] = Code.INTERNAL
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.text = text
 
+    @property
+    def status(self) -> int:
+        """The number of the gRPC status that a client gets."""
+        return int(self.code)
+
 
 class InvalidRequest(BilletError):
-    """The request cannot be right on any host."""
+    """No host can accept this request."""
 
     code = Code.INVALID_ARGUMENT
 
 
 class Unauthenticated(BilletError):
-    """No token, or a wrong one."""
+    """The token is missing or wrong."""
 
     code = Code.UNAUTHENTICATED
 
 
 class NoRoom(BilletError):
-    """Every host said no."""
+    """No host has room for the microVM, or its namespace's quota is used up."""
 
     code = Code.RESOURCE_EXHAUSTED
 
 
 class PreconditionFailed(BilletError):
-    """What an operator wants would do harm now."""
+    """The request is valid but not possible, or harmful, in the present state."""
 
     code = Code.FAILED_PRECONDITION
 
 
-class Away(BilletError):
-    """Somebody who is needed does not answer."""
+class Cancelled(BilletError):
+    """The client gave up before a host was told; nothing was created."""
+
+    code = Code.CANCELLED
+
+
+class Unimplemented(BilletError):
+    """The server does not know this method."""
+
+    code = Code.UNIMPLEMENTED
+
+
+class Unreachable(BilletError):
+    """A required component (a host, its flintlockd, the leader) is not responding."""
 
     code = Code.UNAVAILABLE
 
 
-class LeaderLost(Away):
-    """The leader does not answer, or leads no longer. Nothing is known of what was asked."""
+class LeaderLost(Unreachable):
+    """The leader is not responding or leads no longer. The call may have taken effect."""
 
 
-class Uncertain(BilletError):
-    """A create may have happened; it is being settled, and never tried on a second host."""
+class NotSent(Unreachable):
+    """The order was never sent, so the host has not carried it out."""
+
+
+class CreateOutcomeUnknown(BilletError):
+    """A host may have created the microVM. Until this is known, no other host is tried."""
 
     code = Code.UNAVAILABLE
 
 
 class HostVerdict(BilletError):
-    """flintlockd's own answer, with its own code."""
+    """A server's own answer to a call, passed on with its own code and text."""
 
-    def __init__(self, code: int, text: str) -> None:
+    code = Code.UNKNOWN
+
+    def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
-        self.status = code
+        self._status = status
+
+    @property
+    def status(self) -> int:
+        """The code that the server gave."""
+        return self._status
 
 
 class StoreError(BilletError):
-    """The store cannot be used now."""
+    """The store cannot be used now, or has refused. Nothing was written, unless a subclass says otherwise."""
 
     code = Code.UNAVAILABLE
 
 
-class StoreAway(StoreError):
-    """The store does not answer, and may again later. What was asked may have happened or not."""
+class StoreUnreachable(StoreError):
+    """The store did not answer. The request may have taken effect."""
 
 
-class StaleTerm(StoreError):
-    """The term has ended."""
-
-
-class OutcomeUnknown(StoreError):
-    """A commit may or may not have happened."""
+class StoreFull(StoreError):
+    """etcd has reached its space quota and takes no writes."""
 
 
 class StoreCorrupt(StoreError):
-    """The store holds what Billet cannot read."""
+    """The store holds data that Billet cannot read."""
+
+
+class StaleTerm(StoreError):
+    """The term has ended, so the write was refused."""
+
+
+class CommitOutcomeUnknown(StoreError):
+    """A commit may or may not have taken effect."""
+
+
+class EtcdTokenExpired(StoreError):
+    """etcd no longer accepts the token from our login, and has done nothing."""
+
+
+class HistoryCompacted(StoreError):
+    """etcd has compacted the revisions that a watch or a read asked for."""
 
 
 class ConfigError(BilletError):
-    """A setting is wrong."""
+    """A setting is wrong. The text names the setting and how to fix it."""

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from billet.core.errors import BilletError
-from billet.launch import bound
+from billet.launch import Spawn, spawn
 
 STOP_S = 10.0
 TAIL_LINES = 15
@@ -34,19 +34,13 @@ TAIL_LINES = 15
 class ChildProcess:
     """One child. `ready` reads the JSON line that it prints once it serves."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path, spawn: Spawn = spawn) -> None:
         self.name = name
         self.command = list(command)
         self.log = log
         self._line = b""
         with log.open("ab") as errors:
-            self.popen = subprocess.Popen(
-                bound(command),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,
-            )
+            self.popen = spawn(command, errors, True)
 
     @property
     def pid(self) -> int:
@@ -92,7 +86,7 @@ class ChildProcess:
     def stop(self, timeout_s: float = STOP_S) -> int:
         """Ask it to end, then make it; its exit code."""
         stop_all([self], timeout_s)
-        return self.popen.returncode
+        return self.popen.wait()
 
 
 def stop_all(processes: Iterable[ChildProcess], timeout_s: float = STOP_S) -> None:
@@ -113,8 +107,9 @@ def stop_all(processes: Iterable[ChildProcess], timeout_s: float = STOP_S) -> No
 class Processes:
     """All processes of one run; leaving the block ends them, and after them what they stand on."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, spawn: Spawn = spawn) -> None:
         self.folder = folder
+        self._spawn = spawn
         self.all: list[ChildProcess] = []
         self._foundations: set[str] = set()  # names
 
@@ -131,7 +126,7 @@ class Processes:
         """Start a program; its log is NAME.log in the folder. The others stand on a `foundation`: it ends last."""
         if foundation:
             self._foundations.add(name)
-        process = ChildProcess(name, command, self.folder / f"{name}.log")
+        process = ChildProcess(name, command, self.folder / f"{name}.log", self._spawn)
         self.all.append(process)
         return process
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import select
 import signal
-import subprocess
 import sys
 import time
 import urllib.request
@@ -15,7 +14,7 @@ from typing import IO, Any
 
 from billet.fake.faults import FaultKind
 from billet.fake.settings import FakeConfig
-from billet.launch import bound
+from billet.launch import Child, Spawn, spawn
 
 READY_S = 60.0  # generous: a loaded machine starts Python slowly
 
@@ -26,15 +25,16 @@ class FakeProcess:
     A restart listens on the same ports; with `state_file` set it has the same microVMs. It ends with its starter.
     """
 
-    def __init__(self, config: FakeConfig) -> None:
+    def __init__(self, config: FakeConfig, spawn: Spawn = spawn) -> None:
         self.config = replace(config, json_ready=True)
         self.grpc_address = self.http_address = self.control_address = ""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._spawn = spawn
+        self._process: Child | None = None
 
     def start(self) -> FakeProcess:
         """Return when it answers. Raises RuntimeError when it does not."""
         command = [sys.executable, "-m", "billet.fake", *arguments(self.config)]
-        self._process = subprocess.Popen(bound(command), stdout=subprocess.PIPE)
+        self._process = self._spawn(command, None, False)
         assert self._process.stdout is not None
         ready = json.loads(_read_line(self._process.stdout))
         self.grpc_address, self.http_address, self.control_address = ready["grpc"], ready["http"], ready["control"]
@@ -97,7 +97,7 @@ class FakeProcess:
             self._process.stdout.close()
             self._process = None
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> Child:
         if self._process is None:
             raise RuntimeError("this fake does not run")
         return self._process

@@ -1,4 +1,4 @@
-"""The flintlockd beside an agent: what is asked of it, and what its answers mean."""
+"""Call the host's flintlockd and interpret its answers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from billet.core.errors import Code
 from billet.core.model import Image, Observed, Reason, Refusal, Resources
 from billet.ports import DEFAULT_OPTIONS, Created, CreateOptions, Denied, Flintlock, NotTaken, Outcome, Reply, Unknown
 
-LOOKUPS = 5  # how often a token is looked for after a create whose outcome is unknown
+LOOKUPS = 5  # how many Lists look for the token of a create whose outcome is unknown
 LOOKUP_PAUSE_S = 0.5
-BROKEN = "Stream removed"  # what gRPC may say, under UNKNOWN, of a connection that broke
-CONNECT_S = 2.0  # how long a create waits for a connection to flintlockd before it counts as not sent
+BROKEN = "Stream removed"  # text of the status UNKNOWN that gRPC may report for a broken connection
+CONNECT_S = 2.0  # a create that has no connection to flintlockd by then counts as not sent
 
 
 class Codec(Protocol):
-    """Flintlock's messages, as far as an agent reads and writes them (wire/flintlock.py)."""
+    """Reads and writes the Flintlock messages that an agent needs (wire/flintlock.py)."""
 
     CREATE: str
     DELETE: str
@@ -25,10 +25,10 @@ class Codec(Protocol):
     LIST: str
 
     def with_token(self, request: bytes, token: str) -> bytes:
-        """A create request with the token in it."""
+        """A create request with the token added."""
 
     def without_token(self, reply: bytes) -> bytes:
-        """A reply without it."""
+        """A reply with the token removed."""
 
     def with_uid(self, uid: str) -> bytes:
         """A request that names one microVM."""
@@ -45,7 +45,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CreateOrder:
-    """A create that this host has won. `demand` is what it is charged."""
+    """A create that this host has won. `demand` is what the ledger charges for it."""
 
     term: int
     token: str
@@ -56,7 +56,7 @@ class CreateOrder:
 
 
 class Daemon:
-    """One flintlockd, in the words of creates and microVMs; it remembers nothing."""
+    """One flintlockd: creates and lookups. It keeps no state between calls."""
 
     def __init__(self, host_id: str, flintlock: Flintlock, codec: Codec) -> None:
         self._host_id = host_id
@@ -64,7 +64,7 @@ class Daemon:
         self._codec = codec
 
     async def create(self, order: CreateOrder) -> Outcome:
-        """Send a create, and learn its outcome."""
+        """Send a create and return its outcome; look the token up when the answer is lost."""
         if not await self._flintlock.ready(min(CONNECT_S, order.timeout_s)):
             return NotTaken(Refusal(self._host_id, Reason.DAEMON_AWAY))
         request = self._codec.with_token(order.request, order.token)
@@ -82,14 +82,14 @@ class Daemon:
                 return Denied(reply.code, reply.text)
 
     async def _take_back(self, reply: Reply) -> Outcome:
-        """flintlockd made what it should have refused, and no room was reserved for it: delete it again."""
+        """Delete a microVM that flintlockd was expected to refuse: no room was reserved for it."""
         uid = self._codec.read_created(reply.payload).uid
         await self._flintlock.call(self._codec.DELETE, self._codec.with_uid(uid), CONNECT_S)
-        detail = "its flintlockd accepts what Billet expects it to refuse; the microVM was deleted again"
+        detail = "its flintlockd accepted a create that Billet expected it to refuse; the microVM was deleted"
         return NotTaken(Refusal(self._host_id, Reason.DECLINED, detail))
 
-    async def look_up(self, order: CreateOrder, options: str) -> Outcome:
-        """The outcome is unknown: look for the token before anything else (promise 4)."""
+    async def look_up(self, order: CreateOrder, cause: str) -> Outcome:
+        """Look for the token of a create whose outcome is unknown (promise 4). `cause` says why it is unknown."""
         looked = False
         for attempt in range(LOOKUPS):
             if attempt:
@@ -100,25 +100,25 @@ class Daemon:
             uid = next((row.uid for row in rows or () if row.token == order.token), None)
             if uid and (found := await self.fetch(uid, order.timeout_s)):
                 return found
-        what = "it does not show the microVM so far" if looked else "it does not answer"
-        return Unknown(f"flintlockd broke off the create ({options}), and {what}")
+        found_what = "it does not show the microVM so far" if looked else "it does not answer"
+        return Unknown(f"flintlockd did not answer the create ({cause}), and {found_what}")
 
     async def fetch(self, uid: str, timeout_s: float) -> Created | None:
-        """The reply that was lost, from a Get, which is like a Create's on the wire."""
+        """Replace a lost Create reply by a Get, which has the same form on the wire. None when it fails."""
         got = await self._flintlock.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
         return Created(uid, got.payload) if got.code == Code.OK else None
 
     async def list_all(self, timeout_s: float) -> list[Observed] | None:
-        """All that it shows, None when it does not answer."""
+        """All microVMs that it shows, None when it does not answer."""
         reply = await self._flintlock.call(self._codec.LIST, b"", timeout_s)
         return self._codec.read_list(reply.payload) if reply.code == Code.OK else None
 
     async def look_at(self, uid: str, timeout_s: float) -> Observed | None:
-        """One microVM as flintlockd shows it now, None when it does not."""
+        """One microVM as flintlockd shows it now, None when it does not show it."""
         reply = await self._flintlock.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
         return self._codec.read_created(reply.payload) if reply.code == Code.OK else None
 
 
 def describe(reply: Reply) -> str:
-    """A status for people. A channel's own text may say "not found" of a name, which must reach no client."""
+    """A status by name, without gRPC's own text: that may contain "not found", which must not reach a client."""
     return f"{Code(reply.code).name}" if reply.code in set(Code) else f"code {reply.code}"

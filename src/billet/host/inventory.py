@@ -1,4 +1,4 @@
-"""What is taken of a host, as its agent counts it: what flintlockd shows, and the creates in hand."""
+"""What is taken of a host, as its agent counts it: the microVMs that flintlockd shows, and the creates in hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from billet.ports import Clock
 
 
 class HostInventory:
-    """Each microVM is counted once: as a create in hand, or as what flintlockd shows."""
+    """Counts each microVM once: as a create in hand, or as a microVM that flintlockd shows.
+
+    The leader receives its contents and changes as ports.InventoryUpdate.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self.rows: dict[str, Observed] = {}  # what flintlockd shows, by uid
@@ -18,20 +21,30 @@ class HostInventory:
         self.taken = ZERO
         self.boot_queue = BootQueue()
         self._clock = clock
-        self._seen_s: dict[str, float] = {}  # when a row was seen last: a List begun earlier tells nothing new
-        self._listed_s = 0.0  # when the newest List that was taken over was begun
+        self._seen_s: dict[str, float] = {}  # when a row was seen last: an older List says nothing new about it
+        self._listed_s = 0.0  # when the newest List that was merged began
 
-    def take_in_hand(self, token: str, demand: Resources, images: tuple[Image, ...]) -> None:
-        """A create has begun."""
+    def begin_create(self, token: str, demand: Resources, images: tuple[Image, ...]) -> None:
+        """Count a create in hand."""
         self.boot_queue.forecast(token, images, self._clock.monotonic_s())
         self.boot_queue.waits(token, images)
         self.creating[token] = demand
         self.taken = self.taken.plus(demand)
 
+    def end_create(self, token: str) -> None:
+        """Count a create in hand no longer: it has ended, or flintlockd shows its microVM already."""
+        demand = self.creating.pop(token, None)
+        if demand:
+            self.boot_queue.waits_no_longer(token)
+            self.taken = self.taken.minus(demand)
+
     def merge(self, rows: list[Observed], begun_s: float) -> tuple[list[Observed], list[str]]:
-        """Take over a List that was begun then; return what is new or other, and what is gone."""
+        """Merge a List that began at `begun_s` (monotonic); return new or changed rows, and uids that are gone.
+
+        A List that began before the newest merged one is ignored.
+        """
         if begun_s < self._listed_s:
-            return [], []  # it was slow, and a newer one has been taken over
+            return [], []
         self._listed_s = begun_s
         listed = {row.uid for row in rows}
         changed = [r for r in rows if self.rows.get(r.uid) != r and self._seen_s.get(r.uid, 0.0) < begun_s]
@@ -41,11 +54,11 @@ class HostInventory:
             self.put(row)
         for uid in gone:
             self._drop(uid)
-        self.looked(ended)
+        self.note_ended(ended)
         return changed, gone
 
-    def looked(self, ended: Sequence[Observed]) -> None:
-        """What flintlockd shows was looked at and taken over: these wait for their boot no longer."""
+    def note_ended(self, ended: Sequence[Observed]) -> None:
+        """Teach the boot queue from the boots that have ended since the last look, successfully or not."""
         now_s = self._clock.monotonic_s()
         booted = [row for row in ended if row.state is VmState.CREATED]
         if len(booted) < len(ended):
@@ -53,27 +66,20 @@ class HostInventory:
         self.boot_queue.looked([(row.token, row.images) for row in booted], now_s, len(self.creating))
 
     def is_pending(self, uid: str) -> bool:
-        """Whether it was seen waiting for its boot."""
+        """Whether flintlockd showed this microVM waiting for its boot."""
         row = self.rows.get(uid)
         return row is not None and row.state is VmState.PENDING
 
     def put(self, row: Observed) -> None:
-        """Take over what flintlockd shows of one microVM."""
+        """Record one microVM as flintlockd shows it now."""
         old = self.rows.get(row.uid)
         if old:
             self._add(old, -1)
         else:
-            self.no_longer_in_hand(row.token)
+            self.end_create(row.token)
         self._seen_s[row.uid] = self._clock.monotonic_s()
         self.rows[row.uid] = row
         self._add(row, 1)
-
-    def no_longer_in_hand(self, token: str) -> None:
-        """A create has ended, or flintlockd shows its microVM already: either way it is counted once."""
-        demand = self.creating.pop(token, None)
-        if demand:
-            self.boot_queue.waits_no_longer(token)
-            self.taken = self.taken.minus(demand)
 
     def _drop(self, uid: str) -> None:
         row = self.rows.pop(uid)

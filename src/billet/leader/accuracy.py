@@ -1,4 +1,4 @@
-"""The leader's third ear: what bids foretold is held against what their hosts show."""
+"""Measure how accurate bids are: compare what each winning bid predicted with what its host shows afterwards."""
 
 from __future__ import annotations
 
@@ -28,33 +28,33 @@ from billet.ports import Clock, HostsListener, InventoryUpdate, Report
 
 log = structlog.get_logger()
 
-KEPT = 500  # outcomes of each host
-TAKEN_UP = 10_000  # of all hosts, at the beginning of a reign, and at least WINDOW of each
+KEPT = 500  # outcomes kept per host
+TAKEN_UP = 10_000  # outcomes that a new leader loads for all hosts together; at least WINDOW for each
 
 
 def taken_up(hosts: int) -> int:
-    """How many outcomes of each host a new leader takes up: enough that a discount outlives the leader before."""
+    """How many outcomes a new leader loads per host: enough for a discount to survive a change of the leader."""
     return min(KEPT, max(WINDOW, TAKEN_UP // max(1, hosts)))
 
 
 @dataclass(slots=True)
 class Watch:
-    """An award whose outcome is waited for."""
+    """An award whose outcome is not known yet."""
 
     host: str
     forecast: Forecast
-    untold: float  # by how much the bid itself said less than the utilisation that the ledger counts
+    understated: float  # utilisation by the ledger minus utilisation by the bid, when it was awarded
     at_s: float  # wall clock
     begun_s: float  # monotonic
     uid: str = ""
-    took_s: float = 0.0
+    took_s: float = 0.0  # from the award to CREATED
 
 
 class AccuracyTracker:
-    """Hears all that the hosts say, and passes it on to `inner`.
+    """Receives everything that hosts send, passes it on to `inner` (the reconciler), and scores their bids.
 
-    An award is watched until its microVM is CREATED and its host has reported after that. What happens to a host
-    while it is not connected is not seen, and so not judged.
+    An award is watched until its microVM is CREATED and its host has sent one more report. Awards of a host that
+    disconnects meanwhile are not scored.
     """
 
     def __init__(self, state: State, clock: Clock, inner: HostsListener, keep: Callable[[Outcome], None]) -> None:
@@ -64,26 +64,26 @@ class AccuracyTracker:
         self._inner = inner
         self._keep = keep
         self._watched: dict[str, Watch] = {}  # by token
-        self._created: dict[str, list[Watch]] = defaultdict(list)  # by host: what its next report is waited for
-        self._discounts: dict[str, Discount] = {}  # of the hosts that have one
+        self._created: dict[str, list[Watch]] = defaultdict(list)  # by host: CREATED, not reported yet
+        self._discounts: dict[str, Discount] = {}  # by host, of hosts whose bids are wrong
 
     def restore(self, host_id: str, outcomes: Sequence[Outcome]) -> None:
-        """Take up what was seen of a host before this reign, the oldest first."""
+        """Load a host's outcomes from earlier terms, oldest first."""
         if outcomes:
             self.outcomes[host_id].extend(outcomes)
         if (off := discount(outcomes)) != NO_DISCOUNT:
             self._discounts[host_id] = off
 
     def discounted(self, views: Mapping[str, HostView]) -> dict[str, HostView]:
-        """The views with what their hosts' bids are corrected by."""
+        """The views, with the corrections for hosts whose bids are wrong."""
         off = self._discounts
         return {host_id: v._replace(discount=off[host_id]) if host_id in off else v for host_id, v in views.items()}
 
     def awarded(self, auction: Auction, bid: Bid, view: HostView) -> None:
-        """A bid has won. `view` is what the ledger counted, without the microVM."""
+        """Watch a bid that has won. `view` is the host in the ledger before the award."""
         forecast = forecast_of(bid, auction, view)
-        untold = utilisation(view.allocatable, view.taken, auction.demand) - forecast.utilisation
-        watch = Watch(bid.host, forecast, untold, self._clock.now_s(), self._clock.monotonic_s())
+        understated = utilisation(view.allocatable, view.taken, auction.demand) - forecast.utilisation
+        watch = Watch(bid.host, forecast, understated, self._clock.now_s(), self._clock.monotonic_s())
         remember(self._watched, auction.id, watch)
 
     # HostsListener.
@@ -91,7 +91,7 @@ class AccuracyTracker:
     def joined(self, host: Host) -> None:
         """See HostsListener."""
         self._inner.joined(host)
-        for host_id in self.outcomes.keys() - self._state.hosts.keys():  # removed: names of hosts come and go
+        for host_id in self.outcomes.keys() - self._state.hosts.keys():  # removed hosts
             del self.outcomes[host_id]
             self._discounts.pop(host_id, None)
 
@@ -114,15 +114,15 @@ class AccuracyTracker:
         if not created or host is None or not report.daemon_ok:
             return
         reported = utilisation(host.allocatable, report.taken, ZERO)
-        # What was foretold, and what the ledger has moved since, come to what it counts now, but for what was untold.
-        least, most = self._counted(host)
+        # The prediction plus all changes since is what the ledger counts now, minus what the bid left out.
+        least, most = self._utilisation_range(host)
         for watch in created:
-            expected = min(max(reported, least - watch.untold), most - watch.untold)
-            self._judge(Outcome(host_id, watch.uid, watch.at_s, watch.forecast, watch.took_s, reported, expected))
+            expected = min(max(reported, least - watch.understated), most - watch.understated)
+            self._score(Outcome(host_id, watch.uid, watch.at_s, watch.forecast, watch.took_s, reported, expected))
 
-    def _counted(self, host: Host) -> tuple[float, float]:
-        """How full the ledger says that a host is, without and with what the two may count differently for a moment:
-        orders that are on their way there, and deletes that have been carried out and not been heard of."""
+    def _utilisation_range(self, host: Host) -> tuple[float, float]:
+        """The host's utilisation by the ledger, without and with the placements that the host may count differently
+        for a moment: orders that have not arrived yet, and deletes that the ledger has not heard of yet."""
         taken = self._state.taken.get(host.id, ZERO)
         firm = taken.minus(self._state.moving.get(host.id, ZERO))
         return utilisation(host.allocatable, firm, ZERO), utilisation(host.allocatable, taken, ZERO)
@@ -134,7 +134,7 @@ class AccuracyTracker:
         for token in [token for token, watch in self._watched.items() if watch.host == host_id]:
             del self._watched[token]
 
-    def _judge(self, outcome: Outcome) -> None:
+    def _score(self, outcome: Outcome) -> None:
         kept = self.outcomes[outcome.host]
         kept.append(outcome)
         self._keep(outcome)
@@ -142,6 +142,6 @@ class AccuracyTracker:
         if now != NO_DISCOUNT:
             self._discounts[outcome.host] = now
         if now != NO_DISCOUNT and before == NO_DISCOUNT:
-            log.warning("this host's bids are wrong, and count for less", host=outcome.host, **now._asdict())
+            log.warning("bids discounted: they are wrong", host=outcome.host, **now._asdict())
         elif now == NO_DISCOUNT and before != NO_DISCOUNT:
-            log.info("this host's bids are right again", host=outcome.host)
+            log.info("bids no longer discounted", host=outcome.host)

@@ -10,9 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from billet.core.auction import award, explain_unplaced, hopeless, some_unreachable, tie_break
+from billet.core.auction import award, explain_unplaced, hopeless, reservation, some_unreachable, tie_break
 from billet.core.bidding import CAPABILITY_REASONS
-from billet.core.errors import Away, BilletError, Code, HostVerdict, NoRoom, StoreError, Uncertain
+from billet.core.errors import (
+    BilletError,
+    Cancelled,
+    Code,
+    CreateOutcomeUnknown,
+    HostVerdict,
+    NoRoom,
+    PreconditionFailed,
+    StoreError,
+    Unreachable,
+    says_not_found,
+)
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import Quotas, exceeded
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
@@ -25,7 +36,6 @@ from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
 from billet.ports import Clock, Created, CreateOptions, Denied, Hosts, NotTaken, Unknown
 
-GONE = "not found"  # in flintlockd's answer about a microVM that it does not have; it has one code for all errors
 ASKED_FOR_VERDICT = 3  # hosts that are tried, one after another, for flintlockd's own words
 
 
@@ -123,7 +133,8 @@ class Auctioneer:
                 raise _given_up()
             self._check_quota(job.auction)  # again: others have claimed since. No await until our own claim
             self._track(job.auction, answers, views, decision)
-            placement = self._placement(job.auction, decision)
+            instance = self._hosts.instance(decision.host)
+            placement = reservation(job.auction, decision, instance, self._clock.now_s())
             with self._ledger.hold(placement.id):
                 outcome = await self._carry_out(placement, job)
             if isinstance(outcome, bytes):
@@ -204,21 +215,6 @@ class Auctioneer:
         if self._accuracy and bid:
             self._accuracy.awarded(auction, bid, views[decision.host])
 
-    def _placement(self, auction: Auction, decision: Award) -> Placement:
-        return Placement(
-            id=auction.id,
-            namespace=auction.namespace,
-            name=auction.name,
-            demand=auction.demand,
-            host=decision.host,
-            state=PlacementState.RESERVED,
-            labels=auction.labels,
-            score=decision.score.total,
-            runner_up=decision.runner_up or "",
-            changed_at_s=self._clock.now_s(),
-            instance=self._hosts.instance(decision.host),
-        )
-
     async def _carry_out(self, placement: Placement, job: Job) -> bytes | Refusal:
         """Commit the reservation, then order the boot. A Refusal means that another host may be asked."""
         ledger = self._ledger
@@ -250,7 +246,7 @@ class Auctioneer:
                 return refusal
             case Unknown(text):
                 # The reservation stays: the host may have the microVM, and is asked for its token (promise 4).
-                raise Uncertain(
+                raise CreateOutcomeUnknown(
                     f"host {placement.host} may or may not have taken {auction.namespace}/{auction.name}: {text}. "
                     "Billet tries no other host until it knows; list the namespace before you create it again"
                 )
@@ -260,7 +256,7 @@ class Auctioneer:
         try:
             await self._ledger.finish([PutPlacement(started)])
         except StoreError as error:
-            raise Uncertain(
+            raise CreateOutcomeUnknown(
                 f"microVM {uid} runs on host {placement.host}, but the store did not take the record ({error.text}); "
                 "it is listed as soon as the store does"
             ) from error
@@ -282,19 +278,21 @@ class Auctioneer:
                 if reply.code == Code.OK:
                     job.recorder.created(known.host, known.uid)
                     return reply.payload
-                if GONE not in reply.text:
-                    raise Away(f"host {known.host} does not say what became of microVM {known.uid}: {reply.text}")
+                if not says_not_found(reply.text):
+                    raise Unreachable(
+                        f"host {known.host} does not say what became of microVM {known.uid}: {reply.text}"
+                    )
         raise _gone_since(known)
 
     async def _unplaced(self, job: Job, decision: Unplaced) -> bytes:
-        """No host takes it: raise NoRoom or Away with the reasons, or flintlockd's own verdict if none is capable."""
+        """No host takes it: raise NoRoom or Unreachable with the reasons, or have a host say that none is capable."""
         unplaced = all_refusals(self._ledger.state, job.auction, decision)
         refusals = unplaced.refusals
         if refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in refusals):
             return await self._verdict(job)
         text = explain_unplaced(job.auction, unplaced)
         if some_unreachable(unplaced):
-            raise Away(text)
+            raise Unreachable(text)
         raise NoRoom(text)
 
     async def _verdict(self, job: Job) -> bytes:
@@ -309,8 +307,10 @@ class Auctioneer:
                 case Denied(code, text):
                     raise HostVerdict(code, text)
                 case Unknown(text):
-                    raise Uncertain(f"host {host_id} did not answer: {text}")
-        raise Away("no connected host could be asked whether it accepts this request; retry when a host is back")
+                    raise CreateOutcomeUnknown(f"host {host_id} did not answer: {text}")
+        raise Unreachable(
+            "no connected host could be asked whether it accepts this request; retry when a host is back"
+        )
 
     def _timeout_s(self, caller: Caller) -> float:
         return min(self._rules.create_timeout_s, caller.timeout_s)
@@ -319,7 +319,7 @@ class Auctioneer:
         """Pass a Delete on to the microVM's host. Its room is free once the host no longer shows it."""
         placement = self._ledger.state.of_uid(uid)
         if placement is None:
-            raise Away(f"microVM {uid} is on no host that Billet knows")
+            raise Unreachable(f"microVM {uid} is on no host that Billet knows")
         with self._ledger.hold(placement.id):
             reply = await self._hosts.call(placement.host, method, request, self._rules.call_timeout_s)
             if reply.code == Code.OK and placement.state is PlacementState.STARTED:
@@ -331,15 +331,11 @@ class Auctioneer:
 
 
 def _gone_since(known: Placement) -> BilletError:
-    error = BilletError(
+    return PreconditionFailed(
         f"this request has created microVM {known.uid or known.id} already, which is {known.state.value} now; "
         "send a new request id to create another"
     )
-    error.code = Code.FAILED_PRECONDITION
-    return error
 
 
 def _given_up() -> BilletError:
-    error = BilletError("the client gave up before a host was told; nothing was created")
-    error.code = Code.CANCELLED
-    return error
+    return Cancelled("the client gave up before a host was told; nothing was created")

@@ -1,4 +1,4 @@
-"""Deletes that the reconciler wants: one after another on each host, so that no host holds up another."""
+"""Carry out the reconciler's deletes: sequentially on each host, so that no host delays another."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import structlog
 
-from billet.core.errors import Away
+from billet.core.errors import Unreachable
 
 log = structlog.get_logger()
 
-Delete = Callable[[str, str], Awaitable[bool]]  # (host id, uid): whether it was accepted; raises Away
+Delete = Callable[[str, str], Awaitable[bool]]  # (host id, uid) -> accepted; raises Unreachable
 
 
 class Deletes:
-    """Nothing is promised: what fails is logged, and wanted again at the reconciler's next look."""
+    """Deletes in the background. A failed one is logged; the reconciler requests it again at its next look."""
 
     def __init__(self, delete: Delete) -> None:
         self._delete = delete
-        self._wanted: dict[str, dict[str, None]] = {}  # uids by host, in order; a host that is here has a task
+        self._wanted: dict[str, dict[str, None]] = {}  # uids by host, in order; each host here has a task
         self._tasks: set[asyncio.Task[None]] = set()
 
     def want(self, host_id: str, uids: Iterable[str]) -> None:
-        """Begin to delete these microVMs, unless that is under way."""
+        """Delete these microVMs, unless that is in progress."""
         wanted = dict.fromkeys(uids)
         if not wanted:
             return
@@ -36,7 +36,7 @@ class Deletes:
         task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        """End what is under way; what was sent is not called back."""
+        """Cancel all deletes. Those already sent may still be carried out."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -49,8 +49,8 @@ class Deletes:
                 uid = next(iter(wanted))
                 accepted = await self._delete(host_id, uid)
                 del wanted[uid]
-                log.info("deleted on a host", host=host_id, uid=uid, accepted=accepted)
-        except Away as error:
-            log.warning("a host cannot delete now; trying again", host=host_id, left=len(wanted), error=error.text)
+                log.info("microVM deleted", host=host_id, uid=uid, accepted=accepted)
+        except Unreachable as error:
+            log.warning("deletes failed, retrying", host=host_id, left=len(wanted), error=error.text)
         finally:
             del self._wanted[host_id]

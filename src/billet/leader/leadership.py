@@ -1,23 +1,87 @@
-"""Everything that one reign consists of. A server that leads has an office; when the term ends it is thrown away."""
+"""The parts of one term as the leader: built when the term begins, dropped when it ends."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from billet.leader.accuracy import AccuracyTracker
+from billet.core.accuracy import Outcome
+from billet.core.errors import Code
+from billet.core.model import Placement
+from billet.core.scoring import Weights
+from billet.leader.accuracy import AccuracyTracker, taken_up
 from billet.leader.auctioneer import Auctioneer, Rules
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
-from billet.ports import Hosts
+from billet.leader.recorder import AuctionRecorder
+from billet.ports import Clock, Hosts, HostsListener
+
+KEEP_LOST_S = 24 * 3600.0  # how long a LOST microVM is listed
+
+
+class Archive(Protocol):
+    """A server's own records, which outlive its terms: auctions, ends of microVMs, outcomes of predictions."""
+
+    def add_auction(self, recorder: AuctionRecorder) -> None:
+        """An auction has ended."""
+
+    def add_end(self, placement: Placement, at_s: float) -> None:
+        """A placement has given its room back. `at_s` is wall-clock time."""
+
+    def add_outcome(self, outcome: Outcome) -> None:
+        """A prediction was compared with what happened."""
+
+    def outcomes(self, host_id: str, limit: int) -> Sequence[Outcome]:
+        """The newest outcomes of a host, oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderSettings:
+    """What an operator can set for the leader; config.py says what each setting trades."""
+
+    rules: Rules
+    resolve_after_s: float  # how long a reservation without a trace on its host is kept
+    fence_after_s: float = 0.0  # how long a host may be away before it is fenced; 0 = an operator decides
 
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """The leader's things. `hosts` reaches the agents, `rules` are the settings."""
+    """The parts of one term. `hosts` reaches the agents, `accuracy` listens to them and informs the reconciler."""
 
     ledger: Ledger
     auctioneer: Auctioneer
     reconciler: Reconciler
     hosts: Hosts
     rules: Rules
-    accuracy: AccuracyTracker  # hears the hosts, and passes on to the reconciler what it has heard
+    accuracy: AccuracyTracker
+
+
+@dataclass(frozen=True, slots=True)
+class LinkTerm:
+    """What the link to the agents needs to know of the term that it serves."""
+
+    number: int
+    weights: Weights
+    listener: HostsListener
+    arrive_s: float  # how long calls wait for a host that has not connected to this server yet
+    outdated: Callable[[str], None]  # called with the reason when a host has obeyed a later term
+
+
+def open_leadership(
+    ledger: Ledger, hosts: Hosts, clock: Clock, settings: LeaderSettings, archive: Archive
+) -> Leadership:
+    """Build the parts of the term that `ledger` belongs to, and restore what the archive knows of the hosts."""
+    rules = settings.rules
+
+    async def delete(host_id: str, uid: str) -> bool:
+        return (await hosts.delete(host_id, uid, rules.call_timeout_s)).code == Code.OK
+
+    ledger.gone = lambda placement: archive.add_end(placement, clock.now_s())
+    reconciler = Reconciler(ledger, clock, settings.resolve_after_s, KEEP_LOST_S, delete, settings.fence_after_s)
+    accuracy = AccuracyTracker(ledger.state, clock, reconciler, archive.add_outcome)
+    each = taken_up(len(ledger.state.hosts))
+    for host_id in ledger.state.hosts:
+        accuracy.restore(host_id, archive.outcomes(host_id, each))
+    auctioneer = Auctioneer(ledger, hosts, reconciler.ready, rules, clock, archive.add_auction, accuracy)
+    return Leadership(ledger, auctioneer, reconciler, hosts, rules, accuracy)

@@ -1,4 +1,4 @@
-"""The leader's book: the state, and the one way in which it and the store change together."""
+"""The leader's ledger: its state in memory, changed only together with the store."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
 from billet.ports import Leader, Store, Term
 
 
 async def elected(store: Store, me: Leader, above: int) -> Ledger:
-    """Wait until this server leads, and open its book; the term is greater than `above`.
+    """Wait until this server is elected, and load its ledger. The new term is greater than `above`.
 
-    Raises StoreError. A term whose book could not be opened is resigned: nobody else could lead meanwhile.
+    Raises StoreError. If the ledger cannot be loaded, the term is resigned so that another server can lead.
     """
     term = await store.campaign(me, above=above)
     try:
@@ -28,42 +28,44 @@ async def elected(store: Store, me: Leader, above: int) -> Ledger:
 
 
 class Ledger:
-    """State, store and term of one reign.
+    """State, store and term of one leader.
 
-    Invariant (promise 2): at every moment the state counts at least the room that the store counts. So what takes
-    room is applied before its commit, and what gives room back after.
+    Invariant (promise 2): at every moment the state counts at least as much room as taken as the store does. So a
+    change that takes room is applied before its commit, and one that gives room back after it.
     """
 
     def __init__(self, state: State, store: Store, term: Term) -> None:
         self.state = state
         self.term = term
-        self.in_hand: Counter[str] = Counter()  # placements that creates and deletes are working on
-        self.stir = asyncio.Event()  # something left a hand, or the reign ended: the reconciler looks again
-        self.over = asyncio.Event()  # the reign has ended; `why` says so
+        self.in_hand: Counter[str] = Counter()  # placements that a create or delete is working on
+        self.wake = asyncio.Event()  # wakes the reconciler: work on a placement has ended, or the term has
+        self.over = asyncio.Event()  # the term has ended, and `why` says for which reason
         self.why = ""
-        self.gone: Callable[[Placement], None] = lambda placement: None  # told of each that gives its room back
+        # Called with each placement that has given its room back.
+        self.gone: Callable[[Placement], None] = lambda placement: None
         self._store = store
         self._amending: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by host
 
     async def claim(self, changes: Sequence[PutPlacement]) -> None:
-        """Changes that take room, or keep what an earlier one has taken: applied at once, taken back when the store
-        surely did not write them.
+        """Commit changes that take room or keep it. They are applied first, and undone when the store refuses them.
+
+        Raises StoreError: StaleTerm and CommitOutcomeUnknown end the term, others mean that nothing was written.
         """
         undo = [self._inverse(change) for change in changes]
         for change in changes:
             apply(self.state, change)
         try:
             await self._commit(changes)
-        except (StaleTerm, OutcomeUnknown):
-            raise  # the reign is over and the state with it
+        except (StaleTerm, CommitOutcomeUnknown):
+            raise  # the term is over, and its state is discarded
         except StoreError:
             for change, inverse in zip(changes, undo, strict=True):
-                if self.state.placements.get(change.placement.id) is change.placement:  # nobody has built on it
+                if self.state.placements.get(change.placement.id) is change.placement:  # not changed since
                     apply(self.state, inverse)
             raise
 
     async def finish(self, changes: Sequence[Change]) -> None:
-        """Changes that give room back, or leave it as it is: applied once they are durable."""
+        """Commit changes that give room back or leave it as it is. They are applied once they are durable."""
         await self._commit(changes)
         for change in changes:
             before = self._held(change)
@@ -72,10 +74,9 @@ class Ledger:
                 self.gone(before)
 
     async def amend(self, host_id: str, become: Callable[[Host | None], Host | None]) -> None:
-        """Settle what a host's record shall become of what it is; None is no record.
+        """Change a host's record: `become` maps the present record to the new one, None = no record.
 
-        One at a time for each host: the operator and the host itself both write there, and neither may undo what
-        the other has written.
+        One at a time per host: operator and host both change the record, and must not undo each other's changes.
         """
         async with self._amending[host_id]:
             known = self.state.hosts.get(host_id)
@@ -85,7 +86,7 @@ class Ledger:
 
     @contextmanager
     def hold(self, placement_id: str) -> Iterator[None]:
-        """Keep the reconciler's hands off a placement while a create or a delete works on it."""
+        """Keep the reconciler away from a placement while a create or delete works on it."""
         self.in_hand[placement_id] += 1
         try:
             yield
@@ -93,17 +94,17 @@ class Ledger:
             self.in_hand[placement_id] -= 1
             if not self.in_hand[placement_id]:
                 del self.in_hand[placement_id]
-            self.stir.set()
+            self.wake.set()
 
     def end(self, why: str) -> None:
-        """The reign is over (promise 3): nobody may decide on this state any more."""
+        """End the term (promise 3): no decision may use this state any more."""
         if not self.over.is_set():
             self.why = why
             self.over.set()
-            self.stir.set()
+            self.wake.set()
 
     def _held(self, change: Change) -> Placement | None:
-        """The placement that a change is about, while it holds room."""
+        """The placement that a change is about, if it holds room now."""
         match change:
             case PutPlacement(Placement(id=placement_id)) | DropPlacement(placement_id):
                 placement = self.state.placements.get(placement_id)
@@ -119,6 +120,6 @@ class Ledger:
             raise StaleTerm(f"this server no longer leads: {self.why}")
         try:
             await self._store.commit(self.term, changes)
-        except (StaleTerm, OutcomeUnknown) as error:
+        except (StaleTerm, CommitOutcomeUnknown) as error:
             self.end(error.text)
             raise

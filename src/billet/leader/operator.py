@@ -1,4 +1,4 @@
-"""What an operator may do to a host: cordon, uncordon, fence, remove. Each refusal says why and what would help."""
+"""The operator's commands for a host: cordon, uncordon, fence, remove. Each refusal says why and what to do."""
 
 from __future__ import annotations
 
@@ -18,39 +18,40 @@ log = structlog.get_logger()
 
 
 class Operator:
-    """The operator's hand in one reign."""
+    """Carries out the operator's commands in one term."""
 
     def __init__(self, ledger: Ledger, reconciler: Reconciler) -> None:
         self._ledger = ledger
         self._reconciler = reconciler
 
     async def cordon(self, host_id: str, yes: bool) -> None:
-        """No new microVMs on this host from now on, or again. Kept until it is said otherwise."""
+        """Cordon a host, so that it gets no new microVMs, or uncordon it. Raises InvalidRequest."""
         self._known(host_id)
         await self._ledger.amend(host_id, lambda known: replace(known, cordoned=yes) if known else None)
 
     async def fence(self, host_id: str) -> int:
-        """Declare an absent host dead: returns how many of its microVMs are declared gone, now and before.
+        """Declare an absent host dead; return how many of its microVMs are declared gone, now and earlier.
 
-        They are released for good: should the host come back, it deletes them before it may bid.
+        They are released for good: if the host comes back, it deletes them before it may bid. Raises InvalidRequest,
+        PreconditionFailed when the host is connected, StaleTerm when this server stops leading meanwhile.
         """
         self._known(host_id)
         await self._surely_away(
-            host_id, "drain it, or stop its agent and flintlockd first; a host that lives must not be fenced"
+            host_id, "drain it, or stop its agent and flintlockd first; a running host must not be fenced"
         )
         await self._reconciler.fence(host_id)
         if self._ledger.over.is_set():
-            raise StaleTerm(f"this server no longer leads, and {host_id} may not be fenced wholly: try again")
+            raise StaleTerm(f"this server no longer leads, and host {host_id} may be fenced only in part: try again")
         if not self._known(host_id).fenced:
             raise PreconditionFailed(
-                f"host {host_id} has come back before it was fenced: drain it, or stop it and fence it again"
+                f"host {host_id} reconnected before it was fenced: drain it, or stop it and fence it again"
             )
         return self._fenced(host_id)
 
     async def remove(self, host_id: str, gone_for_good: bool) -> None:
-        """Forget a host that is empty and not connected. What was fenced is forgotten only when that is said."""
+        """Forget a host that is empty and not connected. One that was fenced with microVMs needs `gone_for_good`."""
         self._known(host_id)
-        await self._surely_away(host_id, "stop its agent, or it would join again at once")
+        await self._surely_away(host_id, "stop its agent, or it will join again at once")
         self._known(host_id)
         state = self._ledger.state
         placements = [state.placements[placement_id] for placement_id in sorted(state.on_host.get(host_id, ()))]
@@ -63,14 +64,14 @@ class Operator:
         fenced = self._fenced(host_id)
         if fenced and not gone_for_good:
             raise PreconditionFailed(
-                f"host {host_id} was fenced with {counted(fenced, 'microVM')}, which it deletes when it comes back; "
-                "once it is removed nothing would: say --gone if this machine will never come back"
+                f"host {host_id} was fenced with {counted(fenced, 'microVM')}, which it deletes if it comes back; "
+                "a removed host does not: give --gone if this machine will never come back"
             )
         drops = [DropPlacement(placement.id) for placement in placements]
         for start in range(0, len(drops), CHUNK):
             await self._ledger.finish(drops[start : start + CHUNK])
         await self._ledger.amend(host_id, lambda _: None)
-        log.warning("a host is removed", host=host_id, forgotten=len(drops))
+        log.warning("host removed", host=host_id, forgotten=len(drops))
 
     def _fenced(self, host_id: str) -> int:
         state = self._ledger.state
@@ -79,11 +80,11 @@ class Operator:
     def _known(self, host_id: str) -> Host:
         host = self._ledger.state.hosts.get(host_id)
         if host is None:
-            raise InvalidRequest(f"there is no host {host_id!r}; `billet hosts` shows those that there are")
+            raise InvalidRequest(f"there is no host {host_id!r}; `billet hosts` lists the hosts")
         return host
 
     async def _surely_away(self, host_id: str, advice: str) -> None:
-        """Wait until a host has been away for so long that it is not merely on its way. Refused when it is here."""
+        """Wait until a host has been away longer than a reconnect takes. Raises PreconditionFailed if it is here."""
         while True:
             away_s = self._reconciler.away_s(host_id)
             if away_s is None:

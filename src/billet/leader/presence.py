@@ -1,18 +1,20 @@
-"""Who is there: the hosts that may bid, and waiting for those that are still on their way."""
+"""The hosts that may bid, and a way to wait for more of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
 
+from billet.broadcast import Broadcast
+
 
 class Presence:
-    """Hosts that are connected and whose microVMs are all in the ledger. Kept by the reconciler."""
+    """The hosts that are connected and whose microVMs are all in the ledger. Maintained by the reconciler."""
 
     def __init__(self) -> None:
-        self.coming: set[str] = set()  # have said hello, and are not in the ledger yet, or not with all they have
-        self._hosts: dict[str, None] = {}  # in the order of their coming: a set's order differs from run to run
-        self._came = asyncio.Event()  # set, and replaced by a new one, whenever a host comes
+        self.coming: set[str] = set()  # connected, but not all their microVMs are in the ledger yet
+        self._hosts: dict[str, None] = {}  # ordered by arrival: a set's order differs between runs
+        self._came = Broadcast()  # sent whenever a host may bid that could not before
 
     def __contains__(self, host_id: object) -> bool:
         return host_id in self._hosts
@@ -24,7 +26,7 @@ class Presence:
         return iter(self._hosts)
 
     def expect(self, host_id: str) -> None:
-        """A host has said hello; it may not bid yet."""
+        """A host has connected; it may not bid yet."""
         self._hosts.pop(host_id, None)
         self.coming.add(host_id)
 
@@ -33,16 +35,15 @@ class Presence:
         self.coming.discard(host_id)
         if host_id not in self._hosts:
             self._hosts[host_id] = None
-            came, self._came = self._came, asyncio.Event()
-            came.set()
+            self._came.send()
 
     def discard(self, host_id: str) -> None:
-        """A host has gone."""
+        """A host has disconnected."""
         self.coming.discard(host_id)
         self._hosts.pop(host_id, None)
 
     async def next_one(self, timeout_s: float) -> bool:
-        """Wait until one more host has come; False when none did in that time."""
+        """Wait until one more host may bid; return False if none does within the timeout."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._came.wait()

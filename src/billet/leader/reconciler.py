@@ -1,4 +1,4 @@
-"""The leader's second loop: what the hosts show becomes what the ledger says (promise 6)."""
+"""Reconcile the ledger with what the hosts show (promise 6)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
-from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Observed, Placement
 from billet.core.reconcile import expired, is_clean, is_released, is_reservation, overdue, release, repair, to_delete
 from billet.core.state import Change, PutPlacement, holds_room
@@ -20,30 +20,30 @@ from billet.ports import Clock, InventoryUpdate, Report
 
 log = structlog.get_logger()
 
-SWEEP_S = 30.0  # every host is looked at again this often at the least, whether it said something or not
-CHUNK = 100  # changes in one commit: these need not be written together, and a store takes only so many at once
-RETRY_S = 1.0  # after the store refused
-# An agent that lives redials within this time, after its link broke or a new leader began. Sooner, nobody can tell
-# a dead host from one that is on its way.
+SWEEP_S = 30.0  # longest time between two looks at a host, whether it sent something or not
+CHUNK = 100  # changes per commit: they need not be atomic, and stores limit a transaction's size
+RETRY_S = 1.0  # pause after the store refused a commit
+# A living agent reconnects within this time after its link closed or a new leader was elected. Before that, a dead
+# host cannot be told from one that is reconnecting.
 SURELY_AWAY_S = 5.0
-WATCH_S = 1.0  # how often the time that hosts have been away is looked at, where that matters
+WATCH_S = 1.0  # how often hosts are checked for --fence-after-s
 
 
 @dataclass(slots=True)
 class Seen:
-    """What one connected host has told."""
+    """What one connected host has reported."""
 
     host: Host
     rows: dict[str, Observed] = field(default_factory=dict)  # by uid
-    creating: set[str] = field(default_factory=set)  # tokens
-    dirty: set[str] = field(default_factory=set)  # uids to look at
-    complete: bool = False  # a full inventory has come
+    creating: set[str] = field(default_factory=set)  # tokens of creates in hand
+    dirty: set[str] = field(default_factory=set)  # uids to reconcile
+    complete: bool = False  # a full inventory has arrived
     report: Report | None = None
     reported_at_s: float = 0.0  # monotonic
 
 
 class Reconciler:
-    """Level-triggered: it compares what is shown with what is promised, whatever was heard or missed between."""
+    """Level-triggered: compares what hosts show now with the ledger, so a missed event does no harm."""
 
     def __init__(
         self,
@@ -59,36 +59,36 @@ class Reconciler:
         self._ledger = ledger
         self._clock = clock
         self._resolve_after_s = resolve_after_s
-        # Reservations are given up at sweeps, so that these must not come much later than they are due.
+        # Reservations expire at sweeps, so sweeps must be more frequent than the shortest expiry.
         self._sweep_s = min(SWEEP_S, max(resolve_after_s / 2, 1.0))
         self._keep_lost_s = keep_lost_s
-        self._fence_after_s = fence_after_s  # 0 = never without the operator
+        self._fence_after_s = fence_after_s  # 0 = only the operator fences
         self._deletes = Deletes(delete)
-        self._dirty: set[str] = set()  # hosts to look at
-        self._fencing: dict[str, asyncio.Event] = {}  # hosts to release; set when it is done, or the reign is over
+        self._dirty: set[str] = set()  # hosts to reconcile
+        self._fencing: dict[str, asyncio.Event] = {}  # hosts to fence; set when done, or when the term is over
         self._idle_since_s: dict[str, dict[str, float]] = {}  # monotonic, by host and reservation
         self._begun_s = clock.monotonic_s()
         self._watch_at_s = 0.0
-        self._left_s: dict[str, float] = {}  # when a host's link broke, monotonic
+        self._left_s: dict[str, float] = {}  # by host: when its link closed, monotonic
 
-    # What the link tells (ports.HostsListener).
+    # Events from the link (ports.HostsListener).
 
     def joined(self, host: Host) -> None:
-        """A host said hello."""
+        """A host has connected."""
         self.seen[host.id] = Seen(host)
         self.ready.expect(host.id)
-        self._look_at(host.id)
+        self._mark_dirty(host.id)
 
     def reported(self, host_id: str, report: Report) -> None:
-        """A host measured itself."""
+        """A host has sent a report."""
         seen = self.seen.get(host_id)
         if seen:
             seen.report, seen.reported_at_s = report, self._clock.monotonic_s()
-            if not report.daemon_ok:  # what it does not show may be there all the same
+            if not report.daemon_ok:  # microVMs may run that it does not show
                 self._idle_since_s.pop(host_id, None)
 
     def observed(self, host_id: str, inventory: InventoryUpdate) -> None:
-        """A host's microVMs changed; or, in full, this is all there is."""
+        """A host has sent its full inventory, or the changes since the last one."""
         seen = self.seen.get(host_id)
         if seen is None:
             return
@@ -103,10 +103,10 @@ class Reconciler:
             seen.rows.pop(uid, None)
             seen.dirty.add(uid)
         seen.creating = set(inventory.creating)
-        self._look_at(host_id)
+        self._mark_dirty(host_id)
 
     def left(self, host_id: str) -> None:
-        """A host's link broke. Its room stays taken, and nothing is said of its microVMs."""
+        """A host has disconnected. Its placements stay as they are."""
         self.seen.pop(host_id, None)
         self.ready.discard(host_id)
         self._dirty.discard(host_id)
@@ -117,25 +117,25 @@ class Reconciler:
         return self._clock.monotonic_s() - seen.reported_at_s
 
     def away_s(self, host_id: str) -> float | None:
-        """For how long a host has not been connected, as far as this reign knows; None for one that is."""
+        """Seconds since a host disconnected, or since this term began; None while it is connected."""
         if host_id in self.seen:
             return None
         return self._clock.monotonic_s() - self._left_s.get(host_id, self._begun_s)
 
     async def fence(self, host_id: str) -> None:
-        """Declare an absent host dead; return once its placements are released, or the reign is over."""
+        """Fence an absent host; return once its placements are released, or when the term is over."""
         done = self._fencing.setdefault(host_id, asyncio.Event())
-        self._ledger.stir.set()
+        self._ledger.wake.set()
         await done.wait()
 
-    def _look_at(self, host_id: str) -> None:
+    def _mark_dirty(self, host_id: str) -> None:
         self._dirty.add(host_id)
-        self._ledger.stir.set()
+        self._ledger.wake.set()
 
     # The loop.
 
     async def run(self) -> None:
-        """Until the reign is over."""
+        """Reconcile until the term is over."""
         next_sweep_s = self._clock.monotonic_s() + self._sweep_s
         try:
             while not self._ledger.over.is_set():
@@ -143,22 +143,22 @@ class Reconciler:
                 sweep = now_s >= next_sweep_s
                 if sweep:
                     next_sweep_s = now_s + self._sweep_s
-                self._ledger.stir.clear()
+                self._ledger.wake.clear()
                 self._fence_the_overdue()
                 refused = await self._pass(sorted(self.seen if sweep else self._dirty), sweep)
                 pause_s = RETRY_S if refused else max(next_sweep_s - now_s, 0.0)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(pause_s, WATCH_S) if self._fence_after_s else pause_s):
-                        await self._ledger.stir.wait()
+                        await self._ledger.wake.wait()
         finally:
             for done in self._fencing.values():
                 done.set()
             await self._deletes.close()
 
     async def _pass(self, host_ids: list[str], sweep: bool) -> bool:
-        """Look at these hosts, all at once. True when the store refused something, to be tried again.
+        """Reconcile these hosts concurrently. Return True when the store refused something, so that it is retried.
 
-        Nobody else brings a host's placements in line, and a host is released or looked at, never both at once.
+        Nothing else reconciles placements, and one host is either released or reconciled, never both at once.
         """
         looks = [self._reconcile_host(host_id, self.seen[host_id], sweep) for host_id in host_ids
                  if host_id not in self._fencing]  # fmt: skip
@@ -169,51 +169,51 @@ class Reconciler:
         now_s = self._clock.monotonic_s()
         if not self._fence_after_s or now_s < self._watch_at_s:
             return
-        self._watch_at_s = now_s + WATCH_S  # a look at all hosts, not for every create that stirs the loop
+        self._watch_at_s = now_s + WATCH_S  # not for every create that wakes the loop
         state = self._ledger.state
         away_s = {host_id: away for host_id in state.hosts if (away := self.away_s(host_id)) is not None}
         for host_id in overdue(state, away_s, max(self._fence_after_s, SURELY_AWAY_S)):
             if host_id not in self._fencing:
-                log.warning("fencing a host that has been away too long", host=host_id, away_s=round(away_s[host_id]))
+                log.warning("fencing host: away too long", host=host_id, away_s=round(away_s[host_id]))
                 self._fencing[host_id] = asyncio.Event()
 
     async def _release(self, host_id: str) -> bool:
-        """Fence a host: no new awards, then its placements are declared gone. True when the store refused.
+        """Fence a host: stop awards to it, then release its placements. Return True when the store refused.
 
-        What somebody has in hand is waited for; that ends promptly, because the host's link is gone.
+        Placements in hand are released later; that is soon, because the host's link is closed.
         """
         ledger = self._ledger
         try:
             known = ledger.state.hosts.get(host_id)
             if known and not known.fenced and host_id in self.seen:
-                log.warning("a host has come back before it was fenced, and is not", host=host_id)
+                log.warning("host not fenced: it reconnected before", host=host_id)
                 self._fencing.pop(host_id).set()
-                ledger.stir.set()  # it may be looked at again
+                ledger.wake.set()  # it may be reconciled again
                 return False
             await ledger.amend(host_id, lambda known: replace(known, fenced=True) if known else None)
             changes = release(ledger.state, host_id, ledger.in_hand, self._clock.now_s())
             for start in range(0, len(changes), CHUNK):
                 await ledger.finish(changes[start : start + CHUNK])
-        except (StaleTerm, OutcomeUnknown):
+        except (StaleTerm, CommitOutcomeUnknown):
             return False
         except StoreError as error:
-            log.warning("the store did not take a fence; trying again", host=host_id, error=error.text)
+            log.warning("fence not written, retrying", host=host_id, error=error.text)
             return True
         if is_released(ledger.state, host_id):
-            log.warning("a host is fenced", host=host_id, released=len(changes))
+            log.warning("host fenced", host=host_id, released=len(changes))
             self._fencing.pop(host_id).set()
-            ledger.stir.set()  # should it be back already, it is looked at now
+            ledger.wake.set()  # reconcile it now if it is back already
         return False
 
     async def _reconcile_host(self, host_id: str, seen: Seen, sweep: bool) -> bool:
-        """Bring one host's placements and what it shows together. True when the store refused."""
+        """Reconcile one host's placements with what it shows. Return True when the store refused."""
         uids: set[str] = set()
         try:
             await self._ledger.amend(host_id, lambda known: _with_marks(seen.host, known))
             if self.seen.get(host_id) is not seen:
-                return False  # it has connected anew meanwhile
+                return False  # it has reconnected meanwhile
             fenced = self._ledger.state.hosts[host_id].fenced
-            # From here to the changes nothing may be awaited: they are about what the host shows at one moment.
+            # No await from here to the computed changes: they describe the host at one moment.
             uids, seen.dirty = seen.dirty, set()
             if sweep and seen.complete:
                 uids.update(seen.rows, self._uids_in_ledger(host_id))
@@ -221,11 +221,11 @@ class Reconciler:
             await self._write(self._changes(host_id, seen, uids, sweep or fenced))
             if fenced and seen.complete and is_clean(self._ledger.state, host_id):
                 await self._ledger.amend(host_id, lambda known: replace(known, fenced=False) if known else None)
-                log.info("a fenced host is clean and may bid again", host=host_id)
-        except (StaleTerm, OutcomeUnknown):
+                log.info("fenced host is clean and may bid again", host=host_id)
+        except (StaleTerm, CommitOutcomeUnknown):
             return False
         except StoreError as error:
-            log.warning("the store did not take what a host shows; trying again", host=host_id, error=error.text)
+            log.warning("host changes not written, retrying", host=host_id, error=error.text)
             seen.dirty |= uids
             return True
         if self.seen.get(host_id) is seen:
@@ -235,7 +235,7 @@ class Reconciler:
         return False
 
     def _follow_up(self, host_id: str, seen: Seen, uids: Iterable[str]) -> None:
-        """What a host may do, and has to do, now that the ledger says what it shows."""
+        """Request deletes and let the host bid, now that the ledger agrees with what it shows."""
         state, in_hand = self._ledger.state, self._ledger.in_hand
         if not seen.complete:
             return
@@ -264,7 +264,7 @@ class Reconciler:
         return changes
 
     def _idle_s(self, host_id: str, seen: Seen) -> dict[str, float]:
-        """For how long each reservation on a host has been in nobody's hands, as far as this reign has looked."""
+        """Seconds for which each reservation on a host has been idle in this term: no server or agent works on it."""
         state, now_s = self._ledger.state, self._clock.monotonic_s()
         before = self._idle_since_s.get(host_id, {})
         since = self._idle_since_s[host_id] = {
@@ -277,7 +277,7 @@ class Reconciler:
         return {placement_id: now_s - since_s for placement_id, since_s in since.items()}
 
     async def _write(self, changes: list[Change]) -> None:
-        """New microVMs take room before they are written, what is gone gives it back after."""
+        """Write changes: those that take room through claim(), all others first, through finish()."""
         claims: list[PutPlacement] = []
         others: list[Change] = []
         for change in changes:
@@ -294,14 +294,14 @@ class Reconciler:
         old = self._ledger.state.placements.get(placement.id)
         if old and old.host != placement.host:
             log.warning(
-                "another host shows this microVM now: has its host a new name, or one flintlockd two agents?",
+                "microVM shown by another host: was the host renamed, or has one flintlockd two agents?",
                 uid=placement.uid, before=old.host, now=placement.host,
             )  # fmt: skip
         known = old and holds_room(old) and (old.host, old.demand) == (placement.host, placement.demand)
         return holds_room(placement) and not known
 
     def _in_hand(self, seen: Seen, uids: set[str]) -> set[str]:
-        """Those of the uids that were left alone, to be looked at when whoever has them in hand is done."""
+        """The uids that a create or delete is working on. They are reconciled once that is done."""
         state, in_hand = self._ledger.state, self._ledger.in_hand
         held = set()
         for uid in uids:
@@ -317,6 +317,6 @@ class Reconciler:
         return {placement.uid for placement in placements if placement.uid}
 
 
-def _with_marks(told: Host, known: Host | None) -> Host:
-    """A host as it describes itself, with what the operator and the reconciler have made of it."""
-    return replace(told, cordoned=known.cordoned, fenced=known.fenced) if known else told
+def _with_marks(described: Host, known: Host | None) -> Host:
+    """A host as it describes itself, with the cordon and the fence of its record."""
+    return replace(described, cordoned=known.cordoned, fenced=known.fenced) if known else described

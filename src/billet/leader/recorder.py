@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from billet.core.errors import BilletError, Code, HostVerdict, NoRoom, Uncertain
+from billet.core.errors import BilletError, Cancelled, CreateOutcomeUnknown, HostVerdict, NoRoom
 from billet.core.model import Auction, Award, Bid, HostView, Refusal, Unplaced
 from billet.core.questions.record import AuctionRecord, attempt_of
 from billet.core.questions.shadow import shadow
@@ -59,16 +59,16 @@ class AuctionRecorder:
         """Record the error that the client gets."""
         match error:
             case HostVerdict():
-                outcome, code = "denied", error.status
+                outcome = "denied"
             case NoRoom():
-                outcome, code = "unplaced", error.code
-            case Uncertain():
-                outcome, code = "unknown", error.code
-            case _ if error.code is Code.CANCELLED:
-                outcome, code = "cancelled", error.code
+                outcome = "unplaced"
+            case CreateOutcomeUnknown():
+                outcome = "unknown"
+            case Cancelled():
+                outcome = "cancelled"
             case _:
-                outcome, code = "failed", error.code
-        self.record.outcome, self.record.code, self.record.text = outcome, int(code), error.text
+                outcome = "failed"
+        self.record.outcome, self.record.code, self.record.text = outcome, error.status, error.text
         self._end()
 
     def _end(self) -> None:

@@ -1,1 +1,1 @@
-"""The protocol between agents and servers, both ends."""
+"""The protocol between agents and servers: both ends of it, and its messages."""

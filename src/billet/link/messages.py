@@ -1,36 +1,21 @@
-"""The agents' link: core values to and from its protobuf messages."""
+"""Convert core values to and from the link's protobuf messages, all but bids (see bid_messages.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from math import isfinite
-from typing import TypeVar
-
 from billet.core.model import (
-    FORMULA,
-    NO_CONSTRAINTS,
     UNCERTAINTY,
-    Auction,
-    Bid,
-    Constraints,
     Facts,
     Host,
-    Image,
     Observed,
     Reason,
     Refusal,
     Resources,
-    Score,
     VmState,
 )
 from billet.core.pressure import Stalls
 from billet.core.scoring import Weights
 from billet.ports import Created, Denied, InventoryUpdate, MachineFacts, NotTaken, Outcome, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
-
-T = TypeVar("T")
-NO_SENSE = "its bid makes no sense"
-LARGEST = 1e12  # of what a host says of itself; as seconds 30,000 years
 
 
 def put_resources(value: Resources) -> pb.Resources:
@@ -64,7 +49,7 @@ def get_facts(message: pb.Facts) -> Facts:
 
 
 def put_welcome(term: int, weights: Weights) -> pb.Welcome:
-    """The leader's welcome, with the weights that bids go by."""
+    """The leader's welcome, with the weights that hosts price their bids by."""
     return pb.Welcome(
         term=term,
         pressure_weight=weights.pressure,
@@ -83,7 +68,7 @@ def get_weights(message: pb.Welcome) -> Weights:
 
 
 def put_hello(host: Host, version: str, instance: str, term: int) -> pb.Hello:
-    """What an agent says first."""
+    """An agent's first message."""
     return pb.Hello(
         host=host.id,
         capacity=put_resources(host.capacity),
@@ -98,7 +83,7 @@ def put_hello(host: Host, version: str, instance: str, term: int) -> pb.Hello:
 
 
 def get_hello(message: pb.Hello) -> Host:
-    """The host that says hello."""
+    """The host that a hello describes."""
     return Host(
         id=message.host,
         capacity=get_resources(message.capacity),
@@ -132,7 +117,7 @@ def put_report(value: Report) -> pb.Report:
 
 
 def put_machine(value: MachineFacts) -> pb.MachineFacts:
-    """What a machine is, as a message."""
+    """Facts about a machine as a message."""
     return pb.MachineFacts(
         cpu_model=value.cpu_model,
         kvm=value.kvm,
@@ -143,7 +128,7 @@ def put_machine(value: MachineFacts) -> pb.MachineFacts:
 
 
 def get_machine(message: pb.MachineFacts) -> MachineFacts:
-    """What a machine is."""
+    """Facts about a machine of a message."""
     return MachineFacts(
         message.cpu_model if message.HasField("cpu_model") else None,
         message.kvm if message.HasField("kvm") else None,
@@ -214,128 +199,20 @@ def get_inventory(message: pb.InventoryUpdate) -> InventoryUpdate:
     return InventoryUpdate(message.full, seen, list(message.gone), list(message.creating))
 
 
-def put_call(number: int, lots: Iterable[tuple[int, Auction]]) -> pb.Call:
-    """A call for bids on these lots (an auction's number in the round), in columns."""
-    call = pb.Call(round=number)
-    for lot, auction in lots:
-        call.lot.append(lot)
-        call.vcpu.append(auction.demand.vcpu)
-        call.memory_mib.append(auction.demand.memory_mib)
-        call.disk_mib.append(auction.demand.disk_mib)
-        call.provider.append(auction.provider)
-        call.needs_macvtap.append(auction.needs_macvtap)
-        call.needs_virtiofs.append(auction.needs_virtiofs)
-        call.policy.append(auction.constraints.policy)
-        call.images.add(
-            volumes=[image.ref for image in auction.images if not image.kernel],
-            kernels=[image.ref for image in auction.images if image.kernel],
-        )
-    return call
-
-
-def get_call(call: pb.Call) -> list[tuple[int, Auction]]:
-    """The lots of a call. Of an auction the hosts learn what bidding needs, not whose it is.
-
-    Of its wishes they need the policy only: the others the leader's ledger answers.
-    """
-    columns = zip(
-        call.lot,
-        call.vcpu,
-        call.memory_mib,
-        call.disk_mib,
-        call.provider,
-        call.needs_macvtap,
-        call.needs_virtiofs,
-        _later(call.policy, "", call.lot),
-        (get_images(images) for images in _later(call.images, pb.Images(), call.lot)),
-        strict=True,
-    )
-    return [
-        (
-            lot,
-            Auction(
-                "", "", "", Resources(cpu, mib, disk, 1), provider, macvtap, virtiofs,
-                constraints=_constraints(policy), images=images,
-            ),
-        )
-        for lot, cpu, mib, disk, provider, macvtap, virtiofs, policy, images in columns
-    ]  # fmt: skip
-
-
-def _later(column: Sequence[T], default: T, lots: Sequence[int]) -> Sequence[T]:
-    """A column that a Billet from before it does not send: servers and agents are upgraded in any order."""
-    return column or [default] * len(lots)
-
-
-def _constraints(policy: str) -> Constraints:
-    return Constraints(policy=policy) if policy else NO_CONSTRAINTS
-
-
-def get_images(message: pb.Images) -> tuple[Image, ...]:
-    """The images of a lot."""
-    volumes = [Image(ref) for ref in message.volumes]
-    return tuple(volumes + [Image(ref, kernel=True) for ref in message.kernels])
-
-
-def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bids:
-    """One host's answers. All bids of a round have the same basis, facts and pressure."""
-    message = pb.Bids(round=number, formula=FORMULA)
-    first = True
-    for lot, answer in answers:
-        if isinstance(answer, Refusal):
-            message.refusals.append(put_refusal(answer, lot))
-            continue
-        if first:
-            first = False
-            message.basis.CopyFrom(put_resources(answer.basis))
-            message.facts.CopyFrom(put_facts(answer.facts))
-            message.pressure_part = answer.score.pressure
-        message.lot.append(lot)
-        message.utilisation.append(answer.score.utilisation)
-        message.shape.append(answer.score.shape)
-        message.delay.append(answer.score.delay)
-        message.missing.append(answer.missing)
-        message.coming.append(answer.coming)
-    return message
-
-
-def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
-    """The answers of one host, by lot. A bid that is no number, or tells of less than nothing, is none."""
-    basis, facts = get_resources(message.basis), get_facts(message.facts)
-    pressure, sound = message.pressure_part, _make_sense(facts)
-    delays, images = _later(message.delay, 0.0, message.lot), _later(message.missing, 0, message.lot)
-    pulled = _later(message.coming, facts.pulls, message.lot)  # who does not say which ones: any may be of this lot
-    columns = zip(message.lot, message.utilisation, message.shape, delays, images, pulled, strict=True)
-    answers: list[tuple[int, Bid | Refusal]] = []
-    for lot, share, shape, delay, missing, coming in columns:
-        score = Score(share + shape + pressure + delay, share, pressure, delay, shape)
-        if sound and isfinite(score.total) and min(score) >= 0.0:
-            answers.append((lot, Bid(host_id, score, basis, facts, missing, coming, message.formula)))
-        else:
-            answers.append((lot, Refusal(host_id, Reason.DECLINED, NO_SENSE)))
-    answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
-    return answers
-
-
-def _make_sense(facts: Facts) -> bool:
-    """Neither below 0 nor so large that its square is no number."""
-    return all(fact is None or 0 <= fact <= LARGEST for fact in facts)
-
-
 def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:
     """A refusal as a message."""
     return pb.Refusal(lot=lot, reason=refusal.reason.name, detail=refusal.detail)
 
 
 def get_refusal(host_id: str, message: pb.Refusal) -> Refusal:
-    """The refusal of a message; a reason that a newer agent knows and we do not counts as DECLINED."""
+    """The refusal of a message. An unknown reason, from a newer agent, becomes DECLINED."""
     known = message.reason in Reason.__members__
     reason = Reason[message.reason] if known else Reason.DECLINED
     return Refusal(host_id, reason, message.detail if known else f"{message.reason} {message.detail}".strip())
 
 
 def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
-    """What became of a create."""
+    """The outcome of a create as a message."""
     match outcome:
         case Created(uid, reply):
             return pb.Answer(order=order, uid=uid, payload=reply)
@@ -348,7 +225,7 @@ def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
 
 
 def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
-    """What became of a create."""
+    """The outcome of a create of a message."""
     if answer.kind == pb.Answer.NOT_TAKEN:
         return NotTaken(get_refusal(host_id, answer.refusal))
     if answer.kind == pb.Answer.UNKNOWN:

@@ -1,4 +1,4 @@
-"""Frames of the agents' link: what is sent within one turn of the event loop goes out as one."""
+"""Batch outgoing messages: all that are queued in one turn of the event loop go out as one frame."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import asyncio
 from google.protobuf.message import Message
 from picows import WSMsgType, WSTransport
 
-MAX_FRAME_BYTES = 64 * 1024 * 1024  # a List of one host comes in one frame: some 3,700 microVMs of 17 kB
-PING_AFTER_S = 4.0  # silence after which a side asks whether the other is there
-PONG_WITHIN_S = 4.0  # and how long it waits before the link counts as broken
+MAX_FRAME_BYTES = 64 * 1024 * 1024  # a full inventory is one frame: about 3,700 microVMs of 17 kB
+PING_AFTER_S = 4.0  # silence after which a side sends a ping
+PONG_WITHIN_S = 4.0  # time for the answer; without one the link is closed
 
 
 class Outbox:
-    """Collects messages for one connection.
+    """The outgoing messages of one connection.
 
-    Protobuf messages that are written one after another read as one that is merged, and repeated fields append: so
-    a message for many hosts is serialised once, and a frame is no more than the joined bytes.
+    Concatenated protobuf messages parse as one merged message whose repeated fields are appended. So a frame is just
+    the joined bytes, and a message for many hosts is serialised once.
     """
 
     def __init__(self, transport: WSTransport) -> None:
@@ -24,17 +24,17 @@ class Outbox:
         self._parts: list[bytes] = []
 
     def put(self, message: Message) -> None:
-        """Send a message, soon."""
+        """Queue a message."""
         self.put_bytes(message.SerializeToString())
 
     def put_bytes(self, serialised: bytes) -> None:
-        """Send a message that is bytes already, soon."""
+        """Queue a serialised message."""
         if not self._parts:
             asyncio.get_running_loop().call_soon(self.flush)
         self._parts.append(serialised)
 
     def flush(self) -> None:
-        """Send what is there now."""
+        """Send the queued messages now."""
         if self._parts and not self._transport.is_disconnected:
             self._transport.send(WSMsgType.BINARY, b"".join(self._parts))
         self._parts.clear()

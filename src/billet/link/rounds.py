@@ -1,4 +1,4 @@
-"""Calls for bids: auctions that wait together share a round, and a round is one message per host."""
+"""Calls for bids. Auctions that wait at the same time share a round: one message per host."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from billet.core.model import Auction, Bid, Reason, Refusal
-from billet.link import messages as wire
+from billet.link import bid_messages
 from billet.wire.pb import link_pb2 as pb
 
-GAP_S = 0.01  # while a round is out, auctions wait for its end, and this long at most, and share the next one
+GAP_S = 0.01  # while a round is open, new auctions wait for its end, or this long, and share the next round
 
 
 class Bidder(Protocol):
     """One connected host, as a round sees it."""
 
     host_id: str
-    late: bool  # it missed the end of a round, and nobody waits for it until it answers again
+    late: bool  # it missed the end of a round; later rounds do not wait for it until it answers again
 
     def put_bytes(self, serialised: bytes) -> None:
-        """Send a message, soon."""
+        """Queue a serialised message."""
 
 
 @dataclass(slots=True)
@@ -35,29 +35,28 @@ class Lot:
 
     @property
     def has_bid(self) -> bool:
-        """Whether it could be awarded."""
+        """Whether a host has bid, so that the lot can be awarded."""
         return any(isinstance(answer, Bid) for answer in self.answers)
 
 
 @dataclass(slots=True)
 class Round:
-    """Lots that were called out together. `unheard` are the hosts that have not answered, `waiting` those of them
-    that answered lately, and so are worth waiting for."""
+    """Lots that were called together. `unanswered` are the hosts that have not answered yet; `waiting` are those of
+    them that are not known to be late."""
 
     lots: list[Lot]
     asked: set[str]
-    unheard: set[str]
+    unanswered: set[str]
     waiting: set[str]
-    closing: bool = False  # bid_wait is over: a lot's first bid ends the waiting for it
+    closing: bool = False  # bid_wait_s is over: a lot ends with its first bid
     timer: asyncio.TimerHandle | None = None
 
 
 class Rounds:
     """All rounds of one leader.
 
-    A lot that has a bid waits until every host that has answered lately has answered, and no longer than
-    `bid_wait_s`. One that has none, be it that others refused, waits for its first bid until all have answered, and
-    no longer than `bid_wait_max_s`.
+    A lot with a bid waits until every host that is not late has answered, `bid_wait_s` at most. A lot without a bid
+    (refusals do not count) waits for its first one until all hosts have answered, `bid_wait_max_s` at most.
     """
 
     def __init__(self, bidders: Callable[[str], Bidder | None], bid_wait_s: float, bid_wait_max_s: float) -> None:
@@ -70,7 +69,7 @@ class Rounds:
         self._call_out: asyncio.Handle | None = None
 
     async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
-        """The answers of these hosts; SILENT for those that did not answer in time."""
+        """The answers of these hosts: SILENT for one that was not in time, AWAY for one that is not connected."""
         loop = asyncio.get_running_loop()
         lot = Lot(auction, host_ids, loop.create_future())
         self._next.append(lot)
@@ -79,24 +78,24 @@ class Rounds:
         return await lot.bids
 
     def answered(self, bidder: Bidder, message: pb.Bids) -> None:
-        """One host's answers to one round; those to a round that is over only show that the host is back."""
+        """Record one host's answers to a round. Answers to a closed round only end its being late."""
         bidder.late = False
         current = self._open.get(message.round)
         if current is None:
             return
-        for lot, answer in wire.get_bids(bidder.host_id, message):
+        for lot, answer in bid_messages.get_bids(bidder.host_id, message):
             if lot < len(current.lots):
                 current.lots[lot].answers.append(answer)
-        current.unheard.discard(bidder.host_id)
+        current.unanswered.discard(bidder.host_id)
         current.waiting.discard(bidder.host_id)
-        self._look(message.round)
+        self._close_lots(message.round)
 
     def left(self, host_id: str) -> None:
-        """A host's link broke: nobody waits for it."""
+        """A host's link closed: wait for it no longer."""
         for number, current in list(self._open.items()):
-            for hosts in (current.asked, current.unheard, current.waiting):
+            for hosts in (current.asked, current.unanswered, current.waiting):
                 hosts.discard(host_id)
-            self._look(number)
+            self._close_lots(number)
 
     def _begin(self) -> None:
         self._call_out = None
@@ -112,28 +111,28 @@ class Rounds:
         if not asked:
             self._end(number)
             return
-        # Without anybody to wait for, the first that is late after all will do.
+        # Only late hosts were asked: the first bid ends the waiting.
         self._open[number].closing = not waiting
         wait_s = self._wait_s if waiting else self._wait_max_s
         self._arm(number, wait_s, self._time_is_up)
 
     def _send(self, number: int, lots: list[Lot]) -> list[Bidder]:
-        """Tell every host its lots. Hosts with the same lots share the bytes."""
+        """Send every host its lots. Hosts with the same lots share the serialised message."""
         of_host: dict[str, list[int]] = {}
         for n, lot in enumerate(lots):
             for host_id in lot.host_ids:
                 of_host.setdefault(host_id, []).append(n)
-        made: dict[tuple[int, ...], bytes] = {}
+        serialised_calls: dict[tuple[int, ...], bytes] = {}
         asked = []
         for host_id, numbers in of_host.items():
             bidder = self._bidders(host_id)
             if bidder is None:
                 continue
             key = tuple(numbers)
-            if key not in made:
-                call = wire.put_call(number, ((n, lots[n].auction) for n in numbers))
-                made[key] = pb.Down(calls=[call]).SerializeToString()
-            bidder.put_bytes(made[key])
+            if key not in serialised_calls:
+                call = bid_messages.put_call(number, ((n, lots[n].auction) for n in numbers))
+                serialised_calls[key] = pb.Down(calls=[call]).SerializeToString()
+            bidder.put_bytes(serialised_calls[key])
             asked.append(bidder)
         return asked
 
@@ -141,7 +140,7 @@ class Rounds:
         self._open[number].timer = asyncio.get_running_loop().call_later(seconds, then, number)
 
     def _time_is_up(self, number: int) -> None:
-        """bid_wait is over. Hosts that are late are not waited for next time."""
+        """bid_wait_s is over: mark the missing hosts late, and close every lot that has a bid."""
         current = self._open[number]
         self._mark_late(current.waiting)
         if current.closing:
@@ -149,7 +148,7 @@ class Rounds:
             return
         current.closing = True
         self._arm(number, self._wait_max_s - self._wait_s, self._end)
-        self._look(number)
+        self._close_lots(number)
 
     def _mark_late(self, host_ids: Iterable[str]) -> None:
         for host_id in host_ids:
@@ -157,15 +156,15 @@ class Rounds:
             if bidder:
                 bidder.late = True
 
-    def _look(self, number: int) -> None:
-        """Somebody answered or left, or bid_wait is over: hand on the lots that need not wait any longer."""
+    def _close_lots(self, number: int) -> None:
+        """A host answered or left, or bid_wait_s is over: close the lots that need not wait any longer."""
         current = self._open[number]
-        if not current.unheard:
+        if not current.unanswered:
             self._end(number)
         elif current.closing or not current.waiting:
             for lot in current.lots:
                 if lot.has_bid:
-                    _hand_on(lot, current.asked)
+                    _close(lot, current.asked)
             if all(lot.bids.done() for lot in current.lots):
                 self._end(number)
 
@@ -173,15 +172,15 @@ class Rounds:
         current = self._open.pop(number)
         if current.timer:
             current.timer.cancel()
-        if self._call_out and not self._open:  # nobody has to wait any longer
+        if self._call_out and not self._open:  # no open round: begin the next one at once
             self._call_out.cancel()
             self._call_out = asyncio.get_running_loop().call_soon(self._begin)
         for lot in current.lots:
-            _hand_on(lot, current.asked)
+            _close(lot, current.asked)
 
 
-def _hand_on(lot: Lot, asked: Collection[str]) -> None:
-    """This is all that there is for a lot."""
+def _close(lot: Lot, asked: Collection[str]) -> None:
+    """Close a lot: deliver its answers."""
     if lot.bids.done():
         return
     answered = {answer.host for answer in lot.answers}

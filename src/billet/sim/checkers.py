@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
-from billet.core.errors import Code
+from billet.core.errors import Code, says_not_found
 from billet.core.model import ZERO, Placement, PlacementState, Resources
 from billet.core.questions.record import faithful
 from billet.core.state import PutPlacement
@@ -28,6 +28,7 @@ from billet.sim.history import (
     Stopped,
     Unexpected,
 )
+from billet.sim.quota_checker import quotas_kept
 from billet.wire import auction_records
 
 # Promise 1: a stale bid can waste a chance, it can never overcommit.
@@ -214,7 +215,7 @@ def not_found_means_gone(evidence: Sequence[Event]) -> Iterator[Violation]:
         books.take(event)
         if isinstance(event, Accepted):
             came[event.uid] = event.at_s
-        if isinstance(event, Answered) and "not found" in event.text:
+        if isinstance(event, Answered) and says_not_found(event.text):
             if event.kind not in ("get", "delete"):
                 yield Violation(5, event.at_s, f"a {event.kind} was answered: {event.text}")
                 continue
@@ -222,7 +223,7 @@ def not_found_means_gone(evidence: Sequence[Event]) -> Iterator[Violation]:
             if vm is None or came[event.uid] > event.asked_s or event.uid in books.released:
                 continue
             if books.joined_s.get(vm.host, event.at_s) < event.asked_s and not books.fenced(vm.host, event.asked_s):
-                yield Violation(5, event.at_s, f"{event.client} was told that {event.uid} is not found: {event.text}")
+                yield Violation(5, event.at_s, f"{event.client} was told that {event.uid} is gone: {event.text}")
 
 
 # Promise 6: hosts are the source of truth for what runs.
@@ -312,6 +313,7 @@ CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
     not_found_means_gone,
     hosts_are_the_truth,
     decisions_replay,
+    quotas_kept,
     nothing_unexpected,
 )
 

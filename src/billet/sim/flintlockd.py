@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
-from billet.core.errors import Code, HostVerdict
+from billet.core.errors import NOT_FOUND, Code, HostVerdict
 from billet.core.model import Host, Resources
 from billet.ports import Reply
 from billet.sim.history import Accepted, Removed
@@ -244,7 +244,7 @@ class Loopback:
 
 def unknown(uid: str) -> str:
     """The words for a uid that is not there."""
-    return f"microvm spec //{uid} not found"
+    return f"microvm spec //{uid} {NOT_FOUND}"
 
 
 def wrapped(vm: bytes) -> bytes:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from billet.core.model import Host, Resources
 from billet.core.questions.record import AuctionRecord
+from billet.core.quotas import Quota
 from billet.core.state import Change
 
 
@@ -15,6 +16,14 @@ class HostMade(NamedTuple):
 
     at_s: float
     host: Host
+
+
+class QuotaSet(NamedTuple):
+    """A namespace has a quota in this run."""
+
+    at_s: float
+    namespace: str
+    quota: Quota
 
 
 class Accepted(NamedTuple):
@@ -139,6 +148,6 @@ class Quiescent(NamedTuple):
 
 
 Event = (
-    HostMade | Accepted | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
+    HostMade | QuotaSet | Accepted | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
     | Ordered | Answered | Recorded | Unexpected | Quiescent
 )  # fmt: skip

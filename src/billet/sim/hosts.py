@@ -1,4 +1,4 @@
-"""The hosts of a simulated cluster: machines with a flintlockd and the real agent, and they may lose either."""
+"""The hosts of a simulated cluster: machines that run a simulated flintlockd and the real agent."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from billet.core.model import Host, Resources
 from billet.core.pressure import Stalls
 from billet.host.agent import Agent, Measured
 from billet.link.agent import AgentDialler
+from billet.sim.connection import End
 from billet.sim.flintlockd import Flintlockd, Loopback
 from billet.sim.history import HostMade
 from billet.sim.loop import SimProcess
-from billet.sim.network import End, Network
+from billet.sim.network import Network
 from billet.sim.world import SimClock, World
 from billet.wire import flintlock as wire
 
 REPORT_S = 4.0
-SIZES = ((4, 4096), (8, 8192), (8, 16384), (16, 16384))  # vCPU and MiB of a host
+SIZES = ((4, 4096), (8, 8192), (8, 16384), (16, 16384))  # vCPU and memory in MiB of a host
 
 
-class SimDialler(AgentDialler):
-    """The real dialler, over the simulated network."""
+class SimDial:
+    """Dials servers over the simulated network (link.dial.Dial)."""
 
-    def __init__(
-        self, net: Network, process: SimProcess, agent: Agent, daemon: Loopback, servers: Sequence[str]
-    ) -> None:
-        super().__init__(agent, daemon, servers, "", None, "sim")
-        self._net, self._process = net, process
+    hung_up = "the server closed the connection"
 
-    async def _dial(self, path: str, server: str, listener: WSListener) -> tuple[End, WSListener]:  # type: ignore[override]  # End stands in for WSTransport
-        end = await self._net.dial(self._process, self._agent.host.id, server, path, listener)
-        return end, listener
+    def __init__(self, net: Network, process: SimProcess, host_id: str) -> None:
+        self._net, self._process, self._host_id = net, process, host_id
+
+    async def __call__(self, server: str, path: str, listener: WSListener) -> End:
+        """See link.dial.Dial."""
+        return await self._net.dial(self._process, self._host_id, server, path, listener)
 
 
 class SimMachine:
-    """One host's machine."""
+    """One machine with a flintlockd and an agent. Either may die."""
 
     def __init__(self, world: World, net: Network, host: Host, number: int, servers: Sequence[str]) -> None:
         self.host = host
@@ -57,16 +57,16 @@ class SimMachine:
 
     @property
     def up(self) -> bool:
-        """Whether all of it runs, and the agent knows so."""
+        """Whether agent and flintlockd run, and the agent has listed flintlockd's microVMs."""
         return self.agent_up and self.daemon.up and self.agent is not None and self.agent.known
 
     @property
     def process(self) -> SimProcess | None:
-        """The agent's, latest."""
+        """The agent's latest process."""
         return self._process
 
     def start_agent(self, fuse: Callable[[SimProcess], None]) -> None:
-        """A new agent, which knows nothing."""
+        """Start a new agent process, with empty memory."""
         self._starts += 1
         process = self._process = self._world.loop.process(f"agent-{self.host.id}.{self._starts}")
         process.at_death.append(lambda: self._net.died(process, silently=False))
@@ -76,7 +76,8 @@ class SimMachine:
     async def _begin(self, process: SimProcess) -> None:
         loopback = Loopback(self._world, self.daemon, process)
         agent = self.agent = Agent(self.host, loopback, wire, self._measure, self.clock, REPORT_S, process.name)
-        dialler = SimDialler(self._net, process, agent, loopback, self._servers)
+        dial = SimDial(self._net, process, self.host.id)
+        dialler = AgentDialler(agent, loopback, self._servers, dial, "sim")
         process.spawn(agent.run())
         process.spawn(dialler.run())
 
@@ -86,7 +87,7 @@ class SimMachine:
 
 
 def draw_hosts(chance: Random, ties: bool) -> list[Host]:
-    """The hosts of one seed: small, so that they fill up, and alike where they shall tie."""
+    """Draw the hosts of one seed: small, so that they fill up, and equal in size when `ties`."""
     count = chance.randint(2, 5)
     alike = chance.choice(SIZES)
     hosts = []

@@ -1,36 +1,35 @@
-"""The network: who reaches whom, the connections of the agents' link, and calls from clients to servers.
+"""The simulated network: partitions, connections of the link, and calls from clients to servers.
 
-The link's own code runs on both ends (link/server.py, link/agent.py); only what carries its frames
-is made up here. A connection keeps the order of its frames, may be cut for a while, which its ends notice as pings go
-unanswered, and may break, with all that was under way. What TCP does not do but a retry above it may, is done to the
-frames that hold nothing but orders, answers and bids: they may be lost, come twice, or be overtaken.
+The real link code runs on both ends (link/server.py, link/agent.py); only the transport is simulated. A connection
+keeps the order of its frames. It may be cut for a while, which its ends notice by unanswered pings, and it may break,
+which loses the frames in flight. Frames that hold only orders or answers may also be lost, duplicated or reordered:
+TCP does none of that, but a retry above it may.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from google.protobuf.message import Message
-from picows import WSListener, WSMsgType
+from picows import WSListener
 
-from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost
+from billet.core.errors import BilletError, Code, LeaderLost
 from billet.link.outbox import PING_AFTER_S, PONG_WITHIN_S
+from billet.sim.connection import End, SimFrame
 from billet.sim.history import Ordered, Shown
 from billet.sim.loop import SimProcess
 from billet.sim.world import World
 from billet.wire.pb import link_pb2 as pb
 
 STORE = "store"
-CONNECT_S = 2.0  # how long a connection is tried that nobody refuses
-LATE_S = 5.0  # the longest that a frame is overtaken, or its second copy is behind
+CONNECT_S = 2.0  # timeout of a connection attempt that is not refused
+LATE_S = 5.0  # longest delay of a reordered frame or of a duplicate
 
 
 class Said(NamedTuple):
-    """What a call came to. `answered`: a server said so, not the network."""
+    """The result of a call. `answered`: it comes from a server, not from the network."""
 
     code: int
     text: str
@@ -45,98 +44,25 @@ TOO_LATE = Said(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", b"", True)
 Accept = Callable[[str], WSListener | None]
 
 
-@dataclass(frozen=True, slots=True)
-class SimFrame:
-    """picows.WSFrame, as far as the link reads it."""
-
-    payload: bytes
-    msg_type: WSMsgType = WSMsgType.BINARY
-
-    def get_payload_as_bytes(self) -> bytes:
-        """See picows."""
-        return self.payload
-
-
-class End:
-    """picows.WSTransport, as far as the link uses it: one end of a connection."""
-
-    def __init__(self, net: Network, process: SimProcess, name: str, kind: type[Message]) -> None:
-        self.process, self.name, self.is_disconnected = process, name, False
-        self.listener: WSListener | None = None
-        self.peer: End
-        self.kind = kind  # of the messages that it sends
-        self.last_s = 0.0  # when the latest frame from here arrives
-        self.broken = False  # what is under way from here finds nobody
-        self.held: list[SimFrame | None] = []  # under way while the network is cut; None is the end of the connection
-        self._net = net
-        self._gone: asyncio.Future[None] = net.world.loop.create_future()
-
-    @property
-    def underlying_transport(self) -> End:
-        """See picows. It knows its peer as asyncio's transports do."""
-        return self
-
-    def get_extra_info(self, name: str) -> object:
-        """See asyncio.BaseTransport."""
-        return (self.peer.name, 0) if name == "peername" else None
-
-    def send(self, kind: WSMsgType, payload: bytes) -> None:
-        """See picows."""
-        if not self.is_disconnected:
-            self._net.carry(self, SimFrame(payload))
-
-    def disconnect(self) -> None:
-        """See picows. What was sent before still arrives."""
-        if not self.is_disconnected:
-            self._net.carry(self, None)
-            if self.process.alive:  # else its machine tells the other end
-                self.closed()
-
-    async def wait_disconnected(self) -> None:
-        """See picows."""
-        await asyncio.shield(self._gone)
-
-    def closed(self) -> None:
-        """The connection is no more, on this side."""
-        if not self.is_disconnected:
-            self.is_disconnected = True
-            self.process.call_at(self._net.world.now_s, self._tell)
-
-    def receive(self, frame: SimFrame | None) -> None:
-        """A frame arrives, or the end."""
-        if frame is None:
-            self.closed()
-        elif not self.is_disconnected and self.listener:
-            self._net.arrived(self, frame)
-            self.listener.on_ws_frame(self, frame)  # type: ignore[arg-type]  # stand-ins for picows' own
-
-    def _tell(self) -> None:
-        # picows' own does nothing, and insists on a transport of picows.
-        if self.listener and type(self.listener).on_ws_disconnected is not WSListener.on_ws_disconnected:
-            self.listener.on_ws_disconnected(self)  # type: ignore[arg-type]
-        if not self._gone.done():
-            self._gone.set_result(None)
-
-
 class Network:
-    """All ways between the parts. Places are servers, hosts' machines, "store" and clients, by name."""
+    """All paths between the parts. Places are servers, hosts, "store" and clients, by name."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.listening: dict[str, tuple[SimProcess, Accept]] = {}  # link address -> who accepts there
+        self.listening: dict[str, tuple[SimProcess, Accept]] = {}  # by link address
         self._chance = world.chance("network")
-        self._shown: set[str] = set()  # uids that agents have told of
-        self._cuts: dict[tuple[str, str], float] = {}  # from, to -> until when
+        self._shown: set[str] = set()  # uids that agents have reported
+        self._cuts: dict[tuple[str, str], float] = {}  # end of each cut, by (from, to)
         self._connections: list[tuple[End, End]] = []
 
-    # Who reaches whom.
+    # Partitions.
 
     def passes(self, here: str, there: str) -> bool:
         """Whether a message gets through now."""
         return self._cuts.get((here, there), 0.0) <= self.world.now_s
 
     def cut(self, here: str, there: str, until_s: float) -> None:
-        """Let nothing through, in this direction."""
+        """Block this direction until then."""
         self._cuts[here, there] = until_s
         for end in self._ends(here, there):
             silent_s = PING_AFTER_S * self._chance.random() + PONG_WITHIN_S
@@ -154,7 +80,7 @@ class Network:
         return [end for pair in self._connections for end in pair if (end.name, end.peer.name) == (here, there)]
 
     def _silent(self, end: End) -> None:
-        """The other end has heard nothing for long, if the cut is still there."""
+        """Close the other end if the cut still lasts: its pings were not answered."""
         if not self.passes(end.name, end.peer.name):
             end.peer.disconnect()
 
@@ -166,7 +92,7 @@ class Network:
                     self._pass_on(end, frame)
 
     def reset(self) -> None:
-        """Break one connection, with all that is under way on it."""
+        """Break one connection; frames in flight on it are lost."""
         self._ends("", "")
         if self._connections:
             a, b = self._chance.choice(self._connections)
@@ -178,38 +104,38 @@ class Network:
     # Frames.
 
     def carry(self, end: End, frame: SimFrame | None) -> None:
-        """Send a frame on its way, behind those that are under way."""
+        """Send a frame after those in flight; None closes the connection."""
         if end.process.acts():
             if frame and end.kind is pb.Up:
-                self._told(end, pb.Up.FromString(frame.payload).inventory)
+                self._note_shown(end, pb.Up.FromString(frame.payload).inventory)
             self._pass_on(end, frame)
 
     def _pass_on(self, end: End, frame: SimFrame | None) -> None:
         world, faults = self.world, self.world.faults
         when_s = world.now_s + self.delay_s()
         if frame and not world.calm and (faults.frame_lost or faults.frame_twice or faults.frame_late):
-            loose = self._loose(end, frame)
-            if loose == frame.payload and world.happens(self._chance, faults.frame_lost):
+            repeatable = self._repeatable(end, frame)
+            if repeatable == frame.payload and world.happens(self._chance, faults.frame_lost):
                 world.tell("network", f"a frame from {end.name} to {end.peer.name} is lost")
                 return
-            if loose and world.happens(self._chance, faults.frame_twice):
+            if repeatable and world.happens(self._chance, faults.frame_twice):
                 again_s = when_s + self._chance.uniform(0.0, LATE_S)
-                end.peer.process.call_at(again_s, self._deliver, end, SimFrame(loose))
-            if loose == frame.payload and world.happens(self._chance, faults.frame_late):
+                end.peer.process.call_at(again_s, self._deliver, end, SimFrame(repeatable))
+            if repeatable == frame.payload and world.happens(self._chance, faults.frame_late):
                 late_s = when_s + self._chance.uniform(0.0, LATE_S)
                 end.peer.process.call_at(late_s, self._deliver, end, frame)
                 return
         end.last_s = max(end.last_s, when_s)
         end.peer.process.call_at(end.last_s, self._deliver, end, frame)
 
-    def _told(self, end: End, inventory: pb.InventoryUpdate) -> None:
+    def _note_shown(self, end: End, inventory: pb.InventoryUpdate) -> None:
         new = [row.uid for row in inventory.seen if row.uid not in self._shown]
         if new:
             self._shown.update(new)
             self.world.note(Shown(self.world.now_s, end.name, new))
 
-    def _loose(self, end: End, frame: SimFrame) -> bytes:
-        """What of a frame may come twice: orders and answers; equal to the frame when there is nothing else in it."""
+    def _repeatable(self, end: End, frame: SimFrame) -> bytes:
+        """The part of a frame that may arrive twice: its orders or answers; all of it when it has nothing else."""
         if end.kind is pb.Down:
             down = pb.Down.FromString(frame.payload)
             return pb.Down(orders=down.orders).SerializeToString() if down.orders else b""
@@ -225,7 +151,7 @@ class Network:
             end.peer.receive(frame)
 
     def arrived(self, end: End, frame: SimFrame) -> None:
-        """Note what an agent is told of terms."""
+        """Note the terms that an agent sees, for the checkers."""
         if end.kind is pb.Up:
             down = pb.Down.FromString(frame.payload)
             now_s, agent = self.world.now_s, end.process.name
@@ -237,7 +163,7 @@ class Network:
                     self.world.note(Ordered(now_s, agent, end.name, order.term, order.token))
 
     def delay_s(self) -> float:
-        """Of one message."""
+        """Draw the delay of one message."""
         return 0.0002 + self._chance.expovariate(1.0) * self.world.faults.delay_s
 
     # Connections.
@@ -281,7 +207,7 @@ class Network:
         process.call_at(far.last_s, _resolve, accepted, near)
 
     def died(self, process: SimProcess, silently: bool) -> None:
-        """A process is no more. Its peers are told by its machine, or find out when it does not answer."""
+        """A process has died. Its peers see their connections closed, or `silently` notice unanswered pings later."""
         for near, far in self._connections:
             for end in (near, far):
                 if end.process is process and not end.is_disconnected:
@@ -293,7 +219,7 @@ class Network:
     # Calls to servers.
 
     async def call(self, here: str, there: str, process: SimProcess, work: Work, timeout_s: float) -> Said:
-        """A call over a connection of its own. Cancelling it cancels the work, a bit later."""
+        """Call a server over a separate connection. Cancelling the call cancels the work after a delay."""
         if not process.alive:
             return REFUSED
         answer: asyncio.Future[Said] = self.world.loop.create_future()
@@ -313,7 +239,7 @@ Work = Callable[[], Coroutine[Any, Any, bytes]]
 
 
 class _Arrival:
-    """One call at the server."""
+    """One call, as the server handles it."""
 
     def __init__(
         self, net: Network, here: str, there: str, process: SimProcess, work: Work, answer: asyncio.Future[Said]
@@ -336,10 +262,8 @@ class _Arrival:
     async def _run(self) -> None:
         try:
             said = Said(Code.OK, "", await self._work(), True)
-        except HostVerdict as verdict:
-            said = Said(verdict.status, verdict.text, b"", True)
         except BilletError as error:
-            said = Said(error.code, error.text, b"", not isinstance(error, LeaderLost))
+            said = Said(error.status, error.text, b"", not isinstance(error, LeaderLost))
         self._send(said)
 
     def _send(self, said: Said) -> None:
@@ -356,5 +280,5 @@ def _resolve(future: asyncio.Future[Any], result: Any) -> None:
 
 
 def request(path: str) -> Any:
-    """picows.WSUpgradeRequest, as far as the link reads it."""
+    """Stands in for picows.WSUpgradeRequest."""
     return SimpleNamespace(headers={}, path=path.encode())

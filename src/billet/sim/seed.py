@@ -19,11 +19,11 @@ from billet.sim.checkers import differences, judge
 from billet.sim.clients import Crowd
 from billet.sim.fault_injector import FaultInjector
 from billet.sim.flintlockd import DELETING
-from billet.sim.history import Answered, Quiescent, Unexpected
+from billet.sim.history import Answered, Quiescent, QuotaSet, Unexpected
 from billet.sim.hosts import SimMachine, draw_hosts
 from billet.sim.loop import StuckError, VirtualLoop, name_of_current
 from billet.sim.network import Network
-from billet.sim.servers import Ids, SimServer, draw_rules
+from billet.sim.servers import Ids, SimServer, draw_settings
 from billet.sim.store import Etcd
 from billet.sim.world import World
 
@@ -88,11 +88,10 @@ def run_seed(seed: int) -> SeedResult:
 async def _main(world: World) -> None:
     chance = world.chance("scenario")
     net, etcd, new_id = Network(world), Etcd(world), Ids()
-    rules = draw_rules(chance, world.ties)
-    fence_after_s = chance.choice((0.0, 1.0, 2.5))
-    servers = [
-        SimServer(world, net, etcd, n, rules, fence_after_s, new_id) for n in range(chance.choice((1, 2, 3, 3, 3)))
-    ]
+    settings = draw_settings(world, chance)
+    for namespace, quota in settings.rules.quotas.items():
+        world.note(QuotaSet(world.now_s, namespace, quota))
+    servers = [SimServer(world, net, etcd, n, settings, new_id) for n in range(chance.choice((1, 2, 3, 3, 3)))]
     links = [server.me.link for server in servers]
     machines = [SimMachine(world, net, host, n, links) for n, host in enumerate(draw_hosts(chance, world.ties))]
     for server in servers:

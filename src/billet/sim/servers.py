@@ -1,11 +1,11 @@
-"""The servers of a simulated cluster: the real front, office and link, joined as node.py joins them."""
+"""The servers of a simulated cluster: the class that `billet server` runs, given simulated parts."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import suppress
+from collections import defaultdict, deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from random import Random
 
@@ -15,56 +15,59 @@ from billet.api.fleet_service import Nothing
 from billet.api.flintlock_service import FlintlockService
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.stale_reads import StaleReads
-from billet.core.errors import BilletError, Code, HostVerdict, LeaderLost, StoreError
+from billet.core.accuracy import Outcome
+from billet.core.errors import Code, HostVerdict, LeaderLost
+from billet.core.model import Placement
+from billet.core.quotas import Quota, Quotas
 from billet.core.scoring import Weights
-from billet.leader.accuracy import AccuracyTracker
-from billet.leader.auctioneer import Auctioneer, Rules
-from billet.leader.election_loop import next_term, until_over
-from billet.leader.leadership import Leadership
-from billet.leader.ledger import Ledger, elected
-from billet.leader.reconciler import Reconciler
+from billet.leader.accuracy import KEPT
+from billet.leader.auctioneer import Rules
+from billet.leader.leadership import LeaderSettings, Leadership, open_leadership
+from billet.leader.ledger import Ledger
 from billet.leader.recorder import AuctionRecorder
-from billet.link.server import LinkServer, LinkTerm
+from billet.leader.server import Factories, Server, Service
+from billet.link.server import LinkServer
 from billet.ports import Answer, Leader
 from billet.sim.history import Leads, Recorded, Stopped
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network, request
 from billet.sim.store import Etcd, SimStore
 from billet.sim.world import SimClock, World
-from billet.wire import flintlock
+from billet.wire import auction_records
 from billet.wire.headers import FORWARDED, token_of
 
 UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # see adapters/forward.py
-RESOLVE_AFTER_S = 30.0  # longer than any order that is held up plus the slowest flintlockd
-KEEP_LOST_S = 86_400.0
+RESOLVE_AFTER_S = 30.0  # longer than any delayed order plus the slowest flintlockd
 BID_WAIT_S, BID_WAIT_MAX_S = 0.05, 2.0
 HOLD_S = 10.0
 GRACE_S = 30.0
 LOOK_S = 0.1
+NAMESPACE = "ns"  # of all microVMs of a run
 
 
 class Ids:
-    """Ids of auctions, for all servers."""
+    """Auction ids, unique over all servers of a run."""
 
     def __init__(self) -> None:
         self._count = itertools.count(1)
 
     def __call__(self) -> str:
-        """A new one."""
+        """A new id."""
         return f"01SAVCT{next(self._count):019d}"
 
 
 class SimForward:
-    """ports.Backend: the way from one server to another that leads."""
+    """leader.server.Forward: a server's connection to the server that leads."""
 
     def __init__(self, net: Network, here: str, there: SimServer) -> None:
+        self.leader = there.me
         self._net, self._here, self._there = net, here, there
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """See ports.Backend."""
         there = self._there
-        passed_on = {**metadata, FORWARDED: "1"}
-        work = partial(there.serve, method, request, timeout_s, passed_on)
+        forwarded = {**metadata, FORWARDED: "1"}
+        work = partial(there.serve, method, request, timeout_s, forwarded)
         said = await self._net.call(self._here, there.id, there.process, work, timeout_s)
         if said.code == Code.OK:
             return Answer(said.payload)
@@ -75,20 +78,76 @@ class SimForward:
     def stream(
         self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
     ) -> AsyncIterator[bytes]:
-        """See ports.Backend. No client of the simulation asks for one."""
+        """See ports.Backend. No simulated client opens a stream."""
         raise NotImplementedError
 
     async def dead(self) -> None:
-        """See adapters/forward.py: its machine says that nobody listens there any more."""
+        """Return when the leader's machine refuses connections, as in adapters/forward.py."""
         while self._there.up or not self._net.passes(self._there.id, self._here):  # noqa: ASYNC110  # as that does
             await asyncio.sleep(LOOK_S)
+
+    async def close(self) -> None:
+        """Nothing is kept open between calls."""
+
+
+class SimListeners:
+    """leader.server.Listeners: the port on which simulated clients reach a server."""
+
+    def __init__(self, world: World, proxy: LeaderProxy) -> None:
+        self._world = world
+        self._proxy = proxy
+        self._open = True
+        self._calls = 0  # in flight
+
+    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> bytes:
+        """A unary call from a client or another server. Raises BilletError."""
+        if not self._open:
+            raise LeaderLost("this server is stopping")
+        self._calls += 1
+        try:
+            return (await self._proxy.unary(method, request, timeout_s, metadata)).payload
+        finally:
+            self._calls -= 1
+
+    async def serving(self, yes: bool) -> None:
+        """See Listeners. Simulated clients do not check a server's health."""
+
+    async def stop(self, grace_s: float) -> None:
+        """See Listeners."""
+        self._open = False
+        until_s = self._world.now_s + grace_s
+        while self._calls and self._world.now_s < until_s:  # noqa: ASYNC110  # in virtual time it costs nothing
+            await asyncio.sleep(LOOK_S)
+
+
+class SimArchive:
+    """leader.leadership.Archive on a server's disk: what it recorded is there after a restart."""
+
+    def __init__(self, note: Callable[[AuctionRecorder], None]) -> None:
+        self._note = note
+        self._outcomes: dict[str, deque[bytes]] = defaultdict(lambda: deque(maxlen=KEPT))
+
+    def add_auction(self, recorder: AuctionRecorder) -> None:
+        """See Archive."""
+        self._note(recorder)
+
+    def add_end(self, placement: Placement, at_s: float) -> None:
+        """See Archive. No simulated client asks for ends."""
+
+    def add_outcome(self, outcome: Outcome) -> None:
+        """See Archive."""
+        self._outcomes[outcome.host].append(auction_records.encode_outcome(outcome))
+
+    def outcomes(self, host_id: str, limit: int) -> Sequence[Outcome]:
+        """See Archive."""
+        return auction_records.decode_outcomes(list(self._outcomes[host_id])[-limit:])
 
 
 class SimServer:
     """One machine that runs `billet server`."""
 
     def __init__(
-        self, world: World, net: Network, etcd: Etcd, number: int, rules: Rules, fence_after_s: float, new_id: Ids
+        self, world: World, net: Network, etcd: Etcd, number: int, settings: LeaderSettings, new_id: Ids
     ) -> None:
         self.id = f"s{number}"
         self.me = Leader(self.id, f"{self.id}:9090", f"{self.id}:9095")
@@ -96,8 +155,13 @@ class SimServer:
         self.process: SimProcess = world.loop.process("none")
         self.peers: dict[str, SimServer] = {}  # all servers, by id
         self._world, self._net, self._etcd = world, net, etcd
-        self._rules, self._fence_after_s, self._new_id = rules, fence_after_s, new_id
+        self._settings, self._new_id = settings, new_id
+        self._archive = SimArchive(self._record)
         self._starts = 0
+        self._term = 0  # the term in which it leads, 0 = it does not
+        self._server: Server | None = None
+        self._listeners: SimListeners | None = None
+        self._running: asyncio.Task[None] | None = None
 
     @property
     def up(self) -> bool:
@@ -105,20 +169,21 @@ class SimServer:
         return self._starts > 0 and self.process.alive
 
     @property
+    def stopping(self) -> bool:
+        """Whether it has been asked to stop and has not ended."""
+        return self._server is not None and self._server.stopping
+
+    @property
     def leads(self) -> bool:
-        """Whether it takes itself for the leader."""
-        return self._starts > 0 and self._service is not None
+        """Whether it acts as the leader."""
+        return self._server is not None and self._server.leadership is not None
 
     def start(self, fuse: Callable[[SimProcess], None]) -> None:
-        """A new process, which knows nothing."""
+        """Start a new process, with nothing in memory."""
         self._starts += 1
-        self.stopping, self._term, self._calls = False, 0, 0
-        self._service: FlintlockService | None = None
-        self._ledger: Ledger | None = None
-        self._forward: SimForward | None = None
         process = self.process = self._world.loop.process(f"{self.id}.{self._starts}")
         process.at_death.append(lambda: self._net.died(process, silently=False))
-        process.at_death.append(self._led_no_more)
+        process.at_death.append(self._leads_no_more)
         self._world.note(Stopped(self._world.now_s, self.id, False))
         self._world.tell(process.name, "starts")
         process.spawn(self._run(process))
@@ -135,144 +200,86 @@ class SimServer:
             self.process.go_on()
 
     async def serve(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> bytes:
-        """What clients and other servers reach. Raises BilletError."""
-        if self.stopping:
-            raise LeaderLost("this server is stopping")
-        self._calls += 1
-        try:
-            return (await self._proxy.unary(method, request, timeout_s, metadata)).payload
-        finally:
-            self._calls -= 1
-
-    # node.Server, line by line, with what it builds replaced by what is simulated.
-
-    async def _run(self, process: SimProcess) -> None:
-        self._store = SimStore(self._world, self._etcd, process, self._reaches_store)
-        link = self._link = LinkServer("", BID_WAIT_S, BID_WAIT_MAX_S)
-        self._proxy = LeaderProxy(lambda sent, metadata: token_of(sent, metadata, self._new_id), HOLD_S)
-
-        def accept(path: str) -> WSListener | None:
-            listener = link._accept(request(path))
-            return listener if isinstance(listener, WSListener) else None
-
-        self._net.listening[self.me.link] = (process, accept)
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._lead())
-            group.create_task(self._follow())
-
-    async def elected(self) -> Ledger:
-        """See control.reign.Candidate."""
-        return await elected(self._store, self.me, self._link.seen_term)
-
-    def trouble(self, error: StoreError) -> None:
-        """See control.reign.Candidate."""
-        self._proxy.trouble(f"no server leads: {error.text}")
-
-    async def _lead(self) -> None:
-        with suppress(StoreError):
-            await self._store.depose(self.me)
-        while ledger := await next_term(self):
-            leadership = self._open_leadership(ledger)
-            service = FlintlockService(leadership, Nothing(), self.id)
-            self._ledger, self._service = ledger, service
-            self._link.begin(
-                LinkTerm(
-                    ledger.term.number,
-                    self._rules.weights,
-                    leadership.accuracy,
-                    leadership.rules.arrive_s,
-                    ledger.end,
-                )
-            )
-            self._route()
-            self._leads(ledger.term.number, ledger)
-            try:
-                await until_over(self._store, ledger, leadership.reconciler)
-            finally:
-                self._ledger = self._service = None
-                self._proxy.stale = self._proxy.own_stale = StaleReads(service, self._clock_s(), self._clock_s)
-                self._proxy.trouble(f"no server leads: {ledger.why}")
-                self._route()
-                self._led_no_more()
-                self._link.end("the term has ended")
-                with suppress(BilletError):
-                    await self._store.resign(ledger.term)
+        """A call from a client or another server. Raises BilletError."""
+        if self._listeners is None:
+            raise LeaderLost("this server is starting")
+        return await self._listeners.call(method, request, timeout_s, metadata)
 
     async def finish(self) -> None:
-        """SIGTERM."""
+        """SIGTERM: as node.run_server ends."""
         self._world.tell(self.process.name, "is asked to stop")
-        self.stopping = True
-        service, ledger = self._service, self._ledger
-        with suppress(StoreError):
-            if ledger and await self._store.contested(ledger.term):
-                ledger.end("this server is stopping")
-        until_s = self._world.now_s + GRACE_S
-        while self._calls and self._world.now_s < until_s:  # noqa: ASYNC110  # in virtual time it costs nothing
-            await asyncio.sleep(LOOK_S)
-        if service:
-            await service.drain()
-        await self._link.close()
-        await self._store.close()
+        if self._server and self._running:
+            await self._server.finish(GRACE_S)
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+            await self._server.close()
         self._world.tell(self.process.name, "ends")
         self.process.kill()
 
-    def _open_leadership(self, ledger: Ledger) -> Leadership:
-        reconciler = Reconciler(ledger, self.clock, RESOLVE_AFTER_S, KEEP_LOST_S, self._delete, self._fence_after_s)
-        accuracy = AccuracyTracker(ledger.state, self.clock, reconciler, lambda outcome: None)
-        auctioneer = Auctioneer(ledger, self._link, reconciler.ready, self._rules, self.clock, self._record, accuracy)
-        return Leadership(ledger, auctioneer, reconciler, self._link, self._rules, accuracy)
+    async def _run(self, process: SimProcess) -> None:
+        """Build a server from simulated parts, as node.Node builds one from real ones, and run it."""
+        store = SimStore(self._world, self._etcd, process, self._reaches_store)
+        link = LinkServer("", BID_WAIT_S, BID_WAIT_MAX_S)
+        proxy = LeaderProxy(lambda sent, metadata: token_of(sent, metadata, self._new_id), HOLD_S)
+        listeners = self._listeners = SimListeners(self._world, proxy)
 
-    async def _delete(self, host_id: str, uid: str) -> bool:
-        reply = await self._link.call(host_id, flintlock.DELETE, flintlock.with_uid(uid), self._rules.call_timeout_s)
-        return reply.code == Code.OK
+        def accept(path: str) -> WSListener | None:
+            listener = link.accept(request(path))
+            return listener if isinstance(listener, WSListener) else None
 
-    def _route(self) -> None:
-        self._proxy.route(self._service or self._forward, leads=self._service is not None)
+        def lead(ledger: Ledger) -> Leadership:
+            self._leads(ledger)
+            return open_leadership(ledger, link, self.clock, self._settings, self._archive)
 
-    async def _follow(self) -> None:
-        watching: asyncio.Task[None] | None = None
-        async for leader in self._store.leaders():
-            if watching:
-                watching.cancel()
-            self._forward, watching = None, None
-            if leader and leader != self.me:
-                self._forward = SimForward(self._net, self.id, self.peers[leader.id])
-                watching = asyncio.create_task(self._watch_leader(leader, self._forward))
-            self._link.follow(leader)
-            self._route()
+        def stale_reads(service: Service, ended_s: float) -> StaleReads:
+            self._leads_no_more()
+            return StaleReads(service, ended_s, self.clock.monotonic_s)
 
-    async def _watch_leader(self, leader: Leader, forward: SimForward) -> None:
-        await forward.dead()
-        with suppress(StoreError):
-            await self._store.depose(leader)
+        factories = Factories(
+            leadership=lead,
+            service=lambda leadership: FlintlockService(leadership, Nothing(), self.id),
+            stale_reads=stale_reads,
+            forward=lambda leader: SimForward(self._net, self.id, self.peers[leader.id]),
+        )
+        server = self._server = Server(self.me, store, link, proxy, listeners, self.clock, factories)
+        self._net.listening[self.me.link] = (process, accept)
+        self._running = asyncio.create_task(server.run())
+        await self._running
+
+    # What the checkers see.
+
+    def _reaches_store(self, there: bool) -> bool:
+        return self._net.passes(self.id, STORE) if there else self._net.passes(STORE, self.id)
 
     def _record(self, recorder: AuctionRecorder) -> None:
         record = recorder.record
         self._world.tell(self.process.name, f"auction {record.auction.id[-6:]}: {record.outcome} {record.host}")
         self._world.note(Recorded(self._world.now_s, record))
 
-    # What the world sees.
-
-    def _clock_s(self) -> float:
-        return self._world.now_s
-
-    def _reaches_store(self, there: bool) -> bool:
-        return self._net.passes(self.id, STORE) if there else self._net.passes(STORE, self.id)
-
-    def _leads(self, term: int, ledger: Ledger) -> None:
-        self._term = term
+    def _leads(self, ledger: Ledger) -> None:
+        self._term = term = ledger.term.number
         self._etcd.ledgers[term] = ledger
         self._world.tell(self.process.name, f"leads, term {term}, {len(ledger.state.placements)} placements")
         self._world.note(Leads(self._world.now_s, term, self.id, True))
 
-    def _led_no_more(self) -> None:
+    def _leads_no_more(self) -> None:
         if self._term:
             self._world.tell(self.process.name, f"leads no more, term {self._term}")
             self._world.note(Leads(self._world.now_s, self._term, self.id, False))
             self._term = 0
 
 
-def draw_rules(chance: Random, ties: bool) -> Rules:
-    """The settings of one seed."""
-    weights = Weights(0.0, 0.0, 5.0) if ties else Weights(chance.uniform(0, 0.5), chance.uniform(0, 0.1), 5.0)
-    return Rules(weights, chance.choice((0, 2, 32)), chance.choice((0, 2, 4)), 8.0, 4.0)
+def draw_settings(world: World, chance: Random) -> LeaderSettings:
+    """The leader's settings for one seed."""
+    weights = Weights(0.0, 0.0, 5.0) if world.ties else Weights(chance.uniform(0, 0.5), chance.uniform(0, 0.1), 5.0)
+    ask_hosts, ask_random = chance.choice((0, 2, 32)), chance.choice((0, 2, 4))
+    fence_after_s = chance.choice((0.0, 1.0, 2.5))
+    # A stream of its own: runs without a quota or a shadow policy are the same as if there were none.
+    more = world.chance("quotas and shadow policy")
+    quotas: Quotas = {NAMESPACE: Quota(vcpu=more.randint(4, 24), vms=more.randint(3, 12))}
+    rules = Rules(
+        weights, ask_hosts, ask_random, 8.0, 4.0,
+        shadow=weights._replace(policy="pack") if more.random() < 0.3 else None,
+        quotas=quotas if more.random() < 0.25 else {},
+    )  # fmt: skip
+    return LeaderSettings(rules, RESOLVE_AFTER_S, fence_after_s)

@@ -13,7 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.broadcast import Broadcast
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError, StoreUnreachable
 from billet.core.model import Resources
 from billet.core.state import Change, State, apply
 from billet.leader.ledger import Ledger
@@ -34,10 +35,6 @@ LATE_S = 8.0  # the longest that a request is held up in a store that stands sti
 T = TypeVar("T")
 
 
-class NoAnswerError(StoreError):
-    """The store did not answer; whether it did what it was asked is not known."""
-
-
 @dataclass(slots=True, eq=False)
 class Candidate:
     """Who stands for election, as the store sees it."""
@@ -53,7 +50,7 @@ class Etcd:
     def __init__(self, world: World) -> None:
         self.state = State()
         self.ledgers: dict[int, Ledger] = {}  # the ledger of each term, to be compared with the store
-        self.moved = asyncio.Event()  # set, and replaced by a new one, when a candidate comes or goes
+        self.moved = Broadcast()  # sent when a candidate comes or goes
         self._world = world
         self._revision = 0
         self._records: dict[str, bytes] = {}
@@ -160,8 +157,7 @@ class Etcd:
             self._written[first.revision] = (0, 0)
             self._world.note(Elected(self._world.now_s, first.revision, first.leader.id))
             self._world.tell("store", f"{first.leader.id} is elected, term {first.revision}")
-        moved, self.moved = self.moved, asyncio.Event()
-        moved.set()
+        self.moved.send()
 
     def _candidate(self, revision: int) -> Candidate | None:
         return next((candidate for candidate in self._standing if candidate.revision == revision), None)
@@ -247,11 +243,11 @@ class SimStore:
         known_s = self._world.now_s
         told: list[Leader | None] = []
         while True:
-            moved = self._etcd.moved
+            moved = self._etcd.moved.next
             try:
                 now = await self.leader()
                 known_s = self._world.now_s
-            except NoAnswerError:
+            except StoreUnreachable:
                 await asyncio.sleep(PAUSE_S)
                 if self._world.now_s - known_s < TTL_S:
                     continue
@@ -283,7 +279,7 @@ class SimStore:
     async def _until_first(self, candidacy: SimCandidacy) -> bool:
         """Wait until nobody stands before us; False when we do not stand any more."""
         while not candidacy.over.is_set():
-            moved = self._etcd.moved
+            moved = self._etcd.moved.next
             with suppress(StoreError):
                 rank = await self._ask(lambda: self._etcd.rank(candidacy.revision))
                 if not rank:
@@ -328,14 +324,16 @@ class SimStore:
         while True:
             try:
                 return await self._ask(lambda: self._etcd.transact(term, number, writes))
-            except NoAnswerError as error:
+            except StoreUnreachable as error:
                 doubt = True
                 if self._world.now_s > deadline_s or candidacy.over.is_set():
-                    raise OutcomeUnknown(f"a commit was sent and its answer is lost: {error.text}") from None
+                    raise CommitOutcomeUnknown(f"a commit was sent and its answer is lost: {error.text}") from None
                 await asyncio.sleep(PAUSE_S)
             except StaleTerm:
                 if doubt:
-                    raise OutcomeUnknown(f"term {term} has ended, and with it the trace of its last commit") from None
+                    raise CommitOutcomeUnknown(
+                        f"term {term} has ended, and with it the trace of its last commit"
+                    ) from None
                 raise
 
     def _commit_s(self) -> float:
@@ -346,12 +344,12 @@ class SimStore:
     async def _steady(self, work: Callable[[], T]) -> T:
         """Ask until there is an answer."""
         while True:
-            with suppress(NoAnswerError):
+            with suppress(StoreUnreachable):
                 return await self._ask(work)
             await asyncio.sleep(PAUSE_S)
 
     async def _ask(self, work: Callable[[], T]) -> T:
-        """One request and its answer; NoAnswerError when that takes more than CALL_S."""
+        """One request and its answer; StoreUnreachable when that takes more than CALL_S."""
         answer: asyncio.Future[T] = self._loop.create_future()
         if not self._process.acts():
             return await answer  # which nobody lives to see
@@ -359,7 +357,7 @@ class SimStore:
         if self._world.happens(self._chance, self._world.faults.store_unanswered):
             delay_s = self._chance.uniform(0.0, LATE_S)
         self._loop.call_later(delay_s, self._arrive, work, answer, context=self._loop.world)
-        timer = self._loop.call_later(CALL_S, _resolve, answer, None, NoAnswerError("the store does not answer"))
+        timer = self._loop.call_later(CALL_S, _resolve, answer, None, StoreUnreachable("the store does not answer"))
         try:
             return await answer
         finally:

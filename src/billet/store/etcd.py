@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 import msgspec
 import structlog
 
-from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError, StoreFull, StoreUnreachable
 from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Term, Vitals
 from billet.store import etcd_care
-from billet.store.etcd_client import CALL_S, PAUSE_S, STEADY_S, EtcdAway, EtcdClient, OutOfSpace
+from billet.store.etcd_client import CALL_S, PAUSE_S, STEADY_S, EtcdClient
 from billet.store.etcd_election import Election, after_prefix
 from billet.store.groupcommit import GroupCommit, Writes
 from billet.store.records import decode, read_leader
@@ -324,13 +324,13 @@ class EtcdStore:
             try:
                 answer = await self._client.call("KV/Txn", request, pb.TxnResponse)
             except StoreError as error:
-                if isinstance(error, OutOfSpace) and (revision := await self._written(term, candidacy, count)):
+                if isinstance(error, StoreFull) and (revision := await self._written(term, candidacy, count)):
                     return revision
-                if not doubt and not isinstance(error, EtcdAway):
+                if not doubt and not isinstance(error, StoreUnreachable):
                     raise  # refused, and nothing of it can be on its way
                 doubt = True
                 if time.monotonic() > deadline_s or candidacy.over.is_set():
-                    raise OutcomeUnknown(f"a commit was sent and its answer is lost: {error.text}") from None
+                    raise CommitOutcomeUnknown(f"a commit was sent and its answer is lost: {error.text}") from None
                 await asyncio.sleep(PAUSE_S)
                 continue
             revision = _learn(term, candidacy, count, answer, doubt)
@@ -341,15 +341,15 @@ class EtcdStore:
         """The revision of a transaction that etcd has no space for, 0 where it was refused.
 
         etcd says the same to the one with which it crosses its quota, and carries that one out (its quotaApplierV3).
-        Raises OutcomeUnknown where that cannot be learnt.
+        Raises CommitOutcomeUnknown where that cannot be learnt.
         """
         ask = pb.RangeRequest(key=candidacy.marker)
         try:
             marker = (await self._client.steady("KV/Range", ask, pb.RangeResponse)).kvs
         except StoreError as error:
-            raise OutcomeUnknown(f"a commit was sent and what became of it is lost: {error.text}") from None
+            raise CommitOutcomeUnknown(f"a commit was sent and what became of it is lost: {error.text}") from None
         if not marker:
-            raise OutcomeUnknown(_trace_lost(term))
+            raise CommitOutcomeUnknown(_trace_lost(term))
         if int(marker[0].value) != count:
             return 0
         candidacy.confirmed = count
@@ -396,7 +396,7 @@ def _learn(term: int, candidacy: Candidacy, count: int, answer: pb.TxnResponse, 
         return answer.header.revision
     marker = answer.responses[0].response_range.kvs
     if not marker and doubt:
-        raise OutcomeUnknown(_trace_lost(term))
+        raise CommitOutcomeUnknown(_trace_lost(term))
     if not marker:
         raise StaleTerm(f"term {term} has ended")
     held = int(marker[0].value)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import structlog
 
-from billet.core.errors import StoreError
+from billet.core.errors import HistoryCompacted, StoreError
 from billet.ports import Vitals
-from billet.store.etcd_client import Compacted, EtcdClient
+from billet.store.etcd_client import EtcdClient
 from billet.wire.pb import etcd_rpc_pb2 as pb
 
 log = structlog.get_logger()
@@ -175,7 +175,7 @@ class Care:
         request = pb.CompactionRequest(revision=revision, physical=bool(self._done.full_bytes))
         try:
             await self._client.steady("KV/Compact", request, pb.CompactionResponse, timeout_s=PACK_S)
-        except Compacted:  # somebody has cut more than we would
+        except HistoryCompacted:  # somebody has cut more than we would
             return
         log.debug("etcd's history was cut", up_to=revision)
 

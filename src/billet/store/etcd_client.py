@@ -16,7 +16,15 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from billet.core.errors import ConfigError, StoreAway, StoreError
+from billet.core.errors import (
+    ConfigError,
+    EtcdTokenExpired,
+    HistoryCompacted,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+    says_not_found,
+)
 from billet.wire import tls
 from billet.wire.pb import etcd_rpc_pb2 as pb
 
@@ -52,22 +60,6 @@ R = TypeVar("R", bound=Message)
 Metadata = tuple[tuple[str, str], ...]
 
 
-class OutOfSpace(StoreError):
-    """etcd is at its quota, and takes no writes."""
-
-
-class EtcdAway(StoreAway):
-    """A member did not answer: what was asked may have happened or not."""
-
-
-class TokenEnded(StoreError):
-    """etcd no longer takes the token that it gave us for our password, and has done nothing."""
-
-
-class Compacted(StoreError):
-    """The history that was asked for is gone."""
-
-
 class EtcdClient:
     """Calls go to one endpoint until it fails, then to the next."""
 
@@ -96,7 +88,7 @@ class EtcdClient:
         self._closed = False
 
     async def call(self, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
-        """One attempt. Raises EtcdAway when the outcome is unknown, StoreError when it was refused."""
+        """One attempt. Raises StoreUnreachable when the outcome is unknown, StoreError when it was refused."""
         return await self.ask(self._at, method, request, reply, timeout_s)
 
     async def everyone(self, method: str, request: Message, reply: type[R]) -> list[R | None]:
@@ -110,7 +102,7 @@ class EtcdClient:
         timeout_s = timeout_s or self._call_s
         try:
             return await self._send(at, method, request, reply, timeout_s, await self._metadata(at))
-        except TokenEnded:
+        except EtcdTokenExpired:
             if not self._user:
                 raise
             self._token = ""
@@ -150,7 +142,7 @@ class EtcdClient:
         while True:
             try:
                 return await self.call(method, request, reply, timeout_s)
-            except EtcdAway:
+            except StoreUnreachable:
                 if time.monotonic() > deadline_s:
                     raise
                 await asyncio.sleep(PAUSE_S)
@@ -177,18 +169,18 @@ class EtcdClient:
             raise
         finally:
             call.cancel()
-        raise EtcdAway(self.away_text())
+        raise StoreUnreachable(self.away_text())
 
     async def watch(self, key: bytes, range_end: bytes, after: int) -> AsyncGenerator[pb.WatchResponse]:
-        """Every change of these keys after a revision, for ever, over reconnects. Raises Compacted.
+        """Every change of these keys after a revision, for ever, over reconnects. Raises HistoryCompacted.
 
         Other refusals, and the closing of the client, raise StoreError.
         """
         while True:
-            with suppress(EtcdAway):
+            with suppress(StoreUnreachable):
                 async for response in self._watch_once(key, range_end, after + 1):
                     if response.compact_revision:
-                        raise Compacted(f"the history after revision {after} is gone; load anew")
+                        raise HistoryCompacted(f"the history after revision {after} is gone; load anew")
                     if response.canceled:
                         self._token = ""  # it may be that which was refused
                         self.leave(self._at)
@@ -238,7 +230,7 @@ class EtcdClient:
             if isinstance(error, grpc.aio.AioRpcError):
                 raise self._failed(at, error) from None
             self.leave(at)
-            raise EtcdAway(self.away_text()) from None
+            raise StoreUnreachable(self.away_text()) from None
         except asyncio.CancelledError:
             self._check_cancelled()
             raise
@@ -249,7 +241,7 @@ class EtcdClient:
         """A gRPC error in our words. etcd's own refusals begin with its name and are safe to repeat."""
         text = error.details() or ""
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "space" in text:
-            return OutOfSpace(
+            return StoreFull(
                 "etcd is out of space and takes no writes: if Billet cannot make room by itself (docs/store.md),"
                 " raise --quota-backend-bytes and disarm the alarm"
             )
@@ -257,15 +249,15 @@ class EtcdClient:
             self._leaderless.add(at)
         if error.code() not in REFUSALS:
             self.leave(at)
-            return EtcdAway(self.away_text())
+            return StoreUnreachable(self.away_text())
         if error.code() is grpc.StatusCode.OUT_OF_RANGE and "compacted" in text:
-            return Compacted("the history that was asked for is gone; load anew")
+            return HistoryCompacted("the history that was asked for is gone; load anew")
         if error.code() is grpc.StatusCode.UNAUTHENTICATED or "auth store is old" in text:
             self._token = ""
-            return TokenEnded(f"etcd refused: it does not know us; {LOGIN}")
+            return EtcdTokenExpired(f"etcd refused: it does not know us; {LOGIN}")
         if "user name is empty" in text or "invalid user ID or password" in text:
             return StoreError(f"etcd refused: it wants a user and the right password; {LOGIN}")
-        said = text if text.startswith("etcdserver:") and "not found" not in text else error.code().name
+        said = text if text.startswith("etcdserver:") and not says_not_found(text) else error.code().name
         return StoreError(f"etcd refused: {said}")
 
     def leave(self, at: int) -> None:

@@ -13,9 +13,9 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing, suppress
 
-from billet.core.errors import StoreError
+from billet.core.errors import StoreError, StoreUnreachable
 from billet.ports import Leader
-from billet.store.etcd_client import PAUSE_S, STEADY_S, EtcdAway, EtcdClient
+from billet.store.etcd_client import PAUSE_S, STEADY_S, EtcdClient
 from billet.store.records import read_leader
 from billet.wire.pb import etcd_kv_pb2 as kv_pb
 from billet.wire.pb import etcd_rpc_pb2 as pb
@@ -74,7 +74,7 @@ class Election:
         revoke = pb.LeaseRevokeRequest(ID=first.lease)
         try:
             await self._client.steady("Lease/LeaseRevoke", revoke, pb.LeaseRevokeResponse)
-        except EtcdAway:
+        except StoreUnreachable:
             raise
         except StoreError:  # refused: somebody else was faster, and it is gone
             return

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from billet.core.errors import BilletError, OutcomeUnknown
+from billet.core.errors import BilletError, CommitOutcomeUnknown
 from billet.core.state import Change
 from billet.store.records import encode
 
@@ -70,7 +70,7 @@ class GroupCommit:
         except BilletError as known:
             error = known
         except BaseException as unforeseen:
-            error = OutcomeUnknown(f"the commit broke off: {unforeseen!r}")
+            error = CommitOutcomeUnknown(f"the commit broke off: {unforeseen!r}")
         else:
             for commit in batch:
                 if not commit.done.done():

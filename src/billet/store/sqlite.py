@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
-from billet.core.errors import OutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Term, Vitals
 from billet.store import sqlite_file
@@ -238,7 +238,7 @@ class SqliteStore:
             sqlite_file.roll_back(db)
             if sqlite_file.code_of(error) in SURELY_UNDONE:
                 raise
-            raise OutcomeUnknown(f"{self._path}: the commit broke off ({error}): check the disk") from None
+            raise CommitOutcomeUnknown(f"{self._path}: the commit broke off ({error}): check the disk") from None
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:

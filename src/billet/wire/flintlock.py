@@ -15,7 +15,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from billet.core.constraints import CLUSTER_LABEL, PLANE_LABEL, PREFIX, read
-from billet.core.errors import InvalidRequest
+from billet.core.errors import NOT_FOUND, InvalidRequest
 from billet.core.model import NO_CONSTRAINTS, Auction, Image, Observed, Resources, VmState
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -39,8 +39,8 @@ DEFAULT_MEMORY_MIB = 1024
 NO_SPEC = "invalid create microvm request: MicroVMSpec required"
 INVALID = "invalid request"
 _UNKNOWN_UID = {
-    GET: "getting microvm: error attempting to locate microvm with uid: {uid}: microvm spec //{uid} not found",
-    DELETE: "deleting microvm: checking to see if spec exists: microvm spec //{uid} not found",
+    GET: "getting microvm: error attempting to locate microvm with uid: {uid}: microvm spec //{uid} " + NOT_FOUND,
+    DELETE: "deleting microvm: checking to see if spec exists: microvm spec //{uid} " + NOT_FOUND,
 }
 
 _TOKEN_KEY_BYTES = TOKEN_KEY.encode()

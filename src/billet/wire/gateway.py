@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from billet.core.errors import BilletError, Code, HostVerdict, InvalidRequest
+from billet.core.errors import BilletError, Code, InvalidRequest
 from billet.ports import Answer
 from billet.wire.flintlock import CREATE, DELETE, LIST, LIST_STREAM, with_uid
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -84,11 +84,10 @@ def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
 
 
 def create_request(body: bytes) -> bytes:
-    """The body is the spec itself. An empty body is a request without a spec, which flintlockd refuses."""
+    """The request for a body, which is the spec itself. An empty body is an empty spec, as in flintlockd."""
     request = rpc.CreateMicroVMRequest()
-    if body.strip():
-        request.microvm.SetInParent()
-        parse_json(request.microvm, body)
+    request.microvm.SetInParent()
+    parse_json(request.microvm, body)
     return request.SerializeToString()
 
 
@@ -150,7 +149,7 @@ def error_response(error: BilletError) -> JSONResponse:
 
 def status_of(error: BilletError) -> tuple[int, str]:
     """The gRPC code and text by which a client sees this error."""
-    return (error.status if isinstance(error, HostVerdict) else error.code), error.text
+    return error.status, error.text
 
 
 async def routing_error(_: Request, error: Exception) -> Response:

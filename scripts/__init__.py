@@ -1,0 +1,1 @@
+"""What developers run: setup, generated code, and the checks of `make check`."""

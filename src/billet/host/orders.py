@@ -1,0 +1,158 @@
+"""Carry out the leader's orders: no create twice, and nothing for a leader whose term is over."""
+
+from __future__ import annotations
+
+import asyncio
+
+from billet.core import bidding
+from billet.core.errors import Code
+from billet.core.memory import remember
+from billet.core.model import Host, Reason, Refusal
+from billet.host.flintlockd import CONNECT_S, Codec, CreateOrder, Daemon, describe
+from billet.host.watcher import Watcher
+from billet.ports import Clock, Created, Flintlock, NotTaken, Outcome, Reply, Unknown
+
+RECONNECT_S = 0.2  # how long a call waits for a connection while flintlockd does not respond
+RESOLVE_S = 60.0  # a create that flintlockd does not show after this time never reached it
+
+
+class Orders:
+    """One host's orders. `instance` names this agent process; no other process ever has the same name."""
+
+    def __init__(
+        self,
+        host: Host,
+        instance: str,
+        flintlock: Flintlock,
+        daemon: Daemon,
+        codec: Codec,
+        watcher: Watcher,
+        clock: Clock,
+    ) -> None:
+        self.stopping = False
+        self.term = 0  # the greatest term whose orders were obeyed
+        self._host = host
+        self._instance = instance
+        self._flintlock = flintlock
+        self._daemon = daemon
+        self._codec = codec
+        self._watcher = watcher
+        self._inventory = watcher.inventory
+        self._clock = clock
+        self._doing: dict[str, asyncio.Task[Outcome]] = {}  # creates in hand, by token
+        self._carried_out: dict[str, str] = {}  # uid by token, of the latest creates
+        self._unresolved_s: dict[str, float] = {}  # by token: when a create ended with an unknown outcome
+        self._begun_s = clock.monotonic_s()
+
+    def accepts(self, term: int) -> bool:
+        """Whether an order of this term may be carried out; a newer term ends all older ones (promise 3)."""
+        if term < self.term:
+            return False
+        self.term = term
+        return True
+
+    async def finish(self, grace_s: float) -> None:
+        """Refuse new creates, and wait for those in hand, `grace_s` at most."""
+        self.stopping = True
+        if self._doing:
+            await asyncio.wait(self._doing.values(), timeout=grace_s)
+
+    # Creates.
+
+    async def create(self, order: CreateOrder) -> Outcome:
+        """Carry out an award once, even when the order arrives several times."""
+        uid = self._created_uid(order)
+        if uid:
+            return await self._repeated(uid, order)
+        task = self._doing.get(order.token)
+        if task is None:
+            look_first = order.options.resent and self._may_be_known(order)
+            refusal = self._declines(order, look_first)
+            if refusal:
+                return NotTaken(refusal)
+            if not order.options.verdict_only:
+                images = self._codec.read_images(order.request)
+                self._inventory.begin_create(order.token, order.demand, images)
+            task = asyncio.create_task(self._create(order, look_first))
+            self._doing[order.token] = task
+        return await asyncio.shield(task)
+
+    def _created_uid(self, order: CreateOrder) -> str:
+        """The uid of the microVM that this order has already created, "" when none is known."""
+        uid = self._carried_out.get(order.token, "")
+        if order.options.resent and not uid:
+            uid = next((row.uid for row in self._inventory.rows.values() if row.token == order.token), "")
+        return uid
+
+    async def _repeated(self, uid: str, order: CreateOrder) -> Outcome:
+        """Answer an order that was carried out before: its first answer may have been lost."""
+        found = await self._daemon.fetch(uid, order.timeout_s)
+        if found:
+            return found._replace(reply=self._codec.without_token(found.reply))
+        return Unknown("this order was carried out before, and flintlockd does not show its microVM")
+
+    def _may_be_known(self, order: CreateOrder) -> bool:
+        """Whether flintlockd may have received this order before, with an unknown outcome.
+
+        This process remembers its own attempts. An order reserved for another process may have been sent by that
+        one. What it began shows within RESOLVE_S, and this process started after the other one ended.
+        """
+        now_s = self._clock.monotonic_s()
+        if now_s - self._unresolved_s.get(order.token, -RESOLVE_S) < RESOLVE_S:
+            return True
+        return order.options.instance != self._instance and now_s - self._begun_s < RESOLVE_S
+
+    def _declines(self, order: CreateOrder, look_first: bool) -> Refusal | None:
+        host_id = self._host.id
+        if not self.accepts(order.term):
+            return Refusal(host_id, Reason.DECLINED, self._outdated(order.term))
+        if look_first:
+            return None  # the microVM may exist here already, so no other host may be asked
+        if self.stopping:
+            return Refusal(host_id, Reason.STOPPING)
+        if not self._watcher.known:
+            return Refusal(host_id, Reason.DAEMON_AWAY)
+        if order.options.verdict_only:
+            return None
+        return bidding.no_room(host_id, self._host.allocatable, self._inventory.taken, order.demand)
+
+    async def _create(self, order: CreateOrder, look_first: bool) -> Outcome:
+        outcome: Outcome = Unknown("the agent was stopped")
+        try:
+            outcome = await (
+                self._daemon.look_up(order, "an earlier attempt") if look_first else self._daemon.create(order)
+            )
+        finally:
+            self._doing.pop(order.token, None)
+            self._inventory.end_create(order.token)
+            if isinstance(outcome, Unknown) and not look_first:
+                remember(self._unresolved_s, order.token, self._clock.monotonic_s())
+            if isinstance(outcome, Created):
+                remember(self._carried_out, order.token, outcome.uid)
+                self._watcher.created(self._codec.read_created(outcome.reply)._replace(token=order.token))
+            else:
+                self._watcher.tell_creating()
+        if isinstance(outcome, Created):
+            return outcome._replace(reply=self._codec.without_token(outcome.reply))
+        return outcome
+
+    # Other calls.
+
+    async def call(self, term: int, method: str, request: bytes, timeout_s: float) -> Reply:
+        """Pass a unary call on to flintlockd. Reads are answered whatever their term is."""
+        reads = method in (self._codec.GET, self._codec.LIST)
+        if not self.accepts(term) and not reads:
+            return Reply(Code.UNAVAILABLE, self._outdated(term), b"")
+        if not await self._flintlock.ready(min(CONNECT_S if self._watcher.known else RECONNECT_S, timeout_s)):
+            return Reply(Code.UNAVAILABLE, "its flintlockd does not answer", b"")
+        reply = await self._flintlock.call(method, request, timeout_s)
+        if reply.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
+            return reply._replace(text=f"its flintlockd does not answer ({describe(reply)})")
+        if method == self._codec.DELETE and reply.code == Code.OK:
+            self._watcher.look_soon()  # so that the room is free early
+        if reply.code == Code.OK and reads:
+            return reply._replace(payload=self._codec.without_token(reply.payload))
+        return reply
+
+    def _outdated(self, term: int) -> str:
+        return f"the order is of term {term}, and a leader of term {self.term} has taken over"

@@ -1,0 +1,147 @@
+"""Watch flintlockd: keep the host's inventory up to date and tell the leader what changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
+
+from billet.core.model import Observed, VmState
+from billet.host.flintlockd import CONNECT_S, Daemon
+from billet.host.inventory import HostInventory
+from billet.ports import Clock, Flintlock, InventoryUpdate, Report
+
+log = structlog.get_logger()
+
+LIST_INTERVALS = 5  # timeout of one List, in report intervals
+BOOTS_AT_ONCE = 8  # when this many boots may have ended, one List is cheaper than a Get for each
+
+
+class Uplink(Protocol):
+    """The agent's connection to the leader. A new connection always begins with the full inventory."""
+
+    def report(self, report: Report) -> None:
+        """Send a report."""
+
+    def inventory(self, inventory: InventoryUpdate) -> None:
+        """Send what changed on the host."""
+
+
+class Watcher:
+    """Lists flintlockd's microVMs every interval, and looks more often at the one that is booting."""
+
+    def __init__(
+        self,
+        host_id: str,
+        flintlock: Flintlock,
+        daemon: Daemon,
+        clock: Clock,
+        interval_s: float,
+        report: Callable[[], Report],
+    ) -> None:
+        """`report` makes the host's current report, which is sent after each List."""
+        self.uplink: Uplink | None = None  # None while no leader is connected; updates are dropped then
+        self.inventory = HostInventory(clock)
+        self.known = False  # the last List was answered, so the inventory is current
+        self._missed = False  # the last List was not answered, and that was logged
+        self._host_id = host_id
+        self._flintlock = flintlock
+        self._daemon = daemon
+        self._clock = clock
+        self._interval_s = interval_s
+        self._report = report
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch for ever: a List and a report every interval, or as soon as look_soon() is called."""
+        boots = asyncio.create_task(self._watch_boots())
+        try:
+            while True:
+                self._changed.clear()
+                await self.refresh()
+                if self.uplink:
+                    self.uplink.report(self._report())
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._interval_s):
+                        await self._changed.wait()
+        finally:
+            boots.cancel()
+
+    def look_soon(self) -> None:
+        """List at once instead of at the end of the interval."""
+        self._changed.set()
+
+    async def refresh(self) -> bool:
+        """List all microVMs and tell the leader what changed. Return False when flintlockd does not answer."""
+        begun_s = self._clock.monotonic_s()
+        rows = await self._list()
+        if rows is None and await self._flintlock.ready(CONNECT_S):  # one failed List proves nothing
+            rows = await self._list()
+        if rows is None:
+            if not self._missed:
+                log.warning("flintlockd not responding, this host does not bid", host=self._host_id)
+            self.known, self._missed = False, True
+            return False
+        if not self.known:
+            if self._missed:
+                log.info("flintlockd responding again", host=self._host_id)
+            self.known, self._missed = True, False
+            self.inventory.merge(rows, begun_s)
+            if self.uplink:
+                self.uplink.inventory(self.everything())
+        else:
+            self._tell(*self.inventory.merge(rows, begun_s))
+        return True
+
+    async def _list(self) -> list[Observed] | None:
+        return await self._daemon.list_all(self._interval_s * LIST_INTERVALS)
+
+    def everything(self) -> InventoryUpdate:
+        """The full inventory, as of the last refresh()."""
+        return InventoryUpdate(True, list(self.inventory.rows.values()), [], list(self.inventory.creating))
+
+    def created(self, row: Observed) -> None:
+        """Add a microVM that flintlockd has just created."""
+        if self.inventory.rows.get(row.uid) != row:
+            self.inventory.put(row)
+            self.inventory.note_ended([])
+            self._tell([row], [])
+
+    def tell_creating(self) -> None:
+        """Tell the leader which creates are still in hand: it keeps the reservations of those."""
+        if self.uplink:
+            self.uplink.inventory(InventoryUpdate(False, [], [], list(self.inventory.creating)))
+
+    def _tell(self, seen: list[Observed], gone: list[str]) -> None:
+        if (seen or gone) and self.uplink:
+            self.uplink.inventory(InventoryUpdate(False, seen, gone, list(self.inventory.creating)))
+
+    async def _watch_boots(self) -> None:
+        """Poll the microVM that is booting. flintlockd boots one at a time, in order."""
+        while True:
+            await asyncio.sleep(min(self.inventory.boot_queue.look_every_s, self._interval_s))
+            rows = self.inventory.rows if self.known else {}
+            waiting = [uid for uid, row in rows.items() if row.state is VmState.PENDING]
+            ended = []
+            for uid in waiting[:BOOTS_AT_ONCE]:
+                row = await self._daemon.look_at(uid, self._interval_s)
+                if row is None or row.state is VmState.PENDING:
+                    break
+                ended.append(row)
+            if len(ended) == BOOTS_AT_ONCE:
+                self.look_soon()
+            elif ended:
+                self._boots_ended(ended)
+
+    def _boots_ended(self, rows: list[Observed]) -> None:
+        """Record microVMs whose boot has ended, except those that a List has already updated."""
+        news = [row for row in rows if self.inventory.is_pending(row.uid)]
+        for row in news:
+            self.inventory.put(row)
+        self.inventory.note_ended(news)
+        self._tell(news, [])
+        if self.uplink:
+            self.uplink.report(self._report())

@@ -1,0 +1,112 @@
+"""The leader's end of one agent's connection: frames in and out, and the orders that wait for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+import structlog
+from google.protobuf.message import DecodeError
+from picows import WSFrame, WSListener, WSMsgType, WSTransport
+
+from billet.adapters.log_throttle import address_of
+from billet.core.errors import Unreachable
+from billet.core.model import Host
+from billet.link.outbox import Outbox
+from billet.wire.pb import link_pb2 as pb
+
+log = structlog.get_logger()
+
+
+class Owner(Protocol):
+    """The server that keeps the connections."""
+
+    def received(self, connection: AgentConnection, up: pb.Up) -> None:
+        """Handle a message from an agent."""
+
+    def gone(self, connection: AgentConnection) -> None:
+        """Forget a connection that has closed."""
+
+
+class AgentConnection(WSListener):
+    """One agent's connection. `host`, `host_id` and `instance` are set by its hello."""
+
+    def __init__(self, owner: Owner) -> None:
+        self.host: Host | None = None
+        self.host_id = ""
+        self.instance = ""
+        self.late = False  # see rounds.Bidder
+        self._owner = owner
+        self._orders: dict[int, asyncio.Future[pb.Answer]] = {}  # sent and not answered yet, by id
+        self._outbox: Outbox | None = None
+        self._transport: WSTransport | None = None
+
+    @property
+    def address(self) -> str:
+        """The agent's address, "host:port"."""
+        return address_of(self._transport.underlying_transport if self._transport else None)
+
+    def on_ws_connected(self, transport: WSTransport) -> None:
+        """The handshake is complete; the agent's hello follows."""
+        self._transport = transport
+        self._outbox = Outbox(transport)
+
+    def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
+        """Handle a frame from the agent."""
+        if frame.msg_type == WSMsgType.CLOSE:
+            transport.disconnect()
+        elif frame.msg_type == WSMsgType.BINARY:
+            try:
+                self._owner.received(self, pb.Up.FromString(frame.get_payload_as_bytes()))
+            except (DecodeError, ValueError) as error:
+                log.warning("closing link: malformed message from agent", host=self.host_id, error=str(error))
+                transport.disconnect()
+
+    def on_ws_disconnected(self, transport: WSTransport) -> None:
+        """The connection is closed."""
+        self._owner.gone(self)
+        self.abandon_orders(f"the link to host {self.host_id} closed")
+
+    def put(self, message: pb.Down) -> None:
+        """Queue a message; it is sent at the end of this turn of the event loop."""
+        self.put_bytes(message.SerializeToString())
+
+    def put_bytes(self, serialised: bytes) -> None:
+        """Queue a serialised message."""
+        assert self._outbox
+        self._outbox.put_bytes(serialised)
+
+    def say_goodbye(self, why: str) -> None:
+        """Tell the agent why, and close the connection."""
+        self.put(pb.Down(goodbye=pb.Goodbye(why=why)))
+        if self._outbox and self._transport:
+            self._outbox.flush()
+            self._transport.disconnect()
+
+    # Orders.
+
+    async def order(self, order: pb.Order, timeout_s: float) -> pb.Answer:
+        """Send an order and wait for its answer. Raises Unreachable when the order may have been carried out."""
+        future: asyncio.Future[pb.Answer] = asyncio.get_running_loop().create_future()
+        self._orders[order.id] = future
+        self.put(pb.Down(orders=[order]))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await future
+        except TimeoutError:
+            raise Unreachable(f"host {self.host_id} did not answer within {timeout_s:.0f} s") from None
+        finally:
+            self._orders.pop(order.id, None)
+
+    def answered(self, answer: pb.Answer) -> None:
+        """Hand an answer to the order that waits for it, if it still waits."""
+        future = self._orders.pop(answer.order, None)
+        if future and not future.done():
+            future.set_result(answer)
+
+    def abandon_orders(self, why: str) -> None:
+        """Stop waiting for answers: every open order raises Unreachable."""
+        for future in self._orders.values():
+            if not future.done():
+                future.set_exception(Unreachable(why))
+        self._orders.clear()

@@ -1,0 +1,86 @@
+"""Open the agent's WebSocket connections to servers, and explain why one could not be opened."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Protocol
+
+from picows import WSError, WSListener, ws_connect
+
+from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
+
+HUNG_UP = "the server closes the connection before the WebSocket handshake"
+WITH_TLS = (
+    "its link probably has no TLS: start it with --link-tls-cert and --link-tls-key, or agents with --link-insecure"
+)
+WITHOUT_TLS = "its link probably has TLS: give --link-ca, the CA of its certificate, in place of --link-insecure"
+
+
+class Connection(Protocol):
+    """An open connection, as the dialler sees it."""
+
+    async def wait_disconnected(self) -> None:
+        """Wait until the connection is closed."""
+
+
+class Dial(Protocol):
+    """Opens connections to servers. The simulator has its own."""
+
+    @property
+    def hung_up(self) -> str:
+        """Error text for a server that closes the connection before the WebSocket handshake."""
+
+    async def __call__(self, server: str, path: str, listener: WSListener) -> Connection:
+        """Connect `listener` to a path of a server ("host:port"). Raises OSError, whose text says what to do."""
+
+
+class WebSocketDial:
+    """Dials over TCP, with TLS when there is a context."""
+
+    def __init__(self, token: str, tls: ssl.SSLContext | None) -> None:
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._tls = tls
+
+    @property
+    def hung_up(self) -> str:
+        """See Dial."""
+        return HUNG_UP if self._tls else f"{HUNG_UP}; {WITHOUT_TLS}"
+
+    async def __call__(self, server: str, path: str, listener: WSListener) -> Connection:
+        """See Dial."""
+        scheme = "wss" if self._tls else "ws"
+        try:
+            transport, _ = await ws_connect(
+                lambda: listener,
+                f"{scheme}://{server}{path}",
+                ssl_context=self._tls,
+                extra_headers=self._headers,
+                max_frame_size=MAX_FRAME_BYTES,
+                enable_auto_ping=True,
+                auto_ping_idle_timeout=PING_AFTER_S,
+                auto_ping_reply_timeout=PONG_WITHIN_S,
+            )
+        except (OSError, WSError) as error:
+            reset = self._tls and isinstance(error, ConnectionResetError | ConnectionAbortedError)
+            raise OSError(f"{HUNG_UP}; {WITH_TLS}" if reset else explain(error)) from error
+        return transport
+
+
+def explain(error: BaseException) -> str:
+    """Why a dial failed, in one line, with a remedy where the cause is known."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not signed by --link-ca ({error.verify_message})"
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLError) and "WRONG_VERSION_NUMBER" in text:
+        return (
+            "the server's link has no TLS: start it with --link-tls-cert and --link-tls-key, "
+            "or the agent with --link-insecure"
+        )
+    if isinstance(error, ConnectionRefusedError):
+        return "connection refused: check --server, and that `billet server` runs"
+    if isinstance(error, socket.gaierror):
+        return "the server's name cannot be resolved: check --server"
+    if "401" in text:
+        return "the server refused the link token: give the agent the server's --link-token"
+    return text
