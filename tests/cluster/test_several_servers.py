@@ -146,7 +146,7 @@ async def test_a_request_id_makes_one_microvm_whoever_is_asked_and_whoever_leads
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await _create_as(servers[old - 1], "once", "order-1")
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
-    assert f"has made microVM {uids[0]} already" in caught.value.details()
+    assert f"has created microVM {uids[0]} already" in caught.value.details()
     assert names_on_hosts(cluster) == ["other"], "what was deleted stays so"
     for clients in servers:
         await clients.close()
