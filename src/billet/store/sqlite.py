@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 
 class SqliteStore:
-    """ports.Store in one file."""
+    """ports.Store in one file, at `path`."""
 
     def __init__(self, path: str | Path, create: bool = True) -> None:
         """`create`: a file that is missing is made."""
-        self._path, self._create = Path(path), create
-        self._lock_path = self._path.with_name(self._path.name + ".lock")
+        self.path, self._create = Path(path), create
+        self._lock_path = self.path.with_name(self.path.name + ".lock")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | None = None
         self._lock: IO[str] | None = None
@@ -52,7 +52,7 @@ class SqliteStore:
         await self._run(self._open)
 
     def _open(self) -> None:
-        self._db = sqlite_file.connect(self._path, self._create)
+        self._db = sqlite_file.connect(self.path, self._create)
 
     async def close(self) -> None:
         """See ports.Store."""
@@ -193,7 +193,7 @@ class SqliteStore:
         page_bytes, pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         term = db.execute("SELECT term FROM meta").fetchone()[0]
         size_bytes, used_bytes = pages * page_bytes, (pages - free) * page_bytes
-        troubles = sqlite_file.little_room(self._path, size_bytes)
+        troubles = sqlite_file.little_room(self.path, size_bytes)
         return Vitals(f"SQLite {sqlite3.sqlite_version}", term, size_bytes, used_bytes, troubles)
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
@@ -238,11 +238,11 @@ class SqliteStore:
             sqlite_file.roll_back(db)
             if sqlite_file.code_of(error) in SURELY_UNDONE:
                 raise
-            raise CommitOutcomeUnknown(f"{self._path}: the commit broke off ({error}): check the disk") from None
+            raise CommitOutcomeUnknown(f"{self.path}: the commit broke off ({error}): check the disk") from None
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
-            raise StoreError(f"{self._path} is not open")
+            raise StoreError(f"{self.path} is not open")
         return self._db
 
     async def _run(self, work: Callable[..., T], *args: object) -> T:
@@ -250,11 +250,11 @@ class SqliteStore:
         try:
             doing = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
         except RuntimeError:  # the thread has been sent home
-            raise StoreError(f"{self._path} is not open") from None
+            raise StoreError(f"{self.path} is not open") from None
         try:
             return await doing
         except sqlite3.Error as error:
-            raise sqlite_file.explain(self._path, error) from None
+            raise sqlite_file.explain(self.path, error) from None
 
 
 def _try_lock(lock: IO[str], kind: int = fcntl.LOCK_EX) -> bool:
