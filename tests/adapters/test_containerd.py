@@ -61,7 +61,7 @@ async def test_without_a_socket_there_is_no_answer(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="does not exist"):
         await Containerd(str(tmp_path / "none.sock"), "a", "b").unpacked()
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match="is no socket"):
+    with pytest.raises(OSError, match="is not a socket"):
         await Containerd(str(tmp_path / "file"), "a", "b").unpacked()
 
 
