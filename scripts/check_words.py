@@ -6,7 +6,7 @@
 * Words are looked for in prose: comments, strings, help texts, Markdown. Those that also have an ordinary meaning
   (front, face, edge, turn, story) are looked for in the sense that was replaced.
 * In CHANGELOG and docs/adr a paragraph may name an old word beside "renamed", "formerly", "was called" or an arrow.
-* The tables below "Old names" in CONTRIBUTING are left out.
+* The tables below the heading "Old ..." in CONTRIBUTING are left out.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def _without_table_of_names(text: str) -> str:
     lines, below = [], False
     for line in text.splitlines():
         if line.startswith("## "):
-            below = line.startswith("## Old names")
+            below = line.startswith("## Old ")
         lines.append("" if below and line.startswith("|") else line)
     return "\n".join(lines)
 

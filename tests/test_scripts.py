@@ -106,7 +106,7 @@ def test_a_renaming_may_be_told_where_history_is_told_and_in_the_table_of_names(
     told = "* The office is renamed: office → leadership.\n* The office opens.\n"
     assert [found.line for found in check_words.check_markdown("CHANGELOG.md", told)] == [2]
     assert [found.line for found in check_words.check_markdown("docs/a.md", told)] == [1, 1, 2]
-    table = "## Old names\n\n| `Office` | `Leadership` |\n\n## Style\n\n| the office |\n"
+    table = "## Old and new names\n\n| `Office` | `Leadership` |\n\n## Style\n\n| the office |\n"
     assert [found.line for found in check_words.check_markdown("CONTRIBUTING.md", table)] == [7]
 
 
