@@ -56,9 +56,9 @@ def idle_reservation_counted_while_flintlockd_is_away() -> Patches:
 def reconnected_host_not_checked() -> Patches:
     """Needs a host that reconnects while its own record is being written, and shows something else than before.
 
-    That happens once in 300 seeds: a record is written at the first join and around a fence or a cordon only. What is written from the old inventory
-    is corrected at the next look; what remains is a microVM that is LOST though the host no longer had it when it
-    said hello. A checker would see that: nothing is adopted that was removed before the host's latest hello.
+    That happens once in 300 seeds: a record is written at the first join and around a fence or a cordon only. The
+    next look corrects what was written from the old inventory; what remains is a LOST microVM that the host no longer
+    had when it said hello. A checker would see that: nothing is adopted that was gone before the latest hello.
     """
     return [edited(Reconciler, "_reconcile_host", "if self.seen.get(host_id) is not seen:", "if False:")]
 
@@ -113,8 +113,8 @@ def new_hello_does_not_end_the_old_connection() -> Patches:
 def order_sent_in_a_later_term() -> Patches:
     """Needs a server that is elected twice while one create waits for its host, for `arrive_s` (5 s) at most.
 
-    Never in 300 seeds; a term ended during the wait once, and that server did not lead again in time. And the reservation is in the store and so in the new ledger: no room is taken twice. A checker would see the order
-    itself: one that is not sent again has the term in which its reservation was written.
+    Never in 300 seeds. And no room is taken twice: the reservation is in the store and so in the new ledger. A
+    checker would see the order itself: one that is not sent again has the term in which its reservation was written.
     """
     return [edited(LinkServer, "_order", "if self._term is not term:", "if False:")]
 
