@@ -130,7 +130,7 @@ def plain(value: str) -> str:
     return b64decode(value).decode()
 
 
-def eventually(true: Callable[[], Any], bound_s: float = 60.0) -> Any:
+def eventually(true: Callable[[], Any], bound_s: float = 120.0) -> Any:
     """The first true value of this; the bound is only there to end a failing test."""
     deadline_s = time.monotonic() + bound_s
     while not (value := true()):

@@ -12,7 +12,7 @@ from billet.core.errors import ConfigError
 from billet.leader.accuracy import KEPT, taken_up
 from billet.store.auction_log import MAX_UNWRITTEN, AuctionLog, read_file
 
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 def until(condition: Callable[[], bool]) -> None:
