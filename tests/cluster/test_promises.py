@@ -69,6 +69,7 @@ async def emptied(clients: Clients) -> bool:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 async def test_promises_1_and_2_no_host_is_ever_overcommitted(start: Start, store: str) -> None:
     """2,000 creates, 64 at once, on 20 unequal hosts with room for fewer; nothing is deleted meanwhile, so a host
     that is not over its limit at the end never was. Three times, the second and third on hosts that were emptied.
