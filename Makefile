@@ -5,6 +5,8 @@
 
 PATH := $(CURDIR)/.venv/bin:$(PATH):$(CURDIR)/.tools/bin
 export PATH
+# Where it is set, each of the many processes compiles Billet and its libraries again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile

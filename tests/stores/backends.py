@@ -21,7 +21,7 @@ from billet.store.sqlite import SqliteStore
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd
 
-SOON_S = 20.0  # generous: nobody waits so long unless something is broken
+SOON_S = 60.0  # generous: nobody waits so long unless something is broken
 ME = Leader("a", "127.0.0.1:9090", "127.0.0.1:9091")
 OTHER = Leader("b", "127.0.0.1:9190", "127.0.0.1:9191")
 LONG_LEASE_S = 60  # of a leader that is not to notice what a test does behind its back

@@ -14,7 +14,7 @@ from billet.leader.accuracy import KEPT, taken_up
 from billet.store import auction_log
 from billet.store.auction_log import MAX_UNWRITTEN, AuctionLog, read_file
 
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 def until(condition: Callable[[], bool]) -> None:

@@ -29,8 +29,6 @@ from tests.stores.backends import (
     written,
 )  # fmt: skip
 
-pytestmark = pytest.mark.timeout(90)
-
 WHEN = "2026-01-01T00:00:00+00:00"
 CHANGES = [PutHost(host("h1")), PutHost(host("h2")), *(PutPlacement(placement(n)) for n in range(2_500))]
 

@@ -28,8 +28,6 @@ from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd, free_ports
 from tests.stores.backends import ME, OTHER, SOON_S, EtcdBackend, contents, placement, told, until, written
 
-pytestmark = pytest.mark.timeout(90)
-
 RESERVED = PutPlacement(placement(1))
 STARTED = PutPlacement(placement(1, state=PlacementState.STARTED))
 Attempt = Callable[[], Awaitable[pb.TxnResponse]]

@@ -18,8 +18,6 @@ from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd
 from tests.stores.backends import ME, SOON_S, contents, host, placement, told, written
 
-pytestmark = pytest.mark.timeout(120)
-
 MB = 1 << 20
 
 

@@ -18,8 +18,6 @@ from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalCluster, LocalEtcd
 from tests.stores.backends import ME, OTHER, SOON_S, contents, host, placement, told, written
 
-pytestmark = pytest.mark.timeout(120)
-
 
 async def refusal(doing: Awaitable[object]) -> StoreError:
     """What it is refused with."""
@@ -54,6 +52,7 @@ async def leading_member(cluster: LocalCluster) -> LocalEtcd:
     raise AssertionError("etcd has no leader")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["kill", "pause"])
 async def test_without_a_majority_commits_are_refused_and_work_again_when_it_is_back(
