@@ -131,7 +131,8 @@ class Machine:
         else:
             text += " --containerd '' --vcpu 4 --memory-mib 8192 --disk-mib 8192 --id host-of-the-docs"
         name = f"{kind}-{len(self.processes.all)}"
-        process = self.processes.billet(name, *shlex.split(self.filled(text)), "--json-ready")
+        here = f"cd {shlex.quote(str(self.folder))} && exec {shlex.quote(sys.executable)} -m billet"
+        process = self.processes.start(name, ["sh", "-c", f"{here} {self.filled(text)} --json-ready"])
         self.alive.append(process)
         said = process.ready(READY_S)
         if kind == "server":
@@ -190,11 +191,10 @@ BEFORE: dict[str, Callable[[Machine], None]] = {"billet host remove HOST": agent
 
 
 @pytest.fixture
-def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+def machine(tmp_path: Path) -> Iterator[Machine]:
     folders = [tmp_path / name for name in ("cluster", "here", "upper", "lower")]
     for folder in (*folders, *(folders[1] / name for name in ("var-lib-billet", "backup", "bin"))):
         folder.mkdir()
-    monkeypatch.chdir(folders[1])
     billet = folders[1] / "bin" / "billet"
     billet.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m billet "$@"\n')
     billet.chmod(0o755)
