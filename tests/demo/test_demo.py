@@ -38,7 +38,7 @@ def test_demo_runs_and_leaves_nothing_behind(tmp_path):
     assert "One auction explained" in done.stdout
     assert " won at " in done.stdout
     assert "time to CREATED, p99" in done.stdout
-    assert re.search(r"predicted vs reported +0\.00% +largest difference of 12\b", done.stdout)
+    assert re.search(r"predicted vs reported +0\.00% +largest of 12 differences", done.stdout)
     assert left_behind(tmp_path) == []
 
 

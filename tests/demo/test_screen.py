@@ -31,7 +31,7 @@ def shown(renderable: object) -> list[str]:
 
 def test_the_accuracy_table_shows_the_range_expected_by_chance() -> None:
     lines = shown(accuracy_table(Errors(60, 36, 1.0, 0.123, 0.889, 0.0, 0.0004)))
-    assert "utilisation, predicted vs reported 0.04% largest difference of 60" in lines
+    assert "utilisation, predicted vs reported 0.04% largest of 60 differences" in lines
     assert "time to CREATED, median error 12.3% of 36 predictions" in lines
     assert "within the 90 % bound 88.9% by chance 85.0% to 95.0%" in lines
 

@@ -64,8 +64,8 @@ class LoadRun:
         return len(self.took_s) + len(self.refused) == len(self.shapes)
 
     @property
-    def spread(self) -> float:
-        """Coefficient of variation of the hosts' shares: 0 = all equally full."""
+    def cov(self) -> float:
+        """Coefficient of variation of the hosts' utilisation; 0 = all equally full."""
         shares = [load.share for load in self.loads]
         return pstdev(shares) / fmean(shares) if any(shares) else 0.0
 

@@ -82,8 +82,8 @@ def comparison(billet: LoadRun, static: LoadRun) -> RenderableType:
     """The results of both runs, and the factor between them."""
     results = table("", ">BILLET", ">STATIC LIST", "")
     results.add_row(
-        "spread of load over the hosts (CoV)", f"{billet.spread:.2f}", f"{static.spread:.2f}",
-        _times(billet.spread, static.spread, "more even"),
+        "unevenness of load (CoV)", f"{billet.cov:.2f}", f"{static.cov:.2f}",
+        _times(billet.cov, static.cov, "more even"),
     )  # fmt: skip
     results.add_row(
         "fullest host", f"{billet.fullest:.0%}", f"{static.fullest:.0%}",
@@ -103,7 +103,7 @@ def accuracy_table(found: Errors) -> RenderableType:
     """Predicted vs actual results of the winning bids."""
     results = table("", ">", "")
     results.add_row(
-        "utilisation, predicted vs reported", f"{found.worst:.2%}", f"largest difference of {found.outcomes}"
+        "utilisation, predicted vs reported", f"{found.worst:.2%}", f"largest of {found.outcomes} differences"
     )
     if found.error is not None and found.within is not None:
         low, high = 0.9 - found.chance, min(1.0, 0.9 + found.chance)

@@ -25,7 +25,7 @@ from billet.show.explain import auction_report
 from billet.wire.auction_records import decode_outcomes
 from billet.wire.pb.fleet_pb2 import AccuracyReply, AccuracyRequest, ExplainReply, ExplainRequest
 
-STATIC_TITLE = "The same microVMs on the same hosts, chosen by a static list (crc32 % N)"
+STATIC_TITLE = "The same microVMs and hosts, chosen by a static list (crc32 % N)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +176,7 @@ def _accuracy(cluster: Cluster) -> Errors | None:
 def figures(run: LoadRun) -> dict[str, float]:
     """The results of a run for --json. Times in seconds."""
     return {
-        "spread": run.spread,
+        "cov": run.cov,
         "fullest_share": run.fullest,
         "hosts_overcommitted": len(run.overcommitted),
         "refused": len(run.refused),
