@@ -19,7 +19,7 @@ import click
 import uvloop
 from picows import WSMsgType
 
-from billet.api.fleet_service import Nothing
+from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
 from billet.core.bidding import bid
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
@@ -147,7 +147,9 @@ async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[Virt
     reconciler = Reconciler(ledger, clock, 60.0, 86_400.0, refuse)
     accuracy = AccuracyTracker(ledger.state, clock, reconciler, lambda outcome: None)
     auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda recorder: None, accuracy)
-    service = FlintlockService(Leadership(ledger, auctioneer, reconciler, link, rules, accuracy), Nothing(), "bench")
+    service = FlintlockService(
+        Leadership(ledger, auctioneer, reconciler, link, rules, accuracy), NoRecordedAuctions(), "bench"
+    )
     link.begin(LinkTerm(term.number, rules.weights, reconciler, rules.arrive_s, ledger.end))
     reconciling = asyncio.create_task(reconciler.run())
     await service.unary(flintlock.CREATE, create_request(), 30.0, {TOKEN: f"01NEW{n:021d}"})

@@ -11,7 +11,7 @@ from random import Random
 
 from picows import WSListener
 
-from billet.api.fleet_service import Nothing
+from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.stale_reads import StaleReads
@@ -237,7 +237,7 @@ class SimServer:
 
         factories = Factories(
             leadership=lead,
-            service=lambda leadership: FlintlockService(leadership, Nothing(), self.id),
+            service=lambda leadership: FlintlockService(leadership, NoRecordedAuctions(), self.id),
             stale_reads=stale_reads,
             forward=lambda leader: SimForward(self._net, self.id, self.peers[leader.id]),
         )
