@@ -41,10 +41,10 @@ def test_the_table_says_what_happened_what_would_have_and_what_is_assumed(folder
     assert rows["as it happened"][-1] == rows["billet spread"][-1] == "0"
     assert int(rows["billet pack"][-1]) > 0
     assert rows["as it happened"][3:] == rows["billet spread"][2:]
-    assert "Assumed:\n- decided one at a time" in told.stdout
+    assert "Assumed:\n- creates are decided one at a time" in told.stdout
     text = page.read_text()
     assert "<h1>billet replay</h1>" in text
-    assert "Assumed: decided one at a time" in text
+    assert "Assumed: creates are decided one at a time" in text
     assert text.count("<svg") == 4 + 3
 
 

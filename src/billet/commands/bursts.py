@@ -13,7 +13,17 @@ import click
 from billet.commands.options import Amount, console, write
 from billet.core.scoring import Weights
 from billet.show.simulate import BURST_HEADS, Burst, bursts_rows, bursts_table
-from billet.whatif.bursts import Boot, Bursts, BurstSettings, Choose, accuracy, by_billet, by_oracle, by_rule, waits
+from billet.whatif.bursts import (
+    Boot,
+    BurstRule,
+    Bursts,
+    BurstSettings,
+    accuracy,
+    by_billet,
+    by_oracle,
+    by_rule,
+    waits,
+)
 from billet.whatif.report import page, waited
 from billet.whatif.rules import OTHERS
 
@@ -94,7 +104,7 @@ def _played(
     setting: BurstSettings, policies: Sequence[Weights], others: Sequence[str], seeds: int
 ) -> dict[str, list[BurstRun]]:
     """The runs of each rule, by its title."""
-    rules: dict[str, Callable[[], Choose]] = {}
+    rules: dict[str, Callable[[], BurstRule]] = {}
     for weights in policies:
         rules[f"billet {weights.policy}"] = partial(by_billet, weights)
     for name in others:
@@ -105,7 +115,7 @@ def _played(
     }
 
 
-def _run(bursts: Bursts, choose: Choose) -> BurstRun:
+def _run(bursts: Bursts, choose: BurstRule) -> BurstRun:
     return BurstRun(bursts.play(choose), bursts.cov())
 
 
