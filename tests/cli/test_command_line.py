@@ -181,7 +181,7 @@ def test_a_certificate_for_no_name_is_refused(tmp_path):
 @pytest.mark.parametrize("setting", ["boot_mean_s", "sigma", "time_scale"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_fake_takes_no_time_that_is_no_number(setting, value):
-    with pytest.raises(ConfigError, match=f"--{setting.replace('_', '-')} {value}: give a number"):
+    with pytest.raises(ConfigError, match=f"--{setting.replace('_', '-')} {value}: must be a finite number"):
         FakeConfig(**{setting: value}).check()
 
 
