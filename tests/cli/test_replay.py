@@ -41,10 +41,10 @@ def test_the_table_compares_history_with_replays_and_lists_assumptions(folder, t
     assert rows["as it happened"][-1] == rows["billet spread"][-1] == "0"
     assert int(rows["billet pack"][-1]) > 0
     assert rows["as it happened"][3:] == rows["billet spread"][2:]
-    assert "Assumptions:\n- decided one at a time" in result.stdout
+    assert "Assumptions:\n- creates are decided one at a time" in result.stdout
     text = page.read_text()
     assert "<h1>billet replay</h1>" in text
-    assert "Assumed: decided one at a time" in text
+    assert "Assumed: creates are decided one at a time" in text
     assert text.count("<svg") == 4 + 3
 
 

@@ -33,7 +33,7 @@ from billet.whatif.recorded_workload import (
 )
 from billet.whatif.rules import own
 from billet.whatif.simulation import run
-from billet.whatif.workload import Create, Mark, There, Traits
+from billet.whatif.workload import Create, Existing, Mark, Traits
 
 ROOMS = [Resources(16, 65536, 0, 99), Resources(32, 131072, 0, 99), Resources(32, 65536, 0, 99)]
 
@@ -144,7 +144,7 @@ def test_what_ran_before_the_records_begin_stays_and_ends_when_it_ended():
     assert [name for name in names if name != "|"] == ["old", "before h0", first, "old", second]
     assert names[-1] == "|"
     gone = workload(known, without=["h0"])
-    assert [event.vm for event in gone.events if isinstance(event, (Create, There))] == [first, second]
+    assert [event.vm for event in gone.events if isinstance(event, (Create, Existing))] == [first, second]
 
 
 def test_a_client_that_was_refused_and_came_again_counts_once():
@@ -171,8 +171,8 @@ def test_what_came_to_no_decision_is_left_out_and_said():
     assert "every host has every provider, though 2 auctions asked for something of it" in said
 
 
-def test_wishes_are_granted_again_as_far_as_the_records_say_what_hosts_have():
-    """Broken on purpose (wishes left out; what hosts have not found out): microVMs would be elsewhere."""
+def test_constraints_are_met_again_as_far_as_the_records_tell_what_hosts_have():
+    """Broken on purpose (constraints left out; what hosts have not found out): microVMs would be elsewhere."""
     has = {
         "h0": Traits("a", {"disk": "nvme"}),
         "h1": Traits("a"),

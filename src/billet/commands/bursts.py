@@ -14,7 +14,7 @@ from billet.commands.options import FiniteFloat, console, write_report
 from billet.core.scoring import Weights
 from billet.show.simulate import BURST_HEADINGS, BurstRow, bursts_rows, bursts_table
 from billet.whatif import bursts
-from billet.whatif.bursts import Boot, Bursts, BurstSettings, Choose, by_billet, by_oracle, by_rule, waits
+from billet.whatif.bursts import Boot, BurstRule, Bursts, BurstSettings, by_billet, by_oracle, by_rule, waits
 from billet.whatif.report import page, waited
 from billet.whatif.rules import OTHERS
 
@@ -95,7 +95,7 @@ def _played(
     setting: BurstSettings, policies: Sequence[Weights], others: Sequence[str], seeds: int
 ) -> dict[str, list[BurstRun]]:
     """The runs of each rule, by its title, one per seed."""
-    rules: dict[str, Callable[[], Choose]] = {}
+    rules: dict[str, Callable[[], BurstRule]] = {}
     for weights in policies:
         rules[f"billet {weights.policy}"] = partial(by_billet, weights)
     for name in others:
@@ -106,7 +106,7 @@ def _played(
     }
 
 
-def _run(simulation: Bursts, choose: Choose) -> BurstRun:
+def _run(simulation: Bursts, choose: BurstRule) -> BurstRun:
     return BurstRun(simulation.play(choose), simulation.cov())
 
 

@@ -28,10 +28,11 @@ from billet.leader.recorder import AuctionRecorder
 from billet.leader.server import Factories, Server, Service
 from billet.link.server import LinkServer
 from billet.ports import Answer, Leader
+from billet.sim.etcd import Etcd
 from billet.sim.history import Leads, Recorded, Stopped
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network, request
-from billet.sim.store import Etcd, SimStore
+from billet.sim.store import SimStore
 from billet.sim.world import SimClock, World
 from billet.wire import auction_records
 from billet.wire.headers import FORWARDED, token_of
