@@ -1,4 +1,4 @@
-"""Machines and a switch between them, out of Linux's network namespaces.
+"""Simulate machines and a switch with Linux network namespaces.
 
 None of it has a name in the system: each namespace lives as long as a process in it does, and each of those processes
 ends with the one that started it. So nothing is left behind, not even after kill -9, and a user who is not root gets

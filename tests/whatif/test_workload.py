@@ -151,7 +151,7 @@ create,bare,1,1024
         ("delete,z", "line 10: microVM z is deleted before it is created"),
         ("mark,filled", "line 10: mark filled is repeated"),
         ("destroy,a", "line 10: 'destroy' is not one of host, create, delete, mark"),
-        ("create,c,1,1024,0,1,,,9", "line 10: 9 columns; the maximum is 8 at most"),
+        ("create,c,1,1024,0,1,,,9", "line 10: 9 columns; the maximum is 8"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, says):

@@ -36,7 +36,7 @@ _OPTIONS = [
 
 
 class FakeFlintlockd:
-    """As many as you like in one process, each with its own ports and microVMs.
+    """A fake flintlockd. One process may have many, each with its own ports and microVMs.
 
     `die` is called where a flintlockd would crash (poison pills, faults); by default it ends the process at once.
     """
@@ -56,7 +56,7 @@ class FakeFlintlockd:
         self._listeners: list[HttpListener] = []
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError or http.PortTaken, each with one line for a person."""
+        """Start to listen. Raises ConfigError or http.PortTaken, with a text of one line."""
         for record in self._disk.load():
             self._records[record.uid] = record
         await self._start_grpc()
@@ -68,7 +68,7 @@ class FakeFlintlockd:
         self.boots.start()
 
     async def stop(self) -> None:
-        """Close everything at once; calls in hand are cut off."""
+        """Stop everything at once. Running calls are cut off."""
         await self.boots.stop()
         for listener in self._listeners:
             await listener.stop()
@@ -79,7 +79,7 @@ class FakeFlintlockd:
         self._disk.close()
 
     def stats(self) -> dict[str, Any]:
-        """What happened here, as plain data."""
+        """Statistics, as plain data."""
         boots = self.boots.stats
         states = [types.MicroVMStatus.MicroVMState.Name(r.vm.status.state) for r in self._records.values()]
         return {
