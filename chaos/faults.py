@@ -96,7 +96,7 @@ class Cut:
 
     async def heal(self) -> None:
         """See Fault."""
-        await self.cluster.network.mend(self.pairs)
+        await self.cluster.network.restore(self.pairs)
 
 
 @dataclass

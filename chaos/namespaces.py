@@ -100,7 +100,7 @@ class Network:
         self._cuts.update(changed)
         await self._apply(changed)
 
-    async def mend(self, pairs: Iterable[Pair]) -> None:
+    async def restore(self, pairs: Iterable[Pair]) -> None:
         """Take back one `cut`; what others have cut as well stays so."""
         changed = list(pairs)
         self._cuts.subtract(changed)

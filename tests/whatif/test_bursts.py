@@ -1,4 +1,4 @@
-"""Bursts in the model of boots: who is done first, and what was foretold."""
+"""Bursts: times until CREATED under each rule, and the accuracy of forecasts."""
 
 import json
 from collections import defaultdict
