@@ -84,7 +84,7 @@ class Cluster:
             self.grpc.append(said["grpc"])
             self.zones.append(dict(said.get("zones", ())))
             self.http_address = self.http_address or said["http"]
-        self.agent = [self._launch_agent(n) for n in range(len(self.plans))]
+        self.agent = [self.launch_agent(n) for n in range(len(self.plans))]
         for process in self.agent:
             process.ready(STARTED_WITHIN_S)
 
@@ -117,7 +117,7 @@ class Cluster:
         self.server[n].ready(STARTED_WITHIN_S)
 
     def restart_agent(self, n: int) -> None:
-        self.agent[n] = self._launch_agent(n)
+        self.agent[n] = self.launch_agent(n)
         self.agent[n].ready(STARTED_WITHIN_S)
 
     def _launch_server(self, n: int) -> ChildProcess:
@@ -136,7 +136,7 @@ class Cluster:
             *(["--basic-auth-token", self.token] if self.token else []), *CALM, *self.server_flags,
         )  # fmt: skip
 
-    def _launch_agent(self, n: int) -> ChildProcess:
+    def launch_agent(self, n: int) -> ChildProcess:
         plan = self.plans[n]
         links = ",".join(f"127.0.0.1:{link}" for _, _, link in self._ports)
         return self.processes.billet(

@@ -127,7 +127,7 @@ class BootWorker:
                 await self._pull(image)
             if record.poisoned:
                 self._die(PANIC_EXIT)
-            await asyncio.sleep(self._draw_s(self._config.boot_mean_s))
+            await asyncio.sleep(self.draw_s(self._config.boot_mean_s))
         finally:
             stats.running -= 1
         return not self._faults.boot_fails() and self._chance.random() >= self._config.boot_failure_share
@@ -135,12 +135,12 @@ class BootWorker:
     async def _pull(self, image: str) -> None:
         if image in self._cached:
             return
-        await asyncio.sleep(self._draw_s(self._config.pull_mean_s))
+        await asyncio.sleep(self.draw_s(self._config.pull_mean_s))
         self._cached.add(image)
         self.stats.pulls[image] = self.stats.pulls.get(image, 0) + 1
 
     async def _delete(self, record: StoredMicroVm) -> None:
-        await asyncio.sleep(self._draw_s(self._config.delete_mean_s))
+        await asyncio.sleep(self.draw_s(self._config.delete_mean_s))
         self._records.pop(record.uid, None)
         self._disk.remove(record.uid)
 
@@ -152,7 +152,7 @@ class BootWorker:
         timer = asyncio.get_running_loop().call_later(delay_s, fire)
         self._timers.add(timer)
 
-    def _draw_s(self, mean_s: float) -> float:
+    def draw_s(self, mean_s: float) -> float:
         """Draw a lognormal duration with this mean."""
         if mean_s == 0:
             return 0.0
