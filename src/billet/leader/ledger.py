@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement
@@ -38,6 +38,7 @@ class Ledger:
         self.state = state
         self.term = term
         self.in_hand: Counter[str] = Counter()  # placements that a create or delete is working on
+        self.let_go: set[str] = set()  # placements that were in hand since the reconciler last took this set
         self.wake = asyncio.Event()  # wakes the reconciler: work on a placement has ended, or the term has
         self.over = asyncio.Event()  # the term has ended, and `why` says for which reason
         self.why = ""
@@ -45,6 +46,8 @@ class Ledger:
         self.gone: Callable[[Placement], None] = lambda placement: None
         self._store = store
         self._amending: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by host
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by placement in hand
+        self._writing: dict[str, asyncio.Event] = {}  # placements that the reconciler is writing
 
     async def claim(self, changes: Sequence[PutPlacement]) -> None:
         """Commit changes that take room or keep it. They are applied first, and undone when the store refuses them.
@@ -84,9 +87,14 @@ class Ledger:
             if wanted != known:
                 await self.finish([PutHost(wanted) if wanted else DropHost(host_id)])
 
-    @contextmanager
-    def hold(self, placement_id: str) -> Iterator[None]:
-        """Keep the reconciler away from a placement while a create or delete works on it."""
+    @asynccontextmanager
+    async def hold(self, placement_id: str) -> AsyncIterator[None]:
+        """Keep the reconciler away from a placement while a create or delete works on it.
+
+        Waits first for what the reconciler is writing of it: read the placement after that, not before.
+        """
+        while written := self._writing.get(placement_id):
+            await written.wait()
         self.in_hand[placement_id] += 1
         try:
             yield
@@ -94,7 +102,36 @@ class Ledger:
             self.in_hand[placement_id] -= 1
             if not self.in_hand[placement_id]:
                 del self.in_hand[placement_id]
+                self._changing.pop(placement_id, None)
+            self.let_go.add(placement_id)
             self.wake.set()
+
+    @contextmanager
+    def writing(self, changes: Sequence[Change]) -> Iterator[None]:
+        """Keep creates and deletes away from these placements while the reconciler writes them; none is in hand."""
+        written = asyncio.Event()
+        ids = [change.placement.id if isinstance(change, PutPlacement) else change.placement_id for change in changes
+               if isinstance(change, PutPlacement | DropPlacement)]  # fmt: skip
+        self._writing.update(dict.fromkeys(ids, written))
+        try:
+            yield
+        finally:
+            for placement_id in ids:
+                if self._writing.get(placement_id) is written:
+                    del self._writing[placement_id]
+            written.set()
+
+    async def change(self, placement_id: str, become: Callable[[Placement], Placement]) -> None:
+        """Change a placement that is in hand: `become` maps what the ledger says then to the new placement.
+
+        One at a time per placement: what two deletes do must not depend on which of them the store refuses. The
+        change must not take room. Nothing happens when the placement has ended.
+        """
+        async with self._changing[placement_id]:
+            known = self.state.placements.get(placement_id)
+            wanted = become(known) if known else None
+            if wanted and wanted != known:
+                await self.finish([PutPlacement(wanted)])
 
     def end(self, why: str) -> None:
         """End the term (promise 3): no decision may use this state any more."""
