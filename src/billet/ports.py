@@ -1,4 +1,4 @@
-"""WHAT deciding needs from the world: the store, the hosts, a flintlockd, the clock. Adapters provide them."""
+"""Ports: what deciding needs from the world, as Protocols: the store, the hosts, flintlockd, the clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from billet.core.state import Change
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """Who leads, and where the others reach it ("host:port")."""
+    """The server that leads, and the addresses ("host:port") of its gRPC and link ports."""
 
     id: str
     grpc: str
@@ -22,8 +22,8 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One leader's reign. `number` only grows, also when a store is restored from a backup (docs/adr/0009);
-    hosts and the store refuse an older one.
+    """One leader's period of leadership. `number` only grows, also when a store is restored from a backup
+    (docs/adr/0009); hosts and the store refuse an older one.
     """
 
     number: int
@@ -31,54 +31,54 @@ class Term:
 
 
 class Snapshot(NamedTuple):
-    """Everything in the store, as the steps that build it, and the revision it was read at."""
+    """Everything in the store, as the changes that build the state, and the revision that was read."""
 
     revision: int
     changes: list[Change]
 
 
 class Store(Protocol):
-    """The global state. One contract suite (tests/stores) runs on every implementation.
+    """The durable state of the cluster. One contract suite (tests/stores) runs on every implementation.
 
     Raises StoreError and its children only; see core/errors.py.
     """
 
     async def open(self) -> None:
-        """Reach the store; StoreError says in one line what is wrong and how to mend it."""
+        """Connect to the store; a StoreError says in one line what is wrong and how to fix it."""
 
     async def close(self) -> None:
-        """Let go of everything. A term that is still held is resigned."""
+        """Release everything. A current term is resigned."""
 
     async def campaign(self, me: Leader, above: int = 0) -> Term:
-        """Wait until elected. Cancelling withdraws the candidature.
+        """Wait until this server is elected. Cancelling withdraws its candidacy.
 
-        The term's number, and that of every later one, is greater than `above`: the greatest that any host has
-        seen, when that is known. A store that was put back to an earlier day would give out old numbers again.
+        The number of this term and of every later one is greater than `above`, the greatest that any host is known to
+        have seen: a store that was restored from a backup would otherwise give out old numbers again.
         """
 
     async def resign(self, term: Term) -> None:
-        """Hand over at once. Idempotent."""
+        """End the term, so that another server can lead at once. Idempotent."""
 
     async def ended(self, term: Term) -> None:
-        """Return when the term is over or can no longer be known to be ours (lease not kept alive)."""
+        """Return when the term is over, or may be over because its lease could not be renewed."""
 
     async def leader(self) -> Leader | None:
-        """Who leads now, None when nobody does."""
+        """The server that leads now; None if there is none."""
 
     async def contested(self, term: Term) -> bool:
-        """Whether another server waits to lead, so that resigning hands over at once."""
+        """Whether another server waits to be elected, so that resigning hands over at once."""
 
     def leaders(self) -> AsyncIterator[Leader | None]:
-        """Who leads, at once and again at every change, for ever; changes that follow closely may be told as one.
+        """Yield the leader now and after every change, without end; changes in quick succession may be merged.
 
-        Survives the store's absence: None when, for longer than a lease, nobody could know. Raises StoreError only
-        when this store is closed.
+        Goes on while the store cannot be reached, and yields None after longer than a lease without knowing. Raises
+        StoreError only when this store is closed.
         """
 
     async def depose(self, leader: Leader) -> None:
-        """This leader is surely dead: end its term now instead of waiting for its lease. Nothing if it leads no more.
+        """End the term of a leader that is surely dead, before its lease expires. No effect if it does not lead.
 
-        A wrong suspicion costs one hand-over, never safety: what the deposed one commits is refused.
+        A wrong suspicion costs one hand-over, never safety: commits of the deposed leader are refused.
         """
 
     async def load(self) -> Snapshot:
@@ -87,33 +87,33 @@ class Store(Protocol):
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """Make all of the changes durable, or none, if the term is still current; return the revision.
 
-        Calls that wait together share a transaction (group commit). Raises Fenced when the term has ended,
-        CommitOutcomeUnknown when the answer was lost and could not be learnt, StoreError when nothing was written.
-        A commit that was sent cannot be called back: cancelling the caller does not undo it.
+        Concurrent calls share a transaction (group commit). Raises StaleTerm when the term has ended,
+        CommitOutcomeUnknown when the answer was lost and the outcome could not be found out, StoreError when nothing
+        was written. A commit that was sent cannot be undone: cancelling the caller does not stop it.
         """
 
 
 class Vitals(NamedTuple):
-    """How an engine is. Sizes are those of its file, the largest where there are several."""
+    """The condition of a store's engine. Sizes are those of its file, or of the largest of several."""
 
     engine: str  # "SQLite 3.40.1"
-    term: int  # none greater was ever given out
+    term: int  # the greatest term number so far
     size_bytes: int
-    used_bytes: int  # the rest is free for what comes
+    used_bytes: int  # the rest of the file is free for new records
     troubles: tuple[str, ...] = ()  # one line each
 
 
 class Engine(Store, Protocol):
-    """A store as those see it who back it up, restore it and check it: records as they are kept."""
+    """A store as seen by backup, restore and checks: raw records."""
 
     async def records(self) -> tuple[int, dict[str, bytes]]:
-        """Every record by its key, unread, and the revision they were read at."""
+        """The revision that was read, and every record by its key, not decoded."""
 
     async def write(self, term: Term, writes: dict[str, bytes | None]) -> int:
-        """As `commit`; None deletes a key."""
+        """Write raw records as `commit` does; None deletes a key."""
 
     async def vitals(self) -> Vitals:
-        """How the engine is."""
+        """The condition of the engine."""
 
 
 class Reply(NamedTuple):
@@ -125,19 +125,19 @@ class Reply(NamedTuple):
 
 
 class Flintlock(Protocol):
-    """One host's daemon, as its agent sees it. Requests and answers are protobuf bytes."""
+    """One host's flintlockd, as its agent sees it. Requests and replies are protobuf bytes."""
 
     async def ready(self, timeout_s: float) -> bool:
-        """Whether there is a connection; False means that a call now would surely not be sent."""
+        """Wait for a connection; False means that a call now would certainly not be sent."""
 
     async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
-        """A unary call. Never raises for a status: UNAVAILABLE and its like come back as a Reply."""
+        """Make a unary call. Never raises for a gRPC status: UNAVAILABLE etc. are returned as a Reply."""
 
     def stream(self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None) -> AsyncIterator[bytes]:
-        """Any call as a stream of messages both ways; ends with HostVerdict unless the status is OK."""
+        """Make any call, as a stream of messages both ways. Raises HostVerdict unless the status is OK."""
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
 
 
 class Created(NamedTuple):
@@ -148,20 +148,20 @@ class Created(NamedTuple):
 
 
 class Denied(NamedTuple):
-    """flintlockd gave its verdict: final, for every host alike."""
+    """flintlockd rejected the request; the verdict is final and the same on every host."""
 
     code: int
     text: str
 
 
 class NotTaken(NamedTuple):
-    """The host surely does not have it and will not: another may be asked."""
+    """The host certainly does not have the microVM and will not get it: another host may be asked."""
 
     refusal: Refusal
 
 
 class Unknown(NamedTuple):
-    """The host may have it. Nobody else may be asked before this is settled."""
+    """The host may have the microVM. No other host may be asked until this is resolved."""
 
     text: str
 
@@ -170,17 +170,17 @@ Outcome = Created | Denied | NotTaken | Unknown
 
 
 class CreateOptions(NamedTuple):
-    """What else a host must know of a create that it is told.
+    """Options of a create order.
 
-    `instance` is the agent's process that the microVM was reserved for; no other gets the order the first time.
-    `again`: an earlier leader may have sent the order already, to that process. One that is not it, or does not
-    know what became of it, looks for the token before anything else.
-    `verdict_only`: flintlockd is expected to refuse, in its own words. No room is reserved, so a microVM that it
-    makes all the same is deleted at once and comes back as NotTaken.
+    `instance` is the agent's process that the microVM was reserved for; the first order goes to no other.
+    `resent`: an earlier leader may have sent the order already, to that process. Another process, or one that does
+    not know the outcome, looks for the token before anything else.
+    `verdict_only`: flintlockd is expected to reject the request. No room is reserved, so if it creates the microVM
+    anyway, the microVM is deleted at once and the outcome is NotTaken.
     """
 
     instance: str = ""
-    again: bool = False
+    resent: bool = False
     verdict_only: bool = False
 
 
@@ -191,37 +191,37 @@ class Hosts(Protocol):
     """All agents, as the leader sees them."""
 
     async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
-        """Ask these hosts. Late ones count as SILENT; calls that wait together share messages."""
+        """Ask these hosts for bids. Late ones count as SILENT. Concurrent calls share messages."""
 
     def instance(self, host_id: str) -> str:
-        """The process of a host's agent that is connected now, by a name that no other ever has; "" when none is."""
+        """The unique name of the process of a host's agent that is connected now; "" if none is."""
 
     async def create(
         self, host_id: str, auction: Auction, request: bytes, timeout_s: float, options: CreateOptions
     ) -> Outcome:
-        """Tell the winner. `request` is the client's CreateMicroVMRequest, to the byte."""
+        """Order the winner to create the microVM. `request` is the client's CreateMicroVMRequest, byte for byte."""
 
     async def get(self, host_id: str, uid: str, timeout_s: float) -> Reply:
-        """flintlockd's GetMicroVM of one microVM, whose reply is on the wire like a create's. Raises as `call`."""
+        """Call flintlockd's GetMicroVM; on the wire the reply is the same as a create's. Raises as `call`."""
 
     async def delete(self, host_id: str, uid: str, timeout_s: float) -> Reply:
-        """flintlockd's DeleteMicroVM of one microVM. Raises Unreachable when the host cannot be reached."""
+        """Call flintlockd's DeleteMicroVM. Raises Unreachable when the host cannot be reached."""
 
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
-        """Pass a unary call on to a host's flintlockd. Raises Unreachable when the host cannot be reached."""
+        """Forward a unary call to a host's flintlockd. Raises Unreachable when the host cannot be reached."""
 
     def stream(
         self, host_id: str, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
-        """Pass any other call on. Raises Unreachable, or HostVerdict with flintlockd's own status."""
+        """Forward any other call. Raises Unreachable, or HostVerdict with flintlockd's own status."""
 
 
 class MachineFacts(NamedTuple):
-    """What a machine is. None is a fact that cannot be had; `lacks` says in words which those are, and why."""
+    """Facts about a machine. None = unavailable; `lacks` says which facts these are, and why."""
 
     cpu_model: str | None = None
     kvm: bool | None = None  # /dev/kvm can be opened
-    providers: tuple[str, ...] | None = None  # whose programs are there
+    providers: tuple[str, ...] | None = None  # those whose programs are installed
     lacks: tuple[str, ...] = ()
 
 
@@ -230,29 +230,26 @@ NOTHING_KNOWN = MachineFacts()
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A host's periodic broadcast of what it measures. Shares are 0 to 1, of the whole machine.
-
-    None is a fact that cannot be had there.
-    """
+    """A host's periodic report of its measurements. Shares are 0 to 1, of the whole machine. None = unavailable."""
 
     facts: Facts
     cpu_share: float
     memory_used_mib: int
     disk_free_mib: int
-    vms: int  # every microVM on the host, made through Billet or not
+    vms: int  # all microVMs on the host, created through Billet or not
     failed: int
     daemon_ok: bool
     interval_s: float
-    taken: Resources = ZERO  # what the host counts, creates in hand included
+    taken: Resources = ZERO  # by the host's count, creates in hand included
     stalls: Stalls = NO_STALLS
     memory_free_mib: int | None = None
     volumes_free_mib: int | None = None
-    images: int | None = None  # unpacked, None when containerd does not say
+    images: int | None = None  # unpacked images; None if containerd cannot be asked
     machine: MachineFacts = NOTHING_KNOWN
 
 
 class InventoryUpdate(NamedTuple):
-    """What a host runs: everything when `full`, else what changed since the last one."""
+    """The microVMs of a host: all of them if `full`, else the changes since the last update."""
 
     full: bool
     seen: list[Observed]
@@ -261,48 +258,48 @@ class InventoryUpdate(NamedTuple):
 
 
 class HostsListener(Protocol):
-    """What the leader wants to hear of its agents."""
+    """The leader's side of the link: events of the agents."""
 
     def joined(self, host: Host) -> None:
-        """A host said hello. Its full inventory follows once its flintlockd answers."""
+        """A host connected. Its full inventory follows once its flintlockd answers."""
 
     def reported(self, host_id: str, report: Report) -> None:
-        """A host measured itself."""
+        """A host sent a report."""
 
     def observed(self, host_id: str, inventory: InventoryUpdate) -> None:
         """A host's microVMs changed."""
 
     def left(self, host_id: str) -> None:
-        """A host's link broke."""
+        """A host's link was lost."""
 
 
 class Answer(NamedTuple):
-    """A reply to a client, and the trailing metadata that goes with it."""
+    """A reply to a client, with its trailing metadata."""
 
     payload: bytes
     trailers: tuple[tuple[str, str], ...] = ()
 
 
 class Backend(Protocol):
-    """What answers clients' calls: this server when it leads, else the leader. Requests and replies are bytes.
+    """Answers clients' calls: this server if it leads, else a proxy to the leader. Requests and replies are bytes.
 
-    Raises BilletError for everything that goes wrong.
+    Every error is raised as BilletError.
     """
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        """A unary call of Flintlock's service that Billet knows, or of its own Fleet service."""
+        """Answer a unary call of Flintlock's service that Billet knows, or of its own Fleet service."""
 
     def stream(
         self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
     ) -> AsyncIterator[bytes]:
-        """Any other call, unary or streaming: on the wire they differ only in the number of messages."""
+        """Answer any other call, unary or streaming: on the wire they differ only in the number of messages."""
 
 
 class Clock(Protocol):
-    """Time as an argument (promise 7)."""
+    """The clock, as an argument (promise 7)."""
 
     def now_s(self) -> float:
-        """Wall clock, seconds since the epoch: for records and people."""
+        """Wall clock, in seconds since the epoch: for records and people."""
 
     def monotonic_s(self) -> float:
-        """For durations."""
+        """Monotonic clock, in seconds: for durations."""

@@ -116,19 +116,19 @@ def test_a_host_and_labels_are_granted(fleet_: Fleet, labels: dict[str, str], ho
 @pytest.mark.parametrize(
     ("labels", "says"),
     [
-        ({"zone": "c"}, ["4 hosts: is not in the wished zone", "a1: is in zone a, zone c is wished"]),
-        ({"host": "h9"}, ["4 hosts: is not the wished host", "b2: host h9 is wished"]),
+        ({"zone": "c"}, ["4 hosts: is not in the required zone", "a1: is in zone a, zone c is required"]),
+        ({"host": "h9"}, ["4 hosts: is not the required host", "b2: host h9 is required"]),
         ({"require__gpu": "two"}, [
-            "4 hosts: lacks a wished label", "a1: label gpu is no, two is wished",
-            "a2: label gpu is not there, two is wished",
+            "4 hosts: lacks a required label", "a1: label gpu is no, two is required",
+            "a2: label gpu is missing, two is required",
         ]),
         ({"zone": "a", "require__gpu": "yes"}, [
-            "2 hosts: is not in the wished zone", "b1: is in zone b, zone a is wished",
-            "2 hosts: lacks a wished label", "a1: label gpu is no, yes is wished",
+            "2 hosts: is not in the required zone", "b1: is in zone b, zone a is required",
+            "2 hosts: lacks a required label", "a1: label gpu is no, yes is required",
         ]),
         ({"host": "a2", "avoid__disk": "hdd"}, [
-            "3 hosts: is not the wished host",
-            "1 host: has a label to be avoided", "a2: label disk is hdd, which is to be avoided",
+            "3 hosts: is not the required host",
+            "1 host: has a label that the request avoids", "a2: label disk is hdd, which the request avoids",
         ]),
     ],
 )  # fmt: skip
@@ -145,10 +145,10 @@ def test_an_impossible_wish_says_which_hosts_failed_which_wish(
 @pytest.mark.parametrize(
     ("label", "value", "says"),
     [
-        ("zoen", "a", "is none that Billet knows: billet.io/ has zone, host, require.LABEL, avoid.LABEL, spread"),
-        ("zone", "", "give a name of 1 to 253 printable characters"),
-        ("policy", "best", "there are the policies spread, pack, fast"),
-        ("priority", "soon", "give a whole number from -1000 to 1000"),
+        ("zoen", "a", "is unknown: labels under billet.io/ are zone, host, require.LABEL, avoid.LABEL, spread"),
+        ("zone", "", "use a name of 1 to 253 printable characters"),
+        ("policy", "best", "the policies are spread, pack, fast"),
+        ("priority", "soon", "use a whole number from -1000 to 1000"),
     ],
 )
 def test_a_label_that_cannot_be_read_reaches_no_host(fleet_: Fleet, label: str, value: str, says: str) -> None:
@@ -172,7 +172,7 @@ def test_apart_holds_when_many_ask_at_once(fleet_: Fleet) -> None:
     assert sorted(fleet_.host_of(vm.spec.uid) for vm in placed) == sorted(HOSTS)
     for no in (no for no in made if isinstance(no, Refusal)):
         assert no.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "4 hosts: has one of a group that is kept apart" in no.text
+        assert "4 hosts: has another microVM of the apart group" in no.text
         assert "already has apart/web-" in no.text
         assert " of group web" in no.text
     # A deleted one makes way.
@@ -249,7 +249,7 @@ def test_a_label_that_contradicts_the_address_is_refused(fleet_: Fleet) -> None:
     for zones in fleet_.zones:
         code, text = refused(fleet_.make, "address", client=zones["a"], zone="b")
         assert code is grpc.StatusCode.INVALID_ARGUMENT
-        assert "label billet.io/zone='b' contradicts the address, which stands for zone 'a'" in text
+        assert "label billet.io/zone='b' contradicts the address, which is the one of zone 'a'" in text
 
 
 def test_everything_else_is_the_same_there(fleet_: Fleet) -> None:

@@ -1,4 +1,4 @@
-"""Bids held against what came: who is discounted, by how much, and until when."""
+"""Accuracy: which hosts' bids are corrected, by how much, and until when."""
 
 import pytest
 from hypothesis import given
@@ -77,7 +77,7 @@ def test_a_discounted_host_loses_and_its_record_replays_to_the_same_award():
         bid(Host("wrong", room, room), taken, Facts(boot_s=1.0), auction, DEFAULT_WEIGHTS),
     ]
     plain = {"right": HostView(room, taken), "wrong": HostView(room, taken)}
-    assert award(auction, bids, plain, DEFAULT_WEIGHTS).host == "wrong"  # it foretells half of what it takes
+    assert award(auction, bids, plain, DEFAULT_WEIGHTS).host == "wrong"  # it predicts half of what it takes
     views = plain | {"wrong": HostView(room, taken, discount=Discount(3.0, 0.0))}
     won = award(auction, bids, views, DEFAULT_WEIGHTS)
     assert won.host == "right"
@@ -92,5 +92,5 @@ def test_a_discounted_host_loses_and_its_record_replays_to_the_same_award():
 def test_what_was_kept_is_read_as_it_was(outcomes):
     kept = [encode_outcome(one) for one in outcomes]
     assert decode_outcomes(kept) == outcomes
-    broken = [b"", b"{}", b"[1]", b'{"v":99}', encode_outcome(outcome()).replace(b'"v":1', b'"v":2')]
+    broken = [b"", b"{}", b"[1]", b'{"v":99}', encode_outcome(outcome()).replace(b'"v":2', b'"v":3')]
     assert decode_outcomes([*broken, *kept]) == outcomes

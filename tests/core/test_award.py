@@ -1,4 +1,4 @@
-"""The award: the lowest bid that the ledger has room for, and the same one whenever it is made again."""
+"""The award: the lowest bid that the ledger has room for, and the same one in every replay."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The wishes of a request: what labels mean, whom the ledger rules out, and what is added to a price."""
+"""Constraints and preferences: what labels mean, which hosts are excluded, and what is added to a score."""
 
 from collections import Counter
 from dataclasses import replace
@@ -86,7 +86,7 @@ def place(state: State, wanted: Auction) -> str:
 # Reading.
 
 
-def test_labels_become_wishes() -> None:
+def test_labels_become_constraints_and_preferences() -> None:
     labels = {
         "billet.io/zone": "a", "billet.io/host": "a1", "billet.io/require.disk": "nvme", "billet.io/avoid.gpu": "no",
         "billet.io/spread": "web", "billet.io/apart": "db", "billet.io/near": "cache", "billet.io/policy": "fast",
@@ -101,17 +101,17 @@ def test_labels_become_wishes() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "says"),
     [
-        ("zoen", "a", "is none that Billet knows: billet.io/ has zone, host, require.LABEL"),
-        ("require.", "a", "is none that Billet knows"),
-        ("zone", "", "give a name of 1 to 253 printable characters"),
-        ("apart", "g" * 254, "give a name of 1 to 253 printable characters"),
-        ("near", "a\nb", "give a name of 1 to 253 printable characters"),
+        ("zoen", "a", "is unknown: labels under billet.io/ are zone, host, require.LABEL"),
+        ("require.", "a", "is unknown"),
+        ("zone", "", "use a name of 1 to 253 printable characters"),
+        ("apart", "g" * 254, "use a name of 1 to 253 printable characters"),
+        ("near", "a\nb", "use a name of 1 to 253 printable characters"),
         ("evict", "yes", "write allow or deny"),
-        ("policy", "best", "there are the policies spread, pack, fast"),
-        ("priority", "high", "give a whole number from -1000 to 1000"),
-        ("priority", "1001", "give a whole number from -1000 to 1000"),
-        ("priority", "9" * 5000, "give a whole number from -1000 to 1000"),
-        ("priority", "٣", "give a whole number from -1000 to 1000"),
+        ("policy", "best", "the policies are spread, pack, fast"),
+        ("priority", "high", "use a whole number from -1000 to 1000"),
+        ("priority", "1001", "use a whole number from -1000 to 1000"),
+        ("priority", "9" * 5000, "use a whole number from -1000 to 1000"),
+        ("priority", "٣", "use a whole number from -1000 to 1000"),
     ],
 )
 def test_a_label_that_cannot_be_read_is_refused_with_its_key_its_value_and_what_is_allowed(key, value, says) -> None:
@@ -131,15 +131,15 @@ def test_labels_are_read_or_refused_and_nothing_else(labels) -> None:
     assert -1000 <= constraints.priority <= 1000
 
 
-def test_a_label_that_is_wished_empty_is_named_as_such() -> None:
+def test_a_label_required_to_be_empty_is_named_as_such() -> None:
     refusal = violation(Host("a", Resources(), Resources()), read({"billet.io/require.gpu": ""}))
-    assert refusal == Refusal("a", Reason.LABEL, "label gpu is not there, an empty one is wished")
+    assert refusal == Refusal("a", Reason.LABEL, "label gpu is missing, an empty value is required")
 
 
-def test_an_address_of_a_zone_wishes_it_and_a_label_may_not_say_otherwise() -> None:
+def test_the_address_of_a_zone_requires_that_zone_and_a_label_may_not_contradict_it() -> None:
     assert read({}, zone="a").zone == "a"
     assert read({"billet.io/zone": "a"}, zone="a").zone == "a"
-    with pytest.raises(InvalidRequest, match="zone='b' contradicts the address, which stands for zone 'a'"):
+    with pytest.raises(InvalidRequest, match="zone='b' contradicts the address, which is the one of zone 'a'"):
         read({"billet.io/zone": "b"}, zone="a")
 
 
@@ -157,30 +157,30 @@ def test_control_planes_are_known_by_their_name_or_cluster_apis_label(name, more
     assert not read(more, name).plane
 
 
-# Hard wishes.
+# Constraints.
 
 
 @pytest.mark.parametrize(
     ("label", "value", "refusals"),
     [
         ("zone", "b", {
-            "a1": (Reason.ZONE, "is in zone a, zone b is wished"),
-            "a2": (Reason.ZONE, "is in zone a, zone b is wished"),
-            "x1": (Reason.ZONE, "is in no zone, zone b is wished"),
+            "a1": (Reason.ZONE, "is in zone a, zone b is required"),
+            "a2": (Reason.ZONE, "is in zone a, zone b is required"),
+            "x1": (Reason.ZONE, "is in no zone, zone b is required"),
         }),
-        ("host", "a2", dict.fromkeys(("a1", "b1", "x1"), (Reason.HOST, "host a2 is wished"))),
+        ("host", "a2", dict.fromkeys(("a1", "b1", "x1"), (Reason.HOST, "host a2 is required"))),
         ("require.gpu", "yes", {
-            "a1": (Reason.LABEL, "label gpu is no, yes is wished"),
-            "a2": (Reason.LABEL, "label gpu is not there, yes is wished"),
-            "x1": (Reason.LABEL, "label gpu is not there, yes is wished"),
+            "a1": (Reason.LABEL, "label gpu is no, yes is required"),
+            "a2": (Reason.LABEL, "label gpu is missing, yes is required"),
+            "x1": (Reason.LABEL, "label gpu is missing, yes is required"),
         }),
         ("avoid.disk", "nvme", {
-            "a1": (Reason.AVOIDED, "label disk is nvme, which is to be avoided"),
-            "b1": (Reason.AVOIDED, "label disk is nvme, which is to be avoided"),
+            "a1": (Reason.AVOIDED, "label disk is nvme, which the request avoids"),
+            "b1": (Reason.AVOIDED, "label disk is nvme, which the request avoids"),
         }),
     ],
 )  # fmt: skip
-def test_a_host_without_what_is_wished_is_out_and_says_why(label, value, refusals) -> None:
+def test_a_host_that_violates_a_constraint_is_excluded_with_the_reason(label, value, refusals) -> None:
     wanted = auction({PREFIX + label: value})
     found = {host.id: no for host in HOSTS if (no := cannot(host, wanted))}
     assert found == {host_id: Refusal(host_id, *no) for host_id, no in refusals.items()}
@@ -216,24 +216,24 @@ def test_who_holds_no_room_any_more_is_in_nobodys_way() -> None:
     assert place(state, wanted) == "a1"
 
 
-def test_an_impossible_wish_says_which_hosts_failed_which_wish() -> None:
+def test_the_error_says_which_hosts_violate_which_constraint() -> None:
     refusals = (
-        *(Refusal(f"h{n}", Reason.ZONE, "is in zone a, zone b is wished") for n in range(2)),
-        Refusal("h3", Reason.LABEL, "label gpu is no, yes is wished"),
+        *(Refusal(f"h{n}", Reason.ZONE, "is in zone a, zone b is required") for n in range(2)),
+        Refusal("h3", Reason.LABEL, "label gpu is no, yes is required"),
     )
     assert explain_unplaced(auction({}), Unplaced(refusals)) == (
         "no host can take ns/vm (1 vCPU, 1024 MiB): "
-        "2 hosts: is not in the wished zone "
-        "(h0: is in zone a, zone b is wished, h1: is in zone a, zone b is wished); "
-        "1 host: lacks a wished label (h3: label gpu is no, yes is wished)"
+        "2 hosts: is not in the required zone "
+        "(h0: is in zone a, zone b is required, h1: is in zone a, zone b is required); "
+        "1 host: lacks a required label (h3: label gpu is no, yes is required)"
     )
     many = tuple(Refusal(f"h{n}", Reason.ZONE, "is in zone a") for n in range(9))
-    assert "9 hosts: is not in the wished zone (e.g. h0: is in zone a, h1: " in explain_unplaced(
+    assert "9 hosts: is not in the required zone (e.g. h0: is in zone a, h1: " in explain_unplaced(
         auction({}), Unplaced(many)
     )
 
 
-# Soft wishes.
+# Preferences.
 
 
 def test_spread_takes_other_hosts_and_other_zones_first() -> None:
@@ -277,7 +277,7 @@ def price_of(state: State, wanted: Auction, host_id: str):
     return answer.score
 
 
-def test_weights_of_zero_switch_the_soft_wishes_off() -> None:
+def test_weights_of_zero_switch_preferences_off() -> None:
     weights = DEFAULT_WEIGHTS._replace(preference=0.0, cluster=0.0)
     state = fleet(*(vm(f"m{n}", "a1", spread="web", cluster_name="c1") for n in range(2)))
     apply(state, PutPlacement(replace(vm("fat", "a1"), demand=Resources(0, 0, 0, 1))))
@@ -318,7 +318,7 @@ def test_more_of_the_group_costs_more_for_spread_and_less_for_near_and_nothing_i
 @given(
     st.lists(st.tuples(hosts, amounts, facts, peer_counts), max_size=5, unique_by=lambda t: t[0].id), st.booleans()
 )
-def test_promise_7_a_record_with_wishes_replays_to_the_same_award(machines, barred) -> None:
+def test_promise_7_a_record_with_constraints_replays_to_the_same_award(machines, barred) -> None:
     wanted = auction({"billet.io/spread": "web", "billet.io/policy": "fast"})
     answers = [bid(machine, taken, known, wanted, DEFAULT_WEIGHTS) for machine, taken, known, _ in machines]
     views = {
@@ -404,15 +404,15 @@ def test_of_more_zones_than_are_asked_each_auction_hears_others() -> None:
     assert set(one) != set(two)
 
 
-def test_in_a_zone_that_is_wished_no_other_hosts_are_looked_at() -> None:
+def test_only_hosts_of_the_required_zone_are_looked_at() -> None:
     state, looked = three_zones(), []
     asked = state.ranking.shortlist("01A", 8, 4, lambda host_id: not looked.append(host_id), zone="b")
     assert by_zone(asked).keys() == by_zone(looked).keys() == {"b"}
     assert state.ranking.shortlist("01A", 8, 4, lambda _: True, zone="nowhere") == []
 
 
-def test_of_a_group_to_be_near_to_only_the_hosts_of_a_zone_that_is_wished_are_looked_at() -> None:
-    """Broken on purpose (as it was: all hosts of the group): each of them was held against the zone, in vain."""
+def test_only_the_hosts_of_a_near_group_in_the_required_zone_are_looked_at() -> None:
+    """Broken on purpose (all hosts of the group): each of them is compared with the zone for nothing."""
     state, labels = three_zones(60), {"billet.io/near": "g"}
     for host_id in (host_id for host_id in list(state.hosts) if host_id[0] in "ab"):
         apply(state, PutPlacement(vm(f"g-{host_id}", host_id, near="g")))

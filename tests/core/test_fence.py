@@ -1,4 +1,4 @@
-"""A fence: everything on a dead host is declared gone, and nothing of it survives the host's return."""
+"""Fencing: a dead host's placements are given up, and none of its microVMs survives the host's return."""
 
 from dataclasses import replace
 

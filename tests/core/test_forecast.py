@@ -1,4 +1,4 @@
-"""What a bid foretells, and how a host learns to."""
+"""Forecasts and their bounds, and how a host learns them from its boots."""
 
 import math
 from random import Random
@@ -18,7 +18,7 @@ CLOSE = 1e-6
 
 
 @given(facts, st.integers(0, 3), st.integers(0, 20))
-def test_who_comes_later_is_foretold_more_and_the_bound_is_never_below(known, missing, more):
+def test_a_longer_queue_never_has_an_earlier_forecast_and_the_bound_is_never_below_it(known, missing, more):
     first, later = until_created_s(known, missing), until_created_s(behind(known, more), missing)
     if first is None:
         assert later is None
@@ -139,7 +139,7 @@ def test_a_mean_of_few_boots_or_pulls_has_a_wide_bound():
 
 @pytest.mark.parametrize("strays", [0.0, 0.1, 0.5])
 def test_how_far_boots_stray_is_seen_in_them_and_not_waited_for(strays):
-    """No bound has been held against anything yet."""
+    """No bound was compared with an actual boot yet."""
     boots = BootEstimator()
     begin = boots.uncertainty
     now_s = 0.0
@@ -200,3 +200,10 @@ def test_what_the_boot_that_runs_has_behind_it_is_taken_off():
     )  # it takes longer than usual, and a fifth more at the least
     boots.looked(1, 0, 0, 4.0)
     assert boots.ahead_s(0, 0, 90.0) == 0.0
+
+
+def test_facts_with_other_boots_keep_every_other_field():
+    """Fails when a field is added to Facts before `pulls`, or the order of the fields changes."""
+    facts = Facts(*range(1, len(Facts._fields) + 1))
+    changed = {"pending": 20, "boot_s": 30.0, "ahead_s": 40.0, "pull_s": 50.0, "uncertainty": 60.0}
+    assert facts.with_boots(**changed) == facts._replace(**changed)

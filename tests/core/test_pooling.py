@@ -1,4 +1,4 @@
-"""What the bids of an auction say together: waits are priced alike, and one host at a time pulls an image first."""
+"""Pooling: waits are scored with pooled means, and one host at a time is the first to pull an image."""
 
 from dataclasses import replace
 
@@ -6,9 +6,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from billet.core.auction import award, rebid, with_room
+from billet.core.auction import award, updated_bid, with_room
 from billet.core.bidding import bid
-from billet.core.boots.pooling import Common, Mean, Pooled, common, pool
+from billet.core.boots.pooling import HostMean, Pooled, PooledMean, pool, pooled_mean
 from billet.core.constraints import read
 from billet.core.model import Auction, Facts, Host, HostView, Image, Resources
 from billet.core.questions.shadow import shadow
@@ -96,7 +96,7 @@ def test_fast_sends_nobody_first():
 
 
 @pytest.mark.parametrize("preference", ["spread", "near"])
-def test_who_wishes_for_company_or_none_would_rather_wait(preference):
+def test_a_microvm_with_a_preference_about_neighbours_would_rather_wait(preference):
     constrained = replace(AUCTION, constraints=read({f"billet.io/{preference}": "db"}))
     queue = Facts(pending=30, boot_s=1.0)
     bids = [has("a", 16), has("b", 0, queue)]
@@ -109,59 +109,59 @@ def test_a_shadow_sees_the_same_pulls():
     ledger = {b.host: HostView(ROOM, b.basis) for b in bids}
     ledger["b"] = ledger["b"]._replace(taken=SMALL)
     assert shadow(AUCTION, bids, ledger, DEFAULT_WEIGHTS) == award(AUCTION, bids, ledger, DEFAULT_WEIGHTS).host == "a"
-    assert [rebid(b, ledger[b.host]).coming for b in bids] == [0, 1, 0]
+    assert [updated_bid(b, ledger[b.host]).coming for b in bids] == [0, 1, 0]
 
 
 def test_hosts_that_differ_by_chance_only_are_taken_to_be_alike():
     """Means of 20 boots that vary by 30 % differ by about 7 %."""
-    boots = common([Mean(s, 0.4, 20) for s in (0.93, 0.97, 1.0, 1.04, 1.06)])
-    assert boots == Common(pytest.approx(1.0), 0.0)
-    assert boots.drawn(0.93) == pytest.approx(1.0)
+    boots = pooled_mean([HostMean(s, 0.4, 20) for s in (0.93, 0.97, 1.0, 1.04, 1.06)])
+    assert boots == PooledMean(pytest.approx(1.0), 0.0)
+    assert boots.shrunk(0.93) == pytest.approx(1.0)
 
 
 def test_hosts_that_do_differ_keep_what_they_know_of_themselves():
-    boots = common([Mean(s, 0.4, 20) for s in (1.0, 1.0, 5.0)])
+    boots = pooled_mean([HostMean(s, 0.4, 20) for s in (1.0, 1.0, 5.0)])
     assert boots.own > 0.95
-    assert boots.drawn(5.0) == pytest.approx(5.0, rel=0.05)
-    assert boots.drawn(None) == boots.mean_s
+    assert boots.shrunk(5.0) == pytest.approx(5.0, rel=0.05)
+    assert boots.shrunk(None) == boots.mean_s
 
 
 def test_a_mean_of_few_boots_is_chance_where_one_of_many_is_not():
     """Broken on purpose (each mean as one of 20): two hosts that have booted twice are priced as if they differed."""
-    few, many = (common([Mean(s, 0.4, seen) for s in (0.8, 1.2)]) for seen in (1, 30))
+    few, many = (pooled_mean([HostMean(s, 0.4, seen) for s in (0.8, 1.2)]) for seen in (1, 30))
     assert few.own == 0.0
     assert many.own > 0.9
 
 
 @pytest.mark.parametrize(("spreads", "kept"), [((0.4, 0.5, 0.6), 0.0), ((0.2, 0.2, 2.0), 0.9)])
 def test_a_host_that_was_lucky_with_its_bounds_is_not_preferred_for_them_and_one_that_is_wild_is_known(spreads, kept):
-    """Broken on purpose (each host's own spread): a burst goes to the hosts whose bounds are narrow by chance."""
+    """Broken on purpose (each host's own uncertainty): a burst goes to hosts whose bounds are narrow by chance."""
     waiting = [has(str(n), 0, KNOWN._replace(pending=20, uncertainty=spread)) for n, spread in enumerate(spreads)]
     seen = pool(waiting, views(waiting), 5.0)
-    priced = [seen.seen(one.facts, 0).uncertainty for one in waiting]
+    priced = [seen.adjusted(one.facts, 0).uncertainty for one in waiting]
     assert max(priced) - min(priced) == pytest.approx(kept * (max(spreads) - min(spreads)), rel=0.1)
     assert sum(priced) == pytest.approx(sum(spreads))
 
 
-ALONE = Mean(3.0, 0.4, 20)
+ALONE = HostMean(3.0, 0.4, 20)
 
 
 @pytest.mark.parametrize(("means", "own"), [([], None), ([ALONE], 1.0), ([ALONE] * 4, 1.0)])
 def test_there_is_nothing_in_common_of_fewer_than_two_or_of_the_same(means, own):
-    found = common(means)
+    found = pooled_mean(means)
     assert (found and found.own) == own
 
 
 def test_a_host_that_has_never_pulled_or_booted_is_priced_by_what_the_others_know():
     known, fresh = lacks("a"), lacks("b", 0, Facts(pending=2, pulls=1))
-    seen = pool([known, fresh], views([known, fresh]), 5.0).seen(fresh.facts, fresh.missing)
+    seen = pool([known, fresh], views([known, fresh]), 5.0).adjusted(fresh.facts, fresh.missing)
     assert (seen.boot_s, seen.pull_s, seen.ahead_s) == (1.0, 20.0, 2 * 1.0 + 20.0)
 
 
 def test_where_nothing_waits_a_bid_stands_as_it_was_made():
     bids = [has("a"), has("b", 2, KNOWN._replace(boot_s=1.1))]
     ledger = views(bids)
-    assert all(pool(bids, ledger, 5.0).seen(b.facts, b.missing) == b.facts for b in bids)
+    assert all(pool(bids, ledger, 5.0).adjusted(b.facts, b.missing) == b.facts for b in bids)
     assert award(AUCTION, bids, ledger, DEFAULT_WEIGHTS).score == bids[0].score
 
 
@@ -174,7 +174,7 @@ def test_where_nothing_waits_a_bid_stands_as_it_was_made():
 def test_a_bid_that_stands_is_the_same_for_who_would_rather_wait(pending, queue_s, spread, seen):
     """So that it needs no price of its own. Broken on purpose (LONG is 1): a queue of 5 s is late."""
     facts = Facts(pending=pending, boot_s=queue_s / pending, uncertainty=spread, boots_seen=seen)
-    assume(Pooled(DEFAULT_WEIGHTS.delay_half_s, {}).stands(facts, 0))  # but for the rounding
+    assume(Pooled(DEFAULT_WEIGHTS.delay_half_s, {}).needs_no_pooling(facts, 0))  # but for the rounding
     usual, patient = (
         price(ROOM, SMALL, SMALL, facts, DEFAULT_WEIGHTS, tolerance=tolerance) for tolerance in (USUAL, PATIENT)
     )
@@ -182,7 +182,7 @@ def test_a_bid_that_stands_is_the_same_for_who_would_rather_wait(pending, queue_
 
 
 def test_who_has_no_room_any_more_has_no_part_in_it():
-    """Broken on purpose (all bids): the images are on full hosts only, and every pull is held against the others."""
+    """Broken on purpose (all bids): the images are on full hosts only, and every pull counts as late."""
     bids = [has("a"), lacks("b", 0, PULLING, coming=1), lacks("c")]
     full = HostView(ROOM, ROOM)
     able, _ = with_room(AUCTION, bids, {"a": full, "b": full, "c": HostView(ROOM, bids[2].basis)})

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billet.core.auction import award, unpriced
+from billet.core.auction import award, unpriced_bid
 from billet.core.constraints import read
 from billet.core.model import (
     ZERO,
@@ -74,9 +74,9 @@ def fleets(draw):
 
 
 @given(fleets(), st.integers(1, 12))
-def test_every_move_evens_out_has_room_is_wished_and_moves_what_may_be_moved_once(made, most):
-    """Broken on purpose (evictable not looked at; the worst move first; room, hard or soft wishes not looked at; a
-    group as it was before the moves): each is seen."""
+def test_every_move_evens_out_has_room_keeps_constraints_and_moves_an_evictable_microvm_once(made, most):
+    """Broken on purpose (evictable ignored; the worst move first; room, constraints or preferences ignored; groups as
+    they were before the moves): each is seen."""
     rooms, residents, closed = made
     places, known = fleet(rooms, residents, closed), {resident.uid: resident for resident in residents}
     hosts = as_state(rooms, residents).hosts
@@ -94,7 +94,7 @@ def test_every_move_evens_out_has_room_is_wished_and_moves_what_may_be_moved_onc
             move.uid, namespace, move.name, move.demand, labels=resident.labels, constraints=resident.constraints
         )
         views = gone.views(rooms, again)
-        won = award(again, [unpriced(host_id, Facts()) for host_id in rooms], views, DEFAULT_WEIGHTS)
+        won = award(again, [unpriced_bid(host_id, Facts()) for host_id in rooms], views, DEFAULT_WEIGHTS)
         there, here = offer_of(again, views, move.target), offer_of(again, views, move.source)
         assert abs(won.score.total - there.score.total) < 1e-9, "the auction goes there, or draws between equals"
         assert isinstance(here, Unplaced) or there.score.preference <= here.score.preference
@@ -109,7 +109,7 @@ def test_every_move_evens_out_has_room_is_wished_and_moves_what_may_be_moved_onc
 
 
 def offer_of(auction, views, host_id):
-    return award(auction, [unpriced(host_id, Facts())], views, DEFAULT_WEIGHTS)
+    return award(auction, [unpriced_bid(host_id, Facts())], views, DEFAULT_WEIGHTS)
 
 
 def one_by_one(labels, hosts, count=6, weights=DEFAULT_WEIGHTS):
@@ -131,7 +131,7 @@ def test_what_is_apart_stays_apart_and_what_is_near_stays_near():
     assert one_by_one({"billet.io/apart": "g"}, ["h0"]) == [1, 1, 4], "one for each of the others, at the most"
 
 
-def test_a_fleet_is_not_evened_out_against_a_soft_wish():
+def test_a_fleet_is_not_evened_out_against_a_preference():
     """h0 is fuller, and yet its machine of the group stays where none of the others is."""
     labels = {"billet.io/spread": "g"}
     mine = Resident("U0", "ns/a", "h0", SMALL, True, read(labels), labels)
@@ -194,8 +194,8 @@ def test_nothing_goes_to_a_host_that_boots_late_or_whose_bids_are_wrong():
         assert plan({**calm, "h1": Place(view, facts)}, residents, weights, 9, 0.001) == []
 
 
-def test_who_wishes_for_company_or_for_none_may_wait_for_its_boot_as_in_an_auction():
-    """Broken on purpose (the usual tolerance for all): nobody moves to a host where boots wait, wish or none."""
+def test_a_patient_microvm_may_wait_for_its_boot_as_in_an_auction():
+    """Broken on purpose (the usual tolerance for all): nobody moves to a host where boots wait, patient or not."""
     busy = Facts(0.0, 8, 2.5, 20.0, boots_seen=30.0)
     for labels, targets in (({}, set()), ({"billet.io/spread": "g"}, {"h1"})):
         residents = [Resident(f"U{n}", f"ns/vm-{n}", "h0", SMALL, True, read(labels), labels) for n in range(6)]
@@ -204,5 +204,5 @@ def test_who_wishes_for_company_or_for_none_may_wait_for_its_boot_as_in_an_aucti
         assert {move.target for move in plan(places, residents, DEFAULT_WEIGHTS, 3, 0.005)} == targets
         alone = Auction("U0", "ns", "vm-0", SMALL, labels=labels, constraints=read(labels))
         state = as_state({"h0": ROOMS[0], "h1": ROOMS[0]}, residents[1:])
-        bids = [unpriced(host_id, place.facts) for host_id, place in places.items()]
+        bids = [unpriced_bid(host_id, place.facts) for host_id, place in places.items()]
         assert award(alone, bids, state.views(places, alone), DEFAULT_WEIGHTS).host in (targets or {"h0"})

@@ -1,4 +1,4 @@
-"""Repair: what the hosts show becomes what the ledger says (promise 6). Each story: before, shown, after."""
+"""Repair: the ledger follows what the hosts list (promise 6). Each case: before, listed, after."""
 
 from dataclasses import replace
 

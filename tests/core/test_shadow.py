@@ -1,4 +1,4 @@
-"""The policy in the shadow decides from the same bids, as if it were the real one."""
+"""The shadow policy decides from the same bids, as if it were the real one."""
 
 from hypothesis import given
 from hypothesis import strategies as st

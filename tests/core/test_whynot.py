@@ -252,8 +252,8 @@ def test_the_winner_and_one_that_was_not_asked_have_nothing_to_change():
         why_not(replace(record, attempts=[]), "a")
 
 
-def test_what_the_request_does_not_wish_is_told_and_no_way_is_looked_for():
-    barred = Refusal("h0", Reason.ZONE, "is in zone a, zone b is wished")
+def test_a_violated_constraint_is_named_and_no_change_is_searched():
+    barred = Refusal("h0", Reason.ZONE, "is in zone a, zone b is required")
     found = why_not(held(AUCTION, {"h0": view(excluded_by=barred), "h1": view(8)}, {}), "h0")
     assert (found.winner, found.refusal, found.excluded_by, found.ways) == ("h1", barred, Reason.ZONE, ())
 

@@ -186,7 +186,7 @@ def test_the_mean_boot_time_is_the_busy_time_shared_by_the_boots(
 async def test_promise_4_a_repeated_order_is_carried_out_when_the_host_never_received_it(pair: Pair) -> None:
     """An earlier leader reserved it for this process and died before it sent the order."""
     agent, fake = pair
-    outcome = await agent.create(order("01AGAIN", again=True))
+    outcome = await agent.create(order("01AGAIN", resent=True))
     assert isinstance(outcome, Created)
     assert fake.stats()["creates_accepted"] == 1
 
@@ -194,11 +194,11 @@ async def test_promise_4_a_repeated_order_is_carried_out_when_the_host_never_rec
 async def test_promise_4_an_order_for_another_process_is_looked_up_and_not_carried_out(pair: Pair) -> None:
     """The previous process may have called flintlockd, and the call may still be in flight."""
     agent, fake = pair
-    lost = await agent.create(order("01LOST", instance="before", again=True))
+    lost = await agent.create(order("01LOST", instance="before", resent=True))
     assert isinstance(lost, Unknown)
     assert fake.stats()["creates_accepted"] == 0
     fake.vms.create(wire.with_token(create_request("made"), "01MADE"))
-    made = await agent.create(order("01MADE", instance="before", again=True))
+    made = await agent.create(order("01MADE", instance="before", resent=True))
     assert isinstance(made, Created)
     assert b"billet-token" not in made.reply
     assert fake.stats()["creates_accepted"] == 1
@@ -211,7 +211,7 @@ async def test_promise_4_an_order_with_an_unknown_outcome_is_not_carried_out_aga
     monkeypatch.setattr("billet.host.flintlockd.LOOKUP_PAUSE_S", 0.01)
     fake.faults.add(Fault(FaultKind.CUT_BEFORE_ACCEPT))
     assert isinstance(await agent.create(order("01TORN")), Unknown)
-    assert isinstance(await agent.create(order("01TORN", again=True)), Unknown)
+    assert isinstance(await agent.create(order("01TORN", resent=True)), Unknown)
     assert fake.stats()["creates_accepted"] == 0
 
 
@@ -262,8 +262,8 @@ async def test_promise_4_a_stopping_agent_still_looks_up_an_order_that_it_may_ha
     agent, fake = pair
     fake.vms.create(wire.with_token(create_request("made"), "01MADE"))
     await agent.finish(1.0)
-    made = await agent.create(order("01MADE", instance="before", again=True))
+    made = await agent.create(order("01MADE", instance="before", resent=True))
     assert isinstance(made, Created)
-    unknown = await agent.create(order("01LOST", instance="before", again=True))
+    unknown = await agent.create(order("01LOST", instance="before", resent=True))
     assert isinstance(unknown, Unknown), "what was told may still be on its way"
     assert fake.stats()["creates_accepted"] == 1

@@ -91,7 +91,7 @@ class Rig:
         assert not await self.agent.refresh()
 
     async def sent_again(self, token: str) -> Outcome:
-        return await self.agent.create(order(token, again=True))
+        return await self.agent.create(order(token, resent=True))
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,11 +92,18 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     await store.close()
 
 
-def auctioneer(ledger: Ledger, hosts: Hosts, rules: Rules = RULES) -> tuple[Auctioneer, list[AuctionRecorder]]:
-    ready, recorders = Presence(), []
-    for name in ledger.state.hosts:
-        ready.add(name)
+def auctioneer(
+    ledger: Ledger, hosts: Hosts, rules: Rules = RULES, ready: Presence | None = None
+) -> tuple[Auctioneer, list[AuctionRecorder]]:
+    ready, recorders = ready or present(ledger.state.hosts), []
     return Auctioneer(ledger, hosts, ready, rules, SystemClock(), recorders.append), recorders
+
+
+def present(host_ids: Iterable[str]) -> Presence:
+    ready = Presence()
+    for host_id in host_ids:
+        ready.add(host_id)
+    return ready
 
 
 def caller() -> Caller:
@@ -202,8 +209,7 @@ async def test_the_runner_up_takes_what_the_winner_surely_refuses_without_a_seco
 
 async def test_a_record_says_which_hosts_were_not_there(ledger: Ledger) -> None:
     hosts = Hosts(bids)
-    maker, recorders = auctioneer(ledger, hosts)
-    maker._ready.discard("h1")
+    maker, recorders = auctioneer(ledger, hosts, ready=present(["h0", "h2"]))
     await create(maker, "vm")
     assert recorders[0].record.called == (3, 0, ("h1",))
     assert hosts.called == [["h0", "h2"]]
@@ -231,11 +237,11 @@ async def test_the_shadow_is_written_down_and_never_acted_on(ledger: Ledger) -> 
     assert json.loads(readable(encode(second)))["attempts"][0]["shadow"] == first.host
 
 
-# Wishes: whom an auction asks.
+# Constraints and preferences: which hosts an auction asks.
 
 
-def knows_no_constraints(host_id: str, auction: Auction) -> Bid | Refusal:
-    """As on the link: the wishes of an auction stay with the leader."""
+def bids_without_constraints(host_id: str, auction: Auction) -> Bid | Refusal:
+    """As on the link: an auction's constraints and preferences stay with the leader."""
     return bids(host_id, replace(auction, constraints=NO_CONSTRAINTS))
 
 
@@ -244,10 +250,10 @@ async def with_labels(maker: Auctioneer, name: str, labels: dict[str, str]) -> b
     return await maker.create(auction, b"", caller())
 
 
-async def test_hosts_that_cannot_grant_a_wish_are_not_asked_and_their_reason_is_recorded(ledger: Ledger) -> None:
+async def test_hosts_that_violate_a_constraint_are_not_asked_and_their_reason_is_recorded(ledger: Ledger) -> None:
     """Broken on purpose (ask everybody): h1 and h2 are called."""
     await ledger.finish([PutHost(Host("h0", ROOM, ROOM, "a"))])
-    hosts = Hosts(knows_no_constraints)
+    hosts = Hosts(bids_without_constraints)
     maker, recorders = auctioneer(ledger, hosts)
     await with_labels(maker, "vm", {"billet.io/zone": "a"})
     assert hosts.called == [["h0"]]
@@ -255,8 +261,8 @@ async def test_hosts_that_cannot_grant_a_wish_are_not_asked_and_their_reason_is_
     assert {no.host: no.reason for no in refused} == {"h1": Reason.ZONE, "h2": Reason.ZONE}
 
 
-async def test_a_large_fleet_is_asked_where_the_wishes_can_be_granted(ledger: Ledger) -> None:
-    """The emptiest host is asked, but for wishes: the one with the label, or that the group is on."""
+async def test_a_large_fleet_is_asked_where_constraints_and_preferences_can_be_met(ledger: Ledger) -> None:
+    """Without labels the emptiest host is asked; else the one with the required label, or also the group's host."""
     await ledger.finish([PutHost(Host("h1", ROOM, ROOM, labels={"gpu": "yes"}))])
     db = Placement("db", "ns", "db", Resources(0, 1, 0, 1), "h2", PlacementState.STARTED)
     db = replace(db, labels={"billet.io/near": "db"})
@@ -264,7 +270,7 @@ async def test_a_large_fleet_is_asked_where_the_wishes_can_be_granted(ledger: Le
     for wanted, asked in (
         ({}, ["h0"]), ({"billet.io/require.gpu": "yes"}, ["h1"]), ({"billet.io/near": "db"}, ["h0", "h2"]),
     ):  # fmt: skip
-        hosts = Hosts(knows_no_constraints)
+        hosts = Hosts(bids_without_constraints)
         maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=1, ask_random=0))
         await with_labels(maker, f"vm-{wanted}", wanted)
         assert len(hosts.called[0]) == len(asked)
@@ -276,52 +282,52 @@ async def test_what_is_to_be_spread_asks_as_many_as_anything_else_though_a_zone_
     """Broken on purpose (a fixed share for each zone): 4 are asked."""
     await ledger.finish([DropHost(name) for name in ("h0", "h1", "h2")])
     await ledger.finish([PutHost(Host(f"{n}", ROOM, ROOM, "abc"[n % 3])) for n in range(12)])
-    hosts = Hosts(knows_no_constraints)
-    maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=6, ask_random=0))
-    for n in range(12):
-        maker._ready.add(f"{n}") if n % 3 < 2 else maker._ready.discard(f"{n}")
+    hosts = Hosts(bids_without_constraints)
+    ready = present(f"{n}" for n in range(12) if n % 3 < 2)
+    maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=6, ask_random=0), ready)
     await with_labels(maker, "vm", {"billet.io/spread": "g"})
     assert sorted(int(host_id) % 3 for host_id in hosts.called[0]) == [0, 0, 0, 1, 1, 1]
 
 
-async def test_a_wish_that_no_host_grants_is_no_matter_of_waiting(ledger: Ledger) -> None:
+async def test_nothing_is_waited_for_when_no_host_meets_a_constraint(ledger: Ledger) -> None:
     """Though a host is away: in another zone, it would be of no use if it were there."""
     await ledger.finish([PutHost(Host("away", ROOM, ROOM, "a"))])
-    hosts = Hosts(knows_no_constraints)
-    maker, _ = auctioneer(ledger, hosts, replace(RULES, arrive_s=0.0))
-    maker._ready.discard("away")
-    with pytest.raises(NoRoom, match="4 hosts: is not in the wished zone"):
+    hosts = Hosts(bids_without_constraints)
+    maker, _ = auctioneer(ledger, hosts, replace(RULES, arrive_s=0.0), present(["h0", "h1", "h2"]))
+    with pytest.raises(NoRoom, match="4 hosts: is not in the required zone"):
         await with_labels(maker, "vm", {"billet.io/zone": "b"})
     assert hosts.called == []
 
 
-async def test_the_first_host_of_a_fleet_is_waited_for_while_it_is_written_down(ledger: Ledger) -> None:
+class LaterClock(SystemClock):
+    """A clock on which every wait for hosts of the term before is over by the second look."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def monotonic_s(self) -> float:
+        self._looks += 1
+        return super().monotonic_s() + (3600.0 if self._looks > 1 else 0.0)
+
+
+async def test_the_first_host_of_a_fleet_is_waited_for_while_it_is_committed(ledger: Ledger) -> None:
     """However long the leader has led: to say that no host has joined would be wrong. Broken on purpose: NoRoom."""
     await ledger.finish([DropHost(name) for name in ("h0", "h1", "h2")])
-    maker, _ = auctioneer(ledger, Hosts(bids))
-    maker._arrived_by_s = 0.0
-    maker._ready.expect("h0")
+    ready = Presence()
+    maker = Auctioneer(ledger, Hosts(bids), ready, RULES, LaterClock(), lambda recorder: None)
+    ready.expect("h0")
     creating = asyncio.create_task(create(maker, "first"))
     await asyncio.sleep(0)
     await ledger.finish([PutHost(Host("h0", ROOM, ROOM))])
-    maker._ready.add("h0")
+    ready.add("h0")
     assert await creating == b"reply"
 
 
-async def test_a_host_that_is_wished_is_looked_at_and_no_other(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """On a fleet larger than --ask-hosts. Broken on purpose (look for it from the emptiest on): all three are."""
+async def test_a_required_host_is_the_only_one_that_is_asked(ledger: Ledger) -> None:
     hosts = Hosts(bids, bids)
     maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=1, ask_random=0))
-    looked: list[str] = []
-    may_have = maker._may_have
-    monkeypatch.setattr(
-        maker, "_may_have", lambda host_id, wanted: looked.append(host_id) or may_have(host_id, wanted)
-    )
-    labels = {"billet.io/host": "h2"}
-    await maker.create(Auction("a", "ns", "a", SHAPE, labels=labels, constraints=read(labels)), b"", caller())
-    assert (hosts.called, hosts.orders, set(looked)) == ([["h2"]], ["h2"], {"h2"})
+    await with_labels(maker, "a", {"billet.io/host": "h2"})
+    assert (hosts.called, hosts.orders) == ([["h2"]], ["h2"])
 
 
 # Clients that do not wait, and deletes of what is no longer running.

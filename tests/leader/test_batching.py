@@ -1,4 +1,4 @@
-"""Auctions that wait together are cleared together, largest first; alone, none waits. Real ledger and store."""
+"""Auctions that are ready together are one batch, largest first; one alone does not wait. Real ledger and store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from billet.core.auction import largest_first
+from billet.core.auction import clearing_order
 from billet.core.bidding import bid
 from billet.core.constraints import read
 from billet.core.errors import NoRoom
@@ -65,7 +65,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
 
 
 async def leading(store: SqliteStore, rooms: dict[str, Resources], auctions: int, quotas: Quotas = NO_QUOTAS):
-    """A reign over hosts of which so many auctions ask for bids: the hosts, the stories, and `create`."""
+    """A term over these hosts, whose bids wait for `auctions` calls: the hosts, the recorders, and `create`."""
     term = await store.campaign(Leader("a", "", ""))
     ledger = Ledger(load((await store.load()).changes), store, term)
     hosts = [Host(name, room, room) for name, room in rooms.items()]
@@ -92,7 +92,7 @@ async def hold(
     labels: Sequence[dict[str, str]] = (),
     quotas: Quotas = NO_QUOTAS,
 ):
-    """All of these auctions at once: hosts, stories by auction, outcomes."""
+    """Hold all of these auctions at once: the hosts, the recorders by auction, the outcomes."""
     link, recorders, create = await leading(store, rooms, len(demands), quotas)
     creating = [create(n, demand, labels[n] if labels else {}) for n, demand in enumerate(demands)]
     outcomes = await asyncio.gather(*creating, return_exceptions=True)
@@ -138,7 +138,7 @@ async def test_apart_holds_among_those_that_wait_together(store: SqliteStore) ->
     assert sorted(link.orders.values()) == ["h0", "h1", "h2"]
     refused = [outcome for outcome in outcomes if isinstance(outcome, NoRoom)]
     assert len(refused) == 5
-    assert all("3 hosts: has one of a group that is kept apart (h0: already has ns/a" in no.text for no in refused)
+    assert all("3 hosts: has another microVM of the apart group (h0: already has ns/a" in no.text for no in refused)
 
 
 async def test_a_quota_holds_among_those_that_wait_together(store: SqliteStore) -> None:
@@ -154,7 +154,7 @@ async def test_a_quota_holds_among_those_that_wait_together(store: SqliteStore) 
     ] * 5
 
 
-async def test_one_that_is_alone_has_its_turn_as_the_loop_comes_round() -> None:
+async def test_an_auction_alone_gets_its_slot_in_the_next_pass_of_the_loop() -> None:
     slot = asyncio.create_task(Clearing(State()).slot(Auction("a", "ns", "a", SMALL), []))
     for _ in range(3):  # it joins, is called, and wakes
         await asyncio.sleep(0)
@@ -162,7 +162,7 @@ async def test_one_that_is_alone_has_its_turn_as_the_loop_comes_round() -> None:
     assert slot.result() == Slot(1, 1)
 
 
-async def test_one_that_is_called_off_holds_nobody_up() -> None:
+async def test_a_cancelled_auction_holds_no_other_up() -> None:
     clearing = Clearing(State())
     slots = [asyncio.create_task(clearing.slot(Auction("a", "ns", "a", SMALL), [])) for _ in range(3)]
     await asyncio.sleep(0)
@@ -171,14 +171,15 @@ async def test_one_that_is_called_off_holds_nobody_up() -> None:
     assert [slot.cancelled() or slot.result() for slot in slots] == [Slot(1, 2), True, Slot(2, 2)]
 
 
-def test_largest_is_by_the_dominant_share_of_the_fleet_and_first_come_first_where_alike() -> None:
+def test_a_batch_is_ordered_by_priority_then_dominant_share_of_the_fleet_then_arrival() -> None:
     whole = Resources(100, 200 * 1024, 0, 100)
     demands = [Resources(2, 2048, 0, 1), Resources(1, 8192, 0, 1), Resources(2, 1024, 0, 1), Resources(8, 1024, 0, 1)]
-    assert largest_first(demands, whole) == [3, 1, 0, 2]
-    assert largest_first([], ZERO) == []
+    assert clearing_order([(demand, 0) for demand in demands], whole) == [3, 1, 0, 2]
+    assert clearing_order(list(zip(demands, (0, 0, 1, -1), strict=True)), whole) == [2, 1, 0, 3]
+    assert clearing_order([], ZERO) == []
 
 
-async def test_those_that_come_while_a_claim_is_committed_are_cleared_together_after_it() -> None:
+async def test_auctions_that_come_while_a_claim_is_committed_are_one_batch_after_it() -> None:
     """Their claims would have to wait for that transaction anyway. Broken on purpose (never waits): 1 and 1."""
     clearing = Clearing(State())
     slots, auction = [], Auction("a", "ns", "a", SMALL)
@@ -192,10 +193,10 @@ async def test_those_that_come_while_a_claim_is_committed_are_cleared_together_a
     assert [slot.together for slot in await asyncio.gather(*slots)] == [2, 2]
 
 
-async def test_what_surely_gets_nothing_is_told_so_while_the_store_hangs(
+async def test_an_auction_that_cannot_win_is_refused_while_the_store_hangs(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nobody waits for another's commit to hear a no, unless that commit could still fail and leave it the room.
+    """No auction waits for another's commit to be refused, unless that commit could fail and leave it the room.
 
     Broken on purpose: all wait (never asks whether it may win); `apart` is refused for a claim that may fail
     (looks at answers only).
@@ -222,6 +223,6 @@ async def test_what_surely_gets_nothing_is_told_so_while_the_store_hangs(
     ends = await asyncio.gather(*creating, return_exceptions=True)
     assert list(link.orders) == ["a0", "a5"]
     assert "not enough vCPU (e.g. h: needs 40 vCPU, 4 free)" in ends[1].text
-    assert "is not in the wished zone (h: is in no zone, zone x is wished)" in ends[2].text
-    assert "apart (h: already has ns/a0 of group g)" in ends[3].text
+    assert "is not in the required zone (h: is in no zone, zone x is required)" in ends[2].text
+    assert "apart group (h: already has ns/a0 of group g)" in ends[3].text
     assert "not enough vCPU (e.g. h: needs 4 vCPU" in ends[4].text

@@ -180,7 +180,7 @@ def test_a_leaders_order() -> None:
     assert order.method == "/microvm.services.api.v1alpha1.MicroVM/CreateMicroVM"
     assert order.payload == b"\x0a\x06\x12\x04team"
     assert (order.token, messages.get_resources(order.demand)) == (REQUESTED_ID, SMALL)
-    assert (order.verdict_only, order.again, order.instance) == (False, True, "agent-run-7")
+    assert (order.verdict_only, order.resent, order.instance) == (False, True, "agent-run-7")
 
 
 def test_streams_standby_and_goodbye() -> None:

@@ -137,7 +137,7 @@ create,bare,1,1024
     [
         (
             "create,c,1,1024,,,,billet.io/zon=a",
-            "line 10: label billet.io/zon='a' is none that Billet knows: " + constraints.ALLOWED,
+            "line 10: label billet.io/zon='a' is unknown: " + constraints.ALLOWED,
         ),
         ("create,c,1,1024,,,a", "line 10: microVM c has a zone; it wishes for one by the label billet.io/zone"),
         ("host,h1,8,8192", "line 10: host h1 is there twice"),

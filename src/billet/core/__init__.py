@@ -1,1 +1,1 @@
-"""WHAT is decided: values in, values out. No IO, no async, no clock, no chance."""
+"""WHAT is decided: pure functions of values. No IO, no async, no clock, no randomness."""

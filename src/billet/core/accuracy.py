@@ -1,4 +1,4 @@
-"""Bids held against what came: how far a host's bids err, and what is made of that. docs/adr/0015 says why."""
+"""Accuracy of bids: forecasts compared with actual results, and the correction that follows (docs/adr/0015)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import NamedTuple
 from billet.core.boots.forecast import BEYOND
 from billet.core.model import NO_DISCOUNT, Discount, Forecast
 
-WINDOW = 30  # of a host's last microVMs count for its discount: it has recovered when so many are right again
-NEEDED = 10  # before there is any
-LATE = 1.25  # up to so many times the foretold seconds a median is right: boots vary by themselves
-UNDERSTATED = 0.01  # up to so much a mean of understated utilisation is right
+WINDOW = 30  # a host's discount follows from its last 30 microVMs; after 30 accurate ones it is gone
+NEEDED = 10  # outcomes before there is a discount
+LATE = 1.25  # median of actual / predicted seconds that is still accurate: boots vary by themselves
+UNDERSTATED = 0.01  # mean of understated utilisation that is still accurate
 
 
 class Outcome(NamedTuple):
-    """One microVM: what the bid that won foretold, and what its host showed.
+    """One microVM: the forecast of the winning bid, and the actual result.
 
-    `took_s` is from the award to CREATED. `reported` is how full the host said it was, in its first report after
-    that; `expected` is the utilisation that was foretold, with all that the ledger has moved on that host since.
+    `took_s` is the time from the award to CREATED. `reported` is the host's utilisation in its first report after
+    that; `expected` the predicted utilisation, updated by the ledger's changes on that host since the award.
     """
 
     host: str
@@ -33,24 +33,24 @@ class Outcome(NamedTuple):
 
     @property
     def ratio(self) -> float | None:
-        """How many times longer than foretold it took; None where nothing was foretold."""
+        """Actual / predicted seconds; None without a prediction."""
         return self.took_s / self.forecast.created_s if self.forecast.created_s else None
 
     @property
     def understated(self) -> float:
-        """By how much its host was fuller than its bid had said; below 0 it was emptier."""
+        """Reported minus expected utilisation; negative when the host was emptier than predicted."""
         return self.reported - self.expected
 
 
 class Errors(NamedTuple):
-    """How far the bids of one host err, over the outcomes that were looked at. None where there are none.
+    """The errors of one host's bids, over some outcomes. None where no outcome had a prediction.
 
-    `ratio` is the median of taken over foretold seconds, `error` that of its distance from 1, `within` the share that
-    was CREATED within the bound, which is to be 0.9. `understated` is a mean.
+    `ratio` is the median of actual / predicted seconds, `error` the median distance of these ratios from 1, `within`
+    the share that was CREATED within the bound (target: 0.9), `understated` a mean.
     """
 
     outcomes: int
-    boots: int  # of which the seconds were foretold
+    boots: int  # outcomes with predicted seconds
     ratio: float | None
     error: float | None
     within: float | None
@@ -59,13 +59,13 @@ class Errors(NamedTuple):
 
     @property
     def chance(self) -> float:
-        """The standard deviation that `within` would have by chance alone, were each microVM by itself. Those of one
-        queue are not, and so theirs is larger."""
+        """The standard deviation of `within` by chance, if boots were independent. In one queue they are not, and the
+        deviation is larger."""
         return sqrt(BEYOND * (1.0 - BEYOND) / self.boots) if self.boots else 0.0
 
 
 def errors(outcomes: Sequence[Outcome]) -> Errors | None:
-    """Sum up; None without outcomes."""
+    """The errors over these outcomes; None if there are none."""
     if not outcomes:
         return None
     ratios = [outcome.ratio for outcome in outcomes if outcome.ratio is not None]
@@ -83,11 +83,11 @@ def errors(outcomes: Sequence[Outcome]) -> Errors | None:
 
 
 def discount(outcomes: Sequence[Outcome]) -> Discount:
-    """What a host's bids are corrected by, from its last WINDOW outcomes (oldest first).
+    """The correction of a host's bids, from its last WINDOW outcomes (oldest first).
 
-    The seconds that it foretells are multiplied by the median of taken over foretold, when that is above LATE. Its
-    score is raised by the mean of what it understated, when that is above UNDERSTATED. A host that is too careful
-    harms only itself, and is left alone. With fewer than NEEDED outcomes nothing is known of it.
+    Its predicted seconds are multiplied by the median of actual / predicted, if that is above LATE. Its score is
+    raised by the mean understatement, if that is above UNDERSTATED. Overstating harms only the host itself and is not
+    corrected. Fewer than NEEDED outcomes: no correction.
     """
     recent = outcomes[-WINDOW:]
     if len(recent) < NEEDED:

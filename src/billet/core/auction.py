@@ -1,4 +1,4 @@
-"""The leader's side: who wins. Replaying a record through `award` gives the same award."""
+"""The leader's side of an auction: which bid wins. Replaying a record through `award` gives the same award."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hashlib import blake2b
 
 from billet.core.bidding import PROVIDERS, closed, no_room
 from billet.core.boots.forecast import bound_s, until_created_s
-from billet.core.boots.pooling import Pooled, awarded_since, facts_by, pool
+from billet.core.boots.pooling import Pooled, awarded_since, facts_now, pool
 from billet.core.constraints import with_preferences
 from billet.core.model import (
     FORMULA,
@@ -21,6 +21,8 @@ from billet.core.model import (
     Facts,
     Forecast,
     HostView,
+    Placement,
+    PlacementState,
     Reason,
     Refusal,
     Resources,
@@ -30,14 +32,14 @@ from billet.core.model import (
 from billet.core.plural import counted
 from billet.core.scoring import LONG, PATIENT, Tolerance, Weights, price, utilisation
 
-# What flintlockd accepts (its own validation); a microVM outside of this is its verdict, not an auction's.
+# The limits of flintlockd's own validation. A microVM beyond them is refused by flintlockd, not by an auction.
 VCPU_LIMITS = range(1, 65)
 MEMORY_MIB_LIMITS = range(1024, 32769)
-NEVER = Resources(-1, -1, -1, 1 << 62)  # so many microVMs that none counts as awarded since
+NO_BASIS = Resources(-1, -1, -1, 1 << 62)  # never equals a ledger's count; no microVM counts as awarded since
 
 
 def hopeless(auction: Auction) -> bool:
-    """Whether every flintlockd would refuse this, so that one of them should say so in its own words."""
+    """Whether every flintlockd would refuse this request, so that no auction is needed."""
     return (
         auction.demand.vcpu not in VCPU_LIMITS
         or auction.demand.memory_mib not in MEMORY_MIB_LIMITS
@@ -45,13 +47,19 @@ def hopeless(auction: Auction) -> bool:
     )
 
 
-def largest_first(demands: Sequence[Resources], whole: Resources) -> list[int]:
-    """The order in which auctions that wait together are decided: their positions, first come first where alike.
+def clearing_order(waiting: Sequence[tuple[Resources, int]], whole: Resources) -> list[int]:
+    """The order in which auctions of one batch are decided, as positions in `waiting` (demand, priority).
 
-    The largest is the one with the largest dominant share of the whole fleet. Large ones go where they fit best
-    while there is choice, and small ones level what is left: longest processing time first (Graham, 1969).
+    Higher priority first, then the larger dominant share of the `whole` fleet, then first come. Large microVMs go
+    where they fit best while there is choice, and small ones level what is left: longest processing time first
+    (Graham, 1969).
     """
-    return sorted(range(len(demands)), key=lambda n: -utilisation(whole, ZERO, demands[n]))
+
+    def rank(n: int) -> tuple[int, float]:
+        demand, priority = waiting[n]
+        return -priority, -utilisation(whole, ZERO, demand)
+
+    return sorted(range(len(waiting)), key=rank)
 
 
 def award(
@@ -62,20 +70,20 @@ def award(
 ) -> Award | Unplaced:
     """The lowest bid that the ledger has room for.
 
-    The ledger says whether there is room, a bid only how much the host wants the microVM (promise 1). A bid that was
-    worked out on another count than the ledger's, or by another formula, is priced anew before it is compared, with
-    the microVMs awarded since then counted as waiting for their boot; so is one of a host where this microVM would
-    wait long, or for a pull, in the light of all bids (core/boots/pooling.py). Ties go by a hash of auction and
-    host: over many auctions no host is favoured for its name.
+    The ledger says whether there is room, a bid only how well the host suits the microVM (promise 1). A bid whose
+    count differs from the ledger's, or whose formula is another, gets a new score before it is compared; microVMs
+    awarded since then count as waiting for their boot. So does a bid with a long wait or a pull, with the means of
+    all bids (core/boots/pooling.py). Ties are broken by a hash of auction and host: over many auctions no host is
+    favoured for its name.
     """
     bids, refusals = with_room(auction, answers, ledger)
     if not bids:
         return Unplaced(_most_common_first(refusals))
-    asked = scores(bids, auction, ledger, weights)
-    best = _lowest(auction, bids, asked)
+    by_host = scores(bids, auction, ledger, weights)
+    best = _lowest(auction, bids, by_host)
     rest = [bid for bid in bids if bid is not best]
-    runner_up = _lowest(auction, rest, asked).host if rest else None
-    return Award(best.host, asked[best.host], outdated(best, ledger[best.host]), runner_up)
+    runner_up = _lowest(auction, rest, by_host).host if rest else None
+    return Award(best.host, by_host[best.host], outdated(best, ledger[best.host]), runner_up)
 
 
 def with_room(
@@ -101,58 +109,61 @@ def _refused(bid: Bid, auction: Auction, view: HostView | None) -> Refusal | Non
 
 
 def outdated(bid: Bid, view: HostView) -> bool:
-    """Whether the host's score is of another count than the ledger's, or by another formula than today's."""
+    """Whether the host counted other microVMs than the ledger does, or used another version of the formula."""
     return view.taken != bid.basis or bid.formula != FORMULA
 
 
 def scores(
     bids: Sequence[Bid], auction: Auction, ledger: Mapping[str, HostView], weights: Weights
 ) -> dict[str, Score]:
-    """What each of these bids counts for; the ledger has room for all of them."""
-    common = pool(bids, ledger, weights.delay_half_s)
-    return {bid.host: current_offer(bid, auction, ledger[bid.host], weights, common) for bid in bids}
+    """The score of each of these bids, by host. The ledger must have room for all of them (`with_room`)."""
+    pooled = pool(bids, ledger, weights.delay_half_s)
+    return {bid.host: current_offer(bid, auction, ledger[bid.host], weights, pooled) for bid in bids}
 
 
-def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, common: Pooled) -> Tolerance:
-    """How long the microVM may wait on the bidder before that counts.
+def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, pooled: Pooled) -> Tolerance:
+    """How long the microVM may wait on this bidder before the wait raises the score.
 
-    Who is `patient` would rather wait. One host at a time pulls images for the first time: while none does, they are
-    no wait. Else a host that pulls is late as soon as another would boot it earlier without.
+    A `patient` microVM may wait for ever. While no host pulls the images, their first pull is not part of the wait:
+    one host has to pull them first. Later, a host that pulls is late as soon as another one would boot without a
+    pull.
     """
     if patient(auction.constraints):
         return PATIENT
-    pulls = bool(common.pulling)
-    if common.soonest_s is None or not (facts.pulls or (pulls and bid.missing)):
+    pulls = bool(pooled.pulling)
+    if pooled.soonest_s is None or not (facts.pulls or (pulls and bid.missing)):
         return Tolerance(pulls=pulls)
-    return Tolerance(min(common.soonest_s, LONG * weights.delay_half_s), pulls)
+    return Tolerance(min(pooled.soonest_s, LONG * weights.delay_half_s), pulls)
 
 
 def patient(constraints: Constraints) -> bool:
-    """Whether a microVM wishes for company, or for none, and so would rather wait for its boot than go elsewhere."""
+    """Whether where a microVM runs matters more than when: it has a preference about its neighbours."""
     return bool(constraints.spread or constraints.near or constraints.plane)
 
 
-def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, common: Pooled) -> Score:
-    """The bid's own score while it is not outdated and little waits there, a new price else.
+def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, pooled: Pooled) -> Score:
+    """The bid's own score if it is up to date and its queue is short, else a new one.
 
-    Soft wishes are added to either: who of the microVM's group is where, only the ledger knows. A bid that stands
-    was made by a host that does not know who is patient. That is the same price while its spread is below 1: a queue
-    of up to delay_half_s is never late then. Of wilder hosts it is worth no price of its own.
+    Preferences are added to either: only the ledger knows where the members of a group are. A bid's own score was
+    computed without knowing whether the microVM is patient. As long as the host's uncertainty is below 1, that makes
+    no difference: a queue of up to delay_half_s is never late. On hosts with a larger uncertainty the difference is
+    ignored.
     """
     score, discount = bid.score, view.discount
-    if outdated(bid, view) or discount != NO_DISCOUNT or not common.stands(bid.facts, bid.missing):
-        facts, weighed = common.seen(common.by_now[bid.host], bid.missing), weights.under(auction.constraints.policy)
-        wait = tolerance(auction, bid, facts, weighed, common)
-        score = price(view.allocatable, view.taken, auction.demand, facts, weighed, bid.missing, discount, wait)
+    if outdated(bid, view) or discount != NO_DISCOUNT or not pooled.needs_no_pooling(bid.facts, bid.missing):
+        facts = pooled.adjusted(pooled.facts_by_host[bid.host], bid.missing)
+        of_policy = weights.under(auction.constraints.policy)
+        wait = tolerance(auction, bid, facts, of_policy, pooled)
+        score = price(view.allocatable, view.taken, auction.demand, facts, of_policy, bid.missing, discount, wait)
     return with_preferences(score, view.peers, weights) if view.peers else score
 
 
 def forecast_of(bid: Bid, auction: Auction, view: HostView) -> Forecast:
-    """What a bid foretells, with the awards that the ledger has seen since counted as waiting before it.
+    """The forecast of a bid, with the microVMs awarded since counted as waiting before it.
 
-    The utilisation is the bid's own word while the ledger counts as the host did: that is what it won with.
+    The utilisation is the bid's own as long as the ledger's count equals the host's: with that one the bid won.
     """
-    facts, moved = facts_by(bid, view), view.taken != bid.basis
+    facts, moved = facts_now(bid, view), view.taken != bid.basis
     return Forecast(
         utilisation(view.allocatable, view.taken, auction.demand) if moved else bid.score.utilisation,
         until_created_s(facts, bid.missing),
@@ -160,25 +171,42 @@ def forecast_of(bid: Bid, auction: Auction, view: HostView) -> Forecast:
     )
 
 
-def unpriced(host_id: str, facts: Facts, missing: int = 0, coming: int = 0) -> Bid:
-    """A bid on a count that no ledger has, so that `award` prices it, by these facts and its own weights."""
-    return Bid(host_id, Score(0.0, 0.0, 0.0, 0.0), NEVER, facts, missing, coming)
+def unpriced_bid(host_id: str, facts: Facts, missing: int = 0, coming: int = 0) -> Bid:
+    """A bid without a score of its own: `award` computes it from these facts and its own weights."""
+    return Bid(host_id, Score(0.0, 0.0, 0.0, 0.0), NO_BASIS, facts, missing, coming)
 
 
-def rebid(bid: Bid, view: HostView) -> Bid:
-    """The bid as it would be made by now, on a count that no ledger has."""
+def updated_bid(bid: Bid, view: HostView) -> Bid:
+    """The bid with the awards since then in its facts, and without a score of its own."""
     coming = bid.coming + (bid.missing if awarded_since(bid, view) else 0)
-    return unpriced(bid.host, facts_by(bid, view), bid.missing, coming)
+    return unpriced_bid(bid.host, facts_now(bid, view), bid.missing, coming)
 
 
-def _lowest(auction: Auction, bids: Sequence[Bid], asked: Mapping[str, Score]) -> Bid:
-    low = min(asked[bid.host].total for bid in bids)
-    tied = [bid for bid in bids if asked[bid.host].total == low]
+def _lowest(auction: Auction, bids: Sequence[Bid], by_host: Mapping[str, Score]) -> Bid:
+    low = min(by_host[bid.host].total for bid in bids)
+    tied = [bid for bid in bids if by_host[bid.host].total == low]
     return tied[0] if len(tied) == 1 else min(tied, key=lambda bid: tie_break(auction.id, bid.host))
 
 
+def reservation(auction: Auction, decision: Award, instance: str, now_s: float) -> Placement:
+    """The placement by which the winner's room is claimed, before its agent (`instance`) is told."""
+    return Placement(
+        id=auction.id,
+        namespace=auction.namespace,
+        name=auction.name,
+        demand=auction.demand,
+        host=decision.host,
+        state=PlacementState.RESERVED,
+        labels=auction.labels,
+        score=decision.score.total,
+        runner_up=decision.runner_up or "",
+        changed_at_s=now_s,
+        instance=instance,
+    )
+
+
 def tie_break(auction_id: str, host_id: str) -> bytes:
-    """A number that looks drawn anew for each auction and each host."""
+    """A pseudo-random value for an auction and a host; the lowest wins a tie."""
     return blake2b(f"{auction_id}\0{host_id}".encode(), digest_size=8).digest()
 
 
@@ -188,33 +216,31 @@ def _most_common_first(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
 
 
 def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
-    """The sentence that a client reads: what was wanted, and every reason with its number of hosts.
+    """The error text for the client: the demand, and each reason with its number of hosts, the most common first.
 
-    The most common reason comes first, with one host's details as an example. Where it is a wish that is not granted,
-    several hosts are named, each with what it has instead.
+    A reason has one host's details as an example; that of a violated constraint has several hosts, each with its own
+    value.
     """
-    want = auction.demand
-    head = f"no host can take {auction.namespace}/{auction.name} ({want.vcpu} vCPU, {want.memory_mib} MiB)"
+    demand = auction.demand
+    head = f"no host can take {auction.namespace}/{auction.name} ({demand.vcpu} vCPU, {demand.memory_mib} MiB)"
     if not unplaced.refusals:
         return f"{head}: no host has joined; start `billet agent` beside each flintlockd"
     counts = Counter(refusal.reason for refusal in unplaced.refusals)
     parts = []
     for reason, count in counts.most_common():
-        told = [f"{r.host}: {r.detail}" for r in unplaced.refusals if r.reason is reason and r.detail]
-        most = HOSTS_TOLD if reason in CONSTRAINT_REASONS else 1
-        begin = "e.g. " if most == 1 or len(told) > most else ""
-        detail = f" ({begin}{', '.join(told[:most])})" if told else ""
+        details = [f"{r.host}: {r.detail}" for r in unplaced.refusals if r.reason is reason and r.detail]
+        most = HOSTS_NAMED if reason in CONSTRAINT_REASONS else 1
+        begin = "e.g. " if most == 1 or len(details) > most else ""
+        detail = f" ({begin}{', '.join(details[:most])})" if details else ""
         parts.append(f"{counted(count, 'host')}: {reason.value}{detail}")
     return f"{head}: " + "; ".join(parts)
 
 
 CONSTRAINT_REASONS = frozenset({Reason.ZONE, Reason.HOST, Reason.LABEL, Reason.AVOIDED, Reason.APART})
-HOSTS_TOLD = 8
-
-
+HOSTS_NAMED = 8
 AWAY_REASONS = frozenset({Reason.AWAY, Reason.SILENT, Reason.DAEMON_AWAY, Reason.STOPPING, Reason.DECLINED})
 
 
-def merely_away(unplaced: Unplaced) -> bool:
-    """Whether waiting may help: some host did not answer, so nobody knows that it has no room."""
+def some_unreachable(unplaced: Unplaced) -> bool:
+    """Whether a retry may help: some host did not answer, and may have room."""
     return any(refusal.reason in AWAY_REASONS for refusal in unplaced.refusals)

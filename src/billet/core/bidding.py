@@ -1,4 +1,4 @@
-"""The host's side: whether it wants a microVM, and for how much."""
+"""The host's side of an auction: a bid with its score, or a refusal with its reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ def bid(
     missing: int = 0,
     coming: int = 0,
 ) -> Bid | Refusal:
-    """A host's answer to a call for bids, from what it counts as taken and what only it knows.
+    """A host's answer to a call for bids, from what it counts as taken and its own facts.
 
-    `missing` counts the images that it would have to pull for this microVM, `coming` those that it pulls for others.
+    `missing` is the number of images that it would have to pull for this microVM, `coming` the number of those that
+    it is already pulling for others.
     """
     refusal = cannot(host, auction) or no_room(host.id, host.allocatable, taken, auction.demand)
     if refusal:
@@ -33,9 +34,9 @@ def bid(
 
 
 def cannot(host: Host, auction: Auction) -> Refusal | None:
-    """Why a host could never run this microVM, however empty.
+    """Why a host cannot run this microVM even if it is empty; None if it can.
 
-    An empty provider means the host's own default. Where that is unknown too, flintlockd itself decides.
+    An empty provider means the host's default. If that is unknown too, flintlockd decides.
     """
     refusal = closed(host.id, host) or violation(host, auction.constraints)
     if refusal:
@@ -46,7 +47,7 @@ def cannot(host: Host, auction: Auction) -> Refusal | None:
 
 
 def incapable(provider: str, auction: Auction) -> Reason | None:
-    """Why a provider could not run this microVM; "" is one that nobody has named, and may be any."""
+    """Why a provider cannot run this microVM; None if it can. Provider "" is unknown and may be any."""
     if provider == FIRECRACKER and auction.needs_macvtap:
         return Reason.MACVTAP
     if provider == FIRECRACKER and auction.needs_virtiofs:
@@ -55,13 +56,13 @@ def incapable(provider: str, auction: Auction) -> Reason | None:
 
 
 def closed(host_id: str, host: Host | HostView) -> Refusal | None:
-    """Why a host takes no new microVM at all, whatever its room."""
+    """Why a host takes no new microVMs at all: it is fenced or cordoned. None if it is open."""
     if host.fenced:
         return Refusal(host_id, Reason.FENCED)
     return Refusal(host_id, Reason.CORDONED) if host.cordoned else None
 
 
-_LACKS = (
+_SHORTAGES = (
     (Reason.NO_VCPU, "vCPU"),
     (Reason.NO_MEMORY, "MiB memory"),
     (Reason.NO_DISK, "MiB disk"),
@@ -70,10 +71,10 @@ _LACKS = (
 
 
 def no_room(host_id: str, allocatable: Resources, taken: Resources, demand: Resources) -> Refusal | None:
-    """The first resource that a host lacks, with how much is wanted and free."""
-    if allocatable.has_room(taken, demand):  # without the difference as a value: this is asked for every bid
+    """The first resource that a host lacks, with the amounts needed and free; None if there is room."""
+    if allocatable.has_room(taken, demand):  # the usual case, without building the difference
         return None
-    for (reason, unit), wanted, free in zip(_LACKS, demand, allocatable.minus(taken), strict=True):
+    for (reason, unit), wanted, free in zip(_SHORTAGES, demand, allocatable.minus(taken), strict=True):
         if wanted > free:
             return Refusal(host_id, reason, f"needs {wanted} {unit}, {max(free, 0)} free")
     return None

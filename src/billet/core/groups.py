@@ -1,4 +1,4 @@
-"""Who is where, by group: what the ledger knows for `spread`, `apart` and `near`."""
+"""Where the members of each group are: the ledger's index for `spread`, `apart` and `near`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from billet.core.model import Auction, Group, GroupKind, Host, Peers, Placement
 
 
 class Counted(NamedTuple):
-    """A soft wish, and of the group that it speaks of: those on each host, how many in each zone and anywhere."""
+    """A preference, and its group's members: those on each host, and their number in each zone and in total."""
 
     preference: str
     hosts: Mapping[str, Mapping[str, str]]
@@ -20,13 +20,15 @@ class Counted(NamedTuple):
 
 
 def domain(host_id: str, host: Host | None) -> str:
-    """A host's failure domain; one without a zone is its own."""
+    """A host's failure domain: its zone, or the host itself if it has none."""
     return (host.zone if host else "") or f"host {host_id}"
 
 
 class Groups:
-    """Placements that hold room, by group and host, and counted by zone. A change costs O(groups of the placement),
-    at most five; a question O(1), however large the group."""
+    """Placements that hold room, by group and host, and counted by zone.
+
+    A change costs O(groups of the placement), at most five; a lookup O(1), however large the group.
+    """
 
     def __init__(self) -> None:
         self._members: dict[Group, dict[str, dict[str, str]]] = {}  # group -> host -> names by placement id
@@ -37,7 +39,7 @@ class Groups:
         return isinstance(other, Groups) and vars(self) == vars(other)
 
     def add(self, placement: Placement, zone: str) -> None:
-        """A placement holds room on its host from now on, in this zone."""
+        """Add a placement that holds room on its host, in this zone."""
         for group in groups_of(placement.namespace, placement.name, placement.labels):
             hosts = self._members.setdefault(group, {})
             hosts.setdefault(placement.host, {})[placement.id] = f"{placement.namespace}/{placement.name}"
@@ -45,7 +47,7 @@ class Groups:
             self._totals[group] += 1
 
     def remove(self, placement: Placement, zone: str) -> None:
-        """It does not any more; `zone` is the one with which it was added."""
+        """Remove a placement; `zone` is the one that it was added with."""
         for group in groups_of(placement.namespace, placement.name, placement.labels):
             hosts, zones = self._members[group], self._zones[group]
             del hosts[placement.host][placement.id]
@@ -58,26 +60,26 @@ class Groups:
             if not hosts:
                 del self._members[group], self._zones[group], self._totals[group]
 
-    def one(self, group: Group, host_id: str) -> str:
-        """The name of the one that has been longest on a host, "" when none of the group is there."""
+    def oldest(self, group: Group, host_id: str) -> str:
+        """The name of the group's oldest member on a host, "" if there is none."""
         here = self._members.get(group, {}).get(host_id)
         return next(iter(here.values())) if here else ""
 
     def hosts(self, group: Group) -> Iterable[str]:
-        """The hosts that have one of a group."""
+        """The hosts with a member of a group."""
         return self._members.get(group, {})
 
     def in_zone(self, group: Group, zone: str) -> bool:
-        """Whether one of a group is in a zone."""
+        """Whether a group has a member in a zone."""
         return zone in self._zones.get(group, ())
 
     def apart(self, auction: Auction, host_id: str) -> str:
-        """Whom on a host an auction wishes to be apart from, "" = nobody."""
+        """The name of a microVM on a host from which `apart` keeps this one away, "" if there is none."""
         apart = auction.constraints.apart
-        return self.one(Group(auction.namespace, GroupKind.APART, apart), host_id) if apart else ""
+        return self.oldest(Group(auction.namespace, GroupKind.APART, apart), host_id) if apart else ""
 
     def counted(self, auction: Auction) -> list[Counted]:
-        """An auction's soft wishes, as far as there is anybody to be near to or to be spread from."""
+        """An auction's preferences whose groups have members."""
         return [
             Counted(preference, self._members[group], self._zones[group], self._totals[group])
             for preference, group in soft_groups(auction)
@@ -86,7 +88,7 @@ class Groups:
 
 
 def peers_on(counted: Sequence[Counted], host_id: str, zone: str) -> tuple[Peers, ...]:
-    """What these wishes are measured by on a host of this zone."""
+    """The counts by which these preferences are scored on a host of this zone."""
     return tuple(
         Peers(preference, len(hosts.get(host_id, ())), zones.get(zone, 0), total)
         for preference, hosts, zones, total in counted

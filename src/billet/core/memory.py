@@ -1,10 +1,10 @@
-"""A dictionary that forgets its oldest entries."""
+"""A dictionary of limited size, which drops its oldest entries."""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
-REMEMBERED = 10_000  # entries, unless said otherwise
+REMEMBERED = 10_000  # entries, by default
 
 K = TypeVar("K")
 T = TypeVar("T")

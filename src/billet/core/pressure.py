@@ -1,15 +1,15 @@
-"""How a host feels: pressure from what its kernel measures, and from room that is promised and not there."""
+"""A host's pressure: from the stalls that its kernel measures, and from promised room that is not really free."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-HALF_LIFE_S = 10.0  # of a stall in the smoothed share: what was measured so long ago counts half
-TOLERATED = 0.1  # of the room that the ledger counts as free may be missing before it is felt
+HALF_LIFE_S = 10.0  # age at which a measured stall counts half
+TOLERATED = 0.1  # share of the room counted as free that may be missing without pressure
 
 
 class Stalls(NamedTuple):
-    """The shares of time, 0 to 1, in which some task waited for CPU, memory, IO; None where the kernel cannot say."""
+    """Shares of time, 0 to 1, in which a task waited for CPU, memory or IO; None if the kernel cannot tell."""
 
     cpu: float | None = None
     memory: float | None = None
@@ -20,16 +20,16 @@ NO_STALLS = Stalls()
 
 
 def smoothed(before: float, newest: float, span_s: float) -> float:
-    """An exponentially weighted mean after a span in which `newest` was measured; half of it is HALF_LIFE_S old."""
+    """The exponentially weighted mean after `span_s` in which `newest` was measured, with half-life HALF_LIFE_S."""
     kept: float = 0.5 ** (span_s / HALF_LIFE_S)
     return newest + (before - newest) * kept
 
 
 def squeeze(promised_mib: int, truly_free_mib: int | None) -> float | None:
-    """How much of the free room that the ledger counts is not there: 0 = none, 1 = all of it; None = not known.
+    """The share of the room counted as free that is not really free: 0 = none, 1 = all of it; None = unknown.
 
-    squeeze = 1 - truly free / (0.9 x counted as free), within 0 and 1. Guests seldom touch all of their memory, so
-    that a sound host has more free than its ledger counts.
+    squeeze = 1 - truly free / (0.9 x counted as free), limited to 0 to 1. Guests rarely use all of their memory, so a
+    healthy host has more free than its ledger counts.
     """
     if truly_free_mib is None:
         return None
@@ -38,16 +38,16 @@ def squeeze(promised_mib: int, truly_free_mib: int | None) -> float | None:
 
 
 def backed_mib(free_mib: int, capacity_mib: int, allocatable_mib: int) -> int:
-    """How much of the free room that the ledger counts the machine is meant to have.
+    """The part of the room counted as free that the machine should really have.
 
-    An allocation ratio above 1 promises more than there is, in the hope that not all of it is used at once. That an
-    empty host has not all of that is no pressure.
+    An allocation ratio above 1 promises more than the machine has, because not all of it is used at once. The
+    difference is no pressure.
     """
     return free_mib * capacity_mib // allocatable_mib if allocatable_mib > capacity_mib else free_mib
 
 
 def felt(stalls: Stalls, memory: tuple[int, int | None], volumes: tuple[int, int | None]) -> float | None:
-    """The pressure that a bid carries: the worst of all that is known, None when nothing is.
+    """The pressure in a bid: the highest of all known parts, None if none is known.
 
     `memory` and `volumes` are MiB: free by the ledger's count, and truly free.
     """

@@ -1,4 +1,4 @@
-"""What a namespace may take of the whole fleet."""
+"""Quotas: how much of the whole fleet a namespace may take."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 from billet.core.model import Resources
 
-OTHERS = "*"  # each namespace that has no quota of its own
+OTHERS = "*"  # the quota of each namespace without its own
 UNITS = {"vcpu": "vCPU", "memory_mib": "MiB memory", "disk_mib": "MiB disk", "vms": "microVMs"}
 
 
 class Quota(NamedTuple):
-    """The most that a namespace may take, by resource; None is no limit."""
+    """The limits of a namespace, by resource; None is no limit."""
 
     vcpu: int | None = None
     memory_mib: int | None = None
@@ -24,7 +24,7 @@ Quotas = Mapping[str, Quota]  # by namespace
 
 
 def read_quota(text: str) -> Quota:
-    """The quota written as `vcpu:64,memory_mib:131072,vms:20`. Raises ValueError."""
+    """Parse a quota like `vcpu:64,memory_mib:131072,vms:20`. Raises ValueError."""
     limits: dict[str, int] = {}
     for part in text.split(","):
         name, colon, amount = part.strip().partition(":")
@@ -34,11 +34,11 @@ def read_quota(text: str) -> Quota:
     return Quota(**limits)
 
 
-OVER = "is over its quota"  # in the sentence below, by which records tell such a refusal from others
+OVER = "is over its quota"  # part of the text below; records recognise this refusal by it
 
 
 def exceeded(quotas: Quotas, namespace: str, taken: Resources, demand: Resources) -> str:
-    """The sentence that says why a namespace may not have this as well: limit, used, wanted; "" when it may."""
+    """The error text when `taken` and `demand` together exceed the quota, with limit, used and requested; else ""."""
     quota = quotas.get(namespace) or quotas.get(OTHERS)
     if quota is None:
         return ""

@@ -1,4 +1,4 @@
-"""The hosts in the order of how full they are, so that an auction asks the emptiest without looking at all."""
+"""Hosts sorted by utilisation, so that an auction finds the emptiest ones without looking at all of them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice, zip_longest
 
-LOOK = 8  # times a zone's share of those that are asked: so many of its hosts are looked at for what is to be spread
-Place = tuple[float, str]  # a host's share, and the host
+LOOK = 8  # hosts looked at per zone, as a multiple of the hosts asked per zone
+Place = tuple[float, str]  # a host's dominant share, and its id
 
 
 class Ranking:
-    """Hosts sorted by their dominant share, all of them and those of each zone. A change costs O(log hosts)
-    comparisons. Those without a zone are one list: each of them is a failure domain of its own."""
+    """All hosts, and those of each zone, sorted by dominant share. A change costs O(log hosts) comparisons.
+
+    Hosts without a zone share one list, though each of them is its own failure domain.
+    """
 
     def __init__(self) -> None:
         self._all: list[Place] = []
@@ -32,7 +34,7 @@ class Ranking:
         insort(self._zones.setdefault(zone, []), place)
 
     def drop(self, host_id: str) -> None:
-        """Forget a host; one that is not there is no error."""
+        """Remove a host, if it is there."""
         known = self._known.pop(host_id, None)
         if known is None:
             return
@@ -52,11 +54,10 @@ class Ranking:
         fullest_first: bool = False,
         zone: str = "",
     ) -> list[str]:
-        """The `ask` emptiest (or fullest) hosts that fit, and a few more drawn by a hash of the auction.
+        """The `ask` emptiest (or fullest) hosts that fit, and up to `drawn` more, drawn by a hash of the auction.
 
-        With a `zone` only its own are looked at. The drawn ones keep an eye on hosts whose own facts (pressure, boot
-        queue) have become better than the ledger knows. Where fewer than `ask` fit, every host was looked at, and
-        those are all there are.
+        With a `zone`, only hosts of that zone. The drawn ones may have better facts (pressure, boot queue) than the
+        ledger can know. A result shorter than `ask` contains every host that fits.
         """
         ranked = self._zones.get(zone, []) if zone else self._all
         chosen = list(islice(filter(fits, _ids(ranked, fullest_first)), ask))
@@ -71,10 +72,10 @@ class Ranking:
     def of_each_zone(
         self, auction_id: str, ask: int, fits: Callable[[str], bool], fullest_first: bool = False
     ) -> list[str]:
-        """`ask` hosts that fit, the emptiest (or fullest) of each zone in turn, however full a whole zone is.
+        """Up to `ask` hosts that fit: the emptiest (or fullest) of each zone in turn.
 
-        In each zone so few are looked at that one with nothing to give is no look at half of the fleet; so these may
-        be fewer than there are. Of more zones than `ask`, those next to one that is drawn by a hash of the auction.
+        Only a few hosts are looked at in each zone, so that a full zone does not cost a scan of it; the result may
+        miss hosts that fit. With more zones than `ask`, the first zone is drawn by a hash of the auction.
         """
         zones = list(self._zones)
         if not zones or ask < 1:
@@ -93,5 +94,5 @@ def _ids(ranked: list[Place], fullest_first: bool) -> Iterator[str]:
 
 
 def draw(name: str, salt: str) -> int:
-    """A number of 64 bits that looks drawn anew for each name and salt."""
+    """A pseudo-random number of 64 bits for a name and a salt."""
     return int.from_bytes(blake2b(f"{name}\0{salt}".encode(), digest_size=8).digest())

@@ -1,6 +1,6 @@
-"""Bringing together what was promised (the store) and what runs (the hosts, the source of truth; promise 6).
+"""Reconciliation of placements (the store) with running microVMs (the hosts, the source of truth; promise 6).
 
-docs/reconciler.md has every case as a table, and a test that walks it.
+docs/reconciler.md lists every case in a table; a test walks through it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def repair(
     in_hand: Collection[str],
     now_s: float,
 ) -> list[Change]:
-    """The changes that make the placements of these uids say what the host shows.
+    """The changes that bring the placements of these uids in line with what the host lists.
 
-    `rows` is everything that the host shows now, by uid. Placements in hand (a create or a delete is under way) are
-    left alone: whoever has them in hand finishes them, and they are looked at again afterwards.
+    `rows` is everything that the host lists now, by uid. Placements in hand (a create or a delete is under way) are
+    skipped: that operation finishes them, and they are reconciled afterwards.
     """
     changes: list[Change] = []
     for uid in uids:
@@ -38,12 +38,12 @@ def repair(
 
 
 def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: float) -> Change | None:
-    """A microVM is there: adopt it, settle its reservation, or correct what is known of it."""
+    """A host lists a microVM: adopt it, resolve its reservation, or update its placement."""
     state = PlacementState.RELEASING if row.state is VmState.DELETING else PlacementState.STARTED
     if placement and placement.state is PlacementState.FENCED:
         return _released_and_here(placement, host_id, row)
     if placement and placement.uid == row.uid and placement.host != host_id:
-        # The same microVM: its host has come back under another name, or has two agents.
+        # The same microVM: its host came back under another name, or has two agents.
         return PutPlacement(replace(placement, host=host_id, state=state, demand=row.demand, changed_at_s=now_s))
     if placement is None or placement.host != host_id:
         return PutPlacement(
@@ -60,7 +60,7 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
                 changed_at_s=now_s,
             )
         )
-    # A delete that was acknowledged stays so, whatever the host shows for the moment.
+    # An acknowledged delete stays acknowledged, whatever the host lists at the moment.
     if placement.state in (PlacementState.RELEASING, PlacementState.GONE):
         state = PlacementState.RELEASING
     if (placement.state, placement.uid, placement.demand) == (state, row.uid, row.demand):
@@ -69,14 +69,14 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
 
 
 def _released_and_here(placement: Placement, host_id: str, row: Observed) -> Change | None:
-    """It was declared gone and is here all the same: never taken up again, but deleted (`to_delete`)."""
+    """A host lists a placement that a fence released: note its uid, for `to_delete`; never adopt it."""
     if placement.uid or placement.host != host_id:
         return None
     return PutPlacement(replace(placement, uid=row.uid))  # only its token was known
 
 
 def _vanished(placement: Placement | None, host_id: str, now_s: float) -> Change | None:
-    """A microVM is gone: its delete is complete, the host is clean of it, or it is lost."""
+    """A host no longer lists a microVM: its delete is complete, the fenced host is clean of it, or it is lost."""
     if placement is None or placement.host != host_id:
         return None
     match placement.state:
@@ -101,12 +101,12 @@ def expired(
     resolve_after_s: float,
     keep_lost_s: float,
 ) -> list[Change]:
-    """Reservations of this host that came to nothing, and placements that were remembered long enough.
+    """The changes that drop this host's failed reservations, and ended placements that were kept long enough.
 
-    A reservation that a fence released ends in the same way. `rows` is everything that the host shows: what is there
-    is `repair`'s to settle. `creating` are the tokens of creates that the host's agent still has in hand. `idle_s` is
-    for how long each reservation has been in nobody's hands (the wall clock of `changed_at_s` may have been set
-    since, or be another server's, and room that is given back too early cannot be had back).
+    A reservation that a fence released ends in the same way. `rows` is everything that the host lists; placements in
+    it are left to `repair`. `creating` are the tokens of creates that the host's agent has in hand. `idle_s` is how
+    long each reservation has not been in hand. It is not computed from `changed_at_s`, a wall clock that may have
+    been set since or be another server's: room that is given back too early cannot be taken back.
     """
     changes: list[Change] = []
     busy = {*in_hand, *creating, *(row.token for row in rows.values())}
@@ -127,7 +127,7 @@ REMEMBERED = (PlacementState.LOST, PlacementState.GONE)
 
 
 def is_reservation(placement: Placement) -> bool:
-    """Whether nobody has seen its microVM so far."""
+    """Whether no host has listed the placement's microVM so far."""
     return placement.state is PlacementState.RESERVED or (
         placement.state is PlacementState.FENCED and not placement.uid
     )
@@ -136,10 +136,10 @@ def is_reservation(placement: Placement) -> bool:
 def to_delete(
     state: State, host_id: str, rows: Mapping[str, Observed], uids: Iterable[str], in_hand: Collection[str]
 ) -> list[str]:
-    """Those of these uids that the host shows and has to delete.
+    """Those of these uids that the host lists and must delete.
 
-    Either a fence released the microVM, under whatever name its host is back; or a client's Delete was acknowledged
-    and the host shows no sign of it: its flintlockd has lost it.
+    Either a fence released the microVM (the host may be back under another name), or a client's Delete was
+    acknowledged and the host's flintlockd has lost it.
     """
     doomed = []
     for uid in uids:
@@ -155,11 +155,11 @@ def to_delete(
     return doomed
 
 
-# A host that is declared dead.
+# Fencing.
 
 
 def release(state: State, host_id: str, in_hand: Collection[str], now_s: float) -> list[Change]:
-    """What a fence does to a host's placements: all of them become FENCED, once nobody has them in hand."""
+    """The changes of a fence: all of the host's placements become FENCED, except those in hand."""
     placements = (state.placements[placement_id] for placement_id in sorted(state.on_host.get(host_id, ())))
     return [
         PutPlacement(replace(placement, state=PlacementState.FENCED, changed_at_s=now_s))
@@ -169,21 +169,21 @@ def release(state: State, host_id: str, in_hand: Collection[str], now_s: float) 
 
 
 def is_released(state: State, host_id: str) -> bool:
-    """Whether a fence has released everything on this host."""
+    """Whether a fence has released all placements of this host."""
     released = (PlacementState.FENCED, PlacementState.GONE)
     return all(state.placements[id_].state in released for id_ in state.on_host.get(host_id, ()))
 
 
 def is_clean(state: State, host_id: str) -> bool:
-    """Whether a host has shown that nothing of what a fence released is on it: it may bid again."""
+    """Whether a host has deleted everything that a fence released, so that it may bid again."""
     return not any(state.placements[id_].state is PlacementState.FENCED for id_ in state.on_host.get(host_id, ()))
 
 
 def overdue(state: State, away_s: Mapping[str, float], fence_after_s: float) -> list[str]:
-    """The hosts to fence because they have been away so long; `away_s` has those that are not connected.
+    """The hosts to fence: away for `fence_after_s` or longer. `away_s` has all hosts that are not connected.
 
-    None while more than half of the fleet is away: then it is rather the leader that is cut off, and fencing would
-    have every microVM deleted when the network is back.
+    None while more than half of the fleet is away: then the leader itself is probably cut off, and fencing would
+    delete every microVM once the network is back.
     """
     standing = {host_id for host_id, host in state.hosts.items() if not host.fenced}
     if 2 * len(standing & away_s.keys()) > len(standing):

@@ -1,4 +1,4 @@
-"""The utilisation score. One function, used by the host for its bid and by the leader to price a bid anew."""
+"""The utilisation score: one function, for hosts that bid and for the leader, which recomputes outdated bids."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from billet.core.policies import DEFAULT, named
 
 
 class Weights(NamedTuple):
-    """How much each part of the score counts. The leader's settings; it tells them to every host.
+    """The weight of each part of the score. Settings of the leader, which sends them to every host.
 
-    `pressure`: what a host whose tasks wait all the time adds to its score (0 = pressure does not matter).
-    `delay`: how much the seconds until CREATED count (0 = boots do not matter); small, so that short ones decide
-    between hosts about equally full and do not fill a host only because it boots fast.
-    `delay_half_s`: the seconds that add half of it. Under `spread` long waits add more (core/policies.py:long_waits).
-    `policy`: a name in core/policies.py. `shape`: how much its shape of free room counts (1 = as measured,
-    0 = the dominant share alone).
-    `preference`: what a request's own soft wishes count, `cluster`: the spreading of a cluster's machines
-    (core/constraints.py; 0 = they do not matter). Only the leader needs these two.
+    `pressure`: added to the score of a host whose tasks wait all the time (0 = ignore pressure).
+    `delay`: weight of the seconds until CREATED (0 = ignore boots). It is small, so that short waits decide between
+    hosts that are about equally full, and a host does not fill up only because it boots fast.
+    `delay_half_s`: the seconds that add half of `delay`. Under `spread` long waits add more
+    (core/policies.py:long_waits).
+    `policy`: a name in core/policies.py. `shape`: weight of the policy's shape (1 = as measured, 0 = the dominant
+    share alone).
+    `preference`: weight of a request's preferences; `cluster`: of spreading a cluster's machines
+    (core/constraints.py; 0 = ignore). Only the leader needs these two.
     """
 
     pressure: float = 0.20
@@ -31,22 +32,22 @@ class Weights(NamedTuple):
     cluster: float = 0.1
 
     def under(self, policy: str) -> Weights:
-        """The weights of an auction that wishes this policy, "" for none."""
+        """The same weights under another policy; unchanged for ""."""
         return self._replace(policy=policy) if policy else self
 
 
 DEFAULT_WEIGHTS = Weights()
-LONG = 2.5  # times delay_half_s is a long wait
+LONG = 2.5  # a wait longer than this many delay_half_s is long
 
 
 def utilisation(allocatable: Resources, taken: Resources, demand: Resources) -> float:
     """The dominant share after placement, 0 = idle, 1 = full; above 1 the demand does not fit.
 
-    Dominant share: Ghodsi et al., "Dominant Resource Fairness", NSDI 2011. Looking at the state *after* the
-    placement is what tells a large host from a small one that are both empty.
+    Dominant share: Ghodsi et al., "Dominant Resource Fairness", NSDI 2011. The share *after* the placement
+    distinguishes a large empty host from a small empty one.
     """
     share = 0.0
-    for n, capacity in enumerate(allocatable):  # by number: twice as fast as zip, and this is all that auctions do
+    for n, capacity in enumerate(allocatable):  # twice as fast as zip, and this is the inner loop of every auction
         if capacity > 0:
             part = (taken[n] + demand[n]) / capacity
             if part > share:
@@ -57,10 +58,10 @@ def utilisation(allocatable: Resources, taken: Resources, demand: Resources) -> 
 
 
 class Tolerance(NamedTuple):
-    """How long a microVM may wait for its turn to boot before that counts, under `spread`.
+    """How long a microVM may wait for its boot to begin before the wait raises the score, under `spread`.
 
-    `wait_s`: so long; None is LONG x delay_half_s. `pulls`: whether what it would be the first to pull is part of its
-    wait.
+    `wait_s`: that time in seconds; None means LONG x delay_half_s. `pulls`: whether the wait includes pulls of images
+    that no other waiting microVM needs.
     """
 
     wait_s: float | None = None
@@ -73,19 +74,18 @@ USUAL, PATIENT = Tolerance(), Tolerance(float("inf"))
 def delays_s(
     facts: Facts, missing: int, weights: Weights, slower: float, tolerance: Tolerance
 ) -> tuple[float, float]:
-    """Seconds until one more microVM would be CREATED, and by how many its turn would come too late, if they are all
-    `slower` by this factor.
+    """Seconds until one more microVM would be CREATED, and seconds by which its boot would begin too late.
 
-    They are the bounds within which nine of ten are: of two hosts that foretell the same, the surer one is preferred.
-    Its own boot is no wait: a host that boots slowly is not left empty for that. A host that has seen no boot yet
-    counts as one that boots at once, so that it gets its first. An image that surely is not there, on a host that has
-    not pulled any yet, counts as delay_half_s.
+    All predicted seconds are multiplied by `slower`. Both results are bounds that nine of ten boots keep: of two
+    hosts with the same forecast, the one with the smaller uncertainty is preferred. The microVM's own boot is not
+    part of its wait, so that a slow host is not left empty. A host that has seen no boot yet counts as booting at
+    once, so that it gets its first. A missing image on a host that has never pulled one counts as delay_half_s.
     """
     if facts.pull_s is None and (missing or facts.pulls):
         facts = facts._replace(pull_s=weights.delay_half_s)
     created_s = slower * within_s(facts, missing)
     tolerated_s = LONG * weights.delay_half_s if tolerance.wait_s is None else tolerance.wait_s
-    if created_s <= tolerated_s:  # as nearly always: nor is the wait longer, which is a part of that
+    if created_s <= tolerated_s:  # the usual case: the wait is a part of it, and not longer either
         return created_s, 0.0
     wait_s = slower * within_s(facts, missing if tolerance.pulls else 0, own=0)
     return created_s, max(0.0, wait_s - tolerated_s)
@@ -101,11 +101,11 @@ def price(
     discount: Discount = NO_DISCOUNT,
     tolerance: Tolerance = USUAL,
 ) -> Score:
-    """What a host asks for a microVM; lower is better, and the total is never below the true utilisation.
+    """The score of a microVM on a host; lower is better, and never below the true utilisation.
 
-    total = utilisation + shape + weights.pressure x pressure + delay + audit, where `shape` and `delay` are the
-    policy's (core/policies.py), the latter of the seconds in `delays_s`. An audited host's seconds are multiplied,
-    and its score raised, by its `discount`. A pressure that is not known is left out.
+    total = utilisation + shape + weights.pressure x pressure + delay + correction, where `shape` and `delay` are the
+    policy's functions (core/policies.py), the latter of the seconds in `delays_s`. The host's `discount` multiplies
+    these seconds and is the `correction`. An unknown pressure counts as 0.
     """
     policy = named(weights.policy)
     share = utilisation(allocatable, taken, demand)

@@ -1,10 +1,10 @@
-"""The cluster's state, and `apply`, the only way in which it changes.
+"""The cluster's state, and `apply`, the only function that changes it.
 
 The ledger is this state in the leader's memory. Invariant, kept by `apply` and checked by `check`:
-`taken[h]` is the sum of the demands of all placements on host h that hold room, `moving[h]` of those of them that are
-RESERVED or RELEASING, `of_namespace[n]` of those of namespace n, and `groups` has the same placements by group and
-host. Claims are applied before they are committed and releases after (promise 2), so the ledger never shows more room
-than the store does.
+`taken[h]` is the sum of the demands of all placements on host h that hold room, `moving[h]` the sum over those that
+are RESERVED or RELEASING, `of_namespace[n]` the sum over namespace n, and `groups` has the same placements by group
+and host. Claims are applied before their commit and releases after it (promise 2), so the ledger never shows more
+room than the store does.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from billet.core.scoring import utilisation
 
 @dataclass(frozen=True, slots=True)
 class PutHost:
-    """A host is new, or what it says of itself has changed."""
+    """A host is new, or its record has changed."""
 
     host: Host
 
 
 @dataclass(frozen=True, slots=True)
 class DropHost:
-    """A host is no longer part of the fleet."""
+    """A host has left the fleet."""
 
     host_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class PutPlacement:
-    """A placement is new, or has moved on in its life."""
+    """A placement is new, or has changed."""
 
     placement: Placement
 
 
 @dataclass(frozen=True, slots=True)
 class DropPlacement:
-    """A placement has ended and its room is free."""
+    """A placement has ended, and its room is free."""
 
     placement_id: str
 
@@ -68,31 +68,33 @@ Change = PutHost | DropHost | PutPlacement | DropPlacement
 
 @dataclass(slots=True)
 class State:
-    """Hosts and placements, with what is asked of them at every auction kept up to date."""
+    """Hosts and placements, with the sums and indexes that every auction needs."""
 
     hosts: dict[str, Host] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
     taken: dict[str, Resources] = field(default_factory=dict)
-    moving: dict[str, Resources] = field(default_factory=dict)  # what of it is on its way there, or from there
+    moving: dict[str, Resources] = field(default_factory=dict)  # the part of `taken` that is RESERVED or RELEASING
     by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
     on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
-    ranking: Ranking = field(default_factory=Ranking)  # the hosts that take microVMs, the emptiest first
-    whole: Resources = ZERO  # what all hosts together may promise
-    of_namespace: dict[str, Resources] = field(default_factory=dict)  # what each namespace has taken
+    ranking: Ranking = field(
+        default_factory=Ranking
+    )  # hosts that are neither cordoned nor fenced, the emptiest first
+    whole: Resources = ZERO  # the sum of all hosts' allocatable
+    of_namespace: dict[str, Resources] = field(default_factory=dict)  # taken by each namespace
     groups: Groups = field(default_factory=Groups)
-    zones: Counter[str] = field(default_factory=Counter)  # hosts by zone
+    zones: Counter[str] = field(default_factory=Counter)  # number of hosts by zone
 
     def room(self, host_id: str) -> Resources:
-        """What is still free on a host; nothing on one that is not known."""
+        """The free room of a host; ZERO for an unknown host."""
         host = self.hosts.get(host_id)
         return host.allocatable.minus(self.taken.get(host_id, ZERO)) if host else ZERO
 
     def in_namespace(self, namespace: str) -> Resources:
-        """What a namespace has taken, on all hosts together."""
+        """The resources that a namespace has taken on all hosts."""
         return self.of_namespace.get(namespace, ZERO)
 
     def view(self, host_id: str) -> HostView | None:
-        """What an award looks at; None for a host that is not known."""
+        """A host as an award sees it; None for an unknown host."""
         host = self.hosts.get(host_id)
         return self._view(host) if host else None
 
@@ -102,7 +104,7 @@ class State:
         )
 
     def views(self, host_ids: Iterable[str], auction: Auction) -> dict[str, HostView]:
-        """What the award of this auction looks at: the views of those hosts that are known, with its wishes."""
+        """The known hosts as the award of this auction sees them, with its constraints and preferences."""
         known = [host for host_id in host_ids if (host := self.hosts.get(host_id))]
         if auction.constraints == NO_CONSTRAINTS:
             return {host.id: self._view(host) for host in known}
@@ -117,7 +119,7 @@ class State:
         }
 
     def excluded_by(self, host_id: str, auction: Auction) -> Refusal | None:
-        """Why a host is ruled out for an auction by what the ledger knows, its room apart."""
+        """Why the ledger excludes a host from an auction, its room not considered; None if it does not."""
         host = self.hosts.get(host_id)
         if host is None:
             return Refusal(host_id, Reason.AWAY)
@@ -129,7 +131,7 @@ class State:
         return Refusal(host_id, Reason.APART, detail) if other else None
 
     def peer_hosts(self, auction: Auction) -> Iterable[str]:
-        """The hosts that have one of the group which the auction wishes to be near to, in the zone that it wishes."""
+        """The hosts with a member of the group to be near, within the required zone if there is one."""
         near, zone = auction.constraints.near, auction.constraints.zone
         if not near:
             return ()
@@ -137,21 +139,21 @@ class State:
         if not zone:
             return self.groups.hosts(group)
         if not self.groups.in_zone(group, zone):
-            return ()  # as where a large group is in other zones only: none of its hosts is looked at
+            return ()  # a large group in other zones costs no scan
         return (host_id for host_id in self.groups.hosts(group) if self.zone(host_id) == zone)
 
     def zone(self, host_id: str) -> str:
-        """A host's failure domain; one without a zone is its own."""
+        """A host's failure domain: its zone, or the host itself if it has none."""
         return domain(host_id, self.hosts.get(host_id))
 
     def of_uid(self, uid: str) -> Placement | None:
-        """The placement of a microVM."""
+        """The placement of a microVM; None if it has none."""
         placement_id = self.by_uid.get(uid)
         return self.placements[placement_id] if placement_id else None
 
 
 def apply(state: State, change: Change) -> None:
-    """Take one step, in place. O(1) in hosts and placements, but for a host's move to another zone."""
+    """Apply one change in place. O(1) in hosts and placements, except when a host moves to another zone."""
     match change:
         case PutHost(host):
             _offer(state, host.id, host.allocatable)
@@ -174,13 +176,13 @@ def _offer(state: State, host_id: str, allocatable: Resources) -> None:
 
 
 def holds_room(placement: Placement) -> bool:
-    """Whether a placement counts against its host."""
+    """Whether a placement takes room on its host."""
     return placement.state not in (PlacementState.LOST, PlacementState.FENCED, PlacementState.GONE)
 
 
 def is_moving(placement: Placement) -> bool:
-    """Whether its host may count it otherwise than the ledger for a moment: an order is on its way there, or a delete
-    has been carried out and not been heard of."""
+    """Whether host and ledger may count a placement differently for a moment: its order is on the way, or its delete
+    was carried out and not reported yet."""
     return placement.state in (PlacementState.RESERVED, PlacementState.RELEASING)
 
 
@@ -207,7 +209,7 @@ def _remove(state: State, placement_id: str) -> None:
     if holds_room(old):
         _take(state, old.host, state.taken[old.host].minus(old.demand))
         state.of_namespace[old.namespace] = left = state.in_namespace(old.namespace).minus(old.demand)
-        if left == ZERO:  # the last one: names of namespaces come and go
+        if left == ZERO:  # drop unused names, or they would add up
             del state.of_namespace[old.namespace]
         state.groups.remove(old, state.zone(old.host))
     if is_moving(old):
@@ -215,7 +217,7 @@ def _remove(state: State, placement_id: str) -> None:
 
 
 def _become(state: State, host_id: str, host: Host | None) -> None:
-    """A host is another, or none. O(1), but for a move to another zone: O(placements on it)."""
+    """Set a host's record; None removes it. O(1), or O(placements on it) when its zone changes."""
     before = state.zone(host_id)
     if host_id in state.hosts:
         state.zones[before] -= 1
@@ -246,14 +248,14 @@ def _rank(state: State, host_id: str) -> None:
     if host is None:
         return
     if host.cordoned or host.fenced:
-        state.ranking.drop(host_id)  # however many are drained: no auction looks at them
+        state.ranking.drop(host_id)  # so that no auction looks at drained hosts, however many there are
     else:
         share = utilisation(host.allocatable, state.taken.get(host_id, ZERO), ZERO)
         state.ranking.put(host_id, share, host.zone)
 
 
 def load(changes: Iterable[Change]) -> State:
-    """The state after all of these steps."""
+    """The state after all of these changes."""
     state = State()
     for change in changes:
         apply(state, change)
@@ -261,7 +263,7 @@ def load(changes: Iterable[Change]) -> State:
 
 
 def check(state: State) -> None:
-    """Raise AssertionError if the sums do not say what the placements say. O(placements); for tests."""
+    """Raise AssertionError if the sums and indexes do not match the placements. O(placements); for tests."""
     sums: dict[str, Resources] = {}
     moving: dict[str, Resources] = {}
     namespaces: dict[str, Resources] = {}

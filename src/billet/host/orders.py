@@ -65,7 +65,7 @@ class Orders:
             return await self._repeated(uid, order)
         task = self._doing.get(order.token)
         if task is None:
-            look_first = order.options.again and self._may_be_known(order)
+            look_first = order.options.resent and self._may_be_known(order)
             refusal = self._declines(order, look_first)
             if refusal:
                 return self._refused(order, refusal)
@@ -82,7 +82,7 @@ class Orders:
         if uid and self._watcher.known and uid not in self._inventory.rows:
             del self._carried_out[order.token]  # its microVM is gone, so the token may be used for another
             uid = ""
-        if order.options.again and not uid:
+        if order.options.resent and not uid:
             uid = next((row.uid for row in self._inventory.rows.values() if row.token == order.token), "")
         return uid
 
@@ -110,7 +110,7 @@ class Orders:
 
     def _refused(self, order: CreateOrder, refusal: Refusal) -> Outcome:
         """A refusal, unless another host would be asked while flintlockd, which is away, may have the microVM."""
-        if order.options.again and refusal.reason is Reason.DAEMON_AWAY:
+        if order.options.resent and refusal.reason is Reason.DAEMON_AWAY:
             return Unknown("flintlockd does not answer, and may have the microVM from an earlier attempt")
         return NotTaken(refusal)
 

@@ -1,4 +1,4 @@
-"""Auctions that are ready to be decided at the same moment are cleared together: by priority, the largest first."""
+"""Batching: auctions that are ready at the same moment are decided as one batch, by priority, then largest first."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from billet.core.auction import largest_first
+from billet.core.auction import clearing_order
 from billet.core.bidding import cannot
 from billet.core.model import ZERO, Auction, Bid, Placement, Refusal, Resources
 from billet.core.state import State
 
 
 class Slot(NamedTuple):
-    """One auction's turn to decide: its number in this reign, and how many auctions are cleared with it."""
+    """An auction's permission to decide: its number in this term, and the size of its batch."""
 
     number: int
     together: int
 
 
 class Clearing:
-    """Gives out turns to decide.
+    """Gives out slots to auctions that are ready to decide.
 
-    Invariant: an auction that has its turn decides and claims its room before it waits for anything else. So each
-    sees the claims of those before it (promise 1), and turns that are given out together are taken in their order.
+    Invariant: an auction that gets its slot decides and claims its room before it awaits anything else. So each
+    auction sees the claims of those before it (promise 1), and the slots of a batch are used in their order.
     """
 
     def __init__(self, state: State) -> None:
@@ -34,12 +34,13 @@ class Clearing:
         self._claims: dict[str, Placement] = {}  # being committed
 
     async def slot(self, auction: Auction, answers: Sequence[Bid | Refusal]) -> Slot:
-        """Wait for one's turn to decide on these answers.
+        """Wait for this auction's slot.
 
-        No timer: together are those whose bids came with the same message, or that the event loop found ready side
-        by side, or while claims were being committed: a claim made meanwhile would have to wait for that
-        transaction anyway. One that is alone has its turn as soon as the loop comes round; one that surely gets
-        nothing at once, whatever the store does: it takes no room from those that wait.
+        There is no timer. A batch has the auctions whose bids came with the same message, that became ready in the
+        same pass of the event loop, or while claims were being committed: a claim made meanwhile would have to wait
+        for that transaction anyway. An auction alone gets its slot in the next pass of the loop. An auction that
+        cannot win, however the commits end, gets it at once, even while the store hangs: it takes no room from
+        others.
         """
         if self._claims and not self._may_win(auction, answers):
             self._number += 1
@@ -53,7 +54,7 @@ class Clearing:
 
     @contextmanager
     def claiming(self, placement: Placement) -> Iterator[None]:
-        """While a claim is being committed."""
+        """Mark a claim as being committed."""
         self._claims[placement.id] = placement
         try:
             yield
@@ -63,7 +64,7 @@ class Clearing:
                 asyncio.get_running_loop().call_soon(self._clear)
 
     def _may_win(self, auction: Auction, answers: Sequence[Bid | Refusal]) -> bool:
-        """Whether a host has bid, or would have room if what is being committed came to nothing."""
+        """Whether a host has bid, or would have room if the claims being committed failed."""
         if any(isinstance(answer, Bid) for answer in answers):
             return True
         back: dict[str, Resources] = {}
@@ -77,10 +78,10 @@ class Clearing:
         )
 
     def _clear(self) -> None:
-        """The loop wakes those whose futures are done in the order in which they were."""
+        """Give slots to all that wait. The event loop wakes them in the order in which their futures are resolved."""
         waiting, self._waiting = self._waiting, []
         ready = [(auction, slot) for auction, slot in waiting if not slot.done()]  # the others were cancelled
-        by_size = largest_first([auction.demand for auction, _ in ready], self._state.whole)
-        for n in sorted(by_size, key=lambda n: -ready[n][0].constraints.priority):
+        batch = [(auction.demand, auction.constraints.priority) for auction, _ in ready]
+        for n in clearing_order(batch, self._state.whole):
             self._number += 1
             ready[n][1].set_result(Slot(self._number, len(ready)))

@@ -16,7 +16,7 @@ class Presence:
         self._hosts: dict[str, None] = {}  # ordered by arrival: a set's order differs between runs
         self._came = Broadcast()  # sent whenever a host may bid that could not before
 
-    def __contains__(self, host_id: str) -> bool:
+    def __contains__(self, host_id: object) -> bool:
         return host_id in self._hosts
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""What one auction went through, written down while it happens."""
+"""The recorder of one auction: writes its record while it happens."""
 
 from __future__ import annotations
 
@@ -14,17 +14,21 @@ from billet.ports import Clock
 
 
 class AuctionRecorder:
-    """The record of an auction in the making, and the clock of its legs."""
+    """The record of a running auction, and the stopwatch of its legs."""
 
-    def __init__(self, auction: Auction, weights: Weights, clock: Clock, beside: Weights | None = None) -> None:
-        """`beside` is the policy in the shadow: it decides every time as well, and only for the record."""
-        self.record = AuctionRecord(auction, weights, at_s=clock.now_s(), shadow=beside.policy if beside else "")
-        self._beside = beside
+    def __init__(
+        self, auction: Auction, weights: Weights, clock: Clock, shadow_weights: Weights | None = None
+    ) -> None:
+        """`shadow_weights`: a second policy, which decides as well, for the record only."""
+        self.record = AuctionRecord(
+            auction, weights, at_s=clock.now_s(), shadow=shadow_weights.policy if shadow_weights else ""
+        )
+        self._shadow_weights = shadow_weights
         self._clock = clock
         self._begun_s = self._last_s = clock.monotonic_s()
 
     def leg(self, name: str) -> None:
-        """The time since the last leg was spent on this one; a leg that comes again adds up."""
+        """Count the time since the last leg as this one's; repeated legs add up."""
         now_s = self._clock.monotonic_s()
         legs = self.record.legs_ms
         legs[name] = legs.get(name, 0.0) + (now_s - self._last_s) * 1e3
@@ -37,22 +41,22 @@ class AuctionRecorder:
         decision: Award | Unplaced,
         slot: Slot,
     ) -> Award | Unplaced:
-        """A decision, with everything that it was made from."""
+        """Record a decision with everything that it depends on."""
         attempt = attempt_of(answers, ledger, decision)
         attempt.together, attempt.slot = slot.together, slot.number
-        if self._beside:
-            attempt.shadow = shadow(self.record.auction, answers, ledger, self._beside)
+        if self._shadow_weights:
+            attempt.shadow = shadow(self.record.auction, answers, ledger, self._shadow_weights)
         attempt.after_ms = (self._clock.monotonic_s() - self._begun_s) * 1e3
         self.record.attempts.append(attempt)
         return decision
 
     def created(self, host: str, uid: str) -> None:
-        """The happy end."""
+        """Record success: the host has the microVM."""
         self.record.outcome, self.record.host, self.record.uid = "created", host, uid
         self._end()
 
     def failed(self, error: BilletError) -> None:
-        """The other ends."""
+        """Record the error that the client gets."""
         match error:
             case HostVerdict():
                 outcome = "denied"

@@ -186,7 +186,7 @@ class AgentDialler:
             order.payload,
             messages.get_resources(order.demand),
             order.timeout_ms / 1e3,
-            CreateOptions(order.instance, order.again, order.verdict_only),
+            CreateOptions(order.instance, order.resent, order.verdict_only),
         )
         try:
             outcome = await self._agent.create(create)

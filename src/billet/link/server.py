@@ -211,14 +211,14 @@ class LinkServer:
             token=auction.id,
             demand=messages.put_resources(auction.demand),
             verdict_only=options.verdict_only,
-            again=options.again,
+            resent=options.resent,
             instance=options.instance,
         )
         try:
             answer = await self._order(host_id, order, timeout_s)
         except NotSent as error:
             # An order that an earlier leader sent may still be carried out.
-            return Unknown(error.text) if options.again else NotTaken(Refusal(host_id, Reason.AWAY))
+            return Unknown(error.text) if options.resent else NotTaken(Refusal(host_id, Reason.AWAY))
         except Unreachable as error:
             return Unknown(error.text)
         return messages.get_outcome(host_id, answer)
@@ -244,7 +244,7 @@ class LinkServer:
         connection = await self._connection(host_id)
         if self._term is not term:
             raise NotSent(f"the term ended before the order was sent to host {host_id}")
-        if order.instance and not order.again and order.instance != connection.instance:
+        if order.instance and not order.resent and order.instance != connection.instance:
             raise NotSent(f"the agent of host {host_id} was restarted")
         self._order_id += 1
         order.id, order.timeout_ms = self._order_id, max(1, int(timeout_s * 1e3))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from billet.core.auction import award, tie_break, unpriced
+from billet.core.auction import award, tie_break, unpriced_bid
 from billet.core.model import ZERO, Auction, Award, Facts, Host, Placement, PlacementState, Resources
 from billet.core.policies import named
 from billet.core.scoring import Weights, utilisation
@@ -45,7 +45,7 @@ class SimulatedFleet:
 
     def fits(self, n: int, demand: Resources) -> bool:
         """Whether host n has room."""
-        return has_room(self.capacities[n], self.taken(n), demand)
+        return self.capacities[n].has_room(self.taken(n), demand)
 
     def place(self, vm: str, demand: Resources, host_id: str, wanted: Auction | None = None) -> None:
         """Put a microVM on a host."""
@@ -102,14 +102,7 @@ class Cheapest:
 
     def _ask(self, n: int, demand: Resources) -> float:
         capacity, taken = self._fleet.capacities[n], self._fleet.taken(n)
-        return self._price(capacity, taken, demand) if has_room(capacity, taken, demand) else INFINITE
-
-
-def has_room(room: Resources, taken: Resources, demand: Resources) -> bool:
-    """`room.minus(taken).covers(demand)`, without making a value only to compare it."""
-    vcpu = room[0] >= taken[0] + demand[0]
-    memory = room[1] >= taken[1] + demand[1]
-    return vcpu and memory and room[2] >= taken[2] + demand[2] and room[3] >= taken[3] + demand[3]
+        return self._price(capacity, taken, demand) if capacity.has_room(taken, demand) else INFINITE
 
 
 class Granting:
@@ -126,7 +119,7 @@ class Granting:
             return self._cheapest.choose(vm, demand)
         ids, calm = self._fleet.ids, Facts()
         views = self._fleet.state.views(ids, wanted)
-        decision = award(wanted, [unpriced(host_id, calm) for host_id in ids], views, self._weights)
+        decision = award(wanted, [unpriced_bid(host_id, calm) for host_id in ids], views, self._weights)
         return decision.host if isinstance(decision, Award) else None
 
 

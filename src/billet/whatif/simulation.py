@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from billet.core.auction import largest_first
+from billet.core.auction import clearing_order
 from billet.core.model import ZERO
 from billet.core.scoring import utilisation
 from billet.whatif.measures import Balance, RefusedDemand, Tally, balance
@@ -88,8 +88,8 @@ class _Playing:
         """Place all that wait, by priority and then the largest first."""
         creates = list(self._waiting.values())
         self._waiting.clear()
-        order = largest_first([create.demand for create in creates], self._fleet.state.whole)
-        for n in sorted(order, key=lambda n: -_priority(creates[n])):
+        batch = [(create.demand, _priority(create)) for create in creates]
+        for n in clearing_order(batch, self._fleet.state.whole):
             vm, demand, wanted = creates[n]
             host_id = self._chooser.choose(vm, demand, wanted)
             self.count.add(demand, host_id is None)

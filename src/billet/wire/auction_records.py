@@ -1,89 +1,130 @@
-"""The record of an auction as bytes: compact to keep, readable to show."""
+"""Auction records as bytes: compact for the store, with named fields for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from billet.core.accuracy import Outcome
-from billet.core.auction import forecast_of, with_room
-from billet.core.boots.pooling import pool
 from billet.core.errors import StoreCorrupt
-from billet.core.model import FORMULA, NO_CONSTRAINTS, Auction, Bid, Forecast, HostView, Refusal, Score
-from billet.core.questions.record import Attempt, AuctionRecord, Gone, prices
+from billet.core.model import FORMULA, NO_CONSTRAINTS, Auction, Bid, Forecast, HostView, Refusal
+from billet.core.questions.record import LAYOUT, Attempt, AuctionRecord, Gone, Priced, priced
 
-VERSION = FORMULA  # of others the prices are not known any more (core/questions/record.py:ANOTHER_SCORE)
-OUTCOME_VERSION = 1
+VERSION = (
+    FORMULA  # prices of records with another one are not known any more (core/questions/record.py:ANOTHER_SCORE)
+)
+OUTCOME_VERSION = 2
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
+UNREADABLE = (msgspec.DecodeError, AttributeError, IndexError, KeyError, TypeError)
+
+# Names in older layouts. Layout 1 is that of records without the field `layout`.
+OLD_REASONS = {
+    "is not in the wished zone": "is not in the required zone",
+    "is not the wished host": "is not the required host",
+    "lacks a wished label": "lacks a required label",
+    "has a label to be avoided": "has a label that the request avoids",
+    "has one of a group that is kept apart": "has another microVM of the apart group",
+    "took back its bid": "withdrew its bid",
+}
+
+
+class _Header(msgspec.Struct):
+    """The part of a stored record that says how to read the rest."""
+
+    layout: int = 1
+
 
 _encoder = msgspec.json.Encoder()
+_header_decoder = msgspec.json.Decoder(_Header)
 _decoder = msgspec.json.Decoder(AuctionRecord)
 _gone_decoder = msgspec.json.Decoder(Gone)
 
 
 def encode(record: AuctionRecord) -> bytes:
-    """To keep: NamedTuples as arrays, so that 36 bids take about 5 KiB."""
+    """A record for the store: NamedTuples as arrays, so that 36 bids take about 5 KiB."""
     return _encoder.encode(record)
 
 
 def decode(data: bytes) -> AuctionRecord:
-    """A record that was kept. Raises StoreCorrupt when it is none, or of a newer Billet."""
+    """A stored record. Raises StoreCorrupt when it is malformed, or was written by a newer Billet."""
     try:
-        record = _decoder.decode(data)
-    except msgspec.DecodeError as error:
-        raise StoreCorrupt(f"the record of an auction cannot be read: {error}") from error
-    if record.v > VERSION:
+        layout = _header_decoder.decode(data).layout
+        record = _decoder.decode(data) if layout == LAYOUT else _decode_older(data)
+    except UNREADABLE as error:
+        raise StoreCorrupt(f"cannot read the record of an auction: {error}") from error
+    if record.v > VERSION or layout > LAYOUT:
         raise StoreCorrupt(
-            f"the record of an auction has version {record.v}; this Billet reads {VERSION}: upgrade it"
+            f"the record of an auction has version {record.v}, layout {layout}; this Billet reads up to version "
+            f"{VERSION}, layout {LAYOUT}: upgrade Billet"
         )
     if record.v <= WITHOUT_SHAPE:
         record.weights = record.weights._replace(shape=0.0)
     return record
 
 
+def _decode_older(data: bytes) -> AuctionRecord:
+    """A record of layout 1, with the names of today."""
+    record = msgspec.json.decode(data)
+    _rename(record["auction"], "wishes", "constraints")
+    for attempt in record["attempts"]:
+        _rename(attempt, "turn", "slot")
+        for refusal in attempt["refusals"]:
+            _rename_reason(refusal)
+        for view in attempt["ledger"].values():
+            for refusal in view[4:5]:
+                _rename_reason(refusal)
+    return msgspec.convert(record, AuctionRecord)
+
+
+def _rename(fields: dict[str, Any], old: str, new: str) -> None:
+    if old in fields:
+        fields[new] = fields.pop(old)
+
+
+def _rename_reason(refusal: list[Any] | None) -> None:
+    if refusal:
+        refusal[1] = OLD_REASONS.get(refusal[1], refusal[1])
+
+
 def encode_gone(gone: Gone) -> bytes:
-    """To keep beside the records."""
+    """The end of a placement, for the store."""
     return _encoder.encode(gone)
 
 
 def decode_gone(data: bytes) -> Gone:
-    """What was kept. Raises StoreCorrupt when it is none."""
+    """A stored end of a placement. Raises StoreCorrupt when it is malformed."""
     try:
         return _gone_decoder.decode(data)
     except msgspec.DecodeError as error:
-        raise StoreCorrupt(f"the end of a microVM cannot be read: {error}") from error
+        raise StoreCorrupt(f"cannot read the record of a deleted microVM: {error}") from error
 
 
 def encode_outcome(outcome: Outcome) -> bytes:
-    """To keep beside the records, and to send: with every field named, so that later versions can add some."""
+    """An outcome, for the store and for clients: every field is named, so that later versions can add some."""
     named = outcome._asdict() | {"forecast": outcome.forecast._asdict()}
     return _encoder.encode({"v": OUTCOME_VERSION, **named})
 
 
-def decode_outcomes(kept: Iterable[bytes]) -> list[Outcome]:
-    """What was kept; what cannot be read, or is of a newer Billet, is left out: an audit goes on without it."""
+def decode_outcomes(stored: Iterable[bytes]) -> list[Outcome]:
+    """The outcomes that can be read; malformed ones and those of a newer Billet are left out."""
     outcomes = []
-    for data in kept:
-        with suppress(msgspec.DecodeError, TypeError, KeyError, AttributeError):
+    for data in stored:
+        with suppress(*UNREADABLE):
             fields = msgspec.json.decode(data)
-            if fields.pop("v") <= OUTCOME_VERSION:
+            version = fields.pop("v")
+            if version == 1:
+                _rename(fields, "foretold", "forecast")
+            if version <= OUTCOME_VERSION:
                 outcomes.append(Outcome(**fields | {"forecast": Forecast(**fields["forecast"])}))
     return outcomes
 
 
 def readable(data: bytes) -> bytes:
-    """The same with every field named, and with what each bid counted for when the award was made."""
+    """A stored record as JSON with every field named, and with the scores that counted in each award."""
     record = decode(data)
-    auction: dict[str, Any] = msgspec.to_builtins(record.auction)
-    auction["demand"] = record.auction.demand._asdict()
-    constraints = record.auction.constraints._asdict()
-    auction["constraints"] = {
-        preference: value for preference, value in constraints.items() if value != getattr(NO_CONSTRAINTS, preference)
-    }
-    auction["images"] = [image._asdict() for image in record.auction.images]
     outcome = {
         "kind": record.outcome,
         "host": record.host,
@@ -94,36 +135,37 @@ def readable(data: bytes) -> bytes:
     return _encoder.encode(
         {
             "v": record.v,
-            "auction": auction,
+            "auction": _auction(record.auction),
             "weights": record.weights._asdict(),
             "called": record.called._asdict(),
             "shadow": record.shadow,
             "at_s": record.at_s,
-            "attempts": [_attempt(record, attempt) for attempt in record.attempts],
+            "attempts": [_attempt(attempt, priced(record, attempt)) for attempt in record.attempts],
             "outcome": outcome,
             "legs_ms": record.legs_ms,
         }
     )
 
 
-def _attempt(record: AuctionRecord, attempt: Attempt) -> dict[str, Any]:
-    priced = prices(record, attempt)
-    refusals = [*attempt.refusals, *(price for price in priced.values() if isinstance(price, Refusal))]
+def _auction(auction: Auction) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(auction)
+    fields["demand"] = auction.demand._asdict()
+    constraints = auction.constraints._asdict()
+    fields["constraints"] = {
+        name: value for name, value in constraints.items() if value != getattr(NO_CONSTRAINTS, name)
+    }
+    fields["images"] = [image._asdict() for image in auction.images]
+    return fields
+
+
+def _attempt(attempt: Attempt, view: Priced) -> dict[str, Any]:
     award = attempt.award
     return {
-        "bids": [_bid(bid, record.auction, attempt.ledger) for bid in attempt.bids],
-        "refusals": [{"host": r.host, "reason": r.reason.name, "detail": r.detail} for r in refusals],
-        "ledger": {
-            host_id: {
-                "allocatable": view.allocatable._asdict(),
-                "taken": view.taken._asdict(),
-                "peers": [peers._asdict() for peers in view.peers],
-                "discount": view.discount._asdict(),
-            }
-            for host_id, view in attempt.ledger.items()
-        },
-        "pulling": _pulling(record, attempt),
-        "priced": {host_id: price._asdict() for host_id, price in priced.items() if isinstance(price, Score)},
+        "bids": [_bid(bid, view.forecasts.get(bid.host)) for bid in attempt.bids],
+        "refusals": [_refusal(refusal) for refusal in view.refusals],
+        "ledger": {host_id: _host_view(counted) for host_id, counted in attempt.ledger.items()},
+        "pulling": view.pulling,
+        "priced": {host_id: score._asdict() for host_id, score in view.scores.items()},
         "award": award._asdict() | {"score": award.score._asdict()} if award else None,
         "together": attempt.together,
         "slot": attempt.slot,
@@ -131,13 +173,20 @@ def _attempt(record: AuctionRecord, attempt: Attempt) -> dict[str, Any]:
     }
 
 
-def _pulling(record: AuctionRecord, attempt: Attempt) -> tuple[str, ...]:
-    bids, _ = with_room(record.auction, attempt.bids, attempt.ledger)
-    return pool(bids, attempt.ledger, record.weights.delay_half_s).pulling
+def _refusal(refusal: Refusal) -> dict[str, str]:
+    return {"host": refusal.host, "reason": refusal.reason.name, "detail": refusal.detail}
 
 
-def _bid(bid: Bid, auction: Auction, ledger: Mapping[str, HostView]) -> dict[str, Any]:
-    view = ledger.get(bid.host)
+def _host_view(view: HostView) -> dict[str, Any]:
+    return {
+        "allocatable": view.allocatable._asdict(),
+        "taken": view.taken._asdict(),
+        "peers": [peers._asdict() for peers in view.peers],
+        "discount": view.discount._asdict(),
+    }
+
+
+def _bid(bid: Bid, forecast: Forecast | None) -> dict[str, Any]:
     return {
         "host": bid.host,
         "score": bid.score._asdict(),
@@ -146,5 +195,5 @@ def _bid(bid: Bid, auction: Auction, ledger: Mapping[str, HostView]) -> dict[str
         "missing": bid.missing,
         "coming": bid.coming,
         "formula": bid.formula,
-        "forecast": forecast_of(bid, auction, view)._asdict() if view else None,
+        "forecast": forecast._asdict() if forecast else None,
     }

@@ -1,1 +1,1 @@
-"""One host's boots: how long they take, what waits, and when a new microVM would be CREATED."""
+"""Boots: how long they take on a host, what waits for one, and when a new microVM would be CREATED."""

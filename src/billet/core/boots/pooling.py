@@ -1,8 +1,8 @@
-"""What the bids of one auction say together: how long boots and pulls take, and who pulls its images already.
+"""Pooling: estimates from all bids of one auction of how long boots and pulls take, and which hosts pull its images.
 
-A host has seen few boots and fewer pulls. Where all are alike, the lowest of their means is that of a host that was
-lucky, and the lowest bid would be its; so it is with the smallest of their spreads. So a wait is priced by means and
-spreads that are drawn towards each other.
+A host has seen few boots and fewer pulls. Among hosts that are alike, the lowest mean belongs to the one that was
+lucky, and so would the lowest bid; the same holds for the smallest uncertainty. So waits are priced with means and
+uncertainties that are shrunk towards the mean of all bidders.
 """
 
 from __future__ import annotations
@@ -14,118 +14,127 @@ from typing import NamedTuple
 from billet.core.boots.forecast import BEYOND, behind, within_s
 from billet.core.model import Bid, Facts, HostView
 
-SIGMAS = NormalDist().inv_cdf(1.0 - BEYOND)  # a spread is so many standard deviations of a boot
-UNCERTAINTY_OF = 16.0  # a spread itself strays by a quarter, like the mean of 16 that stray by all of it (measured)
+SIGMAS = NormalDist().inv_cdf(1.0 - BEYOND)  # standard deviations of a boot in one uncertainty
+UNCERTAINTY_SEEN = 16.0  # an uncertainty itself deviates by a quarter (measured), as the mean of 16 boots would
 
 
-class Mean(NamedTuple):
-    """One host's mean of `seen` boots or pulls, and how far one strays: so many times the mean at nine of ten."""
+class HostMean(NamedTuple):
+    """One host's mean of `seen` boots or pulls; nine of ten take less than (1 + `uncertainty`) times the mean."""
 
     own_s: float
     uncertainty: float
     seen: float
 
     @property
-    def by_chance(self) -> float:
-        """The variance of such a mean, in square seconds."""
+    def sampling_variance(self) -> float:
+        """The variance that the mean has by chance alone, in square seconds."""
         return (self.own_s * self.uncertainty / SIGMAS) ** 2 / max(1.0, self.seen)
 
 
-class Common(NamedTuple):
-    """The mean of the hosts' own means, and how much of its distance from that a host's own keeps: 1 all, 0 none."""
+class PooledMean(NamedTuple):
+    """The mean of the hosts' means. A host's own mean keeps the share `own` (0 to 1) of its distance from it."""
 
     mean_s: float
     own: float = 1.0
 
-    def drawn(self, own_s: float | None) -> float:
-        """A host's own mean, drawn towards the others'; theirs where it has none."""
+    def shrunk(self, own_s: float | None) -> float:
+        """A host's own mean, shrunk towards the pooled one; the pooled one if it has none (None)."""
         return self.mean_s if own_s is None else self.mean_s + self.own * (own_s - self.mean_s)
 
 
 class Pooled(NamedTuple):
-    """`by_now`: each bidder's own facts, with what was awarded to it since its bid. `boot`, `pull` and
-    `uncertainty`: what
-    is common to the bidders, None where none of them knows. `pulling`: the hosts that pull images of this microVM for
-    others, or are about to, by what was awarded since their bids. `soonest_s`: the least wait for its turn on those
-    that pull nothing before it; None where there is none, or none pulls. A queue of up to `short_s` is priced by the
-    host's own means: what they may be wrong by is little then."""
+    """What the bids of one auction say together.
+
+    `short_s`: a boot queue of up to this many seconds is priced by the host's own means, whose error is small then.
+    `facts_by_host`: each bidder's facts, with the awards since its bid counted as waiting.
+    `boot`, `pull`, `uncertainty`: the pooled means; None where no bidder has one.
+    `pulling`: the hosts that pull images of this microVM for others, or will because of awards since their bids.
+    `soonest_s`: the shortest wait for the boot to begin, among hosts with nothing to pull; None when there is no
+    such host, or no other.
+    """
 
     short_s: float
-    by_now: Mapping[str, Facts]
-    boot: Common | None = None
-    pull: Common | None = None
-    uncertainty: Common | None = None
+    facts_by_host: Mapping[str, Facts]
+    boot: PooledMean | None = None
+    pull: PooledMean | None = None
+    uncertainty: PooledMean | None = None
     pulling: tuple[str, ...] = ()
     soonest_s: float | None = None
 
-    def seen(self, facts: Facts, missing: int) -> Facts:
-        """A bidder's facts, with what is common where it matters."""
-        if self.stands(facts, missing):
+    def adjusted(self, facts: Facts, missing: int) -> Facts:
+        """A bidder's facts with pooled means instead of its own, unless it needs no pooling."""
+        if self.needs_no_pooling(facts, missing):
             return facts
-        boot_s = self.boot.drawn(facts.boot_s or None) if self.boot else 0.0
-        pull_s = self.pull.drawn(facts.pull_s) if self.pull else None
-        uncertainty = self.uncertainty.drawn(facts.uncertainty) if self.uncertainty else facts.uncertainty
+        boot_s = self.boot.shrunk(facts.boot_s or None) if self.boot else 0.0
+        pull_s = self.pull.shrunk(facts.pull_s) if self.pull else None
+        uncertainty = self.uncertainty.shrunk(facts.uncertainty) if self.uncertainty else facts.uncertainty
         own_boot_s, own_pull_s = facts.boot_s, facts.pull_s or 0.0
         ahead_s = facts.ahead_s
         if ahead_s is None:
             ahead_s = facts.pending * own_boot_s + facts.pulls * own_pull_s
         ahead_s += facts.pending * (boot_s - own_boot_s) + facts.pulls * ((pull_s or 0.0) - own_pull_s)
-        # By place, as in foretell.behind: for each bid.
-        return Facts(facts.pressure, facts.pending, boot_s, max(0.0, ahead_s), pull_s, uncertainty, *facts[6:])
+        return facts.with_boots(facts.pending, boot_s, max(0.0, ahead_s), pull_s, uncertainty)
 
-    def stands(self, facts: Facts, missing: int) -> bool:
-        """Whether little waits on the bidder, and nothing is pulled there, so that its own price is good enough."""
+    def needs_no_pooling(self, facts: Facts, missing: int) -> bool:
+        """Whether the bidder's own means are good enough: its boot queue is short and it pulls nothing."""
         if missing or facts.pulls:
             return False
         return not facts.pending or 0.0 < facts.pending * facts.boot_s <= self.short_s
 
 
 def pool(bids: Sequence[Bid], ledger: Mapping[str, HostView], short_s: float) -> Pooled:
-    """What these bids say together. Of each bidder there is a view."""
-    by_now = {bid.host: facts_by(bid, ledger[bid.host]) for bid in bids}
-    alone = Pooled(short_s, by_now)
-    if all(alone.stands(by_now[bid.host], bid.missing) for bid in bids):
+    """Pool the bids of an auction. `ledger` has a view of each bidder."""
+    facts_by_host = {bid.host: facts_now(bid, ledger[bid.host]) for bid in bids}
+    alone = Pooled(short_s, facts_by_host)
+    if all(alone.needs_no_pooling(facts_by_host[bid.host], bid.missing) for bid in bids):
         return alone
     facts = [bid.facts for bid in bids]
-    boots = [Mean(one.boot_s, one.uncertainty, one.boots_seen) for one in facts if one.boot_s]
-    pulls = [Mean(one.pull_s, one.uncertainty, one.pulls_seen) for one in facts if one.pull_s is not None]
-    uncertainties = [Mean(one.uncertainty, SIGMAS, UNCERTAINTY_OF) for one in facts]
+    boots = [HostMean(one.boot_s, one.uncertainty, one.boots_seen) for one in facts if one.boot_s]
+    pulls = [HostMean(one.pull_s, one.uncertainty, one.pulls_seen) for one in facts if one.pull_s is not None]
+    uncertainties = [HostMean(one.uncertainty, SIGMAS, UNCERTAINTY_SEEN) for one in facts]
     pulling = [bid.host for bid in bids if bid.coming or (bid.missing and awarded_since(bid, ledger[bid.host]))]
-    seen = Pooled(short_s, by_now, common(boots), common(pulls), common(uncertainties), tuple(sorted(pulling)))
-    free = [bid for bid in bids if not bid.missing and not bid.facts.pulls]
-    if not free or len(free) == len(bids):
-        return seen
-    return seen._replace(soonest_s=min(_boot_begins_s(bid, ledger[bid.host], seen) for bid in free))
+    pooled = Pooled(
+        short_s,
+        facts_by_host,
+        boot=pooled_mean(boots),
+        pull=pooled_mean(pulls),
+        uncertainty=pooled_mean(uncertainties),
+        pulling=tuple(sorted(pulling)),
+    )
+    ready = [bid for bid in bids if not bid.missing and not bid.facts.pulls]
+    if not ready or len(ready) == len(bids):
+        return pooled
+    return pooled._replace(soonest_s=min(_boot_begins_s(bid, ledger[bid.host], pooled) for bid in ready))
 
 
-def _boot_begins_s(bid: Bid, view: HostView, seen: Pooled) -> float:
-    return view.discount.delay * within_s(seen.seen(seen.by_now[bid.host], 0), 0, own=0)
+def _boot_begins_s(bid: Bid, view: HostView, pooled: Pooled) -> float:
+    return view.discount.delay * within_s(pooled.adjusted(pooled.facts_by_host[bid.host], 0), 0, own=0)
 
 
-def facts_by(bid: Bid, view: HostView) -> Facts:
-    """A bidder's facts by now: what was awarded to it since the bid counts as waiting for its boot."""
+def facts_now(bid: Bid, view: HostView) -> Facts:
+    """A bidder's facts, with the microVMs awarded to it since the bid counted as waiting for their boot."""
     since = awarded_since(bid, view)
     return behind(bid.facts, since) if since else bid.facts
 
 
 def awarded_since(bid: Bid, view: HostView) -> int:
-    """How many microVMs the ledger has given the bidder since its bid."""
+    """How many microVMs were awarded to the bidder since its bid, by the ledger."""
     return max(0, view.taken.vms - bid.basis.vms)
 
 
-def common(means: Sequence[Mean]) -> Common | None:
-    """Of the hosts' own means; None without any.
+def pooled_mean(means: Sequence[HostMean]) -> PooledMean | None:
+    """Pool the hosts' own means; None if there are none.
 
-    own = 1 - (variance of a mean by chance) / (variance of the means), at least 0: as far as the hosts differ by no
-    more than chance would make them, they are taken to be alike (empirical Bayes: Efron, Morris, "Data Analysis Using
-    Stein's Estimator and Its Generalizations", JASA 1975).
+    own = 1 - (variance of a mean by chance) / (variance of the means), at least 0: hosts whose means differ no more
+    than by chance count as alike (empirical Bayes: Efron, Morris, "Data Analysis Using Stein's Estimator and Its
+    Generalizations", JASA 1975).
     """
     if not means:
         return None
     count = len(means)
     mean_s = sum(one.own_s for one in means) / count
     if count == 1:
-        return Common(mean_s)
+        return PooledMean(mean_s)
     found = sum((one.own_s - mean_s) ** 2 for one in means) / (count - 1)
-    chance = sum(one.by_chance for one in means) / count
-    return Common(mean_s, max(0.0, 1.0 - chance / found) if found > 0 else 1.0)
+    chance = sum(one.sampling_variance for one in means) / count
+    return PooledMean(mean_s, max(0.0, 1.0 - chance / found) if found > 0 else 1.0)

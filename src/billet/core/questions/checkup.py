@@ -1,4 +1,4 @@
-"""What is wrong with a store's records, as far as they say so themselves."""
+"""Checkup: inconsistencies in a store's records."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from billet.core.state import holds_room
 
 
 class Finding(NamedTuple):
-    """One thing that a person should know. `wrong`: it cannot come about as long as Billet and the store work."""
+    """One finding for people. `wrong`: impossible while Billet and the store work correctly."""
 
     wrong: bool
     text: str
 
 
 def findings(hosts: Sequence[Host], placements: Sequence[Placement]) -> list[Finding]:
-    """All there is to find, what is wrong first."""
+    """All findings, the wrong ones first."""
     found = [*_twins(placements), *_strays(hosts, placements), *_overcommitted(hosts, placements)]
     return sorted(found, key=lambda finding: not finding.wrong)
 
@@ -39,7 +39,7 @@ def _strays(hosts: Sequence[Host], placements: Sequence[Placement]) -> Iterator[
 
 
 def _overcommitted(hosts: Sequence[Host], placements: Sequence[Placement]) -> Iterator[Finding]:
-    """More promised than there is to give; right where microVMs were made on the host directly and adopted."""
+    """More promised than allocatable; not wrong if microVMs created directly on the host were adopted."""
     taken: dict[str, Resources] = {}
     adopted = set()
     for placement in placements:

@@ -1,7 +1,7 @@
-"""Which microVMs would have to be made again elsewhere to even out the fleet: few moves, the best one first.
+"""Rebalancing: which microVMs to recreate on other hosts to even out the fleet. Few moves, the best one first.
 
-Flintlock cannot migrate. A move is a Delete, and a Create by the microVM's controller, which a new auction places:
-so a move is only proposed where the score itself would now choose another host.
+Flintlock cannot migrate. A move is a Delete, followed by a Create from the microVM's controller, which a new auction
+places. So a move is proposed only if the score would choose another host now.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NO_OFFER = Score(NOWHERE, 0.0, 0.0, 0.0, preference=NOWHERE)
 
 
 class Resident(NamedTuple):
-    """A microVM on a host, NAMESPACE/NAME; only one that is `evictable` may be moved, and only as it wishes."""
+    """A microVM on a host; `name` is NAMESPACE/NAME. Only `evictable` ones are moved, within their constraints."""
 
     uid: str
     name: str
@@ -45,12 +45,12 @@ class Resident(NamedTuple):
 
     @property
     def namespace(self) -> str:
-        """Of its groups."""
+        """The namespace of the microVM and its groups."""
         return self.name.partition("/")[0]
 
 
 class Move(NamedTuple):
-    """One microVM from its host to the one that would win it now; `cov` is the evenness after it."""
+    """A microVM's move to the host that would win it now; `cov` is the coefficient of variation after it."""
 
     uid: str
     name: str
@@ -61,7 +61,7 @@ class Move(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What the price of a microVM on a host depends on; the soft wishes come on top of it."""
+    """What the score of a microVM on a host depends on, preferences left out."""
 
     demand: Resources
     policy: str
@@ -69,14 +69,14 @@ class Asked(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A host that takes part: what it may promise and has promised, and what its last report said."""
+    """A host that takes part: its view in the ledger, and the facts of its last report."""
 
     view: HostView
     facts: Facts
 
 
 def cov(shares: Sequence[float]) -> float:
-    """The coefficient of variation of hosts' dominant shares: 0 = all alike."""
+    """The coefficient of variation of the hosts' dominant shares: 0 = all equal."""
     mean = sum(shares) / len(shares) if shares else 0.0
     if not mean:
         return 0.0
@@ -84,7 +84,7 @@ def cov(shares: Sequence[float]) -> float:
 
 
 def evenness(places: Mapping[str, Place]) -> float:
-    """`cov` of these hosts as they are."""
+    """The `cov` of these hosts now."""
     return cov([_share(place.view.allocatable, place.view.taken) for place in places.values()])
 
 
@@ -96,11 +96,11 @@ def plan(
     least_gain: float,
     hosts: Mapping[str, Host] | None = None,
 ) -> list[Move]:
-    """Greedy: at each step the move after which the fleet is most even, while each gains `least_gain` of CoV.
+    """Plan up to `most` moves. Greedy: each step is the move with the lowest CoV after it, and gains `least_gain`.
 
-    `residents` are all that count in groups, also on hosts that take no part; `hosts` says what may be wished of
-    them. Invariant: no step makes the fleet less even, every target has room and is not the source, nobody moves
-    twice, hard wishes are granted, and no soft wish is granted less than it would be on the source.
+    `residents` are all microVMs that count in groups, also on hosts that take no part; `hosts` has the labels and
+    zones for constraints. Invariant: no step makes the fleet less even, every target has room and is not the source,
+    no microVM moves twice, constraints hold, and no preference is worse than on the source.
     """
     trial = _Trial(places, residents, hosts or {}, weights)
     staying = {resident.uid: resident for resident in residents if resident.evictable and resident.host in places}
@@ -109,13 +109,13 @@ def plan(
         best = min(trial.moves(staying.values()), key=lambda move: (move.cov, move.uid), default=None)
         if best is None or trial.cov() - best.cov < least_gain:
             return moves
-        trial.make(best, staying.pop(best.uid))
+        trial.carry_out(best, staying.pop(best.uid))
         moves.append(best)
     return moves
 
 
 class _Trial:
-    """The fleet as it would be after some moves."""
+    """The fleet as it would be after the moves so far."""
 
     def __init__(
         self,
@@ -132,13 +132,13 @@ class _Trial:
             self._groups.add(_placement(resident), self._zone(resident.host))
         self.taken = {host_id: place.view.taken for host_id, place in places.items()}
         self._shares = {host_id: self._share(host_id, ZERO) for host_id in places}
-        self._prices: dict[Asked, dict[str, float]] = {}  # and then by host
+        self._prices: dict[Asked, dict[str, float]] = {}  # then by host
 
     def cov(self) -> float:
         return cov(list(self._shares.values()))
 
     def moves(self, residents: Iterable[Resident]) -> Iterator[Move]:
-        """The move of one microVM of each kind on each host, to where it would go."""
+        """The possible moves: of equal microVMs on the same host only one."""
         known = sorted(residents, key=lambda resident: resident.uid, reverse=True)
         alike = {
             (r.host, r.demand, r.constraints, r.namespace if r.constraints != NO_CONSTRAINTS else ""): r
@@ -151,8 +151,8 @@ class _Trial:
                 after = self._cov_after(source, target, demand)
                 yield Move(resident.uid, resident.name, source, target, demand, after)
 
-    def make(self, move: Move, resident: Resident) -> None:
-        """Take it as made."""
+    def carry_out(self, move: Move, resident: Resident) -> None:
+        """Carry out a move."""
         self._groups.remove(_placement(resident), self._zone(move.source))
         self._groups.add(_placement(resident._replace(host=move.target)), self._zone(move.target))
         self.taken[move.source] = self.taken[move.source].minus(move.demand)
@@ -160,33 +160,33 @@ class _Trial:
         changed = (move.source, move.target)
         self._shares |= {host_id: self._share(host_id, ZERO) for host_id in changed}
         for asked, prices in self._prices.items():
-            anew = {host_id: self._price(host_id, self.taken[host_id], asked) for host_id in changed}
-            self._prices[asked] = _ascending(prices | anew)
+            updated = {host_id: self._price(host_id, self.taken[host_id], asked) for host_id in changed}
+            self._prices[asked] = _ascending(prices | updated)
 
     def _target(self, resident: Resident) -> str:
-        """Who would win it once it is gone from its host; "" when that is the same host again, or nobody."""
+        """The host that would win the microVM if it were deleted; "" if it is the same host, or none."""
         source, demand, constraints = resident.host, resident.demand, resident.constraints
         asked = Asked(demand, constraints.policy, patient(constraints))
         prices = self._prices_of(asked)
-        again = self._price(source, self.taken[source].minus(demand), asked)
+        staying = self._price(source, self.taken[source].minus(demand), asked)
         if constraints != NO_CONSTRAINTS:
-            return self._required_host(resident, prices, again)
+            return self._target_by_constraints(resident, prices, staying)
         target = next((host_id for host_id in prices if host_id != source), "")
-        return target if target and prices[target] < again else ""
+        return target if target and prices[target] < staying else ""
 
-    def _required_host(self, resident: Resident, prices: Mapping[str, float], again: float) -> str:
-        """The same for one that wishes something. Where that would be less granted it stays: "" again."""
+    def _target_by_constraints(self, resident: Resident, prices: Mapping[str, float], staying: float) -> str:
+        """The same with constraints and preferences; "" also if the preferences would be met less there."""
         placement, zone = _placement(resident), self._zone(resident.host)
         self._groups.remove(placement, zone)
         auction = Auction(
             resident.uid, placement.namespace, placement.name, resident.demand, constraints=resident.constraints
         )
         counted = self._groups.counted(auction)
-        here = best = self._offer(auction, counted, resident.host, again)
+        here = best = self._offer(auction, counted, resident.host, staying)
         target = ""
         for host_id, total in prices.items():
             if total >= best.total:
-                break  # a soft wish only adds to it, and all that follow are dearer
+                break  # preferences only add to it, and all further prices are higher
             if host_id != resident.host:
                 offer = self._offer(auction, counted, host_id, total)
                 if offer.total < best.total:
@@ -195,7 +195,7 @@ class _Trial:
         return target if best.preference <= here.preference else ""
 
     def _offer(self, auction: Auction, counted: Sequence[Counted], host_id: str, total: float) -> Score:
-        """A price with the soft wishes added; NO_OFFER where a hard one is not granted."""
+        """A price plus the preferences; NO_OFFER if a constraint is violated."""
         host = self._hosts.get(host_id)
         if (host and violation(host, auction.constraints)) or self._groups.apart(auction, host_id):
             return NO_OFFER
@@ -203,7 +203,7 @@ class _Trial:
         return with_preferences(Score(total, total, 0.0, 0.0), peers, self._weights)
 
     def _prices_of(self, asked: Asked) -> dict[str, float]:
-        """What every host would ask, the lowest first."""
+        """The price on every host, the lowest first."""
         prices = self._prices.get(asked)
         if prices is None:
             prices = _ascending({h: self._price(h, self.taken[h], asked) for h in self._places})

@@ -1,4 +1,4 @@
-"""What is kept of an auction, enough to replay its decisions."""
+"""The record of an auction: everything that is needed to replay its decisions."""
 
 from __future__ import annotations
 
@@ -6,19 +6,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from billet.core.auction import award, scores, with_room
-from billet.core.model import FORMULA, Auction, Award, Bid, HostView, Refusal, Resources, Score, Unplaced
+from billet.core.auction import award, forecast_of, scores, with_room
+from billet.core.boots.pooling import pool
+from billet.core.model import FORMULA, Auction, Award, Bid, Forecast, HostView, Refusal, Resources, Score, Unplaced
 from billet.core.scoring import Weights
 
-ANOTHER_SCORE = frozenset(range(1, FORMULA))  # versions of records that were decided by other formulas than today's
+ANOTHER_SCORE = frozenset(range(1, FORMULA))  # versions of records whose score had another formula than today's
+LAYOUT = 2  # of a record as it is stored; one more when a field or the text of a Reason is renamed
 
 
 @dataclass(slots=True)
 class Attempt:
-    """One decision: the answers, what the ledger counted of the hosts that gave them, and who won (None: nobody).
+    """One decision: the answers, the ledger's view of the hosts that gave them, and the award (None: no host won).
 
-    `together` auctions were cleared at this moment, the largest first; 1 is this one alone. It was decision number
-    `slot` of the leader's reign.
+    `together` is the number of auctions that were cleared as one batch, this one included; `slot` the number of this
+    decision in the leader's term.
     """
 
     bids: list[Bid]
@@ -26,15 +28,15 @@ class Attempt:
     ledger: dict[str, HostView]
     award: Award | None
     together: int = 1
-    slot: int = 0  # 0 in records from before it was kept
-    shadow: str = ""  # whom the policy in the shadow would have taken
-    after_ms: float = 0.0  # when it was made, since the record's at_s
+    slot: int = 0  # 0 in records from before it was stored
+    shadow: str = ""  # the host that the shadow policy would have taken, "" = none
+    after_ms: float = 0.0  # time of the decision, counted from the record's at_s
 
 
 def attempt_of(
     answers: Sequence[Bid | Refusal], ledger: Mapping[str, HostView], decision: Award | Unplaced
 ) -> Attempt:
-    """A decision, with everything that it was made from."""
+    """A decision together with everything that it depends on."""
     return Attempt(
         bids=[answer for answer in answers if isinstance(answer, Bid)],
         refusals=[answer for answer in answers if isinstance(answer, Refusal)],
@@ -44,17 +46,20 @@ def attempt_of(
 
 
 class Called(NamedTuple):
-    """Whom the call for bids went to: all of the `fleet` but those `absent`, or on a large one the `most` emptiest
-    with room (0 = all) and a few drawn."""
+    """Which hosts were called for bids.
 
-    fleet: int = 0  # 0 = not known: the record is older than this
+    `fleet` is the number of hosts. On a small fleet (`most` is 0) all but those `absent` were called; on a large one
+    the `most` best-ranked hosts with room, and a few drawn at random.
+    """
+
+    fleet: int = 0  # 0 = unknown: the record is older than this field
     most: int = 0
     absent: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class AuctionRecord:
-    """The story of one auction. Times are wall-clock seconds and leg durations in milliseconds."""
+    """One auction from request to outcome. Times are wall-clock seconds, durations of legs milliseconds."""
 
     auction: Auction
     weights: Weights
@@ -68,11 +73,12 @@ class AuctionRecord:
     legs_ms: dict[str, float] = field(default_factory=dict)
     v: int = FORMULA
     called: Called = field(default_factory=Called)
-    shadow: str = ""  # the policy that decides in the shadow of the real one; "" = none
+    shadow: str = ""  # the shadow policy, which decides for the record only; "" = none
+    layout: int = LAYOUT
 
 
 class Gone(NamedTuple):
-    """A placement has ended, and its room is free; kept beside the records. `id` is as a rule its auction's."""
+    """A placement that has ended; its room is free. `id` is the auction's, or the uid of an adopted microVM."""
 
     id: str
     host: str
@@ -81,20 +87,48 @@ class Gone(NamedTuple):
 
 
 def replay(record: AuctionRecord) -> list[Award | Unplaced]:
-    """Every decision of the record, made again by the same pure function; of ANOTHER_SCORE it is not the same."""
+    """Every decision of the record, repeated by today's `award`; may differ for a record of ANOTHER_SCORE."""
     return [award(record.auction, [*a.bids, *a.refusals], a.ledger, record.weights) for a in record.attempts]
 
 
 def faithful(record: AuctionRecord) -> bool:
-    """Whether replaying gives the awards that were made."""
-    again = [a if isinstance(a, Award) else None for a in replay(record)]
-    return again == [attempt.award for attempt in record.attempts]
+    """Whether a replay gives the recorded awards."""
+    replayed = [a if isinstance(a, Award) else None for a in replay(record)]
+    return replayed == [attempt.award for attempt in record.attempts]
 
 
 def prices(record: AuctionRecord, attempt: Attempt) -> Mapping[str, Score | Refusal]:
-    """What each bid counted for when the award was made; of ANOTHER_SCORE only what is known of it: the winner's."""
+    """The score of each bid in this award, by host, or why the ledger excluded it.
+
+    In a record of ANOTHER_SCORE only the winner's score is known.
+    """
     bids, refusals = with_room(record.auction, attempt.bids, attempt.ledger)
-    ruled_out = {refusal.host: refusal for refusal in refusals}
+    excluded = {refusal.host: refusal for refusal in refusals}
     if record.v in ANOTHER_SCORE:
-        return ruled_out | ({attempt.award.host: attempt.award.score} if attempt.award else {})
-    return ruled_out | scores(bids, record.auction, attempt.ledger, record.weights)
+        return excluded | ({attempt.award.host: attempt.award.score} if attempt.award else {})
+    return excluded | scores(bids, record.auction, attempt.ledger, record.weights)
+
+
+class Priced(NamedTuple):
+    """An attempt as a person reads it, with everything that follows from the record but is not stored in it."""
+
+    scores: Mapping[str, Score]  # by host
+    refusals: Sequence[Refusal]  # the hosts' own, then those of the ledger
+    forecasts: Mapping[str, Forecast]  # by host; none for a host that the ledger did not know
+    pulling: Sequence[str]  # hosts that were pulling images of this microVM
+
+
+def priced(record: AuctionRecord, attempt: Attempt) -> Priced:
+    """Work out the scores, refusals and forecasts that this attempt was decided by."""
+    by_host = prices(record, attempt)
+    bids, _ = with_room(record.auction, attempt.bids, attempt.ledger)
+    return Priced(
+        scores={host_id: price for host_id, price in by_host.items() if isinstance(price, Score)},
+        refusals=[*attempt.refusals, *(price for price in by_host.values() if isinstance(price, Refusal))],
+        forecasts={
+            bid.host: forecast_of(bid, record.auction, view)
+            for bid in attempt.bids
+            if (view := attempt.ledger.get(bid.host))
+        },
+        pulling=pool(bids, attempt.ledger, record.weights.delay_half_s).pulling,
+    )

@@ -1,6 +1,6 @@
-"""Why a host did not win, and the smallest change that would have made it win.
+"""Why a host did not win an auction, and the smallest changes that would have made it win.
 
-No formula of its own: each change is tried by holding the recorded auction again with it, through `award`.
+Each change is tried by repeating the recorded auction with it, through `award`; there is no formula here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import Enum
 from math import ceil
 from typing import NamedTuple
 
-from billet.core.auction import award, rebid, unpriced
+from billet.core.auction import award, unpriced_bid, updated_bid
 from billet.core.bidding import CAPABILITY_REASONS, PROVIDERS, incapable
 from billet.core.boots.forecast import behind
 from billet.core.model import Auction, Award, Bid, Facts, HostView, Reason, Refusal, Resources, Score
@@ -23,27 +23,27 @@ NO_ANSWER = frozenset({Reason.DAEMON_AWAY, Reason.STOPPING, Reason.SILENT, Reaso
 
 
 class What(Enum):
-    """What could have been otherwise on a host. The first four are the elements of Resources, in their order."""
+    """What may change on a host. The first four are the elements of Resources, in that order."""
 
     VCPU = "vCPU taken"
     MEMORY = "MiB memory taken"
     DISK = "MiB disk taken"
     SLOTS = "microVM slots taken"
-    LIKE = "microVMs of this size on it"  # so many fewer, in every resource
+    LIKE = "microVMs of this size on it"  # counts for every resource
     QUEUE = "boots in its queue"
     IMAGES = "images that it would have to pull"
     PRESSURE = "pressure"
     CORDONED = "cordoned"
     FENCED = "fenced"
-    PROVIDER = "provider"  # its flintlockd's default one, which cannot run this microVM
-    REFUSING = "refusing"  # though the ledger counts room for it
+    PROVIDER = "provider"  # flintlockd's default provider, which cannot run this microVM
+    REFUSING = "refusing"  # though the ledger has room
 
 
 RESOURCES = (What.VCPU, What.MEMORY, What.DISK, What.SLOTS)
 
 
 class Change(NamedTuple):
-    """One thing otherwise: `to` instead of `was`. For LIKE `was` is how many would go into what is taken."""
+    """One change: `to` instead of `was`. For LIKE, `was` is how many such microVMs the taken room would hold."""
 
     what: What
     was: float
@@ -52,26 +52,28 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class WhyNot:
-    """The answer. Scores are those that counted in the award; None where there was no bid.
+    """Why a host did not win. Scores are those of the award; None without a bid.
 
-    `ways` are changes that would each have made the host win, the smallest first; all the parts of one are needed.
+    Each of the `ways` would have made the host win, the smallest first; all changes of a way are needed.
     """
 
     host: str
     asked: bool
-    winner: str = ""  # "" = nobody won
+    winner: str = ""  # "" = no host won
     refusal: Refusal | None = None
     mine: Score | None = None
     winners: Score | None = None
-    facts_known: bool = True  # False: a refusal carries no pressure and no queue, and so none was counted
+    facts_known: bool = True  # False: the host refused, and a refusal carries no facts
     ways: tuple[tuple[Change, ...], ...] = field(default=())
-    excluded_by: Reason | None = None  # the kind of wish by which it is ruled out
-    too_small: tuple[tuple[What, int], ...] = ()  # of what even the whole host has too little, and how much it has
-    providers: tuple[str, ...] = ()  # those that could run it, where the host's own cannot
+    excluded_by: Reason | None = None  # the violated constraint
+    too_small: tuple[
+        tuple[What, int], ...
+    ] = ()  # resources of which even the empty host has too little, and its amounts
+    providers: tuple[str, ...] = ()  # providers that could run it, if the host's own cannot
 
 
 class Standing(NamedTuple):
-    """A host as an award sees it; None of its facts are known where it did not bid."""
+    """A host as an award sees it; with default facts if it did not bid."""
 
     view: HostView
     facts: Facts
@@ -80,7 +82,7 @@ class Standing(NamedTuple):
 
 
 def why_not(record: AuctionRecord, host_id: str) -> WhyNot:
-    """Of the last decision that the host had a part in, or was left out of. ValueError when there was none at all."""
+    """Explain the last decision with an answer of this host, else the last one. ValueError if there was none."""
     if not record.attempts:
         raise ValueError("this create was not decided by an auction")
     attempt = next((a for a in reversed(record.attempts) if _answer_of(a, host_id)), record.attempts[-1])
@@ -112,33 +114,33 @@ def why_not(record: AuctionRecord, host_id: str) -> WhyNot:
 
 
 def providers_for(auction: Auction) -> tuple[str, ...]:
-    """With which default provider a host could run the microVM; none where it names one itself that cannot."""
+    """The default providers with which a host could run the microVM; none if it names an unsuitable one itself."""
     able = (name for name in sorted(PROVIDERS) if not incapable(auction.provider or name, auction))
     return tuple(able)
 
 
 def standing_of(attempt: Attempt, host_id: str) -> Standing | None:
-    """A host as it stood; None when the record has not what the ledger counted of it."""
+    """The host at the moment of the decision; None if the record lacks its answer or its view in the ledger."""
     view, answer = attempt.ledger.get(host_id), _answer_of(attempt, host_id)
     if view is None or answer is None:
         return None
     if isinstance(answer, Refusal):
         return Standing(view, Facts())
-    now = rebid(answer, view)
+    now = updated_bid(answer, view)
     return Standing(view, now.facts, now.missing, now.coming)
 
 
 def wins(attempt: Attempt, auction: Auction, weights: Weights, host_id: str, standing: Standing) -> bool:
-    """Whether the host would win the same auction if it stood like this, everybody else as they did."""
+    """Whether the host would win the same auction with this standing, the other hosts unchanged."""
     others = [answer for answer in _answers(attempt) if answer.host != host_id]
     ledger = {**attempt.ledger, host_id: standing.view}
-    bid = unpriced(host_id, standing.facts, standing.missing, standing.coming)
+    bid = unpriced_bid(host_id, standing.facts, standing.missing, standing.coming)
     decision = award(auction, [*others, bid], ledger, weights)
     return isinstance(decision, Award) and decision.host == host_id
 
 
-def otherwise(standing: Standing, demand: Resources, changes: Sequence[Change]) -> Standing:
-    """The host with these changes made."""
+def changed(standing: Standing, demand: Resources, changes: Sequence[Change]) -> Standing:
+    """The standing after these changes."""
     view, facts, missing, coming = standing
     for change in changes:
         match change.what:
@@ -153,7 +155,7 @@ def otherwise(standing: Standing, demand: Resources, changes: Sequence[Change]) 
             case What.FENCED:
                 view = view._replace(fenced=False)
             case What.REFUSING | What.PROVIDER:
-                pass  # that it is asked for its price is the change
+                pass  # `wins` gives it a bid, which is the change
             case What.LIKE:
                 view = view._replace(taken=_without(view.taken, demand, int(change.was - change.to)))
             case _:
@@ -168,17 +170,17 @@ def _ways(
     needed = _needed(standing.view, demand, found.refusal)
     if needed is None:
         return []
-    base = otherwise(standing, demand, needed)
+    base = changed(standing, demand, needed)
     if wins(attempt, auction, weights, found.host, base):
         return [needed] if needed else []
     ways = []
     for lever in (*_levers(base, demand), _like(standing.view.taken, demand)):
-        # So many microVMs fewer make room in every resource: what is needed of each need not be said besides.
+        # Fewer microVMs free every resource, so the needed changes of single resources are left out.
         first = tuple(c for c in needed if c.what not in RESOURCES) if lever.what is What.LIKE else needed
-        start = otherwise(standing, demand, first)
+        start = changed(standing, demand, first)
 
         def enough(n: int, lever: Lever = lever, start: Standing = start) -> bool:
-            return wins(attempt, auction, weights, found.host, otherwise(start, demand, [lever.down(n)]))
+            return wins(attempt, auction, weights, found.host, changed(start, demand, [lever.down(n)]))
 
         n = _least(lever.most, enough)
         if n is not None:
@@ -191,7 +193,7 @@ def _too_small(allocatable: Resources, demand: Resources) -> tuple[tuple[What, i
 
 
 def _needed(view: HostView, demand: Resources, refusal: Refusal | None) -> tuple[Change, ...] | None:
-    """What must be otherwise for the host to be able to bid at all; None where nothing would help."""
+    """The changes that the host needs to bid at all; None if nothing would help."""
     if not view.allocatable.covers(demand):
         return None
     changes = []
@@ -211,7 +213,7 @@ def _needed(view: HostView, demand: Resources, refusal: Refusal | None) -> tuple
 
 
 class Lever(NamedTuple):
-    """Something that can be turned down on a host, in so many steps at most."""
+    """A quantity on a host that can be reduced in up to `most` steps."""
 
     what: What
     was: float
@@ -219,7 +221,7 @@ class Lever(NamedTuple):
     step: float = 1.0
 
     def down(self, n: int) -> Change:
-        """By n steps."""
+        """The change after n steps."""
         return Change(self.what, self.was, max(0.0, round(self.was - n * self.step, 6)))
 
 
@@ -239,10 +241,10 @@ def _like(taken: Resources, demand: Resources) -> Lever:
 
 
 def _least(most: int, true: Callable[[int], bool]) -> int | None:
-    """The smallest n from 1 to `most` for which it is true, and not for n - 1: doubled, then halved between.
+    """An n from 1 to `most` for which `true` holds, but not for n - 1; None if there is none. Exponential search.
 
-    It is the smallest of all where it stays true once it is. A score may fall and rise again as one resource alone is
-    turned down (its shape): then it is one of those where a little less would not do.
+    It is the smallest such n if `true` is monotonic. It may not be: the shape part of a score can fall and rise again
+    while one resource is reduced. Then n is a local minimum.
     """
     low, high = 0, 1
     while not true(min(high, most)):
@@ -260,7 +262,7 @@ def _least(most: int, true: Callable[[int], bool]) -> int | None:
 
 
 def _merged(needed: tuple[Change, ...], more: Change) -> tuple[Change, ...]:
-    """One change for each thing: what is turned down twice goes from where it was to where it ends."""
+    """One change per quantity: two reductions of the same one are joined."""
     same = next((change for change in needed if change.what is more.what), None)
     if same is None:
         return (*needed, more)
@@ -268,7 +270,7 @@ def _merged(needed: tuple[Change, ...], more: Change) -> tuple[Change, ...]:
 
 
 def _size(change: Change, allocatable: Resources, demand: Resources) -> float:
-    """How large a change is: the share of the host that it frees; what is no room counts after all that is."""
+    """The size of a change, for sorting: the share of the host that it frees; 1 or more if it frees no room."""
     by = change.was - change.to
     match change.what:
         case What.LIKE:

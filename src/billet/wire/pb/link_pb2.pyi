@@ -801,7 +801,7 @@ class Order(_message.Message):
     TOKEN_FIELD_NUMBER: _builtins.int
     DEMAND_FIELD_NUMBER: _builtins.int
     VERDICT_ONLY_FIELD_NUMBER: _builtins.int
-    AGAIN_FIELD_NUMBER: _builtins.int
+    RESENT_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     term: _builtins.int
@@ -812,7 +812,7 @@ class Order(_message.Message):
     """creates only"""
     verdict_only: _builtins.bool
     """a create that flintlockd is expected to refuse"""
-    again: _builtins.bool
+    resent: _builtins.bool
     """an earlier leader may have sent this create already"""
     instance: _builtins.str
     """the agent's process for which the create was reserved, by its hello"""
@@ -831,12 +831,12 @@ class Order(_message.Message):
         token: _builtins.str = ...,
         demand: Global___Resources | None = ...,
         verdict_only: _builtins.bool = ...,
-        again: _builtins.bool = ...,
+        resent: _builtins.bool = ...,
         instance: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["again", b"again", "demand", b"demand", "id", b"id", "instance", b"instance", "method", b"method", "payload", b"payload", "term", b"term", "timeout_ms", b"timeout_ms", "token", b"token", "verdict_only", b"verdict_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "id", b"id", "instance", b"instance", "method", b"method", "payload", b"payload", "resent", b"resent", "term", b"term", "timeout_ms", b"timeout_ms", "token", b"token", "verdict_only", b"verdict_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
