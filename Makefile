@@ -5,6 +5,8 @@
 
 PATH := $(CURDIR)/.venv/bin:$(PATH):$(CURDIR)/.tools/bin
 export PATH
+# Where it is set, each of the many processes compiles Billet and its libraries again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
@@ -38,7 +40,7 @@ bench: setup ## creates per second and milliseconds, beside the floor of a singl
 chaos: setup ## ten minutes of everything going wrong, every promise checked; ARGS="failover --times 5"
 	python -m chaos $(ARGS)
 
-table: setup ## the central table of docs/scheduling.md, on freshly generated workloads; ARGS="all" for the other two
+table: setup ## the central table of docs/lab/score-comparison.md, on freshly generated workloads; ARGS="all" for the other two
 	@python -m workloads table $(ARGS)
 
 conformance: setup ## check any Flintlock endpoint: TARGET=host:port ARGS="--token T --ca ca.pem"; without TARGET: usage

@@ -4,9 +4,9 @@
 
 * Identifiers are compared whole, or part by part (`_wish_weight` has the parts wish and weight).
 * Words are looked for in prose: comments, strings, help texts, Markdown. Those that also have an ordinary meaning
-  (front, face, edge, turn, story) are looked for in the sense that was replaced.
+  (front, face, edge, turn) are looked for in the sense that was replaced.
 * In CHANGELOG and docs/adr a paragraph may name an old word beside "renamed", "formerly", "was called" or an arrow.
-* A table below a heading with "old" and "new" in it, in CONTRIBUTING, is the table of names, and is left out.
+* The tables below the heading "Old ..." in CONTRIBUTING are left out.
 """
 
 from __future__ import annotations
@@ -104,12 +104,11 @@ WORDS = {
     r"(?:the|its|each|every|own|real|server's) \W?front(?!-| of| page| end)": "leader proxy",
     r"(?:grpc|listening|the|its|each|every|http) \W?edge(?! of| case)": "gRPC server",
     r"(?:grpc|its|each|every|zone's|the) \W?face(?! of)": "gRPC server, route",
-    r"(?:auction|clearing)(?:'s)? turn": "slot",
-    r"(?:its|the|a|whole|seed's|auction's) (?:whole )?stor(?:y|ies)": "trace; the auction's record",
-    r"as a story": "trace; the auction's record",
+    r"(?:auction|clearing)(?:'s)? turn|turns? to decide": "slot",
+    r"stor(?:y|ies)": "trace; the auction's record",
     r"raises? fenced": "raises StaleTerm",
     r"fenced, outcomeunknown": "StaleTerm, OutcomeUnknown",
-    r"spread x|(?:facts|outlook|pooled)\.spread": "uncertainty",
+    r"spread x|(?:a|its|the) spread (?:is|itself|over what)|(?:facts|outlook|pooled)\.spread": "uncertainty",
     r"spread of (?:its |the |a host's )?(?:boots?|pulls?|times|seconds)": "uncertainty",
     r"(?:the|a|its|host's|agent's) count of what": "inventory",
     r"who wants": "(say who does what)",
@@ -226,8 +225,8 @@ def _uncommented(text: str) -> Iterator[str]:
 def _without_table_of_names(text: str) -> str:
     lines, below = [], False
     for line in text.splitlines():
-        if line.startswith("#"):
-            below = "old" in line.lower() and "new" in line.lower()
+        if line.startswith("## "):
+            below = line.startswith("## Old ")
         lines.append("" if below and line.startswith("|") else line)
     return "\n".join(lines)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -23,7 +25,25 @@ SLOW = (
 )
 
 
+@pytest.hookimpl(trylast=True)  # after pytest-randomly
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(place in item.nodeid for place in SLOW):
             item.add_marker(pytest.mark.slow)
+    _spread_long_tests(items)
+
+
+def _spread_long_tests(items: list[pytest.Item]) -> None:
+    """Put the tests that take longest at the beginning of each worker's share, so that none is still running alone
+    when all others are done. With --dist worksteal a worker begins with one run of neighbours."""
+    long = [item for item in items if item.get_closest_marker("long")]
+    rest = [item for item in items if not item.get_closest_marker("long")]
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = -(-len(items) // workers)
+    items.clear()
+    for n in range(workers):
+        own = long[n::workers]
+        items += own
+        items += rest[: share - len(own)]
+        del rest[: share - len(own)]
+    items += rest

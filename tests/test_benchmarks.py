@@ -21,6 +21,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("store", ["sqlite", "etcd"])
 def test_the_benchmark_leaves_figures_and_a_chart(tmp_path, store):
     if store == "etcd" and etcd_program() is None:

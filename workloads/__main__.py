@@ -1,4 +1,4 @@
-"""`python -m workloads`: write the fixed workloads, or print the tables of docs/scheduling.md."""
+"""`python -m workloads`: write the fixed workloads, or print the tables of docs/lab/score-comparison.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workloads.tables import TABLES
 
 @click.group()
 def main() -> None:
-    """Fixed placement workloads, and the tables of docs/scheduling.md."""
+    """Fixed placement workloads, and the tables of docs/lab/score-comparison.md."""
 
 
 @main.command()

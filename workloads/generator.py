@@ -158,7 +158,7 @@ def text(workload: WorkloadId) -> str:
 
 
 def standard() -> Iterator[WorkloadId]:
-    """Every workload that docs/scheduling.md reports on."""
+    """Every workload that docs/lab/score-comparison.md reports on."""
     for shape in SHAPES:
         for hosts, seeds in ((10, 10), (100, 10), (1000, 1)):
             yield from (WorkloadId(shape, hosts, seed) for seed in range(1, seeds + 1))

@@ -1,4 +1,4 @@
-"""Place the fixed workloads with every rule, and print the tables of docs/scheduling.md as Markdown."""
+"""Place the fixed workloads with every rule, and print the tables of docs/lab/score-comparison.md as Markdown."""
 
 from __future__ import annotations
 

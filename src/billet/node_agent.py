@@ -11,7 +11,7 @@ import structlog
 
 from billet.adapters.containerd import Containerd
 from billet.adapters.flintlock import GrpcFlintlock
-from billet.adapters.log_throttle import handshakes_fail_in_one_line
+from billet.adapters.log_throttle import throttle_tls_errors
 from billet.adapters.machine import MachineProbe
 from billet.adapters.thinpool import pool_free_mib
 from billet.config_agent import AgentConfig
@@ -32,7 +32,7 @@ async def run_agent(config: AgentConfig) -> None:
     """Run an agent until SIGTERM or SIGINT."""
     logging_to_stderr()
     agent, dialler, daemon, machine = build_agent(config)
-    handshakes_fail_in_one_line()
+    throttle_tls_errors()
     containerd = Containerd(config.containerd, config.containerd_volume_ss, config.containerd_kernel_ss)
 
     async def work() -> None:

@@ -14,6 +14,7 @@ from chaos.namespaces import why_not
 CHECKOUT = Path(__file__).parents[2]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
 @pytest.mark.skipif(not etcd_program(), reason="no etcd; on Debian: apt-get install etcd-server")

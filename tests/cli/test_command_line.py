@@ -168,7 +168,7 @@ def test_certs_makes_what_tls_needs_and_overwrites_nothing(tmp_path):
     assert set(files) == {"ca", "ca_key", "server_cert", "server_key", "client_cert", "client_key"}
     again = run("certs", str(tmp_path / "pki"))
     assert again.exit_code == 2
-    assert "is there already" in again.stderr
+    assert "exists already" in again.stderr
 
 
 def test_a_certificate_for_no_name_is_refused(tmp_path):

@@ -125,7 +125,7 @@ async def all_ready(clients: Clients, count: int) -> bool:
     return [host.state for host in hosts.values()] == [fleet_pb2.READY] * count
 
 
-async def eventually(true: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+async def eventually(true: Callable[[], Any], timeout_s: float = 120.0) -> Any:
     """The first true answer of something that is asked again and again."""
     deadline_s = time.monotonic() + timeout_s
     while True:

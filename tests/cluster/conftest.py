@@ -13,11 +13,8 @@ from tests.cluster.clients import Clients, all_ready, eventually
 from tests.harness import Cluster, plans
 
 Start = Callable[..., Awaitable[tuple[Cluster, Clients]]]
-# Server flags of clusters whose hosts are all this one machine: it feels now more and now less pressure, and a bid
-# may have to wait for it. Were these counted, they would decide who wins.
-CALM = ("--pressure-weight", "0", "--bid-wait-ms", "2000")
-# What boots take is left out, too: the score is the ledger's alone, as in `billet simulate`.
-LEDGER_ALONE = (*CALM, "--delay-weight", "0")
+# Server flags with which the score is the ledger's alone, as in `billet simulate`: how long boots take is left out.
+LEDGER_ALONE = ("--delay-weight", "0")
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ async def judged(clients: Clients, count: int) -> list[Outcome] | None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_where_boots_queue_the_seconds_are_right_and_nine_of_ten_within_the_bound(tmp_path: Path) -> None:
     """Four hosts, groups of 20 creates, boots that vary by 30 %: the first group teaches the hosts. So few boots on a
     machine that gets busy leave much to chance (28 % and 75 % were seen), so that here only right and broken are told

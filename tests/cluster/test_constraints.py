@@ -21,7 +21,6 @@ from billet.wire.headers import ZONE
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.tls import TlsSettings
-from tests.cluster.conftest import CALM
 from tests.conformance.calls import Client, Refusal, attempt, eventually, refused, spec
 from tests.conformance.pki import Pki
 from tests.harness import Cluster, plans
@@ -88,7 +87,7 @@ def fleet_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         for plan, (host, (zone, label)) in zip(plans(4, folder), HOSTS.items(), strict=True)
     ]
     tls = TlsSettings(cert=pki.server_cert, key=pki.server_key)
-    flags = (*CALM, *FLAGS, "--servers-ca", pki.ca)
+    flags = (*FLAGS, "--servers-ca", pki.ca)
     cluster = Cluster(folder, hosts, "etcd", servers=2, tls=tls, server_flags=flags).start()
     made = Fleet(cluster, pki)
     for client in made.servers:

@@ -14,7 +14,6 @@ import pytest
 from billet.api import fleet_service as fleet
 from billet.wire.pb import fleet_pb2
 from tests.cluster.clients import Clients, all_ready, eventually, numbered
-from tests.cluster.conftest import CALM
 from tests.containerd_fixture import LocalContainerd
 from tests.harness import Cluster, plans
 
@@ -30,7 +29,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
             replace(plan, agent_flags=("--containerd", str(daemon.socket), "--containerd-volume-ss", "overlayfs"))
             for plan, daemon in zip(plans(2, tmp_path), daemons, strict=True)
         ]
-        cluster = Cluster(tmp_path, hosts, server_flags=CALM)
+        cluster = Cluster(tmp_path, hosts)
         try:
             for daemon in daemons:
                 daemon.start()

@@ -33,6 +33,7 @@ def controllers(clients: Clients) -> list[Controller]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 async def test_a_new_host_is_filled_and_the_records_can_be_asked(start: Start) -> None:
     """Three hosts, one of them cordoned while the others fill up."""
     cluster, clients = await start(3, vcpu=20, server_flags=("--shadow", "pack"))

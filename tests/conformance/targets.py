@@ -20,14 +20,16 @@ from typing import Any, Protocol
 
 import grpc
 
+from billet.api import fleet_service as fleet
 from billet.demo.processes import free_port
 from billet.fake.process import FakeProcess
 from billet.fake.settings import FakeConfig
+from billet.wire.pb import fleet_pb2
 from billet.wire.tls import TlsSettings
 from tests.harness import Cluster, HostPlan
 from tests.zygote import ZYGOTE
 
-from .calls import Client, eventually
+from .calls import Client, Refusal, attempt, eventually
 
 NEVER_S = 10_000.0  # a boot that no test waits for
 
@@ -136,6 +138,7 @@ class ClusterTarget:
         if options.tls.insecure:  # a follower learns the leader's address only after its start
             for address in cluster.grpc:
                 eventually(lambda address=address: serving(address))
+            eventually(lambda: ready_hosts(cluster.grpc[0], options.token) == options.hosts)
         return Service(
             cluster.grpc[0], cluster.http_address, cluster.grpc, cluster.fakes, cluster.stop, options.token
         )
@@ -157,6 +160,17 @@ def serving(address: str) -> bool:
         return client.call("/grpc.health.v1.Health/Check", b"") == b"\x08\x01"
     finally:
         client.close()
+
+
+def ready_hosts(address: str, token: str) -> int:
+    """How many hosts may bid: an agent that is ready is not in the ledger at once."""
+    client = Client(address, token)
+    try:
+        reply = attempt(client.call, fleet.HOSTS, b"")
+    finally:
+        client.close()
+    hosts = () if isinstance(reply, Refusal) else fleet_pb2.HostsReply.FromString(reply).hosts
+    return sum(host.state == fleet_pb2.READY for host in hosts)
 
 
 TARGETS: list[Target] = [FakeTarget(), ClusterTarget("sqlite"), ClusterTarget("etcd")]

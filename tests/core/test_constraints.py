@@ -106,7 +106,7 @@ def test_labels_become_constraints_and_preferences() -> None:
         ("zone", "", "use a name of 1 to 253 printable characters"),
         ("apart", "g" * 254, "use a name of 1 to 253 printable characters"),
         ("near", "a\nb", "use a name of 1 to 253 printable characters"),
-        ("evict", "yes", "write allow or deny"),
+        ("evict", "yes", "use allow or deny"),
         ("policy", "best", "the policies are spread, pack, fast"),
         ("priority", "high", "use a whole number from -1000 to 1000"),
         ("priority", "1001", "use a whole number from -1000 to 1000"),

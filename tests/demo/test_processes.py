@@ -20,7 +20,7 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-c", code]
 
 
-def gone(pid: int, timeout_s: float = 10.0) -> bool:
+def gone(pid: int, timeout_s: float = 60.0) -> bool:
     """Whether a process ends, or is no more than a zombie that nobody has waited for, in time."""
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:

@@ -91,6 +91,18 @@ def test_a_function_behind_a_link_to_its_file_is_defined_there(page):
             assert re.search(rf"(?:def|class) {part}\b", source), f"{page}: {name} is not in {file}"
 
 
+@cache
+def words_of_the_code() -> frozenset[str]:
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "src").rglob("*.proto")]
+    return frozenset(word for source in sources for word in re.findall(r"\w+", source.read_text()))
+
+
+@every_page
+def test_a_class_or_method_in_the_text_is_in_the_code(page):
+    named = [code for code in inline_code(page) if re.fullmatch(r"[A-Z]+[a-z]\w*(?:\.\w+)*", code)]
+    assert {code for code in named if not set(code.split(".")) <= words_of_the_code()} == set()
+
+
 def options_of(command: click.Command) -> set[str]:
     return {option for item in command.params for option in (*item.opts, *item.secondary_opts)} | {"--help", "-h"}
 

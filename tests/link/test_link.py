@@ -135,10 +135,10 @@ async def test_a_second_agent_with_the_same_id_logs_once_where_the_first_one_is(
 
 def test_a_message_is_logged_again_when_it_is_new_or_a_minute_old() -> None:
     throttle = LogThrottle()
-    assert throttle.due("a", "connection refused", 0.0)
-    assert not throttle.due("a", "connection refused", AGAIN_AFTER_S - 1)
-    assert throttle.due("b", "connection refused", 1.0)
-    assert throttle.due("a", "connection refused", AGAIN_AFTER_S)
-    assert throttle.due("a", "wrong token", AGAIN_AFTER_S + 1)
-    throttle.forget("a")
-    assert throttle.due("a", "wrong token", AGAIN_AFTER_S + 2)
+    assert throttle.should_log("a", "connection refused", 0.0)
+    assert not throttle.should_log("a", "connection refused", AGAIN_AFTER_S - 1)
+    assert throttle.should_log("b", "connection refused", 1.0)
+    assert throttle.should_log("a", "connection refused", AGAIN_AFTER_S)
+    assert throttle.should_log("a", "wrong token", AGAIN_AFTER_S + 1)
+    throttle.recovered("a")
+    assert throttle.should_log("a", "wrong token", AGAIN_AFTER_S + 2)

@@ -1,18 +1,20 @@
-"""The records of auctions: kept as a ring, found by any name, and never a reason not to start."""
+"""The auction log: a ring of records, found by any name, whose file never stops a server."""
 
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from billet.core.accuracy import NEEDED, WINDOW
 from billet.core.errors import ConfigError
 from billet.leader.accuracy import KEPT, taken_up
+from billet.store import auction_log
 from billet.store.auction_log import MAX_UNWRITTEN, AuctionLog, read_file
 
-SOON_S = 20.0
+SOON_S = 60.0
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -28,6 +30,33 @@ def on_disk(path: Path) -> int:
         return int(db.execute("SELECT count(*) FROM auctions").fetchone()[0])
     finally:
         db.close()
+
+
+class Connection(sqlite3.Connection):
+    """A connection that fails once, at the next record that is written."""
+
+    fails_with: sqlite3.Error | None = None
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        error = self.fails_with
+        if error and sql.startswith("INSERT"):
+            self.fails_with = None
+            raise error
+        return super().execute(sql, *args)
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The connections that were opened since; the first is the log's."""
+    opened: list[Connection] = []
+    connect = sqlite3.connect
+
+    def kept(*args: Any, **kwargs: Any) -> Connection:
+        opened.append(connect(*args, factory=Connection, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", kept)
+    return opened
 
 
 @pytest.fixture
@@ -102,13 +131,13 @@ def test_of_each_host_of_a_large_fleet_there_is_enough_for_its_discount(path: Pa
     log = AuctionLog(path)
     for n in range(WINDOW + 1):
         for host in hosts:
-            log.append_judged(host, b"%d" % n)
-        until(lambda written=n: log.judged(hosts[-1], 1) == [b"%d" % written])
+            log.append_outcome(host, b"%d" % n)
+        until(lambda written=n: log.outcomes(hosts[-1], 1) == [b"%d" % written])
     each = taken_up(len(hosts))
     assert each == WINDOW
     for host in hosts:
-        assert log.judged(host, each) == [b"%d" % n for n in range(1, WINDOW + 1)]
-    assert log.judged("stranger", each) == []
+        assert log.outcomes(host, each) == [b"%d" % n for n in range(1, WINDOW + 1)]
+    assert log.outcomes("stranger", each) == []
     log.close()
 
 
@@ -144,11 +173,12 @@ def test_a_file_with_damaged_pages_is_no_reason_not_to_start(path: Path, page: i
     log.close()
 
 
-def test_a_file_that_is_damaged_while_it_is_open_is_begun_anew(path: Path) -> None:
+def test_a_file_that_is_damaged_while_it_is_open_is_replaced(path: Path, connections: list[Connection]) -> None:
     log = AuctionLog(path)
-    damage = sqlite3.DatabaseError("database disk image is malformed")
-    damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    log._give_up(damage)
+    connections[0].fails_with = sqlite3.DatabaseError("database disk image is malformed")
+    connections[0].fails_with.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    log.append("lost", [], b"lost")
+    until(lambda: log.dropped == 1)
     log.append("key", [], b"one")
     log.close()
     assert on_disk(path) == 1
@@ -176,40 +206,39 @@ def test_without_a_file_records_are_kept_in_memory(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_batch_that_cannot_be_written_does_not_stop_the_next(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_cannot_be_written_does_not_stop_the_next(path: Path, connections: list[Connection]) -> None:
     log = AuctionLog(path)
+    connections[0].fails_with = sqlite3.IntegrityError("UNIQUE constraint failed: auctions.seq")
     log.append("key-1", [], b"one")
-    until(lambda: on_disk(path) == 1)
-    log._seq = 0  # the next number is taken
+    until(lambda: log.dropped == 1)
     log.append("key-2", [], b"two")
-    until(lambda: not log._unwritten and not log._writing)
-    assert log.dropped == 1
-    log._seq = 1
-    log.append("key-3", [], b"three")
-    until(lambda: on_disk(path) == 2)
-    assert log.find("key-3") == [b"three"]
+    until(lambda: on_disk(path) == 1)
+    assert log.find("key-1") == []
+    assert log.find("key-2") == [b"two"]
     log.close()
 
 
-def test_a_damaged_page_hides_old_records_and_no_more(path: Path) -> None:
+def test_a_damaged_page_hides_old_records_and_no_more(path: Path, connections: list[Connection]) -> None:
     log = AuctionLog(path)
     log.append("key-1", [], b"one")
     until(lambda: on_disk(path) == 1)
-    log._db.execute("DROP TABLE names")
+    connections[0].execute("DROP TABLE names")
     assert log.find("key-1") == []
     log.append("key-2", [], b"two")
     log.close()
 
 
 def test_more_than_can_wait_costs_the_oldest(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auction_log, "WRITE_EVERY_S", 2.0)
     log = AuctionLog(path)
-    with log._lock:  # the writer waits
-        for n in range(MAX_UNWRITTEN + 7):
-            log.append(f"key-{n}", [], b"%d" % n)
-        assert log.dropped == 7
+    log.append("first", [], b"first")
+    until(lambda: on_disk(path) == 1)  # from now on the writer pauses
+    for n in range(MAX_UNWRITTEN + 7):
+        log.append(f"key-{n}", [], b"%d" % n)
+    assert log.dropped == 7
     assert log.last(1) == [b"%d" % (MAX_UNWRITTEN + 6)]
     log.close()
-    assert on_disk(path) == MAX_UNWRITTEN
+    assert on_disk(path) == 1 + MAX_UNWRITTEN
 
 
 def test_records_and_ends_are_read_page_by_page_and_from_the_file_alone(path: Path) -> None:

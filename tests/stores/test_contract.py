@@ -24,8 +24,6 @@ from tests.stores.backends import (
     written,
 )
 
-pytestmark = pytest.mark.timeout(60)
-
 
 async def test_what_was_committed_is_loaded(opened: Opened) -> None:
     store = await opened()

@@ -20,15 +20,13 @@ from billet.core.model import PlacementState
 from billet.core.state import PutPlacement
 from billet.node import Node
 from billet.ports import Term
-from billet.store import etcd
+from billet.store import etcd_commit
 from billet.store.etcd import EtcdStore, check_version
 from billet.store.etcd_client import EtcdClient
 from billet.store.etcd_election import after_prefix
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd, free_ports
 from tests.stores.backends import ME, OTHER, SOON_S, EtcdBackend, contents, placement, told, until, written
-
-pytestmark = pytest.mark.timeout(90)
 
 RESERVED = PutPlacement(placement(1))
 STARTED = PutPlacement(placement(1, state=PlacementState.STARTED))
@@ -41,8 +39,8 @@ class Faults:
     def __init__(self, store: EtcdStore, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sent: list[pb.TxnRequest] = []
         self.plan: list[Callable[[Attempt], Awaitable[pb.TxnResponse]]] = []
-        self._call = store._client.call
-        monkeypatch.setattr(store._client, "call", self._faulty)
+        self._call = store.client.call
+        monkeypatch.setattr(store.client, "call", self._faulty)
 
     async def _faulty(self, method: str, request: Any, reply: Any, timeout_s: float = 0.0) -> Any:
         if method != "KV/Txn":
@@ -76,12 +74,12 @@ async def refused(attempt: Attempt) -> pb.TxnResponse:
 async def transactions(store: EtcdStore, after: int, count: int) -> list[tuple[int, dict[str, bytes | None]]]:
     """The first so many that changed records after that revision, as etcd's own history has them."""
     seen: list[tuple[int, dict[str, bytes | None]]] = []
-    watch = store._client.watch(store._prefix, after_prefix(store._prefix), after)
+    watch = store.client.watch(store.prefix, after_prefix(store.prefix), after)
     async with asyncio.timeout(SOON_S), aclosing(watch) as responses:
         async for response in responses:
             grouped: dict[int, dict[str, bytes | None]] = {}
             for event in response.events:
-                if name := store._name(event.kv.key):
+                if name := store.record_key(event.kv.key):
                     value = None if event.type == event.DELETE else event.kv.value
                     grouped.setdefault(event.kv.mod_revision, {})[name] = value
             seen += grouped.items()
@@ -127,7 +125,7 @@ async def test_after_an_outcome_that_stayed_unknown_the_next_commit_still_works(
     etcd_server: LocalEtcd, monkeypatch: pytest.MonkeyPatch, fault: Any, held: bool
 ) -> None:
     store, term = await leading(etcd_server)
-    monkeypatch.setattr(etcd, "COMMIT_S", -1.0)
+    monkeypatch.setattr(etcd_commit, "COMMIT_S", -1.0)
     faults = Faults(store, monkeypatch)
     faults.plan = [fault]
     with pytest.raises(CommitOutcomeUnknown):
@@ -254,7 +252,7 @@ async def test_a_leader_that_is_gone_without_a_word_is_followed_when_its_lease_e
     await gone.open()
     await next_one.open()
     old = await gone.campaign(ME)
-    (candidacy,) = gone._standing
+    (candidacy,) = gone.candidacies.standing
     assert candidacy.keeper
     candidacy.keeper.cancel()
     new = await asyncio.wait_for(next_one.campaign(OTHER), SOON_S)
@@ -359,9 +357,9 @@ async def test_an_etcd_that_does_not_answer_is_said_in_one_line_without_the_word
     stores = [refusing, nameless, nowhere]
     failures = await asyncio.wait_for(asyncio.gather(*(s.open() for s in stores), return_exceptions=True), SOON_S)
     assert [str(failure) for failure in failures] == [
-        f"etcd does not answer at 127.0.0.1:{ports[0]}, 127.0.0.1:{ports[1]}: start it, or mend --store",
-        "etcd does not answer at no-such-name.invalid:2379: start it, or mend --store",
-        "etcd does not answer at unix:/nowhere/etcd.sock: start it, or mend --store",
+        f"etcd does not answer at 127.0.0.1:{ports[0]}, 127.0.0.1:{ports[1]}: start it, or correct --store",
+        "etcd does not answer at no-such-name.invalid:2379: start it, or correct --store",
+        "etcd does not answer at unix:/nowhere/etcd.sock: start it, or correct --store",
     ]
     assert all(isinstance(failure, StoreError) for failure in failures)
     await asyncio.gather(*(store.close() for store in stores))
@@ -414,11 +412,11 @@ async def test_the_store_gives_user_and_password_and_again_when_its_token_has_ag
     await store.open()
     term = await store.campaign(ME)
     first = await store.commit(term, [RESERVED])
-    store._client._token = "aged.1"
+    store.client.token = "aged.1"
     last = await store.commit(term, [STARTED])
-    store._client._token = "aged.2"
+    store.client.token = "aged.2"
     assert await transactions(store, first - 1, 2) == [(first, written(RESERVED)), (last, written(STARTED))]
-    store._client._token = "aged.3"
+    store.client.token = "aged.3"
     await store.resign(term)
     assert await store.leader() is None
     await store.close()
@@ -442,7 +440,7 @@ async def test_a_server_and_the_store_commands_log_in_by_their_settings(own_etcd
     said = await check("--etcd-user", "root", "--etcd-password-file", str(password), "-o", "json")
     assert json.loads(said.stdout)["leader"] == "a"
     refused = await check()
-    assert (refused.exit_code, "mend --etcd-user" in refused.stderr) == (1, True)
+    assert (refused.exit_code, "check --etcd-user" in refused.stderr) == (1, True)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
     await node.close()
@@ -457,7 +455,7 @@ async def test_an_etcd_that_does_not_know_us_is_said(own_etcd: LocalEtcd, user: 
         await store.open()
         await store.campaign(ME)
 
-    with pytest.raises(StoreError, match=r"etcd refused.* mend --etcd-user") as caught:
+    with pytest.raises(StoreError, match=r"etcd refused.* check --etcd-user") as caught:
         await lead()
     assert "secret" not in caught.value.text
     await store.close()

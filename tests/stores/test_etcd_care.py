@@ -18,8 +18,6 @@ from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalEtcd
 from tests.stores.backends import ME, SOON_S, contents, host, placement, told, written
 
-pytestmark = pytest.mark.timeout(120)
-
 MB = 1 << 20
 
 
@@ -44,9 +42,9 @@ THREE = [member(0, 500, 100, leads=True), member(1, 500, 100), member(2, 120, 10
         pytest.param([member()], Done(39_500, 0.0), 900.0, NOTHING, id="an idle etcd"),
         pytest.param([member(0, 190, 95)], Done(40_000), 0.0, NOTHING, id="waste too small to matter"),
         pytest.param([member(0, 900, 700)], Done(40_000), 0.0, NOTHING, id="mostly in use"),
-        pytest.param(THREE, Done(40_000), 0.0, Plan(pack=1), id="a follower first"),
-        pytest.param(THREE[:1] + THREE[2:], Done(40_000), 0.0, Plan(pack=0), id="the leader at last"),
-        pytest.param(THREE, Done(40_000, packed_s=100.0), 159.0, NOTHING, id="one at a time"),
+        pytest.param(THREE, Done(40_000), 0.0, Plan(defragment=1), id="a follower first"),
+        pytest.param(THREE[:1] + THREE[2:], Done(40_000), 0.0, Plan(defragment=0), id="the leader at last"),
+        pytest.param(THREE, Done(40_000, defragmented_s=100.0), 159.0, NOTHING, id="one at a time"),
     ],
 )
 def test_what_is_due(members: list[Member], done: Done, now_s: float, plan: Plan) -> None:
@@ -62,9 +60,9 @@ def test_a_full_etcd_gets_room_step_by_step_and_keeps_its_alarm_when_all_is_in_u
     done = Done(40_000, 0.0, 0.0, full_bytes=100 * MB)
     assert due(full, True, done, 1.0) == Plan(compact=50_000)
     done = done._replace(compacted=50_000)
-    assert due(full, True, done, 1.0) == Plan(pack=1)
-    assert due(full, True, done._replace(packed=frozenset({1})), 1.0) == Plan(pack=0)
-    done = done._replace(packed=frozenset({0, 1}))
+    assert due(full, True, done, 1.0) == Plan(defragment=1)
+    assert due(full, True, done._replace(defragmented=frozenset({1})), 1.0) == Plan(defragment=0)
+    done = done._replace(defragmented=frozenset({0, 1}))
     small = [member(0, 20, 20, leads=True, full=1), member(1, 20, 20)]
     assert due(small, True, done, 1.0) == Plan(disarm=True)
     assert due(full, True, done, 1.0) == NOTHING
@@ -79,9 +77,9 @@ def test_a_member_behind_two_endpoints_is_one() -> None:
 async def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[LocalEtcd, EtcdStore, Term]]:
     """A leader on an etcd with a quota of 16 MB, who looks often and tolerates little."""
     monkeypatch.setattr(etcd_care, "LOOK_S", 0.05)
-    monkeypatch.setattr(etcd_care, "CUT_EVERY_S", 0.2)
+    monkeypatch.setattr(etcd_care, "COMPACT_EVERY_S", 0.2)
     monkeypatch.setattr(etcd_care, "KEEP_REVISIONS", 50)
-    monkeypatch.setattr(etcd_care, "CUT_AT_LEAST_REVISIONS", 10)
+    monkeypatch.setattr(etcd_care, "COMPACT_AT_LEAST_REVISIONS", 10)
     server = LocalEtcd(tmp_path, ["--quota-backend-bytes", str(16 * MB)])
     await asyncio.to_thread(server.start)
     store = EtcdStore([server.endpoint], lease_ttl_s=60)
@@ -100,8 +98,8 @@ def much(n: int, size_bytes: int, among: int = 10) -> PutHost:
 
 async def fill(store: EtcdStore, term: Term, among: int = 10) -> tuple[dict[str, bytes | None], StoreFull]:
     """Stop looking after etcd and commit until it takes no more: what it took, and what it said."""
-    assert store._care
-    store._care.cancel()
+    assert store.care
+    store.care.cancel()
     taken: dict[str, bytes | None] = {}
     for n in itertools.count():
         put = much(n, 100_000, among)
@@ -128,7 +126,7 @@ async def test_a_commit_is_refused_only_if_nothing_of_it_was_written(
         put = pb.PutRequest(key=b"somebody else's/%d" % n, value=bytes(5_000))
         with suppress(StoreFull):
             while True:
-                await store._client.steady("KV/Put", put, pb.PutResponse)
+                await store.client.steady("KV/Put", put, pb.PutResponse)
 
     rivals = [asyncio.create_task(rival(n)) for n in range(8)]
     held, _ = await fill(store, term)
@@ -137,7 +135,7 @@ async def test_a_commit_is_refused_only_if_nothing_of_it_was_written(
 
 
 async def status_of(store: EtcdStore) -> pb.StatusResponse:
-    return await store._client.call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+    return await store.client.call("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
 
 
 async def test_history_is_cut_while_commits_go_on_and_whoever_follows_the_leader_hears_nothing_of_it(
@@ -188,7 +186,7 @@ async def test_a_full_etcd_refuses_with_the_way_out_and_goes_on_when_care_has_ma
     assert "NOSPACE" in "".join((await store.vitals()).troubles)
     with pytest.raises(StoreFull):
         await store.campaign(ME)
-    care = Care(store._client, store._in_charge)
+    care = Care(store.client, store.in_charge)
     while await care.look():
         pass
     assert (await store.vitals()).troubles == ()
@@ -202,7 +200,7 @@ async def test_an_etcd_that_is_full_of_what_is_in_use_stays_closed_until_it_is_g
 ) -> None:
     _, store, term = small
     held, _ = await fill(store, term, among=1_000)
-    care = Care(store._client, store._in_charge)
+    care = Care(store.client, store.in_charge)
     while await care.look():
         pass
     with pytest.raises(StoreFull):

@@ -50,7 +50,7 @@ def test_bytes_that_are_no_record_are_called_corrupt(record: bytes) -> None:
 
 @given(texts.filter(lambda key: not key.startswith(("hosts/", "placements/"))), st.none() | st.binary())
 def test_a_record_of_a_kind_that_is_not_known_is_called_corrupt(key: str, record: bytes | None) -> None:
-    with pytest.raises(StoreCorrupt, match="upgrade Billet, or delete it"):
+    with pytest.raises(StoreCorrupt, match="upgrade Billet, or delete the record"):
         decode(key, record)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from billet.core.errors import CommitOutcomeUnknown, StoreCorrupt, StoreError
 from billet.core.state import PutPlacement
-from billet.ports import Store
+from billet.ports import Store, Term
 from billet.store.sqlite import SqliteStore
 from tests.stores.backends import ME, contents, placement, written
 
@@ -82,7 +82,7 @@ async def test_a_file_of_a_newer_billet_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_missing_folder_is_said(tmp_path: Path) -> None:
-    assert "is not a folder: make it" in (await failure_of(SqliteStore(tmp_path / "nowhere" / "billet.db"))).text
+    assert "is not a folder: create it" in (await failure_of(SqliteStore(tmp_path / "nowhere" / "billet.db"))).text
 
 
 async def test_a_folder_without_the_right_to_write_is_said(tmp_path: Path) -> None:
@@ -97,68 +97,80 @@ async def test_a_path_that_is_a_folder_is_said(tmp_path: Path) -> None:
     assert str(tmp_path) in (await failure_of(SqliteStore(tmp_path))).text
 
 
-async def test_a_full_disk_fails_the_commit_and_keeps_what_was_there(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "billet.db")
+class Connection(sqlite3.Connection):
+    """A connection whose next COMMIT fails with `code`, after or before the disk has it."""
+
+    code = 0
+    got_through = False
+
+    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
+        if sql == "COMMIT" and self.code:
+            super().execute("COMMIT" if self.got_through else "ROLLBACK")
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode, self.code = self.code, 0
+            raise error
+        return super().execute(sql, *args)
+
+
+@pytest.fixture
+def connections(monkeypatch: pytest.MonkeyPatch) -> list[Connection]:
+    """The connections that stores have opened since."""
+    opened: list[Connection] = []
+    connect = sqlite3.connect
+
+    def kept(*args: Any, **kwargs: Any) -> Connection:
+        opened.append(connect(*args, factory=Connection, **kwargs))
+        return opened[-1]
+
+    monkeypatch.setattr(sqlite3, "connect", kept)
+    return opened
+
+
+async def leading(folder: Path) -> tuple[SqliteStore, Term]:
+    store = SqliteStore(folder / "billet.db")
     await store.open()
-    term = await store.campaign(ME)
+    return store, await store.campaign(ME)
+
+
+async def test_a_full_disk_fails_the_commit_and_keeps_what_was_there(
+    tmp_path: Path, connections: list[Connection]
+) -> None:
+    store, term = await leading(tmp_path)
     await store.commit(term, [PutPlacement(placement(0))])
-    db = store._connection()
+    (db,) = connections
     pages = db.execute("PRAGMA page_count").fetchone()[0]
-    await store._run(lambda: db.execute(f"PRAGMA max_page_count = {pages}"))
+    db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreError, match="full"):
         await store.commit(term, [PutPlacement(placement(n)) for n in range(1, 2_000)])
-    await store._run(lambda: db.execute("PRAGMA max_page_count = 100000"))
+    db.execute("PRAGMA max_page_count = 100000")
     await store.commit(term, [PutPlacement(placement(1))])
     assert contents(await store.load()) == written(PutPlacement(placement(0)), PutPlacement(placement(1)))
     await store.close()
 
 
-class FailingCommit:
-    """A connection whose COMMIT fails once, after or before the disk has it."""
-
-    def __init__(self, db: sqlite3.Connection, code: int, got_through: bool) -> None:
-        self._db, self._code, self._got_through = db, code, got_through
-
-    def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
-        if sql == "COMMIT" and self._code:
-            self._db.execute("COMMIT" if self._got_through else "ROLLBACK")
-            error = sqlite3.OperationalError("disk I/O error")
-            error.sqlite_errorcode, self._code = self._code, 0
-            raise error
-        return self._db.execute(sql, *args)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._db, name)
-
-
 @pytest.mark.parametrize("got_through", [True, False])
 async def test_a_disk_that_fails_in_the_commit_itself_leaves_the_outcome_unknown(
-    tmp_path: Path, got_through: bool
+    tmp_path: Path, connections: list[Connection], got_through: bool
 ) -> None:
-    store = SqliteStore(tmp_path / "billet.db")
-    await store.open()
-    term = await store.campaign(ME)
-    db = store._connection()
-    store._db = FailingCommit(db, sqlite3.SQLITE_IOERR_FSYNC, got_through)  # type: ignore[assignment]
+    store, term = await leading(tmp_path)
+    (db,) = connections
+    db.code, db.got_through = sqlite3.SQLITE_IOERR_FSYNC, got_through
     with pytest.raises(CommitOutcomeUnknown, match="check the disk"):
         await store.commit(term, [PutPlacement(placement(0))])
     await store.commit(term, [PutPlacement(placement(1))])
-    store._db = db
     numbers = (0, 1) if got_through else (1,)
     assert contents(await store.load()) == written(*(PutPlacement(placement(n)) for n in numbers))
     await store.close()
 
 
-async def test_a_commit_that_found_the_file_busy_was_surely_not_written(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path / "billet.db")
-    await store.open()
-    term = await store.campaign(ME)
-    db = store._connection()
-    store._db = FailingCommit(db, sqlite3.SQLITE_BUSY, got_through=False)  # type: ignore[assignment]
+async def test_a_commit_that_finds_the_file_busy_was_not_written(
+    tmp_path: Path, connections: list[Connection]
+) -> None:
+    store, term = await leading(tmp_path)
+    connections[0].code = sqlite3.SQLITE_BUSY
     with pytest.raises(StoreError) as caught:
         await store.commit(term, [PutPlacement(placement(0))])
     assert not isinstance(caught.value, CommitOutcomeUnknown)
-    store._db = db
     await store.close()
 
 

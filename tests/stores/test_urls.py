@@ -18,7 +18,7 @@ from tests.stores.backends import ME
 async def test_an_sqlite_path_is_relative_to_the_folder_or_absolute(url: str, path: str) -> None:
     store = open_store(url, "data")
     assert isinstance(store, SqliteStore)
-    assert store._path == Path(path)
+    assert store.path == Path(path)
     await store.close()
 
 
@@ -26,7 +26,7 @@ async def test_an_sqlite_path_is_relative_to_the_folder_or_absolute(url: str, pa
 async def test_an_etcd_url_names_all_endpoints(url: str) -> None:
     store = open_store(url)
     assert isinstance(store, EtcdStore)
-    assert store._client.endpoints == ["h1:2379", "h2:2379"]
+    assert store.client.endpoints == ["h1:2379", "h2:2379"]
     await store.close()
 
 

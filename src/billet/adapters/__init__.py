@@ -1,1 +1,1 @@
-"""HOW the world is reached: one file for each thing outside."""
+"""HOW the rest of the world is reached: one file for each program or interface outside Billet."""

@@ -1,4 +1,4 @@
-"""Which images a host's containerd has unpacked, as containerd itself says over its gRPC API."""
+"""Asks containerd over its gRPC API which images it has unpacked."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from billet.core.model import Image
 from billet.wire.pb import containerd_pb2 as pb
 
 SERVICES = "containerd.services"
-HEADERS = (("containerd-namespace", "flintlock"),)  # all that flintlockd keeps in containerd is in this namespace
+HEADERS = (("containerd-namespace", "flintlock"),)  # flintlockd keeps everything in this namespace
 TIMEOUT_S = 5.0
 OPTIONS = (("grpc.max_receive_message_length", 64 * 1024 * 1024), ("grpc.default_authority", "localhost"))
 COMMITTED = 3
-CHILD = "containerd.io/gc.ref.content"  # labels of a blob: the blobs that it refers to,
-SNAPSHOT = "containerd.io/gc.ref.snapshot."  # and of an image's config: its topmost layer in each snapshotter
+CHILD = "containerd.io/gc.ref.content"  # label of a blob: a blob that it refers to
+SNAPSHOT = "containerd.io/gc.ref.snapshot."  # label of an image's config: its topmost layer in a snapshotter
 
 M = TypeVar("M", bound=Message)
 
 
 class Containerd:
-    """The images in the namespace of flintlockd. `volume_ss` and `kernel_ss` are its two snapshotters."""
+    """The images in flintlockd's namespace. `volume_ss` and `kernel_ss` name its two snapshotters."""
 
     def __init__(self, socket: str, volume_ss: str, kernel_ss: str) -> None:
         self._socket = socket
@@ -33,14 +33,14 @@ class Containerd:
         self._channel: grpc.aio.Channel | None = None
 
     async def unpacked(self) -> frozenset[Image]:
-        """The images that a microVM can boot from without a pull. Raises OSError, with a line for people."""
+        """The images that a microVM can boot from without a pull. Raises OSError with a one-line text."""
         self._check()
         try:
             images = await self._images()
             blobs = await self._blobs()
             layers = {name: await self._layers(name) for name in set(self._snapshotters.values())}
         except grpc.aio.AioRpcError as error:
-            await self.close()  # a new channel next time, rather than one that waits longer and longer
+            await self.close()  # a new channel next time: an old one waits longer and longer before it reconnects
             raise OSError(f"{self._socket}: {error.code().name}: {error.details()}") from None
         return frozenset(
             Image(name, kernel)
@@ -51,10 +51,10 @@ class Containerd:
 
     def _check(self) -> None:
         if not Path(self._socket).is_socket():
-            raise OSError(f"{self._socket} is {'no socket' if Path(self._socket).exists() else 'not there'}")
+            raise OSError(f"{self._socket} {'is not a socket' if Path(self._socket).exists() else 'does not exist'}")
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         if self._channel:
             channel, self._channel = self._channel, None
             await channel.close()
@@ -81,7 +81,7 @@ class Containerd:
         return {layer.name async for reply in replies for layer in reply.info if layer.kind == COMMITTED}
 
     async def _stream(self, method: str, request: Message, reply: type[M]) -> AsyncIterator[M]:
-        """The pieces of a long list."""
+        """The messages of a streamed list."""
         ask = self._open().unary_stream(f"/{SERVICES}.{method}", type(request).SerializeToString, reply.FromString)
         async for message in ask(request, timeout=TIMEOUT_S, metadata=HEADERS):
             yield message
@@ -93,9 +93,9 @@ class Containerd:
 
 
 def layers_of(digest: str, blobs: Mapping[str, Mapping[str, str]], snapshotter: str) -> set[str]:
-    """The topmost layers of an image in a snapshotter, by the labels that containerd has put on its blobs.
+    """The topmost layers of an image in a snapshotter, from the labels that containerd puts on blobs.
 
-    From an index over its manifests to their configs: whichever platform's was unpacked.
+    Follows an index to its manifests and their configs, so it finds the platform that was unpacked.
     """
     found: set[str] = set()
     seen: set[str] = set()
@@ -112,5 +112,5 @@ def layers_of(digest: str, blobs: Mapping[str, Mapping[str, str]], snapshotter: 
 
 
 def children(labels: Mapping[str, str]) -> Iterable[str]:
-    """The blobs that a blob refers to."""
+    """The digests of the blobs that a blob refers to."""
     return (value for key, value in labels.items() if key.startswith(CHILD))

@@ -1,4 +1,4 @@
-"""One host's flintlockd over gRPC, as bytes."""
+"""Calls one host's flintlockd over gRPC. Requests and replies are protobuf bytes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from billet.core.errors import Code, HostVerdict, Unreachable
 from billet.ports import Reply
 
 OPTIONS = [
-    ("grpc.max_receive_message_length", -1),  # a List of one host may be large
+    ("grpc.max_receive_message_length", -1),  # a host's List may be large
     ("grpc.max_send_message_length", -1),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -79,5 +79,5 @@ class GrpcFlintlock:
 
 
 def number(code: grpc.StatusCode) -> int:
-    """A status code by its number on the wire."""
+    """A status code as its number on the wire."""
     return code.value[0]

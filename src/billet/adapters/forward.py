@@ -1,4 +1,4 @@
-"""The way from a server that does not lead to the one that does."""
+"""Forwards calls from a follower to the leader, over gRPC."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from billet.wire.headers import ANSWERED
 
 WATCH = f"/{health.SERVICE_NAME}/Watch"
 LIMITLESS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
-LOOK_AGAIN_S = 0.1
+LOOK_AGAIN_S = 0.1  # pause before the leader's health is watched again
 CONNECT_S = 1.0
-CLOSED = "the leader has changed"  # the connection was closed between the choice of the leader and the call
-UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # what a broken connection may look like
+CLOSED = "the leader has changed"  # the connection was closed just before the call
+UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # codes of a broken connection
 
 
 class LeaderForward:
@@ -30,9 +30,9 @@ class LeaderForward:
     def __init__(
         self, leader: Leader, settings: tls.TlsSettings, ca: str, passed_on: tuple[tuple[str, str], ...]
     ) -> None:
-        """`settings` are this server's own, `ca` is that of the leader's certificate.
+        """`settings`: this server's own TLS settings. `ca`: PEM file of the CA of the leader's certificate.
 
-        Without `ca`, servers trust the CA of their clients, or else a certificate that they share. `passed_on` is the
+        With `ca` "", servers trust the CA of their clients, or else a certificate that they share. `passed_on`:
         metadata that shows the leader that another server calls.
         """
         self.leader = leader
@@ -78,9 +78,9 @@ class LeaderForward:
             call.cancel()
 
     async def dead(self) -> None:
-        """Return when the leader's process surely is no more: its connection broke and nobody listens there now.
+        """Return when the leader's process has ended: its connection broke and nobody listens at its address.
 
-        A machine that vanishes breaks no connection; its leader's lease has to run out.
+        A machine that vanishes breaks no connection; its lease has to run out.
         """
         watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(WATCH)
         while True:
@@ -88,14 +88,14 @@ class LeaderForward:
             with suppress(grpc.aio.AioRpcError):
                 async for answer in call:
                     if health_pb2.HealthCheckResponse.FromString(answer).status != SERVING:
-                        break  # it is about to stop, and need not wait for us
+                        break  # the leader is stopping; close our call
             call.cancel()
             if await _refused(self.leader.grpc):
                 return
             await asyncio.sleep(LOOK_AGAIN_S)
 
     async def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         await self._channel.close()
 
     def _metadata(self, metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
@@ -107,7 +107,7 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 
 
 async def _refused(endpoint: str) -> bool:
-    """Whether the machine itself says that nobody listens there."""
+    """Whether the machine answers that nobody listens at this address."""
     host, port = split_endpoint(endpoint)
     try:
         async with asyncio.timeout(CONNECT_S):
@@ -121,7 +121,7 @@ async def _refused(endpoint: str) -> bool:
 
 
 def _translated(error: grpc.aio.AioRpcError) -> Unreachable | HostVerdict:
-    """The leader's answer as it is; that there was none, in words of ours (a channel's may be dangerous)."""
+    """The leader's own answer as HostVerdict. Without one, LeaderLost in our words: gRPC's may say "not found"."""
     code: int = error.code().value[0]
     answered = any(key == ANSWERED for key, _ in error.trailing_metadata() or ())
     if code in UNANSWERED and not answered:

@@ -1,4 +1,4 @@
-"""The same complaint again and again: said once, and then once a minute."""
+"""Logs a recurring problem once, and then at most once a minute."""
 
 from __future__ import annotations
 
@@ -11,34 +11,37 @@ import structlog
 log = structlog.get_logger()
 
 AGAIN_AFTER_S = 60.0
-REMEMBERED = 1000  # subjects; beyond, the oldest is forgotten
+REMEMBERED = 1000  # subjects; above that, the oldest is forgotten
 
 
 class LogThrottle:
-    """Remembers what was said of whom, and when."""
+    """Remembers the last problem that was logged of each subject (a host, a server, an address), and when."""
 
     def __init__(self) -> None:
-        self._said: dict[Hashable, tuple[str, float]] = {}
+        self._logged: dict[Hashable, tuple[str, float]] = {}
 
-    def due(self, subject: Hashable, what: str, now_s: float) -> bool:
-        """Whether to say this of it now: it is new, or was said long ago."""
-        said, at_s = self._said.pop(subject, ("", 0.0))
-        due = said != what or now_s - at_s >= AGAIN_AFTER_S
-        self._said[subject] = (what, now_s if due else at_s)
-        if len(self._said) > REMEMBERED:
-            del self._said[next(iter(self._said))]
+    def should_log(self, subject: Hashable, problem: str, now_s: float) -> bool:
+        """Whether to log this problem now: it differs from the last one, or AGAIN_AFTER_S have passed.
+
+        `now_s` is a monotonic time.
+        """
+        last, at_s = self._logged.pop(subject, ("", 0.0))
+        due = last != problem or now_s - at_s >= AGAIN_AFTER_S
+        self._logged[subject] = (problem, now_s if due else at_s)
+        if len(self._logged) > REMEMBERED:
+            del self._logged[next(iter(self._logged))]
         return due
 
-    def forget(self, subject: Hashable) -> None:
-        """It is well again, so the next complaint is news."""
-        self._said.pop(subject, None)
+    def recovered(self, subject: Hashable) -> None:
+        """Forget the subject's problem, so that its next one is logged at once."""
+        self._logged.pop(subject, None)
 
 
-def handshakes_fail_in_one_line(what_helps: str = "") -> None:
-    """From now on a TLS handshake that fails is one line for each address, or none, not a traceback for each try.
+def throttle_tls_errors(advice: str = "") -> None:
+    """Log a failed TLS handshake as one line per address, or with `advice` "" not at all. For the running loop.
 
-    The loop's own handler prints all that goes wrong in a transport: any agent without TLS, any port scanner would
-    fill the log with it. Who dials needs no line: its connect fails, and it says so itself.
+    asyncio's own handler logs a traceback for each one, so an agent without TLS or a port scanner would fill the log.
+    A client needs no line: its connect fails, and the caller logs that.
     """
     throttle = LogThrottle()
 
@@ -47,13 +50,13 @@ def handshakes_fail_in_one_line(what_helps: str = "") -> None:
             loop.default_exception_handler(context)
             return
         peer = address_of(context.get("transport"))
-        if what_helps and throttle.due(peer.rpartition(":")[0], what_helps, loop.time()):
-            log.warning(what_helps, peer=peer)
+        if advice and throttle.should_log(peer.rpartition(":")[0], advice, loop.time()):
+            log.warning(advice, peer=peer)
 
     asyncio.get_running_loop().set_exception_handler(handle)
 
 
 def address_of(transport: Any) -> str:
-    """Where the other end of a transport is, as far as that is known."""
+    """The peer's "ip:port", or "unknown address"."""
     peer = transport.get_extra_info("peername") if transport else None
-    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "an address that is not known"
+    return f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "unknown address"

@@ -1,4 +1,4 @@
-"""What the machine says of itself: psutil, and the kernel's own files. What it does not say is None, never 0."""
+"""Measures the machine, with psutil and the kernel's files. A metric that is unavailable is None, never 0."""
 
 from __future__ import annotations
 
@@ -24,28 +24,30 @@ OTHER_PROGRAMS = {"cloudhypervisor": "cloud-hypervisor"}
 
 
 class MachineProbe:
-    """The machine that the agent runs on. `state_dir` is where flintlockd keeps its microVMs' files."""
+    """Measures the machine that the agent runs on. `state_dir` is flintlockd's state directory."""
 
     def __init__(self, state_dir: str) -> None:
-        self.has_pool = False  # volumes are in a thin pool,
-        self.pool_free_mib: int | None = None  # and it has so much room; None = not known
+        self.has_pool = False  # volumes are in a thin pool
+        self.pool_free_mib: int | None = None  # free space in that pool; None = unknown
         self._disk = existing(Path(state_dir))
-        self.stands_in = None if self._disk == Path(state_dir) else self._disk  # measured, where state_dir is absent
+        self.stands_in = (
+            None if self._disk == Path(state_dir) else self._disk
+        )  # measured instead, while state_dir is missing
         self._stalls = {name: Stalled(PSI / name) for name in Stalls._fields}
         self._memory_counts = self._disk_counts = True
-        psutil.cpu_percent()  # the first call only sets the mark from which the next one measures
+        psutil.cpu_percent()  # the first call only starts the measurement
 
     def capacity(self, max_vms: int) -> Resources:
-        """What the machine has."""
+        """The machine's total resources, with this many microVM slots."""
         disk_mib = psutil.disk_usage(str(self._disk)).total // MIB
         return Resources(os.cpu_count() or 1, psutil.virtual_memory().total // MIB, disk_mib, max_vms)
 
     def is_said_to_have(self, memory: bool, disk: bool) -> None:
-        """The operator says how much there is. Then what is free on the machine cannot be held against it."""
+        """The operator has set memory or disk. The machine's own free amount then no longer limits it."""
         self._memory_counts, self._disk_counts = not memory, not disk
 
     def measure(self) -> Measured:
-        """What it looks like now. Cheap: a few files of /proc, no waiting."""
+        """Measure now. Cheap: reads a few files of /proc and does not wait."""
         memory = psutil.virtual_memory()
         disk_free_mib = psutil.disk_usage(str(self._disk)).free // MIB
         now_s = time.monotonic()
@@ -60,29 +62,29 @@ class MachineProbe:
         )
 
     def describe(self) -> MachineFacts:
-        """What the machine is, and which facts it cannot give. Looked at once, at the start."""
+        """The machine's CPU model, KVM and providers, and which metrics are unavailable, and why."""
         model = cpu_model()
         kvm = os.access(KVM, os.R_OK | os.W_OK)
         providers = tuple(name for name in PROGRAMS if _installed(name))
-        return MachineFacts(model, kvm, providers or None, tuple(self._lacks(model, kvm, providers)))
+        return MachineFacts(model, kvm, providers or None, tuple(self._unavailable(model, kvm, providers)))
 
-    def _lacks(self, model: str | None, kvm: bool, providers: tuple[str, ...]) -> Iterator[str]:
+    def _unavailable(self, model: str | None, kvm: bool, providers: tuple[str, ...]) -> Iterator[str]:
         if not PSI.is_dir():
-            yield "pressure of CPU, memory and IO: this kernel has no /proc/pressure (PSI)"
+            yield "pressure of CPU, memory and IO: the kernel has no /proc/pressure (PSI)"
         if not self._memory_counts:
-            yield "memory that is truly free: --memory-mib is given, so that it is not measured"
+            yield "free memory: not measured, because --memory-mib is set"
         if not self._disk_counts and not self.has_pool:
-            yield "room for volumes that is truly free: --disk-mib is given, so that it is not measured"
+            yield "free space for volumes: not measured, because --disk-mib is set"
         if model is None:
-            yield "CPU model: /proc/cpuinfo does not name it"
+            yield "CPU model: /proc/cpuinfo does not contain it"
         if not kvm:
-            yield "KVM: /dev/kvm is not there, or not ours to open"
+            yield "KVM: /dev/kvm is missing or may not be opened by this user"
         if not providers:
-            yield "providers: neither firecracker nor cloud-hypervisor is on this agent's PATH"
+            yield "providers: neither firecracker nor cloud-hypervisor is on the agent's PATH"
 
 
 class Stalled:
-    """How much of the time some task waited for one resource, smoothed (core/pressure.py)."""
+    """The share of time in which some task waited for one resource, smoothed (core/pressure.py)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -90,7 +92,7 @@ class Stalled:
         self._total_us, self._at_s = 0, 0.0
 
     def share(self, now_s: float) -> float | None:
-        """The share, 0 to 1, up to this moment of a monotonic clock; None where there is no PSI."""
+        """The share, 0 to 1, up to this monotonic time; None without PSI."""
         try:
             avg10, total_us = parse_psi(self._path.read_text())
         except (OSError, ValueError):
@@ -106,7 +108,7 @@ class Stalled:
 
 
 def parse_psi(text: str) -> tuple[float, int]:
-    """`some avg10=1.23 avg60=... total=456` as a share, 0 to 1, and microseconds. ValueError when it is not that."""
+    """Parse `some avg10=1.23 avg60=... total=456` into a share, 0 to 1, and microseconds. Raises ValueError."""
     values = dict(part.split("=", 1) for part in text.partition("\n")[0].split()[1:])
     if not text.startswith("some ") or not {"avg10", "total"} <= set(values):
         raise ValueError(text)
@@ -114,7 +116,7 @@ def parse_psi(text: str) -> tuple[float, int]:
 
 
 def cpu_model() -> str | None:
-    """The model's name, None where the kernel does not give it."""
+    """The CPU model's name, None when the kernel does not show it."""
     try:
         lines = CPUINFO.read_text().splitlines()
     except OSError:
@@ -128,7 +130,7 @@ def _installed(provider: str) -> bool:
 
 
 def existing(path: Path) -> Path:
-    """The folder itself, or the nearest above it that exists, which lies on the same disk."""
+    """The folder itself, or its nearest existing parent, which is on the same disk."""
     while not path.exists():
         path = path.parent
     return path

@@ -1,4 +1,4 @@
-"""Certificates to begin with: a CA, a server's and a client's. For the demo, the tests and a first day."""
+"""Makes certificates for the demo, tests and first steps: a CA, one for servers and one for clients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CLOCK_SKEW = datetime.timedelta(hours=1)
 
 
 class Files(NamedTuple):
-    """Where the PEM files are."""
+    """Paths of the PEM files."""
 
     ca: Path
     ca_key: Path
@@ -37,17 +37,20 @@ class Signed(NamedTuple):
 
 
 def write_pki(folder: Path, hosts: Sequence[str], days: int) -> Files:
-    """Make a CA, a server certificate for these names and addresses, and a client certificate; never overwrite."""
+    """Write a CA, a server certificate for these names and addresses, and a client certificate.
+
+    Never overwrites a file. Raises ConfigError.
+    """
     names = ("ca.crt", "ca.key", "server.crt", "server.key", "client.crt", "client.key")
     files = Files(*(folder / name for name in names))
     there = [path for path in files if path.exists()]
     if there:
-        raise ConfigError(f"{there[0]} is there already and is kept; choose another folder")
+        raise ConfigError(f"{there[0]} exists already; choose another folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         ca = _authority(days)
         _write(ca, files.ca, files.ca_key)
-        # Servers show it to each other too, as clients, when one that does not lead passes a call on.
+        # A server also uses its certificate as a client, when it forwards a call to the leader.
         both = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
         server = _signed(ca, "billet server", days, hosts, both)
         _write(server, files.server_cert, files.server_key)
@@ -63,7 +66,7 @@ def _authority(days: int) -> Signed:
     name = _name("billet CA")
     usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
     cert = (
-        _begun(name, name, key, days)
+        _builder(name, name, key, days)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .add_extension(usage, critical=True)
         .sign(key, hashes.SHA256())
@@ -76,7 +79,7 @@ def _signed(
 ) -> Signed:
     key = generate_private_key(SECP256R1())
     builder = (
-        _begun(_name(title), ca.cert.subject, key, days)
+        _builder(_name(title), ca.cert.subject, key, days)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca.key.public_key()), critical=False)
@@ -87,7 +90,9 @@ def _signed(
     return Signed(builder.sign(ca.key, hashes.SHA256()), key)
 
 
-def _begun(subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, days: int) -> x509.CertificateBuilder:
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: EllipticCurvePrivateKey, days: int
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -113,7 +118,7 @@ def _general_name(host: str) -> x509.GeneralName:
 
 
 def _write(signed: Signed, cert_path: Path, key_path: Path) -> None:
-    """The key is readable by its owner alone, from its first byte on."""
+    """Write both files; only the owner can ever read the key."""
     cert_path.write_bytes(signed.cert.public_bytes(serialization.Encoding.PEM))
     key_path.touch(mode=0o600, exist_ok=False)
     key_path.write_bytes(

@@ -1,1 +1,1 @@
-"""WHAT is decided: pure functions of values. No IO, no async, no clock, no randomness."""
+"""The decisions: pure functions of values. No IO, no async, no clock, no randomness."""

@@ -1,4 +1,4 @@
-"""Policies: what is added to a host's utilisation after a placement, so that the lowest sum wins.
+"""Policies: terms added to a host's utilisation after a placement, so that the lowest sum wins.
 
 The shape functions have the same arguments: `allocatable` is what the host may promise, `taken` what it has promised,
 `demand` what the microVM takes, `share` the utilisation after the placement, `weight` the weight of the shape

@@ -51,7 +51,7 @@ def next_call(
 def shortlist(
     state: State, ready: Collection[str], auction: Auction, asked: Collection[str], limits: AskLimits
 ) -> list[str]:
-    """The hosts of a large fleet to ask; all of them may take the microVM, as far as the ledger knows.
+    """The hosts of a large fleet to ask; by the ledger, each of them can take the microVM.
 
     First the hosts of the group that the auction is to be near, then the best-ranked of each zone where it is to be
     spread, then the best-ranked of the fleet and a few drawn at random.

@@ -27,6 +27,7 @@ from typing import Any, Self
 from billet.core.errors import BilletError
 from billet.launch import Spawn, spawn
 
+READY_S = 60.0  # generous: a busy machine starts Python slowly
 STOP_S = 10.0
 TAIL_LINES = 15
 
@@ -51,7 +52,7 @@ class ChildProcess:
         """Whether it has not ended."""
         return self.popen.poll() is None
 
-    def ready(self, timeout_s: float = 30.0) -> dict[str, Any]:
+    def ready(self, timeout_s: float = READY_S) -> dict[str, Any]:
         """The JSON line. BilletError with the end of the log when it ends, or says nothing, instead."""
         deadline_s = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
@@ -169,7 +170,7 @@ def _first_ephemeral_port() -> int:
         return 32_768  # Linux's own default
 
 
-def until_healthy(process: ChildProcess, url: str, timeout_s: float = 30.0) -> None:
+def until_healthy(process: ChildProcess, url: str, timeout_s: float = READY_S) -> None:
     """Wait until a URL answers 200, for programs that print no line when they are ready."""
     deadline_s = time.monotonic() + timeout_s
     while True:

@@ -70,7 +70,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One create: the auction, the client's CreateMicroVMRequest as bytes, who waits for it, and its record."""
+    """One create: the auction, the client's CreateMicroVMRequest as bytes, its clients, and its record."""
 
     auction: Auction
     request: bytes

@@ -134,7 +134,7 @@ class AgentDialler:
         return link
 
     def _complain(self, server: str, why: str) -> None:
-        if self._throttle.due(server, why, asyncio.get_running_loop().time()):
+        if self._throttle.should_log(server, why, asyncio.get_running_loop().time()):
             log.warning("cannot connect to server, retrying", server=server, error=why)
 
     # What servers send.
@@ -144,11 +144,11 @@ class AgentDialler:
         if down.HasField("goodbye"):
             link.sent_away = True
             why, now_s = down.goodbye.why, asyncio.get_running_loop().time()
-            if self._throttle.due(link.server, why, now_s):
+            if self._throttle.should_log(link.server, why, now_s):
                 log.error("server refused this agent, retrying", server=link.server, why=why)
             return
         link.greeted = True
-        self._throttle.forget(link.server)
+        self._throttle.recovered(link.server)
         if down.HasField("welcome"):
             self._spawn(self._welcome(link, down.welcome))
         if down.standby.leader and down.standby.leader not in self._kept:

@@ -18,7 +18,7 @@ from picows import (
     ws_create_server,
 )
 
-from billet.adapters.log_throttle import LogThrottle, handshakes_fail_in_one_line
+from billet.adapters.log_throttle import LogThrottle, throttle_tls_errors
 from billet.broadcast import Broadcast
 from billet.core.errors import NotSent, Unreachable
 from billet.core.model import Auction, Bid, Reason, Refusal
@@ -65,7 +65,7 @@ class LinkServer:
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Accept agents from now on; return the port. Raises OSError when the port is taken."""
-        handshakes_fail_in_one_line(NO_HANDSHAKE)
+        throttle_tls_errors(NO_HANDSHAKE)
         self._server = await ws_create_server(
             self.accept,
             host,
@@ -160,7 +160,7 @@ class LinkServer:
 
     def _refuse_duplicate(self, connection: AgentConnection, host_id: str, other: str) -> None:
         """Refuse an agent whose name is taken: by another agent, or by its own dead connection for some seconds."""
-        if self._throttle.due(host_id, other, asyncio.get_running_loop().time()):
+        if self._throttle.should_log(host_id, other, asyncio.get_running_loop().time()):
             log.warning("agent refused: --id in use", host=host_id, connected=other, refused=connection.address)
         connection.say_goodbye(
             f"another agent is connected as host {host_id!r}, from {other}: give each host its own --id. "

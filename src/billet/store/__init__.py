@@ -1,1 +1,1 @@
-"""The global state: etcd, SQLite, and what they share. One contract."""
+"""The cluster's stored state: in etcd or SQLite, with one contract (ports.Store)."""

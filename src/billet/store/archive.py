@@ -32,8 +32,8 @@ class LogArchive:
 
     def add_outcome(self, outcome: Outcome) -> None:
         """See Archive."""
-        self._log.append_judged(outcome.host, auction_records.encode_outcome(outcome))
+        self._log.append_outcome(outcome.host, auction_records.encode_outcome(outcome))
 
     def outcomes(self, host_id: str, limit: int) -> Sequence[Outcome]:
         """See Archive."""
-        return auction_records.decode_outcomes(self._log.judged(host_id, limit))
+        return auction_records.decode_outcomes(self._log.outcomes(host_id, limit))

@@ -1,4 +1,4 @@
-"""The records of auctions: a ring in an SQLite file beside the store, written behind the scenes."""
+"""Keeps the records of the latest auctions in an SQLite file beside the store, written by a thread."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from billet.core.errors import ConfigError
 
 log = structlog.get_logger()
 
-MAX_UNWRITTEN = 5_000  # beyond, the oldest are dropped: memory is worth more than an explanation
+MAX_UNWRITTEN = 5_000  # above that, the oldest records are dropped
 WRITE_EVERY_S = 0.2
-OUTCOMES = 10  # of what came of bids, so many times as many are kept as of auctions: a large fleet needs 30 a host
+OUTCOMES = 10  # outcomes of bids kept per auction record kept: a large fleet needs 30 outcomes of each host
 DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 SCHEMA = """
@@ -29,7 +29,7 @@ CREATE INDEX IF NOT EXISTS names_by_seq ON names (seq);
 CREATE TABLE IF NOT EXISTS gone (seq INTEGER PRIMARY KEY, payload BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS outcomes (seq INTEGER PRIMARY KEY, host TEXT NOT NULL, payload BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS outcomes_by_host ON outcomes (host, seq);
-DROP TABLE IF EXISTS judged;  -- outcomes, before they were kept by host: nobody reads them any more
+DROP TABLE IF EXISTS judged;  -- outcomes as an older Billet kept them; no longer read
 """
 
 
@@ -40,7 +40,7 @@ _PAGE = {
 
 
 class Unwritten(NamedTuple):
-    """A record that is not on disk yet. One without names is of a microVM's end, or what came of a bid of `host`."""
+    """A record that is not on disk yet: of an auction (with names), an outcome (with a host), or a microVM's end."""
 
     names: tuple[str, ...]
     payload: bytes
@@ -50,19 +50,19 @@ class Unwritten(NamedTuple):
 class AuctionLog:
     """The last `keep` records (0 = none). `append` returns at once; a thread writes batches.
 
-    The file is a convenience: one that cannot be read is moved aside and begun anew, never a reason not to start.
+    The file is optional: one that cannot be read is moved aside and replaced by a new one, and never stops a server.
     """
 
     def __init__(self, path: str | Path, keep: int = 10_000) -> None:
         self._path, self._keep = Path(path), keep
-        # Bounded by the deque itself, in one step: appending and taking out happen in two threads, without a lock.
+        # Two threads append and take out without a lock; the deque itself bounds its length atomically.
         self._unwritten: deque[Unwritten] = deque(maxlen=MAX_UNWRITTEN)
-        self._overflowed = 0  # counted by those who append
-        self._failed = 0  # counted by the writer
+        self._overflowed = 0  # only changed by callers of append
+        self._failed = 0  # only changed by the writer thread
         self._writing: tuple[Unwritten, ...] = ()
         self._wake = threading.Event()
         self._closing = False
-        self._lock = threading.Lock()  # around the database; the queue needs none
+        self._lock = threading.Lock()  # for the database; the queue needs none
         self._db = self._open()
         self._seq = _last_seq(self._db)
         self._thread = threading.Thread(target=self._work, name="auction-log", daemon=True)
@@ -70,23 +70,23 @@ class AuctionLog:
 
     @property
     def dropped(self) -> int:
-        """How many records were lost, because they came too fast or could not be written."""
+        """The number of records lost because they came too fast or could not be written."""
         return self._overflowed + self._failed
 
     def append(self, key: str, names: Sequence[str], payload: bytes) -> None:
-        """Keep a record, to be looked up by its key or any of its names."""
+        """Keep an auction's record, which is found by its key or any of its names."""
         self._append(Unwritten((key, *names), payload))
 
     def append_gone(self, payload: bytes) -> None:
-        """Keep the end of a microVM; the last `keep` of them are kept as well."""
+        """Keep the record of a microVM's end; the last `keep` are kept."""
         self._append(Unwritten((), payload))
 
-    def append_judged(self, host: str, payload: bytes) -> None:
-        """Keep what came of a host's bid that won; they are small, and OUTCOMES x `keep` of them are kept."""
+    def append_outcome(self, host: str, payload: bytes) -> None:
+        """Keep the outcome of a bid of this host that won; the last OUTCOMES x `keep` are kept."""
         self._append(Unwritten((), payload, host))
 
-    def judged(self, host: str, count: int) -> list[bytes]:
-        """The newest of what came of this host's bids and is on disk, the oldest first."""
+    def outcomes(self, host: str, count: int) -> list[bytes]:
+        """The newest `count` outcomes of this host's bids that are on disk, the oldest first."""
         query = "SELECT payload FROM outcomes WHERE host = ? ORDER BY seq DESC LIMIT ?"
         with self._lock:
             return [row[0] for row in self._all(query, (host, count))][::-1]
@@ -117,13 +117,16 @@ class AuctionLog:
         return ([item.payload for item in reversed(fresh) if item.names] + rows)[:count]
 
     def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
-        """So many of the records (or ends) that are on disk, the oldest first, and where to go on: 0 = no more."""
+        """At most `limit` records (or ends) on disk with a number above `after`, the oldest first.
+
+        Also returns the `after` of the next page, 0 = there is none.
+        """
         with self._lock:
             rows = self._all(_PAGE[gone], (after, limit))
         return [row[1] for row in rows], rows[-1][0] if len(rows) == limit else 0
 
     def close(self) -> None:
-        """Write what is there, and end."""
+        """Write all records and stop the thread."""
         self._closing = True
         self._wake.set()
         self._thread.join(timeout=10.0)
@@ -137,12 +140,12 @@ class AuctionLog:
             try:
                 self._write()
             except sqlite3.Error as error:
-                log.warning("records of auctions are not written", path=str(self._path), error=str(error))
+                log.warning("auction records not written", path=str(self._path), error=str(error))
                 self._give_up(error)
             if self._closing and not self._unwritten:
                 return
             if not self._closing:
-                time.sleep(WRITE_EVERY_S)  # what comes meanwhile goes into the next batch
+                time.sleep(WRITE_EVERY_S)  # records that arrive meanwhile join the next batch
 
     def _write(self) -> None:
         with self._lock:
@@ -171,13 +174,13 @@ class AuctionLog:
             self._writing = ()
 
     def _give_up(self, error: sqlite3.Error) -> None:
-        """Forget a batch that could not be written; the next one begins with a clean slate."""
+        """Drop the batch that failed, and leave no transaction open for the next one."""
         with self._lock:
             self._failed += len(self._writing)
             self._writing = ()
             if _is_damage(error):
                 self._db.close()
-                self._db = self._begin_anew(error)
+                self._db = self._start_new_file(error)
             elif self._db.in_transaction:
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
@@ -189,37 +192,37 @@ class AuctionLog:
         try:
             return self._db.execute(query, given).fetchall()
         except sqlite3.Error as error:
-            log.warning("records of auctions cannot be read", path=str(self._path), error=str(error))
+            log.warning("auction records cannot be read", path=str(self._path), error=str(error))
             return []
 
     def _open(self) -> sqlite3.Connection:
         try:
             return _connect(str(self._path))
         except sqlite3.Error as error:
-            return self._begin_anew(error) if _is_damage(error) else self._in_memory(error)
+            return self._start_new_file(error) if _is_damage(error) else self._in_memory(error)
 
-    def _begin_anew(self, error: sqlite3.Error) -> sqlite3.Connection:
+    def _start_new_file(self, error: sqlite3.Error) -> sqlite3.Connection:
         aside = self._path.with_name(f"{self._path.name}.unreadable")
-        log.warning("records of auctions cannot be read; beginning anew", error=str(error), moved_to=str(aside))
+        log.warning("auction records are damaged; starting a new file", error=str(error), moved_to=str(aside))
         try:
             self._path.replace(aside)
-            for suffix in ("-wal", "-shm"):  # SQLite would replay the old file's journal into the new one
+            for suffix in ("-wal", "-shm"):  # or SQLite would replay the old journal into the new file
                 self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
             return _connect(str(self._path))
         except (OSError, sqlite3.Error) as second:
             return self._in_memory(second)
 
     def _in_memory(self, error: Exception) -> sqlite3.Connection:
-        log.warning("records of auctions are kept in memory only", path=str(self._path), error=str(error))
+        log.warning("auction records are kept in memory only", path=str(self._path), error=str(error))
         return _connect(":memory:")
 
 
 def read_file(path: str | Path) -> tuple[list[bytes], list[bytes]]:
-    """All records and all ends in a file, the oldest first, without its server. Raises ConfigError."""
+    """All auction records and all ends of microVMs in a file, the oldest first. Raises ConfigError."""
     try:
         with closing(sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro", uri=True)) as db:
             records = [row[0] for row in db.execute("SELECT payload FROM auctions ORDER BY seq")]
-            with suppress(sqlite3.OperationalError):  # a Billet of before there were ends
+            with suppress(sqlite3.OperationalError):  # a file from before ends were recorded
                 return records, [row[0] for row in db.execute("SELECT payload FROM gone ORDER BY seq")]
             return records, []
     except sqlite3.Error as error:
@@ -230,12 +233,12 @@ def _connect(path: str) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         db.execute("PRAGMA journal_mode=WAL")
-        db.execute("PRAGMA synchronous=OFF")  # a power cut may cost an explanation, nothing else
+        db.execute("PRAGMA synchronous=OFF")  # a power cut may lose auction records, nothing else
         db.executescript(SCHEMA)
         verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if verdict != "ok":
             raise _Damaged(" ".join(verdict.split()))
-        _last_seq(db)  # a file with other tables in it is of no use either
+        _last_seq(db)  # fails for a file with other tables
     except BaseException:
         db.close()
         raise
@@ -247,9 +250,9 @@ def _last_seq(db: sqlite3.Connection) -> int:
 
 
 class _Damaged(sqlite3.DatabaseError):
-    """SQLite's own check found it."""
+    """SQLite's own check has found damage."""
 
 
 def _is_damage(error: sqlite3.Error) -> bool:
-    """Whether the file is at fault. Anything else, such as its permissions, moving it aside would not mend."""
+    """Whether the file is damaged. Other errors, such as of permissions, would not go away with a new file."""
     return isinstance(error, _Damaged) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED

@@ -1,8 +1,8 @@
-"""A store's records in one file, and back: for backups, and to move from SQLite to etcd or the other way.
+"""Backup and restore: all records of a store in one file. Also moves a cluster between SQLite and etcd.
 
-JSON lines that a person can read: a header, one line for each record, and the checksum of all before it. A restore is
-done by a leader, so that no server leads meanwhile; it marks the store first and takes the mark away at last, so that
-one which broke off half-way is recognised by whoever opens the store, and refused.
+The file is readable JSON lines: a header, one line per record, and a checksum of all lines before it. The restore
+leads while it runs, so that no server can. It first marks the store and at the end removes the mark, so that a store
+whose restore was interrupted is recognised and refused.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ from billet.ports import Engine, Leader, Term
 from billet.store.records import RESTORING, VERSION, decode, encode
 
 FORMAT = "billet store backup"
-# Hosts may have seen later terms than the backup has. More than a store makes in years of 10,000 commits a second,
-# and, as a power of ten, still legible in the number of a term.
+# Hosts may have seen later terms than the backup. This is more than a store reaches in years at 10,000 commits a
+# second; as a power of ten it stays readable in a term's number.
 TERMS_AHEAD = 10**12
 RESTORER = Leader("billet store restore", "", "")
-ELECTED_WITHIN_S = 15.0  # by then the lease of a server that was killed has ended
-ABREAST = 1_000  # records on their way to the store at once; they share transactions
+ELECTED_WITHIN_S = 15.0  # longer than the lease of a server that was killed
+CONCURRENT = 1_000  # records written at once; they share transactions
 
-Progress = Callable[[int], None]  # told how many more records are done
+Progress = Callable[[int], None]  # called with the number of records written since the last call
 
 
 class Header(msgspec.Struct, frozen=True):
-    """The first line. `version` is that of the records."""
+    """The first line of the file. `version` is the version of the records."""
 
     format: str
     version: int
     revision: int
-    term: int  # no greater one had been given out
-    at: str  # wall clock, for people
+    term: int  # the highest term so far
+    at: str  # wall clock
     records: int
 
 
 class Backup(msgspec.Struct, frozen=True):
-    """What a file holds."""
+    """The contents of a backup file."""
 
     header: Header
     records: dict[str, bytes]
 
 
 async def take(engine: Engine, at: str) -> Backup:
-    """Everything in the store at one revision. Raises StoreCorrupt when there is something unreadable in it."""
+    """Read everything in the store at one revision. Raises StoreCorrupt for a record that cannot be read."""
     snapshot = await engine.load()
-    term = (await engine.vitals()).term  # asked later than the records, so that it is no less than any of theirs
+    term = (await engine.vitals()).term  # read after the records, so it is not lower than theirs
     records = {key: record or b"" for key, record in map(encode, snapshot.changes)}
     return Backup(Header(FORMAT, VERSION, snapshot.revision, term, at, len(records)), records)
 
 
 def write(backup: Backup, path: Path) -> None:
-    """Write the file, wholly or not at all; one that is there already is replaced. Raises StoreError."""
+    """Write the file atomically, replacing an existing one. Raises StoreError."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
@@ -80,7 +80,7 @@ def write(backup: Backup, path: Path) -> None:
 
 
 def read(path: Path) -> Backup:
-    """The file, checked to the last byte and each record decoded. Raises ConfigError and StoreCorrupt."""
+    """Read a file, and check its checksum and every record. Raises ConfigError and StoreCorrupt."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except OSError as error:
@@ -95,7 +95,7 @@ def read(path: Path) -> Backup:
     except (msgspec.DecodeError, ValueError):
         written, records = "", {}
     if written != hashlib.sha256(b"".join(lines[:-1])).hexdigest() or len(records) != header.records:
-        raise StoreCorrupt(f"{path} is damaged or not complete: take another backup")
+        raise StoreCorrupt(f"{path} is damaged or incomplete: use another backup")
     for key, record in records.items():
         decode(key, record)
     return Backup(header, records)
@@ -107,9 +107,9 @@ def _header(path: Path, lines: list[bytes]) -> Header:
     except msgspec.DecodeError:
         header = None
     if header is None or header.format != FORMAT:
-        raise ConfigError(f"{path} is no backup made by billet store backup")
+        raise ConfigError(f"{path} is not a file written by billet store backup")
     if header.version > VERSION:
-        raise StoreCorrupt(f"{path} was written by a newer Billet (records {header.version}): upgrade this one")
+        raise StoreCorrupt(f"{path} was written by a newer Billet (version {header.version}): upgrade this one")
     return header
 
 
@@ -132,22 +132,22 @@ def _sync_folder(folder: Path) -> None:
 
 
 async def restore(engine: Engine, backup: Backup, force: bool, progress: Progress) -> Term:
-    """Make the store hold what the backup does. Raises StoreError where it must not be touched.
+    """Replace the store's records by those of the backup. Raises StoreError when the store must not be changed.
 
-    Every later term is above all that hosts can have seen, so that they obey (docs/adr/0009).
+    All later terms are higher than any that hosts can have seen, so hosts obey them (docs/adr/0009).
     """
     await _refuse(engine, force)
     campaign = engine.campaign(RESTORER, above=backup.header.term + TERMS_AHEAD)
     try:
         term = await asyncio.wait_for(campaign, ELECTED_WITHIN_S)
     except TimeoutError:
-        raise StoreError("another server leads on this store, or did until now: stop all of them first") from None
+        raise StoreError("another server leads on this store or did until now: stop all servers first") from None
     try:
         held = await _refuse(engine, force, itself=True)
         await engine.write(term, {RESTORING: b"{}"})
         wanted: dict[str, bytes | None] = {**dict.fromkeys(held.keys() - {RESTORING}), **backup.records}
         items = iter(wanted.items())
-        while part := list(islice(items, ABREAST)):
+        while part := list(islice(items, CONCURRENT)):
             await asyncio.gather(*(engine.write(term, {key: record}) for key, record in part))
             progress(len(part))
         await engine.write(term, {RESTORING: None})
@@ -157,11 +157,11 @@ async def restore(engine: Engine, backup: Backup, force: bool, progress: Progres
 
 
 async def _refuse(engine: Engine, force: bool, itself: bool = False) -> dict[str, bytes]:
-    """What the store holds. Raises StoreError where a restore would harm a running cluster, or records unasked."""
+    """The store's records. Raises StoreError if a server leads, or if there are records and no `force`."""
     leader = None if itself else await engine.leader()
     if leader:
         raise StoreError(f"server {leader.id} leads on this store: stop all servers first")
     _, held = await engine.records()
     if held and not force:
-        raise StoreError(f"the store holds {len(held)} records: --force replaces them by those of the backup")
+        raise StoreError(f"the store holds {len(held)} records: --force replaces them with those of the backup")
     return held

@@ -1,6 +1,6 @@
-"""A thin client of etcd's v3 API over gRPC: all endpoints, TLS, short deadlines, a watch that resumes.
+"""A thin client of etcd's v3 API over gRPC: several endpoints, TLS, short deadlines, a watch that resumes.
 
-No text of gRPC's leaves this file: a channel's own words may contain some that mean something else to clients.
+gRPC's own error texts never leave this file: they may contain "not found", which clients misunderstand.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from billet.core.errors import (
 from billet.wire import tls
 from billet.wire.pb import etcd_rpc_pb2 as pb
 
-CALL_S = 0.5  # one attempt at one endpoint; a member that is well answers in milliseconds
-STEADY_S = 5.0  # how long a read is tried, over all endpoints
-PAUSE_S = 0.05  # between two attempts
+CALL_S = 0.5  # deadline of one attempt at one endpoint; a healthy member answers in milliseconds
+STEADY_S = 5.0  # how long a call is repeated, over all endpoints
+PAUSE_S = 0.05  # between attempts
 QUIET_S = 10.0  # silence on a connection after which it is probed
 AUTHENTICATE_S = 2.0  # etcd hashes passwords slowly on purpose
-METADATA = (("hasleader", "true"),)  # a member cut off from its cluster must say so
+METADATA = (("hasleader", "true"),)  # a member without a leader must refuse
 OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
@@ -41,10 +41,10 @@ OPTIONS = [
     ("grpc.max_reconnect_backoff_ms", 500),
     ("grpc.keepalive_time_ms", int(QUIET_S * 1e3)),
     ("grpc.keepalive_timeout_ms", 3000),
-    ("grpc.http2.max_pings_without_data", 0),  # a watch may be silent for hours and must still be probed
+    ("grpc.http2.max_pings_without_data", 0),  # a watch may be silent for hours, and is probed all the same
 ]
-LOGIN = "mend --etcd-user and --etcd-password-file"
-REFUSALS = {  # etcd says these before it changes anything; every other code leaves the outcome open
+LOGIN = "check --etcd-user and --etcd-password-file"
+REFUSALS = {  # etcd changed nothing; after any other code the outcome is unknown
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.NOT_FOUND,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -61,7 +61,7 @@ Metadata = tuple[tuple[str, str], ...]
 
 
 class EtcdClient:
-    """Calls go to one endpoint until it fails, then to the next."""
+    """Calls one endpoint until it fails, then the next."""
 
     def __init__(
         self,
@@ -82,40 +82,44 @@ class EtcdClient:
         self.endpoints = [urlsplit(endpoint).netloc or endpoint for endpoint in endpoints]
         self._channels = [_channel(endpoint, ca, cert, key) for endpoint in endpoints]
         self._call_s = call_s
-        self._user, self._password, self._token = user, password, ""
+        self.token = ""  # etcd's, of our login; fetched again when etcd no longer accepts it
+        self._user, self._password = user, password
         self._at = 0
-        self._leaderless: set[int] = set()  # the endpoints that last said so
+        self._leaderless: set[int] = set()  # endpoints whose last answer was that they have no leader
         self._closed = False
 
     async def call(self, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
-        """One attempt. Raises StoreUnreachable when the outcome is unknown, StoreError when it was refused."""
+        """Call the current endpoint once.
+
+        Raises StoreUnreachable when the outcome is unknown, StoreError when the call was refused.
+        """
         return await self.ask(self._at, method, request, reply, timeout_s)
 
     async def everyone(self, method: str, request: Message, reply: type[R]) -> list[R | None]:
-        """One attempt at every endpoint at once; None in place of those that did not answer."""
+        """Call all endpoints at once, each once; None in place of an answer that failed."""
         asked = (self.ask(at, method, request, reply) for at in range(len(self._channels)))
         answers = await asyncio.gather(*asked, return_exceptions=True)
         return [None if isinstance(answer, BaseException) else answer for answer in answers]
 
     async def ask(self, at: int, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
-        """One attempt at the endpoint with this number."""
+        """Call the endpoint with this index once. Logs in again where the login has expired. Raises as `call`."""
         timeout_s = timeout_s or self._call_s
         try:
             return await self._send(at, method, request, reply, timeout_s, await self._metadata(at))
         except EtcdTokenExpired:
             if not self._user:
                 raise
-            self._token = ""
+            self.token = ""
             return await self._send(at, method, request, reply, timeout_s, await self._metadata(at))
 
     async def _metadata(self, at: int) -> Metadata:
-        """What goes with a call: with a user, the token that etcd gives for the password, asked for once."""
-        if self._user and not self._token:
+        """The metadata of a call: with a user, the token of our login."""
+        if self._user and not self.token:
             asked = pb.AuthenticateRequest(name=self._user, password=self._password)
             method = "Auth/Authenticate"
             answer = await self._send(at, method, asked, pb.AuthenticateResponse, AUTHENTICATE_S, METADATA)
-            self._token = answer.token
-        return (*METADATA, ("token", self._token)) if self._token else METADATA
+            self.token = answer.token
+        return (*METADATA, ("token", self.token)) if self.token else METADATA
 
     async def _send(
         self, at: int, method: str, request: Message, reply: type[R], timeout_s: float, metadata: Metadata
@@ -137,7 +141,7 @@ class EtcdClient:
     async def steady(
         self, method: str, request: Message, reply: type[R], within_s: float = STEADY_S, timeout_s: float = 0.0
     ) -> R:
-        """Attempt after attempt, for what may safely be asked twice. Raises StoreError after `within_s`."""
+        """Repeat an idempotent call until it is answered. Raises StoreError when refused, or after `within_s`."""
         deadline_s = time.monotonic() + within_s
         while True:
             try:
@@ -148,7 +152,7 @@ class EtcdClient:
                 await asyncio.sleep(PAUSE_S)
 
     async def keep_alive(self, lease: int) -> int:
-        """Renew a lease; returns its seconds to live, 0 when it is gone. Raises as `call` does."""
+        """Renew a lease once; returns its seconds to live, 0 when it no longer exists. Raises as `call`."""
         self.check_open()
         at = self._at
         stream: grpc.aio.StreamStreamMultiCallable[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
@@ -172,17 +176,17 @@ class EtcdClient:
         raise StoreUnreachable(self.away_text())
 
     async def watch(self, key: bytes, range_end: bytes, after: int) -> AsyncGenerator[pb.WatchResponse]:
-        """Every change of these keys after a revision, for ever, over reconnects. Raises HistoryCompacted.
+        """Yield every change of these keys after a revision, for ever, across reconnects.
 
-        Other refusals, and the closing of the client, raise StoreError.
+        Raises HistoryCompacted, and StoreError when etcd refuses or the client is closed.
         """
         while True:
             with suppress(StoreUnreachable):
                 async for response in self._watch_once(key, range_end, after + 1):
                     if response.compact_revision:
-                        raise HistoryCompacted(f"the history after revision {after} is gone; load anew")
+                        raise HistoryCompacted(f"etcd has compacted the history after revision {after}; load anew")
                     if response.canceled:
-                        self._token = ""  # it may be that which was refused
+                        self.token = ""  # it may be the reason
                         self.leave(self._at)
                         break
                     if response.events:
@@ -191,16 +195,16 @@ class EtcdClient:
             await asyncio.sleep(PAUSE_S)
 
     async def close(self) -> None:
-        """Let go of all connections. Calls that still wait, and watches, end with StoreError."""
+        """Close all connections. Waiting calls and watches end with StoreError."""
         self._closed = True
         await asyncio.gather(*(channel.close() for channel in self._channels))
 
     def away_text(self) -> str:
-        """What a person reads when etcd does not answer."""
+        """The error text when etcd does not answer."""
         where = ", ".join(self.endpoints)
         if self._leaderless:
-            return f"etcd has no leader, as when half of its members are down: start them ({where})"
-        return f"etcd does not answer at {where}: start it, or mend --store"
+            return f"etcd has no leader; probably half of its members or more are down: start them ({where})"
+        return f"etcd does not answer at {where}: start it, or correct --store"
 
     def check_open(self) -> None:
         """Raise StoreError once the client has been closed."""
@@ -208,7 +212,7 @@ class EtcdClient:
             raise StoreError("the connection to etcd was closed")
 
     def _check_cancelled(self) -> None:
-        """Closing a channel shows as a cancellation of its calls. Only a task's own is one for its caller."""
+        """Raise StoreError instead when the cancellation came from closing the channel, and not from the caller."""
         task = asyncio.current_task()
         if task is None or not task.cancelling():
             self.check_open()
@@ -238,11 +242,11 @@ class EtcdClient:
             call.cancel()
 
     def _failed(self, at: int, error: grpc.aio.AioRpcError) -> StoreError:
-        """A gRPC error in our words. etcd's own refusals begin with its name and are safe to repeat."""
+        """A gRPC error in our words. Refusals of etcd itself begin with its name and are safe to quote."""
         text = error.details() or ""
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "space" in text:
             return StoreFull(
-                "etcd is out of space and takes no writes: if Billet cannot make room by itself (docs/store.md),"
+                "etcd is out of space and takes no writes: if Billet cannot free space (docs/store.md),"
                 " raise --quota-backend-bytes and disarm the alarm"
             )
         if error.code() is grpc.StatusCode.UNAVAILABLE and "no leader" in text:
@@ -251,24 +255,24 @@ class EtcdClient:
             self.leave(at)
             return StoreUnreachable(self.away_text())
         if error.code() is grpc.StatusCode.OUT_OF_RANGE and "compacted" in text:
-            return HistoryCompacted("the history that was asked for is gone; load anew")
+            return HistoryCompacted("etcd has compacted this history; load anew")
         if error.code() is grpc.StatusCode.UNAUTHENTICATED or "auth store is old" in text:
-            self._token = ""
-            return EtcdTokenExpired(f"etcd refused: it does not know us; {LOGIN}")
+            self.token = ""
+            return EtcdTokenExpired(f"etcd refused the login; {LOGIN}")
         if "user name is empty" in text or "invalid user ID or password" in text:
-            return StoreError(f"etcd refused: it wants a user and the right password; {LOGIN}")
+            return StoreError(f"etcd refused: it requires a valid user and password; {LOGIN}")
         said = text if text.startswith("etcdserver:") and not says_not_found(text) else error.code().name
         return StoreError(f"etcd refused: {said}")
 
     def leave(self, at: int) -> None:
-        """Go on with another endpoint, unless somebody has done so already."""
+        """Switch to the next endpoint, unless another call has already done so."""
         if self._at == at:
             self._at = (at + 1) % len(self._channels)
 
 
 def _channel(endpoint: str, ca: str, cert: str, key: str) -> grpc.aio.Channel:
     if endpoint.startswith("unix:"):
-        # A path makes no valid :authority, and Go's server refuses a call without one.
+        # A path is not a valid :authority, and Go's server refuses a call without one.
         return grpc.aio.insecure_channel(endpoint, options=[*OPTIONS, ("grpc.default_authority", "localhost")])
     parts = urlsplit(endpoint)
     match parts.scheme:
@@ -278,3 +282,8 @@ def _channel(endpoint: str, ca: str, cert: str, key: str) -> grpc.aio.Channel:
             return grpc.aio.secure_channel(parts.netloc, tls.channel_credentials(ca, cert, key), options=OPTIONS)
         case _:
             raise ConfigError(f"etcd endpoint {endpoint!r} is not http://HOST:PORT, https://HOST:PORT or unix:PATH")
+
+
+def put(key: bytes, value: bytes, lease: int = 0) -> pb.RequestOp:
+    """A put, as part of a transaction; `lease` 0 = the key is permanent."""
+    return pb.RequestOp(request_put=pb.PutRequest(key=key, value=value, lease=lease))

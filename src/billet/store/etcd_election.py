@@ -1,9 +1,9 @@
-"""The election as everybody sees it: who leads, when that changes, and how a leader that is dead is voted out.
+"""The election as all servers see it: who leads, when that changes, and how a dead leader is deposed.
 
-A candidate is a key below election/ that hangs on a lease; the one with the lowest create revision leads, and
-base + that revision is the number of its term. The base is 0 until etcd is put back to an earlier day, or replaced:
-then its revisions begin again below the terms that the hosts have seen, and a leader who knows raises the base.
-Only who leads writes it, in a transaction that demands its own key, so that terms keep growing whoever reads it when.
+A candidate is a key below election/ that hangs on a lease. The one with the lowest create revision leads, and the
+number of its term is base + that revision. The base is 0 until etcd is restored to an earlier state or replaced:
+its revisions then start below the terms that the hosts have seen, and a leader that knows this raises the base. Only
+the leader writes the base, in a transaction that compares its own key, so terms always grow.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from contextlib import aclosing, suppress
 
 from billet.core.errors import StoreError, StoreUnreachable
 from billet.ports import Leader
-from billet.store.etcd_client import PAUSE_S, STEADY_S, EtcdClient
+from billet.store.etcd_client import PAUSE_S, STEADY_S, EtcdClient, put
 from billet.store.records import read_leader
 from billet.wire.pb import etcd_kv_pb2 as kv_pb
 from billet.wire.pb import etcd_rpc_pb2 as pb
@@ -31,7 +31,7 @@ class Election:
         self._ttl_s = lease_ttl_s
 
     async def standing(self, limit: int = 0, within_s: float = STEADY_S) -> pb.RangeResponse:
-        """Everyone who stands, the leader first."""
+        """All candidates, the leader first; `limit` 0 = all."""
         request = pb.RangeRequest(
             key=self.prefix,
             range_end=after_prefix(self.prefix),
@@ -42,17 +42,17 @@ class Election:
         return await self._client.steady("KV/Range", request, pb.RangeResponse, within_s=within_s)
 
     async def first(self) -> kv_pb.KeyValue | None:
-        """The leader's key, None when nobody stands."""
+        """The leader's key, None when there is no candidate."""
         standing = await self.standing(limit=1)
         return standing.kvs[0] if standing.kvs else None
 
     async def base(self) -> int:
-        """What the terms are counted from."""
+        """The number from which terms are counted."""
         found = await self._client.steady("KV/Range", pb.RangeRequest(key=self._base), pb.RangeResponse)
         return int(found.kvs[0].value) if found.kvs else 0
 
     async def number(self, key: bytes, created: int, above: int) -> int:
-        """The number of the term of the candidate who leads, greater than `above`; 0 when it leads no longer."""
+        """The term number of the candidate that leads, greater than `above`; 0 when it leads no longer."""
         base = await self.base()
         if created and base + created <= above:
             base = above
@@ -60,14 +60,14 @@ class Election:
                 compare=[
                     pb.Compare(key=key, target=pb.Compare.CREATE, result=pb.Compare.EQUAL, create_revision=created)
                 ],
-                success=[pb.RequestOp(request_put=pb.PutRequest(key=self._base, value=str(base).encode()))],
+                success=[put(self._base, str(base).encode())],
             )
             if not (await self._client.steady("KV/Txn", raised, pb.TxnResponse)).succeeded:
                 return 0
         return base + created if created else 0
 
     async def depose(self, leader: Leader) -> None:
-        """See ports.Store. A lease has one candidate, whose record never changes: ending it can hit nobody else."""
+        """See ports.Store. A lease belongs to one candidate, so revoking it cannot affect another."""
         first = await self.first()
         if first is None or read_leader(first.value) != leader:
             return
@@ -76,13 +76,13 @@ class Election:
             await self._client.steady("Lease/LeaseRevoke", revoke, pb.LeaseRevokeResponse)
         except StoreUnreachable:
             raise
-        except StoreError:  # refused: somebody else was faster, and it is gone
+        except StoreError:  # refused: another server has revoked it already
             return
 
     async def leaders(self) -> AsyncIterator[Leader | None]:
         """See ports.Store."""
         known_s = time.monotonic()
-        told: list[Leader | None] = []  # the last word, once there is one
+        told: list[Leader | None] = []  # the last answer, once there is one
         while True:
             try:
                 standing = await self.standing(limit=1, within_s=self._ttl_s / 3)
@@ -98,10 +98,10 @@ class Election:
                 told = [now]
                 yield now
             if revision:
-                await self._moved(revision)
+                await self._changed(revision)
 
-    async def _moved(self, after: int) -> None:
-        """Return at the first candidate that comes or goes, at any doubt, and when it is time to look again."""
+    async def _changed(self, after: int) -> None:
+        """Return when a candidate comes or goes, on any error, or after a third of a lease."""
         with suppress(TimeoutError, StoreError):
             async with (
                 asyncio.timeout(self._ttl_s / 3),
@@ -110,7 +110,14 @@ class Election:
                 async for _ in events:
                     return
 
+    async def deleted(self, key: bytes, after: int) -> None:
+        """Return when this key is deleted, or on any error; the caller then looks again."""
+        with suppress(StoreError):
+            async for response in self._client.watch(key, b"", after):
+                if any(event.type == event.DELETE for event in response.events):
+                    return
+
 
 def after_prefix(prefix: bytes) -> bytes:
-    """The first key after all that begin so: etcd's way to name a prefix. The last byte is never 255 here."""
+    """The end of etcd's range for all keys with this prefix. Our prefixes never end in byte 255."""
     return prefix[:-1] + bytes([prefix[-1] + 1])

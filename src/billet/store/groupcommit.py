@@ -1,4 +1,4 @@
-"""Group commit: one transaction in flight takes all that is pending when it begins. No timer, no waiting."""
+"""Group commit: one transaction at a time, which takes all commits that are pending when it starts. No timer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from billet.store.records import encode
 CAP = 120  # keys in one transaction; etcd takes 128 operations by default
 CAP_BYTES = 1 << 20  # of keys and records; etcd takes 1.5 MiB by default
 
-Writes = dict[str, bytes | None]  # key -> record, None deletes; a key is written once, the last change counts
+Writes = dict[str, bytes | None]  # key -> record, None deletes; the last change of a key counts
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Commit:
 
 
 class GroupCommit:
-    """Calls to `commit` share transactions; `write(term, writes)` makes one and returns its revision."""
+    """Lets calls to `commit` share transactions. `write(term, writes)` runs one and returns its revision."""
 
     def __init__(self, write: Callable[[int, Writes], Awaitable[int]]) -> None:
         self._write = write
@@ -35,11 +35,11 @@ class GroupCommit:
         self._worker: asyncio.Task[None] | None = None
 
     async def commit(self, term: int, changes: Sequence[Change]) -> int:
-        """See ports.Store.commit. A caller that is cancelled does not call its commit back."""
+        """See ports.Store.commit. Cancelling the caller does not undo its commit."""
         return await self.write(term, dict(encode(change) for change in changes))
 
     async def write(self, term: int, writes: Writes) -> int:
-        """The same with records as they are kept."""
+        """As `commit`, with encoded records."""
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         size = sum(len(key) + len(value or b"") for key, value in writes.items())
         self._pending.append(Commit(term, writes, done, size))
@@ -48,7 +48,7 @@ class GroupCommit:
         return await done
 
     async def close(self) -> None:
-        """Wait for the transaction in flight and what is pending. Cancelling ends the waiting, not the work."""
+        """Wait for the running transaction and all pending commits. Cancelling ends the wait, not the work."""
         if self._worker:
             await asyncio.wait([self._worker])
 
@@ -60,7 +60,7 @@ class GroupCommit:
             self._worker = None
 
     async def _transaction(self, batch: list[Commit]) -> None:
-        """A failure fails exactly the commits of this transaction."""
+        """Run one transaction; if it fails, exactly its commits fail."""
         writes: Writes = {}
         for commit in batch:
             writes.update(commit.writes)
@@ -69,8 +69,8 @@ class GroupCommit:
             revision = await self._write(batch[0].term, writes)
         except BilletError as known:
             error = known
-        except BaseException as unforeseen:
-            error = CommitOutcomeUnknown(f"the commit broke off: {unforeseen!r}")
+        except BaseException as unexpected:
+            error = CommitOutcomeUnknown(f"the commit failed unexpectedly: {unexpected!r}")
         else:
             for commit in batch:
                 if not commit.done.done():
@@ -81,7 +81,7 @@ class GroupCommit:
                 commit.done.set_exception(error)
 
     def _take(self) -> list[Commit]:
-        """Whole commits of one term, up to the caps; a single larger one goes alone."""
+        """Take whole commits of one term, up to the caps; a larger commit goes alone."""
         first, keys, size, count = self._pending[0], 0, 0, 0
         for commit in self._pending:
             keys, size = keys + len(commit.writes), size + commit.size

@@ -1,4 +1,4 @@
-"""A store by its URL."""
+"""Makes the store that a URL names."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ def open_store(
 ) -> Engine:
     """The store at this URL, not yet opened. Relative SQLite paths start at `folder`. Raises ConfigError.
 
-    The TLS files (PEM), user and password are etcd's; they are no part of the URL, which is logged and shown.
-    `create`: an SQLite file that is missing is made.
+    TLS files (PEM), user and password are for etcd. They are not part of the URL because it is logged and shown.
+    `create`: make a missing SQLite file.
     """
     scheme, _, rest = url.partition("://")
     match scheme:
         case "sqlite" if rest.startswith("/") and not rest.endswith("/"):
             return SqliteStore(Path(folder) / rest.removeprefix("/"), create)
         case "etcd" | "etcds" if rest:
-            from billet.store.etcd import EtcdStore  # late: an embedded server needs none of it
+            from billet.store.etcd import EtcdStore  # only when needed: it loads gRPC and etcd's messages
 
             endpoints = [part.strip() for part in rest.split(",") if part.strip()]
             if not endpoints or not all(map(_is_endpoint, endpoints)):

@@ -1,7 +1,7 @@
-"""The store's records: core values to and from the bytes that are kept.
+"""The store's records: core values to and from the stored bytes.
 
-One record for each host and each placement, as JSON that a person can read with the engine's own tools. Every record
-carries a version; one of a newer Billet is never guessed at.
+One record per host and per placement, as JSON that is readable with the engine's own tools. Every record carries a
+version; a record of a newer version is refused, never guessed at.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from billet.ports import Leader
 VERSION = 1
 HOSTS = "hosts/"
 PLACEMENTS = "placements/"
-RESTORING = "restoring"  # the key of a mark that is there while the store is being restored
+RESTORING = "restoring"  # key of a mark that exists while the store is being restored
 
 T = TypeVar("T")
 
 
 def encode(change: Change) -> tuple[str, bytes | None]:
-    """A change as the key that it writes and the record, None for a key that goes."""
+    """A change as the key that it writes and the record; None deletes the key."""
     match change:
         case PutHost(host):
             named = {"capacity": host.capacity._asdict(), "allocatable": host.allocatable._asdict()}
@@ -38,7 +38,7 @@ def encode(change: Change) -> tuple[str, bytes | None]:
 
 
 def decode(key: str, record: bytes | None) -> Change:
-    """The change that wrote this, None for a key that went. Raises StoreCorrupt."""
+    """The change that wrote this record; None = the key was deleted. Raises StoreCorrupt."""
     if key.startswith(HOSTS):
         name = key.removeprefix(HOSTS)
         return DropHost(name) if record is None else PutHost(_read(key, record, Host))
@@ -46,12 +46,12 @@ def decode(key: str, record: bytes | None) -> Change:
         name = key.removeprefix(PLACEMENTS)
         return DropPlacement(name) if record is None else PutPlacement(_read(key, record, Placement))
     if key == RESTORING:
-        raise StoreCorrupt("a restore of this store broke off half-way: run billet store restore --force once more")
-    raise StoreCorrupt(f"record {key} is of a kind that this Billet does not know: upgrade Billet, or delete it")
+        raise StoreCorrupt("a restore of this store was interrupted: run billet store restore --force again")
+    raise StoreCorrupt(f"record {key} is of an unknown kind: upgrade Billet, or delete the record")
 
 
 def read_leader(record: bytes) -> Leader:
-    """Who leads, from the JSON that a candidate left. Raises StoreCorrupt."""
+    """The leader, from a candidate's JSON. Raises StoreCorrupt."""
     try:
         return msgspec.json.decode(record, type=Leader)
     except msgspec.DecodeError as error:

@@ -1,7 +1,7 @@
-"""The embedded store: SQLite with WAL and synchronous=FULL, for one server.
+"""The embedded store for one server: SQLite with WAL and synchronous=FULL.
 
-All IO happens in one thread, so that the event loop never waits for the disk. A lock on a file beside the database
-makes this server the only one; the kernel lets go of it when the process dies, however it dies.
+All IO happens in one thread, so the event loop never waits for the disk. A lock on a file beside the database makes
+sure that only one server leads; the kernel releases it when the process ends, however it ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from billet.store import sqlite_file
 from billet.store.groupcommit import GroupCommit, Writes
 from billet.store.records import decode, read_leader
 
-LOCK_POLL_S = 0.1
+LOCK_POLL_S = 0.1  # pause between attempts to get the lock, and between looks at the leader
 
 SURELY_UNDONE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
 
@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 
 class SqliteStore:
-    """ports.Store in one file."""
+    """ports.Store in one file, at `path`."""
 
     def __init__(self, path: str | Path, create: bool = True) -> None:
-        """`create`: a file that is missing is made."""
-        self._path, self._create = Path(path), create
-        self._lock_path = self._path.with_name(self._path.name + ".lock")
+        """`create`: make a missing file."""
+        self.path, self._create = Path(path), create
+        self._lock_path = self.path.with_name(self.path.name + ".lock")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | None = None
         self._lock: IO[str] | None = None
@@ -52,7 +52,7 @@ class SqliteStore:
         await self._run(self._open)
 
     def _open(self) -> None:
-        self._db = sqlite_file.connect(self._path, self._create)
+        self._db = sqlite_file.connect(self.path, self._create)
 
     async def close(self) -> None:
         """See ports.Store."""
@@ -61,7 +61,7 @@ class SqliteStore:
             if self._term:
                 await self.resign(self._term)
         finally:
-            with suppress(StoreError):  # closed before
+            with suppress(StoreError):  # already closed
                 await self._run(self._close)
             self._thread.shutdown(wait=False)
 
@@ -78,10 +78,10 @@ class SqliteStore:
             lock = self._lock_path.open("w")
         except OSError as error:
             raise StoreError(
-                f"{self._lock_path} cannot be written to ({error.strerror}): mend its permissions"
+                f"{self._lock_path} cannot be written to ({error.strerror}): correct its permissions"
             ) from None
         try:
-            while not _try_lock(lock):  # noqa: ASYNC110  # the kernel tells nobody when a lock is free
+            while not _try_lock(lock):  # noqa: ASYNC110  # the kernel does not notify
                 await asyncio.sleep(LOCK_POLL_S)
             number = await self._finish(self._run(self._begin_term, me, above))
         except BaseException:
@@ -92,7 +92,7 @@ class SqliteStore:
         return self._term
 
     async def _finish(self, begun: Coroutine[Any, Any, int]) -> int:
-        """Let a cancellation wait: the thread would do it all the same, and then without the lock."""
+        """Finish despite a cancellation: the thread would go on anyway, but without the lock."""
         work = asyncio.create_task(begun)
         try:
             return await asyncio.shield(work)
@@ -127,31 +127,31 @@ class SqliteStore:
             db.execute("UPDATE meta SET leader = NULL WHERE term = ?", (number,))
 
     async def ended(self, term: Term) -> None:
-        """See ports.Store. The lock lasts as long as the process, so only resigning ends a term."""
+        """See ports.Store. The lock lasts as long as the process, so only `resign` ends a term."""
         if self._term == term:
             await self._over.wait()
 
     async def leader(self) -> Leader | None:
-        """See ports.Store. A name without a lock is that of a leader that was killed."""
+        """See ports.Store. A stored leader without a lock was killed."""
         value = await self._run(lambda: self._connection().execute("SELECT leader FROM meta").fetchone()[0])
         return read_leader(value) if value and (self._lock or self._is_locked()) else None
 
     async def leaders(self) -> AsyncIterator[Leader | None]:
-        """See ports.Store. A file tells nobody of its changes, so it is looked at."""
-        last, told = None, False
+        """See ports.Store. Polls, because SQLite does not report changes by other processes."""
+        last, first = None, True
         while True:
             try:
                 now = await self.leader()
             except StoreError:
                 self._connection()
                 now = None
-            if now != last or not told:
-                last, told = now, True
+            if now != last or first:
+                last, first = now, False
                 yield now
             await asyncio.sleep(LOCK_POLL_S)
 
     async def depose(self, leader: Leader) -> None:
-        """See ports.Store. Nothing to do: the kernel has let go of a dead leader's lock already."""
+        """See ports.Store. Nothing to do: the kernel has released a dead leader's lock."""
 
     def _is_locked(self) -> bool:
         try:
@@ -161,7 +161,7 @@ class SqliteStore:
             return False
 
     async def contested(self, term: Term) -> bool:
-        """See ports.Store. A file is for one server."""
+        """See ports.Store. Never: a file is for one server."""
         return False
 
     # Reading and writing.
@@ -193,7 +193,7 @@ class SqliteStore:
         page_bytes, pages, free = (db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
         term = db.execute("SELECT term FROM meta").fetchone()[0]
         size_bytes, used_bytes = pages * page_bytes, (pages - free) * page_bytes
-        troubles = sqlite_file.little_room(self._path, size_bytes)
+        troubles = sqlite_file.little_room(self.path, size_bytes)
         return Vitals(f"SQLite {sqlite3.sqlite_version}", term, size_bytes, used_bytes, troubles)
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
@@ -208,14 +208,14 @@ class SqliteStore:
         return await self._run(self._transact, term, writes)
 
     def _transact(self, term: int, writes: Writes) -> int:
-        """One transaction: compare the term, write, count the revision."""
+        """Run one transaction: compare the term, write the records, increase the revision."""
         db = self._connection()
         db.execute("BEGIN IMMEDIATE")
         try:
             current, leader, revision = db.execute(
                 "SELECT term, leader, revision + ? FROM meta", (bool(writes),)
             ).fetchone()
-            if current != term or leader is None:  # no leader: it was resigned, and no other has begun
+            if current != term or leader is None:  # no leader: the term was resigned and no other has begun
                 raise StaleTerm(f"term {term} has ended")
             puts = [(key, value) for key, value in writes.items() if value is not None]
             drops = [(key,) for key, value in writes.items() if value is None]
@@ -227,34 +227,34 @@ class SqliteStore:
         except BaseException:
             sqlite_file.roll_back(db)
             raise
-        self._conclude(db)
+        self._commit(db)
         return int(revision)
 
-    def _conclude(self, db: sqlite3.Connection) -> None:
-        """COMMIT. When the disk fails in it, all may be in the journal already, for the next opening to find."""
+    def _commit(self, db: sqlite3.Connection) -> None:
+        """COMMIT. If the disk fails in it, the transaction may be in the journal, and the next start finds it."""
         try:
             db.execute("COMMIT")
         except sqlite3.Error as error:
             sqlite_file.roll_back(db)
             if sqlite_file.code_of(error) in SURELY_UNDONE:
                 raise
-            raise CommitOutcomeUnknown(f"{self._path}: the commit broke off ({error}): check the disk") from None
+            raise CommitOutcomeUnknown(f"{self.path}: a commit broke off ({error}): check the disk") from None
 
     def _connection(self) -> sqlite3.Connection:
         if self._db is None:
-            raise StoreError(f"{self._path} is not open")
+            raise StoreError(f"{self.path} is not open")
         return self._db
 
     async def _run(self, work: Callable[..., T], *args: object) -> T:
-        """Do it in the store's thread; what SQLite says becomes a StoreError with one line."""
+        """Run `work` in the store's thread. SQLite's errors become StoreError with a one-line text."""
         try:
             doing = asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-        except RuntimeError:  # the thread has been sent home
-            raise StoreError(f"{self._path} is not open") from None
+        except RuntimeError:  # the thread was shut down
+            raise StoreError(f"{self.path} is not open") from None
         try:
             return await doing
         except sqlite3.Error as error:
-            raise sqlite_file.explain(self._path, error) from None
+            raise sqlite_file.explain(self.path, error) from None
 
 
 def _try_lock(lock: IO[str], kind: int = fcntl.LOCK_EX) -> bool:

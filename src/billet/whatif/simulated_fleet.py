@@ -76,7 +76,7 @@ class Cheapest:
         self._rows: dict[Resources, tuple[list[float], int]] = {}  # demand -> prices by host, how much of `moved`
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
-        """The cheapest host, whatever is wished."""
+        """The cheapest host; constraints and preferences are ignored."""
         prices = self._prices(demand)
         low = min(prices)
         if low == INFINITE:
@@ -106,7 +106,7 @@ class Cheapest:
 
 
 class Granting:
-    """Billet: the cheapest host, by the auction itself where something is wished."""
+    """Billet: the cheapest host, by a real auction if the request has constraints or preferences."""
 
     def __init__(self, fleet: SimulatedFleet, weights: Weights) -> None:
         self._fleet = fleet

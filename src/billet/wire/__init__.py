@@ -1,1 +1,1 @@
-"""HOW it is written down: protobuf and stored records, to and from the core's values."""
+"""HOW data is encoded: protobuf and stored records, to and from the core's values; also auth and TLS."""

@@ -38,6 +38,7 @@ class _Header(msgspec.Struct):
 
 
 _encoder = msgspec.json.Encoder()
+_NEWEST = b'{"layout":%d,' % LAYOUT  # how the encoder begins a record; saves a look at the header
 _header_decoder = msgspec.json.Decoder(_Header)
 _decoder = msgspec.json.Decoder(AuctionRecord)
 _gone_decoder = msgspec.json.Decoder(Gone)
@@ -51,18 +52,23 @@ def encode(record: AuctionRecord) -> bytes:
 def decode(data: bytes) -> AuctionRecord:
     """A stored record. Raises StoreCorrupt when it is malformed, or was written by a newer Billet."""
     try:
-        layout = _header_decoder.decode(data).layout
+        layout = LAYOUT if data.startswith(_NEWEST) else _header_decoder.decode(data).layout
+        if layout > LAYOUT:
+            raise _newer("layout", layout, LAYOUT)
         record = _decoder.decode(data) if layout == LAYOUT else _decode_older(data)
     except UNREADABLE as error:
         raise StoreCorrupt(f"cannot read the record of an auction: {error}") from error
-    if record.v > VERSION or layout > LAYOUT:
-        raise StoreCorrupt(
-            f"the record of an auction has version {record.v}, layout {layout}; this Billet reads up to version "
-            f"{VERSION}, layout {LAYOUT}: upgrade Billet"
-        )
+    if record.v > VERSION:
+        raise _newer("version", record.v, VERSION)
     if record.v <= WITHOUT_SHAPE:
         record.weights = record.weights._replace(shape=0.0)
     return record
+
+
+def _newer(what: str, found: int, known: int) -> StoreCorrupt:
+    return StoreCorrupt(
+        f"the record of an auction has {what} {found}; this Billet reads up to {known}: upgrade Billet"
+    )
 
 
 def _decode_older(data: bytes) -> AuctionRecord:

@@ -1,4 +1,4 @@
-"""Basic authentication as flintlockd does it: the base64 of the bare token, with no user and no colon."""
+"""Basic authentication as flintlockd does it: the base64 of the token alone, without user and colon."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ WRONG_TOKEN = "invalid auth token: failed basic authentication. Check the token 
 
 
 def check_basic(authorization: str | None, token: str) -> str | None:
-    """None when the header carries the token, else flintlockd's own text for UNAUTHENTICATED.
+    """Check an authorization header: None when it carries the token, else flintlockd's text for UNAUTHENTICATED.
 
-    A server without a token (token == "") lets everybody in.
+    `token` "" = the server accepts every call.
     """
     if not token:
         return None
@@ -26,7 +26,7 @@ def check_basic(authorization: str | None, token: str) -> str | None:
 
 
 def basic_header(token: str) -> str:
-    """The value of the `authorization` header that a flintlockd with this token accepts."""
+    """The `authorization` header that a flintlockd with this token accepts."""
     return f"Basic {_encode(token)}"
 
 

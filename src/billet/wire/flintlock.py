@@ -1,7 +1,7 @@
-"""Flintlock's messages: read what deciding needs, leave the rest as the bytes that they are.
+"""Reads Flintlock's messages, and adds and removes the token without re-encoding them.
 
-The client's request reaches flintlockd, and flintlockd's reply the client, without being rebuilt: the token is
-put in and cut out at the level of the wire format, so that fields which Billet does not know survive to the byte.
+The client's request reaches flintlockd, and flintlockd's reply reaches the client, without being rebuilt. The token
+is inserted and cut out at the level of the wire format, so fields that Billet does not know survive byte for byte.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ LIST = f"/{SERVICE}/ListMicroVMs"
 LIST_STREAM = f"/{SERVICE}/ListMicroVMsStream"
 SERVER_INFO = f"/{SERVICE}/ServerInfo"
 
-# A key of ours in spec.metadata, the only field that a host gives back. Firecracker shows it to the guest: no secret.
+# Our key in spec.metadata, the only field that a host returns. Firecracker shows it to the guest, so it is no secret.
 TOKEN_KEY = "billet-token"
 
-# What flintlockd takes for zero.
+# flintlockd's values for zero or empty fields.
 DEFAULT_NAMESPACE = "default"
 DEFAULT_VCPU = 2
 DEFAULT_MEMORY_MIB = 1024
@@ -44,22 +44,22 @@ _UNKNOWN_UID = {
 }
 
 _TOKEN_KEY_BYTES = TOKEN_KEY.encode()
-_MICROVM, _SPEC, _METADATA = 1, 2, 11  # field numbers on the way to the token
+_MICROVM, _SPEC, _METADATA = 1, 2, 11  # field numbers that lead to the token
 _BYTES = 2  # wire type of strings and messages
 
 
 def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
-    """A CreateMicroVMRequest as an auction; `zone` is that of the address which it came through, "" for none.
+    """Read a CreateMicroVMRequest as an auction. `zone`: of the address that received the call, "" = none.
 
-    Raises InvalidRequest for what no host may see: no spec at all, the two requests that kill a flintlockd
-    (docs/compatibility.md), and wishes that cannot be read. Everything else that is wrong is flintlockd's to refuse.
+    Raises InvalidRequest for requests that no host may get: without a spec, the two that crash flintlockd
+    (docs/compatibility.md), and with malformed constraints or preferences. flintlockd itself refuses everything else.
     """
     spec = parse(rpc.CreateMicroVMRequest, request)
     if not spec.HasField("microvm"):
         raise InvalidRequest(NO_SPEC)
     vm = spec.microvm
     refuse_poison(vm)
-    # The labels that scheduling needs; the others are nobody's business here.
+    # Only the labels that scheduling needs.
     labels = {k: v for k, v in vm.labels.items() if k.startswith(PREFIX) or k in (CLUSTER_LABEL, PLANE_LABEL)}
     return Auction(
         id=auction_id,
@@ -78,13 +78,13 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
 
 
 def read_labels(request: bytes) -> tuple[str, dict[str, str]]:
-    """The namespace and the labels of a CreateMicroVMRequest."""
+    """The namespace and all labels of a CreateMicroVMRequest."""
     vm = parse(rpc.CreateMicroVMRequest, request).microvm
     return vm.namespace or DEFAULT_NAMESPACE, dict(vm.labels)
 
 
 def refuse_poison(vm: types.MicroVMSpec) -> None:
-    """Raise InvalidRequest for the two specs that end the flintlockd that gets them."""
+    """Raise InvalidRequest for the two kinds of spec that crash flintlockd."""
     for nic in vm.interfaces:
         if nic.HasField("overrides") and not nic.overrides.HasField("bridge_name"):
             raise InvalidRequest(
@@ -99,13 +99,13 @@ def refuse_poison(vm: types.MicroVMSpec) -> None:
 
 
 def demand(vm: types.MicroVMSpec) -> Resources:
-    """What a microVM is charged: zeros count as what flintlockd makes of them, volumes by their size_in_mb."""
+    """The resources that a microVM is charged: flintlockd's defaults for zeros, and volumes by their size_in_mb."""
     disk_mib = vm.root_volume.size_in_mb + sum(volume.size_in_mb for volume in vm.additional_volumes)
     return Resources(vm.vcpu or DEFAULT_VCPU, vm.memory_in_mb or DEFAULT_MEMORY_MIB, max(disk_mib, 0), 1)
 
 
 def images(vm: types.MicroVMSpec) -> tuple[Image, ...]:
-    """What a microVM boots from, each once, with references as flintlockd cleans them."""
+    """The images that a microVM boots from, without duplicates, with references cleaned as flintlockd does."""
     kernels = [vm.kernel.image, vm.initrd.image]
     volumes = [volume.source.container_source for volume in (vm.root_volume, *vm.additional_volumes)]
     found = [Image(_clean(ref), kernel=True) for ref in kernels] + [Image(_clean(ref)) for ref in volumes]
@@ -123,7 +123,7 @@ def read_images(request: bytes) -> tuple[Image, ...]:
 
 
 def observe(vm: types.MicroVM) -> Observed:
-    """A microVM as its host shows it, the token still inside."""
+    """A microVM as its host shows it. Its metadata still contains the token."""
     token = vm.spec.metadata.get(TOKEN_KEY, "")
     return Observed(
         uid=vm.spec.uid,
@@ -141,7 +141,7 @@ _KNOWN_STATES = {state.value for state in VmState}
 
 
 def read_token(value: str) -> str:
-    """The token in a metadata value; "" when it is none of ours."""
+    """The token in a metadata value; "" when it is not base64 of ASCII."""
     try:
         return b64decode(value, validate=True).decode("ascii")
     except ValueError:
@@ -149,24 +149,21 @@ def read_token(value: str) -> str:
 
 
 def read_list(reply: bytes) -> list[Observed]:
-    """A ListMicroVMsResponse."""
+    """The microVMs in a ListMicroVMsResponse."""
     return [observe(vm) for vm in parse(rpc.ListMicroVMsResponse, reply).microvm]
 
 
 def read_created(reply: bytes) -> Observed:
-    """The microVM in a CreateMicroVMResponse or a GetMicroVMResponse (they are alike on the wire)."""
+    """The microVM in a CreateMicroVMResponse or GetMicroVMResponse (the same on the wire)."""
     return observe(parse(rpc.CreateMicroVMResponse, reply).microvm)
 
 
 def uid_of(request: bytes) -> str:
-    """The uid in field 1 of a request, "" when there is none.
-
-    Flintlock's exec stream carries it one message deeper, in field 1 of field 1.
-    """
+    """The uid in field 1 of any request, or in field 1 of that field, as in Flintlock's exec stream; "" = none."""
     for _ in range(2):
         try:
             request = next((request[s:e] for n, _, s, e in _fields(request) if n == 1 and s < e), b"")
-        except InvalidRequest:  # the inner field is no message after all
+        except InvalidRequest:  # the field is not a message
             return ""
         if _ULID.fullmatch(request):
             return request.decode("ascii")
@@ -177,7 +174,7 @@ _ULID = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 def read_uid(request: bytes) -> str:
-    """The uid of a GetMicroVMRequest or a DeleteMicroVMRequest. Raises InvalidRequest as flintlockd does."""
+    """The uid of a GetMicroVMRequest or DeleteMicroVMRequest. Raises InvalidRequest with flintlockd's text."""
     uid: str = parse(rpc.GetMicroVMRequest, request).uid
     if not uid:
         raise InvalidRequest(INVALID)
@@ -185,7 +182,7 @@ def read_uid(request: bytes) -> str:
 
 
 def unknown_uid(method: str, uid: str) -> str:
-    """What flintlockd says to a Get or a Delete of a microVM that does not exist."""
+    """flintlockd's text for a Get or Delete of a microVM that does not exist."""
     return _UNKNOWN_UID[method].format(uid=uid)
 
 
@@ -201,21 +198,21 @@ def list_request(namespace: str) -> bytes:
 
 
 def version_of(reply: bytes) -> tuple[int, ...]:
-    """The version in field 1 of a ServerInfo reply, to be compared; what is no number counts as 0."""
+    """The version in field 1 of a ServerInfo reply, for comparing; a part that is not a number counts as 0."""
     text = next((reply[s:e].decode("utf-8", "replace") for n, _, s, e in _fields(reply) if n == 1), "")
     return tuple(int(part) if part.isdigit() else 0 for part in text.lstrip("v").split("-")[0].split("."))
 
 
 def with_uid(uid: str) -> bytes:
-    """A GetMicroVMRequest or a DeleteMicroVMRequest."""
+    """A GetMicroVMRequest or DeleteMicroVMRequest (the same on the wire)."""
     return rpc.GetMicroVMRequest(uid=uid).SerializeToString()
 
 
 def with_token(request: bytes, token: str) -> bytes:
     """A CreateMicroVMRequest with the token added to the spec's metadata.
 
-    Protobuf merges a message field that comes twice, so a second `microvm` that holds only the metadata entry is
-    all that has to be appended.
+    Protobuf merges a message field that occurs twice, so it is enough to append a second `microvm` that holds only
+    the metadata entry.
     """
     value = b64encode(token.encode("ascii"))
     entry = field(1, _TOKEN_KEY_BYTES) + field(2, value)
@@ -223,7 +220,7 @@ def with_token(request: bytes, token: str) -> bytes:
 
 
 def without_token(reply: bytes) -> bytes:
-    """A reply with microVMs in field 1 (Create, Get, List, a stream's message), the token's entry cut out."""
+    """A reply with microVMs in field 1 (of Create, Get, List or a list stream), without the token's entry."""
     return b"".join(
         field(_MICROVM, _cut_spec(reply[start:end])) if number == _MICROVM else reply[at:end]
         for number, at, start, end in _fields(reply)
@@ -231,7 +228,7 @@ def without_token(reply: bytes) -> bytes:
 
 
 def split_list(reply: bytes) -> Iterator[bytes]:
-    """A ListMicroVMsResponse as ListMessages: each has one microVM, in the same field."""
+    """Split a ListMicroVMsResponse into ListMessages: each has one microVM, in the same field."""
     return (reply[at:end] for number, at, _, end in _fields(reply) if number == _MICROVM)
 
 
@@ -255,7 +252,7 @@ def _is_token(entry: bytes) -> bool:
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """Each field's number, where it begins (its tag), and where its value begins and ends."""
+    """For each field: its number, and the offsets of its tag, of its value and of its end."""
     at = 0
     while at < len(message):
         tag, start = _varint(message, at)
@@ -272,7 +269,7 @@ def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
             case other:
                 raise InvalidRequest(f"malformed protobuf: wire type {other}")
         if end > len(message):
-            raise InvalidRequest("malformed protobuf: a field ends beyond its message")
+            raise InvalidRequest("malformed protobuf: a field is longer than its message")
         yield tag >> 3, at, start, end
         at = end
 
@@ -281,7 +278,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         if at >= len(message):
-            raise InvalidRequest("malformed protobuf: it ends within a number")
+            raise InvalidRequest("malformed protobuf: it ends inside a number")
         byte = message[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -291,7 +288,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def field(number: int, value: bytes) -> bytes:
-    """A field of a message, length-delimited, as protobuf writes it."""
+    """Encode a length-delimited protobuf field."""
     return _encode_varint(number << 3 | _BYTES) + _encode_varint(len(value)) + value
 
 
@@ -308,8 +305,8 @@ M = TypeVar("M", bound=Message)
 
 
 def parse(kind: type[M], data: bytes) -> M:
-    """A request of this kind. Raises InvalidRequest."""
+    """Decode a message of this kind. Raises InvalidRequest."""
     try:
         return kind.FromString(data)
     except DecodeError as error:
-        raise InvalidRequest(f"malformed {kind.__name__}: it is not valid protobuf") from error
+        raise InvalidRequest(f"malformed {kind.__name__}: not valid protobuf") from error

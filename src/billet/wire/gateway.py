@@ -1,8 +1,8 @@
-"""flintlockd's HTTP gateway: grpc-gateway 2.24's paths, JSON and status codes, in front of any gRPC service.
+"""flintlockd's HTTP gateway: grpc-gateway 2.24's paths, JSON and status codes.
 
-The gateway knows no microVM. It turns an HTTP request into a method's name and a protobuf request, hands both to
-`call` or `stream`, and writes their answer as JSON. `GET /v1alpha1/microvm/{x}` is List, never Get: both have that
-path in Flintlock, and List wins there too.
+It turns an HTTP request into a method name and a protobuf request, passes both to `call` or `stream`, and writes the
+answer as JSON. `GET /v1alpha1/microvm/{x}` is List, never Get: both have that path in Flintlock, and List wins there
+too.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from billet.ports import Answer
 from billet.wire.flintlock import CREATE, DELETE, LIST, LIST_STREAM, with_uid
 from billet.wire.pb import flintlock_pb2 as rpc
 
-# (method's full name, request, headers in lower case) -> reply, whose trailing metadata become headers. A BilletError
-# is answered with its code and text.
+# (full method name, request, headers in lower case) -> reply; its trailing metadata become headers. A BilletError is
+# answered with its code and text.
 Call = Callable[[str, bytes, Mapping[str, str]], Awaitable[Answer]]
 Stream = Callable[[str, bytes, Mapping[str, str]], AsyncIterator[bytes]]
 
@@ -44,7 +44,7 @@ def gateway_app(call: Call, stream: Stream) -> Starlette:
 
 
 def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
-    """The gateway's routes, for an application that has others beside them."""
+    """The gateway's routes, for an application with other routes."""
 
     async def unary(http: Request, method: str, request: bytes, reply: type[Message]) -> Response:
         try:
@@ -92,25 +92,25 @@ def create_request(body: bytes) -> bytes:
 
 
 def list_request(namespace: str, name: str | None) -> bytes:
-    """The namespace comes from the path, the name from the query."""
+    """A ListMicroVMsRequest: the namespace comes from the path, the name from the query."""
     return rpc.ListMicroVMsRequest(namespace=namespace, name=name).SerializeToString()
 
 
 def parse_json(into: M, body: bytes) -> M:
-    """Read protobuf's JSON, dropping fields that the message does not know."""
+    """Parse protobuf JSON and drop unknown fields. Raises InvalidRequest."""
     if not body.strip():
         return into
     try:
         return json_format.Parse(body, into, ignore_unknown_fields=True)
     except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the body is not the JSON that this call takes: {error}") from error
+        raise InvalidRequest(f"the body is not valid JSON for this call: {error}") from error
 
 
 def to_json(message: Message) -> dict[str, Any]:
-    """A message as Go's protojson writes it with unpopulated fields.
+    """A message as Go's protojson writes it with EmitUnpopulated.
 
-    That is camelCase, zeros and empty lists written out, null for a message that is not set, and fields declared
-    `optional` left out when they are not set.
+    That is: camelCase, zeros and empty lists included, null for a message that is not set, and unset `optional`
+    fields omitted.
     """
     document = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
     _write_nulls(message, document)
@@ -130,12 +130,12 @@ def _write_nulls(message: Message, document: dict[str, Any]) -> None:
                 _descend(item, written)
         elif message.HasField(field.name):
             _descend(value, document[field.json_name])
-        elif field.containing_oneof is None:  # protobuf keeps an `optional` field in a oneof of its own
+        elif field.containing_oneof is None:  # an `optional` field is in a oneof of its own
             document[field.json_name] = None
 
 
 def _descend(value: object, written: object) -> None:
-    # Google's own types (Timestamp, Any) have a JSON form of their own and are left as they are.
+    # Google's own types (Timestamp, Any) have their own JSON form and stay as they are.
     if isinstance(value, Message) and not value.DESCRIPTOR.full_name.startswith("google.protobuf."):
         _write_nulls(value, cast(dict[str, Any], written))
 
@@ -153,7 +153,7 @@ def status_of(error: BilletError) -> tuple[int, str]:
 
 
 async def routing_error(_: Request, error: Exception) -> Response:
-    """No such path, or not with this verb: grpc-gateway has bodies for these too, and 501 for a wrong verb."""
+    """The answer to an unknown path or a wrong verb, as grpc-gateway writes it: 501 for a wrong verb."""
     http = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
     code = _ROUTING_CODES.get(HTTPStatus(http), Code.INTERNAL)
     return JSONResponse(_status(code, HTTPStatus(http).phrase), HTTP_STATUS[code])
@@ -164,7 +164,7 @@ def _status(code: int, text: str) -> dict[str, Any]:
 
 
 async def _stream_response(replies: AsyncIterator[bytes]) -> Response:
-    # The first message decides the HTTP status; an error after it can only be one more line.
+    # The first message decides the HTTP status; a later error can only be one more line.
     try:
         first = await anext(replies, None)
     except BilletError as error:

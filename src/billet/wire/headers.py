@@ -1,4 +1,4 @@
-"""Metadata of Billet's own on gRPC calls, and what a create is known by."""
+"""Billet's own metadata on gRPC calls, and the token of a create."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from billet.core.errors import InvalidRequest
 from billet.core.model import REQUESTED
 from billet.wire.flintlock import read_labels
 
-REQUEST_ID = "x-billet-request-id"  # from clients: the same create, however often it is sent
-REQUEST_ID_LABEL = "billet.io/request-id"  # the same for those who cannot send metadata
-STALE = "x-billet-stale-s"  # to clients, with an answer that was given without a leader: its age in seconds
+REQUEST_ID = "x-billet-request-id"  # from clients: creates with the same id are one create
+REQUEST_ID_LABEL = "billet.io/request-id"  # the same, for clients that cannot send metadata
+STALE = "x-billet-stale-s"  # to clients, with an answer given without a leader: its age in seconds
 
-TOKEN = "x-billet-token"  # between servers: the id of a create's auction, the same at every try
-ZONE = "x-billet-zone"  # between servers: the zone that the address stands for through which a create came
-FORWARDED = "x-billet-forwarded"  # between servers: this call has been passed on once, and is not passed on again
-ANSWERED = "x-billet-answered"  # between servers, with an error: it is the leader's word, not the connection's
+TOKEN = "x-billet-token"  # between servers: the id of a create's auction, the same at every attempt
+ZONE = "x-billet-zone"  # between servers: the zone of the address that received the create
+FORWARDED = "x-billet-forwarded"  # between servers: this call was forwarded once and must not be forwarded again
+ANSWERED = "x-billet-answered"  # between servers, with an error: it comes from the leader, not from the connection
 INTERNAL = frozenset({TOKEN, ZONE, FORWARDED})
 
 REQUEST_ID_MAX_CHARS = 256
 
 
 def token_of(request: bytes, metadata: Mapping[str, str], new_id: Callable[[], str]) -> str:
-    """The token of a create: made from the client's request id where there is one, else a new one.
+    """The token of a create: a hash of namespace and request id when the client sent one, else a new one.
 
-    Request ids are a namespace's own. The token is shown to the guest, so it is a hash. Raises InvalidRequest.
+    Request ids are unique within a namespace. The guest can see the token, so it is a hash. Raises InvalidRequest.
     """
     wanted = metadata.get(REQUEST_ID, "")
     namespace = ""
@@ -36,10 +36,12 @@ def token_of(request: bytes, metadata: Mapping[str, str], new_id: Callable[[], s
     if not wanted:
         return new_id()
     if len(wanted) > REQUEST_ID_MAX_CHARS:
-        raise InvalidRequest(f"the request id has {len(wanted)} characters; at most {REQUEST_ID_MAX_CHARS} are kept")
+        raise InvalidRequest(
+            f"the request id has {len(wanted)} characters; at most {REQUEST_ID_MAX_CHARS} are allowed"
+        )
     return REQUESTED + blake2b(f"{namespace}\0{wanted}".encode(), digest_size=16).hexdigest()
 
 
 def proof(link_token: str) -> str:
-    """What a server shows with a call that it passes on, so that the other believes that it is a server."""
+    """The proof, sent with a forwarded call, that the caller is a server: a hash of the link token."""
     return sha256(f"forwarded\0{link_token}".encode()).hexdigest()

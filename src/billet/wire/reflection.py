@@ -1,4 +1,4 @@
-"""gRPC reflection under both of its names: v1 and v1alpha have the same messages."""
+"""gRPC reflection under both names, v1 and v1alpha, which have the same messages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # at run time grpc's classes take no parameters
 
 
 def reflection_handler(services: Sequence[str]) -> Handler:
-    """The one method of reflection, telling of these services and of itself."""
+    """The handler of the reflection method, which lists these services and itself."""
     return grpc.stream_stream_rpc_method_handler(
         ReflectionServicer([*services, *SERVICES]).ServerReflectionInfo,
         reflection_pb2.ServerReflectionRequest.FromString,

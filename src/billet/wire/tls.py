@@ -1,10 +1,10 @@
-"""TLS 1.3 and nothing older, from flintlockd's own settings, for gRPC and for asyncio.
+"""TLS 1.3 only, from flintlockd's own settings, for gRPC and for asyncio.
 
-gRPC's Python has no setting for the oldest TLS version. Its only lever is GRPC_SSL_CIPHER_SUITES, the list of suites
-for TLS 1.2 (TLS 1.3 has suites of its own): with a suite that needs a pre-shared key, which nobody has, no TLS 1.2
-handshake can succeed, and TLS 1.3 is untouched. gRPC reads the variable once, while `import grpc` runs. Set later it
-does nothing, silently; so billet/__init__.py sets it unless gRPC was faster, and then this module refuses to make
-credentials rather than make weak ones.
+gRPC's Python has no setting for the lowest TLS version. The only lever is GRPC_SSL_CIPHER_SUITES, the list of suites
+for TLS 1.2 (TLS 1.3 has its own suites). With a suite that needs a pre-shared key, which nobody has, no TLS 1.2
+handshake can succeed, and TLS 1.3 is unaffected. gRPC reads the variable once, during `import grpc`; set later, it is
+silently ignored. So billet/__init__.py sets it, and if gRPC was imported before that, this module refuses to make
+credentials instead of making weak ones.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _IN_TIME = os.environ.get(CIPHERS_VARIABLE) == NO_TLS_1_2
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """A server's five TLS settings, named as flintlockd's flags are. Paths are of PEM files; "" = not given."""
+    """A server's five TLS settings, named like flintlockd's flags. Paths of PEM files; "" = not set."""
 
     insecure: bool = False
     cert: str = ""
@@ -33,7 +33,7 @@ class TlsSettings:
     client_ca: str = ""
 
     def check(self) -> None:
-        """Raise ConfigError for settings that contradict each other. Touches no file."""
+        """Raise ConfigError for settings that contradict each other. Reads no file."""
         if self.insecure and (self.cert or self.key or self.client_validate or self.client_ca):
             raise ConfigError("insecure and TLS settings exclude each other: drop --insecure, or the --tls- flags")
         if self.insecure:
@@ -50,7 +50,7 @@ class TlsSettings:
 
 
 def server_credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
-    """A gRPC server's credentials, None for plain text. ConfigError says what is wrong and how to mend it."""
+    """A gRPC server's credentials, None for plain text. Raises ConfigError."""
     settings.check()
     if settings.insecure:
         return None
@@ -62,7 +62,7 @@ def server_credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
 
 
 def channel_credentials(ca: str = "", cert: str = "", key: str = "") -> grpc.ChannelCredentials:
-    """A gRPC client's credentials. `ca` "" trusts the system's CAs; `cert` and `key` are for mutual TLS."""
+    """A gRPC client's credentials. `ca` "" = the system's CAs; `cert` and `key` are for mutual TLS."""
     _require_tls_1_3()
     client_context(ca, cert, key)
     return grpc.ssl_channel_credentials(
@@ -73,7 +73,7 @@ def channel_credentials(ca: str = "", cert: str = "", key: str = "") -> grpc.Cha
 
 
 def server_context(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
-    """For asyncio servers. With `client_ca`, only clients with a certificate that it signed get in."""
+    """An SSL context for asyncio servers. With `client_ca`, clients need a certificate signed by it."""
     context = _context(ssl.PROTOCOL_TLS_SERVER)
     _load_pair(context, cert, key)
     if client_ca:
@@ -83,7 +83,7 @@ def server_context(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
 
 
 def client_context(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContext:
-    """For asyncio clients. `ca` "" trusts the system's CAs; `cert` and `key` are for mutual TLS."""
+    """An SSL context for asyncio clients. `ca` "" = the system's CAs; `cert` and `key` are for mutual TLS."""
     context = _context(ssl.PROTOCOL_TLS_CLIENT)
     if ca:
         _load_ca(context, ca)
@@ -116,7 +116,7 @@ def _load_ca(context: ssl.SSLContext, ca: str) -> None:
     try:
         context.load_verify_locations(ca)
     except ssl.SSLError as error:
-        raise ConfigError(f"{ca} holds no CA certificate in PEM: {error}") from error
+        raise ConfigError(f"{ca} contains no CA certificate in PEM: {error}") from error
 
 
 def _read(path: str, what: str) -> bytes:

@@ -61,6 +61,7 @@ class Called(NamedTuple):
 class AuctionRecord:
     """One auction from request to outcome. Times are wall-clock seconds, durations of legs milliseconds."""
 
+    layout: int = field(default=LAYOUT, kw_only=True)  # first, so that a stored record begins with it
     auction: Auction
     weights: Weights
     at_s: float
@@ -74,7 +75,6 @@ class AuctionRecord:
     v: int = FORMULA
     called: Called = field(default_factory=Called)
     shadow: str = ""  # the shadow policy, which decides for the record only; "" = none
-    layout: int = LAYOUT
 
 
 class Gone(NamedTuple):

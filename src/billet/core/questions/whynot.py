@@ -66,9 +66,7 @@ class WhyNot:
     facts_known: bool = True  # False: the host refused, and a refusal carries no facts
     ways: tuple[tuple[Change, ...], ...] = field(default=())
     excluded_by: Reason | None = None  # the violated constraint
-    too_small: tuple[
-        tuple[What, int], ...
-    ] = ()  # resources of which even the empty host has too little, and its amounts
+    too_small: tuple[tuple[What, int], ...] = ()  # resources that even the empty host lacks, with its amounts
     providers: tuple[str, ...] = ()  # providers that could run it, if the host's own cannot
 
 
