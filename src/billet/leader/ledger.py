@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TypeVar
 
 from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
 from billet.ports import Leader, Store, Term
+
+AT_ONCE = 100  # commits that wait for the store together, of changes that need not be written together
 
 
 async def elected(store: Store, me: Leader, above: int) -> Ledger:
@@ -75,6 +78,14 @@ class Ledger:
             apply(self.state, change)
             if before and not self._held(change):
                 self.gone(before)
+
+    async def claim_each(self, changes: Sequence[PutPlacement]) -> None:
+        """As `claim`, for changes that need not be written together."""
+        await _each(self.claim, changes)
+
+    async def finish_each(self, changes: Sequence[Change]) -> None:
+        """As `finish`, for changes that need not be written together."""
+        await _each(self.finish, changes)
 
     async def amend(self, host_id: str, become: Callable[[Host | None], Host | None]) -> None:
         """Change a host's record: `become` maps the present record to the new one, None = no record.
@@ -160,3 +171,18 @@ class Ledger:
         except (StaleTerm, CommitOutcomeUnknown) as error:
             self.end(error.text)
             raise
+
+
+C = TypeVar("C", bound=Change)
+
+
+async def _each(commit: Callable[[Sequence[C]], Awaitable[None]], changes: Sequence[C]) -> None:
+    """Commit changes one by one, many at once: the store's group commit knows how many bytes a transaction takes.
+
+    Raises the first error once all commits of its part have ended.
+    """
+    for start in range(0, len(changes), AT_ONCE):
+        part = [commit([change]) for change in changes[start : start + AT_ONCE]]
+        for result in await asyncio.gather(*part, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result

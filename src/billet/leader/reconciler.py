@@ -21,7 +21,6 @@ from billet.ports import Clock, InventoryUpdate, Report
 log = structlog.get_logger()
 
 SWEEP_S = 30.0  # longest time between two looks at a host, whether it sent something or not
-CHUNK = 100  # changes per commit: they need not be atomic, and stores limit a transaction's size
 RETRY_S = 1.0  # pause after the store refused a commit
 # A living agent reconnects within this time after its link closed or a new leader was elected. Before that, a dead
 # host cannot be told from one that is reconnecting.
@@ -299,10 +298,8 @@ class Reconciler:
             else:
                 others.append(change)
         with self._ledger.writing(changes):
-            for start in range(0, len(others), CHUNK):
-                await self._ledger.finish(others[start : start + CHUNK])
-            for start in range(0, len(claims), CHUNK):
-                await self._ledger.claim(claims[start : start + CHUNK])
+            await self._ledger.finish_each(others)
+            await self._ledger.claim_each(claims)
 
     def _takes_room(self, placement: Placement) -> bool:
         old = self._ledger.state.placements.get(placement.id)
