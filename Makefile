@@ -1,4 +1,4 @@
-# Everything starts here: each target sets up what it needs first.
+# Each target first sets up what it needs.
 .SUFFIXES:
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test check bench chaos table conformance proto clean
@@ -8,22 +8,22 @@ export PATH
 # Where it is set, each of the many processes compiles Billet and its libraries again.
 unexport PYTHONDONTWRITEBYTECODE
 
-help: ## this list
+help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install what is missing: uv, Python packages as locked, etcd, containerd (into this folder)
+setup: ## install uv, the locked Python packages, etcd and containerd into this folder
 	@sh scripts/setup
 
-demo: setup ## a whole cluster on this machine, beside the static list; ARGS="--hosts 8 --keep"
+demo: setup ## run a whole cluster on this machine; ARGS="--hosts 8 --keep"
 	@billet demo $(ARGS)
 
-# Most of the time of the slow tests is waiting, so that four at once are faster also where there are two cores.
+# Slow tests mostly wait, so four at a time are faster even on two cores.
 PYTEST := pytest --numprocesses 4 --dist worksteal
 
-test: setup ## every test; ARGS="-k auction", ARGS="--randomly-seed=1" for the same order again
+test: setup ## run all tests; ARGS="-k auction"; ARGS="--randomly-seed=1" repeats an order
 	$(PYTEST) $(ARGS)
 
-check: setup ## format, lint, types, import rules, private names, sizes, old words, generated code, and the fast tests
+check: setup ## check format, lint, types, import rules, private names, sizes, old words, generated code; run the fast tests
 	ruff format --check
 	ruff check
 	mypy
@@ -34,20 +34,20 @@ check: setup ## format, lint, types, import rules, private names, sizes, old wor
 	sh scripts/proto --check
 	$(PYTEST) -m "not slow" $(ARGS)
 
-bench: setup ## creates per second and milliseconds, beside the floor of a single flintlockd
+bench: setup ## measure creates per second and latency, compared with a single flintlockd
 	python -m benchmarks $(ARGS)
 
-chaos: setup ## ten minutes of everything going wrong, every promise checked; ARGS="failover --times 5"
+chaos: setup ## inject faults for ten minutes and check every promise; ARGS="failover --times 5"
 	python -m chaos $(ARGS)
 
-table: setup ## the central table of docs/lab/score-comparison.md, on freshly generated workloads; ARGS="all" for the other two
+table: setup ## print the central table of docs/lab/score-comparison.md from generated workloads; ARGS="all" for the other two
 	@python -m workloads table $(ARGS)
 
 conformance: setup ## check any Flintlock endpoint: TARGET=host:port ARGS="--token T --ca ca.pem"; without TARGET: usage
 	@python -m tests.conformance $(TARGET) $(ARGS)
 
-proto: setup ## generate the Python code of the .proto files
+proto: setup ## generate Python code from the .proto files
 	sh scripts/proto
 
-clean: ## take away all that setup and the tools made
+clean: ## remove what setup and the tools have created
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

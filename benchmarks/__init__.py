@@ -1,1 +1,1 @@
-"""How fast Billet is, beside the floor of a single flintlockd. `make bench`, docs/benchmarks.md."""
+"""Benchmarks: creates through Billet, compared with a single flintlockd. `make bench`, docs/benchmarks.md."""

@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: run, show, and leave a JSON file and a chart."""
+"""`python -m benchmarks`: run the benchmarks, print a table, and write a JSON file and a chart."""
 
 from __future__ import annotations
 
@@ -43,23 +43,29 @@ def numbers(context: click.Context, option: click.Parameter, value: str) -> list
 
 
 @click.command()
-@click.option("--hosts", callback=numbers, default="5,32,100", show_default=True, help="Sizes of fleets.")
-@click.option("--in-flight", callback=numbers, default="1,16,64", show_default=True, help="Creates at once.")
-@click.option("--stores", default="sqlite,etcd", show_default=True, help="Which of sqlite and etcd.")
+@click.option("--hosts", callback=numbers, default="5,32,100", show_default=True, help="Numbers of hosts.")
+@click.option(
+    "--in-flight",
+    callback=numbers,
+    default="1,16,64",
+    show_default=True,
+    help="Numbers of concurrent creates, comma-separated.",
+)
+@click.option("--stores", default="sqlite,etcd", show_default=True, help="Stores: sqlite, etcd.")
 @click.option(
     "--placed", callback=numbers, default="0,10000", show_default=True,
-    help=f"MicroVMs on the hosts before, skipped where that is over {PER_HOST_MAX} on one.",
+    help=f"MicroVMs placed before the run. Cases with more than {PER_HOST_MAX} per host are skipped.",
 )  # fmt: skip
-@click.option("--creates", default=600, show_default=True, help="Creates in a run; a third with one in flight.")
-@click.option("--repeats", default=3, show_default=True, help="Runs of each case; their median counts.")
+@click.option("--creates", default=600, show_default=True, help="Creates per run; a third with one in flight.")
+@click.option("--repeats", default=3, show_default=True, help="Runs per case; the median is reported.")
 @click.option("--link-tls/--no-link-tls", default=True, show_default=True, help="TLS between server and agents.")
-@click.option("--quick", is_flag=True, help="Less of everything: under a minute, for a first look.")
+@click.option("--quick", is_flag=True, help="Smaller runs: under a minute, for a first look.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), default="benchmarks/results/latest.json",
     show_default=True, help="The JSON file; the table (.md) and the chart (.svg) go beside it.",
 )  # fmt: skip
 def main(stores: str, quick: bool, out: Path, **values: Any) -> None:
-    """Creates per second and milliseconds through Billet, beside a single flintlockd called directly."""
+    """Measure creates per second and latency (ms) through Billet and of a single flintlockd."""
     chosen = stores.split(",")
     if unknown := set(chosen) - set(STORES):
         raise click.BadParameter(f"{', '.join(unknown)}: it is of {', '.join(STORES)}", param_hint="--stores")

@@ -1,4 +1,4 @@
-"""The client: Flintlock's CreateMicroVM over grpc.aio, so many in flight. `python -m benchmarks.client JSON`.
+"""The client: concurrent CreateMicroVM calls over grpc.aio. `python -m benchmarks.client JSON`.
 
 It carries out a whole plan and says after each run what came out, one JSON line each. It reads the CPU of the
 other processes itself, right before and after the creates, so that nothing else is counted.
@@ -21,7 +21,7 @@ from billet.demo.workload import Shape, spec_of
 from billet.wire.flintlock import CREATE
 from billet.wire.pb.flintlock_pb2 import CreateMicroVMRequest, CreateMicroVMResponse
 
-SETTLE_S = 0.5  # after each run: the agents see the last boots, twice 0.25 s
+REST_S = 0.5  # after each run: the agents see the last boots, twice 0.25 s
 DEADLINE_S = 60.0
 
 
@@ -34,7 +34,7 @@ async def carry_out(plan: Plan) -> None:
         await crowd(channel, requests[: run.warm_up], run.in_flight)
         measured = await measure(channel, requests[run.warm_up :], run, plan.pids[run.target])
         print(msgspec.json.encode(measured).decode(), flush=True)
-        await asyncio.sleep(SETTLE_S)
+        await asyncio.sleep(REST_S)
     for channel in channels.values():
         await channel.close()
 

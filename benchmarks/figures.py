@@ -1,4 +1,4 @@
-"""From runs to figures: pure arithmetic."""
+"""Compute the figures of the report from runs. Pure functions."""
 
 from __future__ import annotations
 

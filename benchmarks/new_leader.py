@@ -19,7 +19,7 @@ import click
 import uvloop
 from picows import WSMsgType
 
-from billet.api.fleet_service import Nothing
+from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
 from billet.core.bidding import bid
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
@@ -147,7 +147,9 @@ async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[Virt
     reconciler = Reconciler(ledger, clock, 60.0, 86_400.0, refuse)
     accuracy = AccuracyTracker(ledger.state, clock, reconciler, lambda outcome: None)
     auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda recorder: None, accuracy)
-    service = FlintlockService(Leadership(ledger, auctioneer, reconciler, link, rules, accuracy), Nothing(), "bench")
+    service = FlintlockService(
+        Leadership(ledger, auctioneer, reconciler, link, rules, accuracy), NoRecordedAuctions(), "bench"
+    )
     link.begin(LinkTerm(term.number, rules.weights, reconciler, rules.arrive_s, ledger.end))
     reconciling = asyncio.create_task(reconciler.run())
     await service.unary(flintlock.CREATE, create_request(), 30.0, {TOKEN: f"01NEW{n:021d}"})
@@ -168,7 +170,7 @@ async def refuse(host_id: str, uid: str) -> bool:
 
 
 async def measure(url: str, folder: Path, hosts: int, placements: int, repeats: int) -> list[dict[str, float]]:
-    """Fill the store, then begin some reigns on it."""
+    """Fill the store, then begin some terms on it."""
     store = open_store(url, str(folder))
     await store.open()
     begun_s = time.monotonic()
@@ -186,12 +188,12 @@ async def measure(url: str, folder: Path, hosts: int, placements: int, repeats: 
 
 
 @click.command()
-@click.option("--hosts", default=500, show_default=True, help="How many.")
-@click.option("--placements", default=100_000, show_default=True, help="How many, in all.")
-@click.option("--members", default=3, show_default=True, help="Of etcd.")
-@click.option("--repeats", default=3, show_default=True, help="New leaders, one after another.")
+@click.option("--hosts", default=500, show_default=True, help="Number of hosts.")
+@click.option("--placements", default=100_000, show_default=True, help="Number of placements in total.")
+@click.option("--members", default=3, show_default=True, help="Number of etcd members.")
+@click.option("--repeats", default=3, show_default=True, help="Number of elections.")
 def new_leader(hosts: int, placements: int, members: int, repeats: int) -> None:
-    """Print when a new leader is how far, in seconds since it was elected."""
+    """Print the seconds from the election of a new leader to each step."""
     with TemporaryDirectory() as folder, Processes(Path(folder)) as processes:
         url = start_etcd(processes, members)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -1,4 +1,4 @@
-"""What is measured, and what came out: values only."""
+"""The plan and the results of a benchmark: plain values."""
 
 from __future__ import annotations
 

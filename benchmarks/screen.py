@@ -1,4 +1,4 @@
-"""The figures for people: a table and a chart."""
+"""Print the figures as a table and a chart."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m chaos`: real processes on machines of their own, and everything that can go wrong."""
+"""`python -m chaos`: run chaos scenarios on real processes, and check every promise."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ console = Console(highlight=False, soft_wrap=True)
 
 @click.command()
 @click.argument("scenario", type=click.Choice(["storm", "rehearsal", "failover", *SCENARIOS]), default="storm")
-@click.option("--minutes", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Of the storm.")
-@click.option("--seed", type=int, default=None, help="Of the storm's faults. [default: by chance]")
+@click.option("--minutes", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Duration of the storm.")
+@click.option("--seed", type=int, default=None, help="Seed of the storm's faults. [default: random]")
 @click.option("--times", type=click.IntRange(1), default=20, show_default=True, help="Trials of each other scenario.")
-@click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Add what is found to this file.")
-@click.option("--report", is_flag=True, help=f"Write {PAGE}, of this run or of all that are in --results.")
+@click.option("--results", type=click.Path(dir_okay=False, path_type=Path), help="Add the results to this file.")
+@click.option("--report", is_flag=True, help=f"Write {PAGE}, of this run, or of all runs in --results.")
 @click.option("--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder for the logs.")
 def main(
     scenario: str, minutes: float, seed: int | None, times: int, results: Path | None, report: bool, keep: Path | None
 ) -> None:
-    """Three servers, three etcd members and six hosts, each on a machine of its own, with everything going wrong.
+    """Inject faults into three servers, three etcd members and six hosts, each in a network namespace of its own.
 
-    storm: faults by chance under a crowd of clients, with all promises checked after each round. rehearsal: the same
-    for a minute, with three faults that are always the same. failover: how long each single failure is felt, all
-    scenarios one after another; each can also be named alone.
+    storm: random faults under load, with all promises checked after each round. rehearsal: a storm of one minute with
+    three fixed faults. failover: measures how long each single failure is felt; runs all its scenarios one after
+    another, each of which can also be named alone.
     """
     seed = random.SystemRandom().randrange(1 << 30) if seed is None else seed
     try:
@@ -58,7 +58,7 @@ def main(
 
 
 def _in_folder(keep: Path | None, work: Callable[[Path], Coroutine[Any, Any, Report]]) -> Report:
-    """Do the work in a folder; it stays where the user wants it, or where something was found."""
+    """Work in a folder, which is kept if the user wants it, or if violations were found."""
     folder = keep or Path(tempfile.mkdtemp(prefix="billet-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     found = asyncio.run(work(folder))
@@ -70,7 +70,7 @@ def _in_folder(keep: Path | None, work: Callable[[Path], Coroutine[Any, Any, Rep
 
 
 async def _found(pieces: AsyncIterator[Report], results: Path | None) -> Report:
-    """Everything in one report; each piece is written down as soon as it is there."""
+    """Collect all results in one report, and save each as soon as it is there."""
     found = Report()
     async for piece in pieces:
         found.join(piece)
@@ -82,7 +82,7 @@ async def _found(pieces: AsyncIterator[Report], results: Path | None) -> Report:
 
 
 async def _run(scenario: str, for_s: float, seed: int, times: int, folder: Path) -> AsyncIterator[Report]:
-    """What each scenario has found, one after another."""
+    """Yield the results of each scenario."""
     say = console.print
     if scenario in ("storm", "rehearsal"):
         say(f"{scenario}, --seed {seed}")

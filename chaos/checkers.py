@@ -1,4 +1,4 @@
-"""The promises, as pure functions: a history and the world at its end in, violations in words out.
+"""The promises as pure checkers: history and final state in, violations as text out.
 
 Nothing here knows how a fleet works. A create that failed may have made one microVM or none; one that was
 acknowledged has made exactly one, which stays until a client asks for its end.
@@ -26,12 +26,12 @@ def nothing_acknowledged_is_lost(history: History, world: World) -> Iterator[str
         if not op.ok or op.uid in deleted:
             continue
         if op.uid not in places:
-            yield f"{_told(op)} was acknowledged and is on no host"
+            yield f"{_told(op)} was acknowledged but is on no host"
         if op.uid not in world.listed:
-            yield f"{_told(op)} was acknowledged and is not listed"
+            yield f"{_told(op)} was acknowledged but is not listed"
         got = world.got.get(op.uid)
         if got and not got.ok:
-            yield f"{_told(op)} was acknowledged, and a Get says {got.code}: {got.text}"
+            yield f"{_told(op)} was acknowledged, but Get returns {got.code}: {got.text}"
 
 
 def nothing_is_made_twice(history: History, world: World) -> Iterator[str]:
@@ -45,9 +45,9 @@ def nothing_is_made_twice(history: History, world: World) -> Iterator[str]:
             hosts[vm.uid].add(host)
     for name, found in uids.items():
         if len(found) > 1:
-            yield f"{name} was made {len(found)} times: {', '.join(sorted(found))}"
+            yield f"{name} was created {len(found)} times: {', '.join(sorted(found))}"
         if name in acknowledged and found != {acknowledged[name]}:
-            yield f"{name} was acknowledged as {acknowledged[name]}, and there is {', '.join(sorted(found))}"
+            yield f"{name} was acknowledged as {acknowledged[name]}, but the hosts have {', '.join(sorted(found))}"
     for uid, on in hosts.items():
         if len(on) > 1:
             yield f"microVM {uid} was seen on {len(on)} hosts: {', '.join(sorted(on))}"
@@ -64,16 +64,16 @@ def no_host_is_overcommitted(history: History, world: World) -> Iterator[str]:
 
 
 def ledger_and_hosts_agree(history: History, world: World) -> Iterator[str]:
-    """At rest the placements are exactly what the hosts show, the room taken is theirs, and nothing is RESERVED."""
+    """At rest placements and taken resources equal what the hosts show, and nothing is RESERVED."""
     promised = {promise.uid: promise.host for promise in world.promises if promise.state in HOLDING}
     places = _places(world)
     for uid in sorted(promised.keys() - places.keys()):
-        yield f"microVM {uid} is promised on {promised[uid]} and is on no host"
+        yield f"microVM {uid} has a placement on {promised[uid]} but is on no host"
     for uid in sorted(places.keys() - promised.keys()):
-        yield f"microVM {uid} is on {places[uid]} and nothing is promised for it"
+        yield f"microVM {uid} is on {places[uid]} without a placement"
     for uid in sorted(places.keys() & promised.keys()):
         if places[uid] != promised[uid]:
-            yield f"microVM {uid} is on {places[uid]} and promised on {promised[uid]}"
+            yield f"microVM {uid} is on {places[uid]} but placed on {promised[uid]}"
     for promise in world.promises:
         if promise.state == "RESERVED":
             yield f"{promise.name} is still RESERVED on {promise.host}"
@@ -86,7 +86,7 @@ def ledger_and_hosts_agree(history: History, world: World) -> Iterator[str]:
 
 
 def not_found_means_gone(history: History, world: World) -> Iterator[str]:
-    """These words come only for a microVM whose Delete had been sent before, and only for a Get or a Delete."""
+    """Only Get and Delete answer "not found", and only for a microVM whose Delete was sent before."""
     first_delete_s: dict[str, float] = {}
     for op in history.of(Kind.DELETE):
         first_delete_s[op.uid] = min(op.begun_s, first_delete_s.get(op.uid, op.begun_s))
@@ -96,11 +96,11 @@ def not_found_means_gone(history: History, world: World) -> Iterator[str]:
 
 
 def deleted_stays_deleted(history: History, world: World) -> Iterator[str]:
-    """After an acknowledged Delete a microVM goes for good; once it was called gone, nobody sees it again."""
+    """An acknowledged Delete is final; after a "not found" nobody sees the microVM again."""
     acknowledged = {op.uid for op in history.of(Kind.DELETE) if op.ok}
     places = _places(world)
     for uid in sorted(acknowledged & places.keys()):
-        yield f"microVM {uid} was deleted, which was acknowledged, and is on {places[uid]}"
+        yield f"microVM {uid} has an acknowledged Delete but is on {places[uid]}"
     gone_s: dict[str, float] = {}
     for op in history.ops:
         if op.said_gone and op.uid:
@@ -108,7 +108,7 @@ def deleted_stays_deleted(history: History, world: World) -> Iterator[str]:
     for op in history.ops:
         for uid in [op.uid] if op.kind is Kind.GET else op.listed:
             if op.ok and op.begun_s > gone_s.get(uid, op.begun_s):
-                yield f"microVM {uid} was called gone, and seen again by {_told(op)}"
+                yield f"microVM {uid} was 'not found' but seen again by {_told(op)}"
 
 
 def lists_are_whole(history: History, world: World) -> Iterator[str]:
@@ -131,7 +131,7 @@ def lists_are_whole(history: History, world: World) -> Iterator[str]:
 
 
 def errors_are_those_foreseen(history: History, world: World) -> Iterator[str]:
-    """Whatever fails, a client reads a code that tells it what to do."""
+    """Failed calls return only codes that tell the client what to do."""
     found: Counter[tuple[str, str, str]] = Counter()
     for op in history.ops:
         if op.ended_s and op.code not in CODES and not op.said_gone:
@@ -141,7 +141,7 @@ def errors_are_those_foreseen(history: History, world: World) -> Iterator[str]:
 
 
 def all_is_well_again(history: History, world: World) -> Iterator[str]:
-    """Every process that nobody ended still runs, and after the last fault the fleet comes to rest by itself."""
+    """No process ends by itself, and after the last fault the fleet comes to rest."""
     for name in world.fallen:
         yield f"{name} ended by itself"
     if world.unrest:

@@ -1,4 +1,4 @@
-"""What runs on the machines: three etcd members, three servers, and six hosts, each a flintlockd and its agent."""
+"""The fleet under test: three etcd members, three servers, and six hosts, each with a flintlockd and its agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long each failure is felt: one fault, many times, with its distribution.
+"""Failover scenarios: inject one fault many times, and measure the gap in successful creates.
 
 Each trial: a crowd creates through chosen servers, something happens, the crowd goes on until creates have flowed
 again for a while; then the fault is healed, the fleet comes to rest, every promise is checked, the fleet is emptied.
@@ -30,7 +30,7 @@ SILENCE_S = 8.0  # how long a machine that vanishes stays away while the others 
 
 @dataclass(slots=True)
 class Trial:
-    """What one failure came to."""
+    """Measurements of one trial."""
 
     gap_s: float  # the longest time without a successful create, from the fault on
     calm_gap_s: float  # the same before the fault: what this machine does by itself
@@ -67,7 +67,7 @@ def one_survivor(heads: Heads) -> Sequence[str]:
 
 
 def all_servers(heads: Heads) -> Sequence[str]:
-    """Any."""
+    """A random server."""
     return SERVERS
 
 

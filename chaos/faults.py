@@ -1,4 +1,4 @@
-"""What goes wrong. A fault is injected, lasts, and is healed, which leaves those that overlap it as they are."""
+"""The faults. A fault is injected and later healed, without an effect on faults that overlap it."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from chaos.namespaces import Pair
 
 
 class Fault(Protocol):
-    """One thing that goes wrong. `name` is what the report says of it."""
+    """A fault. `name`: its name in the report."""
 
     name: str
 
     async def inject(self) -> None:
-        """Let it go wrong."""
+        """Inject the fault."""
 
     async def heal(self) -> None:
-        """Take the cause away; the fleet has to recover by itself."""
+        """Remove the cause. The fleet must recover by itself."""
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Cut:
 
     async def heal(self) -> None:
         """See Fault."""
-        await self.cluster.network.mend(self.pairs)
+        await self.cluster.network.restore(self.pairs)
 
 
 @dataclass

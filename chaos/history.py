@@ -1,4 +1,4 @@
-"""What the clients did and saw, and what is there at the end: plain values, for the checkers."""
+"""The history of client calls, and the final state of the fleet: plain values, for the checkers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The clients: plain Flintlock gRPC, many at once, each call written down."""
+"""The load: many plain Flintlock clients, which record every call."""
 
 from __future__ import annotations
 

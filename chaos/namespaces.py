@@ -1,4 +1,4 @@
-"""Machines and a switch between them, out of Linux's network namespaces.
+"""Simulate machines and a switch with Linux network namespaces.
 
 None of it has a name in the system: each namespace lives as long as a process in it does, and each of those processes
 ends with the one that started it. So nothing is left behind, not even after kill -9, and a user who is not root gets
@@ -100,7 +100,7 @@ class Network:
         self._cuts.update(changed)
         await self._apply(changed)
 
-    async def mend(self, pairs: Iterable[Pair]) -> None:
+    async def restore(self, pairs: Iterable[Pair]) -> None:
         """Take back one `cut`; what others have cut as well stays so."""
         changed = list(pairs)
         self._cuts.subtract(changed)

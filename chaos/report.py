@@ -1,4 +1,4 @@
-"""What runs have shown, for a person: on the screen, and as a page of the documents."""
+"""Reports of chaos runs: on the screen, and as a page of the docs."""
 
 from __future__ import annotations
 
@@ -86,7 +86,9 @@ def printed(report: Report) -> str:
         lines.append(f"{storm.calls} calls, {len(storm.events)} faults in {len(storm.gaps)} rounds")
         lines.append(f"longest time without a create {worst.lasted_s:.1f} s, during: {during}")
     style = "bold red" if report.violations else "bold green"
-    return "\n".join([*lines, f"[{style}]{report.violations} violations[/], {report.checks} times all checked"])
+    return "\n".join(
+        [*lines, f"[{style}]{report.violations} violations[/], all promises checked {report.checks} times"]
+    )
 
 
 def spread(found: Distribution, attribute: str) -> str:

@@ -1,4 +1,4 @@
-"""Everything that a scenario needs, started and always ended again."""
+"""The test rig of a scenario: starts a fleet, clients and watchers, and always stops them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Rig:
         begun_s = time.monotonic()
         unrest = await self.watch.rest()
         if time.monotonic() - begun_s > LONG_REST_S:
-            self.say(f"at rest after {time.monotonic() - begun_s:.1f} s; the last to come: {self.watch.waited_for}")
+            self.say(f"at rest after {time.monotonic() - begun_s:.1f} s; waited last for: {self.watch.waited_for}")
         uids = {op.uid for op in self.history.of(Kind.CREATE) if op.ok}
         uids -= {op.uid for op in self.history.of(Kind.DELETE)}
         try:

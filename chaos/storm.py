@@ -1,4 +1,4 @@
-"""The long run: faults by chance, several at once, under a crowd of clients; and a verdict after each round."""
+"""The storm: random overlapping faults under load, with all promises checked after each round."""
 
 from __future__ import annotations
 

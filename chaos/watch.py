@@ -1,4 +1,4 @@
-"""The harness's own eyes: who leads, whether the fleet has come to rest, and what is there then."""
+"""Observe the fleet: its leader, whether it is at rest, and its final state."""
 
 from __future__ import annotations
 

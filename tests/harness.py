@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import ChildProcess, Processes, free_port, stop_all
-from billet.fake.process import FakeProcess
+from billet.fake.process import FakeProcess, arguments
 from billet.fake.settings import FakeConfig
 from billet.wire.tls import TlsSettings
 from tests.zygote import ZYGOTE
@@ -40,6 +42,14 @@ class HostPlan:
     agent_flags: tuple[str, ...] = ("--containerd", "")
 
 
+class SharedFake(FakeProcess):
+    """A fake in a process that it shares with others: it answers as any other, and cannot be killed alone."""
+
+    def __init__(self, config: FakeConfig) -> None:
+        super().__init__(replace(config, control_endpoint=f"127.0.0.1:{free_port()}"))
+        self.grpc_address, self.control_address = self.config.grpc_endpoint, self.config.control_endpoint
+
+
 @dataclass
 class Cluster:
     """Call `start`, use it, and `stop` it. Servers and agents keep their ports when they are started again."""
@@ -49,6 +59,7 @@ class Cluster:
     store: str = "sqlite"  # or "etcd"
     servers: int = 1
     members: int = 1  # of etcd
+    together: bool = False  # all agents in one process, and all fakes in another
     http: bool = False
     token: str = ""
     tls: TlsSettings = INSECURE
@@ -74,19 +85,34 @@ class Cluster:
     def _start(self) -> None:
         self._store = "sqlite:///billet.db" if self.store == "sqlite" else start_etcd(self.processes, self.members)
         self._ports = [tuple(free_port() for _ in range(3)) for _ in range(self.servers)]
-        self.fakes = [FakeProcess(plan.fake, ZYGOTE.spawn) for plan in self.plans]
         starting = [self._launch_server(n) for n in range(self.servers)]
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            list(pool.map(FakeProcess.start, self.fakes))
+        self._start_fakes()
         self.server = starting
         for process in self.server:
             said = process.ready(STARTED_WITHIN_S)
             self.grpc.append(said["grpc"])
             self.zones.append(dict(said.get("zones", ())))
             self.http_address = self.http_address or said["http"]
-        self.agent = [self._launch_agent(n) for n in range(len(self.plans))]
+        if self.together:
+            self._run_together("agent", [self._agent_flags(n) for n in range(len(self.plans))])
+            return
+        self.agent = [self.launch_agent(n) for n in range(len(self.plans))]
         for process in self.agent:
             process.ready(STARTED_WITHIN_S)
+
+    def _start_fakes(self) -> None:
+        if self.together:
+            self.fakes = [SharedFake(plan.fake) for plan in self.plans]
+            self._run_together("fake-flintlockd", [arguments(fake.config) for fake in self.fakes])
+            return
+        self.fakes = [FakeProcess(plan.fake, ZYGOTE.spawn) for plan in self.plans]
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            list(pool.map(FakeProcess.start, self.fakes))
+
+    def _run_together(self, kind: str, command_lines: list[list[str]]) -> None:
+        """Returns when the first is ready; the ledger's hosts show when all are."""
+        command = [sys.executable, "-m", "tests.together", kind, json.dumps(command_lines)]
+        self.processes.start(kind, command).ready(STARTED_WITHIN_S)
 
     def stop(self) -> None:
         """Kill everything: what a test wants to see end in good order, it stops itself."""
@@ -117,7 +143,7 @@ class Cluster:
         self.server[n].ready(STARTED_WITHIN_S)
 
     def restart_agent(self, n: int) -> None:
-        self.agent[n] = self._launch_agent(n)
+        self.agent[n] = self.launch_agent(n)
         self.agent[n].ready(STARTED_WITHIN_S)
 
     def _launch_server(self, n: int) -> ChildProcess:
@@ -136,18 +162,21 @@ class Cluster:
             *(["--basic-auth-token", self.token] if self.token else []), *CALM, *self.server_flags,
         )  # fmt: skip
 
-    def _launch_agent(self, n: int) -> ChildProcess:
+    def launch_agent(self, n: int) -> ChildProcess:
+        return self.processes.billet(f"agent-{self.plans[n].id}", "agent", *self._agent_flags(n))
+
+    def _agent_flags(self, n: int) -> list[str]:
         plan = self.plans[n]
         links = ",".join(f"127.0.0.1:{link}" for _, _, link in self._ports)
-        return self.processes.billet(
-            f"agent-{plan.id}", "agent", "--id", plan.id, "--server", links, "--json-ready",
+        return [
+            "--id", plan.id, "--server", links, "--json-ready",
             "--link-token", LINK_TOKEN, "--link-insecure", "--flintlock", self.fakes[n].grpc_address,
             "--provider", plan.provider, "--zone", plan.zone, *(f"--label={label}" for label in plan.labels),
             "--state-dir", str(self.folder),
             "--vcpu", str(plan.vcpu), "--memory-mib", str(plan.memory_mib), "--disk-mib", str(plan.disk_mib),
             "--max-vms", str(plan.max_vms), "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",
             *self.agent_flags, *plan.agent_flags,
-        )  # fmt: skip
+        ]  # fmt: skip
 
 
 def plans(count: int, folder: Path, **settings: object) -> list[HostPlan]:

@@ -1,4 +1,4 @@
-"""What the logs must not say."""
+"""Logs contain no secrets."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def test_a_traceback_in_the_log_shows_no_secrets(capsys: pytest.CaptureFixture[s
         structlog.get_logger().exception("unexpected error")
     finally:
         structlog.configure(**before)
-    said = capsys.readouterr().err
-    assert "RuntimeError: it broke" in said
-    assert SECRET not in said
+    output = capsys.readouterr().err
+    assert "RuntimeError: it broke" in output
+    assert SECRET not in output
 
 
 def fail(metadata: dict[str, str]) -> None:

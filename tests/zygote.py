@@ -33,7 +33,7 @@ from billet.launch import Child, spawn
 
 CHECKOUT = Path(__file__).parents[1]
 PYTHON_M = [sys.executable, "-m"]
-MODULES = ("billet", "billet.fake")  # what it can run
+MODULES = ("billet", "billet.fake", "tests.together")  # what it can run
 # None of these starts a thread or a gRPC channel when it is imported: both would not survive a fork.
 PRELOAD = (
     *(target.module for target in COMMANDS.values()), "billet.node", "billet.node_agent", "billet.store.etcd",

@@ -6,9 +6,9 @@ import sys
 CIPHERS_VARIABLE = "GRPC_SSL_CIPHER_SUITES"
 NO_TLS_1_2 = "PSK-AES128-CBC-SHA"
 
-# gRPC reads these once, while it is imported, so they are set before anything can import it. Where it was imported
-# before Billet they would do nothing and are left alone; wire/tls.py then refuses to make weak credentials.
+# gRPC reads these variables once, on import, so they must be set before. If gRPC is already imported, setting them
+# has no effect; wire/tls.py then refuses to create weak credentials.
 if "grpc" not in sys.modules:
     os.environ[CIPHERS_VARIABLE] = NO_TLS_1_2
-    # What goes wrong is said by Billet, in one line; gRPC's C core would add lines of its own.
+    # Billet reports each error in one line; gRPC's C core would add its own lines.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -1,4 +1,4 @@
-"""`python -m billet` is `billet`."""
+"""Makes `python -m billet` the same as `billet`."""
 
 from billet.cli import run
 

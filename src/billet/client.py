@@ -1,4 +1,4 @@
-"""A plain caller of Flintlock's gRPC, and of Billet's own: what `billet create`, the demo and scripts dial with."""
+"""Blocking gRPC client for Flintlock's service and Billet's own, used by the commands and the demo."""
 
 from __future__ import annotations
 
@@ -17,46 +17,49 @@ if TYPE_CHECKING:
 
 FLINTLOCK = "/microvm.services.api.v1alpha1.MicroVM/"
 FLEET = "/billet.v1.Fleet/"
-# grpc's own words when nothing was reached; every other text comes from the server and is shown as it is.
+# grpc's own texts for a failed connection. Every other text comes from the server and is shown unchanged.
 UNREACHED = ("failed to connect", "DNS resolution failed", "errors resolving", "connections to all backends failing")
 BROKEN = ("Socket closed", "recvmsg:", "sendmsg:", "Connection reset", "GOAWAY received")
-# What is to be found in the words of UNREACHED, and what it means for a person.
-NO_TLS = "it does not speak TLS: leave --tls-ca (or BILLET_TLS_CA) out"
+# Part of grpc's text, and the explanation for the user.
+NO_TLS = "it does not use TLS; remove --tls-ca (or BILLET_TLS_CA)"
 WHY_UNREACHED = (
-    ("resol", "its name has no address; check --server (or BILLET_SERVER)"),
-    ("Connection refused", "nobody listens there; check --server (or BILLET_SERVER), and that `billet server` runs"),
+    ("resol", "the host name does not resolve; check --server (or BILLET_SERVER)"),
+    (
+        "Connection refused",
+        "connection refused; check --server (or BILLET_SERVER) and that `billet server` is running",
+    ),
     ("WRONG_VERSION_NUMBER", NO_TLS),
     ("CERTIFICATE_VERIFY_FAILED", "its certificate is not signed by the CA in --tls-ca (or BILLET_TLS_CA)"),
     (
         "Hostname Verification",
-        "its certificate is made out to other names; dial one of them, or make it anew with this",
+        "its certificate is for other names; use one of those names, or issue a certificate for this one",
     ),
-    ("security handshaker", "a file of --tls-ca, --tls-cert and --tls-key is no certificate or no key"),
-    ("ALPN", "it speaks TLS, but not gRPC; give --server (or BILLET_SERVER) the server's --grpc-endpoint"),
+    ("security handshaker", "one of the files --tls-ca, --tls-cert and --tls-key is not a certificate or key"),
+    ("ALPN", "it uses TLS, but not gRPC; set --server (or BILLET_SERVER) to the server's --grpc-endpoint"),
     (
         "parsing HTTP/2",
-        "it does not speak gRPC, perhaps HTTP; give --server (or BILLET_SERVER) the server's --grpc-endpoint",
+        "it is not a gRPC port, perhaps HTTP; set --server (or BILLET_SERVER) to the server's --grpc-endpoint",
     ),
 )
 OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
 
 Reply = TypeVar("Reply", bound="Message")
-Answer = TypeVar("Answer", bound="Message", covariant=True)
+ReplyCo = TypeVar("ReplyCo", bound="Message", covariant=True)
 
 
-class Pending(Protocol[Answer]):
-    """A call under way."""
+class PendingCall(Protocol[ReplyCo]):
+    """A call in progress."""
 
-    def result(self) -> Answer:
-        """Wait for the answer; raises grpc.RpcError when it is not OK."""
+    def result(self) -> ReplyCo:
+        """Wait for the reply. Raises grpc.RpcError if the call failed."""
 
     def done(self) -> bool:
-        """Whether the answer is here."""
+        """Whether the call has finished."""
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to dial and what to show there. Without `tls_ca` the connection is in the clear."""
+    """Where to connect, and the credentials. Without `tls_ca` the connection is not encrypted."""
 
     endpoint: str
     token: str = ""
@@ -66,7 +69,7 @@ class Address:
 
 
 class Client:
-    """One connection. Deadlines are in seconds; errors are BilletError with the server's own text."""
+    """One connection. Each call has `timeout_s` seconds. Failures raise BilletError with the server's own text."""
 
     def __init__(self, address: Address, timeout_s: float = 30.0) -> None:
         self._address = address
@@ -84,32 +87,32 @@ class Client:
         self._channel.close()
 
     def flintlock(self, method: str, request: Message, reply: type[Reply]) -> Reply:
-        """Call a method of Flintlock's service."""
+        """Call a method of Flintlock's service and return its reply."""
         return self._call(FLINTLOCK + method, request, reply)
 
     def fleet(self, method: str, request: Message, reply: type[Reply]) -> Reply:
-        """Call a method of Billet's own service."""
+        """Call a method of Billet's own service, billet.v1.Fleet, and return its reply."""
         return self._call(FLEET + method, request, reply)
 
-    def begin(self, method: str, request: Message, reply: type[Reply]) -> Pending[Reply]:
-        """Start a call of Flintlock's service without waiting for it."""
-        made: Pending[Reply] = self._method(FLINTLOCK + method, reply).future(
+    def begin(self, method: str, request: Message, reply: type[Reply]) -> PendingCall[Reply]:
+        """Start a call of Flintlock's service without waiting for its reply."""
+        call: PendingCall[Reply] = self._method(FLINTLOCK + method, reply).future(
             request, timeout=self._timeout_s, metadata=self._metadata
         )
-        return made
+        return call
 
-    def finish(self, pending: Pending[Reply]) -> Reply:
-        """The answer of a call that was begun."""
+    def finish(self, call: PendingCall[Reply]) -> Reply:
+        """Wait for a call from `begin` and return its reply."""
         try:
-            return pending.result()
+            return call.result()
         except grpc.RpcError as error:
-            self.explain(error)
+            self.raise_as_billet_error(error)
 
     def _call(self, path: str, request: Message, reply: type[Reply]) -> Reply:
         try:
             answer: Reply = self._method(path, reply)(request, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.RpcError as error:
-            self.explain(error)
+            self.raise_as_billet_error(error)
         return answer
 
     def _method(self, path: str, reply: type[Reply]) -> Any:
@@ -119,33 +122,36 @@ class Client:
             response_deserializer=reply.FromString,
         )
 
-    def explain(self, error: grpc.RpcError) -> NoReturn:
-        """Turn grpc's error into one line for a person."""
+    def raise_as_billet_error(self, error: grpc.RpcError) -> NoReturn:
+        """Raise grpc's error as a BilletError with one line of text."""
         code, text = error.code(), " ".join((error.details() or "").split())
         where = self._address.endpoint
         if code is grpc.StatusCode.UNAVAILABLE and text.startswith(UNREACHED):
             raise Unreachable(f"cannot reach {where}: {self._why_unreached(text)}") from None
         if code is grpc.StatusCode.UNAVAILABLE and text.startswith(BROKEN):
             raise Unreachable(
-                f"the connection to {where} broke before the answer came; it may or may not be done"
+                f"the connection to {where} broke before the reply; the call may or may not have taken effect"
             ) from None
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             raise Unreachable(f"{where} did not answer within {self._timeout_s:g} s") from None
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            raise Unimplemented(f"{where} does not offer this; it may be a plain flintlockd, not Billet") from None
+            raise Unimplemented(
+                f"{where} does not support this call; it may be a plain flintlockd instead of Billet"
+            ) from None
         raise HostVerdict(code.value[0], f"{code.name}: {text}") from None
 
     def _why_unreached(self, text: str) -> str:
-        """What would help, told from grpc's words; these themselves only where they are not known."""
+        """The cause and the remedy for grpc's text; the text itself if it is not one that we know."""
         for mark, why in WHY_UNREACHED:
             if mark in text:
                 return why
         if "Socket closed" in text or "reset by peer" in text:
-            # A server of ours hangs up on who speaks in the clear, and on who shows no certificate that it wants.
+            # A Billet server closes the connection if the client lacks TLS or a required client certificate.
             if not self._address.tls_ca:
-                return "it hangs up; if it has TLS, give --tls-ca (or BILLET_TLS_CA), the CA of its certificate"
+                return "it closes the connection; if it uses TLS, set --tls-ca (or BILLET_TLS_CA) to its CA"
             return (
-                "it hangs up; if it wants a client certificate, give --tls-cert and --tls-key that its CA has signed"
+                "it closes the connection; if it requires a client certificate, give --tls-cert and --tls-key"
+                " signed by its CA"
             )
         return f"check --server (or BILLET_SERVER) and TLS: {text}"
 
@@ -153,7 +159,7 @@ class Client:
 def _channel(address: Address) -> grpc.Channel:
     if not address.tls_ca:
         if address.tls_cert or address.tls_key:
-            raise ConfigError("--tls-cert and --tls-key need --tls-ca, the CA of the server's certificate")
+            raise ConfigError("--tls-cert and --tls-key also need --tls-ca, the CA of the server's certificate")
         return grpc.insecure_channel(address.endpoint, options=OPTIONS)
     credentials = grpc.ssl_channel_credentials(
         read_file("--tls-ca", address.tls_ca),
@@ -164,7 +170,7 @@ def _channel(address: Address) -> grpc.Channel:
 
 
 def read_file(name: str, path: str) -> bytes:
-    """The bytes of a file that a setting names."""
+    """The bytes of the file at `path`, which is the value of setting `name`. Raises ConfigError."""
     try:
         return Path(path).read_bytes()
     except OSError as error:

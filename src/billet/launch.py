@@ -1,4 +1,4 @@
-"""A child process that ends with its starter, kill -9 included."""
+"""Start a child process that ends when its parent does, even after kill -9."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import IO, Protocol
 
-# Runs in the child before the real program. A preexec_fn would do the same between fork and exec, which is not safe
-# in a process with gRPC's threads. PR_SET_PDEATHSIG is 1; the parent may have died before it was set.
+# Runs in the child before the real program. A preexec_fn would run between fork and exec, which is not safe in a
+# process with gRPC's threads. PR_SET_PDEATHSIG is 1. The parent may have died before it is set, hence the check.
 LAUNCH = """
 import os, sys
 if sys.platform == "linux":
@@ -21,8 +21,8 @@ os.execvp(sys.argv[2], sys.argv[2:])
 """
 
 
-def bound(command: Sequence[str]) -> list[str]:
-    """The command line of a child that the kernel kills when this process dies, or the thread that starts it."""
+def ends_with_parent(command: Sequence[str]) -> list[str]:
+    """The command line for a child that the kernel kills when this process, or the thread that starts it, dies."""
     return [sys.executable, "-ISc", LAUNCH, str(os.getpid()), *command]
 
 
@@ -49,6 +49,6 @@ Spawn = Callable[[Sequence[str], IO[bytes] | None, bool], Child]  # command, std
 def spawn(command: Sequence[str], stderr: IO[bytes] | None = None, start_new_session: bool = False) -> Child:
     """Start a process that ends with this one. Its standard output is a pipe."""
     return subprocess.Popen(
-        bound(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
+        ends_with_parent(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr,
         start_new_session=start_new_session,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""HOW an agent is put together: the only place that builds its objects."""
+"""Builds the objects of an agent and runs them. Nothing else constructs them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import structlog
 
 from billet.adapters.containerd import Containerd
 from billet.adapters.flintlock import GrpcFlintlock
+from billet.adapters.identity import StateFolder
+from billet.adapters.listener import DaemonSocket
 from billet.adapters.log_throttle import throttle_tls_errors
 from billet.adapters.machine import MachineProbe
 from billet.adapters.thinpool import pool_free_mib
@@ -20,28 +22,32 @@ from billet.core.model import Host, Resources
 from billet.host.agent import Agent
 from billet.link.agent import AgentDialler
 from billet.link.dial import WebSocketDial
+from billet.ports import Identity
 from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
+from billet.settings import split_endpoint
 from billet.wire import auth, flintlock, tls
 
 log = structlog.get_logger()
 
-LOOK_EVERY_S = 5.0  # how often containerd and the thin pool are asked
+FALLBACK = "counting the images that this agent has seen booted"
+POLL_EVERY_S = 5.0  # how often containerd and the thin pool are asked
 
 
 async def run_agent(config: AgentConfig) -> None:
-    """Run an agent until SIGTERM or SIGINT."""
+    """Run an agent until SIGTERM or SIGINT, then finish the orders in hand."""
     logging_to_stderr()
-    agent, dialler, daemon, machine = build_agent(config)
+    state = StateFolder(config.state)
+    agent, dialler, daemon, machine = build_agent(config, state.identity(config.id))
     throttle_tls_errors()
     containerd = Containerd(config.containerd, config.containerd_volume_ss, config.containerd_kernel_ss)
 
     async def work() -> None:
         if config.containerd:
-            await look_at_images(agent, containerd)  # before the first bid
+            await update_images(agent, containerd)  # before the first bid
         async with asyncio.TaskGroup() as group:
             group.create_task(agent.run())
             group.create_task(dialler.run())
-            group.create_task(keep_looking(config, agent, containerd, machine))
+            group.create_task(poll_host(config, agent, containerd, machine))
             group.create_task(announce_ready(config, agent))
 
     try:
@@ -51,44 +57,43 @@ async def run_agent(config: AgentConfig) -> None:
     finally:
         await daemon.close()
         await containerd.close()
+        state.close()
 
 
-async def keep_looking(config: AgentConfig, agent: Agent, containerd: Containerd, machine: MachineProbe) -> None:
-    """Poll containerd and the thin pool. A metric that is unavailable is reported as such, never estimated."""
+async def poll_host(config: AgentConfig, agent: Agent, containerd: Containerd, machine: MachineProbe) -> None:
+    """Poll containerd and the thin pool. A metric that is unavailable is reported as such, and never estimated."""
     if not config.containerd:
-        agent.set_unavailable(
-            "containerd", "images that are unpacked: --containerd is empty; those seen booted count"
-        )
+        agent.set_unavailable("containerd", f"unpacked images: --containerd is empty; {FALLBACK}")
     while True:
         if config.thin_pool:
-            await look_at_pool(agent, machine, config.thin_pool)
-        await asyncio.sleep(LOOK_EVERY_S)
+            await update_pool(agent, machine, config.thin_pool)
+        await asyncio.sleep(POLL_EVERY_S)
         if config.containerd:
-            await look_at_images(agent, containerd)
+            await update_images(agent, containerd)
 
 
-async def look_at_images(agent: Agent, containerd: Containerd) -> None:
-    """What containerd has unpacked."""
+async def update_images(agent: Agent, containerd: Containerd) -> None:
+    """Read from containerd which images are unpacked."""
     try:
         agent.boot_queue.unpacked(await containerd.unpacked())
         agent.set_unavailable("containerd", "")
     except OSError as error:
         agent.boot_queue.unpacked(None)
-        agent.set_unavailable("containerd", f"images that are unpacked: {error}; those seen booted count")
+        agent.set_unavailable("containerd", f"unpacked images: {error}; {FALLBACK}")
 
 
-async def look_at_pool(agent: Agent, machine: MachineProbe, pool: str) -> None:
-    """The room that the thin pool has."""
+async def update_pool(agent: Agent, machine: MachineProbe, pool: str) -> None:
+    """Read the free space of the thin pool."""
     try:
         machine.pool_free_mib = await pool_free_mib(pool)
         agent.set_unavailable("pool", "")
     except OSError as error:
         machine.pool_free_mib = None
-        agent.set_unavailable("pool", f"room for volumes in the thin pool {pool}: {error}")
+        agent.set_unavailable("pool", f"free space of the thin pool {pool}: {error}")
 
 
-def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock, MachineProbe]:
-    """One agent, not yet running."""
+def build_agent(config: AgentConfig, identity: Identity) -> tuple[Agent, AgentDialler, GrpcFlintlock, MachineProbe]:
+    """Construct one agent without starting it."""
     credentials = None
     if config.flintlock_tls_ca or config.flintlock_tls_cert:
         credentials = tls.channel_credentials(
@@ -100,7 +105,7 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
     host = host_of(config, machine.capacity(config.max_vms))
     if machine.stands_in and not config.disk_mib:
         log.warning(
-            "--state-dir is not there; the disk is measured on the file system of the nearest folder above it",
+            "--state-dir does not exist; measuring the file system of the nearest parent folder",
             state_dir=config.state_dir,
             measured=str(machine.stands_in),
         )
@@ -118,15 +123,19 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
         config.report_interval_s,
         instance=secrets.token_hex(8),
         machine=known,
+        daemon_id=DaemonSocket(*split_endpoint(config.flintlock)),
     )
-    context = None if config.link_insecure else tls.client_context(config.link_ca)
+    context = None if config.link_insecure else tls.client_context(config.link_ca, config.link_cert, config.link_key)
     dial = WebSocketDial(config.link_token, context)
-    dialler = AgentDialler(agent, daemon, config.servers, dial, version("billet"))
+    dialler = AgentDialler(agent, daemon, config.servers, dial, version("billet"), identity)
     return agent, dialler, daemon, machine
 
 
 def host_of(config: AgentConfig, measured: Resources) -> Host:
-    """This host: what was measured, what the operator says instead, and how much of it may be promised."""
+    """This host's record: its capacity, measured or set, and the share that may be allocated.
+
+    Raises ConfigError if nothing is left after the reserves.
+    """
     capacity = Resources(
         config.vcpu or measured.vcpu,
         config.memory_mib or measured.memory_mib,
@@ -140,13 +149,13 @@ def host_of(config: AgentConfig, measured: Resources) -> Host:
         capacity.vms,
     )
     if min(allocatable) < 1:
-        left = ", ".join(f"{amount} {name}" for name, amount in allocatable._asdict().items())
-        raise ConfigError(f"nothing of this host is left to offer ({left}): lower the --reserve-… settings")
+        rest = ", ".join(f"{amount} {name}" for name, amount in allocatable._asdict().items())
+        raise ConfigError(f"this host has nothing left to offer ({rest}); lower the --reserve-… settings")
     return Host(config.id, capacity, allocatable, config.zone, dict(config.labels), config.provider)
 
 
 async def announce_ready(config: AgentConfig, agent: Agent) -> None:
-    """Print the line that scripts wait for, once a server has let this agent in."""
+    """Print the --json-ready line once a server has accepted this agent."""
     await agent.joined.wait()
     if config.json_ready:
         print(json.dumps({"host": config.id, "flintlock": config.flintlock}), flush=True)

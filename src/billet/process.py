@@ -1,4 +1,4 @@
-"""What every process of Billet has: a clock, a log, and an end in good order."""
+"""Shared by every Billet process: the clock, log set-up and orderly shutdown."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import structlog
 
 log = structlog.get_logger()
 
-GRACE_S = 30.0  # how long SIGTERM waits for what is in flight
+GRACE_S = 30.0  # how long a shutdown waits for calls in flight
 
 
 class SystemClock:
-    """ports.Clock of the real world."""
+    """ports.Clock from the operating system."""
 
     def now_s(self) -> float:
         """See ports.Clock."""
@@ -30,7 +30,7 @@ class SystemClock:
 
 
 async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Awaitable[None]]) -> None:
-    """Do the work until it fails or a signal asks to stop; then finish what is in flight, and end it."""
+    """Run `work` until it fails or SIGTERM or SIGINT arrives; then await `finish` and cancel `work`."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -41,7 +41,7 @@ async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Aw
     stopping.cancel()
     if working.done():
         working.result()
-    log.info("stopping")
+    log.info("shutting down")
     await finish()
     working.cancel()
     with suppress(asyncio.CancelledError):
@@ -49,9 +49,9 @@ async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Aw
 
 
 def logging_to_stderr() -> None:
-    """Logs go to standard error; standard output is for what was asked for.
+    """Send logs to standard error; standard output is for results.
 
-    A traceback shows no local variables: among them are clients' requests and headers, which hold secrets.
+    Tracebacks omit local variables, because clients' requests and headers contain secrets.
     """
     structlog.configure(
         processors=[

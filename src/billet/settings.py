@@ -1,4 +1,4 @@
-"""What a setting is: its meaning, how it is written, and what it cannot be. config.py has the settings."""
+"""Building blocks of a setting: help text, written form and limits. config.py and config_agent.py use them."""
 
 from __future__ import annotations
 
@@ -18,45 +18,45 @@ if TYPE_CHECKING:
 STORE_SCHEMES = ("sqlite:///", "etcd://", "etcds://")
 
 
-class About(NamedTuple):
-    """What is known about one setting besides its name, type and default."""
+class SettingInfo(NamedTuple):
+    """Metadata of one setting besides its name, type and default."""
 
     section: str
     text: str
     low: float | None = None
     high: float | None = None
-    kind: str = ""  # one of those in FORMS and _check_kind, or "secret"; those with a "?" may be empty
+    kind: str = ""  # a key of FORMS, a case of _check_kind, or "secret"; a kind that ends in "?" may be empty
 
 
 def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
-    """A field with its meaning. Secrets stay out of `repr`, and so out of logs."""
-    about = About(section, text, **limits)
-    shown = about.kind != "secret"
+    """A dataclass field with its help text and limits. Secrets are left out of `repr`, and so out of logs."""
+    about = SettingInfo(section, text, **limits)
+    in_repr = about.kind != "secret"
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"about": about}, repr=shown)
-    return field(default=default, metadata={"about": about}, repr=shown)
+        return field(default_factory=lambda: dict(default), metadata={"about": about}, repr=in_repr)
+    return field(default=default, metadata={"about": about}, repr=in_repr)
 
 
-NORTH = "What clients dial"
+CLIENT_API = "Client API"
 LINK = "The agents' link"
-STORE = "The store"
+STORE = "Store"
 AUCTION = "Auctions"
-SCORE = "The score"
-SOUTH = "This host's flintlockd"
-MACHINE = "What this host offers"
+SCORE = "Score"
+FLINTLOCKD = "flintlockd on this host"
+MACHINE = "Capacity of this host"
 MISC = "Other"
 
-
-ONE_OF = {"labels": "label", "servers": "server", "quotas": "quota", "zone_endpoints": "endpoint"}
+# Repeatable settings, and the option that adds one value.
+SINGULAR = {"labels": "label", "servers": "server", "quotas": "quota", "zone_endpoints": "endpoint"}
 
 
 def flag(name: str) -> str:
-    """A setting's name as a person types it; of one that may be given again, one at a time."""
-    return "--" + ONE_OF.get(name, name).replace("_", "-")
+    """A setting's option name; in the singular for a repeatable one."""
+    return "--" + SINGULAR.get(name, name).replace("_", "-")
 
 
 def split_endpoint(text: str) -> tuple[str, int]:
-    """("host", port) of "host:port" or "[v6]:port"; ValueError when it is neither."""
+    """Parse "host:port" or "[v6]:port" into (host, port). Raises ValueError."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(text)
@@ -66,7 +66,7 @@ def split_endpoint(text: str) -> tuple[str, int]:
 
 
 def split_zone(text: str) -> tuple[str, str]:
-    """("a", "HOST:PORT") of "zone=a,listen=HOST:PORT"; ValueError when it is not that."""
+    """Parse "zone=a,listen=HOST:PORT" into ("a", "HOST:PORT"). Raises ValueError."""
     pairs = dict(part.strip().partition("=")[::2] for part in text.split(","))
     if set(pairs) != {"zone", "listen"} or not pairs["zone"]:
         raise ValueError(text)
@@ -75,16 +75,16 @@ def split_zone(text: str) -> tuple[str, str]:
 
 
 def check_fields(config: DataclassInstance) -> None:
-    """ConfigError for the first setting that cannot be as it is."""
+    """Raise ConfigError for the first setting whose value is invalid."""
     for item in fields(config):
-        about: About = item.metadata["about"]
+        about: SettingInfo = item.metadata["about"]
         value = getattr(config, item.name)
         if isinstance(value, float) and not isfinite(value):  # TOML has nan and inf, and float() reads them
             raise ConfigError(f"{flag(item.name)} is {value}; give a number")
         if about.low is not None and value < about.low:
-            raise ConfigError(f"{flag(item.name)} is {value}; the least is {about.low:g}")
+            raise ConfigError(f"{flag(item.name)} is {value}; the minimum is {about.low:g}")
         if about.high is not None and value > about.high:
-            raise ConfigError(f"{flag(item.name)} is {value}; the most is {about.high:g}")
+            raise ConfigError(f"{flag(item.name)} is {value}; the maximum is {about.high:g}")
         _check_kind(flag(item.name), about.kind, value)
 
 
@@ -107,44 +107,44 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
         case _ if kind in FORMS:
             _check_form(name, value, *FORMS[kind])
         case "file" if value and not Path(value).is_file():
-            raise ConfigError(f"{name} is {value!r}, which is not a file that can be read; check the path")
+            raise ConfigError(f"{name} is {value!r}, which is not a file; check the path")
         case "folder" if not Path(value).is_dir():
-            raise ConfigError(f"{name} is {value!r}, which is not a folder; make it, or give another")
+            raise ConfigError(f"{name} is {value!r}, which is not a folder; create it or give another")
         case "policy" | "policy?" if value not in POLICIES:
-            raise ConfigError(f"{name} is {value!r}; there are {', '.join(POLICIES)}")
+            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(POLICIES)}")
         case "store" if not value.startswith(STORE_SCHEMES):
             raise ConfigError(f"{name} is {value!r}; write sqlite:///PATH or etcd://HOST:PORT,HOST:PORT")
 
 
 def check_endpoint(name: str, value: str) -> None:
-    """ConfigError, with the name of the setting, unless it is HOST:PORT."""
+    """Raise ConfigError with the setting's name unless the value is HOST:PORT."""
     _check_form(name, value, *ENDPOINT)
 
 
 def _check_form(name: str, value: Any, read: Callable[[str], Any], form: str) -> None:
-    """Each text that a setting consists of has to be readable."""
+    """Raise ConfigError unless `read` accepts each text of the setting."""
     if isinstance(value, Mapping):
         texts = [(f"{name} of {key}", text) for key, text in value.items()]
     else:
         texts = [(name, text) for text in ((value,) if isinstance(value, str) else value)]
-    for what, text in texts:
+    for label, text in texts:
         try:
             read(text)
         except ValueError:
-            raise ConfigError(f"{what} is {text!r}; write {form}") from None
+            raise ConfigError(f"{label} is {text!r}; write {form}") from None
 
 
 def check_pair(cert: str, key: str, cert_name: str, key_name: str) -> None:
-    """ConfigError where one of two is given without the other."""
+    """Raise ConfigError if only one of two settings is given."""
     if bool(cert) != bool(key):
         given, missing = (cert_name, key_name) if cert else (key_name, cert_name)
         raise ConfigError(f"--{given} is set and --{missing} is not; give both or neither")
 
 
-def check_edge(insecure: bool, cert: str, key: str, flag_name: str, cert_name: str, key_name: str) -> None:
-    """ConfigError unless a listening edge has TLS with both files, or is plainly without."""
+def check_listener_tls(insecure: bool, cert: str, key: str, flag_name: str, cert_name: str, key_name: str) -> None:
+    """Raise ConfigError unless a listener has both TLS files, or TLS is switched off explicitly."""
     check_pair(cert, key, cert_name, key_name)
     if insecure and cert:
         raise ConfigError(f"--{flag_name} and --{cert_name} contradict each other; drop one of them")
     if not insecure and not cert:
-        raise ConfigError(f"give --{cert_name} and --{key_name}, or --{flag_name} to do without TLS")
+        raise ConfigError(f"give --{cert_name} and --{key_name}, or --{flag_name} to serve without TLS")

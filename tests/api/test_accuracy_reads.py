@@ -1,4 +1,4 @@
-"""Who reads audits and records holds up no auction: what takes long is done beside the event loop."""
+"""Large replies and metrics are computed in a thread, so that they do not block auctions."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ def leadership() -> Leadership:
     return cast("Leadership", SimpleNamespace(accuracy=SimpleNamespace(outcomes=outcomes)))
 
 
-async def test_an_audit_is_written_beside_the_loop(leadership: Leadership, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Broken on purpose (written on the loop): the only thread is this one."""
+async def test_the_accuracy_reply_is_encoded_in_a_thread(
+    leadership: Leadership, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted fault (encode on the event loop): the only thread is this one."""
     threads: set[int] = set()
 
     def noted(outcome: Outcome) -> bytes:
@@ -43,7 +45,7 @@ async def test_an_audit_is_written_beside_the_loop(leadership: Leadership, monke
         return encode_outcome(outcome)
 
     monkeypatch.setattr(fleet, "encode_outcome", noted)
-    accuracy = fleet.fleet_methods(leadership, fleet.Nothing(), "s1")[fleet.ACCURACY]
+    accuracy = fleet.fleet_methods(leadership, fleet.NoRecordedAuctions(), "s1")[fleet.ACCURACY]
     answer = await accuracy(fleet_pb2.AccuracyRequest(host="h1").SerializeToString(), 1.0, {})
     reply = fleet_pb2.AccuracyReply.FromString(answer.payload)
     assert (decode_outcomes(reply.outcome_json), reply.server) == (OUTCOMES, "s1")
@@ -51,8 +53,8 @@ async def test_an_audit_is_written_beside_the_loop(leadership: Leadership, monke
     assert threading.get_ident() not in threads
 
 
-def test_a_host_is_shown_with_what_its_bids_are_corrected_by() -> None:
-    """Broken on purpose (not said): both 0."""
+def test_the_corrections_of_a_hosts_bids_are_shown() -> None:
+    """Planted fault (leave them out): both are 0."""
     wrong, right = Host("h1", ROOM, ROOM), Host("h2", ROOM, ROOM)
     known = {"h1": Discount(1.5, 0.25)}
     accuracy = SimpleNamespace(
@@ -66,7 +68,7 @@ def test_a_host_is_shown_with_what_its_bids_are_corrected_by() -> None:
 
 
 class Kept:
-    """Records that note who reads them."""
+    """Records that note the thread of each read."""
 
     def __init__(self) -> None:
         self.threads: list[int] = []
@@ -88,23 +90,23 @@ class Kept:
         (fleet.RECORDS, fleet_pb2.RecordsRequest(after=0)),
     ],
 )
-async def test_records_are_read_beside_the_loop(leadership: Leadership, method: str, request_: Message) -> None:
-    """Broken on purpose (read on the loop): the only thread is this one."""
+async def test_records_are_read_in_a_thread(leadership: Leadership, method: str, request_: Message) -> None:
+    """Planted fault (read on the event loop): the only thread is this one."""
     kept = Kept()
     await fleet.fleet_methods(leadership, kept, "s1")[method](request_.SerializeToString(), 1.0, {})
     assert len(kept.threads) == 1
     assert threading.get_ident() not in kept.threads
 
 
-async def test_a_request_that_is_none_is_the_callers_error(leadership: Leadership) -> None:
-    for name, method in fleet.fleet_methods(leadership, fleet.Nothing(), "s1").items():
-        if name != fleet.HOSTS:  # which reads nothing of its request
-            with pytest.raises(InvalidRequest, match="is not valid protobuf"):
+async def test_an_invalid_request_is_the_callers_error(leadership: Leadership) -> None:
+    for name, method in fleet.fleet_methods(leadership, fleet.NoRecordedAuctions(), "s1").items():
+        if name != fleet.HOSTS:  # which does not parse its request
+            with pytest.raises(InvalidRequest, match="not valid protobuf"):
                 await method(b"\xff\xff\xff", 1.0, {})
 
 
-async def test_metrics_are_worked_out_beside_the_loop(leadership: Leadership) -> None:
-    """Broken on purpose (worked out on the loop): the only thread is this one."""
+async def test_metrics_are_computed_in_a_thread(leadership: Leadership) -> None:
+    """Planted fault (compute on the event loop): the only thread is this one."""
     threads: set[int] = set()
 
     def noted() -> bytes:

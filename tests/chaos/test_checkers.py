@@ -1,4 +1,4 @@
-"""Each checker on a small story in which its promise is kept, and on what breaks it."""
+"""Each checker on a small history that keeps its promise, and on changes that break it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`billet audit HOST`: a host of which nothing is known yet, and one that there is not."""
+"""`billet accuracy HOST` tells an unknown host from one without booted microVMs."""
 
 import pytest
 from click.testing import CliRunner
@@ -9,12 +9,12 @@ from billet.wire.pb import fleet_pb2 as pb
 
 
 @pytest.mark.parametrize("output", ["table", "json"])
-def test_a_slip_in_a_hosts_name_is_told_apart_from_a_host_that_booted_nothing(monkeypatch, output):
+def test_an_unknown_host_is_an_error_and_a_host_without_boots_is_not(monkeypatch, output):
     replies = {"Accuracy": pb.AccuracyReply(server="s1"), "Hosts": pb.HostsReply(hosts=[pb.HostView(id="h1")])}
     monkeypatch.setattr(Client, "fleet", lambda self, method, request, reply: replies[method])
-    slip = CliRunner().invoke(main, ["accuracy", "nohost", "-o", output])
-    assert (slip.exit_code, slip.stdout) == (1, "")
-    assert slip.stderr.strip() == "billet: there is no host 'nohost'; billet hosts lists them"
+    unknown = CliRunner().invoke(main, ["accuracy", "nohost", "-o", output])
+    assert (unknown.exit_code, unknown.stdout) == (1, "")
+    assert unknown.stderr.strip() == "billet: no host is named 'nohost'; `billet hosts` lists the hosts"
     idle = CliRunner().invoke(main, ["accuracy", "h1", "-o", output])
     assert idle.exit_code == 0
-    assert ("has seen no microVM boot on h1" in idle.stdout) == (output == "table")
+    assert ("has not seen a microVM boot on h1" in idle.stdout) == (output == "table")

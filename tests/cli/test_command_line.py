@@ -1,4 +1,4 @@
-"""What a person types, and the one line that they read when it is wrong."""
+"""Command lines, environment variables and config files; each error is one line."""
 
 import json
 
@@ -18,16 +18,16 @@ def run(*arguments: str, env: dict[str, str] | None = None):
 
 
 def test_help_lists_every_command_without_importing_any():
-    said = run("--help")
-    assert said.exit_code == 0
-    assert all(name in said.output for name in COMMANDS)
+    result = run("--help")
+    assert result.exit_code == 0
+    assert all(name in result.output for name in COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_a_help_with_its_options(name):
-    said = run(name, "--help")
-    assert said.exit_code == 0, said.output
-    assert f"Usage: billet {name}" in said.output
+    result = run(name, "--help")
+    assert result.exit_code == 0, result.output
+    assert f"Usage: billet {name}" in result.output
 
 
 ALL_HELP = [(), *((name,) for name in COMMANDS), ("host", "drain"), ("host", "fence"), ("store", "backup")]
@@ -47,22 +47,22 @@ def test_help_explains_the_columns_of_the_tables():
 
 
 def test_an_unknown_command_is_one_line_and_exit_code_2():
-    said = run("hsots")
-    assert said.exit_code == 2
-    assert said.stderr == "billet: No such command 'hsots'; see billet --help\n"
+    result = run("hsots")
+    assert result.exit_code == 2
+    assert result.stderr == "billet: No such command 'hsots'; see billet --help\n"
 
 
 def test_help_groups_a_servers_settings_and_says_what_zero_means():
-    said = run("server", "--help").output
-    assert "The agents' link:" in said
-    assert "0 = all" in said
+    result = run("server", "--help").output
+    assert "The agents' link:" in result
+    assert "0 = all" in result
 
 
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        ([], "give --tls-cert and --tls-key, or --insecure to do without TLS"),
-        (["--insecure"], "give --link-tls-cert and --link-tls-key, or --link-insecure to do without TLS"),
+        ([], "give --tls-cert and --tls-key, or --insecure to serve without TLS"),
+        (["--insecure"], "give --link-tls-cert and --link-tls-key, or --link-insecure to serve without TLS"),
         (
             ["--insecure", "--link-insecure", "--grpc-endpoint", "nowhere"],
             "--grpc-endpoint is 'nowhere'; write HOST:PORT",
@@ -71,7 +71,7 @@ def test_help_groups_a_servers_settings_and_says_what_zero_means():
             ["--insecure", "--link-insecure", "--store", "mysql://x"],
             "--store is 'mysql://x'; write sqlite:///PATH or",
         ),
-        (["--insecure", "--link-insecure", "--bid-wait-ms", "-1"], "--bid-wait-ms is -1; the least is 0"),
+        (["--insecure", "--link-insecure", "--bid-wait-ms", "-1"], "--bid-wait-ms is -1; the minimum is 0"),
         (
             ["--insecure", "--link-insecure", "--quota", "a=vms:3", "--quota", "b=cpu:4"],
             "--quota of b is 'cpu:4'; write for example vcpu:64",
@@ -91,15 +91,15 @@ def test_help_groups_a_servers_settings_and_says_what_zero_means():
     ],
 )
 def test_a_wrong_setting_is_one_line_and_exit_code_2(arguments, line):
-    said = run("server", *arguments)
-    assert said.exit_code == 2
-    assert line in said.stderr
-    assert len(said.stderr.strip().splitlines()) == 1
+    result = run("server", *arguments)
+    assert result.exit_code == 2
+    assert line in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
 
 
 def test_a_setting_that_may_be_given_again_is_named_in_the_environment_as_on_the_command_line():
-    said = run("server", "--insecure", "--link-insecure", env={"BILLET_SERVER_QUOTA": "a=vms:1 b=vms:many"})
-    assert "--quota of b is 'vms:many'" in said.stderr
+    result = run("server", "--insecure", "--link-insecure", env={"BILLET_SERVER_QUOTA": "a=vms:1 b=vms:many"})
+    assert "--quota of b is 'vms:many'" in result.stderr
     assert "--server is 'x'" in run("agent", "--link-insecure", env={"BILLET_AGENT_SERVER": "x"}).stderr
 
 
@@ -133,9 +133,9 @@ def test_a_setting_comes_from_the_file_then_the_environment_then_the_command_lin
 def test_a_config_file_with_a_slip_names_it(tmp_path, text, line):
     file = tmp_path / "billet.toml"
     file.write_text(text)
-    said = run("server", "--config", str(file))
-    assert said.exit_code == 2
-    assert line in said.stderr
+    result = run("server", "--config", str(file))
+    assert result.exit_code == 2
+    assert line in result.stderr
 
 
 def test_a_secret_comes_from_a_file_and_is_not_shown(tmp_path):
@@ -155,15 +155,15 @@ def test_a_secret_given_twice_is_refused(tmp_path):
 
 
 def test_a_server_that_is_not_there_is_one_line_without_a_traceback():
-    said = run("hosts", "--server", "127.0.0.1:1")
-    assert said.exit_code == 1
-    assert said.stderr.startswith("billet: cannot reach 127.0.0.1:1: nobody listens there")
+    result = run("hosts", "--server", "127.0.0.1:1")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("billet: cannot reach 127.0.0.1:1: connection refused")
 
 
 def test_certs_makes_what_tls_needs_and_overwrites_nothing(tmp_path):
-    said = run("certs", str(tmp_path / "pki"), "-o", "json")
-    assert said.exit_code == 0
-    files = json.loads(said.output)
+    result = run("certs", str(tmp_path / "pki"), "-o", "json")
+    assert result.exit_code == 0
+    files = json.loads(result.output)
     assert (tmp_path / "pki" / "server.key").stat().st_mode & 0o777 == 0o600
     assert set(files) == {"ca", "ca_key", "server_cert", "server_key", "client_cert", "client_key"}
     again = run("certs", str(tmp_path / "pki"))
@@ -172,23 +172,23 @@ def test_certs_makes_what_tls_needs_and_overwrites_nothing(tmp_path):
 
 
 def test_a_certificate_for_no_name_is_refused(tmp_path):
-    said = run("certs", str(tmp_path / "pki"), "--host", "")
-    assert said.exit_code == 2
-    assert "--host is ''; give a name or an address that is dialled" in said.stderr
+    result = run("certs", str(tmp_path / "pki"), "--host", "")
+    assert result.exit_code == 2
+    assert "--host is ''; give a host name or an IP address" in result.stderr
     assert not (tmp_path / "pki").exists()
 
 
 @pytest.mark.parametrize("setting", ["boot_mean_s", "sigma", "time_scale"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_fake_takes_no_time_that_is_no_number(setting, value):
-    with pytest.raises(ConfigError, match=f"--{setting.replace('_', '-')} {value}: give a number"):
+    with pytest.raises(ConfigError, match=f"--{setting.replace('_', '-')} {value}: must be a finite number"):
         FakeConfig(**{setting: value}).check()
 
 
 def test_the_demo_refuses_several_servers_on_sqlite():
-    said = run("demo", "--servers", "3", "--store", "sqlite")
-    assert said.exit_code == 2
-    assert "--store sqlite is for one server" in said.stderr
+    result = run("demo", "--servers", "3", "--store", "sqlite")
+    assert result.exit_code == 2
+    assert "--store sqlite is for one server" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,17 @@
-"""What `billet host drain` may delete, what it waits for, and what stays."""
+"""Which microVMs `billet host drain` deletes, waits for, or leaves."""
 
 import pytest
 
-from billet.commands.drain import sort_out
+from billet.commands.drain import remaining_on_host
 from billet.commands.lists import as_dicts
 from billet.wire.pb import fleet_pb2 as pb
 
 ALLOWED = {"billet.io/evict": "allow"}
 
 
-def left_of(**fields):
+def classify(**fields):
     view = pb.PlacementView(**{"uid": "U1", "state": "STARTED", "vm_state": "CREATED", **fields})
-    left = sort_out(as_dicts(pb.PlacementsReply(placements=[view]))["placements"])
+    left = remaining_on_host(as_dicts(pb.PlacementsReply(placements=[view]))["placements"])
     return len(left.evictable), len(left.moving), [why for _, why in left.staying]
 
 
@@ -26,8 +26,8 @@ def left_of(**fields):
         ({"state": "LOST"}, 0, 0),
     ],
 )
-def test_what_its_label_allows_goes_and_what_moves_is_waited_for(fields, evictable, moving):
-    assert left_of(**fields) == (evictable, moving, [])
+def test_labelled_microvms_are_evictable_and_transitional_ones_are_waited_for(fields, evictable, moving):
+    assert classify(**fields) == (evictable, moving, [])
 
 
 @pytest.mark.parametrize(
@@ -35,12 +35,12 @@ def test_what_its_label_allows_goes_and_what_moves_is_waited_for(fields, evictab
     [
         ({}, "no label billet.io/evict=allow"),
         ({"labels": {"billet.io/evict": "never"}}, "no label billet.io/evict=allow"),
-        ({"adopted": True}, "made on the host itself"),
+        ({"adopted": True}, "created directly on the host"),
         ({"labels": ALLOWED, "vm_state": "UNREACHABLE"}, "fence it if it is dead"),
         ({"state": "RESERVED", "vm_state": "UNREACHABLE"}, "fence it if it is dead"),
     ],
 )
-def test_what_stays_says_why(fields, why):
-    evictable, moving, reasons = left_of(**fields)
+def test_microvms_that_stay_have_a_reason(fields, why):
+    evictable, moving, reasons = classify(**fields)
     assert (evictable, moving, len(reasons)) == (0, 0, 1)
     assert why in reasons[0]

@@ -1,4 +1,4 @@
-"""`billet replay` from the files of servers: what a person reads, and what is refused."""
+"""`billet replay` from servers' files: output and errors."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from tests.whatif.test_recorded_workload import a_day
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What a server leaves behind in its --data-dir."""
+    """A server's --data-dir with records."""
     made = tmp_path_factory.mktemp("server")
     day, log = a_day(3, events=80), AuctionLog(made / "auctions.db")
     for record in day.records:
@@ -32,32 +32,32 @@ def replay(*arguments):
     return CliRunner().invoke(main, ["replay", *map(str, arguments)], catch_exceptions=False)
 
 
-def test_the_table_says_what_happened_what_would_have_and_what_is_assumed(folder, tmp_path):
+def test_the_table_compares_history_with_replays_and_lists_assumptions(folder, tmp_path):
     page = tmp_path / "report.html"
-    told = replay("--data-dir", folder, "--policy", "pack", "--policy", "spread", "--html", page)
-    assert told.exit_code == 0, told.output
-    assert f"auctions in {folder}" in told.stdout
-    rows = {line.split("  ")[0].strip(): line.split() for line in told.stdout.splitlines()}
+    result = replay("--data-dir", folder, "--policy", "pack", "--policy", "spread", "--html", page)
+    assert result.exit_code == 0, result.output
+    assert f"auctions in {folder}" in result.stdout
+    rows = {line.split("  ")[0].strip(): line.split() for line in result.stdout.splitlines()}
     assert rows["as it happened"][-1] == rows["billet spread"][-1] == "0"
     assert int(rows["billet pack"][-1]) > 0
     assert rows["as it happened"][3:] == rows["billet spread"][2:]
-    assert "Assumed:\n- decided one at a time" in told.stdout
+    assert "Assumptions:\n- creates are decided one at a time" in result.stdout
     text = page.read_text()
     assert "<h1>billet replay</h1>" in text
-    assert "Assumed: decided one at a time" in text
+    assert "Assumed: creates are decided one at a time" in text
     assert text.count("<svg") == 4 + 3
 
 
 def test_other_fleets_and_json(folder):
-    told = replay("--data-dir", folder, "--without", "h1", "--with", "2\u00d764c512g", "-o", "json")
-    happened, other = json.loads(told.stdout)["rows"]
+    result = replay("--data-dir", folder, "--without", "h1", "--with", "2\u00d764c512g", "-o", "json")
+    happened, other = json.loads(result.stdout)["rows"]
     assert other["rule"] == "billet spread, without h1, with 2 more"
     assert other["elsewhere"] > 0
     assert other["marks"]["end"]["load"] < happened["marks"]["end"]["load"]
-    assert any("h1" in note for note in json.loads(told.stdout)["assumed"])
+    assert any("h1" in note for note in json.loads(result.stdout)["assumed"])
 
 
-def test_the_shadow_says_how_often_it_differed_and_what_it_would_have_come_to(folder, tmp_path):
+def test_the_shadow_policy_is_compared_and_replayed(folder, tmp_path):
     log = AuctionLog(tmp_path / "auctions.db")
     for record in a_day(3, events=30).records:
         for attempt in record.attempts:
@@ -65,26 +65,26 @@ def test_the_shadow_says_how_often_it_differed_and_what_it_would_have_come_to(fo
         record.shadow = "pack"
         log.append(record.auction.id, [], encode(record))
     log.close()
-    told = replay("--data-dir", tmp_path, "--shadow")
-    assert re.search(r"In the shadow, pack would have taken another host in \d+ of \d+ awards", told.stdout)
-    assert "billet pack" in told.stdout
-    assert "no policy ran in the shadow" in replay("--data-dir", folder, "--shadow").stderr
+    result = replay("--data-dir", tmp_path, "--shadow")
+    assert re.search(r"The shadow policy pack chose another host in \d+ of \d+ awards", result.stdout)
+    assert "billet pack" in result.stdout
+    assert "no shadow policy was set" in replay("--data-dir", folder, "--shadow").stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--without", "h99"], "no host 'h99' is on record; there are h0, h1"),
+        (["--without", "h99"], "no host 'h99' is on record; the recorded hosts are h0, h1"),
         (["--with", "three"], "write NxSHAPE, for example 3x16c32g"),
-        (["--with", "99999999999x16c32g"], "the most is 100000 hosts"),
+        (["--with", "99999999999x16c32g"], "the maximum is 100000 hosts"),
         ([f for n in range(6) for f in ("--without", f"h{n}")], "leaves no host"),
     ],
 )
-def test_what_cannot_be_asked_is_said_in_one_line(folder, arguments, why):
-    told = replay("--data-dir", folder, *arguments)
-    assert told.exit_code != 0
-    assert why in told.stderr
-    assert len(told.stderr.splitlines()) == 1
+def test_each_error_is_one_line(folder, arguments, why):
+    result = replay("--data-dir", folder, *arguments)
+    assert result.exit_code != 0
+    assert why in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 def test_a_folder_without_records(tmp_path):

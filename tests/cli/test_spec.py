@@ -1,4 +1,4 @@
-"""A spec as a person writes it becomes Flintlock's message."""
+"""Parsing a YAML or JSON spec into a MicroVMSpec."""
 
 import base64
 
@@ -47,8 +47,8 @@ def test_json_with_camel_case_and_the_requests_outer_key():
         ),
         ("interfaces: [{device_id: eth1, type: X}]", "interfaces.type: Invalid enum value X for enum type"),
         ("vcpu: 2.5", "is not a MicroVMSpec: vcpu: Couldn't parse integer: 2.5"),
-        ("- 1", "holds no MicroVMSpec"),
-        ("", "holds no MicroVMSpec"),
+        ("- 1", "contains no MicroVMSpec"),
+        ("", "contains no MicroVMSpec"),
         ("a: [", "neither YAML nor JSON"),
         ("vcpu: many", "is not a MicroVMSpec: vcpu: 'many' is not a whole number"),
         ("labels: {billet.io/priority: 5}", "labels: billet.io/priority is 5; put it in quotes"),
@@ -56,14 +56,14 @@ def test_json_with_camel_case_and_the_requests_outer_key():
         ("metadata_text: 5", "metadata_text must map"),
     ],
 )
-def test_a_slip_in_the_spec_is_named(text, why):
+def test_an_error_names_the_wrong_field(text, why):
     with pytest.raises(InvalidRequest, match="web") as error:
         parse_spec(text, "web.yaml")
     assert why in error.value.text
     assert len(error.value.text.splitlines()) == 1
 
 
-def test_a_file_that_is_not_there():
+def test_a_missing_file():
     with pytest.raises(InvalidRequest, match="No such file"):
         read_spec("/no/such.yaml")
 

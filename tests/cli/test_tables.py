@@ -1,4 +1,4 @@
-"""What a person sees of hosts, microVMs and auctions, as plain text."""
+"""The tables of hosts, microVMs and auctions, as plain text."""
 
 import re
 from io import StringIO
@@ -9,10 +9,10 @@ from rich.console import Console
 from billet.commands.lists import as_dicts
 from billet.core.accuracy import Outcome
 from billet.core.model import Forecast
-from billet.show.accuracy import accuracy
-from billet.show.explain import explained, older
+from billet.show.accuracy import accuracy_report
+from billet.show.explain import auction_report, older_auctions
 from billet.show.marks import age, bar, duration, gib
-from billet.show.simulate import Burst, bursts_table, columns, compared
+from billet.show.simulate import BurstRow, bursts_table, columns, comparison_table
 from billet.show.tables import hosts_table, natural, placements_table
 from billet.whatif.bursts import Accuracy, Waits
 from billet.wire.pb import fleet_pb2 as pb
@@ -34,13 +34,13 @@ def a_bid(host: str, utilisation: float) -> dict:
     return {"host": host, "score": score(utilisation, delay=0.01), "basis": {}, "facts": facts}
 
 
-def a_record(attempt: dict, kind: str = "created", said: str = "") -> dict:
+def a_record(attempt: dict, kind: str = "created", output: str = "") -> dict:
     demand = {"vcpu": 4, "memory_mib": 4096, "disk_mib": 0, "vms": 1}
     auction = {"id": "01AUCTION", "namespace": "default", "name": "web-3", "demand": demand, "provider": "",
                "needs_macvtap": False, "needs_virtiofs": True, "labels": {}}  # fmt: skip
     return {
         "v": 1, "auction": auction, "at_s": 1_700_000_000.0, "attempts": [attempt],
-        "outcome": {"kind": kind, "host": "host-1", "uid": "01UID", "code": 0, "text": said},
+        "outcome": {"kind": kind, "host": "host-1", "uid": "01UID", "code": 0, "text": output},
         "legs_ms": {"bids": 1.25, "reserve": 0.5, "boot_order": 3.0, "start": 0.75, "total": 5.5},
     }  # fmt: skip
 
@@ -60,32 +60,32 @@ AWARDED = {
 }
 
 
-def test_an_auction_is_told_from_the_best_bid_to_the_worst():
-    said = text(explained(a_record(AWARDED)))
-    assert "default/web-3 wants 4 vCPU, 4 GiB memory; needs virtiofs" in said
-    assert said.index("0.310") < said.index("0.510*") < said.index("0.710")
-    assert next(line for line in said.splitlines() if "0.310" in line).split()[-2:] == ["12", "63"]
+def test_bids_are_sorted_best_first():
+    output = text(auction_report(a_record(AWARDED)))
+    assert "default/web-3 requests 4 vCPU, 4 GiB memory; needs virtiofs" in output
+    assert output.index("0.310") < output.index("0.510*") < output.index("0.710")
+    assert next(line for line in output.splitlines() if "0.310" in line).split()[-2:] == ["12", "63"]
 
 
-def test_an_auction_marks_what_was_priced_anew_and_who_won():
-    said = text(explained(a_record(AWARDED)))
-    assert "priced anew, because the ledger had moved since the bid: host-2 bid 0.210" in said
-    assert "host-1 won at 0.310, the lowest of 3 scores; runner-up: host-2." in said
-    assert "booted on host-1 as 01UID" in said
+def test_repriced_bids_and_the_winner_are_marked():
+    output = text(auction_report(a_record(AWARDED)))
+    assert "re-priced because the ledger had changed since the bid: host-2 bid 0.210" in output
+    assert "host-1 won at 0.310, the lowest of 3 scores; runner-up: host-2." in output
+    assert "booted on host-1 as 01UID" in output
 
 
-@pytest.mark.parametrize(("taken", "words"), [("host-2", "host-2"), ("host-1", "the same")])
-def test_an_auction_tells_what_the_policy_in_the_shadow_would_have_taken(taken, words):
+@pytest.mark.parametrize(("taken", "words"), [("host-2", "host-2"), ("host-1", "the same host")])
+def test_the_choice_of_the_shadow_policy_is_shown(taken, words):
     record = a_record({**AWARDED, "shadow": taken}) | {"shadow": "pack"}
-    assert f"shadow (pack): would have taken {words}\n" in text(explained(record))
-    assert "shadow" not in text(explained(a_record(AWARDED)))
+    assert f"shadow policy pack chose {words}\n" in text(auction_report(record))
+    assert "shadow" not in text(auction_report(a_record(AWARDED)))
 
 
-def test_of_equal_bids_the_winner_comes_first_and_a_draw_decided():
+def test_among_equal_bids_the_winner_comes_first():
     tied = {**AWARDED, "bids": [a_bid("host-9", 0.3), a_bid("host-2", 0.3), a_bid("host-1", 0.3)], "priced": {}}
-    said = text(explained(a_record(tied)))
-    assert re.findall(r"(host-\d) +0\.310", said) == ["host-1", "host-2", "host-9"]
-    assert "host-1 won at 0.310; 3 were as low, and a draw decided; runner-up: host-2." in said
+    output = text(auction_report(a_record(tied)))
+    assert re.findall(r"(host-\d) +0\.310", output) == ["host-1", "host-2", "host-9"]
+    assert "host-1 won at 0.310; 3 scores tied, and a draw decided; runner-up: host-2." in output
 
 
 def test_an_auction_fits_80_columns_and_its_numbers_are_whole():
@@ -94,77 +94,77 @@ def test_an_auction_fits_80_columns_and_its_numbers_are_whole():
     bid = {**a_bid(long, 0.3), "facts": {"pending": 12, "boot_s": 0.327}}
     award = {**AWARDED["award"], "host": long, "runner_up": ""}
     attempt = {**AWARDED, "bids": [bid], "refusals": [], "priced": {}, "ledger": {long: view}, "award": award}
-    said = text(explained(a_record(attempt)), 80)
-    assert max(len(line) for line in said.splitlines()) <= 80
-    row = next(line for line in said.splitlines() if "0.310" in line)
+    output = text(auction_report(a_record(attempt)), 80)
+    assert max(len(line) for line in output.splitlines()) <= 80
+    row = next(line for line in output.splitlines() if "0.310" in line)
     assert row.split()[-6:] == ["12", "x", "327", "ms", "256", "2048.5"]
 
 
-def test_a_wish_has_a_column_and_its_group_a_line_within_80_columns():
+def test_preferences_have_a_column_and_groups_a_line_within_80_columns():
     peers = [{"preference": "cluster", "here": 16, "zone": 16, "total": 58}]
     room = {"allocatable": {"vcpu": 16, "memory_mib": 65536}, "taken": {"vcpu": 4, "memory_mib": 1024}}
     ledger = {host: {**room, "peers": peers} for host in ("host-1", "host-2", "host-9")}
     priced = {host: score(0.3) | {"preference": 0.083} for host in ledger}
-    said = text(explained(a_record({**AWARDED, "ledger": ledger, "priced": priced, "refusals": []})), 80)
-    assert max(len(line) for line in said.splitlines()) <= 80
-    row = next(line for line in said.splitlines() if "▶ host-1" in line)
+    output = text(auction_report(a_record({**AWARDED, "ledger": ledger, "priced": priced, "refusals": []})), 80)
+    assert max(len(line) for line in output.splitlines()) <= 80
+    row = next(line for line in output.splitlines() if "▶ host-1" in line)
     assert row.split()[-7:] == ["0.083", "2", "x", "300", "ms", "12", "63"]
-    assert "of its group there / in that zone / anywhere: host-1 cluster 16/16/58; host-2" in said
+    assert "group members on host / in zone / in fleet: host-1 cluster 16/16/58; host-2" in output
 
 
-def test_of_several_auctions_of_a_name_the_older_ones_are_counted():
+def test_older_auctions_of_a_name_are_counted():
     records = [{"auction": {"id": f"01A{n}"}} for n in range(6)]
     assert (
-        older(records, "web")
+        older_auctions(records, "web")
         == "\nThis is the newest. 5 older auctions of web: 01A1, 01A2, 01A3, ... (billet explain ID)"
     )
-    assert "1 older auction of web: 01A1 (" in older(records[:2], "web")
+    assert "1 older auction of web: 01A1 (" in older_auctions(records[:2], "web")
 
 
 def test_an_auction_counts_its_refusals_by_reason():
-    lines = text(explained(a_record(AWARDED))).splitlines()
+    lines = text(auction_report(a_record(AWARDED))).splitlines()
     counted = next(line for line in lines if "not enough memory" in line)
     assert counted.split()[0] == "2"
     assert "host-3: needs 4096 MiB memory, 12 free" in counted
 
 
-def test_an_auction_gives_the_time_of_each_leg():
-    said = " ".join(text(explained(a_record(AWARDED))).split())
-    assert "ms: bids 1.2, commit RESERVED 0.5, flintlockd 3.0, commit STARTED 0.8; 5.5 in all" in said
+def test_the_time_of_each_leg_is_shown():
+    output = " ".join(text(auction_report(a_record(AWARDED))).split())
+    assert "time in ms: bids 1.2, commit RESERVED 0.5, flintlockd 3.0, commit STARTED 0.8; total 5.5" in output
 
 
-def test_an_auction_without_a_winner_says_so_with_the_clients_text():
+def test_an_auction_without_a_winner_shows_the_clients_error():
     nobody = {"bids": [], "refusals": AWARDED["refusals"], "ledger": {}, "priced": {}, "award": None}
-    said = text(explained(a_record(nobody, "unplaced", "no host can take default/web-3")))
-    assert "Nobody won: none of 3 hosts can take it." in said
-    assert "not placed: no host can take default/web-3" in said
+    output = text(auction_report(a_record(nobody, "unplaced", "no host can take default/web-3")))
+    assert "No host won: none of 3 hosts can take it." in output
+    assert "not placed: no host can take default/web-3" in output
 
 
-def test_a_hosts_verdict_is_told_with_its_host_or_without_an_auction():
+def test_a_hosts_verdict_is_shown_with_or_without_an_auction():
     denied = a_record(AWARDED, "denied", "creating microvm: no")
     denied["outcome"]["host"] = ""
-    assert "host-1's flintlockd said no: creating microvm: no" in text(explained(denied))
+    assert "rejected by the flintlockd of host-1: creating microvm: no" in text(auction_report(denied))
     verdict = {**denied, "attempts": [], "legs_ms": {"total": 1.75}}
-    said = text(explained(verdict))
-    assert "a host's flintlockd said no: creating microvm: no" in said
-    assert "ms: 1.8 in all" in said
+    output = text(auction_report(verdict))
+    assert "rejected by the flintlockd of a host: creating microvm: no" in output
+    assert "time in ms: total 1.8" in output
 
 
 def test_a_bid_that_the_ledger_had_no_room_for_is_a_refusal():
     late = {**AWARDED, "refusals": [], "priced": {"host-2": {"reason": "NO_VCPU", "detail": "needs 4 vCPU, 0 free"}}}
-    said = text(explained(a_record(late)))
-    assert "host-2: needs 4 vCPU, 0 free" in said
-    assert "the lowest of 2 scores" in said
+    output = text(auction_report(a_record(late)))
+    assert "host-2: needs 4 vCPU, 0 free" in output
+    assert "the lowest of 2 scores" in output
 
 
-def test_a_second_attempt_is_told_after_the_first():
+def test_a_second_attempt_follows_the_first():
     record = a_record(AWARDED)
     record["attempts"] = [AWARDED, AWARDED]
-    assert "Attempt 2 of 2" in text(explained(record))
+    assert "Attempt 2 of 2" in text(auction_report(record))
 
 
-def test_a_record_with_almost_nothing_in_it_can_still_be_read():
-    assert "no outcome recorded" in text(explained({}))
+def test_an_empty_record_can_be_shown():
+    assert "no outcome recorded" in text(auction_report({}))
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
@@ -173,17 +173,17 @@ def test_hosts_fit_the_terminal(width):
     view = pb.HostView(id="host-10", state=pb.READY, allocatable=resources,
                        taken=pb.Resources(vcpu=8, memory_mib=8192, vms=4), utilisation=0.25, boot_s=0.3)  # fmt: skip
     other = pb.HostView(id="host-9", state=pb.AWAY, allocatable=resources, taken=pb.Resources(), report_age_s=-1)
-    said = text(hosts_table(as_dicts(pb.HostsReply(hosts=[view, other]))["hosts"]), width)
-    assert max(len(line) for line in said.splitlines()) <= width
-    assert said.index("host-9") < said.index("host-10")
-    assert "25%" in said
+    output = text(hosts_table(as_dicts(pb.HostsReply(hosts=[view, other]))["hosts"]), width)
+    assert max(len(line) for line in output.splitlines()) <= width
+    assert output.index("host-9") < output.index("host-10")
+    assert "25%" in output
 
 
 def test_zones_and_failures_are_shown_where_there_are_any():
     here = pb.HostView(id="a", zone="eu-1", allocatable=pb.Resources(), taken=pb.Resources(vms=3), failed=2)
-    said = text(hosts_table(as_dicts(pb.HostsReply(hosts=[here]))["hosts"]))
-    assert "ZONE" in said
-    assert "3 (2 FAILED)" in said
+    output = text(hosts_table(as_dicts(pb.HostsReply(hosts=[here]))["hosts"]))
+    assert "ZONE" in output
+    assert "3 (2 FAILED)" in output
 
 
 def test_a_hosts_state_says_that_it_is_cordoned_whatever_else_it_is():
@@ -193,8 +193,8 @@ def test_a_hosts_state_says_that_it_is_cordoned_whatever_else_it_is():
         pb.HostView(id="b", state=pb.AWAY, cordoned=True, **nothing),
         pb.HostView(id="c", state=pb.FENCED, **nothing),
     ]
-    said = text(hosts_table(as_dicts(pb.HostsReply(hosts=views))["hosts"]), 140).splitlines()
-    words = {line.split()[0]: line.split()[1:3] for line in said if line.split()}
+    output = text(hosts_table(as_dicts(pb.HostsReply(hosts=views))["hosts"]), 140).splitlines()
+    words = {line.split()[0]: line.split()[1:3] for line in output if line.split()}
     assert words["a"][0] == "CORDONED"
     assert words["b"] == ["AWAY,", "cordoned"]
     assert words["c"][0] == "FENCED"
@@ -218,12 +218,12 @@ def test_placements_show_flintlocks_state_once_there_is_one():
         ),
         pb.PlacementView(uid="U4", namespace="n", name="y", host="h", state="STARTED", vm_state="UNREACHABLE"),
     ]
-    said = text(placements_table(as_dicts(pb.PlacementsReply(placements=rows))["placements"], now_s=60.0))
-    assert said.index("web-9") < said.index("web-10")
-    assert all(word in said for word in ("CREATED", "RESERVED", "FAILED", "UNREACHABLE", "direct", "0.500"))
+    output = text(placements_table(as_dicts(pb.PlacementsReply(placements=rows))["placements"], now_s=60.0))
+    assert output.index("web-9") < output.index("web-10")
+    assert all(word in output for word in ("CREATED", "RESERVED", "FAILED", "UNREACHABLE", "direct", "0.500"))
 
 
-def test_the_smallest_pieces():
+def test_formatting_of_single_values():
     assert bar(0.5, 4).plain == "██    50%"
     assert bar(1.5, 4).plain == "████ 150%"
     assert bar(-0.1, 2).plain.startswith("  ")
@@ -237,34 +237,34 @@ def of_pulls(pulling, constraints=(), policy="spread"):
     bids = [a_bid("host-2", 0.2) | {"missing": 2}, a_bid("host-1", 0.3)]
     record = a_record(AWARDED | {"bids": bids, "pulling": pulling})
     record["auction"]["constraints"] = dict(constraints)
-    return text(explained(record | {"weights": {"policy": policy}}), width=120)
+    return text(auction_report(record | {"weights": {"policy": policy}}), width=120)
 
 
-def test_it_is_told_whether_a_pull_counts():
-    """Broken on purpose (leave `pulling` out of the record): a high BOOT DELAY is not explained."""
-    assert "pulls count in full: host-7 pulls its images already, and one host at a time is enough" in of_pulls(
+def test_whether_pulls_count_is_shown():
+    """Planted fault (leave `pulling` out of the record): a high BOOT DELAY is not explained."""
+    assert "pulls count in full: host-7 already pulls the images, and one host at a time is enough" in of_pulls(
         ["host-7"]
     )
-    assert "pulls count in full: a, b, c, d pull its images already" in of_pulls([*"abcde"])
-    assert "no host pulls its images yet: for the first one, the pull is no long wait" in of_pulls([])
+    assert "pulls count in full: a, b, c, d already pull the images" in of_pulls([*"abcde"])
+    assert "no host pulls the images yet: the first pull does not count as a long wait" in of_pulls([])
     for silent in (of_pulls(None), of_pulls([], policy="fast"), of_pulls([], {"spread": "db"})):
-        assert "its images" not in silent
+        assert "the images" not in silent
 
 
-def test_a_bid_that_was_priced_by_what_all_say_is_told_from_one_whose_ledger_moved():
+def test_the_cause_of_a_repriced_bid_is_shown():
     bids = [bid | {"basis": {"vcpu": 4, "memory_mib": 1024}} for bid in AWARDED["bids"]]
     ledger = {bid["host"]: AWARDED["ledger"]["host-1"] for bid in bids}
-    said = text(explained(a_record(AWARDED | {"bids": bids, "ledger": ledger})), width=120)
-    assert "* priced anew, by what all bids together say of boots and pulls: host-2 bid 0.210" in said
-    assert "ledger had moved" not in said
+    output = text(auction_report(a_record(AWARDED | {"bids": bids, "ledger": ledger})), width=120)
+    assert "* re-priced with the boot and pull times pooled from all bids: host-2 bid 0.210" in output
+    assert "ledger had changed" not in output
     older = [bid | {"formula": 0} for bid in bids]
-    said = text(explained(a_record(AWARDED | {"bids": older, "ledger": ledger})), width=120)
-    assert "* priced anew, because its agent is of another version, and scores otherwise: host-2 bid 0.210" in said
-    assert "all bids together" not in said
+    output = text(auction_report(a_record(AWARDED | {"bids": older, "ledger": ledger})), width=120)
+    assert "* re-priced because its agent has another version with another score: host-2 bid 0.210" in output
+    assert "pooled from all bids" not in output
 
 
-def test_wishes_are_told_with_what_they_added_and_by_what_they_were_measured():
-    """Broken on purpose (leave a bid that the ledger ruled out among the offers): host-9 has a score."""
+def test_constraints_and_preferences_are_shown_with_their_scores_and_groups():
+    """Planted fault (keep a bid that the ledger excluded among the offers): host-9 has a score."""
 
     def peers(here: int, zone: int) -> dict:
         counts = {"preference": "spread", "here": here, "zone": zone, "total": 3}
@@ -280,34 +280,36 @@ def test_wishes_are_told_with_what_they_added_and_by_what_they_were_measured():
     }
     record = a_record(attempt)
     record["auction"]["constraints"] = {"spread": "web", "apart": "db", "require": [["gpu", "yes"]], "plane": True}
-    said = text(explained(record), width=140)
-    assert "wishes spread web, apart db, require gpu=yes, a control plane's place" in said
-    assert re.search(r"host-2 +1.210 .*1\.000", said), "with the wish, and not marked as priced anew"
-    assert "of its group there / in that zone / anywhere: host-1 spread 0/2/3; host-2 spread 2/2/3" in said
-    assert not re.search(r"host-9 +\d", said)
-    assert "host-9: already has default/web-1 of group db" in said
+    output = text(auction_report(record), width=200)
+    assert "constraints and preferences: spread web, apart db, require gpu=yes, control plane" in output
+    assert re.search(r"host-2 +1.210 .*1\.000", output), "with the preference, and not marked as re-priced"
+    assert "group members on host / in zone / in fleet: host-1 spread 0/2/3; host-2 spread 2/2/3" in output
+    assert not re.search(r"host-9 +\d", output)
+    assert "host-9: already has default/web-1 of group db" in output
 
 
 def test_a_comparison_shows_every_figure_whole_on_a_terminal_of_any_usual_width():
-    heads = columns(["evening", "night"])
-    body = [[rule, *(f"{n}.123" for n in range(len(heads) - 1))] for rule in ("billet spread", "static, crc32(name)")]
+    headings = columns(["evening", "night"])
+    body = [
+        [rule, *(f"{n}.123" for n in range(len(headings) - 1))] for rule in ("billet spread", "static, crc32(name)")
+    ]
     for width, tables in ((60, 4), (80, 3), (160, 1)):
-        said = text(compared(heads, body, width), width)
-        assert said.count("rule") == said.count("billet spread") == tables
-        assert all(said.split().count(figure) == 2 for figure in body[0][1:])
+        output = text(comparison_table(headings, body, width), width)
+        assert output.count("rule") == output.count("billet spread") == tables
+        assert all(output.split().count(figure) == 2 for figure in body[0][1:])
 
 
 def test_the_waits_of_a_burst_fit_80_columns():
     waits = Waits(10.33, 124.53, 124.53, 0.0)
-    said = text(
-        bursts_table([Burst("static list, crc32(name) mod N", 500, waits, 0.123, Accuracy(0.213, 0.91, 500))]), 80
+    output = text(
+        bursts_table([BurstRow("static list, crc32(name) mod N", 500, waits, 0.123, Accuracy(0.213, 0.91, 500))]), 80
     )
-    assert {"500", "10.33", "124.53", "21.3%", "91.0%"} <= set(said.split())
+    assert {"500", "10.33", "124.53", "21.3%", "91.0%"} <= set(output.split())
 
 
 @pytest.mark.parametrize("host", ["host-10", "ip-10-0-12-33.eu-west-1.compute.internal"])
-def test_an_audit_shows_every_figure_whole_on_80_columns(host):
+def test_the_accuracy_table_fits_80_columns(host):
     kept = [Outcome(host, "uid", 1.0, Forecast(0.5, 2.0, 3.0), 4.0, 0.62, 0.5)] * 30
-    said = text(accuracy([*kept, Outcome("b", "uid", 1.0, Forecast(0.5, 2.0, 3.0), 2.0, 0.5, 0.5)]), 80)
+    output = text(accuracy_report([*kept, Outcome("b", "uid", 1.0, Forecast(0.5, 2.0, 3.0), 2.0, 0.5, 0.5)]), 80)
     figures = {"30", "2.00", "100.0%", "0.0%", "+12.00%", "12.00%", "+0.120"}
-    assert figures <= set(said.split())
+    assert figures <= set(output.split())

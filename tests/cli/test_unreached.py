@@ -1,4 +1,4 @@
-"""A server that cannot be reached: one line each, with what would help."""
+"""A server that cannot be reached: one line with the cause and the remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from billet.cli import main
 
 
 class Ports(NamedTuple):
-    """Servers of each kind. `picky` wants a client certificate, `elsewhere` has one of its own for another name."""
+    """Ports of test servers. `picky` requires a client certificate; that of `elsewhere` is for another name."""
 
     plain: int
     picky: int
@@ -68,7 +68,7 @@ def grpc_server(credentials: grpc.ServerCredentials | None) -> Iterator[int]:
     server.stop(None)
 
 
-def said(*arguments: str) -> str:
+def error_line(*arguments: str) -> str:
     done = CliRunner().invoke(main, ["hosts", *arguments])
     assert done.exit_code in (1, 2)
     assert "not found" not in done.stderr
@@ -80,33 +80,35 @@ def said(*arguments: str) -> str:
 
 
 def test_an_address_without_a_port() -> None:
-    assert said("--server", "localhost") == (
+    assert error_line("--server", "localhost") == (
         "billet: --server is 'localhost'; write HOST:PORT, for example localhost:9090"
     )
 
 
-def test_a_name_without_an_address() -> None:
-    assert said("--server", "nowhere.invalid:9090") == (
-        "billet: cannot reach nowhere.invalid:9090: its name has no address; check --server (or BILLET_SERVER)"
+def test_a_name_that_does_not_resolve() -> None:
+    assert error_line("--server", "nowhere.invalid:9090") == (
+        "billet: cannot reach nowhere.invalid:9090: the host name does not resolve; check --server (or BILLET_SERVER)"
     )
 
 
-def test_a_port_that_nobody_listens_on() -> None:
-    assert "127.0.0.1:1: nobody listens there; check --server" in said("--server", "127.0.0.1:1")
+def test_a_closed_port() -> None:
+    assert "127.0.0.1:1: connection refused; check --server" in error_line("--server", "127.0.0.1:1")
 
 
-def test_a_port_of_another_kind(ports: Ports) -> None:
-    assert "it does not speak gRPC, perhaps HTTP" in said("--server", f"127.0.0.1:{ports.http}")
+def test_an_http_port(ports: Ports) -> None:
+    assert "it is not a gRPC port, perhaps HTTP" in error_line("--server", f"127.0.0.1:{ports.http}")
 
 
 def test_tls_to_a_plain_port_and_the_reverse(ports: Ports, pki: Files) -> None:
-    assert "it does not speak TLS: leave --tls-ca" in said("-s", f"127.0.0.1:{ports.plain}", "--tls-ca", str(pki.ca))
-    assert "if it has TLS, give --tls-ca" in said("-s", f"127.0.0.1:{ports.picky}")
+    assert "it does not use TLS; remove --tls-ca" in error_line(
+        "-s", f"127.0.0.1:{ports.plain}", "--tls-ca", str(pki.ca)
+    )
+    assert "if it uses TLS, set --tls-ca" in error_line("-s", f"127.0.0.1:{ports.picky}")
 
 
 def test_certificates_that_do_not_fit(ports: Ports, pki: Files, other_pki: Files) -> None:
     picky, elsewhere = f"127.0.0.1:{ports.picky}", f"127.0.0.1:{ports.elsewhere}"
-    assert "not signed by the CA in --tls-ca" in said("-s", picky, "--tls-ca", str(other_pki.ca))
-    assert "made out to other names" in said("-s", elsewhere, "--tls-ca", str(other_pki.ca))
-    assert "give --tls-cert and --tls-key" in said("-s", picky, "--tls-ca", str(pki.ca))
-    assert "is no certificate or no key" in said("-s", picky, "--tls-ca", __file__)
+    assert "not signed by the CA in --tls-ca" in error_line("-s", picky, "--tls-ca", str(other_pki.ca))
+    assert "its certificate is for other names" in error_line("-s", elsewhere, "--tls-ca", str(other_pki.ca))
+    assert "give --tls-cert and --tls-key" in error_line("-s", picky, "--tls-ca", str(pki.ca))
+    assert "is not a certificate or key" in error_line("-s", picky, "--tls-ca", __file__)

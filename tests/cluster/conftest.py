@@ -22,12 +22,17 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     running: list[tuple[Cluster, Clients]] = []
     folders = itertools.chain([tmp_path], (tmp_path / f"cluster-{n}" for n in itertools.count(2)))
 
-    async def run(hosts: int, store: str = "sqlite", server_flags: tuple[str, ...] = (), **settings: object):
+    async def run(
+        hosts: int,
+        store: str = "sqlite",
+        server_flags: tuple[str, ...] = (),
+        together: bool = False,
+        **settings: object,
+    ) -> tuple[Cluster, Clients]:
         folder = next(folders)
         folder.mkdir(exist_ok=True)
-        cluster = Cluster(
-            folder, plans(hosts, folder, **settings), store, server_flags=(*LEDGER_ALONE, *server_flags)
-        )
+        flags = (*LEDGER_ALONE, *server_flags)
+        cluster = Cluster(folder, plans(hosts, folder, **settings), store, server_flags=flags, together=together)
         await asyncio.to_thread(cluster.start)
         clients = Clients(cluster.grpc[0])
         running.append((cluster, clients))

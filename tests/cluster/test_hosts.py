@@ -321,7 +321,7 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
     # Without --evict it cordons, and only shows.
     shown = await billet(cluster, "host", "drain", "h0", "-o", "json")
     assert shown.returncode == 0, shown.stderr
-    assert {row["name"] for row in json.loads(shown.stdout)["left"]} == here
+    assert {row["name"] for row in json.loads(shown.stdout)["remaining"]} == here
     assert await has_state(clients, "h0", "CORDONED")
     assert {vm["id"] for vm in on_hosts(cluster)["h0"]} == here
 
@@ -333,16 +333,16 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
     first.send_signal(signal.SIGINT)
     said = (await first.communicate())[1].decode()
     assert first.returncode == 1
-    assert "interrupted after 1 delete; h0 stays cordoned: run the same again to go on" in said
+    assert "interrupted after 1 delete; h0 stays cordoned; run the same command to continue" in said
 
     # Run again, it goes on where it was; what its label does not allow stays, and is named.
     again = await billet(cluster, "host", "drain", "h0", "--evict", "--pace-s", "0", "--at-once", "2", "-o", "json")
     assert again.returncode == 1
     told = json.loads(again.stdout)
     assert len(told["evicted"]) == len(here) - len(staying) - 1
-    why = {row["name"]: row["why"] for row in told["left"]}
+    why = {row["name"]: row["reason"] for row in told["remaining"]}
     assert why.keys() == staying
-    assert "made on the host itself" in why["mine"]
+    assert "created directly on the host" in why["mine"]
     assert all("no label billet.io/evict=allow" in why[name] for name in staying - {"mine"})
     await eventually(lambda: all(machine.happy for machine in [*movable, *fixed]))
     assert {vm["id"] for vm in on_hosts(cluster)["h0"]} == staying, "their controllers made them elsewhere"
@@ -354,7 +354,7 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
         await clients.delete(vm["uid"])
     await eventually(lambda: on_hosts(cluster)["h0"] == [])
     done = await billet(cluster, "host", "drain", "h0", "--evict")
-    assert done.stdout == "h0 is cordoned and empty. `billet host uncordon h0` takes it into service again.\n"
+    assert done.stdout == "h0 is cordoned and empty. `billet host uncordon h0` puts it back into service.\n"
     await asyncio.to_thread(cluster.agent[0].stop)
     await eventually(lambda: has_state(clients, "h0", "AWAY"))
     removed = await billet(cluster, "host", "remove", "h0")

@@ -75,7 +75,7 @@ async def test_promises_1_and_2_no_host_is_ever_overcommitted(start: Start, stor
     that is not over its limit at the end never was. Three times, the second and third on hosts that were emptied.
     First, on the same cluster, fewer than fit: their balance is the simulator's."""
     rooms = {"vcpu": VCPUS, "memory_mib": MEMORY_MIB}
-    cluster, clients = await start(20, store, **rooms, boot_mean_s=0.0)
+    cluster, clients = await start(20, store, **rooms, boot_mean_s=0.0, together=True)
     uids = await balance.create_all(clients, 400, at_once=32)
     balance.as_the_simulator_says(cluster.plans, await stored_records(cluster, 400))
     await sweep(cluster, clients, uids)
@@ -289,7 +289,7 @@ async def test_after_the_boot_the_next_bid_counts_what_the_award_foretold(start:
 
 
 async def test_promise_7_a_thousand_recorded_auctions_replay_to_the_same_awards(start: Start) -> None:
-    cluster, clients = await start(6, vcpu=150)
+    cluster, clients = await start(6, vcpu=150, together=True)
     outcomes = await clients.crowd(numbered("vm", 1000), at_once=64)
     assert outcomes.errors
     records = await stored_records(cluster, 1000)

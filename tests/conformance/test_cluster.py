@@ -98,7 +98,7 @@ def test_check_18_the_name_of_a_host_cannot_be_resolved(cluster_of: Callable[...
     service = cluster_of(1)
     service.agent[0].kill()
     service.agent_flags = ("--flintlock", "flintlock.invalid:9090")
-    service._launch_agent(0)  # restart_agent would wait for a host that is ready
+    service.launch_agent(0)  # restart_agent would wait for a host that is ready
     client = Client(service.grpc[0])
     # The first agent may have been killed before its host was written down: then the fleet has none until the second.
     eventually(lambda: [host.state for host in hosts_of(client)] == [fleet_pb2.DAEMON_DOWN])

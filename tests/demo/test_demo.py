@@ -1,4 +1,4 @@
-"""`billet demo` as a person runs it."""
+"""`billet demo` as a user runs it."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 
 def left_behind(tmp_path: Path) -> list[str]:
-    """Processes that still name the run's folder, and files in it."""
+    """Files in the run's folder, and processes that still have its path in their arguments."""
     files = [str(path) for path in tmp_path.iterdir()]
     running = [" ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])]
     return files + [line for line in running if str(tmp_path) in line]
@@ -38,18 +38,18 @@ def test_demo_runs_and_leaves_nothing_behind(tmp_path):
     assert "One auction explained" in done.stdout
     assert " won at " in done.stdout
     assert "time to CREATED, p99" in done.stdout
-    assert re.search(r"foretold against reported +0\.00% +at most, of 12\b", done.stdout)
+    assert re.search(r"predicted vs reported +0\.00% +largest of 12 differences", done.stdout)
     assert left_behind(tmp_path) == []
 
 
-def test_demo_for_scripts_says_where_it_is_and_stops_when_told(tmp_path):
+def test_demo_with_json_prints_its_addresses_and_stops_on_sigint(tmp_path):
     command = [*COMMAND, "--hosts", "2", "--json", "--keep", *QUICK]
     with subprocess.Popen(command, env=environment(tmp_path), stdout=subprocess.PIPE, text=True) as demo:
         assert demo.stdout is not None
-        said = json.loads(demo.stdout.readline())
-        assert [host["id"] for host in said["hosts"]] == ["host-1", "host-2"]
+        addresses = json.loads(demo.stdout.readline())
+        assert [host["id"] for host in addresses["hosts"]] == ["host-1", "host-2"]
         listed = subprocess.run(
-            [sys.executable, "-m", "billet", "hosts", "-s", said["grpc"], "-o", "json"],
+            [sys.executable, "-m", "billet", "hosts", "-s", addresses["grpc"], "-o", "json"],
             capture_output=True, text=True, timeout=60, check=True,
         )  # fmt: skip
         assert [host["state"] for host in json.loads(listed.stdout)] == ["READY", "READY"]

@@ -1,4 +1,4 @@
-"""Processes that are started, awaited, and never left behind."""
+"""Child processes are started, awaited, and always stopped."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def python(code: str) -> list[str]:
 
 
 def gone(pid: int, timeout_s: float = 60.0) -> bool:
-    """Whether a process ends, or is no more than a zombie that nobody has waited for, in time."""
+    """Whether a process exits, or becomes a zombie, in time."""
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         try:
@@ -33,7 +33,7 @@ def gone(pid: int, timeout_s: float = 60.0) -> bool:
     return False
 
 
-def test_the_ready_line_is_read_and_the_process_ended(tmp_path):
+def test_the_ready_line_is_read_and_the_process_is_stopped(tmp_path):
     with Processes(tmp_path) as processes:
         child = processes.start("child", python(SERVE))
         assert child.ready() == {"grpc": "x:1"}
@@ -50,7 +50,7 @@ def test_a_process_that_ends_before_it_is_ready_shows_the_end_of_its_log(tmp_pat
             processes.check()
 
 
-def test_a_process_that_says_nothing_is_given_up(tmp_path):
+def test_a_process_without_a_ready_line_times_out(tmp_path):
     with Processes(tmp_path) as processes:
         child = processes.start("child", python("import time; time.sleep(600)"))
         with pytest.raises(BilletError, match="not ready within"):
@@ -77,8 +77,8 @@ time.sleep(600)
     assert gone(pid)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
-def test_kill_9_of_the_starter_takes_its_processes_along(tmp_path: Path):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a parent-death signal")
+def test_kill_9_of_the_parent_ends_its_children(tmp_path: Path):
     code = f"""
 import time
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The demo's workload: the same for the same seed, and never more than the hosts can take."""
+"""The demo's workload depends only on the seed, and fits on its hosts."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def test_the_hosts_are_big_enough(hosts, create):
     assert wanted <= FILL * sum(size.vcpu for size in sizes)
 
 
-def test_the_static_list_chooses_as_cluster_api_does():
+def test_the_static_list_chooses_like_cluster_api():
     # crc32 of the name, modulo the number of hosts: zlib's and Go's IEEE polynomial are the same.
     assert static_choice("123456789", 5) == 0xCBF43926 % 5
 

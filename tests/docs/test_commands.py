@@ -229,6 +229,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)  # 45 commands, one after the other
 def test_the_commands_of_the_documentation_do_what_it_says(machine):
     page = None

@@ -34,7 +34,7 @@ def create(running: FakeFlintlockd, given: types.MicroVMSpec | None = None) -> s
 
 
 def record(running: FakeFlintlockd, uid: str) -> StoredMicroVm:
-    return running._records[uid]
+    return running.records[uid]
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -102,7 +102,7 @@ async def test_delete_while_booting_waits_for_the_boot_then_removes() -> None:
         await until(lambda: running.boots.stats.running)
         running.vms.delete(with_uid(uid))
         assert record(running, uid).vm.status.state == DELETING
-        await until(lambda: not running._records)
+        await until(lambda: not running.records)
         assert uid not in running.boots.stats.created_s
 
 
@@ -112,7 +112,7 @@ async def test_a_failed_one_can_be_deleted() -> None:
         uid = create(running)
         await until(lambda: record(running, uid).vm.status.state == FAILED)
         running.vms.delete(with_uid(uid))
-        await until(lambda: not running._records)
+        await until(lambda: not running.records)
 
 
 async def test_an_empty_kernel_kills_when_its_boot_gets_there() -> None:
@@ -129,7 +129,7 @@ async def test_an_empty_kernel_kills_when_its_boot_gets_there() -> None:
 async def test_same_seed_same_times_and_the_mean_is_the_mean() -> None:
     def draws(seed: int) -> list[float]:
         boots = FakeFlintlockd(FakeConfig(seed=seed)).boots
-        return [boots._draw_s(0.5) for _ in range(4000)]
+        return [boots.draw_s(0.5) for _ in range(4000)]
 
     assert draws(1) == draws(1) != draws(2)
     assert 0.48 < mean(draws(1)) < 0.52

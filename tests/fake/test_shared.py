@@ -83,7 +83,7 @@ async def test_an_error_within_a_stream_is_its_last_line() -> None:
         await asyncio.sleep(0)
         raise Unreachable("host-1 does not answer")
 
-    response = await gateway._stream_response(replies("", b"", None))
+    response = await gateway.stream_response(replies("", b"", None))
     lines = [line async for line in response.body_iterator]
     assert response.status_code == 200
     assert [line.split(b":")[0] for line in lines] == [b'{"result"', b'{"error"']

@@ -122,7 +122,7 @@ async def test_a_new_leader_loads_what_was_committed(tmp_path: Path) -> None:
 async def test_the_reconciler_wakes_when_work_on_a_placement_ends() -> None:
     store = SqliteStore("unused.db")
     ledger = Ledger(State(), store, None)  # type: ignore[arg-type]
-    with ledger.hold("p1"):
+    async with ledger.hold("p1"):
         assert set(ledger.in_hand) == {"p1"}
         assert not ledger.wake.is_set()
     assert not ledger.in_hand

@@ -169,7 +169,7 @@ async def test_a_host_that_reconnects_while_its_removal_waits_is_not_removed(
 async def test_nothing_is_awarded_to_a_fenced_host_while_a_create_in_hand_ends(leader: LeaderTerm) -> None:
     """Broken on purpose (release placements in hand): the create that ends later revives its placement."""
     await place(leader, "mine", RESERVED)
-    with leader.ledger.hold("mine"):
+    async with leader.ledger.hold("mine"):
         fencing = asyncio.create_task(leader.operator.fence("h1"))
         await eventually(lambda: leader.ledger.state.hosts["h1"].fenced)
         view = leader.ledger.state.view("h1")
@@ -336,7 +336,7 @@ async def test_a_host_is_removed_when_it_is_empty_and_away(leader: LeaderTerm) -
 
 async def test_a_fence_fails_when_its_leader_is_deposed(leader: LeaderTerm) -> None:
     await place(leader, "mine", RESERVED)
-    with leader.ledger.hold("mine"):
+    async with leader.ledger.hold("mine"):
         fencing = asyncio.create_task(leader.operator.fence("h1"))
         await eventually(lambda: leader.ledger.state.hosts["h1"].fenced)
         leader.ledger.end("another leads")
@@ -457,7 +457,7 @@ async def test_a_microvm_seen_while_its_create_is_in_hand_is_looked_at_once_more
     microVM stays RESERVED, without a uid, until the next sweep. The clock stands still: there is no sweep here.
     """
     await place(leader, "tok", RESERVED)
-    with leader.ledger.hold("tok"):
+    async with leader.ledger.hold("tok"):
         leader.announce("h1", row("U-tok", token="tok"))
         await eventually(lambda: "h1" in leader.reconciler.ready)
         assert leader.state_of("tok") is RESERVED, "left to the create"

@@ -58,7 +58,7 @@ async def ask(rounds: Rounds, *host_ids: str, vcpu: int = 1) -> tuple[dict[str, 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
     loop = VirtualLoop()
     loop.run_until_complete(scenario)
-    loop.bury()
+    loop.dispose()
 
 
 def test_a_lot_with_a_bid_waits_bid_wait_s_for_slower_hosts() -> None:

@@ -25,8 +25,9 @@ from billet.leader.auctioneer import Auctioneer
 from billet.leader.ledger import Ledger
 from billet.link import agent as link_agent
 from billet.ports import NotTaken
+from billet.sim.etcd import Etcd
 from billet.sim.seed import SeedResult, run_seed
-from billet.sim.store import Etcd, SimStore
+from billet.sim.store import SimStore
 
 SEEDS = 500  # within which each has to be found
 

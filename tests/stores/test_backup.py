@@ -214,7 +214,7 @@ async def test_the_commands_on_a_running_cluster_and_after_it(
     assert (taken.exit_code, "2 records" in taken.stdout) == (0, True)
     before = path.read_bytes()
     refused = await billet("backup", str(path))
-    assert (refused.exit_code, "replace it with --force" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "overwrite it with --force" in refused.stderr) == (2, True)
     assert path.read_bytes() == before
     assert (await billet("backup", "--force", str(path))).exit_code == 0
     refused = await billet("restore", str(path))
@@ -225,7 +225,7 @@ async def test_the_commands_on_a_running_cluster_and_after_it(
     wrong = await billet("check")
     assert (wrong.exit_code, "hosts/h2" in wrong.stdout, "'h7'" in wrong.stdout) == (1, True, True)
     restored = await billet("restore", "--force", str(path))
-    assert (restored.exit_code, "Start the servers" in restored.stdout) == (0, True)
+    assert (restored.exit_code, "Now start the servers" in restored.stdout) == (0, True)
     assert len((await engine.load()).changes) == 2
     await engine.close()
 

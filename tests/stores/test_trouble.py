@@ -163,8 +163,7 @@ async def test_a_server_that_stayed_up_remembers_its_own_terms(own_etcd: LocalEt
     store = EtcdStore([own_etcd.endpoint], lease_ttl_s=2)
     await store.open()
     for n in range(20):
-        term = await store.campaign(ME)
-        await store.commit(term, [PutPlacement(placement(n))])
+        term = await led(store, PutPlacement(placement(n)))
         await store.resign(term)
     own_etcd.kill()
     await asyncio.to_thread(shutil.rmtree, own_etcd.folder / "data")

@@ -1,4 +1,4 @@
-"""Bursts in the model of boots: who is done first, and what was foretold."""
+"""Bursts: times until CREATED under each rule, and the accuracy of forecasts."""
 
 import json
 from collections import defaultdict
@@ -169,7 +169,7 @@ def test_the_command_has_what_makes_sense_for_a_burst():
 def test_the_command_refuses_what_makes_none(args, what):
     refused = burst(*args)
     assert refused.exit_code != 0
-    assert f"--burst goes without {what}" in refused.stderr
+    assert f"--burst cannot be combined with {what}" in refused.stderr
 
 
 def test_quantiles():

@@ -33,7 +33,7 @@ from billet.whatif.recorded_workload import (
 )
 from billet.whatif.rules import own
 from billet.whatif.simulation import run
-from billet.whatif.workload import Create, Mark, There, Traits
+from billet.whatif.workload import Create, Existing, Mark, Traits
 
 ROOMS = [Resources(16, 65536, 0, 99), Resources(32, 131072, 0, 99), Resources(32, 65536, 0, 99)]
 
@@ -144,7 +144,7 @@ def test_what_ran_before_the_records_begin_stays_and_ends_when_it_ended():
     assert [name for name in names if name != "|"] == ["old", "before h0", first, "old", second]
     assert names[-1] == "|"
     gone = workload(known, without=["h0"])
-    assert [event.vm for event in gone.events if isinstance(event, (Create, There))] == [first, second]
+    assert [event.vm for event in gone.events if isinstance(event, (Create, Existing))] == [first, second]
 
 
 def test_a_client_that_was_refused_and_came_again_counts_once():
@@ -168,11 +168,11 @@ def test_what_came_to_no_decision_is_left_out_and_said():
     assert (len(known.placed), dict(known.left_out), known.choosy) == (1, {"denied": 1}, 2)
     said = " ".join(assumed(known))
     assert "1 denied" in said
-    assert "every host has every provider, though 2 auctions asked for something of it" in said
+    assert "every host has every provider, though 2 auctions asked for a certain one" in said
 
 
-def test_wishes_are_granted_again_as_far_as_the_records_say_what_hosts_have():
-    """Broken on purpose (wishes left out; what hosts have not found out): microVMs would be elsewhere."""
+def test_constraints_are_met_again_as_far_as_the_records_tell_what_hosts_have():
+    """Broken on purpose (constraints left out; what hosts have not found out): microVMs would be elsewhere."""
     has = {
         "h0": Traits("a", {"disk": "nvme"}),
         "h1": Traits("a"),
@@ -200,14 +200,14 @@ def test_wishes_are_granted_again_as_far_as_the_records_say_what_hosts_have():
     assert "h3" not in {host for vm, host in chosen.items() if asked[vm].constraints.avoid}
     apart = [host for vm, host in chosen.items() if asked[vm].constraints.apart]
     assert sorted(apart) == [f"h{n}" for n in range(6)]
-    assert any("the constraints of 30 auctions are met as far as the records go" in said for said in assumed(known))
+    assert any("30 auctions had constraints or preferences" in phrase for phrase in assumed(known))
 
 
 def test_who_was_refused_for_a_quota_is_said_to_be_free_of_it():
     day = Yesterday(hosts=1)
     day.create("much", Resources(99, 1024, 0, 1))
     day.records[-1].text = exceeded({"ns": Quota(vcpu=8)}, "ns", Resources(8), Resources(99))
-    assert "no quota holds, though 1 auction ended at one" in " ".join(assumed(day.past()))
+    assert "there are no quotas, though one refused 1 auction" in " ".join(assumed(day.past()))
 
 
 def test_the_shadow_is_held_against_what_became_of_the_microvm():

@@ -101,7 +101,7 @@ CONSTRAINTS = [
 
 
 def constrained(seed):
-    """The same, in three zones, and every other microVM wishes something."""
+    """The same, in three zones, and every other microVM has constraints."""
     workload, chance = stream(seed), random.Random(seed)
     disks = ({"disk": "nvme"}, {})
     workload.traits = {host_id: Traits("abc"[n % 3], disks[n % 2]) for n, host_id in enumerate(workload.hosts)}
@@ -116,7 +116,7 @@ def constrained(seed):
 
 
 @pytest.mark.parametrize("at_once", [1, 8])
-def test_wishes_are_granted_as_a_live_cluster_does(at_once):
+def test_constraints_are_met_as_a_live_cluster_does(at_once):
     """Broken on purpose (the quick search for all): they differ."""
     weights = Weights()
     for seed in range(3):
@@ -128,7 +128,7 @@ def test_wishes_are_granted_as_a_live_cluster_does(at_once):
 
 
 @pytest.mark.parametrize("rule", [own(Weights()), late(own(Weights()), 50)], ids=["fresh", "late"])
-def test_what_is_to_be_apart_is_apart_and_what_wishes_a_zone_is_in_it(rule):
+def test_apart_is_apart_and_a_required_zone_is_kept(rule):
     fleets = []
     run(constrained(5), Rule("noted", lambda fleet: fleets.append(fleet) or rule.start(fleet)))
     (fleet,) = fleets
@@ -237,7 +237,7 @@ def test_a_report_of_a_burst_shows_how_many_are_created_by_when(tmp_path):
     done = CliRunner().invoke(main, args)
     assert done.exit_code == 0, done.output
     text = html.read_text()
-    assert re.findall("<h2>(.*?)</h2>", text) == ["4 creates at once", "8 creates at once"]
+    assert re.findall("<h2>(.*?)</h2>", text) == ["Burst of 4 creates", "Burst of 8 creates"]
     assert text.count("seconds since their create") == text.count("<svg") == 2
     assert text.count("<polyline") == 2 * 3  # Billet, the static list, the one who knows
 
@@ -308,7 +308,7 @@ def test_what_is_no_number_is_not_played(option):
     assert f"Invalid value for '{option[0]}'" in done.stderr
 
 
-def test_the_command_says_who_looks_at_wishes(tmp_path):
+def test_the_command_notes_which_rules_ignore_constraints(tmp_path):
     """Two that are to be apart, and one host: Billet refuses one of them, the others do not."""
     (tmp_path / "w.csv").write_text(
         "host,h,8,8192\ncreate,a,1,1024,,,,billet.io/apart=g\ncreate,b,1,1024,,,,billet.io/apart=g"
@@ -318,7 +318,7 @@ def test_the_command_says_who_looks_at_wishes(tmp_path):
     done = CliRunner().invoke(main, args)
     rows = {line.split("  ")[0].strip(): line.split() for line in done.stdout.splitlines()}
     assert (rows["billet spread"][-3], rows["kube-scheduler's default"][-3]) == ("50.0%", "0.0%")
-    note = "only Billet's policies look at wishes"
+    note = "only Billet's policies honour constraints and preferences"
     assert note in " ".join(done.stdout.split())
     assert note in html.read_text().replace("&#x27;", "'")
     (tmp_path / "tiny.csv").write_text(TINY)

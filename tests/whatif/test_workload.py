@@ -72,8 +72,8 @@ def test_zones_and_labels_go_by_the_names_of_their_columns_too(tmp_path, comma):
 @pytest.mark.parametrize(
     ("heads", "says"),
     [
-        ("op,name,vcpu,memory", "line 1: column 'memory' is not known; the columns are op, name, vcpu, memory_mib,"),
-        ("op,name,vcpu,vcpu", "line 1: column 'vcpu' is there twice; the columns are op, name,"),
+        ("op,name,vcpu,memory", "line 1: column 'memory' is unknown; the columns are op, name, vcpu, memory_mib,"),
+        ("op,name,vcpu,vcpu", "line 1: column 'vcpu' is repeated; the columns are op, name,"),
     ],
 )
 def test_a_column_that_is_not_known_is_named(tmp_path, heads, says):
@@ -103,8 +103,8 @@ def test_without_marks_the_end_is_measured(tmp_path):
     assert read(written(tmp_path, GOOD.replace("mark,filled\n", ""))).marks() == ["end"]
 
 
-def test_hosts_have_zones_and_labels_and_microvms_wish_by_theirs(tmp_path):
-    """In both formats; what wishes nothing costs the engine nothing."""
+def test_hosts_have_zones_and_labels_and_microvms_constraints(tmp_path):
+    """In both formats; a microVM without constraints costs the engine nothing."""
     table = """host,h1,8,8192,,,a,disk=nvme gpu=yes
 host,h2,8,8192,,,b
 host,h3,8,8192
@@ -139,19 +139,19 @@ create,bare,1,1024
             "create,c,1,1024,,,,billet.io/zon=a",
             "line 10: label billet.io/zon='a' is unknown: " + constraints.ALLOWED,
         ),
-        ("create,c,1,1024,,,a", "line 10: microVM c has a zone; it wishes for one by the label billet.io/zone"),
-        ("host,h1,8,8192", "line 10: host h1 is there twice"),
-        ("create,b,1,1024", "line 10: microVM b is created twice; give each a name of its own"),
-        ("host,h3,8,8192", "line 10: host h3 comes after the first event; all hosts are there from the beginning"),
+        ("create,c,1,1024,,,a", "line 10: microVM c has a zone; use the label billet.io/zone"),
+        ("host,h1,8,8192", "line 10: host h1 is repeated"),
+        ("create,b,1,1024", "line 10: microVM b is created twice; use unique names"),
+        ("host,h3,8,8192", "line 10: host h3 comes after the first event; list all hosts first"),
         ("create,c,two,1024", "line 10: vcpu is 'two'; write a whole number"),
         ("create,c,2", "line 10: memory_mib is missing; write a whole number"),
-        ("create,c,0,1024", "line 10: vcpu and memory_mib are 1 at least"),
-        ("create,c,2,-1", "line 10: memory_mib is -1; it cannot be below 0"),
+        ("create,c,0,1024", "line 10: vcpu and memory_mib must be at least 1"),
+        ("create,c,2,-1", "line 10: memory_mib is -1; it must not be negative"),
         ("create,,2,1024", "line 10: this create has no name"),
-        ("delete,z", "line 10: microVM z is deleted, and was not created before"),
-        ("mark,filled", "line 10: mark filled is there twice"),
-        ("destroy,a", "line 10: 'destroy' is none of host, create, delete, mark"),
-        ("create,c,1,1024,0,1,,,9", "line 10: 9 columns; there are 8 at most"),
+        ("delete,z", "line 10: microVM z is deleted before it is created"),
+        ("mark,filled", "line 10: mark filled is repeated"),
+        ("destroy,a", "line 10: 'destroy' is not one of host, create, delete, mark"),
+        ("create,c,1,1024,0,1,,,9", "line 10: 9 columns; the maximum is 8"),
     ],
 )
 def test_a_wrong_line_is_named(tmp_path, line, says):
@@ -165,7 +165,7 @@ def test_a_wrong_line_is_named(tmp_path, line, says):
     ("text", "says"),
     [
         ("{", "is not JSON"),
-        ("[]", "is no workload"),
+        ("[]", "is not a workload"),
         ("[" * 100_000, "is nested too deeply"),
         ('{"hosts": 3}', "'hosts' is not a list"),
         ('{"hosts": [1]}', "hosts[0] is not an object"),

@@ -1,4 +1,4 @@
-"""Billet's own service: the hosts, the placements, and why an auction went as it did."""
+"""Billet's own gRPC service, billet.v1.Fleet: hosts, placements, auction records, accuracy, host operations."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ EXPLAIN = f"/{SERVICE}/Explain"
 RECORDS = f"/{SERVICE}/Records"
 ACCURACY = f"/{SERVICE}/Accuracy"
 CHANGE_HOST = f"/{SERVICE}/ChangeHost"
-UNREACHABLE = "UNREACHABLE"  # flintlockd has no such state: the host is not connected
+UNREACHABLE = "UNREACHABLE"  # not a state of flintlockd: the host is not connected
 
-PAGE = 200  # records of 36 bids each stay below the 4 MB that grpc takes by default
-MOST_PAGE = 500
+PAGE = 200  # records of 36 bids each stay below the 4 MB that gRPC accepts by default
+MAX_PAGE = 500
 
 Method = Callable[[bytes, float, Mapping[str, str]], Awaitable[Answer]]
 
 
-class Records(Protocol):
-    """What a server keeps of the auctions that it held (store/auction_log.py)."""
+class RecordedAuctions(Protocol):
+    """The auctions that this server held and recorded (store/auction_log.py)."""
 
     def find(self, name: str) -> list[bytes]:
-        """The records of one microVM, the newest first."""
+        """The records of one microVM, newest first. `name` as in ExplainRequest.key."""
 
     def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
-        """Some of the records, or of the ends of microVMs, the oldest first, and where to go on."""
+        """Up to `limit` records after `after` (`gone`: ends of microVMs), oldest first; next `after`, 0 = end."""
 
 
-class Nothing:
-    """Records, where none are kept."""
+class NoRecordedAuctions:
+    """RecordedAuctions of a server that keeps none."""
 
     def find(self, name: str) -> list[bytes]:
         """See Records."""
@@ -53,23 +53,23 @@ class Nothing:
         return [], 0
 
 
-def fleet_methods(leadership: Leadership, records: Records, server: str) -> dict[str, Method]:
-    """The service's methods by their full names. `server` is whose records they are."""
+def fleet_methods(leadership: Leadership, records: RecordedAuctions, server: str) -> dict[str, Method]:
+    """The service's methods by full name. `server` is the id of the server that keeps `records`."""
     fleet = _Fleet(leadership, records, server)
     return {
         HOSTS: fleet.hosts,
         PLACEMENTS: fleet.placements,
         EXPLAIN: fleet.explain,
-        RECORDS: fleet.kept,
+        RECORDS: fleet.records,
         ACCURACY: fleet.accuracy,
         CHANGE_HOST: fleet.change_host,
     }
 
 
 class _Fleet:
-    """The service. What takes long is written down in a thread: on the event loop it would hold up every auction."""
+    """The service. Large replies are encoded in a thread, because on the event loop they would block all auctions."""
 
-    def __init__(self, leadership: Leadership, records: Records, server: str) -> None:
+    def __init__(self, leadership: Leadership, records: RecordedAuctions, server: str) -> None:
         self._leadership = leadership
         self._records = records
         self._server = server
@@ -83,7 +83,7 @@ class _Fleet:
 
     async def placements(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = parse(pb.PlacementsRequest, request)
-        found = [p for p in self._leadership.ledger.state.placements.values() if _passes(p, wanted)]
+        found = [p for p in self._leadership.ledger.state.placements.values() if _matches(p, wanted)]
         found.sort(key=lambda p: (p.namespace, p.name, p.uid))
         views = [placement_view(self._leadership, placement) for placement in found]
         return Answer(pb.PlacementsReply(placements=views).SerializeToString())
@@ -91,14 +91,14 @@ class _Fleet:
     async def explain(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         key = parse(pb.ExplainRequest, request).key
 
-        def written() -> bytes:
+        def encoded() -> bytes:
             return pb.ExplainReply(record_json=map(readable, self._records.find(key))).SerializeToString()
 
-        return Answer(await asyncio.to_thread(written))  # thousands of a name whose controller tries again and again
+        return Answer(await asyncio.to_thread(encoded))  # thousands, if a controller keeps retrying a name
 
-    async def kept(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+    async def records(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = parse(pb.RecordsRequest, request)
-        limit = min(max(wanted.limit, 0) or PAGE, MOST_PAGE)
+        limit = min(max(wanted.limit, 0) or PAGE, MAX_PAGE)
         if wanted.key:
             found, more = await asyncio.to_thread(self._records.find, wanted.key), 0
         else:
@@ -110,14 +110,14 @@ class _Fleet:
         outcomes = sorted(self._leadership.accuracy.outcomes.items())
         kept = [outcome for host_id, of_host in outcomes if wanted in ("", host_id) for outcome in of_host]
 
-        def written() -> bytes:
+        def encoded() -> bytes:
             return pb.AccuracyReply(outcome_json=map(encode_outcome, kept), server=self._server).SerializeToString()
 
-        return Answer(await asyncio.to_thread(written))  # half a million of a thousand hosts
+        return Answer(await asyncio.to_thread(encoded))  # half a million outcomes with a thousand hosts
 
     async def change_host(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         leadership, wanted = self._leadership, parse(pb.ChangeHostRequest, request)
-        # An operator who goes away does not stop it between its commit and the ledger.
+        # Shielded: a client that disconnects must not stop it between the commit and the ledger.
         released = await asyncio.shield(_change(Operator(leadership.ledger, leadership.reconciler), wanted))
         host = leadership.ledger.state.hosts.get(wanted.host)
         view = host_view(leadership, host) if host else None
@@ -125,7 +125,7 @@ class _Fleet:
 
 
 async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:
-    """Do it; returns how many microVMs a fence has released."""
+    """Carry out the operation. Returns the number of microVMs that a fence has released. Raises BilletError."""
     match wanted.verb:
         case pb.CORDON | pb.UNCORDON:
             await operator.cordon(wanted.host, wanted.verb == pb.CORDON)
@@ -134,12 +134,12 @@ async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:
         case pb.REMOVE:
             await operator.remove(wanted.host, wanted.gone)
         case _:
-            raise InvalidRequest("say what to do to the host: CORDON, UNCORDON, FENCE or REMOVE")
+            raise InvalidRequest("the request names no verb; set CORDON, UNCORDON, FENCE or REMOVE")
     return 0
 
 
 def host_view(leadership: Leadership, host: Host) -> pb.HostView:
-    """One host: what the ledger counts, and what its last report said."""
+    """One host: its allocation in the ledger and the metrics of its last report."""
     taken = leadership.ledger.state.taken.get(host.id, ZERO)
     seen = leadership.reconciler.seen.get(host.id)
     view = pb.HostView(
@@ -166,7 +166,7 @@ def host_view(leadership: Leadership, host: Host) -> pb.HostView:
 
 
 def _facts(report: Report) -> pb.HostView:
-    """What only the host knows, as far as it can be had."""
+    """The report's metrics; unavailable ones stay unset."""
     facts, machine = report.facts, report.machine
     return pb.HostView(
         pressure=facts.pressure,
@@ -187,12 +187,12 @@ def _facts(report: Report) -> pb.HostView:
         cpu_model=machine.cpu_model,
         kvm=machine.kvm,
         providers=machine.providers or (),
-        lacks=machine.lacks,
+        unavailable=machine.lacks,
     )
 
 
 def placement_view(leadership: Leadership, placement: Placement) -> pb.PlacementView:
-    """One placement, with the state that its host last showed."""
+    """One placement, with flintlockd's state as last reported."""
     seen = leadership.reconciler.seen.get(placement.host)
     row = seen.rows.get(placement.uid) if seen else None
     return pb.PlacementView(
@@ -213,7 +213,7 @@ def placement_view(leadership: Leadership, placement: Placement) -> pb.Placement
     )
 
 
-def _passes(placement: Placement, wanted: pb.PlacementsRequest) -> bool:
+def _matches(placement: Placement, wanted: pb.PlacementsRequest) -> bool:
     return (
         wanted.namespace in ("", placement.namespace)
         and wanted.name in ("", placement.name)

@@ -1,4 +1,4 @@
-"""The gRPC server: Flintlock's service, Fleet, reflection and health, as bytes in front of a Backend."""
+"""The gRPC server for clients: Flintlock's service, Fleet, reflection and health. Passes bytes to a Backend."""
 
 from __future__ import annotations
 
@@ -43,29 +43,29 @@ UNARY = frozenset(
 HEALTH = (f"/{health.SERVICE_NAME}/Check", f"/{health.SERVICE_NAME}/Watch")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 FOREVER_S = 1e6  # a call without a deadline
-QUIET_S = 0.1  # a call that gRPC has taken reaches us within this time
+QUIET_S = 0.1  # a call that gRPC has accepted reaches our handler within this time
 
-if TYPE_CHECKING:  # at run time grpc's classes take no parameters
+if TYPE_CHECKING:  # at run time, grpc's classes are not generic
     Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GrpcServer:
     """One listening gRPC server in front of a Backend.
 
-    `token` is what clients must show, "" for nothing; `proof` what another server shows that passes a call on.
-    `zone` is what this address stands for: creates that come through it wish it. "" for every zone.
+    `token` is the Basic token required from clients, "" = none. `proof` is the secret of servers that forward calls.
+    `zone`, unless "", is the zone that creates through this address are constrained to.
     """
 
     def __init__(self, backend: Backend, token: str, proof: str, zone: str = "") -> None:
         self._backend = backend
         self._proof = proof
         self._zone = {ZONE: zone} if zone else {}
-        self._calls = 0  # in flight, those of health apart
+        self._calls = 0  # in flight, not counting health checks
         self._idle = asyncio.Event()
         self._idle.set()
         self._health = health.aio.HealthServicer()
         interceptors = [BasicAuth(token)] if token else []
-        # Without this a second server on the same port would silently share it.
+        # Otherwise a second server on the same port would silently share it.
         self._server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((_Handlers(self),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -77,7 +77,7 @@ class GrpcServer:
         self.reflection = reflection_handler(services)
 
     async def listen(self, endpoint: str, settings: tls.TlsSettings) -> int:
-        """Begin to serve; returns the port. RuntimeError when it is taken."""
+        """Start serving; returns the port. RuntimeError if the port is in use."""
         credentials = tls.server_credentials(settings)
         port = (
             self._server.add_secure_port(endpoint, credentials)
@@ -88,13 +88,13 @@ class GrpcServer:
         return port
 
     async def serving(self, yes: bool) -> None:
-        """What gRPC health says."""
+        """Set the gRPC health status to SERVING or NOT_SERVING."""
         status = health_pb2.HealthCheckResponse.SERVING if yes else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", wire.SERVICE):
             await self._health.set(service, status)
 
     async def stop(self, grace_s: float) -> None:
-        """Take no new calls and let those in flight finish. Whoever only watches our health is not waited for."""
+        """Reject new calls and wait up to `grace_s` for calls in flight, except for health watches."""
         stopping = asyncio.create_task(self._server.stop(grace_s))
         quiet = asyncio.create_task(self._quiet())
         await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
@@ -103,7 +103,7 @@ class GrpcServer:
         await stopping
 
     async def _quiet(self) -> None:
-        """Return when nothing is in flight, nor about to be: to stop then would cancel what gRPC has just taken."""
+        """Return after QUIET_S without calls: stopping sooner would cancel calls that gRPC just accepted."""
         while True:
             await self._idle.wait()
             await asyncio.sleep(QUIET_S)
@@ -122,14 +122,14 @@ class GrpcServer:
                 self._idle.set()
 
     def _metadata(self, context: Context) -> dict[str, str]:
-        """The call's metadata; what only servers may say to each other counts only from one that can prove it."""
+        """The call's metadata. Headers reserved for servers are dropped unless the caller presents the proof."""
         metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         if compare_digest(metadata.get(FORWARDED, "").encode(), self._proof.encode()):
             return metadata
         return {key: value for key, value in metadata.items() if key not in INTERNAL} | self._zone
 
     async def unary(self, method: str, request: bytes, context: Context) -> bytes:
-        """A call with one message each way."""
+        """Handle a unary call."""
         left_s = context.time_remaining()
         try:
             with self._in_flight():
@@ -144,7 +144,7 @@ class GrpcServer:
         return answer.payload
 
     async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        """Any other call."""
+        """Handle a call with any number of messages each way."""
         try:
             with self._in_flight():
                 replies = self._backend.stream(method, requests, context.time_remaining(), self._metadata(context))
@@ -156,13 +156,13 @@ class GrpcServer:
 
 
 class _Handlers(grpc.GenericRpcHandler):
-    """Every method there is, by its name."""
+    """Finds the handler of each method by name."""
 
     def __init__(self, grpc_server: GrpcServer) -> None:
         self._grpc_server = grpc_server
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler of a method; None leaves health to its own."""
+        """The handler of a method; None for health, which has its own handlers."""
         method = handler_call_details.method
         if method in UNARY:
             return grpc.unary_unary_rpc_method_handler(_unary(self._grpc_server, method))
@@ -189,7 +189,7 @@ def _stream(grpc_server: GrpcServer, method: str) -> Callable[[AsyncIterator[byt
 
 
 class BasicAuth(grpc.aio.ServerInterceptor):
-    """flintlockd's Basic authentication, in front of everything but health, which load balancers ask bare."""
+    """flintlockd's Basic authentication for all calls but health, which load balancers call without a token."""
 
     def __init__(self, token: str) -> None:
         self._token = token
@@ -199,7 +199,7 @@ class BasicAuth(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Let the call through, or answer it with UNAUTHENTICATED."""
+        """Pass the call on, or fail it with UNAUTHENTICATED."""
         given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
         problem = check_basic(given if isinstance(given, str) else None, self._token)
         if problem is None or handler_call_details.method in HEALTH:
@@ -213,7 +213,7 @@ class BasicAuth(grpc.aio.ServerInterceptor):
 
 
 async def _abort(context: Context, method: str, error: Exception) -> None:
-    """End the call with the error's code and text; what nobody foresaw is logged and says no more than that."""
+    """End the call with the error's code and text. An unexpected error is logged; the client gets a generic text."""
     match error:
         case BilletError():
             code, text = error.status, error.text
@@ -221,6 +221,6 @@ async def _abort(context: Context, method: str, error: Exception) -> None:
             return
         case _:
             log.exception("unexpected error", method=method)
-            code, text = 13, "internal error; the server's log has the details"
+            code, text = 13, "internal error; see the server's log"
     answered = () if isinstance(error, LeaderLost) else ((ANSWERED, "1"),)
     await context.abort(CODES[code], text, answered)

@@ -1,4 +1,4 @@
-"""The HTTP side: Flintlock's gateway, a line for load balancers, and metrics."""
+"""The HTTP server: Flintlock's gateway, /healthz for load balancers, and /metrics."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FOREVER_S = 1e6
 
 
 def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> Starlette:
-    """The application, in front of the same as gRPC's; a token, when there is one, is asked as there."""
+    """The application. Calls go to the same leader proxy as gRPC calls; `token`, unless "", is required likewise."""
 
     def metadata(headers: Mapping[str, str]) -> dict[str, str]:
         problem = check_basic(headers.get("authorization"), token) if token else None
         if problem:
             raise Unauthenticated(problem)
-        return {key: value for key, value in headers.items() if counts(key)}
+        return {key: value for key, value in headers.items() if is_metadata(key)}
 
     async def call(method: str, request: bytes, headers: Mapping[str, str]) -> Answer:
         return await proxy.unary(method, request, FOREVER_S, metadata(headers))
@@ -40,23 +40,23 @@ def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> St
 
     async def health(http: Request) -> PlainTextResponse:
         if not proxy.serving:
-            return PlainTextResponse("no server leads at the moment\n", status_code=503)
+            return PlainTextResponse("no server is leading\n", status_code=503)
         return PlainTextResponse("ok\n")
 
-    async def measured(http: Request) -> Response:
+    async def exposition(http: Request) -> Response:
         try:
             metadata(http.headers)
         except Unauthenticated as error:
             return PlainTextResponse(f"{error.text}\n", status_code=401)
-        # In a thread: medians of a large fleet take a second, in which no auction could go on.
+        # In a thread: the medians of a large fleet take a second, which would block all auctions.
         return Response(await asyncio.to_thread(metrics), media_type=EXPOSITION)
 
-    routes = [Route("/healthz", health), Route("/metrics", measured), *gateway_routes(call, stream)]
+    routes = [Route("/healthz", health), Route("/metrics", exposition), *gateway_routes(call, stream)]
     return Starlette(routes=routes, exception_handlers={HTTPException: routing_error})
 
 
-def counts(header: str) -> bool:
-    """Whether a client's header counts as metadata: Billet's own do, but those that servers say to each other."""
+def is_metadata(header: str) -> bool:
+    """Whether a client's header is passed on as metadata: Billet's own headers except those reserved for servers."""
     return header == "authorization" or (header.startswith("x-billet-") and header not in INTERNAL)
 
 

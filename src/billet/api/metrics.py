@@ -1,4 +1,4 @@
-"""Metrics for Prometheus: how well the hosts' bids foretell, as the leader sees it. A follower has none of them."""
+"""Prometheus metrics: accuracy of the hosts' predictions, as seen by the leader. Followers have none."""
 
 from __future__ import annotations
 
@@ -16,20 +16,34 @@ BY = ["host"]
 
 
 class AccuracyMetrics(Collector):
-    """Worked out when it is asked for, from what the auditor keeps."""
+    """Computes the metrics on each scrape from the outcomes that the leader keeps."""
 
     def __init__(self, leadership: Leadership | None) -> None:
         self._leadership = leadership
 
     def collect(self) -> Iterator[Metric]:
-        """One row for each host whose bids were held against what came."""
-        outcomes = GaugeMetricFamily("billet_bid_outcomes", "Bids held against what came, of those kept", labels=BY)
-        ratio = GaugeMetricFamily("billet_bid_seconds_ratio", "Median of taken over foretold seconds", labels=BY)
-        error = GaugeMetricFamily("billet_bid_seconds_error", "Median distance of that from 1", labels=BY)
-        within = GaugeMetricFamily("billet_bid_within_bound", "Share within the bound, to be 0.9", labels=BY)
-        low = GaugeMetricFamily("billet_bid_understated", "Mean of understated utilisation, 0 to 1", labels=BY)
-        delay = GaugeMetricFamily("billet_bid_discount_delay", "Its seconds are multiplied by this", labels=BY)
-        share = GaugeMetricFamily("billet_bid_discount_utilisation", "Its score is raised by this", labels=BY)
+        """One sample per host that has outcomes, for each metric."""
+        outcomes = GaugeMetricFamily(
+            "billet_bid_outcomes", "Number of bids compared with the actual result", labels=BY
+        )
+        ratio = GaugeMetricFamily(
+            "billet_bid_seconds_ratio", "Median of actual over predicted seconds to CREATED", labels=BY
+        )
+        error = GaugeMetricFamily(
+            "billet_bid_seconds_error", "Median distance of actual over predicted seconds from 1", labels=BY
+        )
+        within = GaugeMetricFamily(
+            "billet_bid_within_bound", "Share of boots within the predicted bound; 0.9 is ideal", labels=BY
+        )
+        low = GaugeMetricFamily(
+            "billet_bid_understated", "Mean of reported minus predicted utilisation, 0 to 1", labels=BY
+        )
+        delay = GaugeMetricFamily(
+            "billet_bid_discount_delay", "Correction: factor applied to the predicted seconds", labels=BY
+        )
+        share = GaugeMetricFamily(
+            "billet_bid_discount_utilisation", "Correction: amount added to the score", labels=BY
+        )
         for host_id, kept in sorted(self._leadership.accuracy.outcomes.items()) if self._leadership else ():
             found, off = errors(list(kept)), discount(list(kept))
             if found is None:
@@ -44,7 +58,7 @@ class AccuracyMetrics(Collector):
 
 
 def exposition(leadership: Leadership | None) -> bytes:
-    """All of it, as Prometheus reads it."""
+    """The metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(AccuracyMetrics(leadership))
     return generate_latest(registry)

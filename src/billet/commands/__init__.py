@@ -1,1 +1,1 @@
-"""HOW does a person use it? One file for each family of commands."""
+"""The subcommands of `billet`, one file per family of commands."""

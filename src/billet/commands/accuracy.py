@@ -1,4 +1,4 @@
-"""`billet audit`: what the hosts' bids foretold, and what came."""
+"""`billet accuracy`: the hosts' predictions compared with the actual results."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ if TYPE_CHECKING:
 @client_options
 @output_option
 def accuracy(address: Address, output: str, host: str) -> None:
-    """Show how well bids foretell: seconds to CREATED, and how full the host is after it.
+    """Compare predictions in bids with actual results: seconds to CREATED, and utilisation.
 
-    Of each host the last 500 microVMs that the leader has seen booted. A host whose bids are wrong is named, and its
-    bids count for less until its last 30 microVMs say otherwise; docs/scheduling.md has the rule.
+    Covers the last 500 microVMs of each host whose boot the leader has seen. If a host's predictions are wrong, the
+    leader corrects its bids until its last 30 microVMs were predicted well; docs/scheduling.md has the rule.
 
     \b
-    TIMES TOLD        of how many of the VMs the bid foretold the seconds
-    TAKEN / TOLD      seconds taken over seconds foretold, the median
-    MEDIAN ERROR      how far from 1 that is, either way, the median
-    WITHIN 90 % BOUND how many were within the bound; 90 % are meant to be
-    FULLER THAN TOLD  utilisation, reported less foretold: mean, and WORST
-    DISCOUNT          its seconds count x times, its score is raised by +
+    WITH FORECAST      microVMs for which the bid predicted the seconds
+    ACTUAL / FORECAST  actual seconds / predicted seconds, median
+    MEDIAN ERROR       median distance of that ratio from 1
+    WITHIN 90 % BOUND  share within the predicted bound; 90 % is ideal
+    UTIL. ERROR        reported - predicted utilisation, mean
+    WORST UTIL. ERROR  the largest difference, in either direction
+    CORRECTION         x: its seconds are multiplied by this;
+                       +: this is added to its score
     """
     from billet.client import Client
-    from billet.show.accuracy import accuracy as shown
+    from billet.show.accuracy import accuracy_report
     from billet.wire.auction_records import decode_outcomes
     from billet.wire.pb.fleet_pb2 import AccuracyReply, AccuracyRequest, HostsReply, HostsRequest
 
@@ -42,10 +44,12 @@ def accuracy(address: Address, output: str, host: str) -> None:
         if host and not reply.outcome_json:
             known = client.fleet("Hosts", HostsRequest(), HostsReply).hosts
             if host not in {row.id for row in known}:
-                raise BilletError(f"there is no host {host!r}; billet hosts lists them")
+                raise BilletError(f"no host is named {host!r}; `billet hosts` lists the hosts")
     if output == "json":
         click.echo(json.dumps([json.loads(outcome) for outcome in reply.outcome_json], indent=2))
     elif not reply.outcome_json:
-        click.echo(f"{reply.server} has seen no microVM boot{f' on {host}' if host else ''} since it leads.")
+        click.echo(
+            f"{reply.server} has not seen a microVM boot{f' on {host}' if host else ''} since it became leader."
+        )
     else:
-        console().print(shown(decode_outcomes(reply.outcome_json)))
+        console().print(accuracy_report(decode_outcomes(reply.outcome_json)))

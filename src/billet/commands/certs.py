@@ -1,4 +1,4 @@
-"""`billet certs`: what TLS needs, for a first day."""
+"""`billet certs`: creates a CA and certificates for a first setup."""
 
 from __future__ import annotations
 
@@ -16,19 +16,22 @@ from billet.core.errors import ConfigError
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
     "--host", "hosts", multiple=True, metavar="NAME|ADDRESS",
-    help="A name or address that clients and agents dial; repeat. Default: localhost, 127.0.0.1, this host.",
+    help="Host name or IP address that clients and agents connect to. Repeatable.  [default: localhost,"
+    " 127.0.0.1, this host's name]",
 )  # fmt: skip
-@click.option("--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="How long they are valid.")
+@click.option(
+    "--days", type=click.IntRange(1, 3650), default=365, show_default=True, help="Days until the certificates expire."
+)
 @output_option
 def certs(folder: Path, hosts: tuple[str, ...], days: int, output: str) -> None:
-    """Make a CA, a server certificate and a client certificate in DIR.
+    """Create a CA, a server certificate and a client certificate in DIR.
 
-    Good for a first day and for tests. In production use your own CA: ca.key here can sign anything.
+    For a first setup and for tests. In production use your own CA: whoever has DIR/ca.key can sign certificates.
     """
     from billet.adapters.pki import write_pki
 
     if not all(hosts):
-        raise ConfigError("--host is ''; give a name or an address that is dialled")
+        raise ConfigError("--host is ''; give a host name or an IP address")
     names = hosts or ("localhost", "127.0.0.1", socket.gethostname())
     files = write_pki(folder, names, days)
     if output == "json":
@@ -42,7 +45,7 @@ Written to {folder}, valid {days} days, for {", ".join(names)}:
   billet agent  --server HOST:9095 --link-ca {files.ca} --link-token-file FILE
   billet hosts  --tls-ca {files.ca}
 
-With certificates on both sides:
+To require client certificates too:
 
   billet server ... --tls-client-validate --tls-client-ca {files.ca}
   billet hosts  --tls-ca {files.ca} --tls-cert {files.client_cert} --tls-key {files.client_key}""")

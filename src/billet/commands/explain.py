@@ -1,4 +1,4 @@
-"""`billet explain`: why a microVM is where it is, or why it is nowhere."""
+"""`billet explain`: why a microVM is on its host, or why it was not placed."""
 
 from __future__ import annotations
 
@@ -16,56 +16,63 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("key", metavar="UID|NAME")
-@click.option("--why-not", "host", default="", metavar="HOST", help="Why did this host not win, and what would have?")
+@click.option(
+    "--why-not",
+    "host",
+    default="",
+    metavar="HOST",
+    help="Explain why this host did not win, and which change would have made it win.",
+)
 @client_options
 @output_option
 def explain(address: Address, output: str, key: str, host: str) -> None:
-    """Show the auction of a microVM: who bid what, who refused and why, who won, and how long it took.
+    """Show the auction of a microVM: bids, refusals with reasons, the winner, and how long it took.
 
-    UID|NAME is a uid, a name, NAMESPACE/NAME, or an auction's id. A microVM that found no host has a record too.
-    --why-not says by what a host lost, and the smallest change that would have made it win, found by holding the
-    auction again with it; of several records of a name it takes the newest.
+    UID|NAME is a uid, a name, NAMESPACE/NAME, or an auction's id. MicroVMs that were not placed have a record too.
+    If a name has several auctions, the newest is shown; -o json prints all, newest first.
+
+    --why-not shows which parts of the score made a host lose, and the smallest change that would have made it win,
+    found by repeating the recorded auction with that change.
 
     \b
     billet explain demo/web
     billet explain demo/web --why-not host-3
 
-    Of several auctions of a name the newest is shown; -o json has all, the newest first.
-
     \b
-    SCORE       the sum of the five below (and of a discount); the lowest wins
-    FULL AFTER  how full the host would be with it, 100% = 1, of what is scarcest
-    SHAPE       for the host's size, and the shape of the room that would be left
-    PRESSURE    for tasks that wait for CPU, memory or IO there
-    BOOT DELAY  for the wait until it would be booted
-    WISH        for what labels wish softly (spread, near), where there is any
-    BOOT QUEUE  microVMs that wait for their boot x the mean time of one
-    FREE        what the host had left before, by the leader's ledger
+    SCORE       sum of the five parts below (and a correction); lowest wins
+    FULL AFTER  utilisation of the host with this microVM, 100% = 1,
+                for its scarcest resource
+    SHAPE       for the host's size and the shape of its remaining room
+    PRESSURE    for tasks that wait for CPU, memory or IO
+    BOOT DELAY  for the time until this microVM would be booted
+    PREF        for soft preferences in labels (spread, near), if any
+    BOOT QUEUE  microVMs that wait for their boot x mean time of one boot
+    FREE        free room before this microVM, in the leader's ledger
     """
     if host:
         _print_why_not(address, output, key, host)
         return
     from billet.client import Client
-    from billet.show.explain import explained, older
+    from billet.show.explain import auction_report, older_auctions
     from billet.wire.pb.fleet_pb2 import ExplainReply, ExplainRequest
 
     with Client(address) as client:
         reply = client.fleet("Explain", ExplainRequest(key=key), ExplainReply)
     records = [json.loads(record) for record in reply.record_json]
     if not records:
-        raise _none(key)
+        raise _no_record(key)
     if output == "json":
         click.echo(json.dumps(records, indent=2))
         return
     screen = console()
-    screen.print(explained(records[0]))
+    screen.print(auction_report(records[0]))
     if len(records) > 1:
-        screen.print(older(records, key), style="dim")
+        screen.print(older_auctions(records, key), style="dim")
 
 
-def _none(key: str) -> BilletError:
+def _no_record(key: str) -> BilletError:
     return BilletError(
-        f"no auction of {key!r} is on record; a server keeps the last --record-auctions that it held itself"
+        f"no auction of {key!r} is on record; each server keeps the last --record-auctions that it held as leader"
     )
 
 
@@ -73,26 +80,28 @@ def _print_why_not(address: Address, output: str, key: str, host: str) -> None:
     from billet.client import Client
     from billet.core.questions.record import ANOTHER_SCORE
     from billet.core.questions.whynot import why_not
-    from billet.show.whynot import told, verdict, would
+    from billet.show.whynot import remedies, verdict, why_not_report
     from billet.wire.auction_records import decode
     from billet.wire.pb.fleet_pb2 import RecordsReply, RecordsRequest
 
     with Client(address) as client:
         kept = client.fleet("Records", RecordsRequest(key=key), RecordsReply).record
-    # A create that was sent again, and found its microVM there, has a record without an auction; a quota's no, too.
+    # A record may have no auction: the create was a retry that found its microVM, or exceeded a quota.
     records = [decode(data) for data in kept]
     record = next((record for record in records if record.attempts or record.outcome == "unplaced"), None)
     if record is None:
-        raise _none(key)
+        raise _no_record(key)
     if not record.attempts:
         raise BilletError(f"no host was asked for {key!r}: {record.text}")
     if record.v in ANOTHER_SCORE:
-        raise BilletError(f"the auction of {key!r} was decided by an older Billet's score, which this one has not")
+        raise BilletError(
+            f"the auction of {key!r} used the score of an older Billet, which this version does not have"
+        )
     found = why_not(record, host)
     if output == "json":
         ways = [[{"what": c.what.name, "was": c.was, "to": c.to} for c in way] for way in found.ways]
-        said = " ".join([verdict(found, record), *would(found, record)])
-        plain = {"host": host, "asked": found.asked, "winner": found.winner, "ways": ways, "text": said}
-        click.echo(json.dumps(plain, indent=2))
+        text = " ".join([verdict(found, record), *remedies(found, record)])
+        answer = {"host": host, "asked": found.asked, "winner": found.winner, "ways": ways, "text": text}
+        click.echo(json.dumps(answer, indent=2))
     else:
-        console().print(told(found, record))
+        console().print(why_not_report(found, record))

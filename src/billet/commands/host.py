@@ -1,4 +1,4 @@
-"""`billet host`: what an operator does to one host. The server decides; a refusal says why and what would help."""
+"""`billet host`: operations on one host. The server decides; if it refuses, its error says why and what to do."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ FENCE_TIMEOUT_S = 60.0
 
 @click.group()
 def host() -> None:
-    """Plan work on a host, or declare a dead one dead.
+    """Cordon, drain, fence or remove a host.
 
     \b
-    Before a repair:  billet host drain HOST --evict
-    After it:         billet host uncordon HOST
-    For good:         billet host drain HOST --evict
-                      stop its agent
-                      billet host remove HOST
-    It has died:      billet host fence HOST
+    Before maintenance:  billet host drain HOST --evict
+    After maintenance:   billet host uncordon HOST
+    To remove a host:    billet host drain HOST --evict
+                         stop its agent
+                         billet host remove HOST
+    If it has died:      billet host fence HOST
     """
 
 
@@ -41,7 +41,7 @@ host.add_command(drain)
 @client_options
 @output_option
 def show(address: Address, output: str, name: str) -> None:
-    """Show all that a host says of itself, and what it cannot say."""
+    """Show the details of one host, and which metrics are unavailable on it."""
     from billet.client import Client
     from billet.show.tables import host_table
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
@@ -50,7 +50,7 @@ def show(address: Address, output: str, name: str) -> None:
         rows = as_dicts(client.fleet("Hosts", HostsRequest(), HostsReply))["hosts"]
     row = next((row for row in rows if row["id"] == name), None)
     if row is None:
-        raise BilletError(f"there is no host {name!r}; billet hosts lists them")
+        raise BilletError(f"no host is named {name!r}; `billet hosts` lists the hosts")
     if output == "json":
         click.echo(json.dumps(row, indent=2))
     else:
@@ -62,9 +62,9 @@ def show(address: Address, output: str, name: str) -> None:
 @client_options
 @output_option
 def cordon(address: Address, output: str, name: str) -> None:
-    """Give this host no new microVMs. What it runs goes on."""
-    said = change(address, name, "CORDON")
-    _print(said, output, f"{name} is cordoned: it keeps what it runs and gets no new microVMs.")
+    """Stop placing new microVMs on a host. Its microVMs keep running."""
+    reply = change(address, name, "CORDON")
+    _print(reply, output, f"{name} is cordoned: its microVMs keep running, and it gets no new ones.")
 
 
 @host.command()
@@ -72,10 +72,10 @@ def cordon(address: Address, output: str, name: str) -> None:
 @client_options
 @output_option
 def uncordon(address: Address, output: str, name: str) -> None:
-    """Give this host new microVMs again."""
-    said = change(address, name, "UNCORDON")
-    state = said["host"]["state"]
-    _print(said, output, f"{name} is no longer cordoned" + ("." if state == "READY" else f"; it is {state}."))
+    """Allow new microVMs on a host again."""
+    reply = change(address, name, "UNCORDON")
+    state = reply["host"]["state"]
+    _print(reply, output, f"{name} is no longer cordoned" + ("." if state == "READY" else f"; it is {state}."))
 
 
 @host.command()
@@ -83,34 +83,36 @@ def uncordon(address: Address, output: str, name: str) -> None:
 @client_options
 @output_option
 def fence(address: Address, output: str, name: str) -> None:
-    """Declare a host dead that is not connected.
+    """Declare a disconnected host dead.
 
-    Its microVMs are declared gone: a Get says so in flintlockd's words, and controllers make them again on other
-    hosts. Should the host come back, it deletes them before it gets new ones. Be sure that the machine is off, or cut
-    off: until it is back in touch, what it runs may go on running beside its replacement.
+    Billet declares its microVMs gone: a Get returns flintlockd's own "not found" error, and controllers recreate them
+    on other hosts. If the host comes back, it deletes them before it gets new ones. Make sure that the machine is
+    switched off or isolated; until it reconnects, its microVMs may keep running beside their replacements.
     """
-    said = change(address, name, "FENCE", FENCE_TIMEOUT_S)
+    reply = change(address, name, "FENCE", FENCE_TIMEOUT_S)
     _print(
-        said,
+        reply,
         output,
-        f"{name} is fenced: {counted(said['released'], 'microVM')} declared gone. "
+        f"{name} is fenced: {counted(reply['released'], 'microVM')} declared gone. "
         f"If it comes back, it deletes them before it gets new ones.",
     )
 
 
 @host.command()
 @click.argument("name", metavar="HOST")
-@click.option("--gone", is_flag=True, help="The machine never comes back: forget also what was fenced on it.")
+@click.option(
+    "--gone", is_flag=True, help="The machine never comes back: forget the microVMs that were fenced on it too."
+)
 @client_options
 @output_option
 def remove(address: Address, output: str, name: str, gone: bool) -> None:
-    """Forget a host that has no microVMs and whose agent is stopped."""
-    said = change(address, name, "REMOVE", gone=gone)
-    _print(said, output, f"{name} is no longer part of the fleet.")
+    """Remove a host from the fleet. It must have no microVMs, and its agent must be stopped."""
+    reply = change(address, name, "REMOVE", gone=gone)
+    _print(reply, output, f"{name} is no longer part of the fleet.")
 
 
 def change(address: Address, name: str, verb: str, timeout_s: float = 30.0, gone: bool = False) -> dict[str, Any]:
-    """Ask the server for it; the reply as a dict."""
+    """Call ChangeHost with a HostVerb and return the reply as a dict."""
     from billet.client import Client
     from billet.wire.pb.fleet_pb2 import ChangeHostReply, ChangeHostRequest, HostVerb
 
@@ -119,5 +121,5 @@ def change(address: Address, name: str, verb: str, timeout_s: float = 30.0, gone
         return as_dicts(client.fleet("ChangeHost", request, ChangeHostReply))
 
 
-def _print(said: dict[str, Any], output: str, sentence: str) -> None:
-    click.echo(json.dumps(said, indent=2) if output == "json" else sentence)
+def _print(reply: dict[str, Any], output: str, sentence: str) -> None:
+    click.echo(json.dumps(reply, indent=2) if output == "json" else sentence)

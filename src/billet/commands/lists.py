@@ -1,4 +1,4 @@
-"""`billet hosts` and `billet vms`: what Billet's own service says of the fleet."""
+"""`billet hosts` and `billet vms`: list the fleet through Billet's own service."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ if TYPE_CHECKING:
 @client_options
 @output_option
 def hosts(address: Address, output: str) -> None:
-    """Show every host: how full it is, what it has left, how its boots queue.
+    """List the hosts: how full they are, and how many microVMs wait for their boot.
 
     \b
-    HOW FULL    100% = all is promised of what is scarcest there
-    vCPU, GiB   promised / what may be promised; GiB of memory
-    VMs         microVMs on it, with those that have FAILED
-    BOOT QUEUE  microVMs that wait for their boot x the mean time of one boot
-    PRESSURE    of the last 10 s, how much tasks waited for CPU, memory or IO
+    HOW FULL    allocated share of the host's scarcest resource
+    vCPU, GiB   allocated / allocatable; GiB of memory
+    VMs         microVMs on the host, and how many of them FAILED
+    BOOT QUEUE  microVMs that wait for their boot x mean time of one boot
+    PRESSURE    share of time in which tasks waited for CPU, memory or IO,
+                over the last 10 s
     """
     from billet.client import Client
-    from billet.show.tables import hosts_table, lacking
+    from billet.show.tables import hosts_table, unavailable_metrics
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
 
     with Client(address) as client:
@@ -43,25 +44,26 @@ def hosts(address: Address, output: str) -> None:
     else:
         screen = console()
         screen.print(hosts_table(rows))
-        for line in lacking(rows):
+        for line in unavailable_metrics(rows):
             screen.print(Padding.indent(line.lstrip(), len(line) - len(line.lstrip())), style="dim")
 
 
 @click.command()
-@click.option("-n", "--namespace", default="", help="Only this namespace.")
-@click.option("--name", default="", help="Only microVMs of this name.")
-@click.option("--host", default="", help="Only microVMs on this host.")
-@click.option("--fenced", is_flag=True, help="Those of fenced hosts too, until their hosts have deleted them.")
+@click.option("-n", "--namespace", default="", help="Show only this namespace.")
+@click.option("--name", default="", help="Show only microVMs with this name.")
+@click.option("--host", default="", help="Show only microVMs on this host.")
+@click.option("--fenced", is_flag=True, help="Include microVMs of fenced hosts, until their hosts have deleted them.")
 @client_options
 @output_option
 def vms(address: Address, output: str, namespace: str, name: str, host: str, fenced: bool) -> None:
-    """Show the microVMs: where each runs, and what its auction came to.
+    """List the microVMs: host, state, size and winning score.
 
     \b
-    STATE  flintlockd's once it has the microVM, else the placement's
-    SCORE  at which its host won it, lower is better (see billet explain);
-           direct = made on the host itself, without an auction
-    AGE    since its placement changed last: mostly, since it was made
+    STATE  flintlockd's state once it has the microVM, before that
+           the placement's
+    SCORE  score of the winning bid, lower is better (see billet explain);
+           direct = created directly on the host, without an auction
+    AGE    time since the placement last changed, usually since its creation
     """
     from billet.client import Client
     from billet.show.tables import placements_table
@@ -73,20 +75,20 @@ def vms(address: Address, output: str, namespace: str, name: str, host: str, fen
     if output == "json":
         click.echo(json.dumps(rows, indent=2))
     elif not rows:
-        click.echo("No microVMs." if not (namespace or name or host) else "No microVMs like that.")
+        click.echo("No microVMs." if not (namespace or name or host) else "No microVMs match.")
     else:
         console().print(placements_table(rows, time.time()))
 
 
 def as_dicts(message: Message) -> dict[str, Any]:
-    """A message as JSON has it, but with its fields' own names, all of them, and whole numbers as numbers."""
+    """A protobuf message as a dict: snake_case names, unset fields included, 64-bit integers as numbers."""
     from google.protobuf.json_format import MessageToDict
 
-    plain: dict[str, Any] = MessageToDict(
+    raw: dict[str, Any] = MessageToDict(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
-    whole: dict[str, Any] = _numbers(plain)
-    return whole
+    converted: dict[str, Any] = _integers(raw)
+    return converted
 
 
 AMOUNTS = frozenset(
@@ -94,10 +96,10 @@ AMOUNTS = frozenset(
 )
 
 
-def _numbers(value: Any) -> Any:
-    """protobuf's JSON writes 64-bit numbers as text, since JavaScript cannot hold them; ours are small."""
+def _integers(value: Any) -> Any:
+    """Convert AMOUNTS back to int: protobuf's JSON writes 64-bit integers as text, for JavaScript."""
     if isinstance(value, dict):
-        return {key: int(item) if key in AMOUNTS else _numbers(item) for key, item in value.items()}
+        return {key: int(item) if key in AMOUNTS else _integers(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_numbers(item) for item in value]
+        return [_integers(item) for item in value]
     return value

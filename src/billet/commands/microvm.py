@@ -1,4 +1,4 @@
-"""`billet create` and `billet delete`: plain Flintlock calls, which work against a single flintlockd as well."""
+"""`billet create` and `billet delete`: plain Flintlock calls, which also work against a single flintlockd."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from billet.commands.options import Amount, client_options, console, output_option
+from billet.commands.options import FiniteFloat, client_options, console, output_option
 from billet.core.errors import BilletError, Unreachable
 from billet.core.plural import counted
 
@@ -21,13 +21,13 @@ POLL_S = 0.2
 
 
 timeout_option = click.option(
-    "--timeout-s", type=Amount(0, min_open=True), default=60.0, show_default=True,
-    help="The longest wait for one answer.",
+    "--timeout-s", type=FiniteFloat(0, min_open=True), default=60.0, show_default=True,
+    help="Maximum seconds to wait for each reply.",
 )  # fmt: skip
 
 
 class FailedCall(NamedTuple):
-    """A microVM that was not made, did not boot, or was not deleted, and why; by its name, or its uid."""
+    """A failed create, boot or delete: the microVM's name or uid, and the error."""
 
     name: str
     error: BilletError
@@ -35,16 +35,28 @@ class FailedCall(NamedTuple):
 
 @click.command()
 @click.option(
-    "-f", "--file", "path", required=True, metavar="FILE", help="YAML or JSON of a MicroVMSpec; - is stdin."
+    "-f", "--file", "path", required=True, metavar="FILE", help="MicroVMSpec as YAML or JSON. - = standard input."
 )
-@click.option("--name", default="", help="The microVM's name, instead of the file's `id`.")
-@click.option("-n", "--namespace", default="", help="Its namespace, instead of the file's.")
-@click.option("--count", type=click.IntRange(1, 10_000), default=1, help="Make so many: NAME-1, NAME-2, ...")
+@click.option("--name", default="", help="Name of the microVM; overrides `id` in the file.")
+@click.option("-n", "--namespace", default="", help="Namespace; overrides the file.")
 @click.option(
-    "--wait", is_flag=True, help="Return once each is CREATED or has failed; flintlockd answers before it boots."
+    "--count",
+    type=click.IntRange(1, 10_000),
+    default=1,
+    show_default=True,
+    help="Number of microVMs. More than 1 = they are named NAME-1, NAME-2, ...",
 )
 @click.option(
-    "--wait-s", type=Amount(0), default=600.0, show_default=True, help="The longest such wait, for all together."
+    "--wait",
+    is_flag=True,
+    help="Return when every microVM is CREATED or has failed. By default returns before they boot.",
+)
+@click.option(
+    "--wait-s",
+    type=FiniteFloat(0),
+    default=600.0,
+    show_default=True,
+    help="--wait: maximum seconds, for all microVMs together.",
 )
 @timeout_option
 @client_options
@@ -64,32 +76,32 @@ def create(
       interfaces: [{device_id: eth1, type: TAP}]
       metadata_text: {user-data: "#cloud-config"}
 
-    `metadata_text` is Billet's: its values are base64-encoded for you into `metadata`.
+    `metadata_text` is an addition of Billet: its values are base64-encoded into `metadata`.
 
-    Of several, those that fail are named; the others are kept and shown. No more are begun after a failure.
+    With --count, failed microVMs are listed and the others are kept. After a failure no further creates are sent.
     """
     from billet.client import Client
     from billet.commands.spec import copies, read_spec
 
     specs = copies(read_spec(path), name, namespace, count)
     with Client(address, timeout_s) as client:
-        made, failures = _create_all(client, specs)
-        tried = len(made) + len(failures)
+        created, failures = _create_all(client, specs)
+        tried = len(created) + len(failures)
         if wait:
             deadline_s = time.monotonic() + wait_s
-            made = [_waited_for(client, vm, deadline_s, failures) for vm in made]
-        rows = [_row(vm) for vm in made]
+            created = [_wait_until_booted(client, vm, deadline_s, failures) for vm in created]
+        rows = [_row(vm) for vm in created]
         _add_hosts(client, rows)
     _print(rows, output)
     if failures:
-        raise _what_failed(failures, tried, len(specs))
+        raise _summary(failures, tried, len(specs))
 
 
 def _create_all(client: Client, specs: list[MicroVMSpec]) -> tuple[list[MicroVM], list[FailedCall]]:
-    """Send the creates, a few at a time; what was made until the first failures is kept and shown."""
+    """Send the creates in batches of IN_FLIGHT, up to the first batch with a failure: (created, failures)."""
     from billet.wire.pb.flintlock_pb2 import CreateMicroVMRequest, CreateMicroVMResponse
 
-    made: list[MicroVM] = []
+    created: list[MicroVM] = []
     failures: list[FailedCall] = []
     for start in range(0, len(specs), IN_FLIGHT):
         batch = specs[start : start + IN_FLIGHT]
@@ -98,16 +110,16 @@ def _create_all(client: Client, specs: list[MicroVMSpec]) -> tuple[list[MicroVM]
         ]
         for spec, call in zip(batch, calls, strict=True):
             try:
-                made.append(client.finish(call).microvm)
+                created.append(client.finish(call).microvm)
             except BilletError as error:
                 failures.append(FailedCall(spec.id, error))
         if failures:
             break
-    return made, failures
+    return created, failures
 
 
-def _waited_for(client: Client, vm: MicroVM, deadline_s: float, failures: list[FailedCall]) -> MicroVM:
-    """The microVM as it was last seen; one that is not CREATED by then is put to the failures."""
+def _wait_until_booted(client: Client, vm: MicroVM, deadline_s: float, failures: list[FailedCall]) -> MicroVM:
+    """Poll a microVM until it has booted, and return its last state. Unless it is CREATED, append to `failures`."""
     from billet.wire.pb.flintlock_pb2 import GetMicroVMRequest, GetMicroVMResponse
     from billet.wire.pb.flintlock_types_pb2 import MicroVMStatus
 
@@ -117,24 +129,24 @@ def _waited_for(client: Client, vm: MicroVM, deadline_s: float, failures: list[F
             late = time.monotonic() > deadline_s
             vm = client.flintlock("GetMicroVM", GetMicroVMRequest(uid=vm.spec.uid), GetMicroVMResponse).microvm
             if late and vm.status.state == MicroVMStatus.PENDING:
-                raise Unreachable(f"{name} is still PENDING; it may yet boot: see billet vms")
+                raise Unreachable(f"{name} is still PENDING; it may still boot, see `billet vms`")
             if vm.status.state == MicroVMStatus.PENDING:
                 time.sleep(POLL_S)
         if vm.status.state != MicroVMStatus.CREATED:
             state = MicroVMStatus.MicroVMState.Name(vm.status.state)
-            raise BilletError(f"{name} is {state}; its host's flintlockd log says why")
+            raise BilletError(f"{name} is {state}; see the flintlockd log of its host")
     except BilletError as error:
         failures.append(FailedCall(vm.spec.id, error))
     return vm
 
 
-def _what_failed(failures: list[FailedCall], tried: int, wanted: int) -> BilletError:
-    """The error that ends the command; of several microVMs each reason is told before."""
+def _summary(failures: list[FailedCall], tried: int, wanted: int) -> BilletError:
+    """The error that ends the command. With several microVMs, first print the error of each failed one."""
     if wanted == 1:
         return failures[0].error
     for failure in failures:
         click.echo(f"{failure.name}: {failure.error.text}", err=True)
-    rest = f"; {counted(wanted - tried, 'other')} not tried after that" if tried < wanted else ""
+    rest = f"; {counted(wanted - tried, 'other')} not tried" if tried < wanted else ""
     return BilletError(f"{len(failures)} of {wanted} failed: {', '.join(each.name for each in failures)}{rest}")
 
 
@@ -153,7 +165,7 @@ def _row(vm: MicroVM) -> dict[str, Any]:
 
 
 def _add_hosts(client: Client, rows: list[dict[str, Any]]) -> None:
-    """Say where each one went, where the server is Billet; a plain flintlockd has nothing to tell."""
+    """Fill in the hosts. A plain flintlockd has no Placements call; the rows then stay without hosts."""
     from billet.wire.pb.fleet_pb2 import PlacementsReply, PlacementsRequest
 
     try:
@@ -173,13 +185,13 @@ def _print(rows: list[dict[str, Any]], output: str) -> None:
     if output == "json":
         click.echo(json.dumps(rows, indent=2))
         return
-    made = table("UID", "~NAME", "HOST", "STATE", ">vCPU", ">GiB")
+    vms = table("UID", "~NAME", "HOST", "STATE", ">vCPU", ">GiB")
     for row in rows:
         name = f"{row['namespace']}/{row['name']}"
         memory = gib(row["memory_mib"])
-        made.add_row(row["uid"], name, row["host"] or "-", state(row["state"]), str(row["vcpu"]), memory)
+        vms.add_row(row["uid"], name, row["host"] or "-", state(row["state"]), str(row["vcpu"]), memory)
     if rows:
-        console().print(made)
+        console().print(vms)
 
 
 @click.command()
@@ -188,24 +200,24 @@ def _print(rows: list[dict[str, Any]], output: str) -> None:
 @client_options
 @output_option
 def delete(address: Address, output: str, uids: tuple[str, ...], timeout_s: float) -> None:
-    """Delete microVMs by uid. Their hosts take them down after the answer."""
+    """Delete microVMs by uid. Their hosts remove them after the command returns."""
     from google.protobuf.empty_pb2 import Empty
 
     from billet.client import Client
     from billet.wire.pb.flintlock_pb2 import DeleteMicroVMRequest
 
     failures = []
-    done = []
+    deleted = []
     with Client(address, timeout_s) as client:
         for uid in uids:
             try:
                 client.flintlock("DeleteMicroVM", DeleteMicroVMRequest(uid=uid), Empty)
-                done.append(uid)
+                deleted.append(uid)
             except BilletError as error:
                 failures.append(FailedCall(uid, error))
     if output == "json":
-        click.echo(json.dumps({"deleted": done}, indent=2))
+        click.echo(json.dumps({"deleted": deleted}, indent=2))
     else:
-        click.echo("".join(f"{uid} is being deleted\n" for uid in done), nl=False)
+        click.echo("".join(f"{uid} is being deleted\n" for uid in deleted), nl=False)
     if failures:
-        raise _what_failed(failures, len(uids), len(uids))
+        raise _summary(failures, len(uids), len(uids))

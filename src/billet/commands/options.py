@@ -1,4 +1,4 @@
-"""Command-line options made from the fields of a config, and the options that all client commands share."""
+"""Command-line options generated from the settings, and the options that all client commands share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from billet.config import STORE_FIELDS, ServerConfig
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
-from billet.settings import ONE_OF, About, check_endpoint, flag
+from billet.settings import SINGULAR, SettingInfo, check_endpoint, flag
 
 if TYPE_CHECKING:
     from billet.client import Address
@@ -28,7 +28,7 @@ Config = TypeVar("Config")
 FROM_FILE: dict[str, Any] = {
     "default": "",
     "metavar": "FILE",
-    "help": "The same, from a file: `ps` does not show it.",
+    "help": "File that contains the value, so that `ps` does not show it.",
 }
 
 
@@ -38,34 +38,34 @@ class Pairs(click.ParamType[tuple[str, str]]):
     name = "key=value"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        """Split one pair."""
+        """Split KEY=VALUE."""
         key, equals, text = str(value).partition("=")
         if not equals or not key:
             self.fail(f"{value!r} is not KEY=VALUE", param, ctx)
         return key, text
 
 
-MOST = 1e9  # of anything: so many seconds are 30 years, and much more makes gRPC's deadlines wrap around
+MAXIMUM = 1e9  # for any number: as seconds 30 years; much more makes gRPC's deadlines wrap around
 
 
-class Amount(click.FloatRange):
-    """A range of numbers; nan, which is below and above nothing, and inf are in none."""
+class FiniteFloat(click.FloatRange):
+    """A float within limits. Unlike click's own range it rejects nan and inf."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read one."""
+        """Parse and check the number."""
         number = super().convert(value, param, ctx)
         if not isfinite(number):
             self.fail(f"{value!r} is not a number", param, ctx)
-        if number > MOST:
-            self.fail(f"{value!r} is more than {MOST:.0f}", param, ctx)
+        if number > MAXIMUM:
+            self.fail(f"{value!r} is more than {MAXIMUM:.0f}", param, ctx)
         return number
 
 
-class Sections(click.Command):
-    """A command whose help shows its options under the headings of their settings."""
+class SectionedCommand(click.Command):
+    """A command whose --help groups the options by the sections of their settings."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the options, section by section, in the order in which the config has them."""
+        """Write the options by section, in the order of the config; section Other comes last."""
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             line = param.get_help_record(ctx)
@@ -78,7 +78,7 @@ class Sections(click.Command):
 
 
 class SettingOption(click.Option):
-    """An option that knows the section of its setting."""
+    """An option that carries its setting's section."""
 
     def __init__(self, *args: Any, section: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -86,7 +86,7 @@ class SettingOption(click.Option):
 
 
 def config_options(config: type[Any]) -> Callable[[Function], Function]:
-    """One option for each field of the config, a --...-file for each secret, and --config."""
+    """Decorator: one option per field of the config, a --...-file per secret, and --config."""
 
     def decorate(function: Function) -> Function:
         for option in reversed(list(_options(config))):
@@ -94,16 +94,16 @@ def config_options(config: type[Any]) -> Callable[[Function], Function]:
         return click.option(
             "--config", type=click.Path(dir_okay=False), is_eager=True, expose_value=False, callback=_read_config,
             help="TOML file with these settings (a_b for --a-b) in a table [server] or [agent]."
-            " The command line and the environment go before it.",
+            " Flags and environment variables override the file.",
         )(function)  # fmt: skip
 
     return decorate
 
 
 def store_options(function: Function) -> Function:
-    """The options of a server that lead to its store, under the same names and in the same variables."""
+    """Decorator: the store options of `billet server`, with the same names and environment variables."""
     for item in reversed([item for item in fields(ServerConfig) if item.name in STORE_FIELDS]):
-        about: About = item.metadata["about"]
+        about: SettingInfo = item.metadata["about"]
         options = [(_names(item), {"help": about.text, **_kind(item, {item.name: str})})]
         if about.kind == "secret":
             options.append((_file_names(item), FROM_FILE))
@@ -116,10 +116,10 @@ def store_options(function: Function) -> Function:
 def _options(config: type[Any]) -> Iterator[Callable[[Function], Function]]:
     hints = get_type_hints(config)
     for item in fields(config):
-        about: About = item.metadata["about"]
+        about: SettingInfo = item.metadata["about"]
         kind = _kind(item, hints)
-        if item.name in ONE_OF:  # --quota is BILLET_SERVER_QUOTA, as its name says, beside click's ..._QUOTAS
-            kind["envvar"] = f"BILLET_{config.__name__.removesuffix('Config').upper()}_{ONE_OF[item.name].upper()}"
+        if item.name in SINGULAR:  # --quota also reads BILLET_SERVER_QUOTA, beside click's ..._QUOTAS
+            kind["envvar"] = f"BILLET_{config.__name__.removesuffix('Config').upper()}_{SINGULAR[item.name].upper()}"
         yield click.option(*_names(item), cls=SettingOption, section=about.section, help=about.text, **kind)
         if about.kind == "secret":
             yield click.option(*_file_names(item), cls=SettingOption, section=about.section, **FROM_FILE)
@@ -134,8 +134,8 @@ def _file_names(item: Field[Any]) -> tuple[str, str]:
 
 
 def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
-    """click's idea of a field's type and default."""
-    about: About = item.metadata["about"]
+    """The keyword arguments of click.option for a field's type and default."""
+    about: SettingInfo = item.metadata["about"]
     match hints[item.name]:
         case kind if kind is bool:
             return {"is_flag": True, "default": item.default}
@@ -150,13 +150,13 @@ def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
                 "policy": "|".join(POLICIES),
                 "policy?": "|".join(POLICIES),
             }
-            shown = bool(item.default)
-            return {"default": item.default, "show_default": shown, "metavar": metavar.get(about.kind, "TEXT")}
+            visible = bool(item.default)
+            return {"default": item.default, "show_default": visible, "metavar": metavar.get(about.kind, "TEXT")}
         case kind if kind == tuple[str, ...]:
             metavar = {"zones": "zone=NAME,listen=HOST:PORT"}
-            shown = bool(item.default)
+            visible = bool(item.default)
             form = metavar.get(about.kind, "HOST:PORT")
-            return {"multiple": True, "default": item.default, "show_default": shown, "metavar": form}
+            return {"multiple": True, "default": item.default, "show_default": visible, "metavar": form}
         case _:
             form = "NAMESPACE=LIMITS" if about.kind == "quotas" else "KEY=VALUE"
             return {"multiple": True, "type": Pairs(), "metavar": form}
@@ -174,7 +174,7 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
         raise ConfigError(f"--config {path} is not TOML: {error}") from None
     unknown = set(tables) - {"server", "agent"}
     if unknown:
-        raise ConfigError(f"{path}: unknown table or key {sorted(unknown)[0]!r}; write settings below [{name}]")
+        raise ConfigError(f"{path}: unknown table or key {sorted(unknown)[0]!r}; put settings under [{name}]")
     ctx.default_map = {key: _value(ctx, path, key, value) for key, value in tables.get(name, {}).items()}
 
 
@@ -188,7 +188,7 @@ def _value(ctx: click.Context, path: str, key: str, value: Any) -> Any:
 
 
 def build(config: Callable[..., Config], values: dict[str, Any]) -> Config:
-    """The config of what click has read; secrets are fetched from their files."""
+    """Construct the config from click's values, with secrets read from their files. Raises ConfigError."""
     open_secrets(values)
     for name in {"labels", "quotas"} & values.keys():
         values[name] = _once_each(flag(name), values[name])
@@ -198,22 +198,22 @@ def build(config: Callable[..., Config], values: dict[str, Any]) -> Config:
 
 
 def _once_each(name: str, pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    got: dict[str, str] = {}
+    by_key: dict[str, str] = {}
     for key, text in pairs:
-        if key in got:
-            raise ConfigError(f"{name} {key} is given twice, as {got[key]!r} and {text!r}; give one")
-        got[key] = text
-    return got
+        if key in by_key:
+            raise ConfigError(f"{name} {key} is given twice, as {by_key[key]!r} and {text!r}; give one")
+        by_key[key] = text
+    return by_key
 
 
 def open_secrets(values: dict[str, Any]) -> None:
-    """Put in the place of each `..._token_file` and `..._password_file` what is in it."""
+    """Replace each `..._token_file` and `..._password_file` by the content of that file."""
     for name in [name for name in values if name.endswith(("_token_file", "_password_file"))]:
         values[name.removesuffix("_file")] = secret(name, values.pop(name), values[name.removesuffix("_file")])
 
 
 def secret(name: str, path: str, given: str) -> str:
-    """A secret, given plainly or by the name of a file; its last line end is not part of it."""
+    """The secret: `given`, or the content of the file at `path` without its final newline. Raises ConfigError."""
     if not path:
         return given
     if given:
@@ -225,34 +225,34 @@ def secret(name: str, path: str, given: str) -> str:
 
 
 def console() -> Console:
-    """Where tables go. Into a pipe they are as wide as they need, so that `grep` sees whole lines."""
-    made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=250)
+    """The console for tables. Into a pipe it is 250 columns wide, so that `grep` sees whole lines."""
+    terminal = Console(highlight=False)
+    return terminal if terminal.is_terminal else Console(highlight=False, width=250)
 
 
-def tell(screen: Console, line: str) -> None:
-    """Print a sentence: broken between words on a terminal, whole into a pipe."""
+def print_sentence(screen: Console, line: str) -> None:
+    """Print a sentence, wrapped between words on a terminal and on one line into a pipe."""
     screen.print(line, markup=False, soft_wrap=not screen.is_terminal)
 
 
 output_option = click.option(
     "-o", "--output", type=click.Choice(["table", "json"]), default="table", show_default=True,
-    help="How to print the answer.",
+    help="Output format.",
 )  # fmt: skip
 
 
 CLIENT_OPTIONS = (
-    ("server", "localhost:9090", "HOST:PORT", "Any server's gRPC endpoint."),
-    ("token", "", "TEXT", "The server's --basic-auth-token."),
-    ("token-file", "", "FILE", "The same, from a file."),
-    ("tls-ca", "", "FILE", "CA of the server's certificate. Without it there is no TLS."),
-    ("tls-cert", "", "FILE", "Client certificate, where the server asks for one."),
-    ("tls-key", "", "FILE", "Its private key."),
+    ("server", "localhost:9090", "HOST:PORT", "gRPC endpoint of any server."),
+    ("token", "", "TEXT", "The server's --basic-auth-token. Empty = no authentication."),
+    ("token-file", "", "FILE", "File that contains the token."),
+    ("tls-ca", "", "FILE", "PEM file: CA of the server's certificate. Empty = no TLS."),
+    ("tls-cert", "", "FILE", "PEM file: client certificate, if the server requires one."),
+    ("tls-key", "", "FILE", "PEM file: private key of --tls-cert."),
 )
 
 
-def write(path: Path, text: str) -> None:
-    """Write a report. Raises ConfigError."""
+def write_report(path: Path, text: str) -> None:
+    """Write an HTML report. Raises ConfigError."""
     try:
         path.write_text(text, "utf-8")
     except OSError as error:
@@ -260,7 +260,7 @@ def write(path: Path, text: str) -> None:
 
 
 def client_options(function: Function) -> Function:
-    """Where the server is and what to show it. The command gets an `address`."""
+    """Decorator: the options for the server's address and credentials, passed to the command as `address`."""
 
     @functools.wraps(function)
     def wrapped(*args: Any, **values: Any) -> Any:
@@ -276,11 +276,11 @@ def client_options(function: Function) -> Function:
         )
         return function(*args, address=address, **values)
 
-    made: Any = wrapped
+    decorated: Any = wrapped
     for name, default, metavar, text in reversed(CLIENT_OPTIONS):
         env = f"BILLET_{name.upper().replace('-', '_')}"
         names = [f"--{name}"] if name != "server" else ["-s", "--server"]
-        made = click.option(
+        decorated = click.option(
             *names,
             default=default,
             metavar=metavar,
@@ -288,6 +288,6 @@ def client_options(function: Function) -> Function:
             envvar=env,
             show_envvar=True,
             show_default=bool(default),
-        )(made)
-    result: Function = made
+        )(decorated)
+    result: Function = decorated
     return result

@@ -1,4 +1,4 @@
-"""`billet replay`: the auctions on record, placed again by another policy or on another fleet."""
+"""`billet replay`: repeats the recorded auctions with another policy or on another fleet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from billet.commands.options import client_options, console, output_option, tell, write
+from billet.commands.options import client_options, console, output_option, print_sentence, write_report
 from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Resources
 from billet.core.policies import POLICIES
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from billet.whatif.simulation import SimulationResult
 
 SHAPE = re.compile(r"(\d+)[x\u00d7](\d+)c(\d+)g(?:(\d+)d)?", re.IGNORECASE)
-SAMPLES = 160  # moments in a chart
-SLOTS = 1000  # of a host that is thought up; an agent's own default of --max-vms
-MOST_ADDED = 100_000  # hosts that may be thought up at once; more than a fleet has, and less than memory
+SAMPLES = 160  # points in a chart
+SLOTS = 1000  # microVM slots of an added host: the default of an agent's --max-vms
+MAX_ADDED = 100_000  # hosts per --with: larger than any fleet, and fits in memory
 
 
-class Source(NamedTuple):
-    """Records and ends as bytes, and whose they are."""
+class RecordSource(NamedTuple):
+    """Encoded auction records and ends of microVMs, and where they come from."""
 
     records: list[bytes]
     ends: list[bytes]
-    whose: str
+    origin: str  # continues "12 auctions"
 
 
-class Row(NamedTuple):
-    """One line of the answer; `elsewhere` counts microVMs that it puts where they were not."""
+class ReplayRow(NamedTuple):
+    """One line of the result; `elsewhere` counts the microVMs that it places on other hosts than they were on."""
 
     result: SimulationResult
     elsewhere: int
@@ -45,33 +45,35 @@ class Row(NamedTuple):
 @click.command()
 @click.option(
     "--policy", "policies", multiple=True, type=click.Choice(list(POLICIES)),
-    help="Had this policy decided. May be given again. Default: the one that did.",
+    help="Policy to replay the auctions with. Repeatable.  [default: the policy that was in force]",
 )  # fmt: skip
-@click.option("--without", multiple=True, metavar="HOST", help="Had this host not been there. May be given again.")
+@click.option("--without", multiple=True, metavar="HOST", help="Replay without this host. Repeatable.")
 @click.option(
     "--with", "more", multiple=True, metavar="NxSHAPE",
-    help="Had N more hosts been there: 3x16c32g is three of 16 vCPU and 32 GiB memory; 3x16c32g500d has 500 GiB disk"
-    " each, else as much as the largest host. May be given again.",
+    help="Replay with N more hosts: 3x16c32g = three hosts of 16 vCPU and 32 GiB memory; 3x16c32g500d = with 500 GiB"
+    " disk each (default: as much as the largest host). Repeatable.",
 )  # fmt: skip
 @click.option(
     "--data-dir", "folders", multiple=True, type=click.Path(file_okay=False, path_type=Path), metavar="DIR",
-    help="Read the records in this server's --data-dir instead of asking a server. Give each server's.",
+    help="Read the records from a server's --data-dir instead of asking a server. Repeatable: give each server's.",
 )  # fmt: skip
 @click.option(
     "--shadow", "beside", is_flag=True,
-    help="How often the policy of billet server --shadow decided otherwise, and what it would have come to.",
+    help="Show how often the policy of `billet server --shadow` chose another host, and replay with it.",
 )  # fmt: skip
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report with charts here.")
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write a report with charts to this file."
+)
 @client_options
 @output_option
 def replay(
     address: Address, output: str, policies: tuple[str, ...], without: tuple[str, ...], more: tuple[str, ...],
     folders: tuple[Path, ...], beside: bool, html: Path | None,
 ) -> None:  # fmt: skip
-    """Ask what would have happened to the auctions on record: by another policy, or on another fleet.
+    """Replay recorded auctions with another policy or on another fleet.
 
-    The first row is what happened. The others place the same creates anew, each microVM for as long as it lived,
-    with the engine of `billet simulate`; what had to be assumed is said below the table.
+    The first row shows what happened. Each other row places the same creates again, every microVM for as long as it
+    ran, with the simulator of `billet simulate`. The assumptions are listed below the table.
 
     \b
     billet replay --policy pack
@@ -83,29 +85,31 @@ def replay(
 
     added = [shape for text in more for shape in shapes(text)]
     source = _from_files(folders) if folders else _from_server(address)
-    known, shades = _past(source)
+    known, shadow_policies = _past(source)
     if beside:
-        if not shades:
-            raise BilletError("no policy ran in the shadow of these auctions; see --shadow of billet server")
-        policies = (*policies, *(shade.policy for shade in shades))
+        if not shadow_policies:
+            raise BilletError("no shadow policy was set during these auctions; see `billet server --shadow`")
+        policies = (*policies, *(shadow.policy for shadow in shadow_policies))
     missing = [host_id for host_id in without if host_id not in known.hosts]
     if missing:
-        raise BilletError(f"no host {missing[0]!r} is on record; there are {', '.join(sorted(known.hosts))}")
+        raise BilletError(
+            f"no host {missing[0]!r} is on record; the recorded hosts are {', '.join(sorted(known.hosts))}"
+        )
     rows = _play(known, policies, without, _added(known, added), SAMPLES if html else 0)
-    said = [_said(known, source), *(map(_shade, shades) if beside else ())]
-    _print(" ".join(said), assumed(known, without), rows, output, html)
+    summary = [_summary(known, source), *(map(_shadow_text, shadow_policies) if beside else ())]
+    _print(" ".join(summary), assumed(known, without), rows, output, html)
 
 
 def shapes(text: str) -> list[Resources]:
-    """The hosts that 3x16c32g stands for; disk_mib is 0 where the text does not say. Raises ConfigError."""
+    """Parse "3x16c32g" into hosts; disk_mib is 0 if the text has no disk. Raises ConfigError."""
     match = SHAPE.fullmatch(text.replace(" ", ""))
     if not match:
         raise ConfigError(f"--with {text!r}: write NxSHAPE, for example 3x16c32g or 3x16c32g500d")
     count, vcpu, memory_gib, disk_gib = (int(part or 0) for part in match.groups())
     if not (count and vcpu and memory_gib):
         raise ConfigError(f"--with {text!r}: no number may be 0")
-    if count > MOST_ADDED:
-        raise ConfigError(f"--with {text!r}: the most is {MOST_ADDED} hosts")
+    if count > MAX_ADDED:
+        raise ConfigError(f"--with {text!r}: the maximum is {MAX_ADDED} hosts")
     return [Resources(vcpu, memory_gib * 1024, disk_gib * 1024, SLOTS)] * count
 
 
@@ -117,7 +121,7 @@ def _added(known: Past, shapes: Sequence[Resources]) -> dict[str, Resources]:
     }
 
 
-def _from_files(folders: Sequence[Path]) -> Source:
+def _from_files(folders: Sequence[Path]) -> RecordSource:
     from billet.store.auction_log import read_file
 
     records: list[bytes] = []
@@ -126,96 +130,98 @@ def _from_files(folders: Sequence[Path]) -> Source:
         auctions, gone = read_file(folder / "auctions.db")
         records += auctions
         ends += gone
-    return Source(records, ends, f"in {', '.join(map(str, folders))}")
+    return RecordSource(records, ends, f"in {', '.join(map(str, folders))}")
 
 
-def _from_server(address: Address) -> Source:
-    """Page by page, so that no answer is large. What comes meanwhile is in the last page."""
+def _from_server(address: Address) -> RecordSource:
+    """Ask the server page by page, so that no reply is large. Records added meanwhile are in the last page."""
     from billet.client import Client
     from billet.wire.pb import fleet_pb2 as pb
 
-    got: dict[bool, list[bytes]] = {False: [], True: []}
-    whose = ""
+    by_gone: dict[bool, list[bytes]] = {False: [], True: []}
+    server = ""
     with Client(address) as client:
-        for gone, rows in got.items():
+        for gone, rows in by_gone.items():
             after = 0
             while True:
                 reply = client.fleet("Records", pb.RecordsRequest(after=after, gone=gone), pb.RecordsReply)
                 rows += reply.record
-                after, whose = reply.next, reply.server
+                after, server = reply.next, reply.server
                 if not after:
                     break
-    return Source(got[False], got[True], f"that {whose}, which leads now, held itself")
+    return RecordSource(by_gone[False], by_gone[True], f"held by {server}, the current leader")
 
 
-def _past(source: Source) -> tuple[Past, list[Shadow]]:
+def _past(source: RecordSource) -> tuple[Past, list[Shadow]]:
     from billet.whatif.recorded_workload import past, shadows
     from billet.wire.auction_records import decode, decode_gone
 
     records = [decode(data) for data in source.records]
     known = past(records, map(decode_gone, source.ends))
     if not known.hosts:
-        raise BilletError(f"there are no auctions on record {source.whose}; see --record-auctions of billet server")
+        raise BilletError(f"no auctions on record {source.origin}; see `billet server --record-auctions`")
     return known, shadows(records)
 
 
 def _play(
     known: Past, policies: Sequence[str], without: Sequence[str], more: dict[str, Resources], samples: int
-) -> list[Row]:
+) -> list[ReplayRow]:
     from billet.whatif.recorded_workload import as_it_happened, elsewhere, watched, workload
     from billet.whatif.rules import own
     from billet.whatif.simulation import run
 
-    rows = [Row(run(workload(known), as_it_happened(known), samples=samples), 0)]
-    otherwise = workload(known, without, more)
-    if not otherwise.hosts:
-        raise ConfigError("--without leaves no host")
+    rows = [ReplayRow(run(workload(known), as_it_happened(known), samples=samples), 0)]
+    changed = workload(known, without, more)
+    if not changed.hosts:
+        raise ConfigError("--without leaves no host; name fewer hosts")
     changes = "".join([*(f", without {host_id}" for host_id in without), f", with {len(more)} more" if more else ""])
     for policy in dict.fromkeys(policies or [known.weights.policy]):
         chosen: dict[str, str | None] = {}
         rule = own(known.weights._replace(policy=policy))
-        result = run(otherwise, watched(rule, rule.title + changes, chosen), samples=samples)
-        rows.append(Row(result, elsewhere(known, chosen)))
+        result = run(changed, watched(rule, rule.title + changes, chosen), samples=samples)
+        rows.append(ReplayRow(result, elsewhere(known, chosen)))
     return rows
 
 
-def _print(said: str, notes: Sequence[str], played: Sequence[Row], output: str, html: Path | None) -> None:
-    from billet.show.simulate import columns, compared, rows
+def _print(summary: str, notes: Sequence[str], played: Sequence[ReplayRow], output: str, html: Path | None) -> None:
+    from billet.show.simulate import columns, comparison_table, rows
     from billet.whatif.report import LOWER, page, pictures
 
-    heads = [*columns(["peak", "end"]), "elsewhere"]
+    headings = [*columns(["peak", "end"]), "elsewhere"]
     body = rows({row.result.rule: [row.result] for row in played}, ["peak", "end"])
     body = [[*cells, str(row.elsewhere)] for cells, row in zip(body, played, strict=True)]
     if output == "json":
-        click.echo(json.dumps({"records": said, "assumed": notes, "rows": [_plain(row) for row in played]}, indent=2))
+        click.echo(
+            json.dumps({"records": summary, "assumed": notes, "rows": [_as_json(row) for row in played]}, indent=2)
+        )
     else:
         screen = console()
-        tell(screen, said)
-        screen.print(compared(heads, body, screen.width))
-        tell(screen, "Assumed:")
+        print_sentence(screen, summary)
+        screen.print(comparison_table(headings, body, screen.width))
+        print_sentence(screen, "Assumptions:")
         for note in notes:
-            tell(screen, f"- {note}")
+            print_sentence(screen, f"- {note}")
     if html:
-        sections = [("The auctions on record", pictures([row.result for row in played]).values())]
-        write(html, page(sections, heads, body, f"{said} {LOWER}", "billet replay", notes))
+        sections = [("The recorded auctions", pictures([row.result for row in played]).values())]
+        write_report(html, page(sections, headings, body, f"{summary} {LOWER}", "billet replay", notes))
 
 
-def _said(known: Past, source: Source) -> str:
-    """What the records are."""
+def _summary(known: Past, source: RecordSource) -> str:
+    """One sentence about the records: how many, from where, and of which time."""
     begin, end = (datetime.fromtimestamp(at_s).strftime("%Y-%m-%d %H:%M:%S") for at_s in (known.from_s, known.to_s))
-    again = f" ({known.again} refused tries came again and do not count)" if known.again else ""
+    retries = f" (not counting {known.again} refused attempts that were retried)" if known.again else ""
     return (
-        f"{known.records} auctions {source.whose}, {begin} to {end}: {len(known.placed)} microVMs placed,"
-        f" {known.refused} refused{again}, {known.ended} ended, {len(known.hosts)} hosts."
+        f"{known.records} auctions {source.origin}, {begin} to {end}: {len(known.placed)} microVMs placed,"
+        f" {known.refused} refused{retries}, {known.ended} ended, {len(known.hosts)} hosts."
     )
 
 
-def _shade(shade: Shadow) -> str:
-    share = f"{shade.others} of {shade.awards} awards that were carried out ({shade.others / shade.awards:.0%})"
-    return f"In the shadow, {shade.policy} would have taken another host in {share}."
+def _shadow_text(shadow: Shadow) -> str:
+    share = f"{shadow.others} of {shadow.awards} awards ({shadow.others / shadow.awards:.0%})"
+    return f"The shadow policy {shadow.policy} chose another host in {share}."
 
 
-def _plain(row: Row) -> dict[str, object]:
+def _as_json(row: ReplayRow) -> dict[str, object]:
     return {
         "rule": row.result.rule,
         "elsewhere": row.elsewhere,

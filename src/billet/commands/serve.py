@@ -1,4 +1,4 @@
-"""`billet server` and `billet agent`: read the settings, then run until a signal."""
+"""`billet server` and `billet agent`: read the settings, then run until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from typing import Any
 
 import click
 
-from billet.commands.options import Sections, build, config_options
+from billet.commands.options import SectionedCommand, build, config_options
 from billet.config import ServerConfig
 from billet.config_agent import AgentConfig
 
 
-@click.command(cls=Sections)
+@click.command(cls=SectionedCommand)
 @config_options(ServerConfig)
 def server(**values: Any) -> None:
     """Serve Flintlock's API for the whole fleet.
 
-    Run one server with SQLite, or 3 or 5 with etcd. Each of them takes any request; one of them leads. SIGTERM lets
-    what is in flight finish. Every option can be set in the environment too: BILLET_SERVER_GRPC_ENDPOINT and so on.
+    Run one server with SQLite, or 3 or 5 servers with etcd. Every server accepts every request; one of them leads.
+    On SIGTERM a server finishes the calls in flight. Each option is also an environment variable, for example
+    BILLET_SERVER_GRPC_ENDPOINT.
     """
     config = build(ServerConfig, values)
-    from billet.node import run_server  # late: --help and wrong settings need none of it
+    from billet.node import run_server  # imported late: --help and invalid settings do not need it
 
     _run(run_server(config))
 
 
-@click.command(cls=Sections)
+@click.command(cls=SectionedCommand)
 @config_options(AgentConfig)
 def agent(**values: Any) -> None:
-    """Report and bid for one host, beside its flintlockd.
+    """Report and bid for one host. Runs beside its flintlockd.
 
-    The agent dials the servers and needs no port of its own. What a host offers is (measured - reserve) x ratio.
-    Every option can be set in the environment too: BILLET_AGENT_LINK_TOKEN and so on.
+    The agent connects to the servers and listens on no port. A host offers (capacity - reserve) x ratio. Each option
+    is also an environment variable, for example BILLET_AGENT_LINK_TOKEN.
     """
     config = build(AgentConfig, values)
     from billet.node_agent import run_agent

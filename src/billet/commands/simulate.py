@@ -1,4 +1,4 @@
-"""`billet simulate`: a stream of creates and deletes, placed by Billet's own core and by how others place."""
+"""`billet simulate`: places a workload with Billet's own core and with other rules, and compares the results."""
 
 from __future__ import annotations
 
@@ -15,17 +15,20 @@ from rich.console import Console
 from rich.progress import Progress
 
 from billet.commands.bursts import bursts_options, play_bursts
-from billet.commands.options import Amount, console, output_option, tell, write
+from billet.commands.options import FiniteFloat, console, output_option, print_sentence, write_report
 from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
-from billet.show.simulate import columns, compared, rows
+from billet.show.simulate import columns, comparison_table, rows
 from billet.whatif.report import LOWER, page, pictures
 from billet.whatif.rules import OTHERS, POLICY_NAMES, Rule, late, own
 from billet.whatif.simulation import SimulationResult, run
 from billet.whatif.workload import Workload, read
 
-CONSTRAINTS_NOTE = "only Billet's policies look at wishes; the other rules may seem better because they grant none"
-SAMPLES = 160  # moments in a chart
+CONSTRAINTS_NOTE = (
+    "only Billet's policies honour constraints and preferences; the other rules ignore them, which can make them look"
+    " better"
+)
+SAMPLES = 160  # points in a chart
 Results = dict[str, list[SimulationResult]]  # rule title -> one for each workload
 
 
@@ -33,47 +36,49 @@ Results = dict[str, list[SimulationResult]]  # rule title -> one for each worklo
 @click.argument("workloads", nargs=-1, metavar="WORKLOAD...", type=click.Path(path_type=Path))
 @click.option(
     "--policy", "policies", multiple=True, type=click.Choice(POLICY_NAMES), default=("spread",), show_default=True,
-    help="Billet's policy. May be given again.",
+    help="Policy of Billet to simulate. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--against", "others", multiple=True, type=click.Choice([*OTHERS, "all", "none"]), default=("all",),
-    show_default=True, help="Another rule to compare with. May be given again.",
+    show_default=True, help="Rule of other schedulers to compare with. Repeatable.",
 )  # fmt: skip
 @click.option(
     "--at-once", type=click.IntRange(1), default=1, show_default=True,
-    help="So many creates wait for each other and are placed together, largest first.",
+    help="Number of creates placed as one batch, largest first. 1 = each on its own.",
 )  # fmt: skip
 @click.option(
-    "--shape-weight", type=Amount(0, 2), default=Weights().shape, show_default=True,
-    help="As on `billet server`.",
+    "--shape-weight", type=FiniteFloat(0, 2), default=Weights().shape, show_default=True,
+    help="See `billet server --help`.",
 )  # fmt: skip
 @bursts_options
 @click.option(
     "--reports-every", type=click.IntRange(0), default=0, show_default=True, metavar="REQUESTS",
-    help="Each host reports once in so many requests, and rules that go by reports see it as it was then. Billet's"
-    " bids are worked out on what was reported; 0 = always as it is.",
+    help="Number of requests between two reports of a host. Billet's bids and the rules that use reports see the host"
+    " as last reported. 0 = always up to date.",
 )  # fmt: skip
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write a report with charts here.")
+@click.option(
+    "--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write a report with charts to this file."
+)
 @output_option
 def simulate(
     workloads: tuple[Path, ...], policies: tuple[str, ...], others: tuple[str, ...], at_once: int,
     shape_weight: float, reports_every: int, html: Path | None, output: str, **of_bursts: Any,
 ) -> None:  # fmt: skip
-    """Place a workload as Billet would, and as others do, and compare.
+    """Compare Billet's policies with other rules on a workload.
 
-    A WORKLOAD is a JSON or CSV file with hosts, creates, deletes and marks, where the balance is measured
-    (docs/scheduling.md has the format). Billet's rows come from the functions that bid and award on a live cluster,
-    and grant what microVMs wish by their labels; the other rules look at no wishes. Several workloads: the table has
-    the means over all of them.
+    A WORKLOAD is a JSON or CSV file with hosts, creates, deletes and marks; a mark is a point at which the balance is
+    measured (docs/scheduling.md has the format). Billet's rows come from the functions that bid and award on a live
+    cluster and honour the constraints and preferences in labels; the other rules ignore them. With several workloads
+    the table shows the means over all of them.
 
-    With --burst instead of a WORKLOAD: how long the microVMs of a burst wait until they are CREATED, on hosts that
-    boot them one after another and pull the images that they do not have.
+    With --burst instead of a WORKLOAD, the table shows how long the microVMs of a burst wait until CREATED, on hosts
+    that boot one microVM after another and pull the images that they lack.
     """
     if of_bursts["burst"]:
-        without = {"a WORKLOAD": workloads, "--at-once": at_once > 1, "--reports-every": reports_every}
-        for what, given in without.items():
+        conflicts = {"a WORKLOAD": workloads, "--at-once": at_once > 1, "--reports-every": reports_every}
+        for name, given in conflicts.items():
             if given:
-                raise ConfigError(f"--burst goes without {what}")
+                raise ConfigError(f"--burst cannot be combined with {name}")
         play_bursts(policies, others, shape_weight, output, html, **of_bursts)
         return
     if not workloads:
@@ -89,17 +94,17 @@ def simulate(
     body = rows(results, marks)
     notes = [CONSTRAINTS_NOTE] if any(stream.constraints for stream in streams) else []
     if output == "json":
-        click.echo(json.dumps(_plain(streams, results), indent=2))
+        click.echo(json.dumps(_as_json(streams, results), indent=2))
     else:
         screen = console()
-        screen.print(compared(columns(marks), body, screen.width))
+        screen.print(comparison_table(columns(marks), body, screen.width))
         for note in notes:
-            tell(screen, f"Note: {note}.")
+            print_sentence(screen, f"Note: {note}.")
     if html:
         charts = [pictures([of_rule[n] for of_rule in results.values()]).values() for n in range(len(streams))]
         names = [stream.name for stream in streams]
-        said = f"Workloads: {', '.join(names)}. Means over all of them. {LOWER}"
-        write(html, page(list(zip(names, charts, strict=True)), columns(marks), body, said, notes=notes))
+        caption = f"Workloads: {', '.join(names)}. Means over all of them. {LOWER}"
+        write_report(html, page(list(zip(names, charts, strict=True)), columns(marks), body, caption, notes=notes))
 
 
 def _common_marks(streams: Sequence[Workload]) -> list[str]:
@@ -107,14 +112,14 @@ def _common_marks(streams: Sequence[Workload]) -> list[str]:
     for stream in streams[1:]:
         if set(stream.marks()) != set(marks):
             raise ConfigError(
-                f"{stream.name} has the marks {', '.join(stream.marks())}, and {streams[0].name} has"
-                f" {', '.join(marks)}: only workloads with the same marks can be shown in one table"
+                f"{stream.name} has the marks {', '.join(stream.marks())}, but {streams[0].name} has"
+                f" {', '.join(marks)}; only workloads with the same marks fit into one table"
             )
     return marks
 
 
 def _play(streams: Sequence[Workload], rules: Sequence[Rule], at_once: int, samples: int) -> Results:
-    """Every rule on every workload, with a bar on a terminal, and the speed of each rule on stderr."""
+    """Run every rule on every workload. Shows progress on a terminal, and prints each rule's speed to stderr."""
     events = sum(len(stream.events) for stream in streams)
     results: Results = {}
     screen = Console(stderr=True, highlight=False)
@@ -126,11 +131,11 @@ def _play(streams: Sequence[Workload], rules: Sequence[Rule], at_once: int, samp
                 run(stream, rule, at_once, samples, partial(progress.advance, task)) for stream in streams
             ]
             took_s = time.perf_counter() - begun_s
-            screen.print(f"{rule.title}: {events} events, {events / took_s:,.0f} a second", style="dim")
+            screen.print(f"{rule.title}: {events} events, {events / took_s:,.0f} per second", style="dim")
     return results
 
 
-def _plain(streams: Sequence[Workload], results: Mapping[str, Sequence[SimulationResult]]) -> dict[str, object]:
+def _as_json(streams: Sequence[Workload], results: Mapping[str, Sequence[SimulationResult]]) -> dict[str, object]:
     return {
         stream.name: {
             rule: {

@@ -1,4 +1,4 @@
-"""A MicroVMSpec from a file that a person wrote."""
+"""Reads a MicroVMSpec from a YAML or JSON file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from billet.wire.pb.flintlock_types_pb2 import MicroVMSpec
 
 
 def read_spec(path: str) -> MicroVMSpec:
-    """The spec in a YAML or JSON file, "-" for standard input; InvalidRequest says where it is wrong."""
+    """Read the spec in a YAML or JSON file, "-" for standard input. Raises InvalidRequest with the wrong field."""
     try:
         text = sys.stdin.read() if path == "-" else Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -28,10 +28,10 @@ def read_spec(path: str) -> MicroVMSpec:
 
 
 def parse_spec(text: str, source: str) -> MicroVMSpec:
-    """A spec with Flintlock's field names, snake_case or camelCase; `source` is named in errors.
+    """Parse a spec with Flintlock's field names, in snake_case or camelCase. Errors name `source`.
 
-    `metadata_text` is ours: its values are base64-encoded into `metadata`, as flintlockd wants them, so that a
-    cloud-config can be written down as it is. A request's outer `microvm:` may be there or not.
+    `metadata_text` is an addition of Billet: its values are base64-encoded into `metadata`, as flintlockd requires,
+    so that a cloud-config can be written as plain text. The outer `microvm:` of a request is optional.
     """
     try:
         tree = yaml.safe_load(text)
@@ -40,7 +40,7 @@ def parse_spec(text: str, source: str) -> MicroVMSpec:
     if isinstance(tree, dict) and isinstance(tree.get("microvm"), dict):
         tree = tree["microvm"]
     if not isinstance(tree, dict):
-        raise InvalidRequest(f"{source} holds no MicroVMSpec; write its fields, for example `vcpu: 2`")
+        raise InvalidRequest(f"{source} contains no MicroVMSpec; write its fields, for example `vcpu: 2`")
     tree = dict(tree)
     plain = tree.pop("metadata_text", {})
     if plain:
@@ -54,35 +54,35 @@ def parse_spec(text: str, source: str) -> MicroVMSpec:
     try:
         return ParseDict(tree, MicroVMSpec())
     except ParseError as error:
-        raise InvalidRequest(f"{source} is not a MicroVMSpec: {_in_words(str(error), tree)}") from None
+        raise InvalidRequest(f"{source} is not a MicroVMSpec: {_readable(str(error), tree)}") from None
 
 
-def _in_words(error: str, tree: Mapping[str, Any]) -> str:
-    """protobuf's words for people: where it is, what is wrong there, and the names as this file writes them."""
-    *path, what = re.split(r"Failed to parse (\w+) field: ", error)
+def _readable(error: str, tree: Mapping[str, Any]) -> str:
+    """protobuf's error text as "path: problem", with field names in the file's own style."""
+    *path, problem = re.split(r"Failed to parse (\w+) field: ", error)
     where = ".".join(name for name in path if name)
-    unknown = re.match(r'Message type "[\w.]+" has no field named "(\w+)"', what)
+    unknown = re.match(r'Message type "[\w.]+" has no field named "(\w+)"', problem)
     if not unknown:
-        what = re.sub(r"[. ]*( at MicroVMSpec[\w.\[\]]*)?[. ]*$", "", what)
-        what = re.sub(r"^invalid literal for int\(\) with base 10: (.*)$", r"\1 is not a whole number", what)
-        return f"{where}: {what}" if where else what
-    name, known = unknown[1], re.findall(r"'(\w+)'", what)
+        problem = re.sub(r"[. ]*( at MicroVMSpec[\w.\[\]]*)?[. ]*$", "", problem)
+        problem = re.sub(r"^invalid literal for int\(\) with base 10: (.*)$", r"\1 is not a whole number", problem)
+        return f"{where}: {problem}" if where else problem
+    name, known = unknown[1], re.findall(r"'(\w+)'", problem)
     if not re.search(r"'\w*[a-z][A-Z]\w*': ", str(tree)):
         known = [re.sub("([A-Z])", r"_\1", one).lower() for one in known]
     meant = get_close_matches(name, known, 1)
-    helps = f"did you mean {meant[0]}?" if meant else f"its fields are {', '.join(known)}"
-    return f'{where or "it"} has no field named "{name}"; {helps}'
+    hint = f"did you mean {meant[0]}?" if meant else f"its fields are {', '.join(known)}"
+    return f'{where or "it"} has no field named "{name}"; {hint}'
 
 
 def _encoded(plain: Any, source: str) -> dict[str, str]:
     if not isinstance(plain, dict) or not all(isinstance(value, str) for value in plain.values()):
-        raise InvalidRequest(f"{source}: metadata_text must map names to texts, for example `user-data: |`")
+        raise InvalidRequest(f"{source}: metadata_text must map names to strings, for example `user-data: |`")
     return {key: base64.b64encode(value.encode()).decode() for key, value in plain.items()}
 
 
 def copies(spec: MicroVMSpec, name: str, namespace: str, count: int) -> list[MicroVMSpec]:
     """The specs to send: one, or `count` with numbered names."""
-    made = []
+    specs = []
     for number in range(1, count + 1):
         copy = MicroVMSpec()
         copy.CopyFrom(spec)
@@ -90,5 +90,5 @@ def copies(spec: MicroVMSpec, name: str, namespace: str, count: int) -> list[Mic
         copy.namespace = namespace or copy.namespace
         if count > 1:
             copy.id = f"{copy.id}-{number}"
-        made.append(copy)
-    return made
+        specs.append(copy)
+    return specs

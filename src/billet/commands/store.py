@@ -1,4 +1,4 @@
-"""`billet store`: back up, restore and check what the servers remember."""
+"""`billet store`: back up, restore and check the servers' store."""
 
 from __future__ import annotations
 
@@ -29,17 +29,18 @@ ROUND_TRIPS = 20
 
 @click.group()
 def store() -> None:
-    """Back up, restore and check what the servers remember: which hosts there are, and what was placed where."""
+    """Back up, restore and check the servers' store: the hosts and the placements."""
 
 
 @store.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--force", is_flag=True, help="Replace FILE if it is there already.")
+@click.option("--force", is_flag=True, help="Overwrite FILE if it exists.")
 @store_options
 def backup(file: Path, force: bool, **where: str) -> None:
-    """Write everything in the store to FILE, as of one moment. Servers may go on meanwhile.
+    """Write a consistent snapshot of the store to FILE. Servers may keep running.
 
-    The file is JSON lines. It can be restored to the other engine too: this is how to move from SQLite to etcd.
+    The file contains JSON lines. It can be restored into the other engine too, for example to move from SQLite to
+    etcd.
     """
     from billet.store import backup as files
 
@@ -48,7 +49,7 @@ def backup(file: Path, force: bool, **where: str) -> None:
             return await files.take(engine, datetime.now(UTC).isoformat(timespec="seconds"))
 
     if file.exists() and not force:
-        raise ConfigError(f"{file} is there already: name another file, or replace it with --force")
+        raise ConfigError(f"{file} exists already; name another file or overwrite it with --force")
     taken = asyncio.run(work())
     files.write(taken, file)
     click.echo(f"{file}: {counted(taken.header.records, 'record')} as of revision {taken.header.revision}")
@@ -56,12 +57,12 @@ def backup(file: Path, force: bool, **where: str) -> None:
 
 @store.command()
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--force", is_flag=True, help="Replace what the store holds.")
+@click.option("--force", is_flag=True, help="Replace the content of a store that is not empty.")
 @store_options
 def restore(file: Path, force: bool, **where: str) -> None:
-    """Make the store hold what FILE does. All servers must be stopped; agents and microVMs may go on.
+    """Restore the store from FILE. Stop all servers first; agents and microVMs may keep running.
 
-    MicroVMs made since the backup are not forgotten: their hosts announce them, and they are adopted.
+    MicroVMs created since the backup are not lost: their hosts report them, and Billet adopts them.
     """
     from billet.store import backup as files
 
@@ -75,18 +76,18 @@ def restore(file: Path, force: bool, **where: str) -> None:
     term = asyncio.run(work())
     header = wanted.header
     records = counted(header.records, "record")
-    click.echo(f"Restored {records} as of {header.at}; terms go on from {term}. Start the servers.")
+    click.echo(f"Restored {records} as of {header.at}; terms continue from {term}. Now start the servers.")
 
 
 @store.command()
 @store_options
 @output_option
 def check(output: str, **where: str) -> None:
-    """Look whether the store can be reached, is sound and has room. Exit code 1 when something is wrong.
+    """Check that the store is reachable, consistent and has free space. Exit code 1 if it finds a problem.
 
-    Reads only, so servers may go on meanwhile.
+    Only reads, so servers may keep running.
     """
-    report = asyncio.run(_examine(where))
+    report = asyncio.run(_check(where))
     if output == "json":
         click.echo(json.dumps(report, indent=2))
     else:
@@ -97,7 +98,7 @@ def check(output: str, **where: str) -> None:
         sys.exit(1)
 
 
-async def _examine(where: dict[str, str]) -> dict[str, Any]:
+async def _check(where: dict[str, str]) -> dict[str, Any]:
     from billet.core.questions.checkup import Finding, findings
 
     async with opened(where, create=False) as engine:
@@ -135,7 +136,7 @@ def _decoded(records: dict[str, bytes]) -> tuple[list[Host], list[Placement], li
 
 
 async def _round_trip_ms(engine: Engine) -> float:
-    """One question to the store, answered by a majority where it has several members."""
+    """Milliseconds of one read, which a majority answers if the store has several members."""
     began_s = time.perf_counter()
     await engine.leader()
     return (time.perf_counter() - began_s) * 1e3
@@ -143,7 +144,7 @@ async def _round_trip_ms(engine: Engine) -> float:
 
 @asynccontextmanager
 async def opened(where: dict[str, str], create: bool = True) -> AsyncIterator[Engine]:
-    """The store that the options name."""
+    """Open the store that the options name, and close it afterwards."""
     from billet.store.open import open_store
 
     open_secrets(where)

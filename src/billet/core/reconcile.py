@@ -28,13 +28,25 @@ def repair(
     changes: list[Change] = []
     for uid in uids:
         row = rows.get(uid)
-        placement = state.of_uid(uid) or (state.placements.get(row.token) if row else None)
-        if placement and placement.id in in_hand:
+        placement = state.of_uid(uid) or (by_token(state, row) if row else None)
+        if (placement and placement.id in in_hand) or (row and row.token in in_hand):
             continue
         change = _appeared(placement, host_id, row, now_s) if row else _vanished(placement, host_id, now_s)
         if change:
             changes.append(change)
     return changes
+
+
+def by_token(state: State, row: Observed) -> Placement | None:
+    """The placement that waits for this microVM: it has the token, the same name, and no uid so far.
+
+    A token proves little. It is visible in flintlockd's metadata, so a spec that was copied carries it too: a
+    placement that has its microVM keeps it, and another one with the same token is a microVM of its own.
+    """
+    placement = state.placements.get(row.token)
+    if placement and not placement.uid and (placement.namespace, placement.name) == (row.namespace, row.name):
+        return placement
+    return None
 
 
 def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: float) -> Change | None:
@@ -48,8 +60,8 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
     if placement is None or placement.host != host_id:
         return PutPlacement(
             Placement(
-                # A second copy elsewhere must not replace the placement that its token names.
-                id=row.uid if placement or not row.token else row.token,
+                # Not its token: that would replace a placement of this id, or answer a request id of a client.
+                id=row.uid,
                 namespace=row.namespace,
                 name=row.name,
                 demand=row.demand,
@@ -146,7 +158,7 @@ def to_delete(
         row = rows.get(uid)
         if row is None or row.state is VmState.DELETING:
             continue
-        placement = state.of_uid(uid) or state.placements.get(row.token)
+        placement = state.of_uid(uid)
         if placement is None or placement.id in in_hand:
             continue
         deleted = placement.state is PlacementState.RELEASING and (placement.host, placement.uid) == (host_id, uid)

@@ -1,1 +1,1 @@
-"""A whole cluster on one machine, and the same hosts chosen by a static list beside it."""
+"""`billet demo`: a whole cluster on one machine, compared with hosts chosen by a static list."""

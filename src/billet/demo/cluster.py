@@ -1,4 +1,4 @@
-"""A whole cluster of real processes on this machine: fake flintlockds, agents, servers, and etcd where wanted."""
+"""Starts a cluster of real processes on this machine: fake flintlockds, agents, servers and optionally etcd."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from billet.store.open import open_store
 
 @dataclass(frozen=True, slots=True)
 class BootTimes:
-    """How long the fakes take, in seconds (means of lognormal draws of this sigma), and where their draws begin."""
+    """Boot and pull times of the fakes: lognormal with these means in seconds, sigma and seed."""
 
     boot_mean_s: float
     pull_mean_s: float
@@ -28,7 +28,7 @@ class BootTimes:
 
 
 class FakeHost(NamedTuple):
-    """One fake flintlockd that is ready."""
+    """A running fake flintlockd and its addresses."""
 
     size: HostSize
     flintlock: str
@@ -37,7 +37,7 @@ class FakeHost(NamedTuple):
 
 
 class ServerAddress(NamedTuple):
-    """One server that is ready, and where it listens."""
+    """A running server and its addresses."""
 
     id: str
     grpc: str
@@ -46,7 +46,7 @@ class ServerAddress(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """Everything that is ready. `store` is the servers' --store."""
+    """All processes of the cluster. `store` is the servers' --store."""
 
     servers: list[ServerAddress]
     hosts: list[FakeHost]
@@ -55,12 +55,12 @@ class Cluster(NamedTuple):
 
     @property
     def grpc(self) -> str:
-        """Where one of the servers serves gRPC."""
+        """The gRPC address of the first server."""
         return self.servers[0].grpc
 
 
 def start_fakes(processes: Processes, sizes: Sequence[HostSize], boots: BootTimes, prefix: str) -> list[FakeHost]:
-    """One fake flintlockd for each size. The same boots and sizes draw the same times, host by host."""
+    """Start one fake flintlockd per size. Equal `boots` and `sizes` give equal boot times on each host."""
     started = [
         processes.billet(
             f"{prefix}-{size.id}", "fake-flintlockd", "--grpc-endpoint", "127.0.0.1:0", "--insecure",
@@ -72,15 +72,15 @@ def start_fakes(processes: Processes, sizes: Sequence[HostSize], boots: BootTime
     ]  # fmt: skip
     hosts = []
     for size, process in zip(sizes, started, strict=True):
-        said = process.ready()
-        hosts.append(FakeHost(size, said["grpc"], said["control"], process))
+        addresses = process.ready()
+        hosts.append(FakeHost(size, addresses["grpc"], addresses["control"], process))
     return hosts
 
 
 def start_cluster(
     processes: Processes, sizes: Sequence[HostSize], boots: BootTimes, servers: int, store: str
 ) -> Cluster:
-    """Servers and hosts, with TLS and a token on the link between them. Returns once every host is in."""
+    """Start servers and hosts, with TLS and a token on the link. Returns once every agent has joined."""
     folder = processes.folder
     pki = write_pki(folder / "pki", ["localhost", "127.0.0.1"], days=1)
     token = folder / "link-token"
@@ -89,9 +89,9 @@ def start_cluster(
     url = store_url(processes, servers, store)
     started = [_start_server(processes, n, url, pki, token) for n in range(1, servers + 1)]
     hosts = start_fakes(processes, sizes, boots, "flintlockd")
-    said = [process.ready() for process in started]
-    serving = [ServerAddress(p.name, one["grpc"], one["http"], p) for p, one in zip(started, said, strict=True)]
-    links = ",".join(one["link"] for one in said)
+    ready = [process.ready() for process in started]
+    serving = [ServerAddress(p.name, one["grpc"], one["http"], p) for p, one in zip(started, ready, strict=True)]
+    links = ",".join(one["link"] for one in ready)
     agents = [_start_agent(processes, host, links, pki, token) for host in hosts]
     for agent in agents:
         agent.ready()
@@ -99,7 +99,7 @@ def start_cluster(
 
 
 def leader(cluster: Cluster) -> ServerAddress:
-    """The server that leads now. BilletError when nobody does."""
+    """The server that currently leads. Raises BilletError if none does."""
 
     async def ask() -> str:
         store = open_store(cluster.store)
@@ -112,15 +112,15 @@ def leader(cluster: Cluster) -> ServerAddress:
 
     if len(cluster.servers) == 1:
         return cluster.servers[0]
-    leads = asyncio.run(ask())
+    leader_id = asyncio.run(ask())
     for server in cluster.servers:
-        if server.id == leads:
+        if server.id == leader_id:
             return server
-    raise BilletError("no server leads; their logs say why")
+    raise BilletError("no server is leading; see the servers' logs")
 
 
 def store_url(processes: Processes, servers: int, store: str) -> str:
-    """The --store of the servers: "sqlite" and "etcd" stand for a fresh one in the run's folder."""
+    """The servers' --store. "sqlite" and "etcd" create a new store in the run's folder."""
     match store:
         case "sqlite":
             return "sqlite:///billet.db"

@@ -1,4 +1,4 @@
-"""A small local etcd cluster, for trying out and for tests. Its data is as short-lived as its folder."""
+"""Starts a local etcd cluster for the demo and tests. Its data lives in the run's folder."""
 
 from __future__ import annotations
 
@@ -10,16 +10,18 @@ from billet.demo.processes import Processes, free_port, until_healthy
 
 
 def etcd_program() -> str | None:
-    """The etcd on PATH, or the one that scripts/setup put into the checkout."""
+    """Path of etcd: from PATH, or installed into the checkout by scripts/setup. None if there is none."""
     checkout = Path(__file__).parents[3] / ".tools" / "bin"
     return shutil.which("etcd") or shutil.which("etcd", path=str(checkout))
 
 
 def start_etcd(processes: Processes, members: int) -> str:
-    """Start a cluster on free ports of 127.0.0.1 and return its URL for --store, once it answers."""
+    """Start a cluster on free ports of 127.0.0.1, wait until it answers, and return its URL for --store."""
     program = etcd_program()
     if program is None:
-        raise ConfigError("--store etcd needs the program etcd on PATH; on Debian: apt-get install etcd-server")
+        raise ConfigError(
+            "--store etcd needs the program etcd on PATH; install it, on Debian with apt-get install etcd-server"
+        )
     clients = [f"http://127.0.0.1:{free_port()}" for _ in range(members)]
     peers = [f"http://127.0.0.1:{free_port()}" for _ in range(members)]
     cluster = ",".join(f"etcd-{n}={peer}" for n, peer in enumerate(peers, 1))

@@ -1,4 +1,4 @@
-"""Creates microVMs at a steady pace and watches the hosts until each one is CREATED. The same for both ways."""
+"""Creates microVMs at a steady rate and polls the hosts until each is CREATED. Used with Billet and static list."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
-from billet.client import Client, Pending
+from billet.client import Client, PendingCall
 from billet.core.errors import BilletError
 from billet.demo.workload import HostSize, Shape, spec_of
 from billet.wire.pb.flintlock_pb2 import (
@@ -18,13 +18,13 @@ from billet.wire.pb.flintlock_pb2 import (
 )
 from billet.wire.pb.flintlock_types_pb2 import MicroVM, MicroVMStatus
 
-TICK_S = 0.05  # how often the hosts are looked at, and so how exact the times are
-PATIENCE_S = 180.0  # without any progress for so long, the run is given up
+TICK_S = 0.05  # interval at which the hosts are polled, and so the precision of the times
+PATIENCE_S = 180.0  # the run fails after this long without progress
 
 
 @dataclass(slots=True)
 class HostLoad:
-    """What one flintlockd shows: sums over its List, whoever made the microVMs."""
+    """Totals of one flintlockd's microVM list."""
 
     size: HostSize
     vcpu: int = 0
@@ -34,11 +34,11 @@ class HostLoad:
 
     @property
     def share(self) -> float:
-        """The larger of the shares of vCPU and memory, 0 = idle, 1 = full, above 1 = promised twice."""
+        """The larger of the shares of vCPU and memory, 0 = idle, 1 = full, above 1 = overcommitted."""
         return max(self.vcpu / self.size.vcpu, self.memory_mib / self.size.memory_mib)
 
-    def look(self, listed: Sequence[MicroVM]) -> None:
-        """Take over what a List has."""
+    def update(self, listed: Sequence[MicroVM]) -> None:
+        """Recompute the totals from a list."""
         self.vcpu = sum(vm.spec.vcpu for vm in listed)
         self.memory_mib = sum(vm.spec.memory_in_mb for vm in listed)
         self.vms = len(listed)
@@ -47,38 +47,40 @@ class HostLoad:
 
 @dataclass(slots=True)
 class LoadRun:
-    """One way of choosing hosts, under way or done. Times are seconds of the monotonic clock."""
+    """Progress and results of one run. Times are seconds of the monotonic clock."""
 
     shapes: Sequence[Shape]
     loads: list[HostLoad]
-    sent_s: dict[str, float] = field(default_factory=dict)  # name -> when its create was sent
-    uid: dict[str, str] = field(default_factory=dict)  # name -> uid, once the create was answered
-    refused: dict[str, str] = field(default_factory=dict)  # name -> the error's text
-    took_s: dict[str, float] = field(default_factory=dict)  # name -> from sent to seen CREATED
+    sent_s: dict[str, float] = field(default_factory=dict)  # name -> time at which the create was sent
+    uid: dict[str, str] = field(default_factory=dict)  # name -> uid, from the create's reply
+    refused: dict[str, str] = field(default_factory=dict)  # name -> error text
+    took_s: dict[str, float] = field(
+        default_factory=dict
+    )  # name -> seconds from sending the create to seeing CREATED
 
     @property
     def done(self) -> bool:
-        """Whether every microVM is CREATED, or was refused."""
+        """Whether every microVM is CREATED or refused."""
         return len(self.took_s) + len(self.refused) == len(self.shapes)
 
     @property
-    def spread(self) -> float:
-        """Coefficient of variation of the hosts' shares: 0 = all equally full."""
+    def cov(self) -> float:
+        """Coefficient of variation of the hosts' utilisation; 0 = all equally full."""
         shares = [load.share for load in self.loads]
         return pstdev(shares) / fmean(shares) if any(shares) else 0.0
 
     @property
     def fullest(self) -> float:
-        """The share of the fullest host."""
+        """Utilisation of the fullest host."""
         return max(load.share for load in self.loads)
 
     @property
     def overcommitted(self) -> list[HostLoad]:
-        """The hosts that were promised more than they have."""
+        """The hosts with more allocated than they have."""
         return [load for load in self.loads if load.share > 1]
 
     def percentile_s(self, share: float) -> float:
-        """The time to CREATED that this share of the microVMs stayed within."""
+        """The given percentile (`share`, 0 to 1) of the times to CREATED, in seconds."""
         times = sorted(self.took_s.values())
         return times[min(int(share * len(times)), len(times) - 1)] if times else 0.0
 
@@ -91,10 +93,13 @@ def run_load(
     at_once: int,
     show: Callable[[LoadRun], None],
 ) -> LoadRun:
-    """Send creates at `rate_per_s`, `at_once` together, whether or not the earlier ones are answered, and wait."""
+    """Send creates at `rate_per_s`, `at_once` together, without waiting for replies; return when all are done.
+
+    Raises BilletError after PATIENCE_S without progress.
+    """
     run = LoadRun(shapes, [HostLoad(size) for size, _ in hosts.values()])
-    pending: dict[str, tuple[Client, Pending[CreateMicroVMResponse]]] = {}
-    begun_s = moved_s = time.monotonic()
+    pending: dict[str, tuple[Client, PendingCall[CreateMicroVMResponse]]] = {}
+    begun_s = progress_s = time.monotonic()
     while not run.done:
         now_s = time.monotonic()
         due = min((int((now_s - begun_s) * rate_per_s / at_once) + 1) * at_once, len(shapes))
@@ -105,17 +110,17 @@ def run_load(
             pending[shape.name] = client, client.begin("CreateMicroVM", request, CreateMicroVMResponse)
         before = len(run.sent_s), len(run.took_s), len(run.refused)
         _collect(run, pending)
-        _look(run, hosts)
+        _poll_hosts(run, hosts)
         show(run)
         if before != (len(run.sent_s), len(run.took_s), len(run.refused)) or pending:
-            moved_s = now_s
-        if now_s - moved_s > PATIENCE_S:
+            progress_s = now_s
+        if now_s - progress_s > PATIENCE_S:
             raise BilletError(f"{len(shapes) - len(run.took_s)} microVMs were not CREATED in {PATIENCE_S:g} s")
         time.sleep(max(0.0, TICK_S - (time.monotonic() - now_s)))
     return run
 
 
-def _collect(run: LoadRun, pending: dict[str, tuple[Client, Pending[CreateMicroVMResponse]]]) -> None:
+def _collect(run: LoadRun, pending: dict[str, tuple[Client, PendingCall[CreateMicroVMResponse]]]) -> None:
     for name, (client, call) in list(pending.items()):
         if not call.done():
             continue
@@ -126,15 +131,15 @@ def _collect(run: LoadRun, pending: dict[str, tuple[Client, Pending[CreateMicroV
             run.refused[name] = error.text
 
 
-def _look(run: LoadRun, hosts: Mapping[str, tuple[HostSize, Client]]) -> None:
-    """Ask every flintlockd itself, at the same time."""
+def _poll_hosts(run: LoadRun, hosts: Mapping[str, tuple[HostSize, Client]]) -> None:
+    """Ask all flintlockds directly and at the same time."""
     calls = [
         (client, client.begin("ListMicroVMs", ListMicroVMsRequest(), ListMicroVMsResponse))
         for _, client in hosts.values()
     ]
     for load, (client, call) in zip(run.loads, calls, strict=True):
         listed = client.finish(call).microvm
-        load.look(listed)
+        load.update(listed)
         now_s = time.monotonic()
         for vm in listed:
             name = vm.spec.id

@@ -1,7 +1,7 @@
-"""Real processes for the demo, the tests and the benchmarks: started, awaited, and never left behind.
+"""Starts child processes for the demo, tests and benchmarks, and stops all of them at the end.
 
-Each process has a session of its own, so that Ctrl-C reaches only the one who started it. It is told by the kernel
-when its starter dies, kill -9 included. Its standard error goes to a log file, shown when it fails.
+Each child has its own session, so that Ctrl-C reaches only its parent. The kernel kills it when its parent dies, even
+by kill -9. Its standard error goes to a log file, which is shown if it fails.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TAIL_LINES = 15
 
 
 class ChildProcess:
-    """One child. `ready` reads the JSON line that it prints once it serves."""
+    """One child process. `ready` waits for the JSON line that it prints once it serves."""
 
     def __init__(self, name: str, command: Sequence[str], log: Path, spawn: Spawn = spawn) -> None:
         self.name = name
@@ -45,15 +45,15 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """Its process id, which is also that of its group."""
+        """Its process id, which is also its process group id."""
         return self.popen.pid
 
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Whether it is still running."""
         return self.popen.poll() is None
 
     def ready(self, timeout_s: float = READY_S) -> dict[str, Any]:
-        """The JSON line. BilletError with the end of the log when it ends, or says nothing, instead."""
+        """Wait for the JSON line and return it. BilletError with the end of the log if it exits or times out."""
         deadline_s = time.monotonic() + timeout_s
         with selectors.DefaultSelector() as selector:
             assert self.popen.stdout is not None
@@ -66,8 +66,8 @@ class ChildProcess:
                     self.popen.wait()
                     raise BilletError(f"{self.name} ended with {self.popen.returncode}\n{self.tail()}")
                 self._line += chunk
-        said: dict[str, Any] = json.loads(self._line.partition(b"\n")[0])
-        return said
+        addresses: dict[str, Any] = json.loads(self._line.partition(b"\n")[0])
+        return addresses
 
     def tail(self) -> str:
         """The last lines of its log."""
@@ -75,23 +75,23 @@ class ChildProcess:
         return "\n".join(f"  {self.name}: {line}" for line in lines[-TAIL_LINES:])
 
     def signal(self, number: int) -> None:
-        """Send a signal to it and to what it has started; no error if all have ended."""
+        """Send a signal to it and its children; no error if they have exited."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once, as a power cut would."""
+        """Send SIGKILL and wait."""
         self.signal(signal.SIGKILL)
         self.popen.wait()
 
     def stop(self, timeout_s: float = STOP_S) -> int:
-        """Ask it to end, then make it; its exit code."""
+        """Send SIGTERM, after `timeout_s` SIGKILL; returns the exit code."""
         stop_all([self], timeout_s)
         return self.popen.wait()
 
 
 def stop_all(processes: Iterable[ChildProcess], timeout_s: float = STOP_S) -> None:
-    """SIGTERM to all of them at once, SIGKILL to those that are there after `timeout_s`."""
+    """Send SIGTERM to all at once, and SIGKILL to those still running after `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     running = list(processes)
     for process in running:
@@ -106,7 +106,7 @@ def stop_all(processes: Iterable[ChildProcess], timeout_s: float = STOP_S) -> No
 
 
 class Processes:
-    """All processes of one run; leaving the block ends them, and after them what they stand on."""
+    """All child processes of one run. Leaving the `with` block stops them, foundations last."""
 
     def __init__(self, folder: Path, spawn: Spawn = spawn) -> None:
         self.folder = folder
@@ -124,7 +124,7 @@ class Processes:
         stop_all(self.all)
 
     def start(self, name: str, command: Sequence[str], foundation: bool = False) -> ChildProcess:
-        """Start a program; its log is NAME.log in the folder. The others stand on a `foundation`: it ends last."""
+        """Start a program that logs to NAME.log. A `foundation` is one that others depend on: it is stopped last."""
         if foundation:
             self._foundations.add(name)
         process = ChildProcess(name, command, self.folder / f"{name}.log", self._spawn)
@@ -132,28 +132,28 @@ class Processes:
         return process
 
     def restart(self, dead: ChildProcess) -> ChildProcess:
-        """Start a program that has ended once more, as it was started before."""
+        """Start a process that has exited again, with the same command."""
         self.all.remove(dead)
         return self.start(dead.name, dead.command)
 
     def billet(self, name: str, *arguments: str) -> ChildProcess:
-        """Start a subcommand of Billet in the Python that runs this, whatever is on PATH."""
+        """Start a subcommand of Billet with the Python interpreter that runs this."""
         return self.start(name, [sys.executable, "-m", "billet", *arguments])
 
     def check(self) -> None:
-        """BilletError for the first process that has ended though nobody asked it to."""
+        """Raise BilletError for the first process that has exited unexpectedly."""
         for process in self.all:
             if not process.running():
                 raise BilletError(f"{process.name} ended with {process.popen.returncode}\n{process.tail()}")
 
 
-_draws = itertools.count(random.randrange(1 << 16))  # never the same port twice in one process
+_draws = itertools.count(random.randrange(1 << 16))  # so that one process never uses a port twice
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody has at this moment, for programs that cannot choose one themselves.
+    """A currently free port of 127.0.0.1, for programs that cannot choose one themselves.
 
-    It lies below those that the kernel hands to outgoing connections: one of those could be gone again before
+    The port is below the ephemeral range: the kernel could give an ephemeral port to an outgoing connection before
     the program listens on it.
     """
     while True:
@@ -171,7 +171,7 @@ def _first_ephemeral_port() -> int:
 
 
 def until_healthy(process: ChildProcess, url: str, timeout_s: float = READY_S) -> None:
-    """Wait until a URL answers 200, for programs that print no line when they are ready."""
+    """Wait until a URL answers 200, for programs that print no ready line. Raises BilletError."""
     deadline_s = time.monotonic() + timeout_s
     while True:
         with suppress(OSError, urllib.error.URLError), urllib.request.urlopen(url, timeout=1):

@@ -1,4 +1,4 @@
-"""What the demo shows: the hosts filling up, and the two ways beside each other."""
+"""Renders the demo: the hosts while they fill up, and the comparison of Billet with the static list."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ SPEC = (
     '"filename": "boot/vmlinux"}, "root_volume": {"id": "root", "source": {"container_source": "example.org/os:1"}}, '
     '"interfaces": [{"device_id": "eth1", "type": "TAP"}]}'
 )
-FLINTLOCK_CALL = "billet create and billet delete take a flintlockd as --server, too"
+FLINTLOCK_CALL = "billet create and billet delete also accept a flintlockd as --server"
 ENDED = """\
-All of it is gone again.
-To look around in a running one: billet demo --keep, or make demo ARGS="--keep".
-To kill the leader of three servers: billet demo --keep --servers 3.
-With real flintlockds: README.md.
+The demo has removed everything it started.
+To keep the cluster running: billet demo --keep, or make demo ARGS="--keep".
+To try a failover: billet demo --keep --servers 3, then kill the leader.
+For real flintlockds: see README.md.
 """
 NOTE = (
-    "All the fakes boot at one speed, however full they are, so that equal counts boot soonest. Billet gives a "
-    "larger host more microVMs, and none more than it has. A real host that is promised twice gets slower, or kills "
-    "guests for memory; that is not in these times.\n"
+    "All fake hosts boot at the same speed, however full they are, so equal numbers of microVMs boot soonest. Billet "
+    "gives larger hosts more microVMs, and overcommits none. A real overcommitted host gets slower or kills guests "
+    "for lack of memory; these times do not show that.\n"
 )
 
 
 def filling(title: str, run: LoadRun) -> RenderableType:
-    """The hosts of a run under way."""
-    made = table("HOST", ">vCPU", ">GiB", "HOW FULL", ">MICROVMS", ">CREATED", title=title)
+    """The hosts of a run in progress."""
+    hosts = table("HOST", ">vCPU", ">GiB", "HOW FULL", ">MICROVMS", ">CREATED", title=title)
     for load in run.loads:
-        made.add_row(*_host_row(load))
+        hosts.add_row(*_host_row(load))
     total = len(run.shapes)
     progress = Table.grid(padding=(0, 1))
     progress.add_row(" created", ProgressBar(total, len(run.took_s), width=40), f"{len(run.took_s)}/{total}")
     if run.refused:
         progress.add_row(" refused", f"{len(run.refused)}, for example: {next(iter(run.refused.values()))}")
-    return Group(made, progress, "")
+    return Group(hosts, progress, "")
 
 
 def _host_row(load: HostLoad) -> tuple[RenderableType, ...]:
@@ -62,11 +62,11 @@ def _host_row(load: HostLoad) -> tuple[RenderableType, ...]:
 
 
 def side_by_side(billet: LoadRun, static: LoadRun) -> RenderableType:
-    """The hosts as each way has filled them."""
-    made = table("HOST", ">vCPU", ">GiB", "BILLET", ">VMs", "STATIC LIST", ">VMs")
+    """The final load of each host under Billet and under the static list."""
+    hosts = table("HOST", ">vCPU", ">GiB", "BILLET", ">VMs", "STATIC LIST", ">VMs")
     for ours, theirs in zip(billet.loads, static.loads, strict=True):
         size = ours.size
-        made.add_row(
+        hosts.add_row(
             Text(size.id, style="bold"),
             str(size.vcpu),
             gib(size.memory_mib),
@@ -75,56 +75,58 @@ def side_by_side(billet: LoadRun, static: LoadRun) -> RenderableType:
             bar(theirs.share, 14),
             str(theirs.vms),
         )
-    return made
+    return hosts
 
 
 def comparison(billet: LoadRun, static: LoadRun) -> RenderableType:
-    """The figures of both ways, and how many times one is the other."""
-    made = table("", ">BILLET", ">STATIC LIST", "")
-    made.add_row(
-        "spread of load over the hosts", f"{billet.spread:.2f}", f"{static.spread:.2f}",
-        _times(billet.spread, static.spread, "more even"),
+    """The results of both runs, and the factor between them."""
+    results = table("", ">BILLET", ">STATIC LIST", "")
+    results.add_row(
+        "unevenness of load (CoV)", f"{billet.cov:.2f}", f"{static.cov:.2f}",
+        _times(billet.cov, static.cov, "more even"),
     )  # fmt: skip
-    made.add_row(
+    results.add_row(
         "fullest host", f"{billet.fullest:.0%}", f"{static.fullest:.0%}",
         _times(billet.fullest, static.fullest, "emptier"),
     )  # fmt: skip
-    made.add_row("hosts promised more than they have", str(len(billet.overcommitted)), str(len(static.overcommitted)))
-    made.add_row("microVMs on such hosts", _crowded(billet), _crowded(static))
+    results.add_row("overcommitted hosts", str(len(billet.overcommitted)), str(len(static.overcommitted)))
+    results.add_row("microVMs on overcommitted hosts", _on_overcommitted(billet), _on_overcommitted(static))
     if billet.refused or static.refused:
-        made.add_row("creates refused", str(len(billet.refused)), str(len(static.refused)))
+        results.add_row("creates refused", str(len(billet.refused)), str(len(static.refused)))
     for label, share in (("p50", 0.5), ("p99", 0.99), ("longest", 1.0)):
         ours, theirs = billet.percentile_s(share), static.percentile_s(share)
-        made.add_row(f"time to CREATED, {label}", duration(ours), duration(theirs), _times(ours, theirs, "faster"))
-    return made
+        results.add_row(f"time to CREATED, {label}", duration(ours), duration(theirs), _times(ours, theirs, "faster"))
+    return results
 
 
-def accuracy(found: Errors) -> RenderableType:
-    """How well the bids that won have foretold what came."""
-    made = table("", ">", "")
-    made.add_row("utilisation, foretold against reported", f"{found.worst:.2%}", f"at most, of {found.outcomes}")
+def accuracy_table(found: Errors) -> RenderableType:
+    """Predicted vs actual results of the winning bids."""
+    results = table("", ">", "")
+    results.add_row(
+        "utilisation, predicted vs reported", f"{found.worst:.2%}", f"largest of {found.outcomes} differences"
+    )
     if found.error is not None and found.within is not None:
         low, high = 0.9 - found.chance, min(1.0, 0.9 + found.chance)
-        made.add_row("time to CREATED, median error", f"{found.error:.1%}", f"of {found.boots} that were foretold")
-        made.add_row("within the bound for 90 %", f"{found.within:.1%}", f"by chance alone {low:.1%} to {high:.1%}")
-    return made
+        results.add_row("time to CREATED, median error", f"{found.error:.1%}", f"of {found.boots} predictions")
+        results.add_row("within the 90 % bound", f"{found.within:.1%}", f"by chance {low:.1%} to {high:.1%}")
+    return results
 
 
-def alone(sigma: float) -> str:
-    """What so few boots, of which some wait for no other, cannot say. Half of all draws are 0.67 sigma off."""
+def accuracy_note(sigma: float) -> str:
+    """Why few boots are not enough to judge predictions. Half of all draws are off by 0.67 sigma or more."""
     return (
-        f"Boots vary by {sigma:.0%} here, and so one that waits for no other cannot be foretold to better than "
-        f"{0.67 * sigma:.0%}, and some dozens do not say how good a bound is. To judge bids: "
+        f"Boot times vary by {sigma:.0%} here, so a single boot cannot be predicted to better than "
+        f"{0.67 * sigma:.0%}, and a few dozen boots are too few to judge the bound. To judge predictions, use "
         "--create 400 --at-once 20.\n"
     )
 
 
-def _crowded(run: LoadRun) -> str:
+def _on_overcommitted(run: LoadRun) -> str:
     return str(sum(load.vms for load in run.overcommitted))
 
 
 def _times(ours: float, theirs: float, better: str) -> Text:
-    """How the two compare, said from Billet's side and in green or red."""
+    """Billet compared with the static list: green if better, red if worse."""
     worse = {"more even": "less even", "emptier": "fuller", "faster": "slower"}[better]
     if not ours or not theirs or abs(ours - theirs) < 0.05 * max(ours, theirs):
         return Text("about the same" if ours and theirs else "", style="dim")
@@ -133,40 +135,42 @@ def _times(ours: float, theirs: float, better: str) -> Text:
     return Text(f"{ours / theirs:.1f} times {worse}", style="red")
 
 
-def to_try(servers: Sequence[ServerAddress], leads: ServerAddress, uid: str, hosts: Sequence[FakeHost]) -> str:
-    """The commands for a person who wants to look around, each to be copied as it is."""
-    meet = next((server for server in servers if server is not leads), leads)
-    made = [f"explain {uid}", f"explain {uid} --why-not {hosts[0].size.id}", f"delete {uid}"] if uid else []
+def commands_to_try(
+    servers: Sequence[ServerAddress], leader: ServerAddress, uid: str, hosts: Sequence[FakeHost]
+) -> str:
+    """Commands to try on the running cluster, ready to copy."""
+    server = next((server for server in servers if server is not leader), leader)
+    for_uid = [f"explain {uid}", f"explain {uid} --why-not {hosts[0].size.id}", f"delete {uid}"] if uid else []
     return f"""\
-Still running until Ctrl-C. In another terminal:
+The cluster keeps running until Ctrl-C. In another terminal:
 
-  export PATH="{Path(sys.executable).parent}:$PATH" BILLET_SERVER={meet.grpc}
+  export PATH="{Path(sys.executable).parent}:$PATH" BILLET_SERVER={server.grpc}
   billet hosts
   billet vms
-{"".join(f"  billet {command}{chr(10)}" for command in made)}\
+{"".join(f"  billet {command}{chr(10)}" for command in for_uid)}\
   echo '{SPEC}' | billet create --wait --name mine -f -
-  curl -s http://{meet.http}/v1alpha1/microvm/demo
-{_servers(servers, leads)}
-The fakes, for direct calls
+  curl -s http://{server.http}/v1alpha1/microvm/demo
+{_servers(servers, leader)}
+The fake flintlockds, for direct calls
 ({FLINTLOCK_CALL}):
 {"".join(f"  {host.size.id:<9} {host.flintlock}{chr(10)}" for host in hosts)}"""
 
 
-def _servers(servers: Sequence[ServerAddress], leads: ServerAddress) -> str:
-    """Where each server is; with several, how to see another one take over."""
+def _servers(servers: Sequence[ServerAddress], leader: ServerAddress) -> str:
+    """With several servers: their addresses, and how to try a failover."""
     if len(servers) == 1:
         return ""
     rows = (
-        f"  {server.id:<9} {server.grpc:<21} {server.http:<21} {'leads' if server is leads else 'follows'}\n"
+        f"  {server.id:<9} {server.grpc:<21} {server.http:<21} {'leads' if server is leader else 'follows'}\n"
         for server in servers
     )
     return f"""
-Any server takes any request, and passes it on to the one that leads:
+Every server accepts every request and forwards it to the leader:
 
   {"SERVER":<9} {"gRPC":<21} {"HTTP":<21}
 {"".join(rows)}
-Kill the leader; another one takes over, and nothing is lost:
+Kill the leader; another server takes over, and nothing is lost:
 
-  kill -9 {leads.process.pid}
+  kill -9 {leader.process.pid}
   billet hosts
 """

@@ -1,4 +1,4 @@
-"""The demo from beginning to end: a cluster, microVMs through it, an auction explained, the static list beside it."""
+"""The steps of the demo: start a cluster, create microVMs, explain an auction, compare with the static list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from billet.demo.cluster import BootTimes, Cluster, FakeHost, leader, start_clus
 from billet.demo.load import LoadRun, run_load
 from billet.demo.processes import Processes
 from billet.demo.workload import HostSize, Shape, draw_shapes, host_sizes, static_choice
-from billet.show.explain import explained
+from billet.show.explain import auction_report
 from billet.wire.auction_records import decode_outcomes
 from billet.wire.pb.fleet_pb2 import AccuracyReply, AccuracyRequest, ExplainReply, ExplainRequest
 
@@ -29,8 +29,8 @@ STATIC_TITLE = "The same microVMs and hosts, chosen by a static list (crc32 % N)
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """What `billet demo` was asked for. `create` is how many microVMs, at `rate_per_s` but `at_once` together."""
+class DemoSettings:
+    """Options of `billet demo`. `create` microVMs are sent at `rate_per_s`, `at_once` together."""
 
     hosts: int
     servers: int
@@ -43,21 +43,21 @@ class Settings:
     json: bool
 
     def __post_init__(self) -> None:
-        """SQLite is one server's; etcd is there for several."""
+        """Raise ConfigError for several servers on SQLite, which supports only one."""
         if self.store.startswith("sqlite") and self.servers > 1:
             raise ConfigError("--store sqlite is for one server; use --store etcd with --servers 3")
 
 
-def tell(settings: Settings) -> None:
-    """Run the demo; whatever happens, no process and no file of it stays."""
+def run_demo(settings: DemoSettings) -> None:
+    """Run the demo. Removes its processes and files in any case."""
     with stopping_on_signals(), tempfile.TemporaryDirectory(prefix="billet-demo-") as folder:
         console = Console(quiet=settings.json)
         with Processes(Path(folder)) as processes:
-            _tell(settings, processes, console)
+            _run_steps(settings, processes, console)
         console.print(screen.ENDED, highlight=False, soft_wrap=True)
 
 
-def _tell(settings: Settings, processes: Processes, console: Console) -> None:
+def _run_steps(settings: DemoSettings, processes: Processes, console: Console) -> None:
     shapes = draw_shapes(settings.create, settings.boots.seed)
     sizes = host_sizes(settings.hosts, sum(shape.vcpu for shape in shapes))
     console.print(_opening(settings, sizes), highlight=False)
@@ -71,34 +71,34 @@ def _tell(settings: Settings, processes: Processes, console: Console) -> None:
         uid = _explain_one(cluster, billet, console)
         console.print()
         static = _through_static_list(settings, processes.folder, sizes, shapes, console)
-        console.print("[bold]Beside each other[/]")
+        console.print("[bold]Comparison[/]")
         console.print(screen.side_by_side(billet, static))
         console.print(screen.comparison(billet, static), highlight=False)
         console.print(screen.NOTE, style="dim", highlight=False)
         found = _accuracy(cluster)
         if found:
-            console.print("[bold]What bids foretold, and what came[/]  (billet audit)")
-            console.print(screen.accuracy(found))
-            console.print(screen.alone(settings.boots.sigma), style="dim", highlight=False)
+            console.print("[bold]Predicted vs actual[/]  (billet accuracy)")
+            console.print(screen.accuracy_table(found))
+            console.print(screen.accuracy_note(settings.boots.sigma), style="dim", highlight=False)
         if settings.json and not settings.keep:
             both = {"billet": figures(billet), "static_list": figures(static)}
             print(json.dumps(both | {"accuracy": found._asdict() if found else None}), flush=True)
     if settings.keep:
-        told = screen.to_try(cluster.servers, leader(cluster), uid, cluster.hosts)
-        console.print(told, highlight=False, soft_wrap=True, markup=False)
+        commands = screen.commands_to_try(cluster.servers, leader(cluster), uid, cluster.hosts)
+        console.print(commands, highlight=False, soft_wrap=True, markup=False)
         signal.pause()
 
 
-def _opening(settings: Settings, sizes: list[HostSize]) -> str:
+def _opening(settings: DemoSettings, sizes: list[HostSize]) -> str:
     vcpu, boots = sum(size.vcpu for size in sizes), settings.boots
     together = f"{settings.at_once} at once, " if settings.at_once > 1 else ""
     servers = "one server" if settings.servers == 1 else f"{settings.servers} servers"
     return (
-        f"[bold]Billet[/]: {servers} ({settings.store}), {len(sizes)} hosts with {vcpu} vCPUs in all.\n"
+        f"[bold]Billet[/]: {servers} ({settings.store}), {len(sizes)} hosts with {vcpu} vCPUs in total.\n"
         "Each host has an agent and a fake flintlockd, which boots one microVM at a time,\n"
-        f"as the real one does: {boots.boot_mean_s:g} s each on average, and {boots.pull_mean_s:g} s more\n"
-        "for each of two images when the host first needs it.\n"
-        f"{settings.create} microVMs, {settings.rate_per_s:g} a second, {together}seed {boots.seed}.\n"
+        f"like the real one: {boots.boot_mean_s:g} s each on average, and {boots.pull_mean_s:g} s more\n"
+        "for each of two images that the host does not have yet.\n"
+        f"{settings.create} microVMs, {settings.rate_per_s:g} per second, {together}seed {boots.seed}.\n"
     )
 
 
@@ -108,7 +108,7 @@ def _addresses(cluster: Cluster) -> dict[str, object]:
     return {"grpc": cluster.grpc, "http": cluster.servers[0].http, "servers": servers, "hosts": hosts}
 
 
-def _through_billet(settings: Settings, cluster: Cluster, shapes: list[Shape], console: Console) -> LoadRun:
+def _through_billet(settings: DemoSettings, cluster: Cluster, shapes: list[Shape], console: Console) -> LoadRun:
     title = "microVMs through Billet (Flintlock's own CreateMicroVM, to one address)"
     with ExitStack() as stack:
         client = stack.enter_context(Client(Address(cluster.grpc)))
@@ -117,11 +117,11 @@ def _through_billet(settings: Settings, cluster: Cluster, shapes: list[Shape], c
 
 
 def _through_static_list(
-    settings: Settings, folder: Path, sizes: list[HostSize], shapes: list[Shape], console: Console
+    settings: DemoSettings, folder: Path, sizes: list[HostSize], shapes: list[Shape], console: Console
 ) -> LoadRun:
-    """On fresh fakes of the same sizes and seeds; they end with this function."""
+    """Run the load on new fakes of the same sizes and seeds, which are stopped at the end."""
     with ExitStack() as stack:
-        with console.status("starting the same hosts once more"):
+        with console.status("starting the same hosts again"):
             processes = stack.enter_context(Processes(folder))
             fakes = start_fakes(processes, sizes, settings.boots, "static")
         hosts = _dial(stack, fakes)
@@ -138,7 +138,7 @@ def _dial(stack: ExitStack, fakes: list[FakeHost]) -> dict[str, tuple[HostSize, 
 
 
 def _show_load(
-    settings: Settings,
+    settings: DemoSettings,
     console: Console,
     title: str,
     shapes: list[Shape],
@@ -154,7 +154,7 @@ def _show_load(
 
 
 def _explain_one(cluster: Cluster, run: LoadRun, console: Console) -> str:
-    """The auction of the largest of the last microVMs: by then there is something to choose between."""
+    """Print the auction of the largest of the last ten microVMs, when hosts differ; returns its uid."""
     last = [shape for shape in run.shapes if shape.name in run.uid][-10:]
     if not last:
         raise BilletError(f"no microVM was created: {next(iter(run.refused.values()))}")
@@ -163,20 +163,20 @@ def _explain_one(cluster: Cluster, run: LoadRun, console: Console) -> str:
         reply = client.fleet("Explain", ExplainRequest(key=uid), ExplainReply)
     console.print(f"\n[bold]One auction explained[/]  (billet explain {uid})\n", highlight=False)
     for record in reply.record_json[:1]:
-        console.print(explained(json.loads(record)), highlight=False)
+        console.print(auction_report(json.loads(record)), highlight=False)
     return uid
 
 
 def _accuracy(cluster: Cluster) -> Errors | None:
-    """How well the bids have foretold what came, of all that the leader has seen booted; None without any."""
+    """Predicted vs actual results of all microVMs that the leader has seen boot; None if there are none."""
     with Client(Address(cluster.grpc)) as client:
         return errors(decode_outcomes(client.fleet("Accuracy", AccuracyRequest(), AccuracyReply).outcome_json))
 
 
 def figures(run: LoadRun) -> dict[str, float]:
-    """What the comparison shows, for programs. Times in seconds."""
+    """The results of a run for --json. Times in seconds."""
     return {
-        "spread": run.spread,
+        "cov": run.cov,
         "fullest_share": run.fullest,
         "hosts_overcommitted": len(run.overcommitted),
         "refused": len(run.refused),
@@ -188,7 +188,7 @@ def figures(run: LoadRun) -> dict[str, float]:
 
 @contextmanager
 def stopping_on_signals() -> Iterator[None]:
-    """SIGTERM ends the run as Ctrl-C does; while the processes are being ended, further ones are not heard."""
+    """End the block on SIGTERM or SIGINT. Further signals are ignored while the processes are being stopped."""
 
     def stop(number: int, frame: object) -> None:
         for other in (signal.SIGTERM, signal.SIGINT):

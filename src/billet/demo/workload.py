@@ -1,4 +1,4 @@
-"""What the demo runs: the hosts' sizes, the microVMs' shapes, and the static list's choice. Values only."""
+"""The demo's workload: host sizes, microVM sizes, and the choice of the static list. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import NamedTuple
 from billet.wire.pb.flintlock_types_pb2 import Kernel, MicroVMSpec, NetworkInterface, Volume, VolumeSource
 
 NAMESPACE = "demo"
-HOST_VCPU = (8, 16, 24, 32, 40)  # a fleet that has grown over the years; further hosts begin again
+HOST_VCPU = (8, 16, 24, 32, 40)  # a fleet that has grown over the years; repeated for further hosts
 MIB_PER_VCPU = (4096, 2048, 4096, 4096, 2048)
-FILL = 0.85  # of all vCPUs at most; where --create wants more, every host gets bigger
-SHAPES = ((1, 2048), (2, 4096), (4, 4096))  # vCPU and MiB: small ones, a few middle ones, the odd large one
+FILL = 0.85  # maximum share of all vCPUs in use; with a larger --create, every host becomes larger
+SHAPES = ((1, 2048), (2, 4096), (4, 4096))  # vCPU and MiB: small, medium and large
 SHAPE_WEIGHTS = (60, 30, 10)
-LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # what Kubernetes draws the ends of names from
+LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # the alphabet of Kubernetes' name suffixes
 
 
 class HostSize(NamedTuple):
-    """One host of the demo."""
+    """Name and size of one host."""
 
     id: str
     vcpu: int
@@ -29,7 +29,7 @@ class HostSize(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """One microVM of the demo."""
+    """Name and size of one microVM."""
 
     name: str
     vcpu: int
@@ -37,18 +37,18 @@ class Shape(NamedTuple):
 
 
 def draw_shapes(count: int, seed: int) -> list[Shape]:
-    """The microVMs, the same for the same seed, with names as a Cluster API MachineDeployment gives them."""
+    """Draw microVMs from the seed, with names like those of a Cluster API MachineDeployment."""
     chance = random.Random(seed)
-    made: dict[str, Shape] = {}
-    while len(made) < count:
+    shapes: dict[str, Shape] = {}
+    while len(shapes) < count:
         name = "web-md-0-" + "".join(chance.choices(LETTERS, k=5))
         vcpu, memory_mib = chance.choices(SHAPES, SHAPE_WEIGHTS)[0]
-        made.setdefault(name, Shape(name, vcpu, memory_mib))
-    return list(made.values())
+        shapes.setdefault(name, Shape(name, vcpu, memory_mib))
+    return list(shapes.values())
 
 
 def host_sizes(count: int, wanted_vcpu: int) -> list[HostSize]:
-    """The hosts, big enough that the microVMs fill them to `FILL` and no further."""
+    """Hosts that are large enough for `wanted_vcpu` to use at most FILL of them."""
     vcpu = [HOST_VCPU[n % len(HOST_VCPU)] for n in range(count)]
     factor = max(1, math.ceil(wanted_vcpu / FILL / sum(vcpu)))
     return [
@@ -63,12 +63,12 @@ def host_sizes(count: int, wanted_vcpu: int) -> list[HostSize]:
 
 
 def static_choice(name: str, hosts: int) -> int:
-    """The host that a static list gives to a name, as Cluster API's provider for microVMs does it: crc32 % N."""
+    """Index of the host that a static list gives to a name: crc32 % N, as Cluster API's microVM provider does."""
     return zlib.crc32(name.encode()) % hosts
 
 
 def spec_of(shape: Shape) -> MicroVMSpec:
-    """The request's spec, as a client of Flintlock writes it."""
+    """The MicroVMSpec of a microVM, as a Flintlock client would send it."""
     user_data = base64.b64encode(f"#cloud-config\nhostname: {shape.name}\n".encode()).decode()
     root = Volume(id="root", source=VolumeSource(container_source="ghcr.io/liquidmetal-dev/capmvm-k8s-os:1.23.5"))
     return MicroVMSpec(

@@ -1,3 +1,3 @@
-"""A faithful flintlockd without a hypervisor: strict where flintlockd is strict, and able to fail on command."""
+"""A fake flintlockd without a hypervisor: as strict as flintlockd, with faults on command."""
 
-import billet.wire.tls  # noqa: F401  # before anything here loads gRPC, so that TLS 1.2 is ruled out
+import billet.wire.tls  # noqa: F401  # must precede gRPC, to disable TLS 1.2

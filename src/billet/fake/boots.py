@@ -19,18 +19,18 @@ from billet.fake.settings import FakeConfig
 
 RETRY_STEP_S = 20.0  # retry n waits n times this
 RETRIES_MAX = 10
-PANIC_EXIT = 2  # how a Go program ends that panics
+PANIC_EXIT = 2  # exit code of a Go program that panics
 
 
 @dataclass
 class BootStats:
-    """What the worker has done since the process started."""
+    """Counters of the worker since the start of the process."""
 
     created_s: dict[str, float] = field(default_factory=dict)  # uid -> from accepted to CREATED
-    pulls: dict[str, int] = field(default_factory=dict)  # image -> how often it was pulled
+    pulls: dict[str, int] = field(default_factory=dict)  # image -> number of pulls
     attempts: int = 0
     running: int = 0
-    running_max: int = 0  # 1, or the worker is no faithful one
+    running_max: int = 0  # must be 1, as in flintlockd
 
 
 class BootWorker:
@@ -57,14 +57,14 @@ class BootWorker:
         self.stats = BootStats()
 
     def start(self) -> None:
-        """Begin, with a resync: what was PENDING or DELETING before a restart is taken up again."""
+        """Start with a resync: microVMs that were PENDING or DELETING before a restart are queued."""
         for record in self._records.values():
             if record.vm.status.state in (PENDING, DELETING):
                 self._queue.put_nowait(record.uid)
         self._worker = asyncio.create_task(self._work(), name="reconcile")
 
     async def stop(self) -> None:
-        """End the worker, in the middle of a boot if need be."""
+        """Stop the worker, even during a boot."""
         for timer in self._timers:
             timer.cancel()
         if self._worker is not None:
@@ -72,20 +72,20 @@ class BootWorker:
             await asyncio.gather(self._worker, return_exceptions=True)
 
     def wake(self, uid: str) -> None:
-        """A microVM was made or is to be deleted."""
+        """Queue a microVM to be booted or deleted."""
         self._queue.put_nowait(uid)
 
     def preload(self, image: str) -> None:
-        """Take this image as pulled and unpacked."""
+        """Mark an image as pulled and unpacked."""
         self._cached.add(image)
 
     @property
     def cached(self) -> list[str]:
-        """The images that cost no more time."""
+        """The images that are pulled."""
         return sorted(self._cached)
 
     def save(self, record: StoredMicroVm) -> None:
-        """Every save makes a new version."""
+        """Save a microVM with a new version."""
         record.vm.version += 1
         self._disk.save(record)
 
@@ -127,7 +127,7 @@ class BootWorker:
                 await self._pull(image)
             if record.poisoned:
                 self._die(PANIC_EXIT)
-            await asyncio.sleep(self._draw_s(self._config.boot_mean_s))
+            await asyncio.sleep(self.draw_s(self._config.boot_mean_s))
         finally:
             stats.running -= 1
         return not self._faults.boot_fails() and self._chance.random() >= self._config.boot_failure_share
@@ -135,12 +135,12 @@ class BootWorker:
     async def _pull(self, image: str) -> None:
         if image in self._cached:
             return
-        await asyncio.sleep(self._draw_s(self._config.pull_mean_s))
+        await asyncio.sleep(self.draw_s(self._config.pull_mean_s))
         self._cached.add(image)
         self.stats.pulls[image] = self.stats.pulls.get(image, 0) + 1
 
     async def _delete(self, record: StoredMicroVm) -> None:
-        await asyncio.sleep(self._draw_s(self._config.delete_mean_s))
+        await asyncio.sleep(self.draw_s(self._config.delete_mean_s))
         self._records.pop(record.uid, None)
         self._disk.remove(record.uid)
 
@@ -152,8 +152,8 @@ class BootWorker:
         timer = asyncio.get_running_loop().call_later(delay_s, fire)
         self._timers.add(timer)
 
-    def _draw_s(self, mean_s: float) -> float:
-        """A lognormal duration with this mean."""
+    def draw_s(self, mean_s: float) -> float:
+        """Draw a lognormal duration with this mean."""
         if mean_s == 0:
             return 0.0
         sigma = self._config.sigma

@@ -18,35 +18,35 @@ _TLS_FLAGS = ("insecure", "cert", "key", "client_validate", "client_ca")
 
 
 @click.command("fake-flintlockd", context_settings={"show_default": True, "max_content_width": 100})
-@click.option("--grpc-endpoint", default="localhost:9090", help="Where the API listens; port 0 takes a free one.")
-@click.option("--enable-http", is_flag=True, help="Serve the HTTP gateway too. It works only with --insecure.")
-@click.option("--http-endpoint", default="localhost:8090", help="Where the HTTP gateway listens.")
-@click.option("--control-endpoint", default="127.0.0.1:0", help="Where faults are ordered; '' for no control port.")
-@click.option("--default-provider", type=click.Choice(PROVIDERS), default=PROVIDERS[0], help="For specs without one.")
-@click.option("--insecure", is_flag=True, help="No TLS. Either this, or a certificate and its key.")
+@click.option("--grpc-endpoint", default="localhost:9090", help="Address of the API. Port 0: a free port.")
+@click.option("--enable-http", is_flag=True, help="Serve the HTTP gateway too. Requires --insecure.")
+@click.option("--http-endpoint", default="localhost:8090", help="Address of the HTTP gateway.")
+@click.option("--control-endpoint", default="127.0.0.1:0", help="Address of the control port for faults; '' = none.")
+@click.option("--default-provider", type=click.Choice(PROVIDERS), default=PROVIDERS[0], help="Default of specs.")
+@click.option("--insecure", is_flag=True, help="Disable TLS. Required unless a certificate and key are given.")
 @click.option(
-    "--tls-cert", "cert", default="", show_default=False, help="The server's certificate, PEM. TLS 1.3 only."
+    "--tls-cert", "cert", default="", show_default=False, help="PEM file of the server's certificate. TLS 1.3 only."
 )
-@click.option("--tls-key", "key", default="", show_default=False, help="Its key, PEM.")
-@click.option("--tls-client-validate", "client_validate", is_flag=True, help="Ask clients for a certificate.")
+@click.option("--tls-key", "key", default="", show_default=False, help="PEM file of the certificate's key.")
+@click.option("--tls-client-validate", "client_validate", is_flag=True, help="Require client certificates.")
 @click.option(
     "--tls-client-ca",
     "client_ca",
     default="",
     show_default=False,
-    help="The CA that signed the clients' certificates, PEM.",
+    help="PEM file of the CA of client certificates.",
 )
-@click.option("--basic-auth-token", default="", show_default=False, help="Ask for this token; '' lets everybody in.")
-@click.option("--flintlock-version", default="0.11.0", help="Imitate it: exec from 0.13 on, ServerInfo from 0.15 on.")
-@click.option("--boot-mean-s", default=0.5, help="Seconds that a boot takes on average. One boots at a time.")
-@click.option("--pull-mean-s", default=2.0, help="Seconds more for the first use of each image.")
-@click.option("--delete-mean-s", default=0.05, help="Seconds that a deletion takes.")
-@click.option("--sigma", default=0.3, help="Spread of these times (lognormal); 0 for none.")
-@click.option("--seed", default=0, help="Of the random times, so that a run can be repeated.")
-@click.option("--time-scale", default=1.0, help="Retry n of a failed boot waits n * 20 s * this.")
+@click.option("--basic-auth-token", default="", show_default=False, help="Token of clients; '' = no authentication.")
+@click.option("--flintlock-version", default="0.11.0", help="Release: exec since 0.13, ServerInfo since 0.15.")
+@click.option("--boot-mean-s", default=0.5, help="Mean seconds of a boot. Boots run one after another.")
+@click.option("--pull-mean-s", default=2.0, help="Mean seconds of a pull, at the first use of each image.")
+@click.option("--delete-mean-s", default=0.05, help="Mean seconds of a deletion.")
+@click.option("--sigma", default=0.3, help="Sigma of these times (lognormal); 0 = constant times.")
+@click.option("--seed", default=0, help="Seed of the random times.")
+@click.option("--time-scale", default=1.0, help="Retry n of a failed boot waits n * 20 s times this.")
 @click.option("--boot-failure-share", default=0.0, help="Share of boot attempts that fail, 0 to 1.")
 @click.option(
-    "--state", "state_file", default="", show_default=False, help="Keep microVMs in this file over a restart."
+    "--state", "state_file", default="", show_default=False, help="SQLite file that keeps microVMs over restarts."
 )
 @click.option("--json-ready", is_flag=True, help="Print one JSON line with the addresses when ready.")
 def fake_flintlockd(**options: Any) -> None:

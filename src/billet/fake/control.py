@@ -1,4 +1,4 @@
-"""The control port: order faults, read what happened. Plain HTTP and JSON; for tests, never for a network.
+"""The control port: set faults, and read statistics. Plain HTTP and JSON, without authentication: for tests only.
 
     POST   /fault    {"kind": .., "method": "CreateMicroVM", "count": 1, "delay_s": 0, "text": "..", "code": 14}
     DELETE /fault    no fault stands any more; calls that hang already go on hanging
@@ -25,7 +25,7 @@ from billet.fake.faults import Fault, Faults
 
 
 def control_app(faults: Faults, stats: Callable[[], dict[str, Any]], preload: Callable[[str], None]) -> Starlette:
-    """The four routes."""
+    """The control port's four routes."""
 
     async def add_fault(http: Request) -> JSONResponse:
         try:

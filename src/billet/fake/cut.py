@@ -1,4 +1,4 @@
-"""Cutting one client's TCP connection under a running gRPC server.
+"""Cut one client's TCP connection to a running gRPC server.
 
 gRPC gives no access to its sockets, but they are file descriptors of this process: the one whose remote port is the
 peer's is shut down through a duplicate. The client sees the end of the connection in the middle of its call, as it
@@ -15,7 +15,7 @@ import psutil
 
 
 def cut(peer: str) -> bool:
-    """Close the connection of a gRPC peer such as "ipv4:127.0.0.1:54321". False when there is none."""
+    """Close the connection of a gRPC peer such as "ipv4:127.0.0.1:54321". False if there is none."""
     port = int(peer.rpartition(":")[2])
     found = False
     for connection in psutil.Process().net_connections("tcp"):

@@ -1,4 +1,4 @@
-"""Where microVMs survive a restart of the fake: an SQLite file, in the place of containerd's content store."""
+"""An SQLite file that keeps microVMs over restarts of the fake, in place of containerd's content store."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Disk:
             raise ConfigError(f"cannot use --state {path}: {error}") from error
 
     def load(self) -> list[StoredMicroVm]:
-        """Everything that was kept."""
+        """All stored microVMs."""
         if self._db is None:
             return []
         rows = self._db.execute("SELECT provider, poisoned, vm FROM microvm ORDER BY uid")
@@ -46,12 +46,12 @@ class Disk:
             self._db.execute("INSERT OR REPLACE INTO microvm VALUES (?, ?, ?, ?)", row)
 
     def remove(self, uid: str) -> None:
-        """Forget one microVM."""
+        """Delete one microVM."""
         if self._db is not None:
             self._db.execute("DELETE FROM microvm WHERE uid = ?", (uid,))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._db is not None:
             self._db.close()
             self._db = None

@@ -1,4 +1,4 @@
-"""Faults that a test asks for: which call fails next, how, and how often."""
+"""Faults on command: which call fails, how, and how often."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from billet.core.errors import Code, InvalidRequest
 
 
 class FaultKind(StrEnum):
-    """What happens to a call. "Accepted" means that the method has done its work: a microVM is saved."""
+    """Kinds of faults. "Accepted": the method has done its work, such as saving a microVM."""
 
     REFUSE = "refuse"  # answered at once with `code` and `text`; nothing is done
     HANG = "hang"  # never answered, nothing is done; ends when the client gives up
@@ -28,7 +28,7 @@ ALWAYS = -1
 
 @dataclass(slots=True, eq=False)
 class Fault:
-    """One order. `count` is how many calls it hits, -1 = all until it is cleared. `method` "*" is any."""
+    """A fault. `count`: number of calls to hit, -1 = all until cleared. `method`: "*" = any."""
 
     kind: FaultKind
     method: str = "CreateMicroVM"
@@ -39,7 +39,7 @@ class Fault:
 
     @classmethod
     def read(cls, document: object) -> Fault:
-        """A fault from JSON. Raises InvalidRequest with what is wrong."""
+        """Parse a fault from JSON. Raises InvalidRequest with the reason."""
         if not isinstance(document, dict):
             raise InvalidRequest("a fault is a JSON object")
         if unknown := document.keys() - cls.__dataclass_fields__.keys():
@@ -56,29 +56,29 @@ class Fault:
 
 @dataclass
 class Faults:
-    """The orders that stand, oldest first."""
+    """The active faults, oldest first."""
 
     _orders: list[Fault] = field(default_factory=list)
 
     def add(self, fault: Fault) -> None:
-        """Let this happen from now on."""
+        """Add a fault."""
         self._orders.append(fault)
 
     def clear(self) -> None:
-        """Let nothing more happen. Calls that hang already go on hanging."""
+        """Remove all faults. Calls that hang already stay so."""
         self._orders.clear()
 
     def take(self, method: str) -> Fault | None:
-        """The fault that hits this call, counted down."""
+        """The fault that hits this call, if any. Counts it down."""
         return self._take(lambda fault: fault.kind != FaultKind.FAIL_BOOT and fault.method in ("*", method))
 
     @property
     def standing(self) -> list[str]:
-        """The kinds of the orders that have not run out."""
+        """The kinds of the active faults."""
         return [str(fault.kind) for fault in self._orders]
 
     def boot_fails(self) -> bool:
-        """Whether this attempt to boot is to fail, counted down."""
+        """Whether this boot attempt must fail. Counts the fault down."""
         return self._take(lambda fault: fault.kind == FaultKind.FAIL_BOOT) is not None
 
     def _take(self, hits: Callable[[Fault], bool]) -> Fault | None:

@@ -1,4 +1,4 @@
-"""What newer releases add: ServerInfo (0.15), exec and SSH streams (0.13). Raw protobuf, both ways.
+"""Services of newer releases: ServerInfo (0.15), exec and SSH streams (0.13). Raw protobuf both ways.
 
 Only what a proxy has to get right is imitated: which message carries the uid, that bytes flow both ways while the
 stream is open, and how it ends. Our sources give the numbers of few fields: of ServerInfo's reply only `version` = 1

@@ -1,4 +1,4 @@
-"""The gRPC face: authentication before everything, faults around everything, flintlockd's words for the unknown.
+"""gRPC handlers: authentication first, then faults, then the method; flintlockd's texts for unknown methods.
 
 One generic handler answers every method, so that no call gets around the token, and so that an unknown method gets
 grpc-go's text: grpcio's own says "Method not found!", words that make clients create a microVM again.
@@ -36,7 +36,7 @@ _STATUS: dict[int, grpc.StatusCode] = {status.value[0]: status for status in grp
 
 
 class Handlers(grpc.GenericRpcHandler):
-    """Every method of one fake, by its full name."""
+    """The handlers of one fake, by the full name of the method."""
 
     def __init__(self, config: FakeConfig, vms: MicroVMs, faults: Faults, die: Callable[[int], object]) -> None:
         self._token = config.basic_auth_token
@@ -56,7 +56,7 @@ class Handlers(grpc.GenericRpcHandler):
             self._methods[f"/{service}/ServerReflectionInfo"] = self._reflection()
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Handler:
-        """The handler for a call; there always is one, if only to refuse."""
+        """The handler of a call. Unknown methods get one that refuses."""
         if self._token:
             metadata = dict(handler_call_details.invocation_metadata or ())
             given = metadata.get("authorization")
@@ -134,7 +134,7 @@ class Handlers(grpc.GenericRpcHandler):
 
 
 def _first_only(work: Callable[[bytes], Any]) -> Streamed:
-    """A method with one request, for a handler that is given a stream of them."""
+    """Adapt a method with one request to a handler of streams."""
 
     async def handle(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         for reply in work(await anext(requests, b"")):

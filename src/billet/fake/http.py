@@ -12,11 +12,11 @@ from starlette.types import ASGIApp
 
 
 class PortTaken(Exception):
-    """Nothing can listen there. The text is one line: what, why, and how to mend it."""
+    """The address is not available. The text is one line: what failed, why, and how to fix it."""
 
 
 class HttpListener:
-    """One server. Port 0 takes a free one; `address` is then the real "host:port"."""
+    """An HTTP server. Port 0: a free port; `address` has the actual "host:port"."""
 
     def __init__(self, app: ASGIApp, endpoint: str, flag: str) -> None:
         host = endpoint.rpartition(":")[0]
@@ -27,13 +27,13 @@ class HttpListener:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Return when it answers."""
+        """Start, and return when it answers."""
         self._task = asyncio.create_task(self._server.serve([self._socket]), name=f"http {self.address}")
         while not (self._server.started or self._task.done()):  # noqa: ASYNC110  # uvicorn has no event for it
             await asyncio.sleep(0.005)
 
     async def stop(self) -> None:
-        """Close it, in the middle of a request if need be."""
+        """Stop at once, even during a request."""
         self._server.should_exit = self._server.force_exit = True
         if self._task is not None:
             await self._task
@@ -41,7 +41,7 @@ class HttpListener:
 
 
 class _Quiet(uvicorn.Server):
-    """Leaves the process's signals alone."""
+    """A server that installs no signal handlers."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -49,7 +49,7 @@ class _Quiet(uvicorn.Server):
 
 
 def check_free(endpoint: str, flag: str) -> None:
-    """Raise PortTaken where gRPC could not listen either: it would say so in a log of its own, and not why."""
+    """Raise PortTaken if the address is taken. gRPC itself would not report the reason."""
     _bind(endpoint, flag).close()
 
 
@@ -64,6 +64,6 @@ def _bind(endpoint: str, flag: str) -> socket.socket:
     except OSError as error:
         why = error.strerror or str(error)
         raise PortTaken(
-            f"cannot listen on {endpoint} ({why}): stop what listens there, or give another {flag}"
+            f"cannot listen on {endpoint} ({why}): stop the program that listens there, or change {flag}"
         ) from error
     return bound

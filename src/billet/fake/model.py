@@ -1,4 +1,4 @@
-"""What flintlockd does to a CreateMicroVM, step by step and in its order, as functions of values.
+"""The steps of flintlockd's CreateMicroVM, in its order, as pure functions.
 
 A spec is changed where flintlockd changes it and otherwise left as it came, unknown fields included.
 """
@@ -36,12 +36,12 @@ _METADATA_SERVICE = frozenset({"firecracker"})
 
 
 class Panic(Exception):
-    """flintlockd dereferences nil here: the whole process ends, and no client gets an answer."""
+    """flintlockd dereferences nil: the process dies, and no client gets an answer."""
 
 
 @dataclass(slots=True)
 class StoredMicroVm:
-    """A microVM on this host: what clients see of it, and what only flintlockd knows."""
+    """A microVM on this host: the message for clients, and flintlockd's own data."""
 
     vm: types.MicroVM
     provider: str
@@ -55,7 +55,7 @@ class StoredMicroVm:
 
 
 def accept(request: rpc.CreateMicroVMRequest, uid: str, default_provider: str) -> StoredMicroVm:
-    """The microVM that this request makes: PENDING, version 1. Raises HostVerdict or Panic."""
+    """Create a microVM from a request: PENDING, version 1. Raises HostVerdict or Panic."""
     if not request.HasField("microvm"):
         raise HostVerdict(Code.INVALID_ARGUMENT, NO_SPEC)
     spec = types.MicroVMSpec()
@@ -80,7 +80,7 @@ def accept(request: rpc.CreateMicroVMRequest, uid: str, default_provider: str) -
 
 
 def clean_images(spec: types.MicroVMSpec) -> None:
-    """Trim image references and take control characters out of them."""
+    """Trim image references, and remove control characters."""
     if spec.HasField("kernel"):
         spec.kernel.image = _clean(spec.kernel.image)
     if spec.HasField("initrd"):
@@ -96,7 +96,7 @@ def _clean(image: str) -> str:
 
 
 def convert(spec: types.MicroVMSpec) -> None:
-    """Name, namespace and defaults; and the nil pointer that waits in an override without a bridge."""
+    """Check the name, and set namespace and defaults. Raises Panic for an override without a bridge."""
     if not spec.id:
         raise HostVerdict(Code.UNKNOWN, "converting request: creating vmid from spec: name is required")
     spec.namespace = spec.namespace or DEFAULT_NAMESPACE
@@ -107,7 +107,7 @@ def convert(spec: types.MicroVMSpec) -> None:
 
 
 def check_capabilities(spec: types.MicroVMSpec, provider: str) -> None:
-    """Refuse what this provider cannot do."""
+    """Refuse features that the provider lacks."""
     if provider not in _MACVTAP and any(nic.type == types.NetworkInterface.MACVTAP for nic in spec.interfaces):
         raise _refuse("macvtap network interfaces not supported by the microvm provider")
     if provider not in _VIRTIOFS and any(v.source.HasField("virtiofs_source") for v in spec.additional_volumes):
@@ -115,7 +115,7 @@ def check_capabilities(spec: types.MicroVMSpec, provider: str) -> None:
 
 
 def set_instance_id(spec: types.MicroVMSpec, uid: str) -> None:
-    """Put the uid into the meta-data as instance_id, unless one is there; everything else in it stays."""
+    """Add the uid to the meta-data as instance_id, unless it has one."""
     data: dict[str, str] = {}
     if meta := spec.metadata.get(META_DATA, ""):
         data = _read_meta_data(meta)
@@ -144,7 +144,7 @@ def _read_meta_data(value: str) -> dict[str, str]:
 
 
 def add_metadata_nic(spec: types.MicroVMSpec) -> None:
-    """Firecracker's metadata service needs an interface: put eth0 first, unless there is an eth0."""
+    """Insert eth0 first, for Firecracker's metadata service, unless there is an eth0."""
     if any(nic.device_id == METADATA_NIC for nic in spec.interfaces):
         return
     others = list(spec.interfaces)
@@ -155,7 +155,7 @@ def add_metadata_nic(spec: types.MicroVMSpec) -> None:
 
 
 def show(spec: types.MicroVMSpec, uid: str) -> None:
-    """Leave what flintlockd gives back: its own uid, some fields always set, others never."""
+    """The spec as flintlockd returns it: with its own uid, some fields always set, others never."""
     spec.uid = uid
     for name in ("labels", "provider", "created_at", "updated_at", "deleted_at"):
         spec.ClearField(name)
@@ -175,7 +175,7 @@ def show(spec: types.MicroVMSpec, uid: str) -> None:
 
 
 def images(spec: types.MicroVMSpec) -> list[str]:
-    """Every image that a boot of this microVM needs, in the order of the mounts."""
+    """The images that a boot needs, in the order of the mounts."""
     volumes = [spec.root_volume, *spec.additional_volumes]
     wanted = [volume.source.container_source for volume in volumes]
     return [image for image in dict.fromkeys([*wanted, spec.kernel.image, spec.initrd.image]) if image]
@@ -203,7 +203,7 @@ def run(vm: types.MicroVM) -> None:
 
 
 def unknown_uid(uid: str) -> str:
-    """The words with which flintlockd says that it has no such microVM."""
+    """flintlockd's text for an unknown microVM."""
     return f"microvm spec //{uid} not found"
 
 

@@ -1,4 +1,4 @@
-"""A fake in a process of its own, driven from outside: for tests, the demo and benchmarks."""
+"""Run a fake as a child process: for tests, the demo and benchmarks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FakeProcess:
         self._process: Child | None = None
 
     def start(self) -> FakeProcess:
-        """Return when it answers. Raises RuntimeError when it does not."""
+        """Start, and return when it answers. Raises RuntimeError if it does not."""
         command = [sys.executable, "-m", "billet.fake", *arguments(self.config)]
         self._process = self._spawn(command, None, False)
         assert self._process.stdout is not None
@@ -48,7 +48,7 @@ class FakeProcess:
 
     @property
     def pid(self) -> int:
-        """Of the running process."""
+        """Process id."""
         return self._running().pid
 
     def stop(self) -> None:
@@ -56,36 +56,36 @@ class FakeProcess:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL, and wait: the host's machine is gone. Idempotent."""
+        """SIGKILL, and wait. Idempotent."""
         self._end(signal.SIGKILL)
 
     def wait_exit(self, timeout_s: float) -> int:
-        """The exit code of a process that ends by itself."""
+        """Wait for the process to exit. Returns the exit code."""
         return self._running().wait(timeout_s)
 
     def stats(self) -> dict[str, Any]:
-        """What the control port tells."""
+        """The statistics of the control port."""
         reply: dict[str, Any] = self._control("GET", "/stats")
         return reply
 
     def fault(self, kind: FaultKind | str, **settings: object) -> None:
-        """Order a fault; settings as in control.py."""
+        """Add a fault; settings as in control.py."""
         self._control("POST", "/fault", {"kind": str(kind), **settings})
 
     def clear_faults(self) -> None:
-        """Let nothing more fail."""
+        """Remove all faults."""
         self._control("DELETE", "/fault")
 
     def preload(self, image: str) -> None:
-        """Take this image as pulled."""
+        """Mark an image as pulled."""
         self._control("POST", "/preload", {"image": image})
 
     def wait_for(self, true: Callable[[dict[str, Any]], bool], timeout_s: float = 30.0) -> dict[str, Any]:
-        """The first stats for which this is true."""
+        """Poll until this is true of the stats, and return them. Raises TimeoutError."""
         deadline_s = time.monotonic() + timeout_s
         while not true(stats := self.stats()):
             if time.monotonic() > deadline_s:
-                raise TimeoutError(f"not within {timeout_s} s; last seen: {stats}")
+                raise TimeoutError(f"not within {timeout_s} s; last stats: {stats}")
             time.sleep(0.02)
         return stats
 
@@ -99,7 +99,7 @@ class FakeProcess:
 
     def _running(self) -> Child:
         if self._process is None:
-            raise RuntimeError("this fake does not run")
+            raise RuntimeError("the fake is not running")
         return self._process
 
     def _control(self, verb: str, path: str, document: object = None) -> Any:
@@ -110,7 +110,7 @@ class FakeProcess:
 
 
 def arguments(config: FakeConfig) -> list[str]:
-    """The command line that means this config."""
+    """The command line for a config."""
     values = {
         "--grpc-endpoint": config.grpc_endpoint,
         "--http-endpoint": config.http_endpoint,
@@ -143,5 +143,5 @@ def _read_line(stream: IO[bytes]) -> bytes:
     ready, _, _ = select.select([stream], [], [], READY_S)
     line = stream.readline() if ready else b""
     if not line:
-        raise RuntimeError("the fake did not start; its reason is on stderr")
+        raise RuntimeError("the fake did not start: see its stderr")
     return line

@@ -36,7 +36,7 @@ _OPTIONS = [
 
 
 class FakeFlintlockd:
-    """As many as you like in one process, each with its own ports and microVMs.
+    """A fake flintlockd. One process may have many, each with its own ports and microVMs.
 
     `die` is called where a flintlockd would crash (poison pills, faults); by default it ends the process at once.
     """
@@ -46,19 +46,19 @@ class FakeFlintlockd:
         self.config = config
         self.faults = Faults()
         self.grpc_address = self.http_address = self.control_address = ""
-        self._records: dict[str, StoredMicroVm] = {}
+        self.records: dict[str, StoredMicroVm] = {}
         self._disk = Disk(config.state_file)
-        self.boots = BootWorker(config, self._records, self._disk, self.faults, die)
-        self.vms = MicroVMs(config.default_provider, self._records, self._disk, self.boots, die)
+        self.boots = BootWorker(config, self.records, self._disk, self.faults, die)
+        self.vms = MicroVMs(config.default_provider, self.records, self._disk, self.boots, die)
         self._die = die
         self._server: grpc.aio.Server | None = None
         self._gateway: grpc.aio.Channel | None = None
         self._listeners: list[HttpListener] = []
 
     async def start(self) -> None:
-        """Listen. Raises ConfigError or http.PortTaken, each with one line for a person."""
+        """Start to listen. Raises ConfigError or http.PortTaken, with a text of one line."""
         for record in self._disk.load():
-            self._records[record.uid] = record
+            self.records[record.uid] = record
         await self._start_grpc()
         if self.config.enable_http:
             self.http_address = await self._start_http()
@@ -68,7 +68,7 @@ class FakeFlintlockd:
         self.boots.start()
 
     async def stop(self) -> None:
-        """Close everything at once; calls in hand are cut off."""
+        """Stop everything at once. Running calls are cut off."""
         await self.boots.stop()
         for listener in self._listeners:
             await listener.stop()
@@ -79,14 +79,14 @@ class FakeFlintlockd:
         self._disk.close()
 
     def stats(self) -> dict[str, Any]:
-        """What happened here, as plain data."""
+        """Statistics, as plain data."""
         boots = self.boots.stats
-        states = [types.MicroVMStatus.MicroVMState.Name(r.vm.status.state) for r in self._records.values()]
+        states = [types.MicroVMStatus.MicroVMState.Name(r.vm.status.state) for r in self.records.values()]
         return {
             "pid": os.getpid(),
             "creates_accepted": self.vms.creates_accepted,
             "by_state": {state: states.count(state) for state in sorted(set(states))},
-            "microvms": [_describe(record) for record in self._records.values()],
+            "microvms": [_describe(record) for record in self.records.values()],
             "created_s": boots.created_s,
             "boot_attempts": boots.attempts,
             "booting_max": boots.running_max,

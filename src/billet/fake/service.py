@@ -1,4 +1,4 @@
-"""The MicroVM service itself: protobuf requests to protobuf replies, with flintlockd's codes and texts."""
+"""The MicroVM service: maps protobuf requests to replies, with flintlockd's codes and texts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ M = TypeVar("M", bound=Message)
 
 
 class MicroVMs:
-    """Create, Delete, Get, List and their errors (HostVerdict). Nothing here waits: a boot happens elsewhere."""
+    """Create, Delete, Get and List. Errors are HostVerdicts. Nothing waits here: boots.py boots."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class MicroVMs:
 
 
 def parse(kind: type[M], request: bytes) -> M:
-    """A request, or the verdict of grpc-go for bytes that are none."""
+    """Parse a request. Raises grpc-go's verdict for invalid bytes."""
     try:
         return kind.FromString(request)
     except DecodeError as error:

@@ -1,4 +1,4 @@
-"""What can be set on a fake flintlockd."""
+"""The settings of a fake flintlockd."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SERVER_INFO_SINCE = (0, 15)
 
 @dataclass(frozen=True, slots=True)
 class FakeConfig:
-    """One fake's settings. Endpoints are "host:port"; port 0 takes a free one."""
+    """Settings of one fake. Endpoints are "host:port"; port 0: a free port."""
 
     grpc_endpoint: str = "localhost:9090"
     http_endpoint: str = "localhost:8090"
@@ -25,7 +25,7 @@ class FakeConfig:
     control_endpoint: str = "127.0.0.1:0"
     default_provider: str = "firecracker"
     tls: TlsSettings = field(default_factory=lambda: TlsSettings(insecure=True))
-    basic_auth_token: str = ""  # "" lets everybody in
+    basic_auth_token: str = ""  # "" = no authentication
     flintlock_version: str = "0.11.0"  # from 0.13 on exec and SSH exist, from 0.15 on ServerInfo
 
     # Means of lognormal distributions; 0 takes no time. A larger sigma means a longer tail.
@@ -41,10 +41,10 @@ class FakeConfig:
     json_ready: bool = False  # print one JSON line with the addresses on stdout when ready
 
     def check(self) -> None:
-        """Raise ConfigError for what cannot be meant."""
+        """Raise ConfigError for an invalid setting."""
         self.tls.check()
         if self.default_provider not in PROVIDERS:
-            raise ConfigError(f"--default-provider {self.default_provider}: it is one of {', '.join(PROVIDERS)}")
+            raise ConfigError(f"--default-provider {self.default_provider}: must be one of {', '.join(PROVIDERS)}")
         for flag, seconds in (
             ("--boot-mean-s", self.boot_mean_s),
             ("--pull-mean-s", self.pull_mean_s),
@@ -53,11 +53,11 @@ class FakeConfig:
             ("--time-scale", self.time_scale),
         ):
             if seconds < 0:
-                raise ConfigError(f"{flag} {seconds}: it cannot be negative")
+                raise ConfigError(f"{flag} {seconds}: must not be negative")
             if not isfinite(seconds):
-                raise ConfigError(f"{flag} {seconds}: give a number")
+                raise ConfigError(f"{flag} {seconds}: must be a finite number")
         if not 0 <= self.boot_failure_share <= 1:
-            raise ConfigError(f"--boot-failure-share {self.boot_failure_share}: it is a share, from 0 to 1")
+            raise ConfigError(f"--boot-failure-share {self.boot_failure_share}: must be from 0 to 1")
         for flag, endpoint in (
             ("--grpc-endpoint", self.grpc_endpoint),
             ("--http-endpoint", self.http_endpoint),
@@ -65,12 +65,12 @@ class FakeConfig:
         ):
             host, _, port = endpoint.rpartition(":")
             if not host or not port.isdecimal():
-                raise ConfigError(f"{flag} {endpoint!r}: it is host:port, for instance localhost:9090")
+                raise ConfigError(f"{flag} {endpoint!r}: must be host:port, for example localhost:9090")
         self.version()
 
     def version(self) -> tuple[int, int]:
         """The major and minor number of the release to imitate."""
         parts = self.flintlock_version.removeprefix("v").split(".")
         if len(parts) < 2 or not (parts[0].isdecimal() and parts[1].isdecimal()):
-            raise ConfigError(f"--flintlock-version {self.flintlock_version!r}: it is like 0.11.0")
+            raise ConfigError(f"--flintlock-version {self.flintlock_version!r}: must be like 0.11.0")
         return int(parts[0]), int(parts[1])

@@ -1,4 +1,4 @@
-"""flintlockd's struct validation: which fields it refuses, and the lines in which it says so.
+"""flintlockd's struct validation: which fields it refuses, and with which texts.
 
 Every rule that fails adds one line; a field shows only its first failing tag. The field names in the lines are those
 of Flintlock's own structs, not of the protobuf.
@@ -23,7 +23,7 @@ _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
 def failures(spec: types.MicroVMSpec) -> list[str]:
-    """One line for each field that breaks a rule; empty when the spec passes. Zeros have their defaults already."""
+    """One line for each invalid field; empty for a valid spec. Defaults must be set already."""
     return [
         *_kernel(spec.kernel),
         *_initrd(spec),
@@ -43,12 +43,12 @@ def is_reference(image: str) -> bool:
 
 
 def is_empty(kernel: types.Kernel) -> bool:
-    """Whether flintlockd sees no kernel at all, and so (poison pill) asks nothing of it."""
+    """Whether the kernel is wholly empty, which flintlockd accepts (a poison pill)."""
     return not (kernel.image or kernel.filename or kernel.cmdline or kernel.add_network_config)
 
 
 def is_zero(volume: types.Volume) -> bool:
-    """Whether flintlockd sees no volume at all."""
+    """Whether the volume is wholly empty."""
     return not (
         volume.id
         or volume.is_read_only

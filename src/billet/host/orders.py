@@ -13,7 +13,7 @@ from billet.host.watcher import Watcher
 from billet.ports import Clock, Created, Flintlock, NotTaken, Outcome, Reply, Unknown
 
 RECONNECT_S = 0.2  # how long a call waits for a connection while flintlockd does not respond
-RESOLVE_S = 60.0  # a create that flintlockd does not show after this time never reached it
+RESOLVE_S = 60.0  # a create that flintlockd has not shown after answering Lists for this long never reached it
 
 
 class Orders:
@@ -42,7 +42,6 @@ class Orders:
         self._doing: dict[str, asyncio.Task[Outcome]] = {}  # creates in hand, by token
         self._carried_out: dict[str, str] = {}  # uid by token, of the latest creates
         self._unresolved_s: dict[str, float] = {}  # by token: when a create ended with an unknown outcome
-        self._begun_s = clock.monotonic_s()
 
     def accepts(self, term: int) -> bool:
         """Whether an order of this term may be carried out; a newer term ends all older ones (promise 3)."""
@@ -69,7 +68,7 @@ class Orders:
             look_first = order.options.resent and self._may_be_known(order)
             refusal = self._declines(order, look_first)
             if refusal:
-                return NotTaken(refusal)
+                return self._refused(order, refusal)
             if not order.options.verdict_only:
                 images = self._codec.read_images(order.request)
                 self._inventory.begin_create(order.token, order.demand, images)
@@ -80,6 +79,9 @@ class Orders:
     def _created_uid(self, order: CreateOrder) -> str:
         """The uid of the microVM that this order has already created, "" when none is known."""
         uid = self._carried_out.get(order.token, "")
+        if uid and self._watcher.known and uid not in self._inventory.rows:
+            del self._carried_out[order.token]  # its microVM is gone, so the token may be used for another
+            uid = ""
         if order.options.resent and not uid:
             uid = next((row.uid for row in self._inventory.rows.values() if row.token == order.token), "")
         return uid
@@ -95,12 +97,22 @@ class Orders:
         """Whether flintlockd may have received this order before, with an unknown outcome.
 
         This process remembers its own attempts. An order reserved for another process may have been sent by that
-        one. What it began shows within RESOLVE_S, and this process started after the other one ended.
+        one, which ended before this process started. What was begun shows within RESOLVE_S of a flintlockd that
+        answers; while it does not answer, time proves nothing.
         """
-        now_s = self._clock.monotonic_s()
-        if now_s - self._unresolved_s.get(order.token, -RESOLVE_S) < RESOLVE_S:
+        attempted_s = self._unresolved_s.get(order.token)
+        if attempted_s is None and order.options.instance == self._instance:
+            return False
+        known_since_s = self._watcher.known_since_s
+        if known_since_s is None:
             return True
-        return order.options.instance != self._instance and now_s - self._begun_s < RESOLVE_S
+        return self._clock.monotonic_s() - max(known_since_s, attempted_s or known_since_s) < RESOLVE_S
+
+    def _refused(self, order: CreateOrder, refusal: Refusal) -> Outcome:
+        """A refusal, unless another host would be asked while flintlockd, which is away, may have the microVM."""
+        if order.options.resent and refusal.reason is Reason.DAEMON_AWAY:
+            return Unknown("flintlockd does not answer, and may have the microVM from an earlier attempt")
+        return NotTaken(refusal)
 
     def _declines(self, order: CreateOrder, look_first: bool) -> Refusal | None:
         host_id = self._host.id
@@ -132,8 +144,11 @@ class Orders:
                 self._watcher.created(self._codec.read_created(outcome.reply)._replace(token=order.token))
             else:
                 self._watcher.tell_creating()
-        if isinstance(outcome, Created):
-            return outcome._replace(reply=self._codec.without_token(outcome.reply))
+        match outcome:
+            case Created():
+                return outcome._replace(reply=self._codec.without_token(outcome.reply))
+            case NotTaken(refusal):
+                return self._refused(order, refusal)
         return outcome
 
     # Other calls.

@@ -46,6 +46,7 @@ class Watcher:
         self.uplink: Uplink | None = None  # None while no leader is connected; updates are dropped then
         self.inventory = HostInventory(clock)
         self.known = False  # the last List was answered, so the inventory is current
+        self.known_since_s: float | None = None  # when the first of the unbroken row of answered Lists began
         self._missed = False  # the last List was not answered, and that was logged
         self._host_id = host_id
         self._flintlock = flintlock
@@ -84,11 +85,13 @@ class Watcher:
             if not self._missed:
                 log.warning("flintlockd not responding, this host does not bid", host=self._host_id)
             self.known, self._missed = False, True
+            self.known_since_s = None
             return False
         if not self.known:
             if self._missed:
                 log.info("flintlockd responding again", host=self._host_id)
             self.known, self._missed = True, False
+            self.known_since_s = begun_s
             self.inventory.merge(rows, begun_s)
             if self.uplink:
                 self.uplink.inventory(self.everything())

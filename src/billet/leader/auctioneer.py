@@ -16,10 +16,12 @@ from billet.core.errors import (
     BilletError,
     Cancelled,
     Code,
+    CommitOutcomeUnknown,
     CreateOutcomeUnknown,
     HostVerdict,
     NoRoom,
     PreconditionFailed,
+    StaleTerm,
     StoreError,
     Unreachable,
     says_not_found,
@@ -115,6 +117,11 @@ class Auctioneer:
     async def _create(self, job: Job) -> bytes:
         if hopeless(job.auction):
             return await self._verdict(job)
+        async with self._ledger.hold(job.auction.id):
+            return await self._auction(job)
+
+    async def _auction(self, job: Job) -> bytes:
+        """Resume what an earlier attempt has begun, or hold an auction. The placement is in hand all the time."""
         known = self._ledger.state.placements.get(job.auction.id)
         if known and (reply := await self._resume(known, job)):
             return reply
@@ -135,8 +142,7 @@ class Auctioneer:
             self._track(job.auction, answers, views, decision)
             instance = self._hosts.instance(decision.host)
             placement = reservation(job.auction, decision, instance, self._clock.now_s())
-            with self._ledger.hold(placement.id):
-                outcome = await self._carry_out(placement, job)
+            outcome = await self._carry_out(placement, job)
             if isinstance(outcome, bytes):
                 return outcome
             answers = [outcome if answer.host == outcome.host else answer for answer in answers]
@@ -255,6 +261,8 @@ class Auctioneer:
         started = replace(placement, state=PlacementState.STARTED, uid=uid, changed_at_s=self._clock.now_s())
         try:
             await self._ledger.finish([PutPlacement(started)])
+        except (StaleTerm, CommitOutcomeUnknown):
+            raise  # the next leader finds the microVM by its token
         except StoreError as error:
             raise CreateOutcomeUnknown(
                 f"microVM {uid} runs on host {placement.host}, but the store did not take the record ({error.text}); "
@@ -270,8 +278,7 @@ class Auctioneer:
         """
         match known.state:
             case PlacementState.RESERVED:
-                with self._ledger.hold(known.id):
-                    outcome = await self._order(known, job, resent=True)
+                outcome = await self._order(known, job, resent=True)
                 return outcome if isinstance(outcome, bytes) else None
             case PlacementState.STARTED:
                 reply = await self._hosts.get(known.host, known.uid, self._rules.call_timeout_s)
@@ -317,17 +324,24 @@ class Auctioneer:
 
     async def delete(self, uid: str, method: str, request: bytes) -> bytes:
         """Pass a Delete on to the microVM's host. Its room is free once the host no longer shows it."""
-        placement = self._ledger.state.of_uid(uid)
-        if placement is None:
+        ledger = self._ledger
+        known = ledger.state.of_uid(uid)
+        if known is None:
             raise Unreachable(f"microVM {uid} is on no host that Billet knows")
-        with self._ledger.hold(placement.id):
+        async with ledger.hold(known.id):
+            placement = ledger.state.of_uid(uid) or known
             reply = await self._hosts.call(placement.host, method, request, self._rules.call_timeout_s)
-            if reply.code == Code.OK and placement.state is PlacementState.STARTED:
-                releasing = replace(placement, state=PlacementState.RELEASING, changed_at_s=self._clock.now_s())
-                await self._ledger.claim([PutPlacement(releasing)])
+            if reply.code == Code.OK:
+                await ledger.change(placement.id, self._releasing)
         if reply.code != Code.OK:
             raise HostVerdict(reply.code, reply.text)
         return reply.payload
+
+    def _releasing(self, known: Placement) -> Placement:
+        """What a Delete makes of a placement. Only one that is STARTED is released by it."""
+        if known.state is not PlacementState.STARTED:
+            return known
+        return replace(known, state=PlacementState.RELEASING, changed_at_s=self._clock.now_s())
 
 
 def _gone_since(known: Placement) -> BilletError:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TypeVar
 
 from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
 from billet.ports import Leader, Store, Term
+
+AT_ONCE = 100  # commits that wait for the store together, of changes that need not be written together
 
 
 async def elected(store: Store, me: Leader, above: int) -> Ledger:
@@ -38,6 +41,7 @@ class Ledger:
         self.state = state
         self.term = term
         self.in_hand: Counter[str] = Counter()  # placements that a create or delete is working on
+        self.let_go: set[str] = set()  # placements that were in hand since the reconciler last took this set
         self.wake = asyncio.Event()  # wakes the reconciler: work on a placement has ended, or the term has
         self.over = asyncio.Event()  # the term has ended, and `why` says for which reason
         self.why = ""
@@ -45,6 +49,8 @@ class Ledger:
         self.gone: Callable[[Placement], None] = lambda placement: None
         self._store = store
         self._amending: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by host
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by placement in hand
+        self._writing: dict[str, asyncio.Event] = {}  # placements that the reconciler is writing
 
     async def claim(self, changes: Sequence[PutPlacement]) -> None:
         """Commit changes that take room or keep it. They are applied first, and undone when the store refuses them.
@@ -73,6 +79,14 @@ class Ledger:
             if before and not self._held(change):
                 self.gone(before)
 
+    async def claim_each(self, changes: Sequence[PutPlacement]) -> None:
+        """As `claim`, for changes that need not be written together."""
+        await _each(self.claim, changes)
+
+    async def finish_each(self, changes: Sequence[Change]) -> None:
+        """As `finish`, for changes that need not be written together."""
+        await _each(self.finish, changes)
+
     async def amend(self, host_id: str, become: Callable[[Host | None], Host | None]) -> None:
         """Change a host's record: `become` maps the present record to the new one, None = no record.
 
@@ -84,9 +98,14 @@ class Ledger:
             if wanted != known:
                 await self.finish([PutHost(wanted) if wanted else DropHost(host_id)])
 
-    @contextmanager
-    def hold(self, placement_id: str) -> Iterator[None]:
-        """Keep the reconciler away from a placement while a create or delete works on it."""
+    @asynccontextmanager
+    async def hold(self, placement_id: str) -> AsyncIterator[None]:
+        """Keep the reconciler away from a placement while a create or delete works on it.
+
+        Waits first for what the reconciler is writing of it: read the placement after that, not before.
+        """
+        while written := self._writing.get(placement_id):
+            await written.wait()
         self.in_hand[placement_id] += 1
         try:
             yield
@@ -94,7 +113,36 @@ class Ledger:
             self.in_hand[placement_id] -= 1
             if not self.in_hand[placement_id]:
                 del self.in_hand[placement_id]
+                self._changing.pop(placement_id, None)
+            self.let_go.add(placement_id)
             self.wake.set()
+
+    @contextmanager
+    def writing(self, changes: Sequence[Change]) -> Iterator[None]:
+        """Keep creates and deletes away from these placements while the reconciler writes them; none is in hand."""
+        written = asyncio.Event()
+        ids = [change.placement.id if isinstance(change, PutPlacement) else change.placement_id for change in changes
+               if isinstance(change, PutPlacement | DropPlacement)]  # fmt: skip
+        self._writing.update(dict.fromkeys(ids, written))
+        try:
+            yield
+        finally:
+            for placement_id in ids:
+                if self._writing.get(placement_id) is written:
+                    del self._writing[placement_id]
+            written.set()
+
+    async def change(self, placement_id: str, become: Callable[[Placement], Placement]) -> None:
+        """Change a placement that is in hand: `become` maps what the ledger says then to the new placement.
+
+        One at a time per placement: what two deletes do must not depend on which of them the store refuses. The
+        change must not take room. Nothing happens when the placement has ended.
+        """
+        async with self._changing[placement_id]:
+            known = self.state.placements.get(placement_id)
+            wanted = become(known) if known else None
+            if wanted and wanted != known:
+                await self.finish([PutPlacement(wanted)])
 
     def end(self, why: str) -> None:
         """End the term (promise 3): no decision may use this state any more."""
@@ -123,3 +171,18 @@ class Ledger:
         except (StaleTerm, CommitOutcomeUnknown) as error:
             self.end(error.text)
             raise
+
+
+C = TypeVar("C", bound=Change)
+
+
+async def _each(commit: Callable[[Sequence[C]], Awaitable[None]], changes: Sequence[C]) -> None:
+    """Commit changes one by one, many at once: the store's group commit knows how many bytes a transaction takes.
+
+    Raises the first error once all commits of its part have ended.
+    """
+    for start in range(0, len(changes), AT_ONCE):
+        part = [commit([change]) for change in changes[start : start + AT_ONCE]]
+        for result in await asyncio.gather(*part, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result

@@ -12,7 +12,7 @@ from billet.core.model import Host, PlacementState
 from billet.core.plural import counted
 from billet.core.state import DropPlacement, holds_room
 from billet.leader.ledger import Ledger
-from billet.leader.reconciler import CHUNK, SURELY_AWAY_S, Reconciler
+from billet.leader.reconciler import SURELY_AWAY_S, Reconciler
 
 log = structlog.get_logger()
 
@@ -68,8 +68,7 @@ class Operator:
                 "a removed host does not: give --gone if this machine will never come back"
             )
         drops = [DropPlacement(placement.id) for placement in placements]
-        for start in range(0, len(drops), CHUNK):
-            await self._ledger.finish(drops[start : start + CHUNK])
+        await self._ledger.finish_each(drops)
         await self._ledger.amend(host_id, lambda _: None)
         log.warning("host removed", host=host_id, forgotten=len(drops))
 

@@ -22,7 +22,6 @@ from billet.ports import Clock, InventoryUpdate, Report
 log = structlog.get_logger()
 
 SWEEP_S = 30.0  # longest time between two looks at a host, whether it sent something or not
-CHUNK = 100  # changes per commit: they need not be atomic, and stores limit a transaction's size
 RETRY_S = 1.0  # pause after the store refused a commit
 # A living agent reconnects within this time after its link closed or a new leader was elected. Before that, a dead
 # host cannot be told from one that is reconnecting.
@@ -109,6 +108,7 @@ class Reconciler:
             seen.rows.pop(uid, None)
             seen.dirty.add(uid)
         seen.creating = set(inventory.creating)
+        self._not_idle(seen.creating)
         self._mark_dirty(host_id)
 
     def left(self, host_id: str) -> None:
@@ -116,6 +116,7 @@ class Reconciler:
         self.seen.pop(host_id, None)
         self.ready.discard(host_id)
         self._dirty.discard(host_id)
+        self._idle_since_s.pop(host_id, None)  # what happens there while it is away, nobody sees
         self._left_s[host_id] = self._clock.monotonic_s()
 
     def age_s(self, seen: Seen) -> float:
@@ -150,6 +151,8 @@ class Reconciler:
                 if sweep:
                     next_sweep_s = now_s + self._sweep_s
                 self._ledger.wake.clear()
+                self._not_idle(self._ledger.let_go)
+                self._ledger.let_go.clear()
                 self._fence_the_overdue()
                 refused = await self._pass(sorted(self.seen if sweep else self._dirty), sweep)
                 pause_s = RETRY_S if refused else max(next_sweep_s - now_s, 0.0)
@@ -198,8 +201,7 @@ class Reconciler:
                 return False
             await ledger.amend(host_id, lambda known: replace(known, fenced=True) if known else None)
             changes = release(ledger.state, host_id, ledger.in_hand, self._clock.now_s())
-            for start in range(0, len(changes), CHUNK):
-                await ledger.finish(changes[start : start + CHUNK])
+            await self._write(changes)
         except (StaleTerm, CommitOutcomeUnknown):
             return False
         except StoreError as error:
@@ -269,6 +271,13 @@ class Reconciler:
             )
         return changes
 
+    def _not_idle(self, placement_ids: Iterable[str]) -> None:
+        """Somebody works, or has just worked, on these placements: their idle time begins anew."""
+        for placement_id in placement_ids:
+            placement = self._ledger.state.placements.get(placement_id)
+            if placement and placement.host in self._idle_since_s:
+                self._idle_since_s[placement.host].pop(placement_id, None)
+
     def _idle_s(self, host_id: str, seen: Seen) -> dict[str, float]:
         """Seconds for which each reservation on a host has been idle in this term: no server or agent works on it."""
         state, now_s = self._ledger.state, self._clock.monotonic_s()
@@ -283,7 +292,10 @@ class Reconciler:
         return {placement_id: now_s - since_s for placement_id, since_s in since.items()}
 
     async def _write(self, changes: list[Change]) -> None:
-        """Write changes: those that take room through claim(), all others first, through finish()."""
+        """Write changes: those that take room through claim(), all others first, through finish().
+
+        Nothing may be awaited between the computing of the changes and this call.
+        """
         claims: list[PutPlacement] = []
         others: list[Change] = []
         for change in changes:
@@ -291,10 +303,9 @@ class Reconciler:
                 claims.append(change)
             else:
                 others.append(change)
-        for start in range(0, len(others), CHUNK):
-            await self._ledger.finish(others[start : start + CHUNK])
-        for start in range(0, len(claims), CHUNK):
-            await self._ledger.claim(claims[start : start + CHUNK])
+        with self._ledger.writing(changes):
+            await self._ledger.finish_each(others)
+            await self._ledger.claim_each(claims)
 
     def _takes_room(self, placement: Placement) -> bool:
         old = self._ledger.state.placements.get(placement.id)

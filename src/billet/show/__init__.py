@@ -1,1 +1,1 @@
-"""What a person sees: values in, tables out. No IO and no calls, so the commands and the demo share it."""
+"""Renders values as tables and text for the terminal. No IO; shared by the commands and the demo."""

@@ -1,4 +1,4 @@
-"""Bids held against what came, as a table with a row for each host, and a chart of how they err."""
+"""Predicted vs actual results of bids: a table with a row per host, and a histogram of the errors."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from billet.core.model import NO_DISCOUNT
 from billet.show.marks import table
 from billet.show.tables import natural
 
-STEPS = (0.5, 0.75, 0.9, 1.0, 1.1, LATE, 1.5, 2.0)  # of taken over foretold: where a bar of the chart ends
-WIDTH = 40
+STEPS = (0.5, 0.75, 0.9, 1.0, 1.1, LATE, 1.5, 2.0)  # upper ends of the bars, actual / predicted seconds
+WIDTH = 40  # characters of the longest bar
 
 
-def accuracy(outcomes: Sequence[Outcome]) -> RenderableType:
-    """The whole answer."""
-    of: dict[str, list[Outcome]] = {}
+def accuracy_report(outcomes: Sequence[Outcome]) -> RenderableType:
+    """The output of `billet accuracy`: table, histogram and the hosts whose bids are corrected."""
+    by_host: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        of.setdefault(outcome.host, []).append(outcome)
-    parts: list[RenderableType] = [_table(of)]
+        by_host.setdefault(outcome.host, []).append(outcome)
+    parts: list[RenderableType] = [_table(by_host)]
     ratios = [outcome.ratio for outcome in outcomes if outcome.ratio is not None]
     if ratios:
-        parts += [Text("seconds to CREATED, taken / foretold", style="bold"), *chart(ratios), Text("")]
-    wrong = {host: off for host, kept in of.items() if (off := discount(kept)) != NO_DISCOUNT}
-    for host, off in wrong.items():
-        line = Text(f"{host}'s bids are wrong", style="yellow")
-        if off.delay > 1:
-            line.append(f"; the seconds that it foretells count {off.delay:.2f} times")
-        if off.utilisation:
-            line.append(f"; its score is raised by {off.utilisation:.3f}")
-        parts.append(line.append(f", until its last {WINDOW} microVMs say otherwise."))
-    if not wrong:
-        parts.append(Text("No host's bids are wrong enough to be discounted."))
+        parts += [Text("seconds to CREATED, actual / predicted", style="bold"), *histogram(ratios), Text("")]
+    corrected = {host: found for host, kept in by_host.items() if (found := discount(kept)) != NO_DISCOUNT}
+    for host, correction in corrected.items():
+        line = Text(f"{host}'s predictions are wrong", style="yellow")
+        if correction.delay > 1:
+            line.append(f"; its predicted seconds are multiplied by {correction.delay:.2f}")
+        if correction.utilisation:
+            line.append(f"; its score is raised by {correction.utilisation:.3f}")
+        parts.append(line.append(f", until its last {WINDOW} microVMs were predicted well."))
+    if not corrected:
+        parts.append(Text("No host's bids need a correction."))
     return Group(*parts)
 
 
-def _table(of: Mapping[str, Sequence[Outcome]]) -> RenderableType:
-    made = table(
-        "~HOST", ">VMs", ">TIMES\nTOLD", ">TAKEN /\nTOLD", ">MEDIAN\nERROR", ">WITHIN\n90 %\nBOUND",
-        ">FULLER\nTHAN\nTOLD", ">WORST", ">DISCOUNT",
+def _table(by_host: Mapping[str, Sequence[Outcome]]) -> RenderableType:
+    hosts = table(
+        "~HOST", ">VMs", ">WITH\nFORECAST", ">ACTUAL /\nFORECAST", ">MEDIAN\nERROR", ">WITHIN\n90 %\nBOUND",
+        ">UTIL.\nERROR", ">WORST\nUTIL.\nERROR", ">CORRECTION",
     )  # fmt: skip
-    everything = [outcome for kept in of.values() for outcome in kept]
-    for host in sorted(of, key=natural):
-        off = discount(of[host])
-        said = "-" if off == NO_DISCOUNT else f"x {off.delay:.2f} +{off.utilisation:.3f}"
-        made.add_row(Text(host, style="bold"), *_cells(errors(of[host])), said)
-    if len(of) > 1:
-        made.add_row(Text("all"), *_cells(errors(everything)), "", style="dim")
-    return made
+    everything = [outcome for kept in by_host.values() for outcome in kept]
+    for host in sorted(by_host, key=natural):
+        found = discount(by_host[host])
+        correction = "-" if found == NO_DISCOUNT else f"x {found.delay:.2f} +{found.utilisation:.3f}"
+        hosts.add_row(Text(host, style="bold"), *_cells(errors(by_host[host])), correction)
+    if len(by_host) > 1:
+        hosts.add_row(Text("all"), *_cells(errors(everything)), "", style="dim")
+    return hosts
 
 
 def _cells(found: Errors | None) -> list[str]:
-    assert found  # a host is only there with outcomes
+    assert found  # a host is listed only if it has outcomes
     return [
         str(found.outcomes),
         str(found.boots),
@@ -70,8 +70,8 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def chart(ratios: Sequence[float]) -> list[Text]:
-    """How many of the ratios lie between one step and the next, as bars."""
+def histogram(ratios: Sequence[float]) -> list[Text]:
+    """One bar per step: how many of the ratios lie between it and the step before."""
     counts = [0] * (len(STEPS) + 1)
     for ratio in ratios:
         counts[sum(ratio > step for step in STEPS)] += 1

@@ -1,7 +1,7 @@
-"""One auction's record as a story: what was wanted, who bid what, who refused and why, who won, how long it took.
+"""Renders an auction record: the request, the bids, the refusals with their reasons, the winner and the timing.
 
-A record is the JSON object that a server keeps of every auction (docs/architecture.md, "Records"). Fields that are
-not there are left out of the picture, so that records of an older or a newer Billet can still be read.
+A record is the JSON object that a server keeps of every auction (docs/architecture.md, "Records"). Missing fields are
+skipped, so that records of an older or a newer Billet can be shown.
 """
 
 from __future__ import annotations
@@ -14,35 +14,15 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from billet.core.model import FORMULA
+from billet.core.model import FORMULA, Reason
 from billet.core.plural import counted
 from billet.show.marks import bar, duration, gib, table
 
 AuctionRecord = Mapping[str, Any]
 
-REASONS = {
-    "NO_VCPU": "not enough vCPU",
-    "NO_MEMORY": "not enough memory",
-    "NO_DISK": "not enough disk",
-    "NO_SLOT": "no free microVM slot",
-    "PROVIDER": "has no such provider",
-    "MACVTAP": "its provider cannot do macvtap",
-    "VIRTIOFS": "its provider cannot do virtiofs",
-    "ZONE": "is not in the required zone",
-    "HOST": "is not the required host",
-    "LABEL": "lacks a required label",
-    "AVOIDED": "has a label that the request avoids",
-    "APART": "has another microVM of the apart group",
-    "CORDONED": "is cordoned",
-    "FENCED": "is fenced",
-    "DAEMON_AWAY": "its flintlockd does not answer",
-    "STOPPING": "its agent is stopping",
-    "SILENT": "did not answer the call for bids",
-    "AWAY": "is not connected",
-    "DECLINED": "withdrew its bid",
-}
+REASONS = {reason.name: reason.value for reason in Reason}
 LEGS = {"bids": "bids", "reserve": "commit RESERVED", "boot_order": "flintlockd", "start": "commit STARTED"}
-PREFERENCE = ">WISH"  # where the microVM has soft wishes
+PREFERENCE = ">PREF"  # only if the microVM has soft preferences
 BID_COLUMNS = (
     "~HOST",
     ">SCORE",
@@ -55,69 +35,69 @@ BID_COLUMNS = (
     ">FREE\nvCPU",
     ">FREE\nGiB",
 )
-HOSTS_TOLD = 4  # of those that pull
-GROUPS_TOLD = 4  # hosts of which it is told who of the group is there
-SAME = 1e-9  # two prices that differ by less are the same, added up in another order
+MAX_PULLING = 4  # pulling hosts that are named
+MAX_GROUPS = 4  # hosts whose group members are shown
+SAME = 1e-9  # scores that differ by less are equal: only the order of addition differed
 
 
-def explained(record: AuctionRecord) -> RenderableType:
-    """The whole story of one auction."""
-    parts: list[RenderableType] = [_wanted(record)]
+def auction_report(record: AuctionRecord) -> RenderableType:
+    """The output of `billet explain` for one auction."""
+    parts: list[RenderableType] = [_request(record)]
     attempts = record.get("attempts", [])
     for number, attempt in enumerate(attempts, 1):
         if len(attempts) > 1:
             parts.append(Text(f"Attempt {number} of {len(attempts)}", style="bold"))
-        parts += [*_attempt(attempt, _waits_count(record)), *_shadow(record, attempt)]
+        parts += [*_attempt(attempt, _counts_long_waits(record)), *_shadow(record, attempt)]
     parts.append(_outcome(record.get("outcome", {}), attempts))
     legs = _legs(record.get("legs_ms", {}))
     return Group(*parts, legs) if legs else Group(*parts)
 
 
-def older(records: Sequence[AuctionRecord], key: str) -> str:
-    """A line on the auctions of the same name before the newest."""
+def older_auctions(records: Sequence[AuctionRecord], key: str) -> str:
+    """A line that lists the older auctions of the same name."""
     ids = [record.get("auction", {}).get("id", "?") for record in records[1:]]
-    shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
-    return f"\nThis is the newest. {counted(len(ids), 'older auction')} of {key}: {shown} (billet explain ID)"
+    listed = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+    return f"\nThis is the newest. {counted(len(ids), 'older auction')} of {key}: {listed} (billet explain ID)"
 
 
-def _wanted(record: AuctionRecord) -> Text:
+def _request(record: AuctionRecord) -> Text:
     auction = record.get("auction", {})
     demand = auction.get("demand", {})
     text = Text().append(f"{auction.get('namespace', '?')}/{auction.get('name', '?')}", style="bold cyan")
-    text.append(f" wants {demand.get('vcpu', 0)} vCPU, {gib(demand.get('memory_mib', 0))} GiB memory")
+    text.append(f" requests {demand.get('vcpu', 0)} vCPU, {gib(demand.get('memory_mib', 0))} GiB memory")
     if demand.get("disk_mib"):
         text.append(f", {gib(demand['disk_mib'])} GiB disk")
-    needs = [what for what in ("macvtap", "virtiofs") if auction.get(f"needs_{what}")]
+    needs = [feature for feature in ("macvtap", "virtiofs") if auction.get(f"needs_{feature}")]
     if auction.get("provider"):
         needs.insert(0, f"provider {auction['provider']}")
     text.append(f"; needs {', '.join(needs)}" if needs else "")
-    constraints = [_preference(preference, value) for preference, value in auction.get("constraints", {}).items()]
-    text.append(f"; wishes {', '.join(constraints)}" if constraints else "")
+    constraints = [_constraint(name, value) for name, value in auction.get("constraints", {}).items()]
+    text.append(f"; constraints and preferences: {', '.join(constraints)}" if constraints else "")
     when = datetime.fromtimestamp(record.get("at_s", 0.0)).strftime("%Y-%m-%d %H:%M:%S")
     return text.append(f"\nauction {auction.get('id', '?')}, {when}", style="dim")
 
 
-def _preference(preference: str, value: Any) -> str:
-    if preference in ("require", "avoid"):
-        return ", ".join(f"{preference} {label}={wanted}" for label, wanted in value)
-    return "a control plane's place" if preference == "plane" else f"{preference} {value}"
+def _constraint(name: str, value: Any) -> str:
+    if name in ("require", "avoid"):
+        return ", ".join(f"{name} {label}={wanted}" for label, wanted in value)
+    return "control plane" if name == "plane" else f"{name} {value}"
 
 
-def _waits_count(record: AuctionRecord) -> bool:
-    """Whether long waits were priced, and pulls among them (core/auction.py:tolerance)."""
+def _counts_long_waits(record: AuctionRecord) -> bool:
+    """Whether the auction priced long waits, pulls included (core/auction.py:tolerance)."""
     constraints = record.get("auction", {}).get("constraints", {})
     policy = constraints.get("policy") or record.get("weights", {}).get("policy")
     return policy == "spread" and not any(constraints.get(preference) for preference in ("spread", "near", "plane"))
 
 
-def _attempt(attempt: AuctionRecord, waits_count: bool) -> list[RenderableType]:
+def _attempt(attempt: AuctionRecord, long_waits: bool) -> list[RenderableType]:
     award = attempt.get("award")
     offers, withdrawn = _offers(attempt)
     parts: list[RenderableType] = []
     if offers:
         ledger = attempt.get("ledger", {})
         parts += [_bids(offers, award, ledger), *_footnotes(offers, ledger)]
-        if waits_count:
+        if long_waits:
             parts += _pulls(offers, attempt.get("pulling"))
         parts += _groups(offers, ledger)
     refusals = [*attempt.get("refusals", []), *withdrawn]
@@ -128,11 +108,11 @@ def _attempt(attempt: AuctionRecord, waits_count: bool) -> list[RenderableType]:
 
 
 def _offers(attempt: AuctionRecord) -> tuple[list[dict[str, Any]], list[Mapping[str, Any]]]:
-    """The bids as they counted, best first, and those that the ledger had no room for any more."""
+    """The bids as the leader counted them, best first, and those for which the ledger no longer had room."""
     priced = attempt.get("priced", {})
     offers: list[dict[str, Any]] = []
     withdrawn: list[Mapping[str, Any]] = []
-    refused = {refusal["host"] for refusal in attempt.get("refusals", [])}  # by the ledger, after they had bid
+    refused = {refusal["host"] for refusal in attempt.get("refusals", [])}  # also by the ledger, after their bid
     for bid in attempt.get("bids", []):
         if bid["host"] in refused:
             continue
@@ -140,47 +120,47 @@ def _offers(attempt: AuctionRecord) -> tuple[list[dict[str, Any]], list[Mapping[
         if "reason" in counted:
             withdrawn.append({"host": bid["host"], **counted})
             continue
-        asked = counted["total"] - counted.get("preference", 0.0)  # the leader's to add, which makes no price anew
-        moved = abs(asked - bid["score"]["total"]) > SAME
-        offers.append({**bid, "counted": counted, "repriced": moved})
+        by_host = counted["total"] - counted.get("preference", 0.0)  # the leader adds it to every bid
+        repriced = abs(by_host - bid["score"]["total"]) > SAME
+        offers.append({**bid, "counted": counted, "repriced": repriced})
     return sorted(offers, key=lambda offer: _rank(offer, attempt.get("award") or {})), withdrawn
 
 
 def _rank(offer: AuctionRecord, award: AuctionRecord) -> tuple[float, bool, bool]:
-    """The lowest score first; of equal ones the winner, then the runner-up."""
+    """Sort key: lowest score first; among equal scores the winner, then the runner-up."""
     return offer["counted"]["total"], offer["host"] != award.get("host"), offer["host"] != award.get("runner_up")
 
 
 def _bids(offers: list[dict[str, Any]], award: AuctionRecord | None, ledger: AuctionRecord) -> RenderableType:
     with_preferences = any(ledger.get(offer["host"], {}).get("peers") for offer in offers)
-    made = table(*(column for column in BID_COLUMNS if with_preferences or column != PREFERENCE))
+    bids = table(*(column for column in BID_COLUMNS if with_preferences or column != PREFERENCE))
     for offer in offers:
         counted, host = offer["counted"], offer["host"]
-        mark, style = _place(host, award)
-        made.add_row(
+        mark, style = _rank_mark(host, award)
+        bids.add_row(
             f"{mark} {host}",
             f"{counted['total']:.3f}{'*' if offer['repriced'] else ' '}",
             f"{counted['utilisation']:.0%}"
             if with_preferences
-            else bar(counted["utilisation"], 6),  # for want of room
+            else bar(counted["utilisation"], 6),  # there is no room for the bar beside PREF
             f"{counted.get('shape', 0.0):.3f}",
             f"{counted['pressure']:.3f}",
             f"{counted['delay']:.3f}",
             *([f"{counted.get('preference', 0.0):.3f}"] if with_preferences else []),
             _queue(offer),
-            *_room(ledger.get(host, {})),
+            *_free_room(ledger.get(host, {})),
             style=style,
         )
-    return made
+    return bids
 
 
 def _queue(offer: AuctionRecord) -> str:
-    """What is before it."""
+    """The host's boot queue: microVMs x mean seconds of one boot."""
     facts = offer.get("facts", {})
     return f"{facts.get('pending', 0)} x {duration(facts['boot_s'])}" if facts.get("boot_s") else "-"
 
 
-def _place(host: str, award: AuctionRecord | None) -> tuple[str, str]:
+def _rank_mark(host: str, award: AuctionRecord | None) -> tuple[str, str]:
     if award and host == award.get("host"):
         return "▶", "bold"
     if award and host == award.get("runner_up"):
@@ -188,131 +168,130 @@ def _place(host: str, award: AuctionRecord | None) -> tuple[str, str]:
     return " ", "dim"
 
 
-def _room(view: AuctionRecord) -> tuple[str, str]:
-    """What was free before, by the ledger."""
+def _free_room(view: AuctionRecord) -> tuple[str, str]:
+    """Free vCPU and GiB in the ledger before this microVM."""
     if not view:
         return "-", "-"
     vcpu, mib = (view["allocatable"][kind] - view["taken"].get(kind, 0) for kind in ("vcpu", "memory_mib"))
     return str(vcpu), gib(mib)
 
 
-def _forecasts(offer: AuctionRecord) -> str:
-    """When its bid says that the microVM would be CREATED, and for what it would have to wait."""
-    told, missing = offer.get("forecast") or {}, offer.get("missing")
-    pull = f"{missing} to pull" if missing else ""
-    if told.get("created_s") is None:
+def _forecast(offer: AuctionRecord) -> str:
+    """The bid's predicted time to CREATED, its 90 % bound and the images to pull."""
+    forecast, missing = offer.get("forecast") or {}, offer.get("missing")
+    pull = f"{counted(missing, 'image')} to pull" if missing else ""
+    if forecast.get("created_s") is None:
         return f"{offer['host']} unknown ({pull})" if pull else ""
-    within = f"nine of ten within {duration(told['bound_s'])}"
-    return f"{offer['host']} {duration(told['created_s'])} ({', '.join(filter(None, (within, pull)))})"
+    within = f"90 % within {duration(forecast['bound_s'])}"
+    return f"{offer['host']} {duration(forecast['created_s'])} ({', '.join(filter(None, (within, pull)))})"
 
 
-PLAIN = {"delay": 1.0, "utilisation": 0.0}
+NOT_CORRECTED = {"delay": 1.0, "utilisation": 0.0}
 
 
 def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterable[Text]:
-    discounted = [offer["host"] for offer in offers if ledger.get(offer["host"], {}).get("discount", PLAIN) != PLAIN]
-    if discounted:
-        yield Text(f"  discounted, because what it bids was wrong before: {', '.join(discounted)}", style="dim")
-    forecast = [told for offer in offers[:5] if (told := _forecasts(offer))]
-    if forecast:
-        yield Text(f"  would be CREATED in: {', '.join(forecast)}", style="dim")
-    repriced = [offer for offer in offers if offer["repriced"] and offer["host"] not in discounted]
+    corrections = {offer["host"]: ledger.get(offer["host"], {}).get("discount", NOT_CORRECTED) for offer in offers}
+    corrected = [host for host, correction in corrections.items() if correction != NOT_CORRECTED]
+    if corrected:
+        yield Text(f"  corrected because earlier predictions were wrong: {', '.join(corrected)}", style="dim")
+    forecasts = [forecast for offer in offers[:5] if (forecast := _forecast(offer))]
+    if forecasts:
+        yield Text(f"  predicted time to CREATED: {', '.join(forecasts)}", style="dim")
+    repriced = [offer for offer in offers if offer["repriced"] and offer["host"] not in corrected]
     moved = [o for o in repriced if "basis" not in o or o["basis"] != ledger.get(o["host"], {}).get("taken")]
     others = [o for o in repriced if o not in moved and o.get("formula", FORMULA) != FORMULA]
     waits = [offer for offer in repriced if offer not in moved and offer not in others]
     for some, why in (
-        (moved, "because the ledger had moved since the bid"),
-        (others, "because its agent is of another version, and scores otherwise"),
-        (waits, "by what all bids together say of boots and pulls"),
+        (moved, "because the ledger had changed since the bid"),
+        (others, "because its agent has another version with another score"),
+        (waits, "with the boot and pull times pooled from all bids"),
     ):
         if some:
             was = ", ".join(f"{offer['host']} bid {offer['score']['total']:.3f}" for offer in some)
-            yield Text(f"  * priced anew, {why}: {was}", style="dim")
+            yield Text(f"  * re-priced {why}: {was}", style="dim")
 
 
 def _pulls(offers: Sequence[AuctionRecord], pulling: Sequence[str] | None) -> Iterable[Text]:
-    """Whether pulls count in full; None of older records, which do not say."""
+    """Whether pulls count in full. `pulling` is None in older records, which lack it."""
     if pulling is None or not any(offer.get("missing") for offer in offers):
         return
     if pulling:
-        who = f"{', '.join(pulling[:HOSTS_TOLD])} {'pulls' if len(pulling) == 1 else 'pull'} its images already"
-        yield Text(f"  pulls count in full: {who}, and one host at a time is enough", style="dim")
+        who = f"{', '.join(pulling[:MAX_PULLING])} already {'pulls' if len(pulling) == 1 else 'pull'} the images"
+        yield Text(f"  image pulls count in full: {who}, and one host at a time is enough", style="dim")
     else:
-        yield Text("  no host pulls its images yet: for the first one, the pull is no long wait", style="dim")
+        yield Text("  no host pulls the images yet: the first pull does not count as a long wait", style="dim")
 
 
 def _groups(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterable[Text]:
-    """Who of the microVM's groups is where already, on the hosts that asked the least."""
-    told = []
-    for offer in offers[:GROUPS_TOLD]:
+    """Where the members of the microVM's groups are, for the hosts with the lowest scores."""
+    members = []
+    for offer in offers[:MAX_GROUPS]:
         peers = ledger.get(offer["host"], {}).get("peers", [])
-        told += [f"{offer['host']} {k['preference']} {k['here']}/{k['zone']}/{k['total']}" for k in peers]
-    if told:
-        yield Text(f"  of its group there / in that zone / anywhere: {'; '.join(told)}", style="dim")
+        members += [f"{offer['host']} {k['preference']} {k['here']}/{k['zone']}/{k['total']}" for k in peers]
+    if members:
+        yield Text(f"  group members on host / in zone / in fleet: {'; '.join(members)}", style="dim")
 
 
 def _refusals(refusals: list[Mapping[str, Any]]) -> RenderableType:
-    made = table(">HOSTS", "REFUSED BECAUSE", "~FOR EXAMPLE")
+    reasons = table(">HOSTS", "REASON", "~EXAMPLE")
     for reason, count in Counter(refusal["reason"] for refusal in refusals).most_common():
         example = next(refusal for refusal in refusals if refusal["reason"] == reason)
         detail = f": {example['detail']}" if example.get("detail") else ""
-        made.add_row(str(count), REASONS.get(reason, reason), f"{example['host']}{detail}")
-    return made
+        reasons.add_row(str(count), REASONS.get(reason, reason), f"{example['host']}{detail}")
+    return reasons
 
 
 def _verdict(award: AuctionRecord | None, totals: list[float], refusals: list[Mapping[str, Any]]) -> Text:
     if not award:
-        return Text(f"Nobody won: {_everybody(len(refusals))}.", style="bold red")
+        return Text(f"No host won: {_no_host_text(len(refusals))}.", style="bold red")
     text = Text("  ").append(award["host"], style="bold green").append(f" won at {award['score']['total']:.3f}")
     if award.get("repriced"):
-        text.append(" (priced anew)")
+        text.append(" (re-priced)")
     if len(totals) == 1:
-        return text.append("; it was the only one to bid.")
+        return text.append("; it was the only bidder.")
     runner_up = award.get("runner_up")
     equal = totals.count(min(totals))
     text.append(
-        f", the lowest of {len(totals)} scores" if equal == 1 else f"; {equal} were as low, and a draw decided"
+        f", the lowest of {len(totals)} scores" if equal == 1 else f"; {equal} scores tied, and a draw decided"
     )
     return text.append(f"; runner-up: {runner_up}." if runner_up else ".")
 
 
-def _everybody(hosts: int) -> str:
-    """All said no, or were not asked because a wish rules them out."""
+def _no_host_text(hosts: int) -> str:
+    """Why no host won. `hosts` counts the refusals, constraints that exclude a host included."""
     match hosts:
         case 0:
-            return "there was no host to ask"
+            return "there are no hosts to ask"
         case 1:
-            return "the one host there is cannot take it"
+            return "the only host cannot take it"
         case _:
             return f"none of {hosts} hosts can take it"
 
 
 def _shadow(record: AuctionRecord, attempt: AuctionRecord) -> Iterable[Text]:
-    """What the policy in the shadow would have done, where there is one and somebody won."""
+    """Which host the shadow policy chose, if there is one and a host won."""
     won, other = attempt.get("award") or {}, attempt.get("shadow")
     if other and won:
         same = other == won.get("host")
-        yield Text(
-            f"  shadow ({record.get('shadow')}): would have taken {'the same' if same else other}", style="dim"
-        )
+        yield Text(f"  shadow policy {record.get('shadow')} chose {'the same host' if same else other}", style="dim")
 
 
 def _outcome(outcome: AuctionRecord, attempts: Sequence[AuctionRecord]) -> Text:
     kind = outcome.get("kind", "")
     if kind == "created":
         return Text(f"  booted on {outcome.get('host', '?')} as ").append(outcome.get("uid", "?"), style="cyan")
-    # Who said no is the last winner, or without an auction the host that was asked for its verdict.
+    # The last winner rejected it; if there was no auction, a host that was asked for its verdict.
     award = attempts[-1].get("award") if attempts else None
     words = {
-        "denied": f"{award['host'] if award else 'a host'}'s flintlockd said no",
+        "denied": f"rejected by the flintlockd of {award['host'] if award else 'a host'}",
         "unplaced": "not placed",
-        "unknown": "outcome not known yet; its host is being asked",
+        "unknown": "outcome unknown; its host is being asked",
         "cancelled": "cancelled by the client",
         "failed": "failed",
     }
     head = words.get(kind, kind or "no outcome recorded")
-    said = outcome.get("text", "")
-    return Text(f"  {head}" + (f": {said}" if said else ""), style="red")
+    detail = outcome.get("text", "")
+    return Text(f"  {head}" + (f": {detail}" if detail else ""), style="red")
 
 
 def _legs(legs: AuctionRecord) -> Text | None:
@@ -320,5 +299,5 @@ def _legs(legs: AuctionRecord) -> Text | None:
         return None
     names = [name for name in (*LEGS, *sorted(set(legs) - {*LEGS, "total"})) if name in legs]
     parts = [f"{LEGS.get(name, name)} {legs[name]:.1f}" for name in names]
-    total = [f"{legs['total']:.1f} in all"] if "total" in legs else []
-    return Text("  ms: " + "; ".join([*([", ".join(parts)] if parts else []), *total]), style="dim")
+    total = [f"total {legs['total']:.1f}"] if "total" in legs else []
+    return Text("  time in ms: " + "; ".join([*([", ".join(parts)] if parts else []), *total]), style="dim")

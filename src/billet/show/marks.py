@@ -1,4 +1,4 @@
-"""The smallest pieces of a picture: bars, amounts, ages, tables of one look."""
+"""Formatting of single values for the terminal (bars, amounts, ages), and the table style."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATE_STYLES = {
 
 
 def bar(share: float, width: int = 16) -> Text:
-    """A share of one host, 0 = idle to 1 = full, as a bar with its percentage; above 1 it turns red."""
+    """A utilisation (0 = idle, 1 = full) as a bar with its percentage; red above 1."""
     filled = min(max(share, 0.0), 1.0) * width
     whole, eighth = int(filled), int(filled % 1 * 8)
     blocks = ("█" * whole + (EIGHTHS[eighth] if eighth else "")).ljust(width)
@@ -26,14 +26,14 @@ def bar(share: float, width: int = 16) -> Text:
 
 
 def share_colour(share: float) -> str:
-    """Green while there is room, yellow when it gets tight, red when there is none."""
+    """Green up to 85 %, yellow up to 100 %, red above."""
     if share > 1:
         return "red"
     return "yellow" if share > 0.85 else "green"
 
 
 def gib(mib: float) -> str:
-    """Memory or disk as a person says it: GiB with one decimal, none when it is a whole number."""
+    """MiB as GiB with one decimal, or none for a whole number."""
     return f"{mib / 1024:.1f}".removesuffix(".0")
 
 
@@ -43,7 +43,7 @@ def state(name: str) -> Text:
 
 
 def age(seconds: float) -> str:
-    """How long ago, in the largest unit that is not zero."""
+    """An age in its largest unit that is not zero: 3 d, 5 min."""
     if seconds < 0:
         return "-"
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
@@ -53,21 +53,20 @@ def age(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A measured time with three digits or so: 1.2 s, 340 ms, 85 µs."""
+    """A duration: 1.2 s, 340 ms, 85 µs."""
     if seconds >= 1:
         return f"{seconds:.1f} s"
     return f"{seconds * 1e3:.0f} ms" if seconds >= 1e-3 or seconds == 0 else f"{seconds * 1e6:.0f} µs"
 
 
 def size(count_bytes: int) -> str:
-    """The size of a file: 12.3 MB, 49 kB."""
+    """Bytes as 12.3 MB or 49 kB."""
     return f"{count_bytes / 1e6:.1f} MB" if count_bytes >= 1e6 else f"{count_bytes / 1e3:.0f} kB"
 
 
 def table(*columns: str, title: str = "") -> Table:
-    """A table without frames. A title that begins with ">" is of a column flush right, one with "~" of a
-    column that is folded where the terminal is too narrow."""
-    made = Table(
+    """A table without frames. ">" before a column's title aligns it right; "~" lets it fold on a narrow terminal."""
+    frameless = Table(
         box=SIMPLE_HEAD,
         title=title or None,
         title_justify="left",
@@ -76,11 +75,11 @@ def table(*columns: str, title: str = "") -> Table:
         padding=(0, 1, 0, 0),
     )
     for column in columns:
-        made.add_column(
+        frameless.add_column(
             column.lstrip(">~"),
             justify="right" if column.startswith(">") else "left",
             header_style="bold dim",
             no_wrap=not column.startswith("~"),
             overflow="fold",
         )
-    return made
+    return frameless

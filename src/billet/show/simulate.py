@@ -1,4 +1,4 @@
-"""The outcome of `billet simulate` as rows of text, for the terminal and for the report."""
+"""Results of `billet simulate` and `billet replay` as rows of text, for the terminal and the HTML report."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from billet.whatif.simulation import SimulationResult, mean_balance, mean_refuse
 
 
 def columns(marks: Sequence[str]) -> list[str]:
-    """The heads of `rows`. Jain's index and the hosts used are of the first mark."""
+    """Column headings of `rows`. Jain's index and "hosts used" are measured at the first mark."""
     at_marks = [f"{head} {mark}" for head in ("CoV", "fullest", "stranded vCPU", "stranded mem") for mark in marks]
     return ["rule", *at_marks, f"Jain {marks[0]}", f"hosts used {marks[0]}", "refused", "refused vCPU", "refused 16+"]
 
 
 def rows(results: Mapping[str, Sequence[SimulationResult]], marks: Sequence[str]) -> list[list[str]]:
-    """One row for each rule: the means over its workloads."""
-    made = []
+    """One row per rule: the means over the workloads."""
+    table_rows = []
     for rule, of_rule in results.items():
         at = [mean_balance([result.marks[mark] for result in of_rule]) for mark in marks]
         refused = mean_refused([result.refused for result in of_rule])
-        made.append(
+        table_rows.append(
             [rule]
             + [f"{balance.cov:.3f}" for balance in at]
             + [f"{balance.fullest:.2f}" for balance in at]
@@ -33,16 +33,16 @@ def rows(results: Mapping[str, Sequence[SimulationResult]], marks: Sequence[str]
             + [f"{at[0].jain:.3f}", f"{at[0].used:.0f}"]
             + ["-" if share is None else f"{share:.1%}" for share in refused]
         )
-    return made
+    return table_rows
 
 
-def compared(heads: Sequence[str], body: Sequence[Sequence[str]], width: int) -> RenderableType:
-    """The table for a terminal; several beneath each other, each with the rules, where one would be too wide."""
-    titles = [head.replace(" ", "\n") for head in heads]
+def comparison_table(headings: Sequence[str], body: Sequence[Sequence[str]], width: int) -> RenderableType:
+    """The comparison for a terminal. If it is too wide, it is split into several tables with a rule column each."""
+    titles = [heading.replace(" ", "\n") for heading in headings]
     cells = [[title, *column] for title, column in zip(titles, zip(*body, strict=True), strict=True)]
     widths = [max(len(line) for cell in column for line in cell.split("\n")) + 2 for column in cells]
     parts: list[list[int]] = [[]]
-    for column in range(1, len(heads)):
+    for column in range(1, len(headings)):
         if parts[-1] and widths[0] + sum(widths[n] for n in (*parts[-1], column)) > width:
             parts.append([])
         parts[-1].append(column)
@@ -50,14 +50,14 @@ def compared(heads: Sequence[str], body: Sequence[Sequence[str]], width: int) ->
 
 
 def _part(titles: Sequence[str], body: Sequence[Sequence[str]], columns: Sequence[int]) -> RenderableType:
-    made = table(titles[0], *(f">{titles[n]}" for n in columns))
+    part = table(titles[0], *(f">{titles[n]}" for n in columns))
     for n, row in enumerate(body):
-        made.add_row(row[0], *(row[n] for n in columns), style="" if n else "bold")
-    return made
+        part.add_row(row[0], *(row[n] for n in columns), style="" if n else "bold")
+    return part
 
 
-class Burst(NamedTuple):
-    """One rule on bursts of one size."""
+class BurstRow(NamedTuple):
+    """Results of one rule on bursts of one size; `creates` is the size."""
 
     rule: str
     creates: int
@@ -66,23 +66,33 @@ class Burst(NamedTuple):
     accuracy: Accuracy | None
 
 
-BURST_HEADS = ("rule", "creates", "p50 s", "p99 s", "last s", "refused", "CoV", "median error", "within bound (90 %)")
+BURST_HEADINGS = (
+    "rule",
+    "creates",
+    "p50 s",
+    "p99 s",
+    "last s",
+    "refused",
+    "CoV",
+    "median error",
+    "within bound (90 %)",
+)
 
 
-def bursts_rows(rows: Sequence[Burst]) -> list[list[str]]:
-    """Under BURST_HEADS: seconds to CREATED, how uneven the hosts are then, how well bids foretold the seconds."""
-    made = []
-    for rule, creates, waits, cov, told in rows:
-        forecast = (f"{told.error:.1%}", f"{told.within:.1%}") if told else ("-", "-")
+def bursts_rows(rows: Sequence[BurstRow]) -> list[list[str]]:
+    """Rows for BURST_HEADINGS: seconds to CREATED, final CoV of the hosts, accuracy of the predicted seconds."""
+    table_rows = []
+    for rule, creates, waits, cov, accuracy in rows:
+        errors = (f"{accuracy.error:.1%}", f"{accuracy.within:.1%}") if accuracy else ("-", "-")
         seconds = (f"{value:.2f}" for value in waits[:3])
-        made.append([rule, str(creates), *seconds, f"{waits.refused:.0f}", f"{cov:.3f}", *forecast])
-    return made
+        table_rows.append([rule, str(creates), *seconds, f"{waits.refused:.0f}", f"{cov:.3f}", *errors])
+    return table_rows
 
 
-def bursts_table(rows: Sequence[Burst]) -> RenderableType:
-    """The same for a terminal."""
-    heads = (">p50 s", ">p99 s", ">last s", ">refused", ">CoV", ">median\nerror", ">within\nbound\n(90 %)")
-    made = table(">creates", "~rule", *heads)
+def bursts_table(rows: Sequence[BurstRow]) -> RenderableType:
+    """The table of bursts for a terminal."""
+    headings = (">p50 s", ">p99 s", ">last s", ">refused", ">CoV", ">median\nerror", ">within\nbound\n(90 %)")
+    bursts = table(">creates", "~rule", *headings)
     for rule, creates, *cells in bursts_rows(rows):
-        made.add_row(creates, rule, *cells, style="bold" if rule.startswith("billet") else "")
-    return made
+        bursts.add_row(creates, rule, *cells, style="bold" if rule.startswith("billet") else "")
+    return bursts

@@ -1,4 +1,4 @@
-"""How the result of `billet store check` looks."""
+"""Renders the result of `billet store check`."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from billet.show.marks import duration, size
 
 
 def check_table(report: dict[str, Any]) -> Table:
-    """What was looked at, and below it what was found."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="dim")
-    table.add_column()
-    table.add_row("engine", report["engine"])
-    table.add_row("size", f"{size(report['size_bytes'])}, {size(report['used_bytes'])} of it in use")
-    table.add_row("round trip", f"{duration(report['round_trip_ms'] / 1e3)}, the median of {report['round_trips']}")
-    table.add_row("leader", report["leader"] or "nobody leads")
-    table.add_row("revision", f"{report['revision']}, terms up to {report['term']}")
-    table.add_row("records", f"{counted(report['hosts'], 'host')}, {counted(report['placements'], 'placement')}")
+    """The store's properties, and below them the findings."""
+    rows = Table(show_header=False, box=None, pad_edge=False)
+    rows.add_column(style="dim")
+    rows.add_column()
+    rows.add_row("engine", report["engine"])
+    rows.add_row("size", f"{size(report['size_bytes'])}, {size(report['used_bytes'])} of it in use")
+    rows.add_row("round trip", f"{duration(report['round_trip_ms'] / 1e3)}, median of {report['round_trips']}")
+    rows.add_row("leader", report["leader"] or "none")
+    rows.add_row("revision", f"{report['revision']}, terms up to {report['term']}")
+    rows.add_row("records", f"{counted(report['hosts'], 'host')}, {counted(report['placements'], 'placement')}")
     for finding in report["findings"]:
         wrong = finding["wrong"]
-        table.add_row(Text("wrong" if wrong else "note", "red" if wrong else "yellow"), finding["text"])
+        rows.add_row(Text("problem" if wrong else "note", "red" if wrong else "yellow"), finding["text"])
     if not report["findings"]:
-        table.add_row(Text("sound", "green"), "nothing wrong was found")
-    return table
+        rows.add_row(Text("ok", "green"), "no problems found")
+    return rows

@@ -1,4 +1,4 @@
-"""The fleet as tables: hosts with how full they are, microVMs with where they run."""
+"""Tables of the fleet: hosts, and microVMs."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Row = Mapping[str, Any]
 
 
 def hosts_table(hosts: Iterable[Row]) -> Table:
-    """The hosts of a HostsReply (as dicts), by name. Zones are shown where there are any."""
+    """The hosts of a HostsReply (as dicts), by name. Column ZONE appears only if a host has a zone."""
     rows = sorted(hosts, key=lambda row: natural(row["id"]))
     zones = any(row["zone"] for row in rows)
     columns = ["~HOST", "ZONE", "STATE", "HOW FULL", ">vCPU", ">GiB", ">VMs", ">BOOT\nQUEUE", ">PRES-\nSURE"]
-    made = table(*[column for column in columns if zones or column != "ZONE"])
+    result = table(*[column for column in columns if zones or column != "ZONE"])
     for row in rows:
         allocatable, taken = row["allocatable"], row["taken"]
-        made.add_row(
+        result.add_row(
             Text(row["id"], style="bold"),
             *([row["zone"] or "-"] if zones else []),
             _host_state(row),
@@ -33,21 +33,21 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
             _queue(row["pending"], row["boot_s"]),
             f"{row['pressure']:.0%}" if "pressure" in row else "-",
         )
-    return made
+    return result
 
 
-def lacking(hosts: Iterable[Row]) -> list[str]:
-    """Which facts which hosts cannot give, in lines: the same ones of several hosts together."""
-    of: dict[str, list[str]] = {}
+def unavailable_metrics(hosts: Iterable[Row]) -> list[str]:
+    """Lines that list the unavailable metrics; hosts with the same ones are grouped."""
+    by_metric: dict[str, list[str]] = {}
     for row in sorted(hosts, key=lambda row: natural(row["id"])):
-        for lack in row["lacks"]:
-            of.setdefault(lack, []).append(row["id"])
+        for metric in row["unavailable"]:
+            by_metric.setdefault(metric, []).append(row["id"])
     by_hosts: dict[tuple[str, ...], list[str]] = {}
-    for lack, names in of.items():
-        by_hosts.setdefault(tuple(names), []).append(lack)
+    for metric, names in by_metric.items():
+        by_hosts.setdefault(tuple(names), []).append(metric)
     lines = []
-    for hosts_of, lacks in by_hosts.items():
-        lines += [f"{_some(list(hosts_of))} cannot tell:", *(f"  {lack}" for lack in lacks)]
+    for names_with, metrics in by_hosts.items():
+        lines += [f"Unavailable on {_some(list(names_with))}:", *(f"  {metric}" for metric in metrics)]
     return lines
 
 
@@ -56,39 +56,39 @@ def _some(names: list[str]) -> str:
 
 
 def host_table(row: Row) -> Table:
-    """Everything that is known of one host, and what is not."""
-    made = table("", "~")
-    made.show_header = False
-    free = {kind: f"{row['taken'][kind]} of {row['allocatable'][kind]}" for kind in ("vcpu", "vms")}
+    """All details of one host, and its unavailable metrics."""
+    result = table("", "~")
+    result.show_header = False
+    allocated = {kind: f"{row['taken'][kind]} of {row['allocatable'][kind]}" for kind in ("vcpu", "vms")}
     memory, disk = (
         f"{gib(row['taken'][kind])} of {gib(row['allocatable'][kind])} GiB" for kind in ("memory_mib", "disk_mib")
     )
     queue = f"{_queue(row['pending'], row['boot_s'])}" + (
-        f", {duration(row['ahead_s'])} in all" if "ahead_s" in row else ""
+        f", {duration(row['ahead_s'])} in total" if "ahead_s" in row else ""
     )
     pull = duration(row["pull_s"]) if "pull_s" in row else "no pull seen yet"
-    for name, shown in (
+    for name, value in (
         ("state", _host_state(row)),
         ("zone", row["zone"] or UNKNOWN),
         ("labels", ", ".join(f"{key}={value}" for key, value in sorted(row["labels"].items())) or UNKNOWN),
-        ("full", bar(row["utilisation"], 12)),
-        ("  vCPU, microVMs", f"{free['vcpu']}, {free['vms']}"),
+        ("allocated", bar(row["utilisation"], 12)),
+        ("  vCPU, microVMs", f"{allocated['vcpu']}, {allocated['vms']}"),
         ("  memory, disk", f"{memory}, {disk}"),
         ("pressure", _share(row, "pressure")),
         ("  CPU, memory, IO stalls", ", ".join(_share(row, f"{kind}_stall") for kind in ("cpu", "memory", "io"))),
-        ("memory truly free", _gib(row, "memory_free_mib")),
-        ("room for volumes", _gib(row, "volumes_free_mib")),
+        ("available memory", _gib(row, "memory_free_mib")),
+        ("free volume space", _gib(row, "volumes_free_mib")),
         ("boot queue", queue),
-        ("pull of an image", pull),
-        ("images unpacked", str(row["images"]) if "images" in row else UNKNOWN),
+        ("mean image pull", pull),
+        ("unpacked images", str(row["images"]) if "images" in row else UNKNOWN),
         ("CPU", row.get("cpu_model", UNKNOWN)),
         ("/dev/kvm", {True: "yes", False: "no"}.get(row.get("kvm", ""), UNKNOWN)),
         ("providers", ", ".join(row["providers"]) or UNKNOWN),
     ):
-        made.add_row(name, shown)
-    for lack in row["lacks"]:
-        made.add_row(Text("cannot tell", style="yellow"), lack)
-    return made
+        result.add_row(name, value)
+    for metric in row["unavailable"]:
+        result.add_row(Text("unavailable", style="yellow"), metric)
+    return result
 
 
 UNKNOWN = "-"
@@ -103,7 +103,7 @@ def _gib(row: Row, key: str) -> str:
 
 
 def _host_state(row: Row) -> Text:
-    """A host that is cordoned may be away, too, or fenced: both are worth knowing."""
+    """The host's state; ", cordoned" is added if it is also AWAY, DAEMON_DOWN or FENCED."""
     text = state(row["state"])
     return text.append(", cordoned", style="yellow") if row["cordoned"] and row["state"] != "CORDONED" else text
 
@@ -119,10 +119,10 @@ def _queue(pending: int, boot_s: float) -> str:
 
 def placements_table(placements: Iterable[Row], now_s: float) -> Table:
     """The placements of a PlacementsReply (as dicts), by name. `now_s` is the wall clock."""
-    made = table("UID", "~NAME", "~HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
+    result = table("UID", "~NAME", "~HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
     rows = sorted(placements, key=lambda row: (row["namespace"], natural(row["name"]), row["uid"]))
     for row in rows:
-        made.add_row(
+        result.add_row(
             row["uid"] or "-",
             f"{row['namespace']}/{row['name']}",
             Text(row["host"], style="bold"),
@@ -132,23 +132,23 @@ def placements_table(placements: Iterable[Row], now_s: float) -> Table:
             "direct" if row["adopted"] else f"{row['score']:.3f}",
             age(now_s - row["changed_at_s"]),
         )
-    return made
+    return result
 
 
 def _vm_state(row: Row) -> Text:
-    """flintlockd's own state where there is one, else the placement's."""
+    """flintlockd's state if the placement is STARTED and one is known, else the placement's state."""
     return state(row["vm_state"] if row["state"] == "STARTED" and row["vm_state"] else row["state"])
 
 
-def left_table(rows: Iterable[tuple[Row, str]]) -> Table:
-    """Placements of one host that is being drained, each with what is to be said of it."""
-    made = table("UID", "~NAME", "STATE", "~WHAT BECOMES OF IT")
-    for row, why in rows:
-        made.add_row(row["uid"] or "-", f"{row['namespace']}/{row['name']}", _vm_state(row), why)
-    return made
+def remaining_table(rows: Iterable[tuple[Row, str]]) -> Table:
+    """The microVMs left on a host that is being drained, each with the reason."""
+    result = table("UID", "~NAME", "STATE", "~REASON")
+    for row, reason in rows:
+        result.add_row(row["uid"] or "-", f"{row['namespace']}/{row['name']}", _vm_state(row), reason)
+    return result
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
-    """Sorts host-2 before host-10."""
+    """Sort key that puts host-2 before host-10."""
     parts = re.split(r"([0-9]+)", name)
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]

@@ -1,4 +1,4 @@
-"""Why a host did not win, in sentences, and beside the winner part by part."""
+"""Renders why a host did not win: in sentences, and as a table of its score beside the winner's."""
 
 from __future__ import annotations
 
@@ -14,43 +14,41 @@ from billet.core.questions.whynot import Change, What, WhyNot
 from billet.show.marks import gib, table
 
 PARTS = {
-    "utilisation": "how full it would be",
-    "shape": "its shape",
-    "pressure": "its pressure",
-    "delay": "its boots",
-    "preference": "what was wished",
-    "correction": "what it forecast wrongly before",
+    "delay": "boot delay",
+    "preference": "preferences",
+    "correction": "the correction of its earlier predictions",
 }
 FIELDS = [part for part in Score._fields if part != "total"]
-SEEN = 0.0005  # what is less shows as +0.000
-HEADS = {"utilisation": "FULL AFTER", "delay": "BOOT DELAY"}  # as `billet explain` has them
+VISIBLE = 0.0005  # smaller differences would print as +0.000
+HEADINGS = {"utilisation": "FULL AFTER", "delay": "BOOT DELAY"}  # the same as in `billet explain`
+KINDS = {What.VCPU: "vCPU", What.MEMORY: "memory", What.DISK: "disk", What.SLOTS: "microVM slots"}
 
 
-def told(found: WhyNot, record: AuctionRecord) -> RenderableType:
-    """The whole answer."""
+def why_not_report(found: WhyNot, record: AuctionRecord) -> RenderableType:
+    """The output of `billet explain --why-not`."""
     parts: list[RenderableType] = [Text(verdict(found, record))]
     if found.mine and found.winners and found.winner != found.host:
-        parts.append(_beside(found.host, found.mine, found.winner, found.winners))
-    parts += [Text(line) for line in would(found, record)]
+        parts.append(_score_table(found.host, found.mine, found.winner, found.winners))
+    parts += [Text(line) for line in remedies(found, record)]
     return Group(*parts)
 
 
 def verdict(found: WhyNot, record: AuctionRecord) -> str:
-    """What happened."""
+    """What happened, in one sentence."""
     vm = f"{record.auction.namespace}/{record.auction.name}"
     if found.winner == found.host:
         return f"{found.host} won {vm}."
     if not found.asked:
-        return f"{found.host} was not asked for {vm}: {not_asked(found.host, record)}."
+        return f"{found.host} was not asked to bid for {vm}: {not_asked(found.host, record)}."
     if found.refusal:
         detail = f" ({found.refusal.detail})" if found.refusal.detail else ""
         return f"{found.host} did not get {vm}: {_reason(found.refusal)}{detail}."
     assert found.mine is not None
     assert found.winners is not None
     if found.mine.total == found.winners.total:
-        return f"{found.host} and {found.winner} asked the same for {vm}, {found.mine.total:.3f}; the draw decided."
-    asked, winners = f"{found.mine.total:.3f}", f"{found.winners.total:.3f}"
-    return f"{found.host} asked {asked} for {vm}, and {found.winner} {winners}{_by(found)}."
+        return f"{found.host} and {found.winner} both bid {found.mine.total:.3f} for {vm}; a draw decided."
+    mine, winners = f"{found.mine.total:.3f}", f"{found.winners.total:.3f}"
+    return f"{found.host} bid {mine} for {vm}, and {found.winner} bid {winners}{_difference(found)}."
 
 
 def _reason(refusal: Refusal) -> str:
@@ -60,28 +58,28 @@ def _reason(refusal: Refusal) -> str:
     return f"it had {text}" if text.startswith("no") else f"it {text}"
 
 
-def _by(found: WhyNot) -> str:
-    """By which parts of the score it lost, the worst first."""
+def _difference(found: WhyNot) -> str:
+    """The parts of the score in which it was worse, largest difference first."""
     assert found.mine is not None
     assert found.winners is not None
     lost = {part: getattr(found.mine, part) - getattr(found.winners, part) for part in FIELDS}
-    worst = sorted((part for part in lost if lost[part] >= SEEN), key=lambda part: -lost[part])
-    said = ", ".join(f"{PARTS.get(part, part)} (+{lost[part]:.3f})" for part in worst)
-    return f"; it lost by {said}" if said else ""
+    worst = sorted((part for part in lost if lost[part] >= VISIBLE), key=lambda part: -lost[part])
+    parts = ", ".join(f"{PARTS.get(part, part)} (+{lost[part]:.3f})" for part in worst)
+    return f"; it lost on {parts}" if parts else ""
 
 
 def not_asked(host_id: str, record: AuctionRecord) -> str:
-    """Why it was left out, as far as the record can say."""
+    """Why the host was not asked, if the record shows it."""
     called: Called = record.called
     if host_id in called.absent:
-        return "it was not connected to the leader, or not yet in line with it"
+        return "it was not connected to the leader, or not yet synchronised with it"
     if called.most:
         full = _fullest(record)
         return (
-            f"of {called.fleet} hosts the leader asks the {called.most} that suit the policy best and can have it,"
-            f" and a few drawn (--ask-hosts, --ask-random); those asked were up to {full:.0%} full"
+            f"of {called.fleet} hosts the leader asks the {called.most} that suit the policy best and have room,"
+            f" and a few drawn ones (--ask-hosts, --ask-random); those asked were up to {full:.0%} full"
         )
-    return "the fleet had no such host then" if called.fleet else "the record does not say why"
+    return "the fleet had no host of this name at that time" if called.fleet else "the record does not say why"
 
 
 def _fullest(record: AuctionRecord) -> float:
@@ -89,68 +87,67 @@ def _fullest(record: AuctionRecord) -> float:
     return max((max(t / a for t, a in zip(v.taken, v.allocatable, strict=True) if a) for v in views), default=0.0)
 
 
-def would(found: WhyNot, record: AuctionRecord) -> Iterator[str]:
-    """What would have made it win, or why nothing would."""
+def remedies(found: WhyNot, record: AuctionRecord) -> Iterator[str]:
+    """Sentences: which change would have made it win, or why none would."""
     if found.winner == found.host or not found.asked:
         return
     if found.excluded_by:
-        constraint = _preference(found.excluded_by, record.auction.constraints)
-        yield f"It could not have won: the constraint {constraint} excludes it."
+        constraint = _constraint(found.excluded_by, record.auction.constraints)
+        yield f"It could not have won: the constraint `{constraint}` excludes it."
         return
     if found.too_small:
         amounts = " and ".join(_amount(what, most) for what, most in found.too_small)
-        yield f"However empty, it could not have won: the whole host has {amounts}."
+        yield f"It could not have won even when empty: the whole host has {amounts}."
         return
     if found.refusal and found.refusal.reason in CAPABILITY_REASONS:
         if not found.providers:
-            yield f"No host could have won: the request itself names the provider {record.auction.provider}."
+            yield f"No host could have won: the request names the provider {record.auction.provider}."
             return
-        yield f"A host whose provider is {' or '.join(found.providers)} would have been asked for its bid."
+        yield f"A host whose provider is {' or '.join(found.providers)} could have bid."
     if not found.ways:
-        also = " more" if found.providers else ""
-        yield f"No single change{also} to it would have made it win."
+        further = "further " if found.providers else ""
+        yield f"No single {further}change to it would have made it win."
         return
     first, *others = found.ways
-    yield f"It would have won {said(first)}."
+    yield f"It would have won {_all_of(first)}."
     if others:
-        yield "Or " + ", or ".join(said(way) for way in others) + "."
+        yield "Or " + ", or ".join(_all_of(way) for way in others) + "."
     if not found.facts_known:
-        yield "(A refusal does not tell pressure and boot queue; none was counted.)"
+        yield "(A refusal carries no pressure and boot queue; both were counted as 0.)"
 
 
-def _preference(reason: Reason, constraints: Constraints) -> str:
+def _constraint(reason: Reason, constraints: Constraints) -> str:
     match reason:
         case Reason.ZONE:
-            return f"for zone {constraints.zone}"
+            return f"zone {constraints.zone}"
         case Reason.HOST:
-            return f"for host {constraints.host}"
+            return f"host {constraints.host}"
         case Reason.LABEL:
-            return "for " + " and ".join(f"{label}={value}" for label, value in constraints.require)
+            return "require " + " and ".join(f"{label}={value}" for label, value in constraints.require)
         case Reason.AVOIDED:
-            return "to avoid " + " and ".join(f"{label}={value}" for label, value in constraints.avoid)
+            return "avoid " + " and ".join(f"{label}={value}" for label, value in constraints.avoid)
         case _:
-            return f"to be apart from others of group {constraints.apart}"
+            return f"apart {constraints.apart}"
 
 
 def _amount(what: What, amount: int) -> str:
-    kind = what.value.removesuffix(" taken")
     if what in (What.MEMORY, What.DISK):
-        return f"{_amounts(amount)[0]} {kind.removeprefix('MiB ')}"
-    return f"{amount} {kind}"
+        return f"{_amounts(amount)[0]} {KINDS[what]}"
+    return f"{amount} {KINDS[what]}"
 
 
-def said(way: tuple[Change, ...]) -> str:
-    """The changes of one way, all of which it needs."""
+def _all_of(way: tuple[Change, ...]) -> str:
+    """The changes that are needed together, in words."""
     return " and ".join(_change(change) for change in way)
 
 
 def _change(change: Change) -> str:
-    by, unit = change.was - change.to, change.what.value
+    by = change.was - change.to
     match change.what:
         case What.CORDONED | What.FENCED:
-            return f"were it not {unit}"
+            return f"if it were not {change.what.value}"
         case What.REFUSING:
-            return "had it bid"
+            return "if it had bid"
         case What.PROVIDER:
             return "with such a provider"
         case What.QUEUE:
@@ -160,25 +157,24 @@ def _change(change: Change) -> str:
         case What.PRESSURE:
             return f"with its pressure at {change.to:.0%} instead of {change.was:.0%}"
         case What.LIKE:
-            return f"with {by:.0f} microVM{'' if by == 1 else 's'} of this size less on it"
+            return f"with {by:.0f} fewer microVM{'' if by == 1 else 's'} of this size on it"
         case What.MEMORY | What.DISK:
-            kind = unit.removeprefix("MiB ")
             less, left, had = _amounts(by, change.to, change.was)
-            return f"with {less} less {kind} ({left} instead of {had})"
+            return f"with {less} less {KINDS[change.what]} allocated ({left} instead of {had})"
         case _:
-            kind = unit.removesuffix(" taken")
-            return f"with {by:.0f} {kind} less taken ({change.to:.0f} instead of {change.was:.0f})"
+            kind = KINDS[change.what]
+            return f"with {by:.0f} fewer {kind} allocated ({change.to:.0f} instead of {change.was:.0f})"
 
 
 def _amounts(*mib: float) -> list[str]:
-    """All in one unit."""
+    """Amounts in one unit: GiB if all are whole GiB, else MiB."""
     if any(amount % 1024 for amount in mib):
         return [f"{amount:.0f} MiB" for amount in mib]
     return [f"{gib(amount)} GiB" for amount in mib]
 
 
-def _beside(host: str, mine: Score, winner: str, winners: Score) -> RenderableType:
-    made = table("HOST", ">SCORE", *(f">{HEADS.get(part, part.upper())}" for part in FIELDS))
+def _score_table(host: str, mine: Score, winner: str, winners: Score) -> RenderableType:
+    scores = table("HOST", ">SCORE", *(f">{HEADINGS.get(part, part.upper())}" for part in FIELDS))
     for name, score, style in ((winner, winners, "bold"), (host, mine, "")):
-        made.add_row(name, f"{score.total:.3f}", *(f"{getattr(score, part):.3f}" for part in FIELDS), style=style)
-    return made
+        scores.add_row(name, f"{score.total:.3f}", *(f"{getattr(score, part):.3f}" for part in FIELDS), style=style)
+    return scores

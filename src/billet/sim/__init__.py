@@ -1,1 +1,1 @@
-"""WHAT IF everything goes wrong? The real parts in a simulated world: virtual time, seeded faults, checkers apart."""
+"""The simulator: Billet's own classes in virtual time, with seeded faults, and checkers of every promise."""

@@ -1,4 +1,4 @@
-"""The judges' own books: what is on the hosts and in the store, as simple as can be."""
+"""What the checkers derive from the history: the contents of the hosts and of the store."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from billet.sim.history import Accepted, Committed, Deposed, Elected, Event, Hos
 
 
 class Violation(NamedTuple):
-    """A promise that was broken; 0 for what nobody planned."""
+    """A broken promise, by its number; 0 for an unexpected failure."""
 
     promise: int
     at_s: float
@@ -21,7 +21,7 @@ class Violation(NamedTuple):
 
 @dataclass(slots=True)
 class SeenVm:
-    """A microVM on its host."""
+    """A microVM on a host."""
 
     host: str
     token: str
@@ -30,19 +30,19 @@ class SeenVm:
 
 
 @dataclass(slots=True)
-class Books:
-    """What is on the hosts and in the store, brought up to date event by event."""
+class CheckerState:
+    """Contents of the hosts and of the store, updated event by event."""
 
     vms: dict[str, SeenVm] = field(default_factory=dict)  # by uid
     placements: dict[str, Placement] = field(default_factory=dict)
     allocatable: dict[str, Resources] = field(default_factory=dict)
-    joined_s: dict[str, float] = field(default_factory=dict)  # when the store first knew of a host
-    released: set[str] = field(default_factory=set)  # uids that were fenced at any time
-    fenced_s: dict[str, float] = field(default_factory=dict)  # until when a host was fenced; for ever while it is
-    term: int = 0  # the one that the store holds for current, 0 for none
+    joined_s: dict[str, float] = field(default_factory=dict)  # when the store first had the host
+    released: set[str] = field(default_factory=set)  # uids that have ever been fenced
+    fenced_s: dict[str, float] = field(default_factory=dict)  # when a host's last fence ended; inf while fenced
+    term: int = 0  # the current one, 0 for none
 
-    def take(self, event: Event) -> None:
-        """One event."""
+    def update(self, event: Event) -> None:
+        """Apply one event."""
         match event:
             case HostMade(_, host):
                 self.allocatable[host.id] = host.allocatable
@@ -83,11 +83,11 @@ class Books:
                     self.fenced_s[host.id] = at_s
 
     def fenced(self, host_id: str, since_s: float) -> bool:
-        """Whether a host is fenced, or was at any time since."""
+        """Whether a host was fenced at any time since then."""
         return self.fenced_s.get(host_id, -1.0) >= since_s
 
     def counted(self, host_id: str) -> Resources:
-        """What the store counts as taken on a host."""
+        """The resources that the store counts as taken on a host."""
         return total(p.demand for p in self.placements.values() if p.host == host_id and takes_room(p))
 
 
@@ -97,8 +97,8 @@ def takes_room(placement: Placement) -> bool:
 
 
 def total(amounts: Iterable[Resources]) -> Resources:
-    """The sum."""
-    whole = ZERO
+    """The sum of the amounts."""
+    result = ZERO
     for amount in amounts:
-        whole = whole.plus(amount)
-    return whole
+        result = result.plus(amount)
+    return result

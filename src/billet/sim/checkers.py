@@ -1,7 +1,7 @@
-"""The judges: one for each of the seven promises, and one for what nobody planned.
+"""The checkers: one for each of the seven promises, and one for unexpected failures.
 
-Each is a function of the evidence alone. They keep books of their own, as simple as can be, and share with the parts
-that they judge no more than the values that these write down.
+Each is a function of the history alone. Checkers derive their own state from it, as simply as possible, and share
+only recorded values with the code that they check.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from billet.core.errors import Code, says_not_found
 from billet.core.model import ZERO, Placement, PlacementState, Resources
 from billet.core.questions.record import faithful
 from billet.core.state import PutPlacement
-from billet.sim.checker_state import Books, Violation, takes_room, total
+from billet.sim.checker_state import CheckerState, Violation, takes_room, total
 from billet.sim.expected_prices import expected_prices, winners, wrong_award
 from billet.sim.history import (
     Accepted,
@@ -34,51 +34,51 @@ from billet.wire import auction_records
 # Promise 1: a stale bid can waste a chance, it can never overcommit.
 
 
-def never_overcommitted(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """No host takes on more than it has, by its own content; nor does the store ever promise more.
+def never_overcommitted(history: Sequence[Event]) -> Iterator[Violation]:
+    """No host accepts more than it has room for, and the store never promises more.
 
-    What was made past Billet counts from when the host's agent was shown it; before, nobody could know.
+    A microVM created on the host directly counts once the host's agent has seen it.
     """
-    books = Books()
-    for event in evidence:
+    state = CheckerState()
+    for event in history:
         if isinstance(event, Accepted) and event.token:
-            here = [vm for vm in books.vms.values() if vm.host == event.host]
-            known = [vm for vm in here if vm.token or (vm.shown_s is not None and vm.shown_s < event.told_s)]
+            here = [vm for vm in state.vms.values() if vm.host == event.host]
+            known = [vm for vm in here if vm.token or (vm.shown_s is not None and vm.shown_s < event.called_s)]
             taken = total([event.demand, *(vm.demand for vm in known)])
-            if not books.allocatable[event.host].covers(taken):
-                yield Violation(1, event.at_s, f"{event.host} took on {event.uid} and has {taken} by then")
-        before = set(books.placements)
-        books.take(event)
+            if not state.allocatable[event.host].covers(taken):
+                yield Violation(1, event.at_s, f"{event.host} accepted {event.uid}, which makes {taken}")
+        before = set(state.placements)
+        state.update(event)
         if isinstance(event, Committed):
-            yield from _over_promised(books, before, event)
+            yield from _over_promised(state, before, event)
 
 
-def _over_promised(books: Books, before: Collection[str], event: Committed) -> Iterator[Violation]:
+def _over_promised(state: CheckerState, before: Collection[str], event: Committed) -> Iterator[Violation]:
     for change in event.changes:
         if not isinstance(change, PutPlacement) or change.placement.state is not PlacementState.RESERVED:
             continue
         host_id = change.placement.host
-        ours = (p for p in books.placements.values() if p.host == host_id and takes_room(p) and not p.adopted)
+        ours = (p for p in state.placements.values() if p.host == host_id and takes_room(p) and not p.adopted)
         taken = total(p.demand for p in ours)
-        if not books.allocatable[host_id].covers(taken):
+        if not state.allocatable[host_id].covers(taken):
             yield Violation(1, event.at_s, f"the store promised {taken} of {host_id}")
         if change.placement.id not in before:
-            yield from _not_clean(books, host_id, event.at_s)
-            yield from _not_apart(books, change.placement, event.at_s)
+            yield from _not_clean(state, host_id, event.at_s)
+            yield from _not_apart(state, change.placement, event.at_s)
 
 
-def _not_clean(books: Books, host_id: str, at_s: float) -> Iterator[Violation]:
-    """What a fence released may have been made again elsewhere: its host deletes it before it gets another."""
-    for placement in books.placements.values():
-        vm = books.vms.get(placement.uid)
+def _not_clean(state: CheckerState, host_id: str, at_s: float) -> Iterator[Violation]:
+    """A fenced microVM may have been recreated elsewhere: its host must delete it before it gets another."""
+    for placement in state.placements.values():
+        vm = state.vms.get(placement.uid)
         if placement.state is PlacementState.FENCED and vm and vm.host == host_id:
-            yield Violation(1, at_s, f"{host_id} got a microVM and still has {placement.uid}, which was fenced")
+            yield Violation(1, at_s, f"{host_id} got a microVM while it still had {placement.uid}, which is fenced")
 
 
-def _not_apart(books: Books, new: Placement, at_s: float) -> Iterator[Violation]:
-    """What wishes to be apart gets no host that has, by the store, another of its group."""
+def _not_apart(state: CheckerState, new: Placement, at_s: float) -> Iterator[Violation]:
+    """A microVM with the label `apart` gets no host on which the store has another of its group."""
     group = new.labels.get("billet.io/apart")
-    for other in books.placements.values() if group else ():
+    for other in state.placements.values() if group else ():
         peers = other.namespace == new.namespace and other.labels.get("billet.io/apart") == group
         if peers and other.id != new.id and other.host == new.host and takes_room(other):
             yield Violation(1, at_s, f"{new.id} and {other.id} of group {group} are both on {new.host}")
@@ -87,50 +87,52 @@ def _not_apart(books: Books, new: Placement, at_s: float) -> Iterator[Violation]
 # Promise 2: take room early, give it back late.
 
 
-def room_early_and_late(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """The ledger never shows more room than the store, and the store holds it as long as the host has the microVM."""
-    books = Books()
-    for event in evidence:
-        if isinstance(event, LedgerSeen) and event.term == books.term:
-            for host_id in books.allocatable:
-                counted, ledger = books.counted(host_id), event.taken.get(host_id, ZERO)
+def room_early_and_late(history: Sequence[Event]) -> Iterator[Violation]:
+    """The ledger never counts less than the store, and the store holds room as long as the host has the microVM."""
+    state = CheckerState()
+    for event in history:
+        if isinstance(event, LedgerSeen) and event.term == state.term:
+            for host_id in state.allocatable:
+                counted, ledger = state.counted(host_id), event.taken.get(host_id, ZERO)
                 if not ledger.covers(counted):
                     text = f"the ledger counts {ledger} on {host_id}, the store {counted}"
                     yield Violation(2, event.at_s, text)
         if isinstance(event, Accepted) and event.token:
-            placement = books.placements.get(event.token)
-            released = placement and placement.state is PlacementState.FENCED  # on its way when its host was fenced
+            placement = state.placements.get(event.token)
+            released = (
+                placement and placement.state is PlacementState.FENCED
+            )  # the order was sent before the host was fenced
             if not released and (placement is None or placement.host != event.host or not takes_room(placement)):
-                yield Violation(2, event.at_s, f"{event.host} took on {event.token}, for which no room is held")
-        before = dict(books.placements) if isinstance(event, Committed) else {}
-        books.take(event)
+                yield Violation(2, event.at_s, f"{event.host} accepted {event.token}, for which no room is held")
+        before = dict(state.placements) if isinstance(event, Committed) else {}
+        state.update(event)
         for placement in before.values():
-            yield from _given_back(books, placement, event.at_s)
+            yield from _given_back(state, placement, event.at_s)
 
 
-def _given_back(books: Books, old: Placement, at_s: float) -> Iterator[Violation]:
-    new = books.placements.get(old.id)
+def _given_back(state: CheckerState, old: Placement, at_s: float) -> Iterator[Violation]:
+    new = state.placements.get(old.id)
     if new and new.state is PlacementState.FENCED:
-        return  # declared gone; the host deletes it before it gets another
+        return  # declared gone; _not_clean checks its host
     if takes_room(old) and (new is None or not takes_room(new)):
-        for uid, vm in books.vms.items():
+        for uid, vm in state.vms.items():
             if vm.host == old.host and (uid == old.uid or (vm.token and vm.token == old.id)):
-                yield Violation(2, at_s, f"the room of {uid} was given back, and {vm.host} still has it")
+                yield Violation(2, at_s, f"the room of {uid} was given back while {vm.host} still has it")
 
 
 # Promise 3: one term, one writer.
 
 
-def one_writer(evidence: Sequence[Event]) -> Iterator[Violation]:
+def one_writer(history: Sequence[Event]) -> Iterator[Violation]:
     """No commit of an old term takes effect, no leader outlives its lease, no host obeys an old leader."""
-    books = Books()
+    state = CheckerState()
     leading: dict[str, int] = {}  # server -> term
     stopped: set[str] = set()
-    obeying = _Obeying()
-    for event in evidence:
+    orders = _Orders()
+    for event in history:
         match event:
-            case Committed(at_s, term, _) if term != books.term:
-                yield Violation(3, at_s, f"term {term} wrote, and term {books.term} is current")
+            case Committed(at_s, term, _) if term != state.term:
+                yield Violation(3, at_s, f"term {term} wrote while term {state.term} was current")
             case Leads(_, term, server, leads):
                 leading[server] = term if leads else 0
             case Stopped(_, server, stands):
@@ -138,113 +140,113 @@ def one_writer(evidence: Sequence[Event]) -> Iterator[Violation]:
             case Deposed(at_s, term, expired=True):
                 for server, led in leading.items():
                     if led == term and server not in stopped:
-                        yield Violation(3, at_s, f"{server} still leads, and its term {term} is over")
-        yield from obeying.take(event)
-        books.take(event)
+                        yield Violation(3, at_s, f"{server} still leads after its term {term} has ended")
+        yield from orders.check(event)
+        state.update(event)
 
 
-class _Obeying:
-    """Which orders an agent may carry out."""
+class _Orders:
+    """The orders that each agent may carry out."""
 
     def __init__(self) -> None:
-        self._newest: dict[str, int] = {}  # agent -> newest term that it was told of
-        self._may: dict[str, set[str]] = {}  # agent -> tokens of orders that were of the newest term when they came
+        self._newest: dict[str, int] = {}  # agent -> newest term that it knows
+        self._allowed: dict[str, set[str]] = {}  # agent -> tokens of orders that had the newest term on arrival
         self._at: dict[str, str] = {}  # host -> agent
 
-    def take(self, event: Event) -> Iterator[Violation]:
+    def check(self, event: Event) -> Iterator[Violation]:
         match event:
             case Ordered(_, agent, host_id, term, token):
                 self._at[host_id] = agent
                 newest = self._newest[agent] = max(term, self._newest.get(agent, 0))
                 if term == newest:
-                    self._may.setdefault(agent, set()).add(token)
+                    self._allowed.setdefault(agent, set()).add(token)
             case Accepted(at_s, host_id, uid, _, token, _, _) if token:
                 agent = self._at.get(host_id, "")
                 ordered = any(
-                    token in tokens for name, tokens in self._may.items() if name.startswith(f"agent-{host_id}.")
+                    token in tokens for name, tokens in self._allowed.items() if name.startswith(f"agent-{host_id}.")
                 )
                 if not ordered:
-                    yield Violation(3, at_s, f"{agent} had {uid} made by an order of an old term")
+                    yield Violation(3, at_s, f"{agent} created {uid} by an order of an old term")
 
 
 # Promise 4: nothing acknowledged is ever lost, nothing is ever booted twice.
 
 
-def nothing_lost_nothing_twice(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """Each request boots once; what is acknowledged is written by then; what a Delete ended is gone at the end.
+def nothing_lost_nothing_twice(history: Sequence[Event]) -> Iterator[Violation]:
+    """Each request boots once. An acknowledged create is in the store, an acknowledged Delete is final.
 
-    That a Delete ends for good is promised for microVMs that Billet knew by then. One that was made past it a moment
-    ago is its flintlockd's alone to remember.
+    A Delete is final for microVMs that the store knows. For one that was just created on the host directly, only its
+    flintlockd can remember the Delete.
     """
-    books = Books()
-    booted: dict[str, str] = {}  # name -> host; no client asks for the same name twice without a request id
-    written: set[str] = set()  # uids that the store has known
+    state = CheckerState()
+    booted: dict[str, str] = {}  # name -> host; a client uses a name twice only with a request id
+    written: set[str] = set()  # uids that the store has had
     deleted: dict[str, float] = {}
-    for event in evidence:
-        books.take(event)
+    for event in history:
+        state.update(event)
         match event:
             case Accepted(at_s, host_id, _, name, _, _, _):
                 if name in booted:
-                    yield Violation(4, at_s, f"{name} was booted on {booted[name]} and again on {host_id}")
+                    yield Violation(4, at_s, f"{name} booted on {booted[name]} and again on {host_id}")
                 booted[name] = host_id
             case Committed(_, _, changes):
                 written.update(c.placement.uid for c in changes if isinstance(c, PutPlacement))
             case Answered(at_s, _, _, "create", name, uid, Code.OK, _) if uid not in written:
-                yield Violation(4, at_s, f"{name} was acknowledged as {uid}, which the store has never heard of")
+                yield Violation(4, at_s, f"{name} was acknowledged as {uid}, which the store has never had")
             case Answered(at_s, _, _, "delete", _, uid, Code.OK, _) if uid in written:
                 deleted[uid] = at_s
             case Quiescent(at_s):
-                for uid in deleted.keys() & books.vms.keys():
+                for uid in deleted.keys() & state.vms.keys():
                     yield Violation(
-                        4, at_s, f"the Delete of {uid} was acknowledged, and {books.vms[uid].host} has it"
+                        4, at_s, f"the Delete of {uid} was acknowledged, but {state.vms[uid].host} still has it"
                     )
 
 
 # Promise 5: "not found" means gone.
 
 
-def not_found_means_gone(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """Nobody was told that a microVM is not there while it was, all the time from the question to the answer.
+def not_found_means_gone(history: Sequence[Event]) -> Iterator[Violation]:
+    """No call got "not found" for a microVM that was on its host from the request to the answer.
 
-    What was fenced is declared gone, and so is all that is on a fenced host. A host that was never written down is
-    not part of the fleet so far.
+    Fenced microVMs, and all on a fenced host, are declared gone. A host that the store does not have yet is not part
+    of the fleet.
     """
-    books = Books()
-    came: dict[str, float] = {}
-    for event in evidence:
-        books.take(event)
+    state = CheckerState()
+    accepted_s: dict[str, float] = {}
+    for event in history:
+        state.update(event)
         if isinstance(event, Accepted):
-            came[event.uid] = event.at_s
+            accepted_s[event.uid] = event.at_s
         if isinstance(event, Answered) and says_not_found(event.text):
             if event.kind not in ("get", "delete"):
-                yield Violation(5, event.at_s, f"a {event.kind} was answered: {event.text}")
+                yield Violation(5, event.at_s, f"the answer to a {event.kind}: {event.text}")
                 continue
-            vm = books.vms.get(event.uid)
-            if vm is None or came[event.uid] > event.asked_s or event.uid in books.released:
+            vm = state.vms.get(event.uid)
+            if vm is None or accepted_s[event.uid] > event.asked_s or event.uid in state.released:
                 continue
-            if books.joined_s.get(vm.host, event.at_s) < event.asked_s and not books.fenced(vm.host, event.asked_s):
-                yield Violation(5, event.at_s, f"{event.client} was told that {event.uid} is gone: {event.text}")
+            if state.joined_s.get(vm.host, event.at_s) < event.asked_s and not state.fenced(vm.host, event.asked_s):
+                yield Violation(5, event.at_s, f'{event.client} got "not found" for {event.uid}: {event.text}')
 
 
 # Promise 6: hosts are the source of truth for what runs.
 
 
-def hosts_are_the_truth(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """After a quiet time the store says what the hosts show, adopted ones included, and everything works again."""
-    books = Books()
-    for event in evidence:
-        books.take(event)
+def hosts_are_the_truth(history: Sequence[Event]) -> Iterator[Violation]:
+    """After the faults the store comes to agree with the hosts, adopted microVMs included, and calls succeed."""
+    state = CheckerState()
+    for event in history:
+        state.update(event)
         match event:
             case Quiescent(at_s, found):
                 yield from (Violation(6, at_s, text) for text in found)
             case Answered(at_s, _, "probe", kind, name, uid, code, text):
                 well = code == Code.OK or (kind == "create" and code == Code.RESOURCE_EXHAUSTED)
-                if not well and uid not in books.released:
-                    yield Violation(6, at_s, f"all is well again, and the {kind} of {name} fails: {code} {text}")
+                if not well and uid not in state.released:
+                    yield Violation(6, at_s, f"the {kind} of {name} fails after all faults have ended: {code} {text}")
 
 
 def differences(placements: Mapping[str, Placement], vms: Mapping[str, tuple[str, Resources, bool]]) -> list[str]:
-    """In what the store differs from the hosts; `vms` are host, demand and whether it is being deleted, by uid."""
+    """How the store differs from the hosts, one line each. `vms`: uid -> host, demand, whether being deleted."""
     found = []
     seen = {}
     for placement in placements.values():
@@ -254,29 +256,29 @@ def differences(placements: Mapping[str, Placement], vms: Mapping[str, tuple[str
             seen[placement.uid] = placement
         elif placement.uid in vms:
             found.append(
-                f"{placement.uid} is {placement.state.name} to the store, and {vms[placement.uid][0]} has it"
+                f"{placement.uid} is {placement.state.name} in the store, but {vms[placement.uid][0]} has it"
             )
     for uid, (host_id, demand, deleting) in vms.items():
         known = seen.pop(uid, None)
         if known is None:
-            found.append(f"{host_id} has {uid}, and the store does not know it")
+            found.append(f"{host_id} has {uid}, which the store does not have")
         elif (known.host, known.demand) != (host_id, demand):
             found.append(f"{host_id} has {uid} with {demand}, the store has it on {known.host} with {known.demand}")
         elif deleting != (known.state is PlacementState.RELEASING):
             found.append(
                 f"{uid} on {host_id} is {'being deleted' if deleting else 'alive'}; the store: {known.state}"
             )
-    found += [f"the store has {uid} as {p.state.name} on {p.host}, which does not" for uid, p in seen.items()]
+    found += [f"the store has {uid} as {p.state.name} on {p.host}, which does not have it" for uid, p in seen.items()]
     return found
 
 
 # Promise 7: no decision reads a clock, rolls a die or does IO.
 
 
-def decisions_replay(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """Each recorded auction replays to its award, which is the lowest price; ties favour no name."""
+def decisions_replay(history: Sequence[Event]) -> Iterator[Violation]:
+    """Each recorded auction replays to its award, the award has the lowest price, and ties favour no host name."""
     tied = False
-    for event in evidence:
+    for event in history:
         if not isinstance(event, Recorded):
             continue
         record, at_s, auction_id = event.record, event.at_s, event.record.auction.id
@@ -295,12 +297,12 @@ def decisions_replay(evidence: Sequence[Event]) -> Iterator[Violation]:
                     yield Violation(7, at_s, f"of the tied {lowest}, {sorted(favoured)} never win")
 
 
-# And what nobody planned.
+# Unexpected failures.
 
 
-def nothing_unexpected(evidence: Sequence[Event]) -> Iterator[Violation]:
-    """No part failed otherwise than it may."""
-    for event in evidence:
+def nothing_unexpected(history: Sequence[Event]) -> Iterator[Violation]:
+    """No part failed with an error that is not Billet's own."""
+    for event in history:
         if isinstance(event, Unexpected):
             yield Violation(0, event.at_s, event.text)
 
@@ -318,6 +320,6 @@ CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
 )
 
 
-def judge(evidence: Sequence[Event]) -> list[Violation]:
-    """All violations of all promises, in order of the promises."""
-    return [violation for checker in CHECKERS for violation in checker(evidence)]
+def check(history: Sequence[Event]) -> list[Violation]:
+    """All violations, in the order of the promises."""
+    return [violation for checker in CHECKERS for violation in checker(history)]

@@ -1,4 +1,4 @@
-"""The clients of a simulated cluster: they create, look, delete, give up, and write down what they were told."""
+"""The clients and the operator of a simulated cluster. They record every call and its answer."""
 
 from __future__ import annotations
 
@@ -29,32 +29,32 @@ TIMEOUT_S = 20.0
 GIVEN_UP = -1  # instead of a code
 TRIES = 4  # of a create that has a request id
 TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
-CONSTRAINED = 0.25  # share of the runs in which something is wished
+CONSTRAINED = 0.25  # share of the runs with constraints
 NOTHING: Mapping[str, str] = {}
 
 
 class Crowd:
-    """All clients of one run. What one of them was given, each of them may look up or delete."""
+    """All clients of one run. Each may look up or delete what any of them created."""
 
     def __init__(self, world: World, net: Network, servers: list[SimServer], machines: list[SimMachine]) -> None:
-        self.uids: list[str] = []  # all that anybody was given or made, and nobody has begun to delete
+        self.uids: list[str] = []  # of microVMs that were created and are not being deleted
         self._world, self._net = world, net
         self._servers, self._machines = servers, machines
         self._met: set[str] = set()  # all uids that were ever in `uids`
-        self._requests: dict[str, bytes] = {}  # those that have a request id, by name
+        self._requests: dict[str, bytes] = {}  # name -> request, of creates with a request id
         self._named = 0
-        # Apart from the other draws: the runs without wishes are the same as if there were none.
+        # A stream of its own: runs without constraints are the same as if constraints did not exist.
         self._constrained = world.chance("labels")
         self._constraints = self._constrained.random() < CONSTRAINED
 
     async def work(self, name: str, operations: int, pause_s: float) -> None:
-        """One client's day."""
+        """The calls of one client."""
         chance = self._world.chance(f"client {name}")
         for _ in range(operations):
             await asyncio.sleep(chance.expovariate(1.0) * pause_s)
             kind = chance.choice(KINDS) if self.uids else "create"
             if kind == "create" and self._world.happens(chance, self._world.faults.direct):
-                await self._make_directly(name, chance)
+                await self._create_directly(name, chance)
             elif kind == "create":
                 await self.create(name, chance)
             elif kind == "list":
@@ -66,11 +66,11 @@ class Crowd:
                 await self.call(name, chance, "delete", uid, wire.DELETE, wire.with_uid(uid), TIMEOUT_S)
 
     def _one(self, chance: Random) -> int:
-        """Often the one that was made last: that is when most can be wrong with it."""
+        """Index of a microVM: half of the time the newest, which is the most likely to reveal a fault."""
         return -1 if chance.random() < 0.5 else chance.randrange(len(self.uids))
 
     async def operate(self) -> None:
-        """The operator's day: now and then a host is cordoned, or declared dead."""
+        """The operator: fences, cordons and uncordons hosts at random times."""
         world, chance = self._world, self._world.chance("operator")
         while world.faults.fences:
             await asyncio.sleep(chance.expovariate(world.faults.fences))
@@ -81,21 +81,22 @@ class Crowd:
             await self.change_host("operator", chance, machine.host.id, chance.choice(VERBS))
 
     async def change_host(self, name: str, chance: Random, host_id: str, verb: str) -> int:
-        """Do something to a host; the code of the answer."""
+        """Send an operator's verb for a host. Returns the code of the answer."""
         request = fleet_pb2.ChangeHostRequest(host=host_id, verb=fleet_pb2.HostVerb.Value(verb)).SerializeToString()
         return (await self.call(name, chance, verb, host_id, fleet.CHANGE_HOST, request, TIMEOUT_S)).code
 
     async def create(self, name: str, chance: Random, shape: tuple[int, int] | None = None) -> int:
-        """Ask for a microVM; the code of the answer. Some clients name their request, and send it until they know.
+        """Create a microVM. Returns the code of the answer.
 
-        And some send a request again that was answered long ago.
+        Half of the creates have a request id, and are repeated until the outcome is known. Some repeat a request that
+        was answered long ago.
         """
         if shape is None and self._requests and chance.random() < 0.1:
             vm = chance.choice(list(self._requests))
             return await self._send(name, chance, vm, self._requests[vm], {REQUEST_ID: vm})
         vcpu, memory_mib = shape or chance.choice(SHAPES)
         if shape is None and chance.random() < 0.02:
-            vcpu = 65  # flintlockd itself shall refuse
+            vcpu = 65  # for flintlockd to refuse
         vm = self._new_name()
         request = create_request(vm, vcpu, memory_mib, self._labels() if shape is None else NOTHING)
         if chance.random() < 0.5:
@@ -104,7 +105,7 @@ class Crowd:
         return await self._send(name, chance, vm, request, {REQUEST_ID: vm})
 
     def _labels(self) -> Mapping[str, str]:
-        """In some runs half of the microVMs wish to be apart from others."""
+        """In some runs half of the microVMs have the label `apart`."""
         if not self._constraints or self._constrained.random() < 0.5:
             return NOTHING
         return {APART: self._constrained.choice(("web", "db"))}
@@ -124,11 +125,11 @@ class Crowd:
         self.uids.append(uid)
 
     async def get(self, name: str, chance: Random, uid: str) -> int:
-        """Look a microVM up; the code of the answer."""
+        """Get a microVM. Returns the code of the answer."""
         return (await self.call(name, chance, "get", uid, wire.GET, wire.with_uid(uid), TIMEOUT_S)).code
 
     async def list_all(self, name: str, chance: Random) -> int:
-        """List everything; the code of the answer."""
+        """List everything. Returns the code of the answer."""
         return (await self.call(name, chance, "list", "", wire.LIST, b"", TIMEOUT_S)).code
 
     async def call(
@@ -142,7 +143,7 @@ class Crowd:
         timeout_s: float,
         metadata: Mapping[str, str] = NOTHING,
     ) -> Said:
-        """One call, through any server, and its place in the history."""
+        """Make one call through a random server, and record it."""
         world = self._world
         server = chance.choice(self._servers)
         asked_s = world.now_s
@@ -154,19 +155,21 @@ class Crowd:
                 said = await self._net.call(name, server.id, server.process, work, timeout_s)
         except TimeoutError:
             said = Said(GIVEN_UP, "given up")
-        self._write_down(name, kind, what, asked_s, said)
+        self._record(name, kind, what, asked_s, said)
         return said
 
-    def _write_down(self, name: str, kind: str, what: str, asked_s: float, said: Said) -> None:
+    def _record(self, name: str, kind: str, what: str, asked_s: float, said: Said) -> None:
         world = self._world
         created = kind == "create" and said.code == Code.OK
         uid = wire.read_created(said.payload).uid if created else "" if kind == "create" else what
-        told = f"OK {uid[-6:] if created else ''}".rstrip() if said.code == Code.OK else f"{_code(said)}: {said.text}"
-        world.tell(name, f"{kind} {what[-6:] or 'all'}: {told}")
+        answer = (
+            f"OK {uid[-6:] if created else ''}".rstrip() if said.code == Code.OK else f"{_code(said)}: {said.text}"
+        )
+        world.tell(name, f"{kind} {what[-6:] or 'all'}: {answer}")
         world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text))
 
-    async def _make_directly(self, name: str, chance: Random) -> None:
-        """Past Billet, on the host itself, by somebody who looks whether there is room; then ask Billet for it."""
+    async def _create_directly(self, name: str, chance: Random) -> None:
+        """Create a microVM on a host that has room, bypassing Billet. Then perhaps get it through Billet."""
         machine = chance.choice(self._machines)
         daemon = machine.daemon
         taken = Resources(0, 0, 0, 0)
@@ -178,7 +181,7 @@ class Crowd:
             uid = wire.read_created(reply).uid
             self._meet(uid)
             if self._world.happens(chance, self._world.faults.daemon_hangs):
-                daemon.hang()  # before anybody could learn of it
+                daemon.hang()  # before the agent can see it
             if chance.random() < 0.5:
                 await self.get(name, chance, uid)
 
@@ -192,7 +195,7 @@ def _code(said: Said) -> str:
 
 
 def create_request(name: str, vcpu: int, memory_mib: int, labels: Mapping[str, str] = NOTHING) -> bytes:
-    """A CreateMicroVMRequest of that shape."""
+    """A CreateMicroVMRequest for these sizes."""
     spec = types.MicroVMSpec(
         id=name,
         namespace="ns",

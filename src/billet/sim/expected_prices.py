@@ -1,4 +1,4 @@
-"""What an auction should have come to, worked out anew from the formulas in the docs, apart from core/scoring.py."""
+"""The price of each bid, by a second implementation of the formulas in the docs, independent of core/scoring.py."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from billet.core.model import NO_DISCOUNT, Award, Bid, Facts, HostView, Refusal
 from billet.core.questions.record import Attempt, AuctionRecord
 from billet.core.scoring import Weights
 
-TIE_DRAWS = 128  # how often a tie is decided again: with 5 hosts, one is passed over by chance once in 10^11 runs
+TIE_DRAWS = 128  # replays of a tie: with 5 hosts, one never wins by chance once in 10^11 runs
 CLOSE = 1e-9
 
 
 def expected_prices(record: AuctionRecord, attempt: Attempt) -> dict[str, float]:
-    """What each bid that there is room for should have counted for, worked out anew from the formula in the docs."""
+    """The price of every bid that the ledger has room for. By host."""
     prices = {}
     weights = record.weights
     for bid, view in _able(record, attempt):
@@ -29,14 +29,14 @@ def expected_prices(record: AuctionRecord, attempt: Attempt) -> dict[str, float]
 
 
 def _able(record: AuctionRecord, attempt: Attempt) -> list[tuple[Bid, HostView]]:
-    """The bids that the ledger has room for."""
+    """The bids that the ledger has room for, with the ledger's view of their hosts."""
     rows = [(bid, attempt.ledger[bid.host]) for bid in attempt.bids if bid.host in attempt.ledger]
     opened = [(bid, view) for bid, view in rows if not (view.cordoned or view.fenced or view.excluded_by)]
     return [(bid, view) for bid, view in opened if view.allocatable.covers(view.taken.plus(record.auction.demand))]
 
 
 def _preferences(view: HostView, weights: Weights) -> float:
-    """What the request's soft wishes add."""
+    """The part of the score for preferences."""
     part = 0.0
     for preference, here, zone, total in view.peers:
         together = here / total + 0.5 * zone / total
@@ -60,7 +60,7 @@ def _price(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) ->
 
 
 def _delay(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) -> float:
-    """What `uncertainty` adds for the seconds until CREATED, and for a long wait.
+    """The part of the score for the seconds until CREATED, and for a long wait, under the policy `spread`.
 
     No host of the simulator pulls images.
     """
@@ -85,12 +85,12 @@ def _delay(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) ->
 
 
 def _short(waiting: int, boot_s: float, weights: Weights) -> bool:
-    """Whether a queue is so short that a host's own mean is good enough."""
+    """Whether a queue is short enough to use the host's own mean."""
     return not waiting or 0 < waiting * boot_s <= weights.delay_half_s
 
 
 def _alike(own: Facts, record: AuctionRecord, attempt: Attempt) -> tuple[float, float]:
-    """A host's mean boot and its uncertainty, drawn towards those of all as far as chance would make them differ."""
+    """A host's mean boot (s) and uncertainty, pooled with those of all bidders (empirical Bayes)."""
     everyone = [bid.facts for bid, _ in _able(record, attempt)]
     known = [facts for facts in everyone if facts.boot_s]
     by_chance = [(f.boot_s * f.uncertainty / 1.2815515655446004) ** 2 / max(1, f.boots_seen) for f in known]
@@ -100,7 +100,7 @@ def _alike(own: Facts, record: AuctionRecord, attempt: Attempt) -> tuple[float, 
 
 
 def _drawn(own: float, of_all: list[float], by_chance: list[float]) -> float:
-    """A host's own, or the mean of all where it has none; `by_chance` are variances."""
+    """A host's value, shrunk towards the mean of all; 0 becomes that mean. `by_chance`: sampling variances."""
     mean = fmean(of_all)
     if not own:
         return mean
@@ -109,20 +109,20 @@ def _drawn(own: float, of_all: list[float], by_chance: list[float]) -> float:
 
 
 def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:
-    """What is wrong with an award, "" for nothing."""
+    """What is wrong with an award; "" if it is right."""
     if given is None:
-        return f"nobody won, and {sorted(prices)} have room" if prices else ""
+        return f"no award, but {sorted(prices)} have room" if prices else ""
     if given.host not in prices:
-        return f"{given.host} won, which has no room"
+        return f"{given.host} won without room"
     if abs(given.score.total - prices[given.host]) > CLOSE:
-        return f"{given.host} counted for {given.score.total}, and its price is {prices[given.host]}"
+        return f"{given.host} has the score {given.score.total}, but its price is {prices[given.host]}"
     if prices[given.host] > min(prices.values()) + CLOSE:
-        return f"{given.host} won for {prices[given.host]}, and the lowest price is {min(prices.values())}"
+        return f"{given.host} won with {prices[given.host]}, but the lowest price is {min(prices.values())}"
     return ""
 
 
 def winners(record: AuctionRecord, attempt: Attempt) -> set[str]:
-    """Who wins when this is decided again, for many other auctions that are alike."""
+    """The hosts that win this auction in TIE_DRAWS replays with other auction ids."""
     answers: list[Bid | Refusal] = [*attempt.bids, *attempt.refusals]
     won = set()
     for n in range(TIE_DRAWS):

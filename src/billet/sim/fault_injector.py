@@ -1,4 +1,4 @@
-"""Whoever makes things go wrong, as the weather of the seed says, and mends them again."""
+"""The fault injector: starts everything, injects the faults of the plan, and repairs them at the end."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from billet.sim.network import STORE, Network
 from billet.sim.servers import SimServer
 from billet.sim.world import SimClock, World
 
-FUSE_ACTS = 200  # the latest act instead of which a lit fuse ends a program
+FUSE_ACTS = 200  # a lit fuse kills a program at one of its next acts, at the latest at this one
 JUMPS_S = (-3600.0, -30.0, 30.0, 3600.0)  # of a wall clock
 
 
 class FaultInjector:
-    """All faults but those that strike single messages."""
+    """Injects all faults except those of single messages, which network.py and flintlockd.py inject."""
 
     def __init__(self, world: World, net: Network, servers: list[SimServer], machines: list[SimMachine]) -> None:
         self._world, self._net = world, net
@@ -23,7 +23,7 @@ class FaultInjector:
         self._chance = world.chance("fault injector")
 
     def begin(self) -> None:
-        """Start everything, and let the faults come."""
+        """Start everything, and schedule the faults."""
         faults = self._world.faults
         for server in self._servers:
             server.start(self._fuse)
@@ -47,7 +47,7 @@ class FaultInjector:
                 self._next(rate, strike)
 
     def calm(self) -> None:
-        """Everything works from now on; what is down comes back."""
+        """End all faults, and start everything that is down."""
         self._world.calm = True
         self._net.heal()
         for server in self._servers:
@@ -73,13 +73,13 @@ class FaultInjector:
         return self._chance.expovariate(1.0) * self._world.faults.down_s
 
     def _fuse(self, process: SimProcess) -> None:
-        """Perhaps end this program wherever it then is."""
+        """Let this program die at a random act, with the probability of the plan."""
         if self._world.happens(self._chance, self._world.faults.fuse):
 
             def blow() -> None:
                 if self._world.calm:
                     return
-                self._world.tell(process.name, "ends in the middle of what it does")
+                self._world.tell(process.name, "dies in the middle of its work")
                 process.kill()
                 self._later(self._down_s(), self._revive_all)
 
@@ -88,7 +88,7 @@ class FaultInjector:
     # The network.
 
     def _cut(self) -> None:
-        """One place, or some, from all others, in both directions or in one."""
+        """Cut some places off from all others, in one direction or both."""
         places = [server.id for server in self._servers] + [machine.host.id for machine in self._machines] + [STORE]
         apart = set(self._chance.sample(places, self._chance.randint(1, max(1, len(places) // 2))))
         ways = self._chance.choice(("both", "in", "out"))
@@ -117,7 +117,7 @@ class FaultInjector:
             self._later(self._down_s(), self._revive_all)
 
     def _end_server(self) -> None:
-        """Ask it to stop, and start it again."""
+        """Shut a server down cleanly, and start it again."""
         server = self._chance.choice(self._servers)
         if server.up and not server.process.stopped:
             server.process.at_death.append(lambda: self._later(self._down_s(), self._revive_all))
@@ -141,10 +141,10 @@ class FaultInjector:
         self._chance.choice(self._machines).daemon.hang()
 
     def _kill_machine(self) -> None:
-        """Agent and flintlockd at once, and nobody is told."""
+        """Kill agent and flintlockd at once, without closing their connections."""
         machine = self._chance.choice(self._machines)
         if machine.process and machine.agent_up and machine.daemon.up:
-            self._world.tell(machine.host.id, "the machine loses its power")
+            self._world.tell(machine.host.id, "the machine loses power")
             self._net.died(machine.process, silently=True)
             machine.process.kill()
             machine.daemon.kill()
@@ -168,20 +168,20 @@ class FaultInjector:
             machine.start_agent(self._fuse)
 
     def _stop(self) -> None:
-        """Let a server or an agent stand still for a while."""
+        """Stop a server or an agent (SIGSTOP) for a while."""
         stop_s = self._chance.expovariate(1.0) * self._world.faults.stop_s
         if self._chance.random() < 0.6:
             leading = [server for server in self._servers if server.leads]
             server = self._chance.choice(leading or self._servers)
             process = server.process
             if server.up and not process.stopped:
-                self._world.tell(process.name, f"stands still for {stop_s:.3f} s")
+                self._world.tell(process.name, f"is stopped for {stop_s:.3f} s")
                 server.stand_still(True)
                 self._later(stop_s, lambda: server.stand_still(False))
             return
         agent = self._chance.choice(self._machines).process
         if agent and agent.alive and not agent.stopped:
-            self._world.tell(agent.name, f"stands still for {stop_s:.3f} s")
+            self._world.tell(agent.name, f"is stopped for {stop_s:.3f} s")
             agent.stop()
             self._later(stop_s, lambda: agent.go_on() if agent.stopped else None)
 
@@ -190,4 +190,4 @@ class FaultInjector:
         jump_s = self._chance.choice(JUMPS_S)
         clock = self._chance.choice(clocks)
         clock.offset_s += jump_s
-        self._world.tell("clocks", f"that of server {clocks.index(clock)} jumps by {jump_s:+.0f} s")
+        self._world.tell("clocks", f"clock of server {clocks.index(clock)} jumps by {jump_s:+.0f} s")

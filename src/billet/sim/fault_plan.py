@@ -1,4 +1,4 @@
-"""What goes wrong, and how often: drawn anew for each seed, so that some runs are mild and others are wild."""
+"""The fault plan: which faults occur in a run, and how often. Drawn for each seed, from mild to severe."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from random import Random
 class FaultPlan:
     """Probabilities (0 to 1), rates (times per second of the busy part of a run) and durations (s) of all faults.
 
-    Delays are means. A rate of 0 means that a fault does not come in this run.
+    Delays are means. A rate of 0 means that the fault does not occur in this run.
     """
 
-    # The network. Frames are those of the agents' link that may be lost, doubled or late (see network.py).
+    # The network. Frames of the link may be lost, doubled or late (see network.py).
     delay_s: float
     frame_lost: float
     frame_twice: float
@@ -23,14 +23,14 @@ class FaultPlan:
     cuts: float
     cut_s: float
     # Programs and machines.
-    fuse: float  # that a program ends at one of its next steps, wherever it awaits
+    fuse: float  # that a program dies at one of its next steps
     server_kills: float
     server_stops: float
     agent_kills: float
     daemon_kills: float
     machine_kills: float
     down_s: float
-    forgets: float  # that a machine which lost its power has forgotten a Delete
+    forgets: float  # that a machine forgets a Delete when it loses power
     fences: float  # by the operator
     stops: float
     stop_s: float
@@ -38,7 +38,7 @@ class FaultPlan:
     # The store.
     store_delay_s: float
     store_unanswered: float
-    store_impatient: bool  # the first answer that is lost leaves the outcome unknown, nothing is tried again
+    store_impatient: bool  # a lost answer leaves the outcome unknown at once, without a retry
     store_refuses: float
     store_cuts: float
     # flintlockd.
@@ -52,11 +52,11 @@ class FaultPlan:
     delete_s: float
     # People.
     gives_up: float
-    direct: float  # share of the creates that go to a host directly, past Billet
+    direct: float  # share of the creates that bypass Billet
 
 
 def draw(chance: Random) -> FaultPlan:
-    """The weather of one seed."""
+    """Draw the fault plan of one seed."""
 
     def between(low: float, high: float) -> float:
         return math.exp(chance.uniform(math.log(low), math.log(high)))

@@ -1,6 +1,6 @@
-"""A flintlockd in memory: what it keeps is on disk, what it does takes time, and its answers may be lost.
+"""A simulated flintlockd: a disk, a boot queue with one worker, and answers that may be lost.
 
-Its clients' side is ports.Flintlock for one start of one agent. Requests and answers are Flintlock's own bytes.
+`Loopback` is the agent's client of it (ports.Flintlock). Requests and answers are Flintlock's own bytes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
-SLOW_S = 8.0  # the longest that a slow flintlockd thinks about a call; all in all less than a reservation is held
-HANG_S = 10.0  # the longest that it hangs
+SLOW_S = 8.0  # the longest delay of a call; with all other delays less than the time-out of a reservation
+HANG_S = 10.0  # the longest hang
 VCPU_MAX = 64
 BROKE = Reply(Code.UNAVAILABLE, "connection reset", b"")
 
@@ -39,10 +39,10 @@ class SimVm:
     token: str
     demand: Resources
     message: types.MicroVM
-    row: bytes = b""  # the message's bytes, "" when it has changed since
+    row: bytes = b""  # serialised message, b"" after a change
 
     def bytes(self) -> bytes:
-        """As it is told to clients."""
+        """The message as clients get it."""
         if not self.row:
             self.row = self.message.SerializeToString()
         return self.row
@@ -55,7 +55,7 @@ class Flintlockd:
         self.host = host
         self.vms: dict[str, SimVm] = {}
         self.process: SimProcess | None = None
-        self.hangs_until_s = 0.0  # calls that come are begun then
+        self.hangs_until_s = 0.0  # calls wait until then
         self._world = world
         self._number = number
         self._made = 0
@@ -69,33 +69,33 @@ class Flintlockd:
         return self.process is not None and self.process.alive
 
     def start(self) -> None:
-        """Begin, with what is on disk."""
+        """Start with the microVMs on disk."""
         self.process = self._world.loop.process(f"flintlockd of {self.host.id}")
         self._busy = False
         self._queue = deque(uid for uid, vm in self.vms.items() if vm.message.status.state in (PENDING, DELETING))
         self._work_on()
 
     def kill(self) -> None:
-        """Its calls break off; its boots begin anew when it starts again."""
+        """Kill the process. Its calls break, and its boots begin again after the next start."""
         if self.process:
             self.process.kill()
 
     def hang(self) -> None:
-        """Begin nothing for a while."""
+        """Begin no call for a while."""
         hang_s = min(HANG_S, self._chance.expovariate(1.0) * self._world.faults.hang_s)
         self.hangs_until_s = self._world.now_s + hang_s
         self._world.tell(self.host.id, f"its flintlockd hangs for {hang_s:.3f} s")
 
     def lose_power(self, forgets: float) -> None:
-        """Some of what was written last is not on the disk: a Delete may be forgotten."""
+        """Forget Deletes with this probability: they had not reached the disk."""
         for vm in self.vms.values():
             if vm.message.status.state == DELETING and self._chance.random() < forgets:
                 vm.message.status.state, vm.row = CREATED, b""
-                self._world.tell(self.host.id, f"has forgotten the Delete of {vm.uid[-6:]}")
+                self._world.tell(self.host.id, f"forgets the Delete of {vm.uid[-6:]}")
 
-    # What it is asked for.
+    # Calls.
 
-    def create(self, request: bytes, told_s: float) -> bytes:
+    def create(self, request: bytes, called_s: float) -> bytes:
         """CreateMicroVM."""
         spec = rpc.CreateMicroVMRequest.FromString(request).microvm
         if spec.vcpu > VCPU_MAX:
@@ -105,7 +105,7 @@ class Flintlockd:
         message = types.MicroVM(version=1, spec=spec, status=types.MicroVMStatus(state=PENDING))
         seen = wire.observe(message)
         vm = self.vms[spec.uid] = SimVm(spec.uid, seen.token, seen.demand, message)
-        self._world.note(Accepted(self._world.now_s, self.host.id, vm.uid, spec.id, vm.token, vm.demand, told_s))
+        self._world.note(Accepted(self._world.now_s, self.host.id, vm.uid, spec.id, vm.token, vm.demand, called_s))
         self._world.tell(self.host.id, f"has {spec.id} as {vm.uid[-6:]}, token {vm.token[-6:] or 'none'}")
         self._enqueue(vm.uid)
         return rpc.CreateMicroVMResponse(microvm=message).SerializeToString()
@@ -130,11 +130,11 @@ class Flintlockd:
         """ListMicroVMs, of all namespaces."""
         return b"".join(wrapped(vm.bytes()) for vm in self.vms.values())
 
-    def answer(self, method: str, request: bytes, told_s: float) -> bytes:
+    def answer(self, method: str, request: bytes, called_s: float) -> bytes:
         """Any unary call. Raises HostVerdict."""
         match method:
             case wire.CREATE:
-                return self.create(request, told_s)
+                return self.create(request, called_s)
             case wire.DELETE:
                 return self.delete(wire.read_uid(request))
             case wire.GET:
@@ -143,7 +143,7 @@ class Flintlockd:
                 return self.list_all()
         raise HostVerdict(Code.UNIMPLEMENTED, f"unknown method {method}")
 
-    # Its one worker.
+    # The boot queue.
 
     def _enqueue(self, uid: str) -> None:
         self._queue.append(uid)
@@ -166,7 +166,7 @@ class Flintlockd:
             vm.message.version += 1
         elif self.vms.pop(vm.uid, None):
             self._world.note(Removed(self._world.now_s, self.host.id, vm.uid))
-            self._world.tell(self.host.id, f"has {vm.uid[-6:]} no more")
+            self._world.tell(self.host.id, f"has removed {vm.uid[-6:]}")
         self._work_on()
 
 
@@ -195,7 +195,7 @@ class Loopback:
             return Reply(Code.UNAVAILABLE, "connection refused", b"")
         answer: asyncio.Future[Reply] = world.loop.create_future()
         if not self._agent.acts():
-            return await answer  # which nobody lives to see
+            return await answer  # the agent has died
         process = daemon.process
 
         def died() -> None:
@@ -211,17 +211,17 @@ class Loopback:
             process.at_death.remove(died)
 
     def stream(self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None) -> AsyncIterator[bytes]:
-        """See ports.Flintlock. No client of the simulation asks for one."""
+        """See ports.Flintlock. Not used in the simulation."""
         raise NotImplementedError
 
     async def close(self) -> None:
         """See ports.Flintlock."""
 
     def _send(self, process: SimProcess, method: str, request: bytes, answer: asyncio.Future[Reply]) -> None:
-        """Let the daemon get the call, now, later or never, and do it whether or not somebody still waits."""
+        """Deliver the call now, later or never. The daemon carries it out even if the client has given up."""
         world, faults, chance = self._world, self._world.faults, self._chance
-        told_s = world.now_s
-        when_s = told_s + self._delay_s()
+        called_s = world.now_s
+        when_s = called_s + self._delay_s()
         if world.happens(chance, faults.daemon_lost_request):
             self._agent.call_at(when_s, _resolve, answer, BROKE)
             return
@@ -230,7 +230,7 @@ class Loopback:
 
         def arrive() -> None:
             try:
-                reply = Reply(Code.OK, "", self._daemon.answer(method, request, told_s))
+                reply = Reply(Code.OK, "", self._daemon.answer(method, request, called_s))
             except HostVerdict as verdict:
                 reply = Reply(verdict.status, verdict.text, b"")
             lost = world.happens(chance, faults.daemon_lost_reply)
@@ -243,7 +243,7 @@ class Loopback:
 
 
 def unknown(uid: str) -> str:
-    """The words for a uid that is not there."""
+    """The text for an unknown uid."""
     return f"microvm spec //{uid} {NOT_FOUND}"
 
 

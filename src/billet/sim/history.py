@@ -1,4 +1,4 @@
-"""What happened, as somebody saw it who sees everything. The checkers judge by it alone."""
+"""The events of a run, recorded by the simulator. They are the only input of the checkers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from billet.core.state import Change
 
 
 class HostMade(NamedTuple):
-    """A host is part of this world."""
+    """A host exists in this run."""
 
     at_s: float
     host: Host
@@ -27,7 +27,7 @@ class QuotaSet(NamedTuple):
 
 
 class Accepted(NamedTuple):
-    """A flintlockd took a microVM on. `told_s` is when it was called, `token` is "" for one made past Billet."""
+    """A flintlockd accepted a microVM. `called_s`: time of the call; `token`: "" if it bypassed Billet."""
 
     at_s: float
     host: str
@@ -35,7 +35,7 @@ class Accepted(NamedTuple):
     name: str
     token: str
     demand: Resources
-    told_s: float
+    called_s: float
 
 
 class Removed(NamedTuple):
@@ -47,7 +47,7 @@ class Removed(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A host's agent told of these microVMs for the first time: it counts them."""
+    """An agent has reported these microVMs for the first time."""
 
     at_s: float
     host: str
@@ -55,7 +55,7 @@ class Shown(NamedTuple):
 
 
 class Elected(NamedTuple):
-    """The store holds a candidate for the leader."""
+    """The store elects a candidate."""
 
     at_s: float
     term: int
@@ -63,7 +63,7 @@ class Elected(NamedTuple):
 
 
 class Deposed(NamedTuple):
-    """The store holds a term for over: its lease ran out, or it was ended, by its leader or by another server."""
+    """A term ends in the store: its lease expired, or its leader or another server ended it."""
 
     at_s: float
     term: int
@@ -71,7 +71,7 @@ class Deposed(NamedTuple):
 
 
 class Leads(NamedTuple):
-    """A server begins or ceases to act as the leader. A stopped one cannot cease."""
+    """A server begins or ceases to act as the leader. A stopped (SIGSTOP) server cannot cease."""
 
     at_s: float
     term: int
@@ -80,7 +80,7 @@ class Leads(NamedTuple):
 
 
 class Stopped(NamedTuple):
-    """A server stands still, or goes on."""
+    """A server is stopped (SIGSTOP), or continues."""
 
     at_s: float
     server: str
@@ -88,7 +88,7 @@ class Stopped(NamedTuple):
 
 
 class Committed(NamedTuple):
-    """The store wrote a transaction."""
+    """The store has written a transaction."""
 
     at_s: float
     term: int
@@ -96,7 +96,7 @@ class Committed(NamedTuple):
 
 
 class LedgerSeen(NamedTuple):
-    """What a leader's ledger counts as taken, at the moment of a commit, before and after."""
+    """What a leader's ledger counts as taken, before and after each commit. By host."""
 
     at_s: float
     term: int
@@ -104,7 +104,7 @@ class LedgerSeen(NamedTuple):
 
 
 class Ordered(NamedTuple):
-    """A create order, or (token "") a welcome, was handed to an agent. `agent` tells its starts apart."""
+    """An agent received a create order, or a welcome (token ""). `agent` is unique for each start of an agent."""
 
     at_s: float
     agent: str
@@ -114,12 +114,12 @@ class Ordered(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """What a client asked for, and what it was told. `uid` is what it asked about, or what it was given."""
+    """A client's call and its answer. `uid`: the microVM of the call, or of the answer to a create."""
 
     at_s: float
     asked_s: float
     client: str
-    kind: str  # create, delete, get, list, or what an operator did
+    kind: str  # create, delete, get, list, or an operator's verb
     name: str
     uid: str
     code: int
@@ -127,21 +127,21 @@ class Answered(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """An auction came to its end, and this is its record."""
+    """An auction has ended, with this record."""
 
     at_s: float
     record: AuctionRecord
 
 
 class Unexpected(NamedTuple):
-    """A part failed in a way that nobody planned."""
+    """A part failed with an error that is not Billet's own."""
 
     at_s: float
     text: str
 
 
 class Quiescent(NamedTuple):
-    """The end of the run, and in what the store still differs from the hosts."""
+    """The end of the run. `differences`: how the store still differs from the hosts."""
 
     at_s: float
     differences: Sequence[str]

@@ -1,9 +1,8 @@
 """An event loop in virtual time, and processes that can be killed and stopped between any two of their steps.
 
-asyncio alone does not run the same twice. Here the clock stands still while anything can run and then jumps to what
-is due next; what is due at the same moment runs in the order in which it was asked for; and tasks and futures, which
-asyncio keeps in sets and so takes in the order of their hashes, hash by the number of their birth instead of by
-their address in memory.
+asyncio alone is not deterministic. In this loop time stands still while anything can run, and then jumps to the next
+timer. Timers of the same moment run in the order in which they were set. asyncio keeps tasks and futures in sets, so
+their hashes decide the order: here they hash by a serial number instead of by their address in memory.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 TICK_S = 1e-6
-MAX_STEPS = 2_000_000  # a run takes some ten thousand; more means that something spins without time going by
+MAX_STEPS = 2_000_000  # a run takes some ten thousand; beyond this something spins while time stands still
 
 
 class StuckError(Exception):
-    """Nothing is left to happen, or something spins."""
+    """No timer is left, or something spins while time stands still."""
 
 
 class SimProcess:
     """A program of the simulated world.
 
-    Everything that it schedules carries its context. A killed one takes no further step, not even in its `finally`
-    blocks; a stopped one (SIGSTOP) takes none until it goes on, and then all that it missed.
+    Everything that it schedules carries its context. A killed program takes no further step, not even in its
+    `finally` blocks. A stopped one (SIGSTOP) catches up on its steps when it continues (SIGCONT).
     """
 
     def __init__(self, loop: VirtualLoop, name: str) -> None:
@@ -40,37 +39,37 @@ class SimProcess:
         self.alive = True
         self.context = Context()
         self.context.run(_PROCESS.set, self)
-        self.at_death: list[Callable[[], None]] = []  # what the world does when it dies
+        self.at_death: list[Callable[[], None]] = []  # called when it dies
         self._loop = loop
         self._missed: list[asyncio.Handle] | None = None
         self._fuse = 0
         self._blow: Callable[[], None] = self.kill
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run this as a part of the process."""
+        """Run a coroutine as a part of the process."""
         return self._loop.create_task(work, context=self.context.copy())
 
     def call_at(self, when_s: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
-        """Let something happen to the process from outside: a message comes in."""
+        """Call back within the process at a time: for messages that arrive from outside."""
         return self._loop.call_at(when_s, callback, *args, context=self.context)
 
     def kill(self) -> None:
-        """As kill -9 does."""
+        """Kill the process (SIGKILL)."""
         if self.alive:
             self.alive = False
             for then in self.at_death:
                 self._loop.call_at(self._loop.time(), then, context=self._loop.world)
 
     def light_fuse(self, acts: int, blow: Callable[[], None]) -> None:
-        """Let this happen instead of one of the things that it does to the world: wherever it awaits, it can end.
+        """Call `blow` instead of the act with this number, counted from now.
 
-        What it only thinks between two acts makes no difference to anybody, and takes more or fewer steps on another
-        Python.
+        Acts (effects on the world) are counted, not steps: the number of steps between two acts has no effect on
+        others, and differs between versions of Python.
         """
         self._fuse, self._blow = acts, blow
 
     def acts(self) -> bool:
-        """It is about to do something to the world: whether it lives to do it."""
+        """Count one act. False if the process is dead, or dies now, instead of the act."""
         if self._fuse and self.alive:
             self._fuse -= 1
             if self._fuse == 0:
@@ -79,21 +78,21 @@ class SimProcess:
 
     @property
     def stopped(self) -> bool:
-        """Whether it stands still."""
+        """Whether it is stopped (SIGSTOP)."""
         return self._missed is not None
 
     def stop(self) -> None:
-        """As SIGSTOP does."""
+        """Stop the process (SIGSTOP)."""
         if self._missed is None:
             self._missed = []
 
     def go_on(self) -> None:
-        """As SIGCONT does."""
+        """Continue the process (SIGCONT)."""
         missed, self._missed = self._missed, None
         self._loop.ready.extend(missed or ())
 
     def may_step(self, handle: asyncio.Handle) -> bool:
-        """Whether this step of the process is to be taken now."""
+        """Whether to take this step now. Keeps it for later if the process is stopped."""
         if self.alive and self._missed is not None:
             self._missed.append(handle)
             return False
@@ -104,7 +103,7 @@ _PROCESS: ContextVar[SimProcess | None] = ContextVar("process")
 
 
 def name_of_current() -> str:
-    """The process whose step this is."""
+    """Name of the process that runs now."""
     process = _PROCESS.get(None)
     return process.name if process else "world"
 
@@ -113,7 +112,7 @@ class _Handle(asyncio.Handle):
     __slots__ = ()
 
     def _run(self) -> None:
-        process = self._context.get(_PROCESS)  # type: ignore[attr-defined]  # asyncio's own, as all with _ here
+        process = self._context.get(_PROCESS)  # type: ignore[attr-defined]  # private to asyncio, like all names with _ here
         if process is None or process.may_step(self):
             super()._run()
 
@@ -127,25 +126,25 @@ class _Timer(asyncio.TimerHandle):
             super()._run()
 
 
-_births = itertools.count()
+_serials = itertools.count()
 
 
 class _Task(asyncio.Task[Any]):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._birth = next(_births)
+        self._serial = next(_serials)
         super().__init__(*args, **kwargs)
 
     def __hash__(self) -> int:
-        return self._birth
+        return self._serial
 
 
 class _Future(asyncio.Future[Any]):
     def __init__(self, *, loop: asyncio.AbstractEventLoop) -> None:
-        self._birth = next(_births)
+        self._serial = next(_serials)
         super().__init__(loop=loop)
 
     def __hash__(self) -> int:
-        return self._birth
+        return self._serial
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
@@ -153,11 +152,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        global _births
-        _births = itertools.count()
+        global _serials
+        _serials = itertools.count()
         self.ready: deque[asyncio.Handle] = deque()
-        self.world = Context()  # of what belongs to no process
-        self.tasks: list[asyncio.Task[Any]] = []  # all that ever were: none is taken away while the run lasts
+        self.world = Context()  # for everything outside of processes
+        self.tasks: list[asyncio.Task[Any]] = []  # all tasks of the run: none is collected before its end
         self.steps = 0
         self._now_s = 0.0
         self._due: list[tuple[float, int, asyncio.TimerHandle]] = []
@@ -165,7 +164,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.set_task_factory(self._make_task)
 
     def time(self) -> float:
-        """Seconds since the beginning of the run."""
+        """Virtual seconds since the start of the run."""
         return self._now_s
 
     def call_soon(
@@ -192,7 +191,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """See asyncio."""
-        # Whoever waits for the rest of some time finds that time has passed, as by a real clock.
+        # A waiter must find that time has passed, as with a real clock.
         return self.call_at(
             self._now_s + (max(delay, TICK_S) if delay > 0 else 0.0), callback, *args, context=context
         )
@@ -202,11 +201,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
         return _Future(loop=self)
 
     def process(self, name: str) -> SimProcess:
-        """A new process, without any work so far."""
+        """Create a process without any work."""
         return SimProcess(self, name)
 
-    def bury(self) -> None:
-        """After the run: end what never came to its end, without letting it do anything any more."""
+    def dispose(self) -> None:
+        """End all unfinished tasks after the run, without running them."""
         for task in self.tasks:
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -231,20 +230,20 @@ class VirtualLoop(asyncio.BaseEventLoop):
                 self.steps += 1
                 handle._run()
         if self.steps > MAX_STEPS:
-            raise StuckError(f"{self.steps} steps, and only {self._now_s:.3f} s have gone by")
+            raise StuckError(f"{self.steps} steps in only {self._now_s:.3f} s of virtual time")
 
     def _advance(self) -> None:
-        """Go to the moment when something is due."""
+        """Advance the time to the next timer."""
         while self._due and self._due[0][2].cancelled():
             heapq.heappop(self._due)
         if not self._due:
-            raise StuckError(f"nothing is left to happen at {self._now_s:.3f} s")
+            raise StuckError(f"no timer is left at {self._now_s:.3f} s")
         self._now_s = max(self._now_s, self._due[0][0])
         while self._due and self._due[0][0] <= self._now_s:
             self.ready.append(heapq.heappop(self._due)[2])
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """asyncio tells of each timer that is cancelled; they are passed over when they are due."""
+        """Do nothing: cancelled timers are skipped when they are due."""
 
     def _write_to_self(self) -> None:
-        """Nobody calls from another thread."""
+        """Do nothing: no other thread calls."""

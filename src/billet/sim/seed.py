@@ -1,4 +1,4 @@
-"""One seed, from nothing to its verdict."""
+"""Run one seed: build the cluster, play faults and clients, wait until it is quiet, and check the history."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ import structlog
 
 from billet.core.errors import BilletError, Code
 from billet.sim.checker_state import Violation
-from billet.sim.checkers import differences, judge
+from billet.sim.checkers import check, differences
 from billet.sim.clients import Crowd
+from billet.sim.etcd import Etcd
 from billet.sim.fault_injector import FaultInjector
 from billet.sim.flintlockd import DELETING
 from billet.sim.history import Answered, Quiescent, QuotaSet, Unexpected
@@ -24,17 +25,16 @@ from billet.sim.hosts import SimMachine, draw_hosts
 from billet.sim.loop import StuckError, VirtualLoop, name_of_current
 from billet.sim.network import Network
 from billet.sim.servers import Ids, SimServer, draw_settings
-from billet.sim.store import Etcd
 from billet.sim.world import World
 
-BUSY_S = 40.0  # the longest that faults come
-QUIET_S = 150.0  # the longest until the store says what the hosts show: two sweeps after the last reservation expires
-CALM_S = 9.0  # what broke without a word shows by the next ping
+BUSY_S = 40.0  # the longest phase with faults
+QUIET_S = 150.0  # the longest until the store agrees with the hosts: two sweeps after the last reservation expires
+CALM_S = 9.0  # a silently broken connection is noticed by the next ping
 LOOK_S = 2.0
 
 
 class SeedResult(NamedTuple):
-    """What became of one seed. `lines` is its story, `trace` the digest of it; `lasted_s` is virtual."""
+    """The result of one seed. `lines`: the trace; `trace`: its digest; `lasted_s`: virtual seconds."""
 
     seed: int
     trace: str
@@ -42,15 +42,15 @@ class SeedResult(NamedTuple):
     lines: list[str]
     steps: int
     lasted_s: float
-    answers: int  # to clients' calls: replies and errors
+    answers: int  # to calls of clients: replies and errors
 
 
 def run_seeds(seeds: Iterable[int], jobs: int) -> Iterator[SeedResult]:
-    """Run many, in their order, on several processors. Stories are left out: a seed tells its own again."""
+    """Run many seeds on `jobs` processors. Results come in the order of the seeds, without `lines`."""
     if jobs == 1:
         yield from map(_without_trace, seeds)
         return
-    with multiprocessing.get_context("fork").Pool(jobs) as pool:  # spawn would import everything for each
+    with multiprocessing.get_context("fork").Pool(jobs) as pool:  # spawn would import everything in each process
         yield from pool.imap(_without_trace, seeds, chunksize=8)
 
 
@@ -62,11 +62,11 @@ def run_seed(seed: int) -> SeedResult:
     """Run one seed."""
     loop = VirtualLoop()
     world = World(seed, loop)
-    loop.set_exception_handler(lambda _, context: _broke(world, context))
+    loop.set_exception_handler(lambda _, context: _note_failed_callback(world, context))
     collecting = gc.isenabled()
-    gc.disable()  # a pause in the middle of a run would end what was thrown away in the order of chance
+    gc.disable()  # a collection in mid-run would run finalisers in an order that differs between runs
     state = random.getstate()
-    random.seed(seed)  # the dialler draws its pauses there
+    random.seed(seed)  # the link's agent draws its pauses from the global generator
     try:
         with listening_to_logs(world):
             try:
@@ -74,10 +74,10 @@ def run_seed(seed: int) -> SeedResult:
             except StuckError as error:
                 world.note(Unexpected(world.now_s, str(error)))
             _look_for_failures(world)
-            violations = judge(world.evidence)
-            answers = sum(isinstance(event, Answered) for event in world.evidence)
+            violations = check(world.history)
+            answers = sum(isinstance(event, Answered) for event in world.history)
             result = SeedResult(seed, world.trace, violations, list(world.lines), loop.steps, world.now_s, answers)
-            loop.bury()
+            loop.dispose()
     finally:
         random.setstate(state)
         if collecting:
@@ -112,7 +112,7 @@ async def _main(world: World) -> None:
 
 
 async def _ready(etcd: Etcd, hosts: int) -> None:
-    """Wait until all hosts have joined; not long, since things go wrong already."""
+    """Wait until all hosts have joined, but not long: faults have begun already."""
     for _ in range(30):
         await asyncio.sleep(0.2)
         if len(etcd.state.hosts) == hosts:
@@ -122,7 +122,7 @@ async def _ready(etcd: Etcd, hosts: int) -> None:
 async def _until_quiescent(
     world: World, etcd: Etcd, servers: list[SimServer], machines: list[SimMachine], crowd: Crowd
 ) -> None:
-    """Wait until all is up and the store says what the hosts show, and see that twice."""
+    """Wait until everything is up and the store agrees with the hosts, at two looks in a row."""
     chance, calm_s, well = world.chance("look"), world.now_s, 0
     while True:
         vms = {
@@ -142,7 +142,7 @@ async def _until_quiescent(
 
 
 async def _answers(etcd: Etcd, crowd: Crowd, chance: Random) -> bool:
-    """Whether every host answers; the operator lets those bid again that were cordoned."""
+    """Whether every host answers a List. Uncordons hosts first."""
     for host in list(etcd.state.hosts.values()):
         if host.cordoned:
             await crowd.change_host("look", chance, host.id, "UNCORDON")
@@ -150,21 +150,21 @@ async def _answers(etcd: Etcd, crowd: Crowd, chance: Random) -> bool:
 
 
 async def _probe(world: World, crowd: Crowd) -> None:
-    """Everything works again: what was acknowledged is there, and one more can be made."""
+    """Check that calls succeed again: look up every acknowledged microVM, and create one more."""
     chance = world.chance("probe")
     for uid in list(crowd.uids):
         await crowd.get("probe", chance, uid)
     await crowd.create("probe", chance, (1, 1024))
 
 
-def _broke(world: World, context: dict[str, Any]) -> None:
-    """asyncio complains. Of tasks that were left behind it may: _look_for_failures goes through all."""
+def _note_failed_callback(world: World, context: dict[str, Any]) -> None:
+    """Note what asyncio reports about a callback. Reports about tasks are left to _look_for_failures."""
     if "handle" in context:
         world.note(Unexpected(world.now_s, f"{context['message']}: {context.get('exception')!r}"))
 
 
 def _look_for_failures(world: World) -> None:
-    """Parts that ended by an error that is none of Billet's own."""
+    """Note every task that ended with an error that is not Billet's own."""
     for task in world.loop.tasks:
         if task.done() and not task.cancelled():
             error = task.exception()
@@ -174,7 +174,7 @@ def _look_for_failures(world: World) -> None:
 
 @contextmanager
 def listening_to_logs(world: World) -> Iterator[None]:
-    """A part that catches an error which it did not expect says so in its log."""
+    """Add log lines to the trace. A line with a traceback is an unexpected failure."""
     before = structlog.get_config()
 
     def hear(_: Any, __: str, event: MutableMapping[str, Any]) -> Any:

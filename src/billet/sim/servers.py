@@ -11,7 +11,7 @@ from random import Random
 
 from picows import WSListener
 
-from billet.api.fleet_service import Nothing
+from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.stale_reads import StaleReads
@@ -28,10 +28,11 @@ from billet.leader.recorder import AuctionRecorder
 from billet.leader.server import Factories, Server, Service
 from billet.link.server import LinkServer
 from billet.ports import Answer, Leader
+from billet.sim.etcd import Etcd
 from billet.sim.history import Leads, Recorded, Stopped
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network, request
-from billet.sim.store import Etcd, SimStore
+from billet.sim.store import SimStore
 from billet.sim.world import SimClock, World
 from billet.wire import auction_records
 from billet.wire.headers import FORWARDED, token_of
@@ -237,7 +238,7 @@ class SimServer:
 
         factories = Factories(
             leadership=lead,
-            service=lambda leadership: FlintlockService(leadership, Nothing(), self.id),
+            service=lambda leadership: FlintlockService(leadership, NoRecordedAuctions(), self.id),
             stale_reads=stale_reads,
             forward=lambda leader: SimForward(self._net, self.id, self.peers[leader.id]),
         )

@@ -1,4 +1,4 @@
-"""What all parts of a simulated world share: its time, its chance, its weather, and the book of what happened."""
+"""What all parts of a simulated run share: virtual time, random numbers, the fault plan, and the history."""
 
 from __future__ import annotations
 
@@ -13,17 +13,15 @@ EPOCH_S = 1_750_000_000.0  # wall-clock time at the beginning of every run
 
 
 class World:
-    """One seed's world."""
+    """The world of one seed."""
 
     def __init__(self, seed: int, loop: VirtualLoop) -> None:
         self.seed = seed
         self.loop = loop
         self.faults: FaultPlan = draw(self.chance("fault plan"))
-        self.ties = (
-            self.chance("ties").random() < 0.4
-        )  # hosts are alike, and nothing but a tie-break tells them apart
-        self.calm = False  # nothing goes wrong any more
-        self.evidence: list[Event] = []
+        self.ties = self.chance("ties").random() < 0.4  # hosts are alike, so that only the tie-break decides
+        self.calm = False  # all faults have ended
+        self.history: list[Event] = []
         self.lines: list[str] = []
         self._hash = blake2b(digest_size=8)
 
@@ -33,7 +31,7 @@ class World:
         return self.loop.time()
 
     def chance(self, name: str) -> Random:
-        """A stream of chance of one's own: what one part draws does not shift what the others do."""
+        """A random stream of its own for each name, so that the draws of one part do not shift those of another."""
         return Random(f"{self.seed}/{name}")
 
     def happens(self, chance: Random, probability: float) -> bool:
@@ -41,23 +39,23 @@ class World:
         return not self.calm and probability > 0 and chance.random() < probability
 
     def note(self, event: Event) -> None:
-        """Something for the checkers."""
-        self.evidence.append(event)
+        """Add an event to the history."""
+        self.history.append(event)
 
     def tell(self, who: str, what: str) -> None:
-        """A line of the story. The trace is all of them."""
+        """Add a line to the trace."""
         line = f"{self.loop.time():11.6f} {who}: {what}"
         self.lines.append(line)
         self._hash.update(line.encode())
 
     @property
     def trace(self) -> str:
-        """A digest of the story: equal for equal runs."""
+        """Digest of all lines: equal for equal runs."""
         return self._hash.hexdigest()
 
 
 class SimClock:
-    """ports.Clock of one machine. Its wall clock may jump, as clocks do that somebody sets."""
+    """ports.Clock of one machine. Its wall clock may jump, as if somebody set it."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -1,1 +1,1 @@
-"""WHAT WOULD HAVE HAPPENED? Streams of creates and deletes, placed by Billet's own core and by other rules."""
+"""What-if simulations: place streams of creates and deletes with Billet's own core, and with other rules."""

@@ -1,8 +1,7 @@
-"""Bursts: many creates at once, and how long each waits until it is CREATED. A discrete-event model of boots.
+"""Simulate bursts: many creates at once, and the time of each until CREATED. A discrete-event model of boots.
 
-Each host boots its microVMs one after another, and pulls an image that it does not have on its first use. The hosts
-learn from what they have booted as agents do (core/boots/queue.py), and bid as they do; other rules see no boots at
-all.
+Each host boots its microVMs one after another, and pulls a missing image on its first use. Hosts estimate their boot
+times from past boots, and bid, with the agent's own code (core/boots/queue.py). Other rules ignore boots.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ NORMAL = NormalDist()
 
 
 class BurstSettings(NamedTuple):
-    """What is played. Times are means of lognormal distributions with this sigma; pulls are for each of two images.
+    """Parameters of a burst. Times are means of lognormal distributions with this sigma. Each microVM has two images.
 
-    `with_images` hosts have the images of a burst already. Before the first burst each host has booted `warm`
-    microVMs, one after another, from images of their own. Of several bursts each has its own images, begins when all
-    is quiet, and with the deletion of the microVMs of the one before. Hosts have these `rooms`, and take so many
-    times longer to boot (`slowness`), in turn.
+    `with_images`: number of hosts that have the images of a burst. Before the first burst each host has booted `warm`
+    microVMs from other images. Each burst has its own images, and begins when all boots have ended, after the
+    microVMs of the burst before are deleted. Host n has item n (modulo length) of `rooms`, its capacity, and of
+    `slowness`, the factor of its boot times.
     """
 
     hosts: int = 10
@@ -52,7 +51,7 @@ class BurstSettings(NamedTuple):
 
 
 class Boot(NamedTuple):
-    """One microVM of a burst: how long it took, and what the winning bid foretold, where there was one."""
+    """The boot of one microVM of a burst: seconds until CREATED, and the forecast of the winning bid, if any."""
 
     vm: str
     host: str
@@ -62,16 +61,16 @@ class Boot(NamedTuple):
 
 @dataclass(slots=True)
 class BootHost:
-    """One host's boot worker, its images, and what its agent has learnt by looking on."""
+    """One host: its boot worker, its images, and its agent's estimates of boot times."""
 
     id: str
     boot_queue: BootQueue = field(default_factory=BootQueue)
     images: set[Image] = field(default_factory=set)
     free_at_s: float = 0.0
-    queue: deque[tuple[float, str, tuple[Image, ...]]] = field(default_factory=deque)  # when CREATED, and what
+    queue: deque[tuple[float, str, tuple[Image, ...]]] = field(default_factory=deque)  # when CREATED, microVM, images
 
     def accept(self, vm: str, images: tuple[Image, ...], now_s: float, busy_s: float) -> float:
-        """Take a microVM that keeps the worker busy for so long; returns when it is CREATED."""
+        """Queue a microVM that keeps the worker busy for `busy_s`. Returns the time at which it is CREATED."""
         self.boot_queue.forecast(vm, images, now_s)
         self.boot_queue.waits(vm, images)
         self.boot_queue.looked([], now_s)
@@ -81,7 +80,7 @@ class BootHost:
         return self.free_at_s
 
     def look(self, now_s: float) -> None:
-        """What its agent has seen by now."""
+        """Let the agent see all boots that have ended by now."""
         while self.queue and self.queue[0][0] <= now_s:
             at_s, vm, images = self.queue.popleft()
             self.boot_queue.waits_no_longer(vm)
@@ -89,7 +88,7 @@ class BootHost:
 
 
 class Bursts:
-    """Bursts on one fleet. `seed` draws the times: the same for each rule, microVM by microVM."""
+    """Bursts on one fleet. Boot times depend on `seed` and the microVM's number: the same for all rules."""
 
     def __init__(self, setting: BurstSettings, seed: int) -> None:
         self.setting = setting
@@ -104,8 +103,8 @@ class Bursts:
                 host.look(host.free_at_s)
                 host.accept(f"{n}", self._wanted, host.free_at_s, self._busy_s(host, f"{host.id} {n}"))
 
-    def play(self, choose: Choose) -> list[Boot]:
-        """All bursts; creates that find no room are left out."""
+    def play(self, choose: BurstRule) -> list[Boot]:
+        """Play all bursts with one rule. Creates that find no room are left out."""
         boots = self._burst(0, choose)
         for number in range(1, self.setting.bursts):
             for vm in list(self.fleet.state.placements):
@@ -113,7 +112,7 @@ class Bursts:
             boots += self._burst(number, choose)
         return boots
 
-    def _burst(self, number: int, choose: Choose) -> list[Boot]:
+    def _burst(self, number: int, choose: BurstRule) -> list[Boot]:
         begun_s = max(host.free_at_s for host in self._hosts) + 1.0
         self._wanted = _images(str(number))
         for n, host in enumerate(self._hosts):
@@ -130,7 +129,7 @@ class Bursts:
                 boots.append(boot)
         return boots
 
-    def _create(self, which: str, now_s: float, choose: Choose) -> Boot | None:
+    def _create(self, which: str, now_s: float, choose: BurstRule) -> Boot | None:
         vm = f"machine-{int(self._share('name', which) * 36**5):x}-{which}"  # with a suffix, as controllers do
         demand = SHAPES[int(self._share("shape", which) * len(SHAPES))]
         chosen = choose(self, vm, demand, now_s)
@@ -142,10 +141,10 @@ class Bursts:
         at_s = host.accept(vm, self._wanted, now_s, self._busy_s(host, which))
         return Boot(vm, host_id, at_s - now_s, forecast)
 
-    # What choosing may look at.
+    # For rules.
 
     def bids(self, vm: str, demand: Resources, now_s: float, weights: Weights) -> tuple[Auction, list[Bid]]:
-        """What every host that has room bids."""
+        """The auction for a microVM, and the bids of all hosts with room."""
         auction = Auction(vm, "", vm, demand, images=self._wanted)
         answers = []
         for n, host in enumerate(self._hosts):
@@ -157,24 +156,24 @@ class Bursts:
         return auction, answers
 
     def view(self, host_id: str) -> HostView:
-        """What the ledger says of a host."""
+        """A host as the ledger sees it."""
         n = self.fleet.number[host_id]
         return HostView(self.fleet.capacities[n], self.fleet.taken(n))
 
     def cov(self) -> float:
-        """How uneven the hosts are: the coefficient of variation of their dominant shares."""
+        """Imbalance: the coefficient of variation of the hosts' dominant shares."""
         fleet = self.fleet
         return balance(fleet.capacities, [fleet.taken(n) for n in range(len(fleet.ids))]).cov
 
     def truly_done_s(self, host_id: str, which: str, now_s: float) -> float:
-        """When a microVM would be CREATED on a host. Nobody can know that; it is the floor of what can be had."""
+        """When a microVM would be CREATED on a host. Unknown in reality: for the lower bound by an oracle."""
         host = self._hosts[self.fleet.number[host_id]]
         return max(host.free_at_s, now_s) + self._busy_s(host, which)
 
-    # Times, as if drawn.
+    # Random times, by hash.
 
     def _busy_s(self, host: BootHost, which: str) -> float:
-        """How long a microVM keeps a host's worker busy."""
+        """Seconds that a microVM keeps a host's worker busy."""
         pulls = [f"{host.id} {image}" for image in self._wanted if image not in host.images]
         pulling_s = sum(self._drawn(self.setting.pull_s, "pull", pull) for pull in pulls)
         slowness = self.setting.slowness[self.fleet.number[host.id] % len(self.setting.slowness)]
@@ -185,20 +184,21 @@ class Bursts:
         return mean_s * exp(sigma * NORMAL.inv_cdf(self._share(*what)) - sigma * sigma / 2)
 
     def _share(self, *what: str) -> float:
-        """Above 0 and below 1."""
+        """A uniform number above 0 and below 1, by hash of the seed and the names."""
         digest = blake2b("\0".join((str(self._seed), *what)).encode(), digest_size=6).digest()
         return (int.from_bytes(digest) + 0.5) / 2**48
 
 
-Choose = Callable[[Bursts, str, Resources, float], tuple[str, Forecast | None] | None]
+# bursts, microVM, demand, now (s) -> host and forecast; None refuses
+BurstRule = Callable[[Bursts, str, Resources, float], tuple[str, Forecast | None] | None]
 
 
 def _images(name: str) -> tuple[Image, ...]:
     return Image(f"kernel {name}", kernel=True), Image(f"root {name}")
 
 
-def by_billet(weights: Weights) -> Choose:
-    """As Billet awards under these weights."""
+def by_billet(weights: Weights) -> BurstRule:
+    """Billet's rule under these weights."""
 
     def choose(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, Forecast] | None:
         auction, bids = bursts.bids(vm, demand, now_s, weights)
@@ -212,8 +212,8 @@ def by_billet(weights: Weights) -> Choose:
     return choose
 
 
-def by_rule(rule: Rule) -> Choose:
-    """As another rule places, which knows nothing of boots. Of one run: some rules remember."""
+def by_rule(rule: Rule) -> BurstRule:
+    """Another rule, which ignores boots. For one run only: some rules have state."""
     chooser: Chooser | None = None
 
     def choose(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, None] | None:
@@ -226,7 +226,7 @@ def by_rule(rule: Rule) -> Choose:
 
 
 def by_oracle(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple[str, None] | None:
-    """Where it would be done first, by a rule that knows how long each boot and pull will take."""
+    """The oracle: the host where it is CREATED first, by a rule that knows all times beforehand."""
     which = vm.rpartition("-")[2]
     able = [host_id for n, host_id in enumerate(bursts.fleet.ids) if bursts.fleet.fits(n, demand)]
     if not able:
@@ -235,7 +235,7 @@ def by_oracle(bursts: Bursts, vm: str, demand: Resources, now_s: float) -> tuple
 
 
 class Waits(NamedTuple):
-    """Times to CREATED of one rule, in seconds: means over the runs of each run's own p50, p99 and last."""
+    """Seconds until CREATED under one rule: means over the runs of each run's p50, p99 and maximum."""
 
     p50_s: float
     p99_s: float
@@ -244,7 +244,7 @@ class Waits(NamedTuple):
 
 
 def waits(runs: Sequence[Sequence[Boot]], creates: int) -> Waits:
-    """Measure runs of one rule, each of so many creates."""
+    """Measure runs of one rule, each with this number of creates."""
     rows = []
     for run in runs:
         took_s = sorted(boot.took_s for boot in run)
@@ -253,13 +253,13 @@ def waits(runs: Sequence[Sequence[Boot]], creates: int) -> Waits:
 
 
 def quantile(row: Sequence[float], q: float) -> float:
-    """The smallest of a sorted row that at least this share of it does not exceed."""
+    """The q-quantile of a sorted row (nearest rank)."""
     return row[max(0, ceil(q * len(row)) - 1)]
 
 
 class Accuracy(NamedTuple):
-    """How well bids foretold the time to CREATED: the median of |took / foretold - 1|, and the share within the
-    bound, which is to be 0.9, of so many."""
+    """Accuracy of forecasts: the median of |actual / predicted - 1|, the share within the bound (goal: 0.9), and the
+    number of boots."""
 
     error: float
     within: float
@@ -267,10 +267,14 @@ class Accuracy(NamedTuple):
 
 
 def accuracy(boots: Sequence[Boot]) -> Accuracy | None:
-    """Hold what was foretold against what came; None where nothing was."""
+    """Compare forecasts with actual times. None if there are no forecasts."""
     pairs = [(boot.took_s, boot.forecast) for boot in boots if boot.forecast]
-    told = [(took, f.created_s, f.bound_s) for took, f in pairs if f.created_s is not None and f.bound_s is not None]
-    if not told:
+    predicted = [
+        (took, f.created_s, f.bound_s) for took, f in pairs if f.created_s is not None and f.bound_s is not None
+    ]
+    if not predicted:
         return None
-    errors = sorted(abs(took / forecast - 1.0) for took, forecast, _ in told)
-    return Accuracy(quantile(errors, 0.5), sum(took <= bound for took, _, bound in told) / len(told), len(told))
+    errors = sorted(abs(took / forecast - 1.0) for took, forecast, _ in predicted)
+    return Accuracy(
+        quantile(errors, 0.5), sum(took <= bound for took, _, bound in predicted) / len(predicted), len(predicted)
+    )

@@ -1,4 +1,4 @@
-"""Charts as SVG text, drawn by hand: a plotting library would be the heaviest part of Billet, for a few lines."""
+"""Draw charts as SVG text, without a plotting library, which would be Billet's heaviest dependency."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import NamedTuple
 
 WIDTH, HEIGHT = 560, 250
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 34
-COLOURS = (  # as many as there are rules and policies, so that no two share one
+COLOURS = (  # at least one for each rule and policy
     "#0b7a75", "#d1495b", "#edae49", "#30638e", "#7a5195", "#6b8e23", "#8d6e63", "#555555", "#e377c2", "#1f77ff",
     "#c44e00", "#17becf",
 )  # fmt: skip
-OURS_PX, THEIRS_PX = 2.6, 1.3
+FIRST_PX, OTHER_PX = 2.6, 1.3
 
 Points = Sequence[tuple[float, float]]
 
 
 class Line(NamedTuple):
-    """One curve; y is a share unless the chart says otherwise."""
+    """One curve. y is a share, unless the chart is drawn with percent=False."""
 
     name: str
     points: Points
 
 
 def steps(most: float) -> list[float]:
-    """Where an axis from 0 to `most` is marked: three to six round numbers, 0 the first, none beyond `most`."""
+    """Tick marks of an axis from 0 to `most`: three to six round numbers, beginning with 0."""
     unit = 10.0 ** floor(log10(most))
     step = next(unit * part for part in (0.1, 0.2, 0.25, 0.5, 1.0, 2.0) if most / (unit * part) < 5.001)
     return [n * step for n in range(floor(most / step * 1.0001) + 1)]
 
 
 class ChartArea:
-    """The axes of a chart, and where a point lies in it. `across` says what x is."""
+    """The axes of a chart. `across`: label of the x axis."""
 
     def __init__(
         self, title: str, x_most: float, y_most: float, percent: bool = True, across: str = "events"
@@ -51,13 +51,13 @@ class ChartArea:
         self._axes()
 
     def at(self, x: float, y: float) -> str:
-        """A point in pixels, as SVG writes it."""
+        """The pixel coordinates of a point, as SVG writes them."""
         across = LEFT + (WIDTH - LEFT - RIGHT) * x / self._x_most
         up = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * min(y, self._y_most) / self._y_most
         return f"{across:.1f},{up:.1f}"
 
     def draw(self, part: str) -> None:
-        """Add a piece of SVG."""
+        """Add an SVG element."""
         self._parts.append(part)
 
     def svg(self) -> str:
@@ -80,31 +80,31 @@ class ChartArea:
 def curves(
     title: str, lines: Sequence[Line], y_most: float | None = None, percent: bool = True, across: str = "events"
 ) -> str:
-    """Curves over what `across` says; the first is drawn thick."""
+    """Draw curves; the first is thick. `across`: label of the x axis."""
     ends = [point for line in lines for point in line.points]
     highest = max((y for _, y in ends), default=1.0)
     furthest = max((x for x, _ in ends), default=1.0)
     frame = ChartArea(title, furthest, highest if y_most is None else y_most, percent, across)
     for n, line in reversed(list(enumerate(lines))):
         path = " ".join(frame.at(x, y) for x, y in line.points)
-        wide = THEIRS_PX if n else OURS_PX
+        width = OTHER_PX if n else FIRST_PX
         frame.draw(
-            f'<polyline points="{path}" fill="none" stroke="{COLOURS[n % len(COLOURS)]}" stroke-width="{wide}">'
+            f'<polyline points="{path}" fill="none" stroke="{COLOURS[n % len(COLOURS)]}" stroke-width="{width}">'
             f"<title>{escape(line.name)}</title></polyline>"
         )
     return frame.svg()
 
 
 def bands(title: str, x: Sequence[float], shares: Sequence[Sequence[float]], colour: str) -> str:
-    """How full the hosts are through time: the emptiest to the fullest, the middle eight tenths, the median.
+    """Draw the load of all hosts: bands from minimum to maximum and from p10 to p90, and the median.
 
-    `shares` are sorted from low to high, one row for each x.
+    `shares`: one row for each x, sorted from low to high.
     """
     frame = ChartArea(title, max(x, default=1.0), 1.0)
     for low, high, opacity in ((0.0, 1.0, 0.2), (0.1, 0.9, 0.45)):
-        there = [frame.at(at, _quantile(row, high)) for at, row in zip(x, shares, strict=True)]
-        back = [frame.at(at, _quantile(row, low)) for at, row in zip(x, shares, strict=True)]
-        outline = " ".join([*there, *reversed(back)])
+        top = [frame.at(at, _quantile(row, high)) for at, row in zip(x, shares, strict=True)]
+        bottom = [frame.at(at, _quantile(row, low)) for at, row in zip(x, shares, strict=True)]
+        outline = " ".join([*top, *reversed(bottom)])
         frame.draw(f'<polygon points="{outline}" fill="{colour}" fill-opacity="{opacity}"/>')
     median = " ".join(frame.at(at, _quantile(row, 0.5)) for at, row in zip(x, shares, strict=True))
     frame.draw(f'<polyline points="{median}" fill="none" stroke="{colour}" stroke-width="2"/>')

@@ -1,4 +1,4 @@
-"""Reports that come late: what becomes of the balance when hosts are not as they say they are."""
+"""Rules that see old reports: how the balance suffers when reports are up to N requests old."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from billet.whatif.simulated_fleet import Price, SimulatedFleet
 
 
 class Reports:
-    """What each host last said of itself. Every host reports once in `every` requests, each at its own time."""
+    """The last report of each host. Each reports once in `every` requests, at different times."""
 
     def __init__(self, fleet: SimulatedFleet, every: int) -> None:
         self._fleet = fleet
@@ -21,18 +21,18 @@ class Reports:
         for n, host_id in enumerate(fleet.ids):
             phase = int.from_bytes(blake2b(host_id.encode(), digest_size=8).digest()) % every
             self._due[phase].append(n)
-        self.said = [fleet.taken(n) for n in range(len(fleet.ids))]
+        self.reported = [fleet.taken(n) for n in range(len(fleet.ids))]
         self._requests = 0
 
     def request(self) -> None:
-        """Another request begins: the hosts whose time it is report."""
+        """Begin a request: the hosts that are due report."""
         for n in self._due[self._requests % self._every]:
-            self.said[n] = self._fleet.taken(n)
+            self.reported[n] = self._fleet.taken(n)
         self._requests += 1
 
 
 class LateBids:
-    """Billet: bids worked out on late counts, and an award that prices them anew by the ledger (promise 1)."""
+    """Billet: bids from old reports, priced again by the ledger in the award (promise 1)."""
 
     def __init__(self, fleet: SimulatedFleet, weights: Weights, every: int) -> None:
         self._fleet = fleet
@@ -40,17 +40,17 @@ class LateBids:
         self._reports = Reports(fleet, every)
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
-        """Hold the auction as a leader does, among all hosts."""
+        """Hold an auction among all hosts, as a leader does."""
         self._reports.request()
         state, auction, facts = self._fleet.state, wanted or Auction(vm, "", vm, demand), Facts()
-        said = zip(self._fleet.ids, self._reports.said, strict=True)
-        answers = [bid(state.hosts[host_id], taken, facts, auction, self._weights) for host_id, taken in said]
+        reported = zip(self._fleet.ids, self._reports.reported, strict=True)
+        answers = [bid(state.hosts[host_id], taken, facts, auction, self._weights) for host_id, taken in reported]
         decision = award(auction, answers, state.views(self._fleet.ids, auction), self._weights)
         return decision.host if isinstance(decision, Award) else None
 
 
 class LatePrices:
-    """Another rule: the lowest price by the late counts, among the hosts that do have room."""
+    """Another rule: the lowest price by old reports, among the hosts that really have room."""
 
     def __init__(self, fleet: SimulatedFleet, price: Price, every: int) -> None:
         self._fleet = fleet
@@ -58,12 +58,12 @@ class LatePrices:
         self._reports = Reports(fleet, every)
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
-        """The cheapest host, as far as is known; ties as `core.auction.award` decides them."""
+        """The cheapest host by the reports. Ties are broken as in `core.auction.award`."""
         self._reports.request()
-        fleet, said = self._fleet, self._reports.said
+        fleet, reported = self._fleet, self._reports.reported
         able = [n for n in range(len(fleet.ids)) if fleet.fits(n, demand)]
         if not able:
             return None
-        costs = {n: self._price(fleet.capacities[n], said[n], demand) for n in able}
+        costs = {n: self._price(fleet.capacities[n], reported[n], demand) for n in able}
         low = min(costs.values())
         return min((fleet.ids[n] for n in able if costs[n] == low), key=lambda host: tie_break(vm, host))

@@ -1,4 +1,4 @@
-"""How well a fleet is balanced, and what was refused. Shares are of one host unless said otherwise."""
+"""Measures of balance and of refused demand. Shares are of one host unless noted."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from billet.core.model import ZERO, Resources
 from billet.core.questions.rebalance import cov
 from billet.core.scoring import utilisation
 
-TYPICAL = Resources(2, 8192)  # the microVM by which stranded room is measured
-LARGE_VCPU = 16  # from here on a microVM counts as large
+TYPICAL = Resources(2, 8192)  # free room that cannot take this microVM is stranded
+LARGE_VCPU = 16  # a microVM with at least this is large
 
 
 class Balance(NamedTuple):
-    """One moment. `load` is the dominant share of the fleet as if it were one host. `cov` is the coefficient of
-    variation of the hosts' dominant shares, `jain` Jain's index of them (Jain, Chiu, Hawe: DEC-TR-301, 1984).
-    `fullest` is the fullest host's share over what it would be, were all hosts equally full. `stranded_...` is room,
-    as a share of the fleet, that is free and that no microVM of 2 vCPU and 8 GiB can use. `used` counts the hosts
-    that are not empty."""
+    """Balance of a fleet at one moment.
+
+    `load`: dominant share of the whole fleet, as if it were one host. `cov`: coefficient of variation of the hosts'
+    dominant shares; `jain`: Jain's index of them (Jain, Chiu, Hawe: DEC-TR-301, 1984). `fullest`: the fullest host's
+    share divided by `load`. `stranded_...`: free room that no microVM of 2 vCPU and 8 GiB can use, as a share of the
+    fleet. `used`: number of hosts that are not empty.
+    """
 
     load: float
     cov: float
@@ -30,8 +32,7 @@ class Balance(NamedTuple):
 
 
 class RefusedDemand(NamedTuple):
-    """What found no host, of all that were wanted: shares of the microVMs, of their vCPUs, of the large ones.
-    None: no large one was wanted."""
+    """Demand that found no host: shares of all microVMs, of their vCPUs, and of the large ones (None: no large)."""
 
     vms: float
     vcpus: float
@@ -39,7 +40,7 @@ class RefusedDemand(NamedTuple):
 
 
 def balance(capacities: Sequence[Resources], taken: Sequence[Resources]) -> Balance:
-    """Measure the fleet; the two sequences go side by side."""
+    """Measure a fleet. Both sequences have one item per host, in the same order."""
     shares = [utilisation(capacity, used, ZERO) for capacity, used in zip(capacities, taken, strict=True)]
     mean = sum(shares) / len(shares)
     squares = sum(share * share for share in shares) / len(shares)
@@ -63,7 +64,7 @@ def balance(capacities: Sequence[Resources], taken: Sequence[Resources]) -> Bala
 
 
 class Tally:
-    """Counts what is wanted and what is refused."""
+    """Counts creates, and refused creates."""
 
     def __init__(self) -> None:
         self.refusals = 0
@@ -71,7 +72,7 @@ class Tally:
         self._refused = [0, 0, 0]
 
     def add(self, demand: Resources, refused: bool) -> None:
-        """One create that was decided."""
+        """Count one decided create."""
         self.refusals += refused
         large = demand.vcpu >= LARGE_VCPU
         for n, amount in enumerate((1, demand.vcpu, large)):
@@ -79,7 +80,7 @@ class Tally:
             self._refused[n] += amount if refused else 0
 
     def shares(self) -> RefusedDemand:
-        """As shares of what was wanted."""
+        """The refused shares."""
         vms, vcpus, large = (
             no / all_ if all_ else None for no, all_ in zip(self._refused, self._wanted, strict=True)
         )

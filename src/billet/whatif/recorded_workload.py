@@ -1,7 +1,7 @@
-"""The past as a workload: what a server kept of its auctions, to be placed again in another way.
+"""Turn recorded auctions into a workload, to replay them with another policy or another fleet.
 
-Records have what was wanted, when, and what came of it; the ends beside them say how long each microVM lived. What
-they do not have is assumed, and `assumed` says so.
+Records have each request, its time and its outcome; the recorded ends of microVMs give their lifetimes. `assumed`
+lists the assumptions about everything that is not recorded.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from billet.core.quotas import OVER
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.whatif.rules import Rule
 from billet.whatif.simulated_fleet import Chooser
-from billet.whatif.workload import Create, Delete, Event, Mark, There, Traits, Workload
+from billet.whatif.workload import Create, Delete, Event, Existing, Mark, Traits, Workload
 
-BEFORE = "before "  # what a host had when it was first seen goes by this and its name
-PLACED = frozenset({"created", "unknown"})  # of an unknown outcome the room is held
+BEFORE = "before "  # name of what a host had when it was first seen: this and the host
+PLACED = frozenset({"created", "unknown"})  # with an unknown outcome the room stays taken
 
 
 class Tried(NamedTuple):
-    """A create that an auction decided; "" is the host of one that was refused."""
+    """A decided create. `host` is "" if it was refused."""
 
     auction: Auction
     host: str
@@ -33,36 +33,36 @@ class Tried(NamedTuple):
 
     @property
     def create(self) -> Create:
-        """The same for the engine."""
+        """The same as an event of a workload."""
         wanted = None if self.auction.constraints == NO_CONSTRAINTS else self.auction
         return Create(self.auction.id, self.auction.demand, wanted)
 
 
 @dataclass(slots=True)
 class Past:
-    """What happened, in the order of time, and how much of it could not be told from the records."""
+    """The events of the past in order of time, and counts of what the records do not tell."""
 
-    hosts: dict[str, Resources] = field(default_factory=dict)  # what each could promise last
+    hosts: dict[str, Resources] = field(default_factory=dict)  # last known allocatable
     events: list[tuple[float, Event]] = field(default_factory=list)
     placed: dict[str, str] = field(default_factory=dict)  # microVM -> host
-    weights: Weights = DEFAULT_WEIGHTS  # by which the last auction was decided
+    weights: Weights = DEFAULT_WEIGHTS  # of the last auction
     records: int = 0
     from_s: float = 0.0
     to_s: float = 0.0
     refused: int = 0
-    again: int = 0  # refused creates that came again: the last one counts
+    again: int = 0  # refused creates that were repeated: only the last one counts
     ended: int = 0
     left_out: Counter[str] = field(default_factory=Counter)  # by outcome
-    choosy: int = 0  # asked for a provider, or for what not every provider can
-    constrained: int = 0  # wished something by labels
-    traits: dict[str, Traits] = field(default_factory=dict)  # of hosts, as far as it shows from what was wished
-    bounded: int = 0  # refused for a quota
-    views: int = 0  # what the ledger counted of a host, compared with what is rebuilt
+    choosy: int = 0  # auctions that asked for a provider or its features
+    constrained: int = 0  # auctions with constraints or preferences
+    traits: dict[str, Traits] = field(default_factory=dict)  # of hosts, as far as constraints reveal them
+    bounded: int = 0  # auctions that a quota refused
+    views: int = 0  # recorded ledger entries of hosts
     agreeing: int = 0
 
 
 def past(records: Iterable[AuctionRecord], ends: Iterable[Gone]) -> Past:
-    """Put the records together. They may be of several servers, and in any order."""
+    """Combine records. They may be of several servers, in any order."""
     ordered = sorted((record for record in records), key=_decided_s)
     made = Past(records=len(ordered))
     if not ordered:
@@ -95,21 +95,21 @@ def past(records: Iterable[AuctionRecord], ends: Iterable[Gone]) -> Past:
 
 
 def workload(past: Past, without: Collection[str] = (), more: Mapping[str, Resources] | None = None) -> Workload:
-    """As events for the engine: without some hosts and what was on them before, with more of them, all empty."""
+    """The past as a workload, without some hosts (and what was on them before), and with `more` empty ones."""
     hosts = {host_id: room for host_id, room in past.hosts.items() if host_id not in without} | dict(more or {})
-    events = [event for _, event in past.events if not isinstance(event, There) or event.host in hosts]
+    events = [event for _, event in past.events if not isinstance(event, Existing) or event.host in hosts]
     events.insert(_peak(past, events), Mark("peak"))
     return Workload("records", hosts, [*events, Mark("end")], past.traits)
 
 
 def _peak(past: Past, events: Sequence[Event]) -> int:
-    """After how many events the fleet was fullest, as it happened."""
+    """Number of events after which the fleet was fullest."""
     whole = [sum(amounts) for amounts in zip(*past.hosts.values(), strict=True)]
     used, there, loads = ZERO, dict[str, Resources](), [0.0]
     for event in events:
         if isinstance(event, Delete):
             used = used.minus(there.pop(event.vm, ZERO))
-        elif isinstance(event, There) or (isinstance(event, Create) and event.vm in past.placed):
+        elif isinstance(event, Existing) or (isinstance(event, Create) and event.vm in past.placed):
             there[event.vm] = event.demand
             used = used.plus(event.demand)
         loads.append(max(used.vcpu / whole[0], used.memory_mib / whole[1]))
@@ -117,30 +117,30 @@ def _peak(past: Past, events: Sequence[Event]) -> int:
 
 
 def as_it_happened(past: Past) -> Rule:
-    """Every microVM where it was."""
+    """The rule that puts every microVM on its recorded host."""
     return Rule("as it happened", lambda fleet: _Known(past.placed))
 
 
 def watched(rule: Rule, title: str, chosen: MutableMapping[str, str | None]) -> Rule:
-    """The same rule under another title, its choices written down."""
+    """The same rule with another title, which stores its choices in `chosen`."""
     return Rule(title, lambda fleet: _Watched(rule.start(fleet), chosen))
 
 
 def elsewhere(past: Past, chosen: Mapping[str, str | None]) -> int:
-    """How many microVMs a rule would have put somewhere else, or nowhere, or somewhere instead of nowhere."""
+    """Number of microVMs for which a rule chose another host, none, or one instead of none."""
     return sum(host != past.placed.get(vm) for vm, host in chosen.items())
 
 
 class Shadow(NamedTuple):
-    """How often a policy in the shadow would have taken another host than the one that the microVM went to."""
+    """How often a shadow policy would have chosen another host than the actual one."""
 
     policy: str
-    awards: int  # that came to something: what a quota, a host or its client then refused has gone nowhere
+    awards: int  # auctions whose microVM was placed
     others: int
 
 
 def shadows(records: Iterable[AuctionRecord]) -> list[Shadow]:
-    """One for each policy that ran in the shadow, in the order of their first records."""
+    """One for each shadow policy, in the order of their first records."""
     awards: Counter[str] = Counter()
     others: Counter[str] = Counter()
     for record in records:
@@ -152,34 +152,33 @@ def shadows(records: Iterable[AuctionRecord]) -> list[Shadow]:
 
 
 def assumed(past: Past, without: Sequence[str] = ()) -> list[str]:
-    """What the answer rests on, in sentences."""
+    """The assumptions of a replay, as phrases."""
     share = past.agreeing / past.views if past.views else 1.0
-    said = [
-        "decided one at a time, in the order of the auctions, with every host asked",
-        "hosts are calm and boot at once: pressure and boot delay count nothing, so that `fast` shows as `spread`",
-        "every host that was ever asked was there all the time, with the room that it had last",
-        "a microVM lives as long as it did, wherever it runs; one that had been refused stays to the end",
-        f"what ran before the first record stays where it was; so rebuilt, {share:.0%} of {past.views} recorded"
-        " views of a host agree (the rest: what was made on a host directly, and auctions that other servers held)",
+    phrases = [
+        "creates are decided one at a time, in the recorded order, with all hosts asked",
+        "hosts have no pressure and boot at once, so `fast` equals `spread`",
+        "every recorded host exists all the time, with its last known room",
+        "a microVM lives as long as it did; one that had been refused stays to the end",
+        f"what ran before the first record stays where it was; {share:.0%} of {past.views} recorded ledger entries"
+        " match the rebuilt ones (others: microVMs created on a host directly, auctions of other servers)",
     ]
     if past.choosy:
-        said.append(
-            f"every host has every provider, though {counted(past.choosy, 'auction')} asked for something of it"
+        phrases.append(
+            f"every host has every provider, though {counted(past.choosy, 'auction')} asked for a certain one"
         )
     if past.constrained:
-        said.append(
-            f"the constraints of {counted(past.constrained, 'auction')} are met as far as the records go: a host has"
-            " the zone and the labels that auctions on record wished for and found there, and no others; what ran"
-            " before them is of no group"
+        phrases.append(
+            f"{counted(past.constrained, 'auction')} had constraints or preferences: a host has only the zone and"
+            " labels that recorded auctions asked for and found there; what ran before them is in no group"
         )
     if past.bounded:
-        said.append(f"no quota holds, though {counted(past.bounded, 'auction')} ended at one")
+        phrases.append(f"there are no quotas, though one refused {counted(past.bounded, 'auction')}")
     if past.left_out:
         what = ", ".join(f"{count} {outcome}" for outcome, count in sorted(past.left_out.items()))
-        said.append(f"left out, since they came to no decision about room: {what}")
+        phrases.append(f"auctions without a decision about room are left out: {what}")
     if without:
-        said.append(f"what ran on {', '.join(without)} before the first record is left out")
-    return said
+        phrases.append(f"what ran on {', '.join(without)} before the first record is left out")
+    return phrases
 
 
 def _decided_s(record: AuctionRecord) -> float:
@@ -191,10 +190,10 @@ def _asks_for_more(auction: Auction) -> bool:
 
 
 def _traits(ordered: Sequence[AuctionRecord]) -> dict[str, Traits]:
-    """What hosts have, by what was wished of them: records do not say it otherwise.
+    """Zones and labels of hosts, derived from constraints: they are not recorded themselves.
 
-    A host that nothing was said against has all that was wished; one that was ruled out for the only label that was
-    to be avoided has that.
+    A host that was not excluded has all that the auction required. A host that was excluded for the only label to
+    avoid has that label.
     """
     zones: dict[str, str] = {}
     labels: dict[str, dict[str, str]] = {}
@@ -211,9 +210,9 @@ def _traits(ordered: Sequence[AuctionRecord]) -> dict[str, Traits]:
 
 
 def _tried(ordered: Sequence[AuctionRecord], made: Past) -> list[Tried]:
-    """What was decided. A client that is refused tries again: only its last try counts."""
+    """The decided creates. Of a refused create that was repeated, only the last try counts."""
     tried: dict[str, Tried] = {}
-    waiting: dict[tuple[str, str], str] = {}  # refused so far
+    refused: dict[tuple[str, str], str] = {}  # namespace and name -> auction
     for record in ordered:
         auction = record.auction
         host = _host_of(record)
@@ -221,14 +220,14 @@ def _tried(ordered: Sequence[AuctionRecord], made: Past) -> list[Tried]:
             made.left_out[record.outcome or "unfinished"] += 1
             continue
         if auction.id in tried and tried[auction.id].host:
-            continue  # it was sent again and found its microVM there
-        earlier = waiting.pop((auction.namespace, auction.name), None)
+            continue  # a repeated request that found its microVM
+        earlier = refused.pop((auction.namespace, auction.name), None)
         if earlier is not None:
             made.again += 1
             tried.pop(earlier, None)
         tried[auction.id] = Tried(auction, host, _decided_s(record))
         if not host:
-            waiting[(auction.namespace, auction.name)] = auction.id
+            refused[(auction.namespace, auction.name)] = auction.id
     return list(tried.values())
 
 
@@ -239,8 +238,8 @@ def _host_of(record: AuctionRecord) -> str:
     return record.host or (award.host if award else "")
 
 
-def _before(ordered: Sequence[AuctionRecord], older: Iterable[Gone]) -> Iterator[There]:
-    """What each host had when the ledger was first seen to count it: what ended later by itself, the rest as one."""
+def _before(ordered: Sequence[AuctionRecord], older: Iterable[Gone]) -> Iterator[Existing]:
+    """What each host had when it was first recorded: one for each recorded end, the rest as one."""
     looks = [
         (record.at_s + attempt.after_ms / 1e3, attempt.ledger) for record in ordered for attempt in record.attempts
     ]
@@ -251,21 +250,21 @@ def _before(ordered: Sequence[AuctionRecord], older: Iterable[Gone]) -> Iterator
     for end in older:
         if end.host in first:
             first[end.host] = first[end.host].minus(end.demand)
-            yield There(end.id, end.demand, end.host)
+            yield Existing(end.id, end.demand, end.host)
     for host_id, taken in first.items():
         rest = Resources(*(max(amount, 0) for amount in taken))
         if rest != ZERO:
-            yield There(BEFORE + host_id, rest, host_id)
+            yield Existing(BEFORE + host_id, rest, host_id)
 
 
 def _compare(made: Past, ordered: Sequence[AuctionRecord]) -> None:
-    """Count how often the rebuilt ledger says what the recorded one said."""
+    """Count how often the rebuilt ledger agrees with the recorded one."""
     taken = dict.fromkeys(made.hosts, ZERO)
     there: dict[str, tuple[str, Resources]] = {}
     events = iter([*made.events, (float("inf"), Mark("end"))])
     at_s, event = next(events)
     for record in ordered:
-        while at_s < _decided_s(record) or isinstance(event, There):
+        while at_s < _decided_s(record) or isinstance(event, Existing):
             _step(taken, there, made.placed, event)
             at_s, event = next(events)
         for host_id, view in record.attempts[-1].ledger.items() if record.attempts else ():
@@ -280,7 +279,7 @@ def _step(
     event: Event,
 ) -> None:
     match event:
-        case There(vm, demand, host):
+        case Existing(vm, demand, host):
             there[vm] = host, demand
             taken[host] = taken[host].plus(demand)
         case Create(vm, demand) if vm in placed:

@@ -1,4 +1,4 @@
-"""What `billet simulate` writes as a file: one HTML page that needs nothing else, neither network nor scripts."""
+"""The HTML report of `billet simulate`: one self-contained page, without scripts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from html import escape
 from billet.whatif.charts import COLOURS, Line, bands, curves
 from billet.whatif.simulation import SimulationResult
 
-CURVE_POINTS = 200  # of the curve of a burst, however large that is
-LOWER = "Lower is better, but for Jain's index, whose best is 1."
+CURVE_POINTS = 200  # maximum of one curve
+LOWER = "Lower is better, except for Jain's index, whose best value is 1."
 
 STYLE = """
 :root { color-scheme: light dark }
@@ -36,9 +36,9 @@ def page(
     command: str = "billet simulate",
     notes: Sequence[str] = (),
 ) -> str:
-    """The report of a command: the table, then the charts of each section. `rows` begin with the rule's title.
+    """The report of a command: a table, then the charts of each section. Each of `rows` begins with the rule's title.
 
-    `said` is what was played, `notes` what was assumed.
+    `said`: description of the input; `notes`: assumptions.
     """
     names = list(dict.fromkeys(row[0] for row in rows))
     body = [
@@ -57,7 +57,7 @@ def page(
 
 
 def pictures(results: Sequence[SimulationResult]) -> dict[str, str]:
-    """The charts of one workload, by name: load for each rule, and the rules beside each other."""
+    """The charts of one workload, by name: comparisons of all rules, and the load under each rule."""
     uneven = "CoV of the dominant shares (0.6 and more at the top)"
     made = {"cov": _over_time(uneven, results, "cov", y_most=0.6, percent=False)}
     made["stranded-vcpu"] = _over_time("Stranded vCPU, share of the fleet", results, "stranded_vcpu")
@@ -74,7 +74,7 @@ def pictures(results: Sequence[SimulationResult]) -> dict[str, str]:
 
 
 def waited(took_s: Sequence[tuple[str, Sequence[float]]]) -> str:
-    """The chart of a burst: of each rule, the share of the microVMs that were CREATED within so many seconds."""
+    """The chart of a burst: for each rule, the share of microVMs that are CREATED within x seconds."""
     lines = []
     for rule, times in took_s:
         row = sorted(times)

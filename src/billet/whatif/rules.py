@@ -1,6 +1,6 @@
-"""Every rule that can be compared, by name: Billet's policies, and how others place.
+"""Placement rules by name: Billet's policies, and the rules to compare them with.
 
-Each is a small function. Those that draw do so by a hash of the microVM's name, so that a run can be repeated.
+Random rules draw by a hash of the microVM's name, so that a run can be repeated.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from billet.core.scoring import Weights, utilisation
 from billet.whatif.late_reports import LateBids, LatePrices
 from billet.whatif.simulated_fleet import Cheapest, Chooser, Granting, Price, SimulatedFleet
 
-Pick = Callable[
-    [SimulatedFleet, int, str, Resources], int | None
-]  # fleet, how many came before, name, demand -> host number
+# fleet, number of creates before, name, demand -> index of the host; None refuses
+Pick = Callable[[SimulatedFleet, int, str, Resources], int | None]
 
 
 # Rules that give each host a price; the lowest with room wins.
 
 
 def least_loaded(allocatable: Resources, taken: Resources, demand: Resources) -> float:
-    """The mean of the vCPU and memory shares *before* the placement, as a monitor shows them."""
+    """Price: the mean of the vCPU and memory shares *before* the placement, as a monitor shows them."""
     return (taken.vcpu / allocatable.vcpu + taken.memory_mib / allocatable.memory_mib) / 2
 
 
 def dominant_share(allocatable: Resources, taken: Resources, demand: Resources) -> float:
-    """The dominant share after the placement (Ghodsi et al., NSDI 2011) and nothing else."""
+    """Price: the dominant share after the placement (Ghodsi et al., NSDI 2011)."""
     return utilisation(allocatable, taken, demand)
 
 
 def kube_default(allocatable: Resources, taken: Resources, demand: Resources) -> float:
-    """kube-scheduler's default scores, LeastAllocated and BalancedAllocation, at equal weights.
+    """Price: kube-scheduler's default scores, LeastAllocated and BalancedAllocation, at equal weights.
 
     Each is a whole number from 0 to 100, higher is better: the mean free share after the placement, and one minus
     the standard deviation of the used shares, which for two resources is half of their difference.
@@ -48,27 +47,27 @@ def kube_default(allocatable: Resources, taken: Resources, demand: Resources) ->
     return -(least + balanced)
 
 
-# Rules that name a host outright.
+# Rules that pick a host outright.
 
 
 def static_list(fleet: SimulatedFleet, arrival: int, vm: str, demand: Resources) -> int | None:
-    """CAPMVM's static list: crc32(name) mod hosts, whether it has room or not."""
+    """CAPMVM's static list: host crc32(name) mod N; refused if it has no room."""
     return _if_fits(fleet, crc32(vm.encode()) % len(fleet.ids), demand)
 
 
 def round_robin(fleet: SimulatedFleet, arrival: int, vm: str, demand: Resources) -> int | None:
-    """One host after another, whether it has room or not."""
+    """Each host in turn; refused if it has no room."""
     return _if_fits(fleet, arrival % len(fleet.ids), demand)
 
 
 def at_random(fleet: SimulatedFleet, arrival: int, vm: str, demand: Resources) -> int | None:
-    """Any host with room."""
+    """A random host with room."""
     able = _able(fleet, demand)
     return able[draw(vm, "") % len(able)] if able else None
 
 
 def power_of_two(fleet: SimulatedFleet, arrival: int, vm: str, demand: Resources) -> int | None:
-    """The less loaded of two hosts with room that are drawn (Mitzenmacher, IEEE TPDS 2001)."""
+    """The less loaded of two random hosts with room (Mitzenmacher, IEEE TPDS 2001)."""
     able = _able(fleet, demand)
     if not able:
         return None
@@ -84,8 +83,8 @@ def _if_fits(fleet: SimulatedFleet, n: int, demand: Resources) -> int | None:
     return n if fleet.fits(n, demand) else None
 
 
-class Picking:
-    """A rule that names a host, at work."""
+class Picker:
+    """A rule that picks a host outright, applied to one fleet."""
 
     def __init__(self, fleet: SimulatedFleet, pick: Pick) -> None:
         self._fleet = fleet
@@ -93,18 +92,18 @@ class Picking:
         self._arrivals = 0
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
-        """The host it names, if that has room."""
+        """The host that the rule picks."""
         n = self._pick(self._fleet, self._arrivals, vm, demand)
         self._arrivals += 1
         return None if n is None else self._fleet.ids[n]
 
 
 class Rule(NamedTuple):
-    """A rule as it is chosen on the command line."""
+    """A rule of the command line."""
 
     title: str
     start: Callable[[SimulatedFleet], Chooser]
-    late: Callable[[SimulatedFleet, int], Chooser] | None = None  # with late reports; None: it does not go by reports
+    late: Callable[[SimulatedFleet, int], Chooser] | None = None  # with old reports; None: ignores reports
 
 
 def _priced(title: str, price: Price) -> Rule:
@@ -112,7 +111,7 @@ def _priced(title: str, price: Price) -> Rule:
 
 
 def _picked(title: str, pick: Pick) -> Rule:
-    return Rule(title, lambda fleet: Picking(fleet, pick))
+    return Rule(title, lambda fleet: Picker(fleet, pick))
 
 
 OTHERS = {
@@ -127,13 +126,13 @@ OTHERS = {
 
 
 def own(weights: Weights) -> Rule:
-    """Billet's policy under these weights; the only rule that grants wishes."""
+    """Billet's policy under these weights: the only rule with constraints and preferences."""
     start = partial(Granting, weights=weights)
     return Rule(f"billet {weights.policy}", start, lambda fleet, every: LateBids(fleet, weights, every))
 
 
 def late(rule: Rule, every: int) -> Rule:
-    """The rule when each host reports once in so many requests; 0 and 1: always as it is."""
+    """The rule when each host reports once in `every` requests; 0 and 1: reports are always fresh."""
     make = rule.late
     return rule if make is None or every < 2 else rule._replace(start=lambda fleet: make(fleet, every))
 

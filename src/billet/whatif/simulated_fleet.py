@@ -1,4 +1,4 @@
-"""The hosts of a workload on the core's own state, and the quick search for the lowest price on them."""
+"""A simulated fleet on the core's own state, and a fast search for the host with the lowest price."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from billet.whatif.workload import Traits
 
 Price = Callable[[Resources, Resources, Resources], float]  # allocatable, taken, demand -> lower is better
 
-MOST_ROWS = 512  # different demands whose prices are remembered
+MOST_ROWS = 512  # demands whose prices are cached
 INFINITE = float("inf")
 
 
 class Chooser(Protocol):
-    """One rule at work on one fleet."""
+    """A rule, applied to one fleet."""
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
-        """The host for a microVM; None refuses it. `wanted` has its wishes, where it has any and the rule cares."""
+        """The host for a microVM; None refuses it. `wanted`: its constraints and preferences, if it has any."""
 
 
 class SimulatedFleet:
-    """Hosts and what they have taken, changed by `core.state.apply` only."""
+    """Hosts and what is taken on them. Changed only through `core.state.apply`."""
 
     def __init__(self, hosts: Mapping[str, Resources], traits: Mapping[str, Traits] | None = None) -> None:
         self.state = State()
@@ -40,7 +40,7 @@ class SimulatedFleet:
             apply(self.state, PutHost(Host(host_id, room, room, zone, labels)))
 
     def taken(self, n: int) -> Resources:
-        """What host n has promised."""
+        """The resources taken on host n."""
         return self.state.taken.get(self.ids[n], ZERO)
 
     def fits(self, n: int, demand: Resources) -> bool:
@@ -50,13 +50,13 @@ class SimulatedFleet:
     def place(self, vm: str, demand: Resources, host_id: str, wanted: Auction | None = None) -> None:
         """Put a microVM on a host."""
         placement = Placement(vm, "", vm, demand, host_id, PlacementState.STARTED)
-        if wanted:  # and so it is of the groups that its labels name
+        if wanted:  # its labels make it a member of groups
             placement = replace(placement, namespace=wanted.namespace, name=wanted.name, labels=wanted.labels)
         apply(self.state, PutPlacement(placement))
         self.moved.append(self.number[host_id])
 
     def remove(self, vm: str) -> None:
-        """Take a microVM away; one that was refused is not there, which is no error."""
+        """Remove a microVM. Does nothing if it was refused."""
         placement = self.state.placements.get(vm)
         if placement:
             apply(self.state, DropPlacement(vm))
@@ -64,10 +64,10 @@ class SimulatedFleet:
 
 
 class Cheapest:
-    """Chooses the lowest price among the hosts with room, ties as `core.auction.award` decides them.
+    """Chooses the host with room and the lowest price. Ties are broken as in `core.auction.award`.
 
-    A price depends on one host and one demand. So the prices of each demand are kept, and only hosts that have
-    changed since the same demand was last asked for are priced again: the same choice as asking every host anew.
+    A price depends on one host and one demand only. So the prices of each demand are cached, and only hosts that have
+    changed since are priced again. The choice is the same as without the cache.
     """
 
     def __init__(self, fleet: SimulatedFleet, price: Price) -> None:
@@ -76,7 +76,7 @@ class Cheapest:
         self._rows: dict[Resources, tuple[list[float], int]] = {}  # demand -> prices by host, how much of `moved`
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
-        """The cheapest host; constraints and preferences are ignored."""
+        """The cheapest host. Ignores constraints and preferences."""
         prices = self._prices(demand)
         low = min(prices)
         if low == INFINITE:
@@ -106,7 +106,7 @@ class Cheapest:
 
 
 class Granting:
-    """Billet: the cheapest host, by a real auction if the request has constraints or preferences."""
+    """Billet's rule: the cheapest host; a whole auction for a microVM with constraints or preferences."""
 
     def __init__(self, fleet: SimulatedFleet, weights: Weights) -> None:
         self._fleet = fleet
@@ -114,7 +114,7 @@ class Granting:
         self._cheapest = Cheapest(fleet, billet(weights))
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
-        """The host that would win."""
+        """The host that wins."""
         if wanted is None:
             return self._cheapest.choose(vm, demand)
         ids, calm = self._fleet.ids, Facts()
@@ -124,9 +124,9 @@ class Granting:
 
 
 def billet(weights: Weights) -> Price:
-    """Billet's own price on hosts of which nothing else is known: what `core.scoring.price` gives without any facts.
+    """Billet's price without facts: equal to `core.scoring.price` on a calm host without boots.
 
-    The parts that facts would add are 0 then, and are not worked out: this is nearly all that a simulation does.
+    The parts that depend on facts are 0 and not computed: a simulation spends most of its time here.
     """
     shape = named(weights.policy).shape
 

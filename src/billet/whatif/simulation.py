@@ -1,4 +1,4 @@
-"""One workload under one rule, from the first event to the last."""
+"""Play one workload with one rule, and measure the balance at its marks."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from billet.core.scoring import utilisation
 from billet.whatif.measures import Balance, RefusedDemand, Tally, balance
 from billet.whatif.rules import Rule
 from billet.whatif.simulated_fleet import SimulatedFleet
-from billet.whatif.workload import Create, Delete, Event, Mark, There, Workload
+from billet.whatif.workload import Create, Delete, Event, Existing, Mark, Workload
 
 
 class Sample(NamedTuple):
-    """The fleet after so many events: its balance, its hosts' dominant shares from low to high, refusals so far."""
+    """The fleet after `event` events: balance, dominant shares of the hosts (sorted), refusals so far."""
 
     event: int
     balance: Balance
@@ -29,7 +29,7 @@ NOTHING = RefusedDemand(0.0, 0.0, None)
 
 @dataclass(slots=True)
 class SimulationResult:
-    """What became of a workload."""
+    """Balance at the marks, samples for charts, and refused demand of one workload under one rule."""
 
     rule: str
     marks: dict[str, Balance] = field(default_factory=dict)
@@ -40,26 +40,26 @@ class SimulationResult:
 def run(
     workload: Workload, rule: Rule, at_once: int = 1, samples: int = 0, step: Callable[[int], None] = lambda n: None
 ) -> SimulationResult:
-    """Play the workload. `at_once` creates wait for each other and are placed together, largest first.
+    """Play the workload. `at_once`: creates per batch, which is placed by priority, then largest first.
 
-    A mark, the end, and the delete of one that waits end the waiting early. `samples` moments, evenly spread, are
-    kept for charts; `step` is told now and then how many events are done.
+    A batch is placed early at a mark, at the end, and at the delete of one of its microVMs. `samples`: number of
+    evenly spaced moments to keep for charts. `step` is called with the number of events done since its last call.
     """
-    playing = _Playing(workload, rule, at_once)
+    state = _Run(workload, rule, at_once)
     every = max(1, len(workload.events) // samples) if samples else 0
     for n, event in enumerate(workload.events, 1):
-        playing.take(event)
+        state.take(event)
         if every and n % every == 0:
-            playing.sample(n)
+            state.sample(n)
         if n % 500 == 0:
             step(500)
-    playing.clear()
+    state.clear()
     step(len(workload.events) % 500)
-    playing.result.refused = playing.count.shares()
-    return playing.result
+    state.result.refused = state.count.shares()
+    return state.result
 
 
-class _Playing:
+class _Run:
     def __init__(self, workload: Workload, rule: Rule, at_once: int) -> None:
         self.result = SimulationResult(rule.title)
         self.count = Tally()
@@ -78,14 +78,14 @@ class _Playing:
                 if vm in self._waiting:
                     self.clear()
                 self._fleet.remove(vm)
-            case There(vm, demand, host_id):
+            case Existing(vm, demand, host_id):
                 self._fleet.place(vm, demand, host_id)
             case Mark(name):
                 self.clear()
                 self.result.marks[name] = self._balance()
 
     def clear(self) -> None:
-        """Place all that wait, by priority and then the largest first."""
+        """Place the batch, by priority and then largest first."""
         creates = list(self._waiting.values())
         self._waiting.clear()
         batch = [(create.demand, _priority(create)) for create in creates]
@@ -111,12 +111,12 @@ def _priority(create: Create) -> int:
 
 
 def mean_balance(balances: list[Balance]) -> Balance:
-    """The mean of several workloads, element by element."""
+    """The mean over several workloads, field by field."""
     return Balance(*(sum(column) / len(balances) for column in zip(*balances, strict=True)))
 
 
 def mean_refused(all_: list[RefusedDemand]) -> RefusedDemand:
-    """The mean of several workloads, element by element; of the large ones, of those that wanted any."""
+    """The mean over several workloads, field by field; `large` over those with large microVMs."""
     large = [refused.large for refused in all_ if refused.large is not None]
     return RefusedDemand(
         sum(refused.vms for refused in all_) / len(all_),

@@ -1,4 +1,4 @@
-"""Workloads: hosts and a stream of creates and deletes, read from JSON or CSV (docs/scheduling.md has both)."""
+"""Workloads: hosts, and a stream of creates and deletes. Reads JSON and CSV (formats: docs/scheduling.md)."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from billet.core import constraints as constraints
+from billet.core import constraints
 from billet.core.errors import ConfigError, InvalidRequest
 from billet.core.model import NO_CONSTRAINTS, Auction, Resources
 
-MOST_VMS = 1000  # slots of a host whose row does not say; the agent's own default of --max-vms
+MOST_VMS = 1000  # default of `vms`, as of the agent's --max-vms
 
 
 class Create(NamedTuple):
-    """A microVM is wanted. One that is refused is not tried again. `wanted` is what it asks for besides room."""
+    """Create a microVM. A refused one is not tried again. `wanted`: its constraints and preferences."""
 
     vm: str
     demand: Resources
-    wanted: Auction | None = None  # None: it wishes nothing
+    wanted: Auction | None = None  # None: neither constraints nor preferences
 
 
 class Delete(NamedTuple):
-    """A microVM goes; nothing happens when it was refused."""
+    """Delete a microVM. Does nothing if it was refused."""
 
     vm: str
 
 
-class There(NamedTuple):
-    """What is on a host whatever the rule says, such as what ran before the records begin. Not in files."""
+class Existing(NamedTuple):
+    """A microVM on a fixed host, such as one that ran before the records begin. Not in files."""
 
     vm: str
     demand: Resources
@@ -40,16 +40,16 @@ class There(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Here the balance is measured."""
+    """Measure the balance here."""
 
     name: str
 
 
-Event = Create | Delete | There | Mark
+Event = Create | Delete | Existing | Mark
 
 
 class Traits(NamedTuple):
-    """What requests may wish of a host, besides its name."""
+    """Zone and labels of a host, for constraints and preferences."""
 
     zone: str = ""
     labels: Mapping[str, str] = {}
@@ -57,7 +57,7 @@ class Traits(NamedTuple):
 
 @dataclass(slots=True)
 class Workload:
-    """Hosts with what they may promise, and what happens, in order. A host without `traits` has none."""
+    """Hosts with their allocatable resources, and events in order."""
 
     name: str
     hosts: dict[str, Resources] = field(default_factory=dict)
@@ -66,16 +66,16 @@ class Workload:
 
     @property
     def constraints(self) -> bool:
-        """Whether any of its microVMs wishes anything."""
+        """Whether any microVM has constraints or preferences."""
         return any(isinstance(event, Create) and event.wanted for event in self.events)
 
     def marks(self) -> list[str]:
-        """The names of its marks, in order."""
+        """The names of the marks, in order."""
         return [event.name for event in self.events if isinstance(event, Mark)]
 
 
 def read(path: Path) -> Workload:
-    """The workload in a file; `.csv` is read as CSV, all else as JSON. Raises ConfigError, which says where."""
+    """Read a workload from a file: `.csv` as CSV, others as JSON. Raises ConfigError with the place of the error."""
     try:
         text = path.read_text("utf-8-sig")  # spreadsheets begin a CSV with a byte order mark
     except OSError as error:
@@ -83,14 +83,14 @@ def read(path: Path) -> Workload:
     except UnicodeDecodeError:
         raise ConfigError(f"{path} is not text in UTF-8") from None
     workload = Workload(path.stem)
-    taking = _Taking(workload)
+    rows = _Rows(workload)
     for where, row in _csv_rows(path, text) if path.suffix.lower() == ".csv" else _json_rows(path, text):
         try:
-            taking.row(row)
+            rows.add(row)
         except ValueError as error:
             raise ConfigError(f"{path}, {where}: {error}") from None
     if not workload.hosts:
-        raise ConfigError(f"{path} has no hosts; a workload begins with its hosts")
+        raise ConfigError(f"{path} has no hosts: a workload must begin with its hosts")
     if not any(isinstance(event, Mark) for event in workload.events):
         workload.events.append(Mark("end"))
     return workload
@@ -100,10 +100,10 @@ CSV_COLUMNS = ("op", "name", "vcpu", "memory_mib", "disk_mib", "vms", "zone", "l
 
 
 def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Rows under the names of their columns; trailing columns may be left out, # begins a comment.
+    """Yield each row as a mapping from column to cell. Trailing columns may be missing; # begins a comment.
 
-    A first row with "op" in it names the columns, else they are CSV_COLUMNS. They are parted as the first row is: by
-    commas, or by semicolons or tabs, as spreadsheets write them where the comma is the decimal point.
+    A first row with "op" in it names the columns; the default is CSV_COLUMNS. The delimiter is that of the first row:
+    comma, semicolon (as spreadsheets write where the comma is the decimal point) or tab.
     """
     lines = text.splitlines()
     first = next((line for line in lines if line.strip() and not line.lstrip().startswith("#")), "")
@@ -120,7 +120,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 continue
             columns = columns or CSV_COLUMNS
             if any(cells[len(columns) :]):
-                raise ConfigError(f"{path}, {where}: {len(cells)} columns; there are {len(columns)} at most")
+                raise ConfigError(f"{path}, {where}: {len(cells)} columns; the maximum is {len(columns)}")
             row: dict[str, Any] = {key: cell for key, cell in zip(columns, cells, strict=False) if cell}
             if "labels" in row:  # KEY=VALUE, with spaces between several
                 row["labels"] = dict(pair.partition("=")[::2] for pair in row["labels"].split())
@@ -133,22 +133,22 @@ def _named_columns(where: str, heads: Sequence[str]) -> Sequence[str]:
     for head in heads:
         if (head and head not in CSV_COLUMNS) or heads.count(head) > 1:
             raise ConfigError(
-                f"{where}: column {head!r} is {'there twice' if head in CSV_COLUMNS else 'not known'};"
+                f"{where}: column {head!r} is {'repeated' if head in CSV_COLUMNS else 'unknown'};"
                 f" the columns are {', '.join(CSV_COLUMNS)}"
             )
     return heads
 
 
 def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of `{"hosts": [...], "events": [...]}`, under the names that CSV has for the columns."""
+    """Yield the rows of `{"hosts": [...], "events": [...]}`, with the column names of CSV."""
     try:
         tree = msgspec.json.decode(text)
     except msgspec.DecodeError as error:
         raise ConfigError(f"{path} is not JSON: {error}") from None
     except RecursionError:
-        raise ConfigError(f"{path} is no workload: it is nested too deeply") from None
+        raise ConfigError(f"{path} is not a workload: it is nested too deeply") from None
     if not isinstance(tree, dict):
-        raise ConfigError(f'{path} is no workload; write {{"hosts": [...], "events": [...]}}')
+        raise ConfigError(f'{path} is not a workload: write {{"hosts": [...], "events": [...]}}')
     for part, op in (("hosts", "host"), ("events", None)):
         rows = tree.get(part, [])
         if not isinstance(rows, list):
@@ -162,8 +162,8 @@ def _json_rows(path: Path, text: str) -> Iterator[tuple[str, Mapping[str, Any]]]
             yield where, {**row, "op": op or row.get("op", ""), "name": name, "memory_mib": memory_mib}
 
 
-class _Taking:
-    """Takes rows into a workload, and refuses what cannot be."""
+class _Rows:
+    """Adds rows to a workload, and validates them."""
 
     def __init__(self, workload: Workload) -> None:
         self._workload = workload
@@ -173,11 +173,11 @@ class _Taking:
             "host": self._host, "create": self._create, "delete": self._delete, "mark": self._mark,
         }  # fmt: skip
 
-    def row(self, row: Mapping[str, Any]) -> None:
-        """Raises ValueError, which says what is wrong."""
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add one row. Raises ValueError with the reason."""
         take = self._take.get(str(row["op"]))
         if take is None:
-            raise ValueError(f"{row['op']!r} is none of {', '.join(self._take)}")
+            raise ValueError(f"{row['op']!r} is not one of {', '.join(self._take)}")
         name = row.get("name")
         if not name:
             raise ValueError(f"this {row['op']} has no name")
@@ -185,9 +185,9 @@ class _Taking:
 
     def _host(self, name: str, row: Mapping[str, Any]) -> None:
         if name in self._workload.hosts:
-            raise ValueError(f"host {name} is there twice")
+            raise ValueError(f"host {name} is repeated")
         if self._workload.events:
-            raise ValueError(f"host {name} comes after the first event; all hosts are there from the beginning")
+            raise ValueError(f"host {name} comes after the first event; list all hosts first")
         self._workload.hosts[name] = _amount(row, vms=_whole(row, "vms", MOST_VMS))
         traits = Traits(str(row.get("zone") or ""), _labels(row))
         if traits != Traits():
@@ -195,21 +195,21 @@ class _Taking:
 
     def _create(self, name: str, row: Mapping[str, Any]) -> None:
         if name in self._created:
-            raise ValueError(f"microVM {name} is created twice; give each a name of its own")
+            raise ValueError(f"microVM {name} is created twice; use unique names")
         self._created.add(name)
         demand = _amount(row, vms=1)
         if row.get("zone"):
-            raise ValueError(f"microVM {name} has a zone; it wishes for one by the label billet.io/zone")
+            raise ValueError(f"microVM {name} has a zone; use the label billet.io/zone")
         self._workload.events.append(Create(name, demand, _wanted(name, demand, _labels(row))))
 
     def _delete(self, name: str, row: Mapping[str, Any]) -> None:
         if name not in self._created:
-            raise ValueError(f"microVM {name} is deleted, and was not created before")
+            raise ValueError(f"microVM {name} is deleted before it is created")
         self._workload.events.append(Delete(name))
 
     def _mark(self, name: str, row: Mapping[str, Any]) -> None:
         if name in self._marks:
-            raise ValueError(f"mark {name} is there twice")
+            raise ValueError(f"mark {name} is repeated")
         self._marks.add(name)
         self._workload.events.append(Mark(name))
 
@@ -217,12 +217,12 @@ class _Taking:
 def _labels(row: Mapping[str, Any]) -> Mapping[str, str]:
     labels = row.get("labels") or {}
     if not isinstance(labels, dict) or not all(isinstance(value, str) for value in labels.values()):
-        raise ValueError(f"labels are {labels!r}; write names with texts as values")
+        raise ValueError(f"labels are {labels!r}; write names with strings as values")
     return labels
 
 
 def _wanted(name: str, demand: Resources, labels: Mapping[str, str]) -> Auction | None:
-    """The auction of a microVM that wishes something by its labels; None for one that does not."""
+    """The auction of a microVM with constraints or preferences in its labels; None without."""
     if not labels:
         return None
     try:
@@ -239,7 +239,7 @@ def _wanted(name: str, demand: Resources, labels: Mapping[str, str]) -> Auction 
 def _amount(row: Mapping[str, Any], vms: int) -> Resources:
     amount = Resources(_whole(row, "vcpu"), _whole(row, "memory_mib"), _whole(row, "disk_mib", 0), vms)
     if amount.vcpu < 1 or amount.memory_mib < 1:
-        raise ValueError("vcpu and memory_mib are 1 at least")
+        raise ValueError("vcpu and memory_mib must be at least 1")
     return amount
 
 
@@ -252,5 +252,5 @@ def _whole(row: Mapping[str, Any], key: str, default: int | None = None) -> int:
     except ValueError:
         raise ValueError(f"{key} is {'missing' if value is None else repr(value)}; write a whole number") from None
     if number < 0:
-        raise ValueError(f"{key} is {number}; it cannot be below 0")
+        raise ValueError(f"{key} is {number}; it must not be negative")
     return number

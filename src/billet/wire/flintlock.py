@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -43,6 +43,9 @@ _UNKNOWN_UID = {
     DELETE: "deleting microvm: checking to see if spec exists: microvm spec //{uid} " + NOT_FOUND,
 }
 
+NAME_MAX_BYTES = 1024  # of a microVM's id, and of its namespace
+LABELS_MAX_BYTES = 16_384  # of all labels that Billet keeps, keys and values
+
 _TOKEN_KEY_BYTES = TOKEN_KEY.encode()
 _MICROVM, _SPEC, _METADATA = 1, 2, 11  # field numbers that lead to the token
 _BYTES = 2  # wire type of strings and messages
@@ -61,6 +64,7 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
     refuse_poison(vm)
     # Only the labels that scheduling needs.
     labels = {k: v for k, v in vm.labels.items() if k.startswith(PREFIX) or k in (CLUSTER_LABEL, PLANE_LABEL)}
+    refuse_oversized(vm, labels)
     return Auction(
         id=auction_id,
         namespace=vm.namespace or DEFAULT_NAMESPACE,
@@ -95,6 +99,19 @@ def refuse_poison(vm: types.MicroVMSpec) -> None:
         raise InvalidRequest(
             "kernel is empty, which crashes flintlockd when it boots the microVM: "
             "set kernel.image and kernel.filename"
+        )
+
+
+def refuse_oversized(vm: types.MicroVMSpec, labels: Mapping[str, str]) -> None:
+    """Raise InvalidRequest if the placement's record would be too large. `labels`: those that Billet keeps."""
+    for field, text in (("id", vm.id), ("namespace", vm.namespace)):
+        if len(text.encode()) > NAME_MAX_BYTES:
+            raise InvalidRequest(f"{field} has {len(text.encode())} bytes; at most {NAME_MAX_BYTES} are allowed")
+    size = sum(len(key.encode()) + len(value.encode()) for key, value in labels.items())
+    if size > LABELS_MAX_BYTES:
+        raise InvalidRequest(
+            f"the labels that Billet keeps ({PREFIX}…, {CLUSTER_LABEL}) have {size} bytes; "
+            f"at most {LABELS_MAX_BYTES} are allowed"
         )
 
 

@@ -73,7 +73,7 @@ def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
             request = parse_json(rpc.ListMicroVMsRequest(), await http.body()).SerializeToString()
         except InvalidRequest as error:
             return error_response(error)
-        return await _stream_response(stream(LIST_STREAM, request, http.headers))
+        return await stream_response(stream(LIST_STREAM, request, http.headers))
 
     return [
         Route("/v1alpha1/microvm", create, methods=["POST"]),
@@ -163,7 +163,8 @@ def _status(code: int, text: str) -> dict[str, Any]:
     return {"code": int(code), "message": text, "details": []}
 
 
-async def _stream_response(replies: AsyncIterator[bytes]) -> Response:
+async def stream_response(replies: AsyncIterator[bytes]) -> Response:
+    """The HTTP response for a stream of replies: one JSON object on each line."""
     # The first message decides the HTTP status; a later error can only be one more line.
     try:
         first = await anext(replies, None)
