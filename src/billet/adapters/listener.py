@@ -20,7 +20,7 @@ IP = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class DaemonSocket:
-    """The listening socket at an address of this machine. The kernel numbers its sockets, and reuses no number soon."""
+    """The listening socket at an address of this machine, by the number that the kernel has given it."""
 
     def __init__(self, host: str, port: int) -> None:
         """Resolve the address, which may take a while."""

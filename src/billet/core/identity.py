@@ -77,20 +77,20 @@ def _mismatch(known: Host, shown: Host) -> str:
     otherwise = "otherwise give this agent its own --id"
     if not shown.key:
         return (
-            f"host {name!r} is bound to key {fingerprint(known.key)}, and this agent shows no key: upgrade it, or run "
-            f"`billet host rebind {name}`"
+            f"host {name!r} is bound to key {fingerprint(known.key)}, and this agent shows no key: upgrade it, or "
+            f"run `billet host rebind {name}`"
         )
     if shown.key != known.key:
         return (
-            f"host {name!r} is bound to key {fingerprint(known.key)}, and this agent has key {fingerprint(shown.key)}: "
-            f"if this machine replaces the old one, or has lost its key file, run `billet host rebind {name}`; "
+            f"host {name!r} is bound to key {fingerprint(known.key)}, and this agent has key "
+            f"{fingerprint(shown.key)}: if this machine replaces the old one, or has lost its key file, run `billet host rebind {name}`; "
             f"{otherwise}"
         )
     if known.machine and shown.machine and shown.machine != known.machine:
         return (
             f"the key of host {name!r} was copied to another machine (machine id {shown.machine}, bound: "
-            f"{known.machine}): if this machine replaces the old one, run `billet host rebind {name}`; otherwise delete "
-            "its key file and give it its own --id"
+            f"{known.machine}): if this machine replaces the old one, run `billet host rebind {name}`; otherwise "
+            "delete its key file and give it its own --id"
         )
     if known.duplicate and shown.boot != known.boot:
         return copied(name)
@@ -100,16 +100,16 @@ def _mismatch(known: Host, shown: Host) -> str:
 def copied(name: str) -> str:
     """Why an agent with the identity of a host that is connected from another machine is refused."""
     return (
-        f"the identity of host {name!r} was copied: two machines show its key. Delete the key file of the copy and give "
-        f"it its own --id; then run `billet host rebind {name}`, which keeps the agent that is connected"
+        f"the identity of host {name!r} was copied: two machines show its key. Delete the key file of the copy and "
+        f"give it its own --id; then run `billet host rebind {name}`, which keeps the agent that is connected"
     )
 
 
 def _conflict(name: str, conflicts: Conflicts) -> str:
     if conflicts.key:
         return (
-            f"this agent's key belongs to host {conflicts.key!r}, which is connected: if the machine was renamed, stop "
-            "its old agent; if its disk was copied, delete the copy's key file"
+            f"this agent's key belongs to host {conflicts.key!r}, which is connected: if the machine was renamed, "
+            "stop its old agent; if its disk was copied, delete the copy's key file"
         )
     if conflicts.daemon:
         return one_flintlockd(name, conflicts.daemon)
@@ -155,7 +155,7 @@ def fingerprint(key: str) -> str:
 
 
 def supported_term(reported: Mapping[str, int], known: Collection[str]) -> int:
-    """The highest term that a majority of the known hosts, and at least two of them, have obeyed or passed; else 0."""
+    """The highest term that a majority of the known hosts, at least two of them, have reached; 0 = none."""
     needed = max(2, len(known) // 2 + 1)
     terms = sorted((reported.get(host_id, 0) for host_id in known), reverse=True)
     return terms[needed - 1] if len(terms) >= needed else 0

@@ -180,17 +180,14 @@ class AgentDialler:
             return
         if down.HasField("challenge"):
             link.say_hello(down.challenge.nonce)
-            if len(down.ListFields()) == 1:
-                return
-        link.greeted = True
+        link.greeted = link.greeted or len(down.ListFields()) > down.HasField("challenge")
+        if not link.greeted:
+            return
         self._throttle.recovered(link.server)
         if down.HasField("welcome"):
             self._spawn(self._welcome(link, down.welcome))
-        if down.standby.why and down.standby.why != link.waits:
-            link.waits = down.standby.why
-            log.warning("the leader does not let this agent in yet", server=link.server, why=link.waits)
-        if down.standby.leader and down.standby.leader not in self._kept:
-            self._spawn(self._keep(down.standby.leader, configured=False))
+        if down.HasField("standby"):
+            self._standby(link, down.standby)
         for call in down.calls:
             lots = bid_messages.get_call(call)
             answers = self._agent.bids([auction for _, auction in lots])
@@ -202,6 +199,14 @@ class AgentDialler:
                 self._spawn(self._create(link, order) if order.token else self._call(link, order))
         for stream in down.streams:
             self._spawn(self._stream(stream, link.server))
+
+    def _standby(self, link: AgentLink, standby: pb.Standby) -> None:
+        """Dial the leader if its address is new, or note why the leader lets this agent wait."""
+        if standby.why and standby.why != link.waits:
+            link.waits = standby.why
+            log.warning("the leader does not let this agent in yet", server=link.server, why=link.waits)
+        if standby.leader and standby.leader not in self._kept:
+            self._spawn(self._keep(standby.leader, configured=False))
 
     async def _welcome(self, link: AgentLink, welcome: pb.Welcome) -> None:
         """Send the full inventory, from a List that began after the connection was open."""

@@ -29,7 +29,7 @@ class Roster:
     """All agents that have said hello to this server."""
 
     def __init__(self, nonce: Callable[[], bytes], certificates: bool, left: Callable[[str], None]) -> None:
-        """`certificates`: agents show certificates, which must name their hosts. `left`: a host is connected no more."""
+        """`certificates`: agents show certificates, which must name their hosts. `left`: a host is away now."""
         self.hosts: dict[str, AgentConnection] = {}  # the agent that holds each name; while leading, all have joined
         self.arrivals = Broadcast()  # sent whenever a name is held by another connection
         self.term: LinkTerm | None = None
@@ -201,7 +201,7 @@ def _same_process(one: Claim, other: Claim) -> bool:
 
 
 def _taken(holder: AgentConnection) -> str:
-    """Why an agent is refused whose name is held: by another agent, or for some seconds by its own dead connection."""
+    """Why an agent is refused whose name another agent holds, or for some seconds its own dead connection."""
     return (
         f"another agent is connected as host {holder.host_id!r}, from {holder.address}: give each host its own --id. "
         f"If that agent has died, this one is accepted within {PING_AFTER_S + PONG_WITHIN_S:.0f} s"

@@ -22,8 +22,11 @@ GAP_S = 0.01  # while a round is open, new auctions wait for its end, or this lo
 class Bidder(Protocol):
     """One connected host, as a round sees it."""
 
-    host_id: str
     late: bool  # it missed the end of a round; later rounds do not wait for it until it answers again
+
+    @property
+    def host_id(self) -> str:
+        """Its name."""
 
     def put_bytes(self, serialised: bytes) -> None:
         """Queue a serialised message."""
@@ -99,7 +102,7 @@ class Rounds:
         self._close_lots(message.round)
 
     def _answers(self, host_id: str, message: pb.Bids, lots: int) -> dict[int, Bid | Refusal]:
-        """A host's answers by lot, the first of each. A message that is not an answer to these lots counts as none."""
+        """A host's answers by lot, the first of each; none if the message cannot be an answer to these lots."""
         count = len(message.lot) + len(message.refusals)
         answers: dict[int, Bid | Refusal] = {}
         try:
