@@ -83,8 +83,8 @@ def _mismatch(known: Host, shown: Host) -> str:
     if shown.key != known.key:
         return (
             f"host {name!r} is bound to key {fingerprint(known.key)}, and this agent has key "
-            f"{fingerprint(shown.key)}: if this machine replaces the old one, or has lost its key file, run `billet host rebind {name}`; "
-            f"{otherwise}"
+            f"{fingerprint(shown.key)}: if this machine replaces the old one, or has lost its key "
+            f"file, run `billet host rebind {name}`; {otherwise}"
         )
     if known.machine and shown.machine and shown.machine != known.machine:
         return (

@@ -188,6 +188,10 @@ class AgentDialler:
             self._spawn(self._welcome(link, down.welcome))
         if down.HasField("standby"):
             self._standby(link, down.standby)
+        self._carry_out(link, down)
+
+    def _carry_out(self, link: AgentLink, down: pb.Down) -> None:
+        """Answer the leader's calls for bids, and begin its orders and streams."""
         for call in down.calls:
             lots = bid_messages.get_call(call)
             answers = self._agent.bids([auction for _, auction in lots])

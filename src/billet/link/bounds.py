@@ -23,16 +23,12 @@ STATES = {state.value for state in VmState}
 MOST = Resources(vcpu=6_553_600, memory_mib=1 << 46, disk_mib=1 << 46, vms=10_000_000)
 
 
-class Implausible(ValueError):
-    """A host has said something that cannot be true. The text says what."""
-
-
 def name(text: str, what: str) -> str:
-    """A name: short and printable. Raises Implausible."""
+    """A name: short and printable. Raises ValueError."""
     if len(text) > NAME_CHARS:
-        raise Implausible(f"the {what} has {len(text)} characters; {NAME_CHARS} are allowed")
+        raise ValueError(f"the {what} has {len(text)} characters; {NAME_CHARS} are allowed")
     if not text.isprintable():
-        raise Implausible(f"the {what} {text!r} has characters that cannot be printed")
+        raise ValueError(f"the {what} {text!r} has characters that cannot be printed")
     return text
 
 
@@ -43,29 +39,29 @@ def clean(text: str, most: int = TEXT_CHARS) -> str:
 
 
 def labels(given: Mapping[str, str]) -> dict[str, str]:
-    """A host's labels. Raises Implausible."""
+    """A host's labels. Raises ValueError."""
     if len(given) > LABELS:
-        raise Implausible(f"{len(given)} labels; {LABELS} are allowed")
+        raise ValueError(f"{len(given)} labels; {LABELS} are allowed")
     for key, value in given.items():
         if len(key) > LABEL_KEY_CHARS or len(value) > LABEL_VALUE_CHARS:
-            raise Implausible("a label is too long")
+            raise ValueError("a label is too long")
         if not (key.isprintable() and value.isprintable()):
-            raise Implausible(f"the label {key!r} has characters that cannot be printed")
+            raise ValueError(f"the label {key!r} has characters that cannot be printed")
     return dict(given)
 
 
 def number(value: float, most: float, what: str) -> int:
-    """A whole number from 0 to `most`. Raises Implausible."""
+    """A whole number from 0 to `most`. Raises ValueError."""
     if not 0 <= value <= most:
-        raise Implausible(f"{what} is {value}; 0 to {most:g} is plausible")
+        raise ValueError(f"{what} is {value}; 0 to {most:g} is plausible")
     return int(value)
 
 
 def amount(value: Resources, what: str) -> None:
-    """Raise Implausible for resources that no machine has."""
+    """Raise ValueError for resources that no machine has."""
     for kind, one, most in zip(Resources._fields, value, MOST, strict=True):
         if not 0 <= one <= most:
-            raise Implausible(f"{what}: {kind} is {one}; 0 to {most} is plausible")
+            raise ValueError(f"{what}: {kind} is {one}; 0 to {most} is plausible")
 
 
 def are_valid(facts: Facts) -> bool:
@@ -74,12 +70,12 @@ def are_valid(facts: Facts) -> bool:
 
 
 def check_report(report: Report) -> None:
-    """Raise Implausible for a report with a number that cannot be right."""
+    """Raise ValueError for a report with a number that cannot be right."""
     if not are_valid(report.facts):
-        raise Implausible("a fact is negative, not finite or too large")
+        raise ValueError("a fact is negative, not finite or too large")
     shares = (report.cpu_share, *report.stalls)
     if not all(share is None or (isfinite(share) and 0 <= share <= SHARE) for share in shares):
-        raise Implausible("a share is not between 0 and 1")
+        raise ValueError("a share is not between 0 and 1")
     amount(report.taken, "taken")
     sizes = (report.memory_used_mib, report.disk_free_mib, report.memory_free_mib, report.volumes_free_mib)
     counts = (report.vms, report.failed, report.images, report.interval_s)

@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from billet.core.identity import LARGEST_TERM, Claim
 from billet.core.model import Host
 from billet.link import bounds
-from billet.link.bounds import Implausible
 from billet.link.messages import get_resources, put_resources
 from billet.ports import Identity
 from billet.wire.pb import link_pb2 as pb
@@ -61,17 +60,17 @@ def _signed(hello: pb.Hello, nonce: bytes) -> bytes:
 def get_claim(hello: pb.Hello, nonce: bytes, address: str, names: frozenset[str] | None = None) -> Claim:
     """What an agent claims to be. `names`: those in its certificate; None = the link asks for no certificates.
 
-    Raises Implausible, with the reason, for a hello whose values or signature cannot be right.
+    Raises ValueError, with the reason, for a hello whose values or signature cannot be right.
     """
     host = get_hello(hello)
     if names is not None and host.id not in names:
         shown = ", ".join(sorted(names)) or "no name"
-        raise Implausible(
+        raise ValueError(
             f"the certificate is for {shown}, not for host {host.id!r}: run `billet certs host {host.id}`"
         )
     if hello.public_key:
         if not proves(hello, nonce):
-            raise Implausible("the hello's signature is not by the key that it shows")
+            raise ValueError("the hello's signature is not by the key that it shows")
         host = replace(
             host,
             key=b64encode(hello.public_key).decode(),
@@ -85,10 +84,10 @@ def get_claim(hello: pb.Hello, nonce: bytes, address: str, names: frozenset[str]
 
 
 def get_hello(message: pb.Hello) -> Host:
-    """The host that a hello describes, without its identity. Raises Implausible."""
+    """The host that a hello describes, without its identity. Raises ValueError."""
     host_id = bounds.name(message.host, "host name")
     if not host_id:
-        raise Implausible("the host name is empty")
+        raise ValueError("the host name is empty")
     capacity, allocatable = get_resources(message.capacity), get_resources(message.allocatable)
     bounds.amount(capacity, "capacity")
     bounds.amount(allocatable, "allocatable")

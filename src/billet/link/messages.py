@@ -112,7 +112,7 @@ def get_machine(message: pb.MachineFacts) -> MachineFacts:
 
 
 def get_report(message: pb.Report) -> Report:
-    """The report of a message. Raises bounds.Implausible."""
+    """The report of a message. Raises ValueError."""
     report = Report(
         facts=get_facts(message.facts),
         cpu_share=message.cpu_share,
@@ -160,7 +160,7 @@ def put_inventory(value: InventoryUpdate) -> pb.InventoryUpdate:
 
 
 def get_inventory(message: pb.InventoryUpdate) -> InventoryUpdate:
-    """The inventory of a message, without rows that cannot be microVMs. Raises bounds.Implausible."""
+    """The inventory of a message, without rows that cannot be microVMs. Raises ValueError."""
     for column in (message.seen, message.gone, message.creating):
         bounds.number(len(column), bounds.ROWS, "the number of microVMs")
     seen = [

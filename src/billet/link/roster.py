@@ -16,7 +16,6 @@ from billet.broadcast import Broadcast
 from billet.core.identity import Admitted, Claim, Refused, Waiting
 from billet.leader.leadership import LinkTerm
 from billet.link import messages
-from billet.link.bounds import Implausible
 from billet.link.connection import AgentConnection
 from billet.link.hello import get_claim, proves
 from billet.link.outbox import PING_AFTER_S, PONG_WITHIN_S
@@ -66,19 +65,19 @@ class Roster:
                 self._again(connection, connection.claim, hello)
                 return
             connection.claim = get_claim(hello, connection.nonce, connection.address, names)
-        except Implausible as error:
+        except ValueError as error:
             self._turn_away(connection, hello.host, str(error))
             return
         self._waiting.append(connection)
         self._decide(connection)
 
     def _again(self, connection: AgentConnection, claim: Claim, hello: pb.Hello) -> None:
-        """A second hello tells a newer term, or answers a challenge; it changes nothing else. Raises Implausible."""
+        """A second hello tells a newer term, or answers a challenge; it changes nothing else. Raises ValueError."""
         proven = not hello.public_key or proves(hello, connection.nonce)
         again = get_claim(hello, connection.nonce, claim.address) if proven else None
         same = (hello.host, hello.instance) == (claim.host.id, claim.instance)
         if not same or (again and again.host.key != claim.host.key):
-            raise Implausible("one connection says hello for one agent only")
+            raise ValueError("one connection says hello for one agent only")
         if not (again and self._knows(connection)):
             return
         if connection.doubted:

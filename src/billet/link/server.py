@@ -24,14 +24,13 @@ from billet.core.errors import NotSent, Unreachable
 from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.leader.leadership import LinkTerm
 from billet.link import messages
-from billet.link.bounds import Implausible
 from billet.link.connection import AgentConnection
 from billet.link.hello import NONCE_BYTES
 from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
 from billet.link.roster import Roster
 from billet.link.rounds import Rounds
 from billet.link.streams import Pipe, receive_all, send_all
-from billet.ports import CreateOptions, Leader, NotTaken, Outcome, Reply, Unknown
+from billet.ports import CreateOptions, Leader, NotTaken, Outcome, Reply, Report, Unknown
 from billet.wire import flintlock
 from billet.wire.pb import link_pb2 as pb
 
@@ -157,15 +156,22 @@ class LinkServer:
             connection.answered(answer)
         if self._term and up.HasField("inventory"):
             try:
-                self._term.gate.observed(host_id, messages.get_inventory(up.inventory))
-            except Implausible as error:  # to leave rows out would be to say that their microVMs are gone
+                inventory = messages.get_inventory(up.inventory)
+            except ValueError as error:  # to leave rows out would be to say that their microVMs are gone
                 self.dismiss(host_id, f"inventory of host {host_id!r} refused: {error}")
-        if self._term and up.HasField("report"):
-            try:
-                self._term.gate.reported(host_id, messages.get_report(up.report))
-            except Implausible as error:
-                if self._throttle.should_log(host_id, str(error), asyncio.get_running_loop().time()):
-                    log.warning("report ignored", host=host_id, error=str(error))
+                return
+            self._term.gate.observed(host_id, inventory)
+        if self._term and up.HasField("report") and (report := self._report(host_id, up.report)):
+            self._term.gate.reported(host_id, report)
+
+    def _report(self, host_id: str, message: pb.Report) -> Report | None:
+        """The report of a message; None for one that cannot be true."""
+        try:
+            return messages.get_report(message)
+        except ValueError as error:
+            if self._throttle.should_log(host_id, str(error), asyncio.get_running_loop().time()):
+                log.warning("report ignored", host=host_id, error=str(error))
+            return None
 
     def gone(self, connection: AgentConnection) -> None:
         """Forget a connection that has closed."""
