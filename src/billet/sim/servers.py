@@ -21,10 +21,10 @@ from billet.core.model import Placement
 from billet.core.quotas import Quota, Quotas
 from billet.core.scoring import Weights
 from billet.leader.accuracy import KEPT
-from billet.leader.auctioneer import Rules
 from billet.leader.leadership import LeaderSettings, Leadership, open_leadership
 from billet.leader.ledger import Ledger
 from billet.leader.recorder import AuctionRecorder
+from billet.leader.rules import Rules
 from billet.leader.server import Factories, Server, Service
 from billet.link.server import LinkServer
 from billet.ports import Answer, Leader
