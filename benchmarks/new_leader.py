@@ -28,10 +28,11 @@ from billet.demo.etcd import start_etcd
 from billet.demo.processes import Processes
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.admission import Admission
-from billet.leader.auctioneer import Auctioneer, Rules
+from billet.leader.auctioneer import Auctioneer
 from billet.leader.leadership import Leadership, LinkTerm
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
+from billet.leader.rules import Rules
 from billet.link import bid_messages
 from billet.link import messages as wire
 from billet.link.connection import AgentConnection

@@ -83,7 +83,7 @@ class Cluster:
         return self
 
     def _start(self) -> None:
-        self._store = "sqlite:///billet.db" if self.store == "sqlite" else start_etcd(self.processes, self.members)
+        self.store_url = "sqlite:///billet.db" if self.store == "sqlite" else start_etcd(self.processes, self.members)
         self._ports = [tuple(free_port() for _ in range(3)) for _ in range(self.servers)]
         starting = [self._launch_server(n) for n in range(self.servers)]
         self._start_fakes()
@@ -129,7 +129,7 @@ class Cluster:
 
     @property
     def etcd_endpoints(self) -> list[str]:
-        return self._store.removeprefix("etcd://").split(",")
+        return self.store_url.removeprefix("etcd://").split(",")
 
     def restart_etcd(self) -> None:
         """Start those members again that have been killed, with the data that they had."""
@@ -155,7 +155,7 @@ class Cluster:
         if self.tls.client_validate:
             tls_flags += ["--tls-client-validate", "--tls-client-ca", self.tls.client_ca]
         return self.processes.billet(
-            f"server-{n}", "server", "--id", f"server-{n}", "--data-dir", str(data), "--store", self._store,
+            f"server-{n}", "server", "--id", f"server-{n}", "--data-dir", str(data), "--store", self.store_url,
             "--grpc-endpoint", f"127.0.0.1:{grpc_port}", "--advertise-host", "127.0.0.1", "--json-ready",
             "--http-endpoint", f"127.0.0.1:{http_port}" if self.http else "", *tls_flags,
             "--link-endpoint", f"127.0.0.1:{link_port}", "--link-token", LINK_TOKEN, "--link-insecure",

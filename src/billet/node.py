@@ -24,9 +24,9 @@ from billet.api.metrics import exposition
 from billet.api.stale_reads import StaleReads
 from billet.config import ServerConfig
 from billet.core.errors import BilletError, ConfigError, StoreUnreachable
-from billet.leader.auctioneer import Rules
 from billet.leader.leadership import LeaderSettings, Leadership, open_leadership
 from billet.leader.ledger import Ledger
+from billet.leader.rules import Rules
 from billet.leader.server import Factories, Server, Service
 from billet.link.server import LinkServer
 from billet.ports import Leader

@@ -21,6 +21,7 @@ from billet.wire.headers import ZONE
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.tls import TlsSettings
+from tests.cluster.conftest import LEDGER_ALONE
 from tests.conformance.calls import Client, Refusal, attempt, eventually, refused, spec
 from tests.conformance.pki import Pki
 from tests.harness import Cluster, plans
@@ -61,6 +62,10 @@ class Fleet:
         request = fleet_pb2.ExplainRequest(key=key).SerializeToString()
         return json.loads(fleet_pb2.ExplainReply.FromString(self.client.call(fleet.EXPLAIN, request)).record_json[-1])
 
+    def ready_hosts(self) -> int:
+        reply = fleet_pb2.HostsReply.FromString(self.client.call(fleet.HOSTS, b""))
+        return sum(host.state == fleet_pb2.READY for host in reply.hosts)
+
     def accepted(self) -> int:
         return sum(fake.stats()["creates_accepted"] for fake in self.cluster.fakes)
 
@@ -87,11 +92,12 @@ def fleet_(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         for plan, (host, (zone, label)) in zip(plans(4, folder), HOSTS.items(), strict=True)
     ]
     tls = TlsSettings(cert=pki.server_cert, key=pki.server_key)
-    flags = (*FLAGS, "--servers-ca", pki.ca)
+    flags = (*LEDGER_ALONE, *FLAGS, "--servers-ca", pki.ca)
     cluster = Cluster(folder, hosts, "etcd", servers=2, tls=tls, server_flags=flags).start()
     made = Fleet(cluster, pki)
     for client in made.servers:
         eventually(lambda client=client: not isinstance(attempt(client.list), Refusal))
+    eventually(lambda: made.ready_hosts() == len(HOSTS))
     yield made
     made.close()
     cluster.stop()

@@ -35,7 +35,7 @@ async def again(cluster: Cluster) -> None:
 
 
 async def billet_store(cluster: Cluster, command: str, *arguments: str) -> None:
-    where = ["--store", cluster._store, "--data-dir", str(cluster.folder / "server-0")]
+    where = ["--store", cluster.store_url, "--data-dir", str(cluster.folder / "server-0")]
     done = await asyncio.to_thread(ZYGOTE.run, "store", command, *where, *arguments)
     assert done.returncode == 0, done.stderr
 

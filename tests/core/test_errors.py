@@ -16,7 +16,7 @@ SRC = Path(errors.__file__).parents[1]
 # Exception classes outside core/errors.py, each with its reason.
 ELSEWHERE = {
     "cli.py:CommandError": "click prints it and sets the exit code",
-    "cli.py:WrongSetting": "click prints it and sets the exit code",
+    "cli.py:UsageFailure": "click prints it and sets the exit code",
     "fake/http.py:PortTaken": "the fake flintlockd is a program of its own; its command catches it",
     "fake/model.py:Panic": "the fake flintlockd imitates a crash",
     "sim/loop.py:StuckError": "the simulator itself is broken; nobody may catch it as an error of Billet",

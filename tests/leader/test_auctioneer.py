@@ -28,10 +28,11 @@ from billet.core.model import (
 )
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import DropHost, DropPlacement, PutHost, PutPlacement, apply, load
-from billet.leader.auctioneer import Auctioneer, Caller, Rules
+from billet.leader.auctioneer import Auctioneer, Caller
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
+from billet.leader.rules import Rules
 from billet.ports import Created, CreateOptions, Leader, NotTaken, Outcome, Reply
 from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore

@@ -16,11 +16,12 @@ from billet.core.model import ZERO, Auction, Bid, Facts, Host, Placement, Placem
 from billet.core.quotas import Quota, Quotas
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import Change, PutHost, State, load
-from billet.leader.auctioneer import Auctioneer, Caller, Rules
+from billet.leader.auctioneer import Auctioneer, Caller
 from billet.leader.batching import Clearing, Slot
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
+from billet.leader.rules import Rules
 from billet.ports import Created, CreateOptions, Leader, Outcome, Term
 from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore

@@ -15,8 +15,9 @@ from billet.core.errors import CreateOutcomeUnknown, StoreError
 from billet.core.model import Auction, Bid, Host, PlacementState
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.leader import operator as operators
-from billet.leader.auctioneer import Auctioneer, Caller, Rules
+from billet.leader.auctioneer import Auctioneer, Caller
 from billet.leader.ledger import Ledger
+from billet.leader.rules import Rules
 from billet.ports import Created, CreateOptions, Leader, Outcome, Reply, Unknown
 from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore

@@ -19,7 +19,7 @@ from billet.core.errors import (
     Unreachable,
     says_not_found,
 )
-from billet.core.model import Placement, PlacementState
+from billet.core.model import Auction, Placement, PlacementState
 from billet.leader.auctioneer import Caller
 from billet.leader.leadership import Leadership
 from billet.ports import Answer, Reply
@@ -44,6 +44,7 @@ class FlintlockService:
     def __init__(self, leadership: Leadership, records: RecordedAuctions, server: str) -> None:
         self._leadership = leadership
         self._creates: dict[str, PendingCreate] = {}  # by token
+        self._deletes: set[asyncio.Task[bytes]] = set()
         self._methods = {
             wire.CREATE: self._create,
             wire.DELETE: self._delete,
@@ -73,9 +74,10 @@ class FlintlockService:
             yield reply
 
     async def drain(self) -> None:
-        """Wait for the creates in flight, including those whose client has disconnected."""
-        if self._creates:
-            await asyncio.wait([pending.task for pending in self._creates.values()])
+        """Wait for the creates and deletes in flight, including those whose client has disconnected."""
+        work = [*(pending.task for pending in self._creates.values()), *self._deletes]
+        if work:
+            await asyncio.wait(work)
 
     def knows(self, uid: str) -> bool:
         """Whether the microVM has a placement."""
@@ -104,17 +106,26 @@ class FlintlockService:
     def _begin(self, token: str, request: bytes, timeout_s: float, zone: str) -> PendingCreate:
         auction = wire.read_create(request, token, zone)
         caller = Caller(timeout_s)
-        task = asyncio.create_task(self._leadership.auctioneer.create(auction, request, caller))
+        task = asyncio.create_task(self._carry_out(token, auction, request, caller))
         self._creates[token] = pending = PendingCreate(task, caller)
-        task.add_done_callback(lambda done: self._creates.pop(token))
         return pending
+
+    async def _carry_out(self, token: str, auction: Auction, request: bytes, caller: Caller) -> bytes:
+        """Run the auction, and forget it as it ends: joining a finished task would never yield to the event loop."""
+        try:
+            return await self._leadership.auctioneer.create(auction, request, caller)
+        finally:
+            del self._creates[token]
 
     async def _delete(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)
         if self._placement(uid, wire.DELETE) is None:
             return Answer(await self._ask_all_hosts_for(uid, wire.DELETE, request))
-        # Shielded: a client that disconnects must not stop it between the commit and the ledger.
-        return Answer(await asyncio.shield(self._leadership.auctioneer.delete(uid, wire.DELETE, request)))
+        # A client that disconnects must not stop it between the commit and the ledger.
+        deleting = asyncio.create_task(self._leadership.auctioneer.delete(uid, wire.DELETE, request))
+        self._deletes.add(deleting)
+        deleting.add_done_callback(self._deletes.discard)
+        return Answer(await asyncio.shield(deleting))
 
     async def _get(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)
@@ -181,9 +192,17 @@ class FlintlockService:
         raise _no_host_has(uid, replies, missing)
 
     def _placement(self, uid: str, method: str) -> Placement | None:
-        """The microVM's placement. Raises flintlockd's own "not found" if a fence declared the microVM gone."""
-        placement = self._leadership.ledger.state.of_uid(uid)
-        if placement and placement.state is PlacementState.FENCED:
+        """The microVM's placement. Raises flintlockd's own "not found" for one that a fence declared gone.
+
+        So it is for one that was deleted before its host was fenced or removed: that host cannot be asked any more.
+        """
+        state = self._leadership.ledger.state
+        placement = state.of_uid(uid)
+        if placement is None:
+            return None
+        host = state.hosts.get(placement.host)
+        ended = placement.state is PlacementState.GONE and (host is None or host.fenced)
+        if ended or placement.state is PlacementState.FENCED:
             raise HostVerdict(Code.UNKNOWN, wire.unknown_uid(method, uid))
         return placement
 

@@ -8,7 +8,7 @@ the store.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from billet.core.auction import award, explain_unplaced, hopeless, reservation, some_unreachable, tie_break
 from billet.core.bidding import CAPABILITY_REASONS
@@ -27,8 +27,7 @@ from billet.core.errors import (
     says_not_found,
 )
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
-from billet.core.quotas import Quotas, exceeded
-from billet.core.scoring import DEFAULT_WEIGHTS, Weights
+from billet.core.quotas import exceeded
 from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
@@ -36,23 +35,10 @@ from billet.leader.batching import Clearing
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
+from billet.leader.rules import Rules
 from billet.ports import Clock, Created, CreateOptions, Denied, Hosts, NotTaken, Unknown
 
 ASKED_FOR_VERDICT = 3  # hosts that are tried, one after another, for flintlockd's own words
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """The settings of auctions; config.py says what each trades."""
-
-    weights: Weights = DEFAULT_WEIGHTS
-    ask_hosts: int = 32  # hosts asked per auction, 0 = all
-    ask_random: int = 4  # hosts asked in addition, drawn by a hash of the auction
-    create_timeout_s: float = 30.0
-    call_timeout_s: float = 10.0
-    shadow: Weights | None = None  # a second policy, which decides for the record only
-    arrive_s: float = 5.0  # how long a new leader waits for hosts that have not connected to it yet
-    quotas: Quotas = field(default_factory=dict)
 
 
 class Caller:

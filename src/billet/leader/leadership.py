@@ -12,10 +12,11 @@ from billet.core.model import Placement
 from billet.core.scoring import Weights
 from billet.leader.accuracy import AccuracyTracker, taken_up
 from billet.leader.admission import Admission
-from billet.leader.auctioneer import Auctioneer, Rules
+from billet.leader.auctioneer import Auctioneer
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
 from billet.leader.recorder import AuctionRecorder
+from billet.leader.rules import Rules
 from billet.ports import Clock, Gate, Hosts
 
 KEEP_LOST_S = 24 * 3600.0  # how long a LOST microVM is listed

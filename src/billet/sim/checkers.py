@@ -206,7 +206,7 @@ def nothing_lost_nothing_twice(history: Sequence[Event]) -> Iterator[Violation]:
 
 
 def not_found_means_gone(history: Sequence[Event]) -> Iterator[Violation]:
-    """No call got "not found" for a microVM that was on its host from the request to the answer.
+    """No call was told of the absence of a microVM that was on its host from the request to the answer.
 
     Fenced microVMs, and all on a fenced host, are declared gone. A host that the store does not have yet is not part
     of the fleet.
@@ -225,7 +225,9 @@ def not_found_means_gone(history: Sequence[Event]) -> Iterator[Violation]:
             if vm is None or accepted_s[event.uid] > event.asked_s or event.uid in state.released:
                 continue
             if state.joined_s.get(vm.host, event.at_s) < event.asked_s and not state.fenced(vm.host, event.asked_s):
-                yield Violation(5, event.at_s, f'{event.client} got "not found" for {event.uid}: {event.text}')
+                yield Violation(
+                    5, event.at_s, f"{event.client} was told that it does not exist: {event.uid}: {event.text}"
+                )
 
 
 # Promise 6: hosts are the source of truth for what runs.

@@ -1,0 +1,22 @@
+"""The settings of auctions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from billet.core.quotas import Quotas
+from billet.core.scoring import DEFAULT_WEIGHTS, Weights
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The settings of auctions; config.py says what each trades."""
+
+    weights: Weights = DEFAULT_WEIGHTS
+    ask_hosts: int = 32  # hosts asked per auction, 0 = all
+    ask_random: int = 4  # hosts asked in addition, drawn by a hash of the auction
+    create_timeout_s: float = 30.0
+    call_timeout_s: float = 10.0
+    shadow: Weights | None = None  # a second policy, which decides for the record only
+    arrive_s: float = 5.0  # how long a new leader waits for hosts that have not connected to it yet
+    quotas: Quotas = field(default_factory=dict)

@@ -1,0 +1,117 @@
+"""Creates that clients cancel and send again: they join what is in progress, and never hold up the server."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from billet.api.fleet_service import NoRecordedAuctions
+from billet.api.flintlock_service import FlintlockService
+from billet.core.errors import Cancelled, Code, HostVerdict
+from billet.core.model import Auction, Host, Placement, PlacementState, Resources
+from billet.core.state import PutHost, PutPlacement, State, apply
+from billet.leader.auctioneer import Caller
+from billet.leader.leadership import Leadership
+from billet.ports import Reply
+from billet.wire import flintlock as wire
+from billet.wire.headers import TOKEN
+from tests.cluster.clients import create_request
+
+ROOM = Resources(8, 16384, 100_000, 10)
+
+
+class Auctions:
+    """An auctioneer that abandons a create once no client waits, as the real one does before a host is told."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+
+    async def create(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
+        self.begun += 1
+        await asyncio.sleep(0)
+        if caller.gone:
+            raise Cancelled("the client gave up before a host was told")
+        return b"reply"
+
+
+def service(auctioneer: object, state: State | None = None, hosts: object = None) -> FlintlockService:
+    leadership = SimpleNamespace(
+        auctioneer=auctioneer,
+        ledger=SimpleNamespace(state=state or State()),
+        hosts=hosts,
+        rules=SimpleNamespace(call_timeout_s=1.0),
+        reconciler=SimpleNamespace(seen={}),
+    )
+    return FlintlockService(cast("Leadership", leadership), NoRecordedAuctions(), "s1")
+
+
+async def test_a_create_that_is_cancelled_and_sent_again_never_hangs_the_server() -> None:
+    """Broken on purpose (the entry ends in a callback of the task): a resend loops on the finished task for ever."""
+    auctions = Auctions()
+    flintlock = service(auctions)
+
+    async def call() -> bytes:
+        return (await flintlock.unary(wire.CREATE, create_request("vm"), 5.0, {TOKEN: "t"})).payload
+
+    async with asyncio.timeout(60):
+        for steps in range(6):
+            first = asyncio.create_task(call())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            first.cancel()
+            assert await call() == b"reply"
+            await asyncio.gather(first, return_exceptions=True)
+    assert auctions.begun >= 6
+
+
+async def test_stopping_waits_for_deletes_in_flight() -> None:
+    """Broken on purpose (only creates are waited for): a Delete is carried out, and its record is never written."""
+    may_end = asyncio.Event()
+    state = State()
+    apply(state, PutHost(Host("h1", ROOM, ROOM)))
+    apply(
+        state,
+        PutPlacement(Placement("p", "ns", "vm", Resources(1, 1024, 0, 1), "h1", PlacementState.STARTED, uid="U1")),
+    )
+
+    class SlowDelete:
+        async def delete(self, uid: str, method: str, request: bytes) -> bytes:
+            await may_end.wait()
+            return b""
+
+    flintlock = service(SlowDelete(), state)
+    deleting = asyncio.create_task(flintlock.unary(wire.DELETE, wire.with_uid("U1"), 5.0, {}))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    deleting.cancel()  # its client has gone
+    draining = asyncio.create_task(flintlock.drain())
+    await asyncio.sleep(0.01)
+    assert not draining.done()
+    may_end.set()
+    await draining
+
+
+@pytest.mark.parametrize("fenced", [True, False])
+async def test_what_was_deleted_before_its_host_was_fenced_is_gone(fenced: bool) -> None:
+    """Broken on purpose (its host is asked): UNAVAILABLE for ever, because that host is dead."""
+    state = State()
+    apply(state, PutHost(Host("h1", ROOM, ROOM, fenced=fenced)))
+    apply(
+        state,
+        PutPlacement(Placement("req-x", "ns", "vm", Resources(1, 1024, 0, 1), "h1", PlacementState.GONE, uid="U1")),
+    )
+
+    class Asked:
+        async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
+            return Reply(Code.OK, "", b"the host was asked")
+
+    flintlock = service(None, state, Asked())
+    if not fenced:
+        assert (await flintlock.unary(wire.GET, wire.with_uid("U1"), 5.0, {})).payload == b"the host was asked"
+        return
+    for method in (wire.GET, wire.DELETE):
+        with pytest.raises(HostVerdict, match="U1 not found"):
+            await flintlock.unary(method, wire.with_uid("U1"), 5.0, {})
