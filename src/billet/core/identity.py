@@ -118,10 +118,11 @@ def _conflict(name: str, conflicts: Conflicts) -> str:
 
 def one_flintlockd(name: str, other: str, uid: str = "") -> str:
     """Why the second of two agents beside one flintlockd is refused. `uid`: a microVM that both show."""
-    how = f"both show microVM {uid}" if uid else "both call the same socket"
+    how = f"{name!r} shows microVM {uid} of {other!r}" if uid else "both agents call the same socket"
     return (
         f"hosts {other!r} and {name!r} have the same flintlockd ({how}): one flintlockd is one host. Stop one of the "
-        "two agents, or correct its --flintlock"
+        f"two agents, or correct its --flintlock. If host {other!r} was renamed and has lost its key, give it "
+        f"its old name and run `billet host rebind {other}`"
     )
 
 

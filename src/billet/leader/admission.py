@@ -29,6 +29,7 @@ from billet.core.identity import (
 )
 from billet.core.memory import remember
 from billet.core.model import Host, Observed
+from billet.core.state import holds_room
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
 from billet.ports import Clock, Hosts, HostsListener, InventoryUpdate, Report
@@ -226,20 +227,31 @@ class Admission:
         name = claim.host.id
         of_key, of_daemon = self._of_key.get(claim.host.key, ""), self._of_daemon.get(claim.daemon, "")
         other, uid = self._beside.get((name, claim.instance), ("", ""))
-        if other and self._shown.get(uid) == other:
+        if other and other in (self._shown.get(uid), self._owner(uid, name)):
             of_daemon = other
-        if of_daemon not in ("", name) and self._yields(name, of_daemon) == of_daemon:
+        if of_daemon in self._joined and of_daemon != name and self._yields(name, of_daemon) == of_daemon:
             self._dismiss(of_daemon, one_flintlockd(of_daemon, name))
             of_daemon = ""
         return Conflicts(of_key if of_key != name else "", of_daemon if of_daemon != name else "")
 
     def _has_own_flintlockd(self, host_id: str, rows: Iterable[Observed]) -> bool:
-        """Whether no other joined host shows one of these microVMs, or that one gave way."""
+        """Whether no other host has one of these microVMs, or that one gave way."""
         for row in rows:
             other = self._shown.get(row.uid, host_id)
+            if other == host_id:
+                other = self._owner(row.uid, host_id)
             if other != host_id and self._dismissed(host_id, other, row.uid) == host_id:
                 return False
         return True
+
+    def _owner(self, uid: str, host_id: str) -> str:
+        """The host that a microVM was placed on, if it is bound to another key than `host_id`; else `host_id`."""
+        state = self._ledger.state
+        placement = state.of_uid(uid)
+        if placement is None or placement.host == host_id or not holds_room(placement):
+            return host_id
+        owner, shown = state.hosts.get(placement.host), self._record(host_id)
+        return placement.host if owner and owner.key and shown and shown.key != owner.key else host_id
 
     def _dismissed(self, host_id: str, other: str, uid: str) -> str:
         """Send away one of two agents beside one flintlockd; return its name."""
