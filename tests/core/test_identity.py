@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billet.core.identity import (
+    NO_CONFLICTS,
     Admitted,
     Claim,
     Conflicts,
@@ -34,7 +35,7 @@ def claim(**changes: object) -> Claim:
     return Claim(replace(SHOWN, **changes), "one")
 
 
-def refusal(known: Host | None, said: Claim, conflicts: Conflicts = Conflicts()) -> str:
+def refusal(known: Host | None, said: Claim, conflicts: Conflicts = NO_CONFLICTS) -> str:
     verdict = decide(known, said, conflicts)
     assert isinstance(verdict, Refused)
     return verdict.why

@@ -42,7 +42,7 @@ def row(**changes: object) -> pb.MicroVM:
     ],
 )
 def test_a_report_that_cannot_be_true_is_refused(report: pb.Report) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"fact|share|taken|count|printed"):
         messages.get_report(report)
 
 
