@@ -8,7 +8,7 @@ from math import log2, sqrt
 from statistics import fmean, variance
 
 from billet.core.auction import award
-from billet.core.model import NO_DISCOUNT, Award, Bid, Facts, HostView, Refusal
+from billet.core.model import Award, Bid, Facts, HostView, Refusal
 from billet.core.questions.record import Attempt, AuctionRecord
 from billet.core.scoring import Weights
 
