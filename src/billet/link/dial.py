@@ -12,8 +12,8 @@ from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
 
 HUNG_UP = "the server closes the connection before the WebSocket handshake"
 WITH_TLS = (
-    "either its link has no TLS: start it with --link-tls-cert and --link-tls-key, or agents with --link-insecure; or "
-    "it has --link-client-ca: give --link-cert and --link-key"
+    "either its link has no TLS: start it with --link-tls-cert and --link-tls-key, or agents with --link-insecure; "
+    "or it has --link-client-ca: give --link-cert and --link-key"
 )
 WITHOUT_TLS = "its link probably has TLS: give --link-ca, the CA of its certificate, in place of --link-insecure"
 
