@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from base64 import b64encode
 from importlib.metadata import version
 
 import structlog
@@ -18,6 +19,7 @@ from billet.adapters.machine import MachineProbe
 from billet.adapters.thinpool import pool_free_mib
 from billet.config_agent import AgentConfig
 from billet.core.errors import BilletError, ConfigError
+from billet.core.identity import fingerprint
 from billet.core.model import Host, Resources
 from billet.host.agent import Agent
 from billet.link.agent import AgentDialler
@@ -37,7 +39,10 @@ async def run_agent(config: AgentConfig) -> None:
     """Run an agent until SIGTERM or SIGINT, then finish the orders in hand."""
     logging_to_stderr()
     state = StateFolder(config.state)
-    agent, dialler, daemon, machine = build_agent(config, state.identity(config.id))
+    identity = state.identity(config.id)
+    key = fingerprint(b64encode(identity.public_key).decode())
+    log.info("agent starts", host=config.id, key=key, state=str(state.path))
+    agent, dialler, daemon, machine = build_agent(config, identity)
     throttle_tls_errors()
     containerd = Containerd(config.containerd, config.containerd_volume_ss, config.containerd_kernel_ss)
 

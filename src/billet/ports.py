@@ -24,7 +24,7 @@ class Leader:
 @dataclass(frozen=True, slots=True)
 class Term:
     """One leader's period of leadership. `number` only grows, also when a store is restored from a backup
-    (docs/adr/0009); hosts and the store refuse an older one.
+    (docs/adr/0024); hosts and the store refuse an older one.
     """
 
     number: int

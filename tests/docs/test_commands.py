@@ -221,6 +221,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
             made = Machine(folders[1], cluster, processes, stores, cluster.fakes[0].grpc_address)
             made.env["PATH"] = f"{billet.parent}:{made.env['PATH']}"
             made.env["BILLET_SERVER"] = cluster.grpc[0]
+            made.env["BILLET_AGENT_STATE"] = str(folders[1] / "agents")
             csv = next(block.text for page in PAGES for block in blocks(page) if block.language == "csv")
             (made.folder / "fleet.csv").write_text(csv)
             yield made
