@@ -39,7 +39,7 @@ async def run_agent(config: AgentConfig) -> None:
     """Run an agent until SIGTERM or SIGINT, then finish the orders in hand."""
     logging_to_stderr()
     state = StateFolder(config.state)
-    identity = state.identity(config.id)
+    identity = state.identity(config.id, config.flintlock)
     key = fingerprint(b64encode(identity.public_key).decode())
     log.info("agent starts", host=config.id, key=key, state=str(state.path))
     agent, dialler, daemon, machine = build_agent(config, identity)

@@ -50,15 +50,20 @@ class StateFolder:
         self.path = _made(Path(given)) if given else _default()
         self._lock: int | None = None
 
-    def identity(self, host_id: str) -> KeyIdentity:
+    def identity(self, host_id: str, flintlock: str) -> KeyIdentity:
         """The identity of a host's agent; its key is made at the first start. Raises ConfigError.
 
-        No second agent gets it until this process ends, or `close` is called.
+        No second agent gets it until this process ends, or `close` is called. A host that was renamed keeps its key:
+        a new name takes over that of an agent that called the same `flintlock` address and runs no longer.
         """
-        name = quote(host_id, safe=" ")
+        path = self.path / f"{quote(host_id, safe=' ')}.key"
         try:
-            self._lock_for(host_id, self.path / f"{name}.lock")
-            key = _key(self.path / f"{name}.key")
+            self._lock_for(host_id, path.with_suffix(".lock"))
+            former = None if path.exists() else self._former(flintlock)
+            key = _key(former) if former else _key(path)
+            if former:
+                _write(path, key)
+            self._note(flintlock)
         except OSError as error:
             raise ConfigError(
                 f"the agent's state folder {self.path} cannot be used: {error.strerror}; give --state DIR"
@@ -71,6 +76,19 @@ class StateFolder:
             os.close(self._lock)
             self._lock = None
 
+    def _former(self, flintlock: str) -> Path | None:
+        """The key of the host that this one was before it was renamed."""
+        for path in sorted(self.path.glob("*.lock")):
+            key = path.with_suffix(".key")
+            if path.read_text() == flintlock and key.exists() and _is_free(path):
+                return key
+        return None
+
+    def _note(self, flintlock: str) -> None:
+        assert self._lock is not None
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, flintlock.encode(), 0)
+
     def _lock_for(self, host_id: str, path: Path) -> None:
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -82,6 +100,16 @@ class StateFolder:
                 "this one its own --id"
             ) from None
         self._lock = lock
+
+
+def _is_free(path: Path) -> bool:
+    """Whether no running agent has locked this file."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
 
 
 def _default() -> Path:
@@ -107,21 +135,22 @@ def _made(path: Path) -> Path:
 
 def _key(path: Path) -> Ed25519PrivateKey:
     if not path.exists():
-        return _new_key(path)
+        key = Ed25519PrivateKey.generate()
+        _write(path, key)
+        return key
     try:
-        key = load_pem_private_key(path.read_bytes(), password=None)
+        loaded = load_pem_private_key(path.read_bytes(), password=None)
     except ValueError:
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
+        loaded = None
+    if not isinstance(loaded, Ed25519PrivateKey):
         raise ConfigError(
             f"{path} is not an agent's key: restore it, or delete it and run `billet host rebind` for this host"
         )
-    return key
+    return loaded
 
 
-def _new_key(path: Path) -> Ed25519PrivateKey:
-    """Make a key. A crash leaves the whole file or none."""
-    key = Ed25519PrivateKey.generate()
+def _write(path: Path, key: Ed25519PrivateKey) -> None:
+    """Write a key. A crash leaves the whole file or none."""
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     unfinished = path.with_name(f"{path.name}.new")
     unfinished.unlink(missing_ok=True)
@@ -135,7 +164,6 @@ def _new_key(path: Path) -> Ed25519PrivateKey:
         os.fsync(folder)
     finally:
         os.close(folder)
-    return key
 
 
 def read_id(path: Path) -> str:

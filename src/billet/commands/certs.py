@@ -21,14 +21,18 @@ class _FolderByDefault(click.Group):
             args = ["new", *args]
         return super().parse_args(ctx, args)
 
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """See click."""
+        return super().get_command(ctx, cmd_name) or self.commands["new"]
+
 
 @click.group(cls=_FolderByDefault)
 def certs() -> None:
     """Create a CA and certificates for a first setup and for tests.
 
     \b
-    billet certs DIR             a CA, a server certificate and a client certificate
-    billet certs host NAME DIR   a certificate for the agent of host NAME
+    billet certs DIR            a CA, a server's and a client's certificate
+    billet certs host NAME DIR  a certificate for the agent of host NAME
     """
 
 
