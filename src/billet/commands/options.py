@@ -92,8 +92,8 @@ def config_options(config: type[Any]) -> Callable[[Function], Function]:
             function = option(function)
         return click.option(
             "--config", type=click.Path(dir_okay=False), is_eager=True, expose_value=False, callback=_read_config,
-            help="TOML file with these settings in a table [server] or [agent], spelled a_b for --a-b."
-            " Options and environment variables override the file.",
+            help="TOML file with these settings in a table [server] or [agent], spelled a_b for --a-b; repeatable"
+            " ones are servers, labels, quotas and zone_endpoints. Options and environment variables override it.",
         )(function)  # fmt: skip
 
     return decorate
