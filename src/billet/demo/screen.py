@@ -26,7 +26,7 @@ FLINTLOCK_CALL = "billet create and billet delete also accept a flintlockd as --
 ENDED = """\
 The demo has removed everything it started.
 To keep the cluster running: billet demo --keep, or make demo ARGS="--keep".
-To try a failover: billet demo --keep --servers 3, then kill the leader.
+To try a failover: add --servers 3, then kill the leader.
 For real flintlockds: see README.md.
 """
 NOTE = (
