@@ -40,7 +40,7 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
 
     \b
     SCORE       sum of the five parts below (and a correction); lowest wins;
-                * = the leader repriced the bid, see below the table
+                * = not the host's own score, see below the table
     FULL AFTER  utilisation of the host with this microVM, 100% = 1,
                 for its scarcest resource
     SHAPE       for the host's size and the shape of its remaining room
