@@ -58,7 +58,7 @@ class ServerConfig:
     )  # fmt: skip
     zone_endpoints: tuple[str, ...] = setting(
         (), CLIENT_API, "Additional gRPC address for one zone: microVMs created through it go to hosts in that zone."
-        " Written as zone=a,listen=HOST:PORT. Repeatable; none by default.", kind="zones",
+        " Repeatable; none by default.", kind="zones",
     )  # fmt: skip
     http_endpoint: str = setting(
         "localhost:8090", CLIENT_API, "Address that serves Flintlock's HTTP gateway, /healthz and /metrics."
@@ -139,8 +139,8 @@ class ServerConfig:
         " makes auctions cheaper; higher may find a better host.", low=0,
     )  # fmt: skip
     ask_random: int = setting(
-        4, AUCTION, "Number of additional hosts asked, drawn by the auction's hash. 0 = none. They find hosts whose"
-        " pressure or boot queue has improved, which the ledger does not show.", low=0,
+        4, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
+        " hosts whose pressure or boot queue has improved, which the ledger does not show.", low=0,
     )  # fmt: skip
     create_timeout_s: float = setting(
         30.0, AUCTION, "Maximum seconds for one create, from the call to flintlockd's reply.", low=0.1, high=3600

@@ -12,10 +12,12 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from google.protobuf import json_format
@@ -247,3 +249,13 @@ def test_the_commands_of_the_documentation_do_what_it_says(machine):
         )
         machine.run(command)
     machine.end_living()
+
+
+def test_the_settings_files_of_the_documentation_are_valid(tmp_path):
+    texts = [block.text for page in PAGES for block in blocks(page) if block.language == "toml"]
+    assert texts
+    for text in texts:
+        for name in tomllib.loads(text):
+            (tmp_path / "billet.toml").write_text(text)
+            command = main.get_command(click.Context(main), name)
+            command.make_context(name, ["--config", str(tmp_path / "billet.toml")])

@@ -21,7 +21,7 @@ FENCE_TIMEOUT_S = 60.0
 
 @click.group()
 def host() -> None:
-    """Cordon, drain, fence or remove a host.
+    """Show, cordon, drain, fence or remove a host.
 
     \b
     Before maintenance:  billet host drain HOST --evict
@@ -43,7 +43,7 @@ host.add_command(drain)
 @client_options
 @output_option
 def show(address: Address, output: str, name: str) -> None:
-    """Show the details of one host, and which metrics are unavailable on it."""
+    """Show one host and its unavailable metrics."""
     from billet.client import Client
     from billet.show.tables import host_table
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
