@@ -18,9 +18,9 @@ BACKLOG = 100  # connections that the kernel keeps until they are accepted
 class ListeningSocket(socket.socket):
     """A socket that pauses accepting for a second when file descriptors run out.
 
-    aiofastnet, below picows, means to do this. But it calls `remove_reader` of the socket instead of that of the event
-    loop, which a plain socket does not have, and it tries to accept the rest of the backlog all the same. So without
-    this class it spins for as long as the shortage lasts, and logs a traceback each time.
+    aiofastnet, below picows, means to do this. But it calls `remove_reader` of the socket instead of that of the
+    event loop, which a plain socket does not have, and it tries to accept the rest of the backlog all the same. So
+    without this class it spins for as long as the shortage lasts, and logs a traceback each time.
     """
 
     _paused = False  # until the next turn of the event loop
