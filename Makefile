@@ -28,7 +28,7 @@ check: setup ## check format, lint, types, import rules, private names, sizes, o
 	ruff check
 	mypy
 	lint-imports
-	python -m scripts.check_private src scripts benchmarks chaos workloads
+	python -m scripts.check_private
 	python -m scripts.check_size
 	python -m scripts.check_words
 	sh scripts/proto --check

@@ -88,7 +88,7 @@ async def replayed(cluster: Cluster) -> None:
     told = json.loads(done.stdout)
     assert re.search(r"16 auctions held by server-0, the current leader, .*: 16 microVMs placed", told["records"])
     assert re.search(r"pack chose another host in \d+ of 16 awards", told["records"])
-    assert "100% of 48 recorded views of a host agree" in " ".join(told["assumed"])
+    assert "100% of 48 recorded ledger entries" in " ".join(told["assumed"])
     happened, pack = told["rows"]
     assert happened["marks"]["end"]["cov"] == 0
     assert (pack["rule"], pack["marks"]["end"]["used"]) == ("billet pack, without h2", 1)

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from billet.core.model import Observed, Placement, PlacementState, Resources, VmState
-from billet.core.reconcile import expired, repair
-from billet.core.state import DropPlacement, PutPlacement, State, apply
+from billet.core.model import Host, Observed, Placement, PlacementState, Resources, VmState
+from billet.core.reconcile import expired, repair, to_delete
+from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
 
 SHAPE = Resources(2, 2048, 0, 1)
 RESERVED, STARTED, RELEASING, LOST, GONE, FENCED = PlacementState
@@ -87,3 +87,51 @@ def test_a_reservation_does_not_expire_while_its_host_is_still_creating():
     state = State()
     apply(state, PutPlacement(PROMISED))
     assert expired(state, "h1", {}, ["tok"], [], {"tok": 1e9}, 1000.0, resolve_after_s=60.0, keep_lost_s=1e9) == []
+
+
+def holding(*placements):
+    state = State()
+    apply(state, PutHost(Host("h1", Resources(64, 65536, 0, 100), Resources(64, 65536, 0, 100))))
+    for placement in placements:
+        apply(state, PutPlacement(placement))
+    return state
+
+
+def repaired(state, *shown):
+    """The state after one look at what the host lists."""
+    rows = {row.uid: row for row in shown}
+    for change in repair(state, "h1", rows, sorted(rows), (), 100.0):
+        apply(state, change)
+    return rows
+
+
+def test_a_second_microvm_with_the_same_token_is_a_microvm_of_its_own():
+    """Broken on purpose (a token answers for any microVM): the placement changes its uid at every look."""
+    state = holding(replace(PROMISED, state=STARTED, uid="U1"))
+    for _ in range(3):
+        repaired(state, SHOWN, SHOWN._replace(uid="U2"))
+        assert state.by_uid == {"U1": "tok", "U2": "U2"}
+        assert state.taken["h1"].vms == 2
+
+
+@pytest.mark.parametrize("ended", [GONE, RELEASING, FENCED])
+def test_a_copied_token_puts_no_strangers_microvm_on_the_delete_list(ended):
+    """Broken on purpose (looked up by token): a microVM that was made from a copied spec is deleted."""
+    state = holding(replace(PROMISED, id="req-x", state=ended, uid="U1"))
+    rows = repaired(state, Observed("U2", "other", "copy", SHAPE, VmState.CREATED, "req-x"))
+    assert to_delete(state, "h1", rows, ["U2"], ()) == []
+    assert state.of_uid("U2").adopted
+
+
+@pytest.mark.parametrize(
+    ("row", "is_it"), [(SHOWN, True), (SHOWN._replace(namespace="other"), False), (SHOWN._replace(name="x"), False)]
+)
+def test_a_token_finds_the_reservation_of_the_same_name_only(row, is_it):
+    state = holding(PROMISED)
+    repaired(state, row)
+    assert state.of_uid("U1").id == ("tok" if is_it else "U1")
+
+
+def test_a_microvm_that_billet_did_not_place_answers_no_request_id():
+    """Broken on purpose (adopted under its token): a host that announces a request id answers its client's create."""
+    assert after(None, [SHOWN._replace(token="req-abc")]).id == "U1"

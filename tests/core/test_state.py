@@ -24,13 +24,15 @@ placements = st.builds(
         st.sampled_from(["billet.io/spread", "billet.io/apart", "billet.io/near", "cluster-name"]),
         st.sampled_from(["c", "g", ""]),
     ),
+    adopted=st.booleans(),
 ).map(lambda p: replace(p, uid="" if p.state is PlacementState.RESERVED else f"uid-{p.id}"))
 changes = st.one_of(
     placements.map(PutPlacement),
     st.sampled_from(["p1", "p2", "p3", "p4", "p5"]).map(DropPlacement),
     st.builds(
-        lambda h, zone, cordoned: PutHost(Host(h, ROOM, ROOM, zone, cordoned=cordoned)),
+        lambda h, room, zone, cordoned: PutHost(Host(h, room, room, zone, cordoned=cordoned)),
         st.sampled_from(HOST_IDS),
+        st.sampled_from([ROOM, Resources(2, 2048, 10, 1)]),
         st.sampled_from(["", "a"]),
         st.booleans(),
     ),
@@ -91,3 +93,24 @@ def test_the_shortlist_looks_on_when_the_emptiest_do_not_fit():
         apply(state, PutHost(Host(f"h{n:02}", ROOM, ROOM)))
     fitting = {"h40", "h41"}
     assert set(state.ranking.shortlist("01A", 8, 4, fitting.__contains__)) == fitting
+
+
+def test_what_a_host_makes_up_fills_no_quota_beyond_what_the_host_offers():
+    """Broken on purpose (adopted microVMs count in full): one row of 1000 vCPU blocks a namespace everywhere."""
+    state = State()
+    small = Resources(4, 4096, 10, 2)
+    apply(state, PutHost(Host("h1", small, small)))
+    for n in range(3):
+        huge = Resources(1000, 1, 1, 1)
+        apply(
+            state,
+            PutPlacement(Placement(f"u{n}", "ns", "x", huge, "h1", PlacementState.STARTED, f"u{n}", adopted=True)),
+        )
+        check(state)
+    assert state.in_namespace("ns") == Resources(4, 3, 3, 2)
+    apply(state, PutHost(Host("h1", small, Resources(8, 4096, 10, 2))))
+    check(state)
+    assert state.in_namespace("ns").vcpu == 8
+    apply(state, DropHost("h1"))
+    check(state)
+    assert state.in_namespace("ns") == Resources()

@@ -24,7 +24,7 @@ from tests.etcd_fixture import LocalEtcd
 SOON_S = 60.0  # generous: nobody waits so long unless something is broken
 ME = Leader("a", "127.0.0.1:9090", "127.0.0.1:9091")
 OTHER = Leader("b", "127.0.0.1:9190", "127.0.0.1:9191")
-LONG_LEASE_S = 60  # of a leader that is not to notice what a test does behind its back
+LONG_LEASE_S = 600  # of a leader that is not to notice what a test does behind its back
 
 
 class Backend(Protocol):

@@ -12,7 +12,6 @@ from billet.core.boots.pooling import Pooled, awarded_since, facts_now, pool
 from billet.core.constraints import with_preferences
 from billet.core.model import (
     FORMULA,
-    NO_DISCOUNT,
     ZERO,
     Auction,
     Award,
@@ -70,10 +69,10 @@ def award(
 ) -> Award | Unplaced:
     """The lowest bid that the ledger has room for.
 
-    The ledger says whether there is room, a bid only how well the host suits the microVM (promise 1). A bid whose
-    count differs from the ledger's, or whose formula is another, gets a new score before it is compared; microVMs
-    awarded since then count as waiting for their boot. So does a bid with a long wait or a pull, with the means of
-    all bids (core/boots/pooling.py). Ties are broken by a hash of auction and host: over many auctions no host is
+    The ledger says whether there is room, a bid only how well the host suits the microVM (promise 1). Every score is
+    computed here, from the facts of the bid and the count of the ledger; microVMs awarded since the bid count as
+    waiting for their boot. Bids with a long wait or a pull are compared by the means of all bids
+    (core/boots/pooling.py). Ties are broken by a hash of auction and host: over many auctions no host is
     favoured for its name.
     """
     bids, refusals = with_room(auction, answers, ledger)
@@ -142,19 +141,14 @@ def patient(constraints: Constraints) -> bool:
 
 
 def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, pooled: Pooled) -> Score:
-    """The bid's own score if it is up to date and its queue is short, else a new one.
+    """The score of a bid, from the host's facts and the ledger's count. The host's own total is only recorded.
 
-    Preferences are added to either: only the ledger knows where the members of a group are. A bid's own score was
-    computed without knowing whether the microVM is patient. As long as the host's uncertainty is below 1, that makes
-    no difference: a queue of up to delay_half_s is never late. On hosts with a larger uncertainty the difference is
-    ignored.
+    A host that asks for less than its facts say would get every microVM, so its sum is never taken over.
     """
-    score, discount = bid.score, view.discount
-    if outdated(bid, view) or discount != NO_DISCOUNT or not pooled.needs_no_pooling(bid.facts, bid.missing):
-        facts = pooled.adjusted(pooled.facts_by_host[bid.host], bid.missing)
-        of_policy = weights.under(auction.constraints.policy)
-        wait = tolerance(auction, bid, facts, of_policy, pooled)
-        score = price(view.allocatable, view.taken, auction.demand, facts, of_policy, bid.missing, discount, wait)
+    facts = pooled.adjusted(pooled.facts_by_host[bid.host], bid.missing)
+    of_policy = weights.under(auction.constraints.policy)
+    wait = tolerance(auction, bid, facts, of_policy, pooled)
+    score = price(view.allocatable, view.taken, auction.demand, facts, of_policy, bid.missing, view.discount, wait)
     return with_preferences(score, view.peers, weights) if view.peers else score
 
 

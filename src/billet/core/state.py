@@ -80,7 +80,8 @@ class State:
         default_factory=Ranking
     )  # hosts that are neither cordoned nor fenced, the emptiest first
     whole: Resources = ZERO  # the sum of all hosts' allocatable
-    of_namespace: dict[str, Resources] = field(default_factory=dict)  # taken by each namespace
+    of_namespace: dict[str, Resources] = field(default_factory=dict)  # taken by each namespace, see `in_namespace`
+    adopted: dict[str, dict[str, Resources]] = field(default_factory=dict)  # by host and namespace
     groups: Groups = field(default_factory=Groups)
     zones: Counter[str] = field(default_factory=Counter)  # number of hosts by zone
 
@@ -90,7 +91,11 @@ class State:
         return host.allocatable.minus(self.taken.get(host_id, ZERO)) if host else ZERO
 
     def in_namespace(self, namespace: str) -> Resources:
-        """The resources that a namespace has taken on all hosts."""
+        """The resources that a namespace has taken on all hosts.
+
+        Adopted microVMs, of which only their host tells, count up to what that host offers: no host can fill up the
+        quota of a namespace with microVMs that it makes up.
+        """
         return self.of_namespace.get(namespace, ZERO)
 
     def view(self, host_id: str) -> HostView | None:
@@ -193,7 +198,7 @@ def _insert(state: State, placement: Placement) -> None:
         state.by_uid[placement.uid] = placement.id
     if holds_room(placement):
         _take(state, placement.host, state.taken.get(placement.host, ZERO).plus(placement.demand))
-        state.of_namespace[placement.namespace] = state.in_namespace(placement.namespace).plus(placement.demand)
+        _charge(state, placement, placement.demand)
         state.groups.add(placement, state.zone(placement.host))
     if is_moving(placement):
         state.moving[placement.host] = state.moving.get(placement.host, ZERO).plus(placement.demand)
@@ -208,17 +213,41 @@ def _remove(state: State, placement_id: str) -> None:
         state.by_uid.pop(old.uid, None)
     if holds_room(old):
         _take(state, old.host, state.taken[old.host].minus(old.demand))
-        state.of_namespace[old.namespace] = left = state.in_namespace(old.namespace).minus(old.demand)
-        if left == ZERO:  # drop unused names, or they would add up
-            del state.of_namespace[old.namespace]
+        _charge(state, old, ZERO.minus(old.demand))
         state.groups.remove(old, state.zone(old.host))
     if is_moving(old):
         state.moving[old.host] = state.moving[old.host].minus(old.demand)
 
 
+def _charge(state: State, placement: Placement, demand: Resources) -> None:
+    """Add a demand, which may be negative, to what the placement's namespace has taken."""
+    name, host_id = placement.namespace, placement.host
+    if placement.adopted:
+        on_host = state.adopted.setdefault(host_id, {})
+        before = on_host.get(name, ZERO)
+        on_host[name] = after = before.plus(demand)
+        if after == ZERO:
+            del on_host[name]
+        demand = _counted(state, host_id, after).minus(_counted(state, host_id, before))
+    _add_to_namespace(state, name, demand)
+
+
+def _add_to_namespace(state: State, name: str, amount: Resources) -> None:
+    state.of_namespace[name] = taken = state.in_namespace(name).plus(amount)
+    if taken == ZERO:  # drop unused names, or they would add up
+        del state.of_namespace[name]
+
+
+def _counted(state: State, host_id: str, adopted: Resources) -> Resources:
+    """The part of a namespace's adopted microVMs on a host that counts for the namespace."""
+    host = state.hosts.get(host_id)
+    return Resources(*map(min, adopted, host.allocatable)) if host else ZERO
+
+
 def _become(state: State, host_id: str, host: Host | None) -> None:
     """Set a host's record; None removes it. O(1), or O(placements on it) when its zone changes."""
     before = state.zone(host_id)
+    counted = {name: _counted(state, host_id, amount) for name, amount in state.adopted.get(host_id, {}).items()}
     if host_id in state.hosts:
         state.zones[before] -= 1
         if not state.zones[before]:
@@ -228,6 +257,10 @@ def _become(state: State, host_id: str, host: Host | None) -> None:
         state.zones[state.zone(host_id)] += 1
     else:
         state.hosts.pop(host_id, None)
+    for name, amount in counted.items():
+        now = _counted(state, host_id, state.adopted[host_id][name])
+        if now != amount:
+            _add_to_namespace(state, name, now.minus(amount))
     after = state.zone(host_id)
     if after == before:
         return
@@ -267,15 +300,22 @@ def check(state: State) -> None:
     sums: dict[str, Resources] = {}
     moving: dict[str, Resources] = {}
     namespaces: dict[str, Resources] = {}
+    adopted: dict[tuple[str, str], Resources] = {}
     groups = Groups()
     for placement in state.placements.values():
         if holds_room(placement):
             sums[placement.host] = sums.get(placement.host, ZERO).plus(placement.demand)
-            namespaces[placement.namespace] = namespaces.get(placement.namespace, ZERO).plus(placement.demand)
+            if placement.adopted:
+                key = (placement.host, placement.namespace)
+                adopted[key] = adopted.get(key, ZERO).plus(placement.demand)
+            else:
+                namespaces[placement.namespace] = namespaces.get(placement.namespace, ZERO).plus(placement.demand)
             groups.add(placement, state.zone(placement.host))
         if is_moving(placement):
             moving[placement.host] = moving.get(placement.host, ZERO).plus(placement.demand)
-    assert namespaces == state.of_namespace
+    for (host_id, name), amount in adopted.items():
+        namespaces[name] = namespaces.get(name, ZERO).plus(_counted(state, host_id, amount))
+    assert {name: amount for name, amount in namespaces.items() if amount != ZERO} == state.of_namespace
     assert groups == state.groups
     assert Counter(state.zone(host_id) for host_id in state.hosts) == state.zones
     for host_id in sums.keys() | state.taken.keys():

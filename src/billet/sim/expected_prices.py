@@ -8,7 +8,7 @@ from math import log2, sqrt
 from statistics import fmean, variance
 
 from billet.core.auction import award
-from billet.core.model import NO_DISCOUNT, Award, Bid, Facts, HostView, Refusal
+from billet.core.model import Award, Bid, Facts, HostView, Refusal
 from billet.core.questions.record import Attempt, AuctionRecord
 from billet.core.scoring import Weights
 
@@ -21,10 +21,7 @@ def expected_prices(record: AuctionRecord, attempt: Attempt) -> dict[str, float]
     prices = {}
     weights = record.weights
     for bid, view in _able(record, attempt):
-        known = view.taken == bid.basis and view.discount == NO_DISCOUNT
-        known = known and _short(bid.facts.pending, bid.facts.boot_s, weights)
-        asked = bid.score.total if known else _price(view, bid, record, attempt)
-        prices[bid.host] = asked + _preferences(view, weights)
+        prices[bid.host] = _price(view, bid, record, attempt) + _preferences(view, weights)
     return prices
 
 
