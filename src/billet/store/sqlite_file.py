@@ -8,7 +8,7 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
-from billet.core.errors import StoreCorrupt, StoreError
+from billet.core.errors import NOTHING_WRITTEN, StoreCorrupt, StoreError
 
 SCHEMA_VERSION = 2  # files of version 1 have one more table, which is not read
 APPLICATION_ID = 0x42494C54  # "BILT", in the header of the file
@@ -68,7 +68,7 @@ def explain(path: Path, error: sqlite3.Error) -> StoreError:
             return StoreError(f"{path} cannot be written to ({error}): correct its permissions")
         # SQLite reports IOERR when there is no space for the index of its journal.
         case code if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and free_bytes(path) < FULL_BYTES):
-            return StoreError(f"the disk of {path} is full: free space on it; nothing was written")
+            return StoreError(f"the disk of {path} is full: free space on it{NOTHING_WRITTEN}")
         case _:
             return StoreError(f"{path}: {error}")
 
