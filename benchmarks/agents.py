@@ -13,6 +13,7 @@ import sys
 import msgspec
 import uvloop
 
+from billet.adapters.identity import KeyIdentity
 from billet.config_agent import AgentConfig
 from billet.node_agent import build_agent
 from billet.process import logging_to_stderr
@@ -33,7 +34,7 @@ class Order(msgspec.Struct, frozen=True):
 async def serve(order: Order) -> None:
     """Run all of them; say so once every one is let in."""
     logging_to_stderr()
-    built = [build_agent(_config(order, n, address)) for n, address in enumerate(order.flintlocks)]
+    built = [build_agent(_config(order, n, address), _identity(n)) for n, address in enumerate(order.flintlocks)]
     async with asyncio.TaskGroup() as group:
         for agent, dialler, *_ in built:
             group.create_task(agent.run())
@@ -41,6 +42,10 @@ async def serve(order: Order) -> None:
         for agent, *_ in built:
             await agent.joined.wait()
         print(json.dumps({"agents": len(built)}), flush=True)
+
+
+def _identity(n: int) -> KeyIdentity:
+    return KeyIdentity.of_seed(n.to_bytes(32), "", "")
 
 
 def _config(order: Order, n: int, flintlock: str) -> AgentConfig:

@@ -27,6 +27,7 @@ from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import Processes
 from billet.leader.accuracy import AccuracyTracker
+from billet.leader.admission import Admission
 from billet.leader.auctioneer import Auctioneer
 from billet.leader.leadership import Leadership, LinkTerm
 from billet.leader.ledger import Ledger
@@ -35,6 +36,7 @@ from billet.leader.rules import Rules
 from billet.link import bid_messages
 from billet.link import messages as wire
 from billet.link.connection import AgentConnection
+from billet.link.hello import put_hello
 from billet.link.server import LinkServer
 from billet.ports import Created, InventoryUpdate, Leader, Store, Term
 from billet.process import SystemClock
@@ -56,7 +58,7 @@ class VirtualHost:
     """An agent's end of the link, and the transport of the leader's end."""
 
     def __init__(self, link: LinkServer, host: Host, rows: list[Observed]) -> None:
-        self.is_disconnected = False
+        self.is_disconnected, self.underlying_transport = False, None
         self.awarded_s = 0.0
         self._host, self._link = host, link
         self._taken = Resources(*(len(rows) * amount for amount in SHAPE))
@@ -64,7 +66,7 @@ class VirtualHost:
         self._everything = pb.Up(inventory=inventory).SerializeToString()
         self._connection = AgentConnection(link)
         self._connection.on_ws_connected(self)  # type: ignore[arg-type]  # a stand-in for picows' transport
-        hello = wire.put_hello(host, "bench", f"agent of {host.id}", 0)
+        hello = put_hello(host, "bench", f"agent of {host.id}", 0)
         self._tell(pb.Up(hello=hello).SerializeToString())
 
     def send(self, kind: WSMsgType, payload: bytes) -> None:
@@ -148,10 +150,10 @@ async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[Virt
     reconciler = Reconciler(ledger, clock, 60.0, 86_400.0, refuse)
     accuracy = AccuracyTracker(ledger.state, clock, reconciler, lambda outcome: None)
     auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda recorder: None, accuracy)
-    service = FlintlockService(
-        Leadership(ledger, auctioneer, reconciler, link, rules, accuracy), NoRecordedAuctions(), "bench"
-    )
-    link.begin(LinkTerm(term.number, rules.weights, reconciler, rules.arrive_s, ledger.end))
+    admission = Admission(ledger, reconciler, reconciler, link, False, clock)
+    leadership = Leadership(ledger, auctioneer, reconciler, link, rules, accuracy, admission)
+    service = FlintlockService(leadership, NoRecordedAuctions(), "bench")
+    link.begin(LinkTerm(term.number, rules.weights, admission, rules.arrive_s))
     reconciling = asyncio.create_task(reconciler.run())
     await service.unary(flintlock.CREATE, create_request(), 30.0, {TOKEN: f"01NEW{n:021d}"})
     step("the first microVM is answered")

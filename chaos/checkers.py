@@ -19,7 +19,7 @@ Checker = Callable[[History, World], Iterator[str]]
 
 
 def nothing_acknowledged_is_lost(history: History, world: World) -> Iterator[str]:
-    """A microVM whose create was acknowledged is on one host, listed, and answers, unless a Delete was sent."""
+    """A microVM whose create was acknowledged is on one host, is listed and answers Get, unless a Delete was sent."""
     places = _places(world)
     deleted = {op.uid for op in history.of(Kind.DELETE)}
     for op in history.of(Kind.CREATE):
@@ -35,7 +35,7 @@ def nothing_acknowledged_is_lost(history: History, world: World) -> Iterator[str
 
 
 def nothing_is_made_twice(history: History, world: World) -> Iterator[str]:
-    """No two microVMs for one create, at any moment; and the one that is there is the one that was acknowledged."""
+    """One create never has two microVMs, at any moment, and its microVM is the one that was acknowledged."""
     acknowledged = {op.name: op.uid for op in history.of(Kind.CREATE) if op.ok}
     uids = defaultdict(set)
     hosts = defaultdict(set)
@@ -54,7 +54,7 @@ def nothing_is_made_twice(history: History, world: World) -> Iterator[str]:
 
 
 def no_host_is_overcommitted(history: History, world: World) -> Iterator[str]:
-    """No host ever shows more than it has to give."""
+    """No host ever shows more microVMs than it has room for."""
     final = [Sample(0.0, host, vms) for host, vms in world.hosts.items()]
     for sample in [*history.samples, *final]:
         room = world.rooms.get(sample.host)
@@ -112,9 +112,9 @@ def deleted_stays_deleted(history: History, world: World) -> Iterator[str]:
 
 
 def lists_are_whole(history: History, world: World) -> Iterator[str]:
-    """A List has every microVM that was acknowledged before it began and not asked to end before it came.
+    """A List has every microVM that was acknowledged before the List began and not deleted before it ended.
 
-    One that says how old it is need not have what is younger.
+    A List that says how old it is may lack younger microVMs.
     """
     deletes: dict[str, float] = {}
     for op in history.of(Kind.DELETE):

@@ -165,6 +165,7 @@ class Cluster:
             "agent", "--id", host, "--server", links, "--link-insecure", "--link-token", LINK_TOKEN, "--json-ready",
             "--containerd", "",
             "--flintlock", "127.0.0.1:9090", "--provider", "firecracker", "--state-dir", str(self.disk(host)),
+            "--state", str(self.disk(host) / "agent"),
             "--vcpu", str(self.vcpu), "--memory-mib", str(self.memory_mib), "--disk-mib", "100000",
             "--max-vms", "100000", "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",
         )  # fmt: skip

@@ -193,12 +193,12 @@ SCENARIOS = {
         lasts_s=1.0,
     ),
     "host-vanishes": Scenario(
-        "the slowest create on the others takes at most 1 s more; one fleet again by itself",
+        "the slowest create on the others takes at most 1 s more; then the fleet comes to rest by itself",
         lambda rig, heads: [vanish(rig.cluster, HOSTS[0])],
         lasts_s=SILENCE_S,
     ),
     "server-vanishes": Scenario(
-        "the slowest create through the others takes at most 1 s more; one fleet again by itself",
+        "the slowest create through the others takes at most 1 s more; then the fleet comes to rest by itself",
         lambda rig, heads: [vanish(rig.cluster, SERVERS[SERVERS.index(heads.server) - 1])],
         lasts_s=SILENCE_S,
     ),

@@ -15,13 +15,19 @@ from chaos.storm import Storm
 
 HEAD = """# Chaos on real processes
 
-Written by `make chaos ARGS="... --results FILE --report"`, not by hand. Three servers, three etcd members, six hosts
-(each a fake flintlockd and its agent), each on a machine of its own: a network namespace with a link to one switch
-and a disk in memory. Plain Flintlock clients call the servers; after each round all faults are healed, the fleet
-comes to rest by itself, and every promise is checked on the clients' history, on what the hosts showed twice a
-second, and on what hosts and ledger say at the end.
+`make chaos` runs a cluster of real processes, injects faults and checks every promise. This page is the output of
+`make chaos ARGS="... --results FILE --report"`; do not edit it. Three servers, three etcd members and six hosts
+(each a fake flintlockd and its agent) each have a machine of their own: a network namespace with a link to one
+switch, and a disk in memory. Plain Flintlock clients call the servers. After each round all faults are healed, and
+the fleet has to come to rest by itself: placements are what the hosts show, nothing is RESERVED, all agents are
+back. Then every promise is checked on the clients' calls, on what the hosts showed twice a second, and on what
+hosts and ledger say at the end.
 """
-CUT = "A machine that vanishes has its link cut in both directions, silently: no reset, no lost carrier."
+CUT = (
+    "[Operations](operations.md#how-long-it-takes) describes each failure. A machine that vanishes has its link cut"
+    " in both directions, silently: no reset, no lost carrier. In all-at-once no server runs for a while, and each"
+    " refused connection counts as an error."
+)
 
 
 @dataclass
@@ -119,7 +125,8 @@ def _distributions(distributions: list[Distribution]) -> list[str]:
     lines = [
         "## How long each failure is felt", "",
         f"Median / maximum of all trials, 64 creates under way. {CUT}", "",
-        "| failure | trials | longest gap without a create | slowest create | errors | at rest again | promised |",
+        "| failure | trials | longest gap without a create | slowest create | errors | at rest again after |"
+        " promised |",
         "|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for found in distributions:
@@ -133,12 +140,17 @@ def _storm(storm: Storm) -> list[str]:
     codes = sorted({code for counts in storm.outcomes.values() for code in counts})
     lines = [
         f"## A storm of {storm.took_s / 60:.1f} minutes, seed {storm.seed}", "",
-        f"{len(storm.events)} faults in {len(storm.gaps)} rounds; {storm.calls} calls, of which were answered:", "",
+        f"{len(storm.events)} faults in {len(storm.gaps)} rounds, {storm.calls} calls. The answers (UNKNOWN is"
+        ' "not found"):', "",
         f"| call | {' | '.join(codes)} |", "|---" * (len(codes) + 1) + "|",
     ]  # fmt: skip
     for kind, counts in sorted(storm.outcomes.items()):
         lines.append(f"| {kind} | {' | '.join(str(counts.get(code, 0)) for code in codes)} |")
-    lines += ["", "| round | longest time without a create | meanwhile | at rest again after |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| round | longest time without a create | faults during that time | at rest again after |",
+        "|---|---|---|---|",
+    ]
     for n, (gap, rest_s) in enumerate(zip(storm.gaps, storm.rests_s, strict=True), 1):
         lines.append(f"| {n} | {gap.lasted_s:.1f} s | {_cell('; '.join(gap.during)) or '-'} | {rest_s:.1f} s |")
     lines += ["", "<details><summary>Every fault</summary>", "", "| from | until | fault |", "|---|---|---|"]

@@ -172,7 +172,7 @@ class Cluster:
             "--id", plan.id, "--server", links, "--json-ready",
             "--link-token", LINK_TOKEN, "--link-insecure", "--flintlock", self.fakes[n].grpc_address,
             "--provider", plan.provider, "--zone", plan.zone, *(f"--label={label}" for label in plan.labels),
-            "--state-dir", str(self.folder),
+            "--state-dir", str(self.folder), "--state", str(self.folder / "agents"),
             "--vcpu", str(plan.vcpu), "--memory-mib", str(plan.memory_mib), "--disk-mib", str(plan.disk_mib),
             "--max-vms", str(plan.max_vms), "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",
             *self.agent_flags, *plan.agent_flags,

@@ -32,7 +32,7 @@ COMMANDS = {
     ),
     "hosts": LazyCommand("billet.commands.lists", "hosts", "List the hosts and how full they are."),
     "vms": LazyCommand("billet.commands.lists", "vms", "List the microVMs and their hosts."),
-    "host": LazyCommand("billet.commands.host", "host", "Cordon, drain, fence or remove a host."),
+    "host": LazyCommand("billet.commands.host", "host", "Show, cordon, drain, fence or remove a host."),
     "rebalance": LazyCommand(
         "billet.commands.rebalance", "rebalance", "Even out the fleet by recreating microVMs on other hosts."
     ),
@@ -102,6 +102,8 @@ class BilletGroup(click.Group):
         """Parse the options before the subcommand."""
         try:
             return super().make_context(info_name, args, parent, **extra)
+        except click.exceptions.NoArgsIsHelpError:
+            raise  # its message is the whole help
         except click.UsageError as error:
             raise _one_line(error, "billet") from None
 
@@ -109,6 +111,8 @@ class BilletGroup(click.Group):
         """Run the subcommand."""
         try:
             return super().invoke(ctx)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
         except click.UsageError as error:
             raise _one_line(error, ctx.command_path) from None
         except BilletError as error:

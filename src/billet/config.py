@@ -58,7 +58,7 @@ class ServerConfig:
     )  # fmt: skip
     zone_endpoints: tuple[str, ...] = setting(
         (), CLIENT_API, "Additional gRPC address for one zone: microVMs created through it go to hosts in that zone."
-        " Written as zone=a,listen=HOST:PORT. Repeatable; none by default.", kind="zones",
+        " Repeatable; none by default.", kind="zones",
     )  # fmt: skip
     http_endpoint: str = setting(
         "localhost:8090", CLIENT_API, "Address that serves Flintlock's HTTP gateway, /healthz and /metrics."
@@ -105,6 +105,15 @@ class ServerConfig:
         False, LINK, "Use no TLS on the link. Specs, which contain secrets, are then sent unencrypted."
     )
 
+    link_client_ca: str = setting(
+        "", LINK, "PEM file: CA of the agents' certificates. Every agent must then present one, and the name in it is"
+        " its host's name (`billet certs host NAME`). Empty = agents need none.", kind="file",
+    )  # fmt: skip
+    join: str = setting(
+        "open", LINK, "Whether a new host joins at once (open) or waits for `billet host admit` (approve).",
+        kind="join",
+    )  # fmt: skip
+
     store: str = setting(
         "sqlite:///billet.db", STORE, "sqlite:///PATH (one server), or etcd://H1:2379,H2:2379,H3:2379 (several"
         " servers).", kind="store",
@@ -130,8 +139,8 @@ class ServerConfig:
         " makes auctions cheaper; higher may find a better host.", low=0,
     )  # fmt: skip
     ask_random: int = setting(
-        4, AUCTION, "Number of additional hosts asked, drawn by the auction's hash. 0 = none. They find hosts whose"
-        " pressure or boot queue has improved, which the ledger does not show.", low=0,
+        4, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
+        " hosts whose pressure or boot queue has improved, which the ledger does not show.", low=0,
     )  # fmt: skip
     create_timeout_s: float = setting(
         30.0, AUCTION, "Maximum seconds for one create, from the call to flintlockd's reply.", low=0.1, high=3600
@@ -212,6 +221,8 @@ class ServerConfig:
             self.link_insecure, self.link_tls_cert, self.link_tls_key,
             "link-insecure", "link-tls-cert", "link-tls-key",
         )  # fmt: skip
+        if self.link_client_ca and self.link_insecure:
+            raise ConfigError("--link-client-ca needs TLS on the link: give --link-tls-cert and --link-tls-key")
         if self.tls_client_validate and not self.tls_client_ca:
             raise ConfigError("--tls-client-validate needs --tls-client-ca, the CA of the clients' certificates")
         if not self.link_token and not self.link_insecure:

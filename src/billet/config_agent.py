@@ -26,6 +26,10 @@ class AgentConfig:
         {}, MISC, "Label KEY=VALUE of this host, freely chosen. Requests may require or avoid it. Repeatable; none by"
         " default.",
     )  # fmt: skip
+    state: str = setting(
+        "", MISC, "Folder for this agent's key, which is its host's identity: keep it. Empty ="
+        " /var/lib/billet-agent, or $XDG_STATE_HOME/billet for a user who cannot write that.",
+    )  # fmt: skip
     json_ready: bool = setting(
         False, MISC, "Print one JSON line once a server has accepted this agent, for scripts and tests."
     )
@@ -38,6 +42,10 @@ class AgentConfig:
     link_ca: str = setting(
         "", LINK, "PEM file: CA of the servers' link certificates. Required without --link-insecure.", kind="file"
     )
+    link_cert: str = setting(
+        "", LINK, "PEM file: certificate presented to servers that have --link-client-ca. Empty = none.", kind="file"
+    )
+    link_key: str = setting("", LINK, "PEM file: private key of --link-cert.", kind="file")
     link_insecure: bool = setting(
         False, LINK, "Use no TLS on the link; the servers need the same. Specs, which contain secrets, are then"
         " sent unencrypted.",
@@ -117,6 +125,9 @@ class AgentConfig:
         object.__setattr__(self, "id", self.id or socket.gethostname())
         check_fields(self)
         check_pair(self.flintlock_tls_cert, self.flintlock_tls_key, "flintlock-tls-cert", "flintlock-tls-key")
+        check_pair(self.link_cert, self.link_key, "link-cert", "link-key")
+        if self.link_insecure and self.link_cert:
+            raise ConfigError("--link-insecure and --link-cert contradict each other; drop one of them")
         if self.link_insecure and self.link_ca:
             raise ConfigError("--link-insecure and --link-ca contradict each other; drop one of them")
         if not self.link_insecure and not self.link_ca:

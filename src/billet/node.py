@@ -68,7 +68,9 @@ class Node:
         )  # fmt: skip
         self._log = AuctionLog(Path(config.data_dir) / "auctions.db", keep=config.record_auctions)
         self._archive = LogArchive(self._log)
-        self._link = LinkServer(config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3)
+        self._link = LinkServer(
+            config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3, bool(config.link_client_ca)
+        )
         self._proof = proof(config.link_token)
         self._proxy = LeaderProxy(lambda request, metadata: token_of(request, metadata, new_id), config.hold_s)
         self._tls = tls.TlsSettings(
@@ -90,7 +92,9 @@ class Node:
             await self._server.open_store()
         grpc_ports = await self._listeners.listen()
         link_host, link_port = split_endpoint(config.link_endpoint)
-        context = tls.server_context(config.link_tls_cert, config.link_tls_key) if not config.link_insecure else None
+        context = None
+        if not config.link_insecure:
+            context = tls.server_context(config.link_tls_cert, config.link_tls_key, config.link_client_ca)
         link_port = await listening(self._link.listen(link_host, link_port, context), config.link_endpoint)
         me = self._server.me = Leader(
             config.id,
@@ -188,7 +192,7 @@ def leader_settings(config: ServerConfig) -> LeaderSettings:
         config.shadow_weights,
         quotas=config.quota_of,
     )
-    return LeaderSettings(rules, config.resolve_after_s, config.fence_after_s)
+    return LeaderSettings(rules, config.resolve_after_s, config.fence_after_s, config.join == "approve")
 
 
 def new_id() -> str:

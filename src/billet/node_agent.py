@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+from base64 import b64encode
 from importlib.metadata import version
 
 import structlog
 
 from billet.adapters.containerd import Containerd
 from billet.adapters.flintlock import GrpcFlintlock
+from billet.adapters.identity import StateFolder
+from billet.adapters.listener import DaemonSocket
 from billet.adapters.log_throttle import throttle_tls_errors
 from billet.adapters.machine import MachineProbe
 from billet.adapters.thinpool import pool_free_mib
 from billet.config_agent import AgentConfig
 from billet.core.errors import BilletError, ConfigError
+from billet.core.identity import fingerprint
 from billet.core.model import Host, Resources
 from billet.host.agent import Agent
 from billet.link.agent import AgentDialler
 from billet.link.dial import WebSocketDial
+from billet.ports import Identity
 from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
+from billet.settings import split_endpoint
 from billet.wire import auth, flintlock, tls
 
 log = structlog.get_logger()
@@ -32,7 +38,11 @@ POLL_EVERY_S = 5.0  # how often containerd and the thin pool are asked
 async def run_agent(config: AgentConfig) -> None:
     """Run an agent until SIGTERM or SIGINT, then finish the orders in hand."""
     logging_to_stderr()
-    agent, dialler, daemon, machine = build_agent(config)
+    state = StateFolder(config.state)
+    identity = state.identity(config.id, config.flintlock)
+    key = fingerprint(b64encode(identity.public_key).decode())
+    log.info("agent starts", host=config.id, key=key, state=str(state.path))
+    agent, dialler, daemon, machine = build_agent(config, identity)
     throttle_tls_errors()
     containerd = Containerd(config.containerd, config.containerd_volume_ss, config.containerd_kernel_ss)
 
@@ -52,6 +62,7 @@ async def run_agent(config: AgentConfig) -> None:
     finally:
         await daemon.close()
         await containerd.close()
+        state.close()
 
 
 async def poll_host(config: AgentConfig, agent: Agent, containerd: Containerd, machine: MachineProbe) -> None:
@@ -86,7 +97,7 @@ async def update_pool(agent: Agent, machine: MachineProbe, pool: str) -> None:
         agent.set_unavailable("pool", f"free space of the thin pool {pool}: {error}")
 
 
-def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock, MachineProbe]:
+def build_agent(config: AgentConfig, identity: Identity) -> tuple[Agent, AgentDialler, GrpcFlintlock, MachineProbe]:
     """Construct one agent without starting it."""
     credentials = None
     if config.flintlock_tls_ca or config.flintlock_tls_cert:
@@ -117,10 +128,11 @@ def build_agent(config: AgentConfig) -> tuple[Agent, AgentDialler, GrpcFlintlock
         config.report_interval_s,
         instance=secrets.token_hex(8),
         machine=known,
+        daemon_id=DaemonSocket(*split_endpoint(config.flintlock)),
     )
-    context = None if config.link_insecure else tls.client_context(config.link_ca)
+    context = None if config.link_insecure else tls.client_context(config.link_ca, config.link_cert, config.link_key)
     dial = WebSocketDial(config.link_token, context)
-    dialler = AgentDialler(agent, daemon, config.servers, dial, version("billet"))
+    dialler = AgentDialler(agent, daemon, config.servers, dial, version("billet"), identity)
     return agent, dialler, daemon, machine
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from billet.core.identity import Claim, Verdict
 from billet.core.model import ZERO, Auction, Bid, Facts, Host, Observed, Refusal, Resources
 from billet.core.pressure import NO_STALLS, Stalls
 from billet.core.state import Change
@@ -23,7 +24,7 @@ class Leader:
 @dataclass(frozen=True, slots=True)
 class Term:
     """One leader's period of leadership. `number` only grows, also when a store is restored from a backup
-    (docs/adr/0009); hosts and the store refuse an older one.
+    (docs/adr/0024); hosts and the store refuse an older one.
     """
 
     number: int
@@ -210,6 +211,12 @@ class Hosts(Protocol):
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
         """Forward a unary call to a host's flintlockd. Raises Unreachable when the host cannot be reached."""
 
+    def dismiss(self, host_id: str, why: str) -> None:
+        """Refuse an agent that had joined, and close its connection."""
+
+    def regreet(self, host_id: str) -> None:
+        """Decide once more about the agents that wait under this name."""
+
     def stream(
         self, host_id: str, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
@@ -246,6 +253,7 @@ class Report:
     volumes_free_mib: int | None = None
     images: int | None = None  # unpacked images; None if containerd cannot be asked
     machine: MachineFacts = NOTHING_KNOWN
+    flintlockd: str = ""  # identifies the socket of the host's flintlockd, "" = unknown
 
 
 class InventoryUpdate(NamedTuple):
@@ -271,6 +279,39 @@ class HostsListener(Protocol):
 
     def left(self, host_id: str) -> None:
         """A host's link was lost."""
+
+
+class Gate(Protocol):
+    """What the link asks and tells the leader of agents: who may join, and what those that joined have sent."""
+
+    def greet(self, claim: Claim, taken: str = "") -> Verdict:
+        """An agent has said hello, or a term has begun: decide about it. If it is admitted, it has joined.
+
+        `taken`: why its name is not free, if an agent that has joined has it.
+        """
+
+    def copied(self, host_id: str) -> None:
+        """Another machine has shown the key of this host, which is connected and alive."""
+
+    def reported(self, host_id: str, report: Report) -> None:
+        """See HostsListener."""
+
+    def observed(self, host_id: str, inventory: InventoryUpdate) -> None:
+        """See HostsListener."""
+
+    def left(self, host_id: str, instance: str) -> None:
+        """The connection of an agent's process has closed."""
+
+
+class Identity(Protocol):
+    """Who an agent is: its key, and its machine."""
+
+    public_key: bytes
+    machine: str  # machine id, "" = unavailable
+    boot: str  # boot id, "" = unavailable
+
+    def sign(self, message: bytes) -> bytes:
+        """The signature of a message by the key."""
 
 
 class Answer(NamedTuple):

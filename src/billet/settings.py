@@ -15,6 +15,7 @@ from billet.core.quotas import read_quota
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+JOIN = ("open", "approve")
 STORE_SCHEMES = ("sqlite:///", "etcd://", "etcds://")
 
 
@@ -110,6 +111,8 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
             raise ConfigError(f"{name} is {value!r}, which is not a file; check the path")
         case "folder" if not Path(value).is_dir():
             raise ConfigError(f"{name} is {value!r}, which is not a folder; create it or give another")
+        case "join" if value not in JOIN:
+            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(JOIN)}")
         case "policy" | "policy?" if value not in POLICIES:
             raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(POLICIES)}")
         case "store" if not value.startswith(STORE_SCHEMES):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from billet.adapters.identity import KeyIdentity
 from billet.config_agent import AgentConfig
 from billet.node_agent import build_agent
 
@@ -20,8 +21,9 @@ async def test_the_disk_that_is_measured_instead_is_named(
     tmp_path: Path, folder: str, disk_mib: int, said: bool
 ) -> None:
     state_dir = str(tmp_path / folder)
+    config = AgentConfig(link_insecure=True, state_dir=state_dir, disk_mib=disk_mib)
     with capture_logs() as logs:
-        _, _, daemon, _ = build_agent(AgentConfig(link_insecure=True, state_dir=state_dir, disk_mib=disk_mib))
+        _, _, daemon, _ = build_agent(config, KeyIdentity.of_seed(bytes(32), "", ""))
     await daemon.close()
     told = [(line["state_dir"], line["measured"]) for line in logs if "--state-dir" in line["event"]]
     assert told == ([(state_dir, str(tmp_path))] if said else [])

@@ -52,6 +52,13 @@ def test_an_unknown_command_is_one_line_and_exit_code_2():
     assert result.stderr == "billet: No such command 'hsots'; see billet --help\n"
 
 
+@pytest.mark.parametrize("names", [(), ("host",), ("store",)], ids=str)
+def test_a_group_without_a_subcommand_prints_its_help(names):
+    result = run(*names)
+    assert result.exit_code == 2
+    assert result.stderr.rstrip() == run(*names, "--help").output.rstrip()
+
+
 def test_help_groups_a_servers_settings_and_says_what_zero_means():
     result = run("server", "--help").output
     assert "The agents' link:" in result

@@ -69,7 +69,7 @@ def test_bids_are_sorted_best_first():
 
 def test_repriced_bids_and_the_winner_are_marked():
     output = text(auction_report(a_record(AWARDED)))
-    assert "re-priced because the ledger had changed since the bid: host-2 bid 0.210" in output
+    assert "repriced because the ledger had changed since the bid: host-2 bid 0.210" in output
     assert "host-1 won at 0.310, the lowest of 3 scores; runner-up: host-2." in output
     assert "booted on host-1 as 01UID" in output
 
@@ -255,11 +255,11 @@ def test_the_cause_of_a_repriced_bid_is_shown():
     bids = [bid | {"basis": {"vcpu": 4, "memory_mib": 1024}} for bid in AWARDED["bids"]]
     ledger = {bid["host"]: AWARDED["ledger"]["host-1"] for bid in bids}
     output = text(auction_report(a_record(AWARDED | {"bids": bids, "ledger": ledger})), width=120)
-    assert "* re-priced with the boot and pull times pooled from all bids: host-2 bid 0.210" in output
+    assert "* repriced with the boot and pull times pooled from all bids: host-2 bid 0.210" in output
     assert "ledger had changed" not in output
     older = [bid | {"formula": 0} for bid in bids]
     output = text(auction_report(a_record(AWARDED | {"bids": older, "ledger": ledger})), width=120)
-    assert "* re-priced because its agent has another version with another score: host-2 bid 0.210" in output
+    assert "* repriced because its agent has another version with another score: host-2 bid 0.210" in output
     assert "pooled from all bids" not in output
 
 
@@ -282,7 +282,7 @@ def test_constraints_and_preferences_are_shown_with_their_scores_and_groups():
     record["auction"]["constraints"] = {"spread": "web", "apart": "db", "require": [["gpu", "yes"]], "plane": True}
     output = text(auction_report(record), width=200)
     assert "constraints and preferences: spread web, apart db, require gpu=yes, control plane" in output
-    assert re.search(r"host-2 +1.210 .*1\.000", output), "with the preference, and not marked as re-priced"
+    assert re.search(r"host-2 +1.210 .*1\.000", output), "with the preference, and not marked as repriced"
     assert "group members on host / in zone / in fleet: host-1 spread 0/2/3; host-2 spread 2/2/3" in output
     assert not re.search(r"host-9 +\d", output)
     assert "host-9: already has default/web-1 of group db" in output

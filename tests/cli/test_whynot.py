@@ -8,11 +8,11 @@ from click.testing import CliRunner
 from billet.cli import main
 from billet.client import Client
 from billet.core.constraints import read, violation
-from billet.core.model import Facts, Host, HostView, Reason, Refusal, Resources
+from billet.core.model import Facts, Host, HostView, Reason, Refusal, Resources, Score
 from billet.core.questions.record import AuctionRecord, Called
 from billet.core.questions.whynot import why_not
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.show.whynot import why_not_report
+from billet.show.whynot import FIELDS, why_not_report
 from billet.wire.auction_records import encode
 from billet.wire.pb.fleet_pb2 import RecordsReply
 from tests.cli.test_tables import text
@@ -119,3 +119,7 @@ def test_a_create_over_its_quota(monkeypatch):
     monkeypatch.setattr(Client, "fleet", lambda self, method, request, reply: RecordsReply(record=kept))
     output = CliRunner().invoke(main, ["explain", "ns/vm", "--why-not", "a"])
     assert output.stderr.strip() == f"billet: no host was asked for 'ns/vm': {over}"
+
+
+def test_the_table_has_every_part_of_the_score():
+    assert {*FIELDS, "total"} == set(Score._fields)

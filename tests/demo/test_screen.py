@@ -29,11 +29,11 @@ def shown(renderable: object) -> list[str]:
     return [" ".join(line.split()) for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
 
 
-def test_the_accuracy_table_shows_the_range_expected_by_chance() -> None:
+def test_the_accuracy_table_shows_how_far_chance_alone_moves_the_share() -> None:
     lines = shown(accuracy_table(Errors(60, 36, 1.0, 0.123, 0.889, 0.0, 0.0004)))
     assert "utilisation, predicted vs reported 0.04% largest of 60 differences" in lines
     assert "time to CREATED, median error 12.3% of 36 predictions" in lines
-    assert "within the 90 % bound 88.9% by chance 85.0% to 95.0%" in lines
+    assert "within the 90 % bound 88.9% 90% is ideal; ±5.0% is chance" in lines
 
 
 def test_without_predictions_there_is_no_row_for_seconds() -> None:

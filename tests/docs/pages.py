@@ -13,7 +13,7 @@ PAGES = sorted(
     for path in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md"))
 )
 COMMANDS = "sh"  # the language of a block of commands
-NOT_COMMANDS = {"text", "csv", "json", "mermaid"}
+NOT_COMMANDS = {"text", "csv", "json", "toml", "mermaid"}
 OLD_NAMES = "## Old and new names"  # a section of CONTRIBUTING.md about files that are no longer there
 
 

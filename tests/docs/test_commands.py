@@ -12,10 +12,12 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from google.protobuf import json_format
@@ -221,6 +223,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
             made = Machine(folders[1], cluster, processes, stores, cluster.fakes[0].grpc_address)
             made.env["PATH"] = f"{billet.parent}:{made.env['PATH']}"
             made.env["BILLET_SERVER"] = cluster.grpc[0]
+            made.env["BILLET_AGENT_STATE"] = str(folders[1] / "agents")
             csv = next(block.text for page in PAGES for block in blocks(page) if block.language == "csv")
             (made.folder / "fleet.csv").write_text(csv)
             yield made
@@ -246,3 +249,13 @@ def test_the_commands_of_the_documentation_do_what_it_says(machine):
         )
         machine.run(command)
     machine.end_living()
+
+
+def test_the_settings_files_of_the_documentation_are_valid(tmp_path):
+    texts = [block.text for page in PAGES for block in blocks(page) if block.language == "toml"]
+    assert texts
+    for text in texts:
+        for name in tomllib.loads(text):
+            (tmp_path / "billet.toml").write_text(text)
+            command = main.get_command(click.Context(main), name)
+            command.make_context(name, ["--config", str(tmp_path / "billet.toml")])

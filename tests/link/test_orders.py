@@ -14,14 +14,15 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.core.errors import Code
+from billet.core.identity import Admitted, Claim, Refused, Verdict
 from billet.core.model import Auction, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
 from billet.host.agent import Agent, Measured
-from billet.link import messages
 from billet.link.agent import AgentDialler
 from billet.link.dial import WebSocketDial
+from billet.link.hello import put_hello
 from billet.link.server import LinkServer, LinkTerm
 from billet.ports import Created, CreateOptions, InventoryUpdate, NotTaken, Reply, Report
 from billet.process import SystemClock
@@ -36,15 +37,20 @@ PATIENCE_S = 30.0  # of every wait that is not to end by a timeout
 
 
 class Heard:
-    """What a leader is told of its hosts (ports.HostsListener): who came and who went, in order."""
+    """Lets every agent in (ports.Gate), and notes who came and who went, in order."""
 
     def __init__(self) -> None:
         self.hosts: list[str] = []
 
-    def joined(self, host: Host) -> None:
-        self.hosts.append(f"{host.id} joined")
+    def greet(self, claim: Claim, taken: str = "") -> Verdict:
+        if taken:
+            return Refused(taken)
+        self.hosts.append(f"{claim.host.id} joined")
+        return Admitted(claim.host)
 
-    def left(self, host_id: str) -> None:
+    def copied(self, host_id: str) -> None: ...
+
+    def left(self, host_id: str, instance: str) -> None:
         self.hosts.append(f"{host_id} left")
 
     def reported(self, host_id: str, report: Report) -> None: ...
@@ -53,7 +59,7 @@ class Heard:
 
 
 def term(number: int, heard: Heard | None = None) -> LinkTerm:
-    return LinkTerm(number, DEFAULT_WEIGHTS, heard or Heard(), arrive_s=PATIENCE_S, outdated=lambda why: None)
+    return LinkTerm(number, DEFAULT_WEIGHTS, heard or Heard(), arrive_s=PATIENCE_S)
 
 
 @pytest.fixture
@@ -174,7 +180,7 @@ class Deaf(WSListener):
         self._instance = instance
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        hello = messages.put_hello(Host("h1", ROOM, ROOM), "test", self._instance, 0)
+        hello = put_hello(Host("h1", ROOM, ROOM), "test", self._instance, 0)
         transport.send(WSMsgType.BINARY, pb.Up(hello=hello).SerializeToString())
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:

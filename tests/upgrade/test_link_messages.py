@@ -24,6 +24,7 @@ from billet.core.model import (
 from billet.core.pressure import NO_STALLS, Stalls
 from billet.core.scoring import Weights
 from billet.link import bid_messages, messages
+from billet.link.hello import get_hello
 from billet.ports import Created, Denied, InventoryUpdate, MachineFacts, NotTaken, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
 
@@ -68,7 +69,7 @@ def test_every_file_is_read_by_a_test() -> None:
 
 def test_an_agents_hello() -> None:
     hello = up("hello").hello
-    assert messages.get_hello(hello) == Host(
+    assert get_hello(hello) == Host(
         "rack-a1",
         capacity=Resources(64, 262_144, 1_907_348, 200),
         allocatable=Resources(124, 253_952, 1_900_000, 200),

@@ -15,6 +15,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from billet.core.errors import ConfigError
 
+COMMON_NAME_CHARS = 64  # the longest common name of a certificate
 CLOCK_SKEW = datetime.timedelta(hours=1)
 
 
@@ -59,6 +60,31 @@ def write_pki(folder: Path, hosts: Sequence[str], days: int) -> Files:
     except OSError as error:
         raise ConfigError(f"{folder} cannot be written: {error.strerror}; choose another folder") from None
     return files
+
+
+def write_host(folder: Path, host_id: str, days: int) -> tuple[Path, Path]:
+    """Make a certificate for a host's agent, signed by the CA in `folder`; return its paths. Raises ConfigError."""
+    if not 0 < len(host_id) <= COMMON_NAME_CHARS or "/" in host_id:
+        raise ConfigError(f"{host_id!r} cannot be in a certificate: 1 to {COMMON_NAME_CHARS} characters, no slash")
+    cert_path, key_path = folder / f"host-{host_id}.crt", folder / f"host-{host_id}.key"
+    for path in (cert_path, key_path):
+        if path.exists():
+            raise ConfigError(f"{path} exists already and was not overwritten; delete it, or use another folder")
+    try:
+        cert = x509.load_pem_x509_certificate((folder / "ca.crt").read_bytes())
+        key = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), password=None)
+        if not isinstance(key, EllipticCurvePrivateKey):
+            raise ConfigError(
+                f"{folder / 'ca.key'} is not a key of `billet certs`: sign the certificate with your CA"
+            )
+        _write(_signed(Signed(cert, key), host_id, days, (), [ExtendedKeyUsageOID.CLIENT_AUTH]), cert_path, key_path)
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}; name the folder that `billet certs DIR` has made"
+        ) from None
+    except ValueError as error:
+        raise ConfigError(f"the CA in {folder} cannot be read ({error}); `billet certs DIR` makes one") from None
+    return cert_path, key_path
 
 
 def _authority(days: int) -> Signed:

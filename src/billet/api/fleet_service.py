@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
 from billet.core.errors import InvalidRequest
+from billet.core.identity import Waiting, fingerprint
 from billet.core.model import NO_DISCOUNT, ZERO, Host, HostView, Placement, PlacementState, Resources
 from billet.core.scoring import utilisation
+from billet.leader.admission import NotJoined
 from billet.leader.leadership import Leadership
 from billet.leader.operator import Operator
 from billet.ports import Answer, Report
@@ -79,7 +81,9 @@ class _Fleet:
         views = [host_view(leadership, host) for _, host in sorted(leadership.ledger.state.hosts.items())]
         weights = leadership.rules.weights._asdict()
         policy = weights.pop("policy")
-        return Answer(pb.HostsReply(hosts=views, policy=policy, weights=weights).SerializeToString())
+        agents = [agent_view(agent) for agent in leadership.admission.not_joined()]
+        reply = pb.HostsReply(hosts=views, policy=policy, weights=weights, agents=agents)
+        return Answer(reply.SerializeToString())
 
     async def placements(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = parse(pb.PlacementsRequest, request)
@@ -118,14 +122,15 @@ class _Fleet:
     async def change_host(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         leadership, wanted = self._leadership, parse(pb.ChangeHostRequest, request)
         # Shielded: a client that disconnects must not stop it between the commit and the ledger.
-        released = await asyncio.shield(_change(Operator(leadership.ledger, leadership.reconciler), wanted))
+        released = await asyncio.shield(_change(leadership, wanted))
         host = leadership.ledger.state.hosts.get(wanted.host)
         view = host_view(leadership, host) if host else None
         return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())
 
 
-async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:
+async def _change(leadership: Leadership, wanted: pb.ChangeHostRequest) -> int:
     """Carry out the operation. Returns the number of microVMs that a fence has released. Raises BilletError."""
+    operator = Operator(leadership.ledger, leadership.reconciler)
     match wanted.verb:
         case pb.CORDON | pb.UNCORDON:
             await operator.cordon(wanted.host, wanted.verb == pb.CORDON)
@@ -133,8 +138,14 @@ async def _change(operator: Operator, wanted: pb.ChangeHostRequest) -> int:
             return await operator.fence(wanted.host)
         case pb.REMOVE:
             await operator.remove(wanted.host, wanted.gone)
+        case pb.REBIND:
+            await leadership.admission.rebind(wanted.host)
+        case pb.ADMIT:
+            await leadership.admission.admit(wanted.host)
+        case pb.ACCEPT_TERM:
+            leadership.admission.accept_term(wanted.host)
         case _:
-            raise InvalidRequest("the request names no verb; set CORDON, UNCORDON, FENCE or REMOVE")
+            raise InvalidRequest("the request names no verb; set one of HostVerb, for example CORDON")
     return 0
 
 
@@ -153,6 +164,9 @@ def host_view(leadership: Leadership, host: Host) -> pb.HostView:
         report_age_s=-1.0,
         cordoned=host.cordoned,
         connected=seen is not None,
+        key=fingerprint(host.key),
+        machine=host.machine,
+        duplicate=host.duplicate,
     )
     discount = leadership.accuracy.discounted({host.id: HostView(host.allocatable, taken)})[host.id].discount
     if discount != NO_DISCOUNT:
@@ -163,6 +177,22 @@ def host_view(leadership: Leadership, host: Host) -> pb.HostView:
         view.cpu_share, view.memory_used_mib, view.failed = report.cpu_share, report.memory_used_mib, report.failed
         view.report_age_s = leadership.reconciler.age_s(seen)
     return view
+
+
+def agent_view(agent: NotJoined) -> pb.AgentView:
+    """One agent that was not let in."""
+    claim, verdict = agent.claim, agent.verdict
+    state = pb.REFUSED
+    if isinstance(verdict, Waiting):
+        state = pb.LATER_TERM if verdict.later_term else pb.PENDING
+    return pb.AgentView(
+        host=claim.host.id,
+        state=state,
+        address=claim.address,
+        age_s=agent.age_s,
+        why=verdict.why,
+        key=fingerprint(claim.host.key),
+    )
 
 
 def _facts(report: Report) -> pb.HostView:

@@ -229,11 +229,11 @@ class FlintlockService:
     async def _ask_all_hosts(self, method: str, request: bytes) -> tuple[dict[str, Reply], set[str]]:
         """Ask all hosts at once: the replies by host, and the hosts that did not answer.
 
-        Includes hosts that have just joined and are not in the store yet. A fenced host that does not answer does not
-        count as missing, because its microVMs are declared gone.
+        Includes hosts whose first record is being written, whether they are still connected or not. A fenced host
+        that does not answer does not count as missing, because its microVMs are declared gone.
         """
         hosts = dict(self._leadership.ledger.state.hosts)
-        host_ids = list(dict.fromkeys([*hosts, *self._leadership.reconciler.seen]))
+        host_ids = list(dict.fromkeys([*hosts, *self._leadership.reconciler.seen, *self._leadership.ledger.amending]))
         fenced = {host_id for host_id, host in hosts.items() if host.fenced}
         replies = await asyncio.gather(*(self._try(host_id, method, request) for host_id in host_ids))
         answered = {host_id: reply for host_id, reply in zip(host_ids, replies, strict=True) if reply}

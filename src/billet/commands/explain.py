@@ -39,7 +39,8 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
     billet explain demo/web --why-not host-3
 
     \b
-    SCORE       sum of the five parts below (and a correction); lowest wins
+    SCORE       sum of the five parts below (and a correction); lowest wins;
+                * = not the host's own score, see below the table
     FULL AFTER  utilisation of the host with this microVM, 100% = 1,
                 for its scarcest resource
     SHAPE       for the host's size and the shape of its remaining room
@@ -48,6 +49,7 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
     PREF        for soft preferences in labels (spread, near), if any
     BOOT QUEUE  microVMs that wait for their boot x mean time of one boot
     FREE        free room before this microVM, in the leader's ledger
+    ▶, 2        the winner, the runner-up
     """
     if host:
         _print_why_not(address, output, key, host)
@@ -72,7 +74,8 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
 
 def _no_record(key: str) -> BilletError:
     return BilletError(
-        f"no auction of {key!r} is on record; each server keeps the last --record-auctions that it held as leader"
+        f"no auction of {key!r} is on record: check the name, or ask the server that led then; each server keeps the"
+        " auctions that it held (--record-auctions)"
     )
 
 

@@ -21,7 +21,7 @@ FENCE_TIMEOUT_S = 60.0
 
 @click.group()
 def host() -> None:
-    """Cordon, drain, fence or remove a host.
+    """Show, cordon, drain, fence or remove a host.
 
     \b
     Before maintenance:  billet host drain HOST --evict
@@ -30,6 +30,8 @@ def host() -> None:
                          stop its agent
                          billet host remove HOST
     If it has died:      billet host fence HOST
+    A new machine, or a lost key:  billet host rebind HOST
+    A new host, where the servers have --join approve:  billet host admit HOST
     """
 
 
@@ -41,7 +43,7 @@ host.add_command(drain)
 @client_options
 @output_option
 def show(address: Address, output: str, name: str) -> None:
-    """Show the details of one host, and which metrics are unavailable on it."""
+    """Show one host and its unavailable metrics."""
     from billet.client import Client
     from billet.show.tables import host_table
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
@@ -109,6 +111,46 @@ def remove(address: Address, output: str, name: str, gone: bool) -> None:
     """Remove a host from the fleet. It must have no microVMs, and its agent must be stopped."""
     reply = change(address, name, "REMOVE", gone=gone)
     _print(reply, output, f"{name} is no longer part of the fleet.")
+
+
+@host.command()
+@click.argument("name", metavar="HOST")
+@client_options
+@output_option
+def rebind(address: Address, output: str, name: str) -> None:
+    """Let another agent have a host's name: its machine was replaced, or its key file is lost.
+
+    A name is bound to the key and the machine of its agent. If that agent is connected, this command keeps it, and
+    only forgets that its identity was copied; to replace it, stop it first. If no agent is connected, the next one
+    that connects under this name is bound to it. `billet hosts` shows the agents that try.
+    """
+    reply = change(address, name, "REBIND")
+    bound = "the agent that is connected keeps the name." if reply["host"]["connected"] else ""
+    _print(reply, output, f"{name}: {bound or 'the next agent that connects is bound to the name.'}")
+
+
+@host.command()
+@click.argument("name", metavar="HOST")
+@client_options
+@output_option
+def admit(address: Address, output: str, name: str) -> None:
+    """Let in a new host that waits (servers with --join approve). `billet hosts` shows those that wait."""
+    reply = change(address, name, "ADMIT")
+    _print(reply, output, f"{name} is admitted, and its name is bound to key {reply['host']['key'] or 'none'}.")
+
+
+@host.command("accept-term")
+@click.argument("name", metavar="HOST")
+@client_options
+@output_option
+def accept_term(address: Address, output: str, name: str) -> None:
+    """Accept the later term that a host reports, after the store was restored by hand.
+
+    Hosts refuse orders of a leader whose term is older than one that they have obeyed. If most hosts report a later
+    term, Billet notices by itself; with one or two hosts, or when most are gone, an operator decides.
+    """
+    reply = change(address, name, "ACCEPT_TERM")
+    _print(reply, output, f"The leader begins a term that {name} obeys.")
 
 
 def change(address: Address, name: str, verb: str, timeout_s: float = 30.0, gone: bool = False) -> dict[str, Any]:

@@ -18,10 +18,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--agents", "only_agents", is_flag=True, help="List only agents that were not let in, and why.")
 @client_options
 @output_option
-def hosts(address: Address, output: str) -> None:
+def hosts(address: Address, output: str, only_agents: bool) -> None:
     """List the hosts: how full they are, and how many microVMs wait for their boot.
+
+    Agents that were refused, or that wait for an operator, follow in a table of their own.
 
     \b
     HOW FULL    allocated share of the host's scarcest resource
@@ -32,20 +35,29 @@ def hosts(address: Address, output: str) -> None:
                 over the last 10 s
     """
     from billet.client import Client
-    from billet.show.tables import hosts_table, unavailable_metrics
+    from billet.show.tables import agents_table, hosts_table, unavailable_metrics
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
 
     with Client(address) as client:
-        rows = as_dicts(client.fleet("Hosts", HostsRequest(), HostsReply))["hosts"]
+        reply = as_dicts(client.fleet("Hosts", HostsRequest(), HostsReply))
+    rows, agents = reply["hosts"], reply["agents"]
+    screen = console()
     if output == "json":
-        click.echo(json.dumps(rows, indent=2))
+        click.echo(json.dumps(agents if only_agents else rows, indent=2))
+        return
+    if only_agents:
+        rows = []
     elif not rows:
         click.echo("No host has joined yet; start `billet agent` beside each flintlockd.")
-    else:
-        screen = console()
+    if rows:
         screen.print(hosts_table(rows))
         for line in unavailable_metrics(rows):
             screen.print(Padding.indent(line.lstrip(), len(line) - len(line.lstrip())), style="dim")
+    if agents:
+        click.echo("Agents that were not let in:")
+        screen.print(agents_table(agents))
+    elif only_agents:
+        click.echo("Every agent that has connected was let in.")
 
 
 @click.command()

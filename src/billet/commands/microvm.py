@@ -200,7 +200,10 @@ def _print(rows: list[dict[str, Any]], output: str) -> None:
 @client_options
 @output_option
 def delete(address: Address, output: str, uids: tuple[str, ...], timeout_s: float) -> None:
-    """Delete microVMs by uid. Their hosts remove them after the command returns."""
+    """Delete microVMs by uid. Their hosts remove them after the command returns.
+
+    `billet vms` shows the uids. A name is not accepted, because several microVMs can have the same one.
+    """
     from google.protobuf.empty_pb2 import Empty
 
     from billet.client import Client

@@ -25,11 +25,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar("Config")
 
 
-FROM_FILE: dict[str, Any] = {
-    "default": "",
-    "metavar": "FILE",
-    "help": "File that contains the value, so that `ps` does not show it.",
-}
+def _from_file(item: Field[Any]) -> dict[str, Any]:
+    """The keyword arguments of click.option for the --...-file of a secret."""
+    text = f"File that contains the value of {flag(item.name)}, so that `ps` does not show it."
+    return {"default": "", "metavar": "FILE", "help": text}
 
 
 class Pairs(click.ParamType[tuple[str, str]]):
@@ -93,8 +92,8 @@ def config_options(config: type[Any]) -> Callable[[Function], Function]:
             function = option(function)
         return click.option(
             "--config", type=click.Path(dir_okay=False), is_eager=True, expose_value=False, callback=_read_config,
-            help="TOML file with these settings (a_b for --a-b) in a table [server] or [agent]."
-            " Flags and environment variables override the file.",
+            help="TOML file with these settings in a table [server] or [agent], spelled a_b for --a-b; repeatable"
+            " ones are servers, labels, quotas and zone_endpoints. Options and environment variables override it.",
         )(function)  # fmt: skip
 
     return decorate
@@ -106,7 +105,7 @@ def store_options(function: Function) -> Function:
         about: SettingInfo = item.metadata["about"]
         options = [(_names(item), {"help": about.text, **_kind(item, {item.name: str})})]
         if about.kind == "secret":
-            options.append((_file_names(item), FROM_FILE))
+            options.append((_file_names(item), _from_file(item)))
         for (name, variable), kind in reversed(options):
             env = f"BILLET_SERVER_{variable.upper()}"
             function = click.option(name, variable, envvar=env, show_envvar=True, **kind)(function)
@@ -122,7 +121,7 @@ def _options(config: type[Any]) -> Iterator[Callable[[Function], Function]]:
             kind["envvar"] = f"BILLET_{config.__name__.removesuffix('Config').upper()}_{SINGULAR[item.name].upper()}"
         yield click.option(*_names(item), cls=SettingOption, section=about.section, help=about.text, **kind)
         if about.kind == "secret":
-            yield click.option(*_file_names(item), cls=SettingOption, section=about.section, **FROM_FILE)
+            yield click.option(*_file_names(item), cls=SettingOption, section=about.section, **_from_file(item))
 
 
 def _names(item: Field[Any]) -> tuple[str, str]:
@@ -146,6 +145,7 @@ def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
                 "endpoint": "HOST:PORT",
                 "endpoint?": "HOST:PORT",
                 "file": "FILE",
+                "folder": "DIR",
                 "store": "URL",
                 "policy": "|".join(POLICIES),
                 "policy?": "|".join(POLICIES),

@@ -69,11 +69,15 @@ def _many(seeds: range, jobs: int) -> None:
         _progress(done, len(seeds), failed)
     took_s = time.monotonic() - begun_s
     click.echo(
-        f"{counted(len(seeds), 'cluster')}, one per seed: {lasted_s / 3600:.1f} hours of virtual time and "
+        f"{counted(len(seeds), 'cluster')}, one per seed: {_hours(lasted_s)} of virtual time and "
         f"{counted(answers, 'client call')} answered (replies and errors).\n"
         f"Took {took_s:.1f} s in {counted(jobs, 'worker')}, {took_s / len(seeds) * 1e3:.0f} ms per seed."
     )
     _exit_if_broken(failed, failed > 0)
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
 
 
 def _progress(done: int, seeds: int, failed: int) -> None:

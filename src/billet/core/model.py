@@ -43,11 +43,8 @@ ZERO = Resources()
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine with a flintlockd.
-
-    `capacity` is what the machine has, `allocatable` what Billet may promise:
-    (capacity - reserve) x allocation ratio, computed by the host's agent from its settings.
-    """
+    """A machine with a flintlockd. `capacity` is what the machine has, `allocatable` what Billet may promise:
+    (capacity - reserve) x allocation ratio, computed by the host's agent from its settings."""
 
     id: str
     capacity: Resources
@@ -57,6 +54,10 @@ class Host:
     provider: str = ""  # flintlockd's default provider, "" = not configured
     cordoned: bool = False  # the operator allows no new microVMs
     fenced: bool = False  # declared dead: no new microVMs until it has deleted the released ones
+    key: str = ""  # its identity (core/identity.py): public key of its agent, base64; "" = not bound
+    machine: str = ""  # machine id
+    boot: str = ""  # boot id of the machine, as of the last join
+    duplicate: bool = False  # the key was shown by two machines: only `boot` is let in
 
 
 class Image(NamedTuple):
@@ -155,9 +156,7 @@ class Group(NamedTuple):
 
 class Peers(NamedTuple):
     """The members of a preference's group: their number on a host, in its zone, and in total, by the ledger.
-
-    A host without a zone is its own zone.
-    """
+    A host without a zone is its own zone."""
 
     preference: str
     here: int

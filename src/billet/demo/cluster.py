@@ -148,6 +148,7 @@ def _start_agent(processes: Processes, host: FakeHost, links: str, pki: Files, t
         f"agent-{size.id}", "agent", "--id", size.id, "--server", links, "--json-ready",
         "--link-ca", str(pki.ca), "--link-token-file", str(token),
         "--flintlock", host.flintlock, "--provider", "firecracker", "--state-dir", str(processes.folder),
+        "--state", str(processes.folder / "agents"),
         "--containerd", "",
         "--vcpu", str(size.vcpu), "--memory-mib", str(size.memory_mib), "--disk-mib", str(size.disk_mib),
         "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",

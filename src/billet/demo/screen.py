@@ -26,7 +26,7 @@ FLINTLOCK_CALL = "billet create and billet delete also accept a flintlockd as --
 ENDED = """\
 The demo has removed everything it started.
 To keep the cluster running: billet demo --keep, or make demo ARGS="--keep".
-To try a failover: billet demo --keep --servers 3, then kill the leader.
+To try a failover: add --servers 3, then kill the leader.
 For real flintlockds: see README.md.
 """
 NOTE = (
@@ -102,22 +102,24 @@ def comparison(billet: LoadRun, static: LoadRun) -> RenderableType:
 def accuracy_table(found: Errors) -> RenderableType:
     """Predicted vs actual results of the winning bids."""
     results = table("", ">", "")
+    results.show_header = False
     results.add_row(
         "utilisation, predicted vs reported", f"{found.worst:.2%}", f"largest of {found.outcomes} differences"
     )
     if found.error is not None and found.within is not None:
-        low, high = 0.9 - found.chance, min(1.0, 0.9 + found.chance)
         results.add_row("time to CREATED, median error", f"{found.error:.1%}", f"of {found.boots} predictions")
-        results.add_row("within the 90 % bound", f"{found.within:.1%}", f"by chance {low:.1%} to {high:.1%}")
+        results.add_row(
+            "within the 90 % bound", f"{found.within:.1%}", f"90% is ideal; ±{found.chance:.1%} is chance"
+        )
     return results
 
 
 def accuracy_note(sigma: float) -> str:
     """Why few boots are not enough to judge predictions. Half of all draws are off by 0.67 sigma or more."""
     return (
-        f"Boot times vary by {sigma:.0%} here, so a single boot cannot be predicted to better than "
-        f"{0.67 * sigma:.0%}, and a few dozen boots are too few to judge the bound. To judge predictions, use "
-        "--create 400 --at-once 20.\n"
+        f"A host predicts nothing before its first boot. Boot times vary by {sigma:.0%} here, so a single boot "
+        f"cannot be predicted to better than {0.67 * sigma:.0%}, and a few dozen boots are too few to judge the "
+        "bound. To judge predictions, use --create 400 --at-once 20.\n"
     )
 
 

@@ -53,8 +53,11 @@ class Agent:
         report_interval_s: float,
         instance: str,
         machine: MachineFacts = NOTHING_KNOWN,
+        daemon_id: Callable[[], str] = lambda: "",
     ) -> None:
-        """`instance` names this process; no other process ever has the same name."""
+        """`instance` names this process; no other process ever has the same name. `daemon_id` identifies the socket
+        of flintlockd, "" when it cannot."""
+        self._daemon_id = daemon_id
         self.host = host
         self.instance = instance
         self.weights: Weights = DEFAULT_WEIGHTS  # the leader's, from its welcome
@@ -162,6 +165,11 @@ class Agent:
             del self._unavailable[source]
             log.info("metric available again on this host", host=self.host.id, metric=before)
 
+    @property
+    def daemon_id(self) -> str:
+        """Identifies the socket of this host's flintlockd, so that two agents beside it are noticed; "" = unknown."""
+        return self._daemon_id()
+
     def report(self) -> Report:
         """Measure the machine, and describe it and flintlockd as they are now."""
         measured = self._measure()
@@ -182,6 +190,7 @@ class Agent:
             volumes_free_mib=measured.volumes_free_mib,
             images=self.boot_queue.images,
             machine=self._machine._replace(lacks=(*self._machine.lacks, *self._unavailable.values())),
+            flintlockd=self.daemon_id,
         )
 
     def _felt(self, measured: Measured) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,12 +11,13 @@ from billet.core.errors import Code
 from billet.core.model import Placement
 from billet.core.scoring import Weights
 from billet.leader.accuracy import AccuracyTracker, taken_up
+from billet.leader.admission import Admission
 from billet.leader.auctioneer import Auctioneer
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
 from billet.leader.recorder import AuctionRecorder
 from billet.leader.rules import Rules
-from billet.ports import Clock, Hosts, HostsListener
+from billet.ports import Clock, Gate, Hosts
 
 KEEP_LOST_S = 24 * 3600.0  # how long a LOST microVM is listed
 
@@ -44,11 +45,13 @@ class LeaderSettings:
     rules: Rules
     resolve_after_s: float  # how long a reservation without a trace on its host is kept
     fence_after_s: float = 0.0  # how long a host may be away before it is fenced; 0 = an operator decides
+    approve: bool = False  # a new host waits for an operator (--join approve)
 
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """The parts of one term. `hosts` reaches the agents, `accuracy` listens to them and informs the reconciler."""
+    """The parts of one term. `hosts` reaches the agents; `admission` hears them first, then `accuracy`, which informs
+    the reconciler."""
 
     ledger: Ledger
     auctioneer: Auctioneer
@@ -56,6 +59,7 @@ class Leadership:
     hosts: Hosts
     rules: Rules
     accuracy: AccuracyTracker
+    admission: Admission
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +68,8 @@ class LinkTerm:
 
     number: int
     weights: Weights
-    listener: HostsListener
+    gate: Gate
     arrive_s: float  # how long calls wait for a host that has not connected to this server yet
-    outdated: Callable[[str], None]  # called with the reason when a host has obeyed a later term
 
 
 def open_leadership(
@@ -85,4 +88,5 @@ def open_leadership(
     for host_id in ledger.state.hosts:
         accuracy.restore(host_id, archive.outcomes(host_id, each))
     auctioneer = Auctioneer(ledger, hosts, reconciler.ready, rules, clock, archive.add_auction, accuracy)
-    return Leadership(ledger, auctioneer, reconciler, hosts, rules, accuracy)
+    admission = Admission(ledger, reconciler, accuracy, hosts, settings.approve, clock)
+    return Leadership(ledger, auctioneer, reconciler, hosts, rules, accuracy, admission)

@@ -87,6 +87,11 @@ class Ledger:
         """As `finish`, for changes that need not be written together."""
         await _each(self.finish, changes)
 
+    @property
+    def amending(self) -> list[str]:
+        """The hosts whose records are being written."""
+        return [host_id for host_id, lock in self._amending.items() if lock.locked()]
+
     async def amend(self, host_id: str, become: Callable[[Host | None], Host | None]) -> None:
         """Change a host's record: `become` maps the present record to the new one, None = no record.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 import structlog
 
 from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
+from billet.core.identity import with_marks
 from billet.core.model import Host, Observed, Placement
 from billet.core.reconcile import (
     expired,
@@ -88,6 +89,11 @@ class Reconciler:
         """A host has connected."""
         self.seen[host.id] = Seen(host)
         self.ready.expect(host.id)
+        self._mark_dirty(host.id)
+
+    def redescribe(self, host: Host) -> None:
+        """The record of a connected host is to be this one."""
+        self.seen[host.id].host = host
         self._mark_dirty(host.id)
 
     def reported(self, host_id: str, report: Report) -> None:
@@ -223,7 +229,7 @@ class Reconciler:
         """Reconcile one host's placements with what it shows. Return True when the store refused."""
         uids: set[str] = set()
         try:
-            await self._ledger.amend(host_id, lambda known: _with_marks(seen.host, known))
+            await self._ledger.amend(host_id, lambda known: with_marks(seen.host, known))
             if self.seen.get(host_id) is not seen:
                 return False  # it has reconnected meanwhile
             fenced = self._ledger.state.hosts[host_id].fenced
@@ -338,8 +344,3 @@ class Reconciler:
         state = self._ledger.state
         placements = (state.placements[placement_id] for placement_id in state.on_host.get(host_id, ()))
         return {placement.uid for placement in placements if placement.uid}
-
-
-def _with_marks(described: Host, known: Host | None) -> Host:
-    """A host as it describes itself, with the cordon and the fence of its record."""
-    return replace(described, cordoned=known.cordoned, fenced=known.fenced) if known else described

@@ -27,8 +27,6 @@ RETRY_S = 1.0  # pause after the store failed
 class Link(Protocol):
     """The connections to all agents, as a server directs them (link/server.py)."""
 
-    seen_term: int  # the highest term that any host has obeyed, as far as this server has heard
-
     def begin(self, term: LinkTerm) -> None:
         """This server leads."""
 
@@ -116,6 +114,7 @@ class Server:
         self._listeners = listeners
         self._clock = clock
         self._build = build
+        self._above = 0  # the next term is greater: the hosts have obeyed this one
         self._service: Service | None = None  # while this server leads
         self._forward: Forward | None = None  # while another server leads
         self._last_forward: Forward | None = None  # to the last leader, while nobody leads
@@ -172,7 +171,7 @@ class Server:
         while not self.stopping:
             try:
                 await self.open_store()
-                return await elected(self._store, self.me, self._link.seen_term)
+                return await elected(self._store, self.me, self._above)
             except StoreCorrupt:
                 raise
             except StoreError as error:
@@ -186,7 +185,7 @@ class Server:
         leadership = self.leadership = self._build.leadership(ledger)
         service = self._service = self._build.service(leadership)
         rules = leadership.rules
-        self._link.begin(LinkTerm(ledger.term.number, rules.weights, leadership.accuracy, rules.arrive_s, ledger.end))
+        self._link.begin(LinkTerm(ledger.term.number, rules.weights, leadership.admission, rules.arrive_s))
         await self._route()
         state = ledger.state
         log.info("leading", term=ledger.term.number, hosts=len(state.hosts), microvms=len(state.placements))
@@ -198,6 +197,7 @@ class Server:
             self._proxy.trouble(f"no server leads: {ledger.why}")
             await self._route()
             self._link.end("the term has ended")
+            self._above = max(self._above, leadership.admission.trusted_term)
             with suppress(BilletError):
                 await self._store.resign(ledger.term)
         log.warning("lost leadership", term=ledger.term.number, why=ledger.why)

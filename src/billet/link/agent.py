@@ -13,14 +13,16 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from billet.adapters.log_throttle import LogThrottle
 from billet.core.errors import BilletError, Code, HostVerdict, Unreachable
+from billet.core.identity import END_OF_TERMS
 from billet.core.memory import remember
 from billet.host.agent import Agent
 from billet.host.flintlockd import CreateOrder
 from billet.link import bid_messages, messages
 from billet.link.dial import Dial
+from billet.link.hello import put_hello, sign
 from billet.link.outbox import MAX_MESSAGE_BYTES, Inbox, Outbox
 from billet.link.streams import Pipe
-from billet.ports import CreateOptions, Flintlock, InventoryUpdate, Reply, Report, Unknown
+from billet.ports import CreateOptions, Flintlock, Identity, InventoryUpdate, Reply, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 log = structlog.get_logger()
@@ -28,6 +30,7 @@ log = structlog.get_logger()
 BACKOFF_S = 0.05  # pause before the next dial, doubled after each failure up to
 BACKOFF_MAX_S = 2.0
 MARGIN_BYTES = 1 << 20  # for what goes out together with a large reply
+CHALLENGE_S = 1.0  # without a challenge within this time, the server is of an earlier version
 
 
 class AgentLink(WSListener):
@@ -35,7 +38,9 @@ class AgentLink(WSListener):
 
     def __init__(self, owner: AgentDialler, server: str) -> None:
         self.server = server
+        self.nonce: bytes | None = None  # of the server's latest challenge
         self.greeted = False  # the server has sent a message, so it has accepted this agent
+        self.waits = ""  # why the leader does not let this agent in yet
         self.sent_away = False  # the server has said goodbye, and the reason was logged
         self.seen_orders: dict[int, bool] = {}  # ids of the latest orders: a duplicate is ignored
         self._owner = owner
@@ -48,9 +53,18 @@ class AgentLink(WSListener):
         return self._outbox is not None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """Say hello."""
+        """Wait for the server's challenge, and say hello. A server of an earlier version sends none."""
         self._outbox = Outbox(transport)
-        self._outbox.put(pb.Up(hello=self._owner.hello()))
+        asyncio.get_running_loop().call_later(CHALLENGE_S, self._unchallenged)
+
+    def _unchallenged(self) -> None:
+        if self.nonce is None:
+            self.say_hello(b"")
+
+    def say_hello(self, nonce: bytes) -> None:
+        """Send a hello that answers this challenge."""
+        self.nonce = nonce
+        self.put(pb.Up(hello=self._owner.hello(nonce)))
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Handle a frame from the server."""
@@ -86,8 +100,20 @@ class AgentLink(WSListener):
 class AgentDialler:
     """Keeps the agent connected to every server. The one whose welcome has the newest term leads."""
 
-    def __init__(self, agent: Agent, flintlock: Flintlock, servers: Sequence[str], dial: Dial, version: str) -> None:
-        """`servers` are link addresses ("host:port"); `version` is this agent's, sent in its hello."""
+    def __init__(
+        self,
+        agent: Agent,
+        flintlock: Flintlock,
+        servers: Sequence[str],
+        dial: Dial,
+        version: str,
+        identity: Identity | None = None,
+    ) -> None:
+        """`servers` are link addresses ("host:port"); `version` is this agent's, sent in its hello.
+
+        Without an `identity` it says hello as agents of earlier versions do.
+        """
+        self._identity = identity
         self._agent = agent
         self._flintlock = flintlock
         self._servers = list(servers)
@@ -97,9 +123,13 @@ class AgentDialler:
         self._throttle = LogThrottle()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def hello(self) -> pb.Hello:
-        """The first message on every connection."""
-        return messages.put_hello(self._agent.host, self._version, self._agent.instance, self._agent.term)
+    def hello(self, nonce: bytes) -> pb.Hello:
+        """The first message on every connection. It is signed unless there was no challenge (`nonce` is empty)."""
+        hello = put_hello(self._agent.host, self._version, self._agent.instance, self._agent.term)
+        hello.flintlockd = self._agent.daemon_id
+        if self._identity and nonce:
+            sign(hello, self._identity, nonce)
+        return hello
 
     async def run(self) -> None:
         """Stay connected to all servers, for ever."""
@@ -114,7 +144,8 @@ class AgentDialler:
             reached = link is not None
             # Jitter: the agents of a fleet must not dial in step. No decision depends on it.
             await asyncio.sleep(pause_s * random.uniform(0.5, 1.0))
-            pause_s = BACKOFF_S if link and link.greeted else min(pause_s * 2, BACKOFF_MAX_S)
+            lasted = link and link.greeted and not link.sent_away
+            pause_s = BACKOFF_S if lasted else min(pause_s * 2, BACKOFF_MAX_S)
         self._kept.discard(server)
 
     async def _connection(self, server: str) -> AgentLink | None:
@@ -151,12 +182,20 @@ class AgentDialler:
             if self._throttle.should_log(link.server, why, now_s):
                 log.error("server refused this agent, retrying", server=link.server, why=why)
             return
-        link.greeted = True
+        if down.HasField("challenge"):
+            link.say_hello(down.challenge.nonce)
+        link.greeted = link.greeted or len(down.ListFields()) > down.HasField("challenge")
+        if not link.greeted:
+            return
         self._throttle.recovered(link.server)
         if down.HasField("welcome"):
             self._spawn(self._welcome(link, down.welcome))
-        if down.standby.leader and down.standby.leader not in self._kept:
-            self._spawn(self._keep(down.standby.leader, configured=False))
+        if down.HasField("standby"):
+            self._standby(link, down.standby)
+        self._carry_out(link, down)
+
+    def _carry_out(self, link: AgentLink, down: pb.Down) -> None:
+        """Answer the leader's calls for bids, and begin its orders and streams."""
         for call in down.calls:
             lots = bid_messages.get_call(call)
             answers = self._agent.bids([auction for _, auction in lots])
@@ -169,12 +208,26 @@ class AgentDialler:
         for stream in down.streams:
             self._spawn(self._stream(stream, link.server))
 
+    def _standby(self, link: AgentLink, standby: pb.Standby) -> None:
+        """Dial the leader if its address is new, or note why the leader lets this agent wait."""
+        if standby.why and standby.why != link.waits:
+            link.waits = standby.why
+            log.warning("the leader does not let this agent in yet", server=link.server, why=link.waits)
+        if standby.leader and standby.leader not in self._kept:
+            self._spawn(self._keep(standby.leader, configured=False))
+
     async def _welcome(self, link: AgentLink, welcome: pb.Welcome) -> None:
         """Send the full inventory, from a List that began after the connection was open."""
+        if welcome.term >= END_OF_TERMS:
+            log.error("ignoring leader of an impossible term", server=link.server, term=welcome.term)
+            return
         if not self._agent.accepts(welcome.term):
             log.warning("ignoring leader of an old term", server=link.server, term=welcome.term)
-            link.put(pb.Up(hello=self.hello()))  # tells it the newer term
+            link.say_hello(link.nonce or b"")  # tells it the newer term
             return
+        if link.waits:
+            log.info("the leader lets this agent in", server=link.server)
+            link.waits = ""
         self._agent.weights = messages.get_weights(welcome)
         self._agent.uplink = link
         if await self._agent.refresh() and self._agent.uplink is link:

@@ -12,19 +12,18 @@ from billet.core.model import (
     Auction,
     Bid,
     Constraints,
-    Facts,
     Image,
     Reason,
     Refusal,
     Resources,
     Score,
 )
+from billet.link.bounds import MOST, are_valid
 from billet.link.messages import get_facts, get_refusal, get_resources, put_facts, put_refusal, put_resources
 from billet.wire.pb import link_pb2 as pb
 
 T = TypeVar("T")
 NO_SENSE = "its bid contains invalid numbers"
-LARGEST = 1e12  # upper bound for any fact; as seconds, about 30,000 years
 
 
 def put_call(number: int, lots: Iterable[tuple[int, Auction]]) -> pb.Call:
@@ -115,7 +114,7 @@ def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bi
 def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
     """One host's answers, by lot. A bid with a NaN, infinite or negative number becomes a refusal."""
     basis, facts = get_resources(message.basis), get_facts(message.facts)
-    pressure, sound = message.pressure_part, _are_valid(facts)
+    pressure, sound = message.pressure_part, are_valid(facts) and min(basis) >= 0 and MOST.covers(basis)
     delays, images = _later(message.delay, 0.0, message.lot), _later(message.missing, 0, message.lot)
     pulled = _later(message.coming, facts.pulls, message.lot)  # older agents: assume that all pulls are of this lot
     columns = zip(message.lot, message.utilisation, message.shape, delays, images, pulled, strict=True)
@@ -128,8 +127,3 @@ def get_bids(host_id: str, message: pb.Bids) -> list[tuple[int, Bid | Refusal]]:
             answers.append((lot, Refusal(host_id, Reason.DECLINED, NO_SENSE)))
     answers += [(refusal.lot, get_refusal(host_id, refusal)) for refusal in message.refusals]
     return answers
-
-
-def _are_valid(facts: Facts) -> bool:
-    """Whether every fact is at least 0 and small enough for its square to be finite."""
-    return all(fact is None or 0 <= fact <= LARGEST for fact in facts)

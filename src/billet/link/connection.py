@@ -11,15 +11,19 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
 from billet.adapters.log_throttle import address_of
 from billet.core.errors import Unreachable
-from billet.core.model import Host
+from billet.core.identity import Claim
 from billet.link.outbox import Inbox, Outbox
 from billet.wire.pb import link_pb2 as pb
+from billet.wire.tls import peer_names
 
 log = structlog.get_logger()
 
 
 class Owner(Protocol):
     """The server that keeps the connections."""
+
+    def opened(self, connection: AgentConnection) -> None:
+        """A connection is open; its agent's hello follows."""
 
     def received(self, connection: AgentConnection, up: pb.Up) -> None:
         """Handle a message from an agent."""
@@ -29,13 +33,13 @@ class Owner(Protocol):
 
 
 class AgentConnection(WSListener):
-    """One agent's connection. `host`, `host_id` and `instance` are set by its hello."""
+    """One agent's connection. `claim` is set by its hello."""
 
     def __init__(self, owner: Owner) -> None:
-        self.host: Host | None = None
-        self.host_id = ""
-        self.instance = ""
+        self.claim: Claim | None = None
         self.late = False  # see rounds.Bidder
+        self.doubted = False  # another machine has shown the same key; whether this agent lives is asked
+        self.nonce = b""  # of the latest challenge
         self._owner = owner
         self._orders: dict[int, asyncio.Future[pb.Answer]] = {}  # sent and not answered yet, by id
         self._inbox = Inbox()
@@ -43,14 +47,30 @@ class AgentConnection(WSListener):
         self._transport: WSTransport | None = None
 
     @property
+    def host_id(self) -> str:
+        """The host's name; "" before the hello."""
+        return self.claim.host.id if self.claim else ""
+
+    @property
+    def instance(self) -> str:
+        """The unique name of the agent's process; "" before the hello."""
+        return self.claim.instance if self.claim else ""
+
+    @property
     def address(self) -> str:
         """The agent's address, "host:port"."""
         return address_of(self._transport.underlying_transport if self._transport else None)
 
+    @property
+    def certified_names(self) -> frozenset[str]:
+        """The names in the agent's certificate; none without one."""
+        return peer_names(self._transport.underlying_transport if self._transport else None)
+
     def on_ws_connected(self, transport: WSTransport) -> None:
-        """The handshake is complete; the agent's hello follows."""
+        """The handshake is complete."""
         self._transport = transport
         self._outbox = Outbox(transport)
+        self._owner.opened(self)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Handle a frame from the agent."""
@@ -68,6 +88,11 @@ class AgentConnection(WSListener):
         """The connection is closed."""
         self._owner.gone(self)
         self.abandon_orders(f"the link to host {self.host_id} closed")
+
+    def challenge(self, nonce: bytes) -> None:
+        """Ask the agent for a hello that is signed for this nonce."""
+        self.nonce = nonce
+        self.put(pb.Down(challenge=pb.Challenge(nonce=nonce)))
 
     def put(self, message: pb.Down) -> None:
         """Queue a message; it is sent at the end of this turn of the event loop."""

@@ -13,9 +13,12 @@ from billet.settings import split_endpoint
 
 HUNG_UP = "the server closes the connection before the WebSocket handshake"
 WITH_TLS = (
-    "its link probably has no TLS: start it with --link-tls-cert and --link-tls-key, or agents with --link-insecure"
+    "either its link has no TLS: start it with --link-tls-cert and --link-tls-key, or agents with --link-insecure; "
+    "or it has --link-client-ca: give --link-cert and --link-key"
 )
 WITHOUT_TLS = "its link probably has TLS: give --link-ca, the CA of its certificate, in place of --link-insecure"
+
+WITHOUT_CERT = "if the servers have --link-client-ca, give --link-cert and --link-key, signed by that CA"
 
 
 class Connection(Protocol):
@@ -46,7 +49,7 @@ class WebSocketDial:
     @property
     def hung_up(self) -> str:
         """See Dial."""
-        return HUNG_UP if self._tls else f"{HUNG_UP}; {WITHOUT_TLS}"
+        return f"{HUNG_UP}; {WITHOUT_CERT if self._tls else WITHOUT_TLS}"
 
     async def __call__(self, server: str, path: str, listener: WSListener) -> Connection:
         """See Dial."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from billet.core.model import (
     UNCERTAINTY,
     Facts,
-    Host,
     Observed,
     Reason,
     Refusal,
@@ -14,6 +13,7 @@ from billet.core.model import (
 )
 from billet.core.pressure import Stalls
 from billet.core.scoring import Weights
+from billet.link import bounds
 from billet.ports import Created, Denied, InventoryUpdate, MachineFacts, NotTaken, Outcome, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
 
@@ -67,33 +67,6 @@ def get_weights(message: pb.Welcome) -> Weights:
     )
 
 
-def put_hello(host: Host, version: str, instance: str, term: int) -> pb.Hello:
-    """An agent's first message."""
-    return pb.Hello(
-        host=host.id,
-        capacity=put_resources(host.capacity),
-        allocatable=put_resources(host.allocatable),
-        zone=host.zone,
-        labels=dict(host.labels),
-        provider=host.provider,
-        version=version,
-        instance=instance,
-        term=term,
-    )
-
-
-def get_hello(message: pb.Hello) -> Host:
-    """The host that a hello describes."""
-    return Host(
-        id=message.host,
-        capacity=get_resources(message.capacity),
-        allocatable=get_resources(message.allocatable),
-        zone=message.zone,
-        labels=dict(message.labels),
-        provider=message.provider,
-    )
-
-
 def put_report(value: Report) -> pb.Report:
     """A report as a message."""
     return pb.Report(
@@ -113,6 +86,7 @@ def put_report(value: Report) -> pb.Report:
         volumes_free_mib=value.volumes_free_mib,
         images=value.images,
         machine=put_machine(value.machine),
+        flintlockd=value.flintlockd,
     )
 
 
@@ -130,16 +104,16 @@ def put_machine(value: MachineFacts) -> pb.MachineFacts:
 def get_machine(message: pb.MachineFacts) -> MachineFacts:
     """Facts about a machine of a message."""
     return MachineFacts(
-        message.cpu_model if message.HasField("cpu_model") else None,
+        bounds.clean(message.cpu_model) if message.HasField("cpu_model") else None,
         message.kvm if message.HasField("kvm") else None,
-        tuple(message.providers) if message.providers_known else None,
-        tuple(message.lacks),
+        tuple(map(bounds.clean, message.providers[: bounds.TEXTS])) if message.providers_known else None,
+        tuple(map(bounds.clean, message.lacks[: bounds.TEXTS])),
     )
 
 
 def get_report(message: pb.Report) -> Report:
-    """The report of a message."""
-    return Report(
+    """The report of a message. Raises ValueError."""
+    report = Report(
         facts=get_facts(message.facts),
         cpu_share=message.cpu_share,
         memory_used_mib=message.memory_used_mib,
@@ -158,7 +132,10 @@ def get_report(message: pb.Report) -> Report:
         volumes_free_mib=message.volumes_free_mib if message.HasField("volumes_free_mib") else None,
         images=message.images if message.HasField("images") else None,
         machine=get_machine(message.machine),
+        flintlockd=bounds.name(message.flintlockd, "flintlockd"),
     )
+    bounds.check_report(report)
+    return report
 
 
 def put_inventory(value: InventoryUpdate) -> pb.InventoryUpdate:
@@ -183,18 +160,21 @@ def put_inventory(value: InventoryUpdate) -> pb.InventoryUpdate:
 
 
 def get_inventory(message: pb.InventoryUpdate) -> InventoryUpdate:
-    """The inventory of a message."""
+    """The inventory of a message, without rows that cannot be microVMs. Raises ValueError."""
+    for column in (message.seen, message.gone, message.creating):
+        bounds.number(len(column), bounds.ROWS, "the number of microVMs")
     seen = [
         Observed(
             row.uid,
             row.namespace,
             row.name,
-            get_resources(row.demand),
+            bounds.clamped(get_resources(row.demand)),
             VmState(row.state),
             row.token,
-            row.retry,
+            max(row.retry, 0),
         )
         for row in message.seen
+        if bounds.is_row(row)
     ]
     return InventoryUpdate(message.full, seen, list(message.gone), list(message.creating))
 
@@ -208,7 +188,8 @@ def get_refusal(host_id: str, message: pb.Refusal) -> Refusal:
     """The refusal of a message. An unknown reason, from a newer agent, becomes DECLINED."""
     known = message.reason in Reason.__members__
     reason = Reason[message.reason] if known else Reason.DECLINED
-    return Refusal(host_id, reason, message.detail if known else f"{message.reason} {message.detail}".strip())
+    detail = message.detail if known else f"{message.reason} {message.detail}".strip()
+    return Refusal(host_id, reason, bounds.clean(detail))
 
 
 def put_outcome(order: int, outcome: Outcome) -> pb.Answer:

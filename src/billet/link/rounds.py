@@ -7,9 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import structlog
+
+from billet.adapters.log_throttle import LogThrottle
 from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.link import bid_messages
 from billet.wire.pb import link_pb2 as pb
+
+log = structlog.get_logger()
 
 GAP_S = 0.01  # while a round is open, new auctions wait for its end, or this long, and share the next round
 
@@ -17,8 +22,11 @@ GAP_S = 0.01  # while a round is open, new auctions wait for its end, or this lo
 class Bidder(Protocol):
     """One connected host, as a round sees it."""
 
-    host_id: str
     late: bool  # it missed the end of a round; later rounds do not wait for it until it answers again
+
+    @property
+    def host_id(self) -> str:
+        """Its name."""
 
     def put_bytes(self, serialised: bytes) -> None:
         """Queue a serialised message."""
@@ -67,6 +75,7 @@ class Rounds:
         self._open: dict[int, Round] = {}
         self._number = 0
         self._call_out: asyncio.Handle | None = None
+        self._throttle = LogThrottle()
 
     async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
         """The answers of these hosts: SILENT for one that was not in time, AWAY for one that is not connected."""
@@ -83,12 +92,30 @@ class Rounds:
         current = self._open.get(message.round)
         if current is None:
             return
-        for lot, answer in bid_messages.get_bids(bidder.host_id, message):
-            if lot < len(current.lots):
+        if bidder.host_id not in current.unanswered:
+            return  # it was not asked, or has answered
+        for lot, answer in self._answers(bidder.host_id, message, len(current.lots)).items():
+            if bidder.host_id in current.lots[lot].host_ids:
                 current.lots[lot].answers.append(answer)
         current.unanswered.discard(bidder.host_id)
         current.waiting.discard(bidder.host_id)
         self._close_lots(message.round)
+
+    def _answers(self, host_id: str, message: pb.Bids, lots: int) -> dict[int, Bid | Refusal]:
+        """A host's answers by lot, the first of each; none if the message cannot be an answer to these lots."""
+        count = len(message.lot) + len(message.refusals)
+        answers: dict[int, Bid | Refusal] = {}
+        try:
+            if count > lots:
+                raise ValueError(f"{count} answers to {lots} lots")
+            for lot, answer in bid_messages.get_bids(host_id, message):
+                if lot < lots:
+                    answers.setdefault(lot, answer)
+        except ValueError as error:
+            why = str(error)
+            if self._throttle.should_log(host_id, why, asyncio.get_running_loop().time()):
+                log.warning("bids ignored", host=host_id, error=why)
+        return answers
 
     def left(self, host_id: str) -> None:
         """A host's link closed: wait for it no longer."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ssl
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
-from secrets import token_urlsafe
+from secrets import token_bytes, token_urlsafe
 
 import structlog
 from picows import (
@@ -25,11 +25,13 @@ from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.leader.leadership import LinkTerm
 from billet.link import messages
 from billet.link.connection import AgentConnection
+from billet.link.hello import NONCE_BYTES
 from billet.link.listening import BACKLOG, bind, throttle_shortage
 from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
+from billet.link.roster import Roster
 from billet.link.rounds import Rounds
 from billet.link.streams import Pipe, receive_all, send_all
-from billet.ports import CreateOptions, Leader, NotTaken, Outcome, Reply, Unknown
+from billet.ports import CreateOptions, Leader, NotTaken, Outcome, Reply, Report, Unknown
 from billet.wire import flintlock
 from billet.wire.pb import link_pb2 as pb
 
@@ -48,19 +50,33 @@ class LinkServer:
     So a new leader is connected to its hosts already and only has to send its welcome.
     """
 
-    def __init__(self, token: str, bid_wait_s: float, bid_wait_max_s: float) -> None:
+    def __init__(
+        self,
+        token: str,
+        bid_wait_s: float,
+        bid_wait_max_s: float,
+        certificates: bool = False,
+        nonce: Callable[[], bytes] = lambda: token_bytes(NONCE_BYTES),
+    ) -> None:
+        """`certificates`: agents show certificates, which must name their hosts. `nonce` draws random bytes."""
         self._token = token
-        self._hosts: dict[str, AgentConnection] = {}
+        self._roster = Roster(nonce, certificates, lambda host_id: self._rounds.left(host_id))
+        self._hosts = self._roster.hosts
         self._pipes: dict[str, Pipe] = {}
         self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s)
-        self._term: LinkTerm | None = None
-        self.seen_term = 0  # the greatest term that any host has reported to this server
-        self._leader = ""  # link address of the leading server, when that is another one
         self._arrived_by_s = 0.0  # until when calls wait for hosts that are not connected; loop time
-        self.arrivals = Broadcast()  # sent whenever a host has said hello
         self._order_id = 0
         self._servers: list[asyncio.Server] = []
         self._throttle = LogThrottle()
+
+    @property
+    def arrivals(self) -> Broadcast:
+        """Sent whenever a host has connected."""
+        return self._roster.arrivals
+
+    @property
+    def _term(self) -> LinkTerm | None:
+        return self._roster.term
 
     # The server.
 
@@ -86,28 +102,27 @@ class LinkServer:
         return bound
 
     def begin(self, term: LinkTerm) -> None:
-        """This server leads from now on: welcome all agents."""
-        self._term = term
+        """This server leads from now on: decide about all agents, and welcome those that join."""
+        self._roster.term = term
         self._arrived_by_s = asyncio.get_running_loop().time() + term.arrive_s
-        for connection in list(self._hosts.values()):
-            self._greet(connection)
+        self._roster.decide_all()
 
     def end(self, why: str) -> None:
         """This server leads no longer: open orders raise Unreachable, and the next leader resolves them."""
-        self._term = None
-        for connection in list(self._hosts.values()):
+        self._roster.term = None
+        for connection in self._roster.all():
             connection.abandon_orders(why)
 
     def follow(self, leader: Leader | None) -> None:
         """Another server leads, or none: tell the agents, in case they do not know its address."""
-        self._leader = leader.link if leader else ""
-        for connection in list(self._hosts.values()):
-            if not self._term:
-                self._greet(connection)
+        self._roster.leader = leader.link if leader else ""
+        if not self._term:
+            for connection in self._roster.all():
+                self._roster.tell_leader(connection)
 
     async def close(self) -> None:
         """Stop listening and close all connections."""
-        for connection in list(self._hosts.values()):
+        for connection in self._roster.all():
             connection.say_goodbye("this server is stopping")
         for server in self._servers:
             server.close()
@@ -130,10 +145,14 @@ class LinkServer:
 
     # What agents send.
 
+    def opened(self, connection: AgentConnection) -> None:
+        """A connection is open: ask for a signed hello."""
+        self._roster.challenge(connection)
+
     def received(self, connection: AgentConnection, up: pb.Up) -> None:
         """Handle a message from an agent."""
         if up.HasField("hello"):
-            self._hello(connection, up.hello)
+            self._roster.hello(connection, up.hello)
         host_id = connection.host_id
         if self._hosts.get(host_id) is not connection:
             return
@@ -142,56 +161,37 @@ class LinkServer:
         for answer in up.answers:
             connection.answered(answer)
         if self._term and up.HasField("inventory"):
-            self._term.listener.observed(host_id, messages.get_inventory(up.inventory))
-        if self._term and up.HasField("report"):
-            self._term.listener.reported(host_id, messages.get_report(up.report))
+            try:
+                inventory = messages.get_inventory(up.inventory)
+            except ValueError as error:  # to leave rows out would be to say that their microVMs are gone
+                self.dismiss(host_id, f"inventory of host {host_id!r} refused: {error}")
+                return
+            self._term.gate.observed(host_id, inventory)
+        if self._term and up.HasField("report") and (report := self._report(host_id, up.report)):
+            self._term.gate.reported(host_id, report)
 
-    def _hello(self, connection: AgentConnection, hello: pb.Hello) -> None:
-        host = messages.get_hello(hello)
-        other = self._hosts.get(host.id)
-        if other and other.instance != hello.instance:
-            self._refuse_duplicate(connection, host.id, other.address)
-            return
-        if other:
-            self.gone(other)
-        connection.host, connection.host_id, connection.instance = host, host.id, hello.instance
-        self._hosts[host.id] = connection
-        self.seen_term = max(self.seen_term, hello.term)
-        if self._term and hello.term > self._term.number:
-            self._term.outdated("a host has seen a later term: another server leads, or the store was restored")
-        else:
-            self._greet(connection)
-        self.arrivals.send()
-        log.info("host connected", host=host.id)
-
-    def _refuse_duplicate(self, connection: AgentConnection, host_id: str, other: str) -> None:
-        """Refuse an agent whose name is taken: by another agent, or by its own dead connection for some seconds."""
-        if self._throttle.should_log(host_id, other, asyncio.get_running_loop().time()):
-            log.warning("agent refused: --id in use", host=host_id, connected=other, refused=connection.address)
-        connection.say_goodbye(
-            f"another agent is connected as host {host_id!r}, from {other}: give each host its own --id. "
-            f"If that agent has died, this one is accepted within {PING_AFTER_S + PONG_WITHIN_S:.0f} s"
-        )
-
-    def _greet(self, connection: AgentConnection) -> None:
-        """Send a welcome when this server leads, else the leader's address."""
-        term = self._term
-        if term is None or connection.host is None or self.seen_term > term.number:
-            connection.put(pb.Down(standby=pb.Standby(leader=self._leader)))
-            return
-        connection.put(pb.Down(welcome=messages.put_welcome(term.number, term.weights)))
-        term.listener.joined(connection.host)
+    def _report(self, host_id: str, message: pb.Report) -> Report | None:
+        """The report of a message; None for one that cannot be true."""
+        try:
+            return messages.get_report(message)
+        except ValueError as error:
+            if self._throttle.should_log(host_id, str(error), asyncio.get_running_loop().time()):
+                log.warning("report ignored", host=host_id, error=str(error))
+            return None
 
     def gone(self, connection: AgentConnection) -> None:
         """Forget a connection that has closed."""
-        if self._hosts.get(connection.host_id) is connection:
-            del self._hosts[connection.host_id]
-            log.info("host disconnected", host=connection.host_id)
-            self._rounds.left(connection.host_id)
-            if self._term:
-                self._term.listener.left(connection.host_id)
+        self._roster.gone(connection)
 
     # ports.Hosts.
+
+    def dismiss(self, host_id: str, why: str) -> None:
+        """See ports.Hosts."""
+        self._roster.dismiss(host_id, why)
+
+    def regreet(self, host_id: str) -> None:
+        """See ports.Hosts."""
+        self._roster.regreet(host_id)
 
     async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
         """See ports.Hosts."""

@@ -208,7 +208,7 @@ def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterab
     ):
         if some:
             was = ", ".join(f"{offer['host']} bid {offer['score']['total']:.3f}" for offer in some)
-            yield Text(f"  * re-priced {why}: {was}", style="dim")
+            yield Text(f"  * repriced {why}: {was}", style="dim")
 
 
 def _pulls(offers: Sequence[AuctionRecord], pulling: Sequence[str] | None) -> Iterable[Text]:
@@ -246,7 +246,7 @@ def _verdict(award: AuctionRecord | None, totals: list[float], refusals: list[Ma
         return Text(f"No host won: {_no_host_text(len(refusals))}.", style="bold red")
     text = Text("  ").append(award["host"], style="bold green").append(f" won at {award['score']['total']:.3f}")
     if award.get("repriced"):
-        text.append(" (re-priced)")
+        text.append(" (repriced)")
     if len(totals) == 1:
         return text.append("; it was the only bidder.")
     runner_up = award.get("runner_up")

@@ -24,7 +24,7 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
         allocatable, taken = row["allocatable"], row["taken"]
         result.add_row(
             Text(row["id"], style="bold"),
-            *([row["zone"] or "-"] if zones else []),
+            *([Text(row["zone"] or "-")] if zones else []),
             _host_state(row),
             bar(row["utilisation"], 12),
             f"{taken['vcpu']}/{allocatable['vcpu']}",
@@ -32,6 +32,21 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
             _count(taken["vms"], row["failed"]),
             _queue(row["pending"], row["boot_s"]),
             f"{row['pressure']:.0%}" if "pressure" in row else "-",
+        )
+    return result
+
+
+def agents_table(agents: Iterable[Row]) -> Table:
+    """The agents of a HostsReply (as dicts): those that were not let in, and why."""
+    result = table("~HOST", "STATE", "~FROM", "~KEY", ">HEARD", "~WHY")
+    for row in agents:
+        result.add_row(
+            Text(row["host"], style="bold"),
+            state(row["state"]),
+            Text(row["address"]),
+            row["key"] or UNKNOWN,
+            f"{age(row['age_s'])} ago" if row["age_s"] else "connected",
+            Text(row["why"]),
         )
     return result
 
@@ -69,8 +84,9 @@ def host_table(row: Row) -> Table:
     pull = duration(row["pull_s"]) if "pull_s" in row else "no pull seen yet"
     for name, value in (
         ("state", _host_state(row)),
-        ("zone", row["zone"] or UNKNOWN),
+        ("zone", Text(row["zone"] or UNKNOWN)),
         ("labels", ", ".join(f"{key}={value}" for key, value in sorted(row["labels"].items())) or UNKNOWN),
+        ("key, machine", f"{row['key'] or 'not bound'}, {row['machine'] or UNKNOWN}"),
         ("allocated", bar(row["utilisation"], 12)),
         ("  vCPU, microVMs", f"{allocated['vcpu']}, {allocated['vms']}"),
         ("  memory, disk", f"{memory}, {disk}"),
@@ -85,9 +101,9 @@ def host_table(row: Row) -> Table:
         ("/dev/kvm", {True: "yes", False: "no"}.get(row.get("kvm", ""), UNKNOWN)),
         ("providers", ", ".join(row["providers"]) or UNKNOWN),
     ):
-        result.add_row(name, value)
+        result.add_row(name, Text(value) if isinstance(value, str) else value)
     for metric in row["unavailable"]:
-        result.add_row(Text("unavailable", style="yellow"), metric)
+        result.add_row(Text("unavailable", style="yellow"), Text(metric))
     return result
 
 
@@ -105,6 +121,8 @@ def _gib(row: Row, key: str) -> str:
 def _host_state(row: Row) -> Text:
     """The host's state; ", cordoned" is added if it is also AWAY, DAEMON_DOWN or FENCED."""
     text = state(row["state"])
+    if row["duplicate"]:
+        text.append(", identity copied", style="red")
     return text.append(", cordoned", style="yellow") if row["cordoned"] and row["state"] != "CORDONED" else text
 
 

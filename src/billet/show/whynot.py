@@ -18,7 +18,7 @@ PARTS = {
     "preference": "preferences",
     "correction": "the correction of its earlier predictions",
 }
-FIELDS = [part for part in Score._fields if part != "total"]
+FIELDS = ("utilisation", "shape", "pressure", "delay", "preference", "correction")  # in the order of `billet explain`
 VISIBLE = 0.0005  # smaller differences would print as +0.000
 HEADINGS = {"utilisation": "FULL AFTER", "delay": "BOOT DELAY"}  # the same as in `billet explain`
 KINDS = {What.VCPU: "vCPU", What.MEMORY: "memory", What.DISK: "disk", What.SLOTS: "microVM slots"}

@@ -44,6 +44,7 @@ class End:
     def __init__(self, net: Carrier, process: SimProcess, name: str, kind: type[Message]) -> None:
         self.process, self.name, self.is_disconnected = process, name, False
         self.listener: WSListener | None = None
+        self.early: list[SimFrame] = []  # frames that arrived before there was a listener
         self.peer: End
         self.kind = kind  # class of the messages that it sends
         self.last_s = 0.0  # when the latest frame from here arrives, virtual time
@@ -90,6 +91,16 @@ class End:
         elif not self.is_disconnected and self.listener:
             self._net.arrived(self, frame)
             self.listener.on_ws_frame(self, frame)  # type: ignore[arg-type]  # stand-ins for picows classes
+        elif not self.is_disconnected:
+            self.early.append(frame)
+
+    def listen(self, listener: WSListener) -> None:
+        """Handle frames from now on, first those that have arrived already."""
+        self.listener = listener
+        listener.on_ws_connected(self)  # type: ignore[arg-type]
+        for frame in self.early:
+            self.receive(frame)
+        self.early.clear()
 
     def _tell(self) -> None:
         # The method that listeners inherit does nothing, and accepts picows transports only.

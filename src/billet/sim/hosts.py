@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from random import Random
 
 from picows import WSListener
 
+from billet.adapters.identity import KeyIdentity
 from billet.core.model import Host, Resources
 from billet.core.pressure import Stalls
 from billet.host.agent import Agent, Measured
@@ -46,6 +48,7 @@ class SimMachine:
         self.clock = SimClock(world)
         self._world, self._net, self._servers = world, net, servers
         self._starts = 0
+        self._identity = KeyIdentity.of_seed(sha256(host.id.encode()).digest(), host.id, host.id)
         self._process: SimProcess | None = None
         self._chance = world.chance(f"machine {host.id}")
         world.note(HostMade(world.now_s, host))
@@ -74,10 +77,13 @@ class SimMachine:
         fuse(process)
 
     async def _begin(self, process: SimProcess) -> None:
+        name = self.host.id  # of its machine, its flintlockd and its key
         loopback = Loopback(self._world, self.daemon, process)
-        agent = self.agent = Agent(self.host, loopback, wire, self._measure, self.clock, REPORT_S, process.name)
+        agent = self.agent = Agent(
+            self.host, loopback, wire, self._measure, self.clock, REPORT_S, process.name, daemon_id=lambda: name
+        )
         dial = SimDial(self._net, process, self.host.id)
-        dialler = AgentDialler(agent, loopback, self._servers, dial, "sim")
+        dialler = AgentDialler(agent, loopback, self._servers, dial, "sim", self._identity)
         process.spawn(agent.run())
         process.spawn(dialler.run())
 

@@ -182,8 +182,7 @@ class Network:
         there[0].call_at(self.world.now_s, self._accept, there, process, (name, place), path, accepted)
         async with asyncio.timeout(CONNECT_S):
             end = await accepted
-        end.listener = listener
-        listener.on_ws_connected(end)  # type: ignore[arg-type]
+        end.listen(listener)
         return end
 
     def _accept(

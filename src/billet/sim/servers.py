@@ -26,6 +26,7 @@ from billet.leader.ledger import Ledger
 from billet.leader.recorder import AuctionRecorder
 from billet.leader.rules import Rules
 from billet.leader.server import Factories, Server, Service
+from billet.link.hello import NONCE_BYTES
 from billet.link.server import LinkServer
 from billet.ports import Answer, Leader
 from billet.sim.etcd import Etcd
@@ -220,7 +221,8 @@ class SimServer:
     async def _run(self, process: SimProcess) -> None:
         """Build a server from simulated parts, as node.Node builds one from real ones, and run it."""
         store = SimStore(self._world, self._etcd, process, self._reaches_store)
-        link = LinkServer("", BID_WAIT_S, BID_WAIT_MAX_S)
+        chance = self._world.chance(f"challenges of {process.name}")
+        link = LinkServer("", BID_WAIT_S, BID_WAIT_MAX_S, nonce=lambda: chance.randbytes(NONCE_BYTES))
         proxy = LeaderProxy(lambda sent, metadata: token_of(sent, metadata, self._new_id), HOLD_S)
         listeners = self._listeners = SimListeners(self._world, proxy)
 

@@ -13,6 +13,7 @@ import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -94,6 +95,14 @@ def client_context(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContex
             raise ConfigError("a client certificate and its key go together: give both, or neither")
         _load_pair(context, cert, key)
     return context
+
+
+def peer_names(transport: Any) -> frozenset[str]:
+    """The names in the certificate that a connection's peer has shown: common names and DNS names."""
+    ssl_object = transport.get_extra_info("ssl_object") if transport else None
+    shown = (ssl_object.getpeercert() if ssl_object else None) or {}
+    common = [value for part in shown.get("subject", ()) for kind, value in part if kind == "commonName"]
+    return frozenset(common + [value for kind, value in shown.get("subjectAltName", ()) if kind == "DNS"])
 
 
 def _context(protocol: int) -> ssl.SSLContext:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62illet/wire/pb/fleet.proto\x12\tbillet.v1\"L\n\tResources\x12\x0c\n\x04vcpu\x18\x01 \x01(\x03\x12\x12\n\nmemory_mib\x18\x02 \x01(\x03\x12\x10\n\x08\x64isk_mib\x18\x03 \x01(\x03\x12\x0b\n\x03vms\x18\x04 \x01(\x03\"\x0e\n\x0cHostsRequest\"\xa5\x01\n\nHostsReply\x12\"\n\x05hosts\x18\x01 \x03(\x0b\x32\x13.billet.v1.HostView\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x33\n\x07weights\x18\x0b \x03(\x0b\x32\".billet.v1.HostsReply.WeightsEntry\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x8b\x08\n\x08HostView\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.billet.v1.HostState\x12)\n\x0b\x61llocatable\x18\x04 \x01(\x0b\x32\x14.billet.v1.Resources\x12#\n\x05taken\x18\x05 \x01(\x0b\x32\x14.billet.v1.Resources\x12\x13\n\x0butilisation\x18\x06 \x01(\x01\x12\x15\n\x08pressure\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07pending\x18\x08 \x01(\x05\x12\x0e\n\x06\x62oot_s\x18\t \x01(\x01\x12\x11\n\tcpu_share\x18\n \x01(\x01\x12\x17\n\x0fmemory_used_mib\x18\x0b \x01(\x03\x12\x14\n\x0creport_age_s\x18\x0c \x01(\x01\x12/\n\x06labels\x18\r \x03(\x0b\x32\x1f.billet.v1.HostView.LabelsEntry\x12\x0e\n\x06\x66\x61iled\x18\x0e \x01(\x05\x12\x10\n\x08\x63ordoned\x18\x0f \x01(\x08\x12\x11\n\tconnected\x18\x10 \x01(\x08\x12\x16\n\tcpu_stall\x18\x11 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0cmemory_stall\x18\x12 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08io_stall\x18\x13 \x01(\x01H\x03\x88\x01\x01\x12\x1c\n\x0fmemory_free_mib\x18\x14 \x01(\x03H\x04\x88\x01\x01\x12\x1d\n\x10volumes_free_mib\x18\x15 \x01(\x03H\x05\x88\x01\x01\x12\x14\n\x07\x61head_s\x18\x16 \x01(\x01H\x06\x88\x01\x01\x12\x13\n\x06pull_s\x18\x17 \x01(\x01H\x07\x88\x01\x01\x12\x13\n\x06images\x18\x18 \x01(\x05H\x08\x88\x01\x01\x12\x16\n\tcpu_model\x18\x19 \x01(\tH\t\x88\x01\x01\x12\x10\n\x03kvm\x18\x1a \x01(\x08H\n\x88\x01\x01\x12\x11\n\tproviders\x18\x1b \x03(\t\x12\x13\n\x0bunavailable\x18\x1c \x03(\t\x12\x18\n\x10\x64\x65lay_correction\x18\x1d \x01(\x01\x12\x1e\n\x16utilisation_correction\x18\x1e \x01(\x01\x12\x18\n\x0buncertainty\x18\x1f \x01(\x01H\x0b\x88\x01\x01\x12\r\n\x05pulls\x18  \x01(\x05\x12\x12\n\nboots_seen\x18! \x01(\x01\x12\x12\n\npulls_seen\x18\" \x01(\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_pressureB\x0c\n\n_cpu_stallB\x0f\n\r_memory_stallB\x0b\n\t_io_stallB\x12\n\x10_memory_free_mibB\x13\n\x11_volumes_free_mibB\n\n\x08_ahead_sB\t\n\x07_pull_sB\t\n\x07_imagesB\x0c\n\n_cpu_modelB\x06\n\x04_kvmB\x0e\n\x0c_uncertainty\"R\n\x11PlacementsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\x04 \x01(\x08\"?\n\x0fPlacementsReply\x12,\n\nplacements\x18\x01 \x03(\x0b\x32\x18.billet.v1.PlacementView\"\xce\x02\n\rPlacementView\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x10\n\x08vm_state\x18\x06 \x01(\t\x12\x0c\n\x04vcpu\x18\x07 \x01(\x03\x12\x12\n\nmemory_mib\x18\x08 \x01(\x03\x12\r\n\x05score\x18\t \x01(\x01\x12\x11\n\trunner_up\x18\n \x01(\t\x12\x0f\n\x07\x61\x64opted\x18\x0b \x01(\x08\x12\x14\n\x0c\x63hanged_at_s\x18\x0c \x01(\x01\x12\x34\n\x06labels\x18\r \x03(\x0b\x32$.billet.v1.PlacementView.LabelsEntry\x12\x10\n\x08\x64isk_mib\x18\x10 \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1d\n\x0e\x45xplainRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"#\n\x0c\x45xplainReply\x12\x13\n\x0brecord_json\x18\x01 \x03(\x0c\"I\n\x0eRecordsRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x0c\n\x04gone\x18\x04 \x01(\x08\"<\n\x0cRecordsReply\x12\x0e\n\x06record\x18\x01 \x03(\x0c\x12\x0c\n\x04next\x18\x02 \x01(\x03\x12\x0e\n\x06server\x18\x03 \x01(\t\"\x1f\n\x0f\x41\x63\x63uracyRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\"5\n\rAccuracyReply\x12\x14\n\x0coutcome_json\x18\x01 \x03(\x0c\x12\x0e\n\x06server\x18\x02 \x01(\t\"R\n\x11\x43hangeHostRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12!\n\x04verb\x18\x02 \x01(\x0e\x32\x13.billet.v1.HostVerb\x12\x0c\n\x04gone\x18\x03 \x01(\x08\"F\n\x0f\x43hangeHostReply\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.billet.v1.HostView\x12\x10\n\x08released\x18\x02 \x01(\x05*g\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\t\n\x05READY\x10\x01\x12\x08\n\x04\x41WAY\x10\x02\x12\x0c\n\x08\x43ORDONED\x10\x03\x12\x0f\n\x0b\x44\x41\x45MON_DOWN\x10\x04\x12\n\n\x06\x46\x45NCED\x10\x05*V\n\x08HostVerb\x12\x19\n\x15HOST_VERB_UNSPECIFIED\x10\x00\x12\n\n\x06\x43ORDON\x10\x01\x12\x0c\n\x08UNCORDON\x10\x02\x12\t\n\x05\x46\x45NCE\x10\x03\x12\n\n\x06REMOVE\x10\x04\x32\x90\x03\n\x05\x46leet\x12\x37\n\x05Hosts\x12\x17.billet.v1.HostsRequest\x1a\x15.billet.v1.HostsReply\x12\x46\n\nPlacements\x12\x1c.billet.v1.PlacementsRequest\x1a\x1a.billet.v1.PlacementsReply\x12=\n\x07\x45xplain\x12\x19.billet.v1.ExplainRequest\x1a\x17.billet.v1.ExplainReply\x12=\n\x07Records\x12\x19.billet.v1.RecordsRequest\x1a\x17.billet.v1.RecordsReply\x12@\n\x08\x41\x63\x63uracy\x12\x1a.billet.v1.AccuracyRequest\x1a\x18.billet.v1.AccuracyReply\x12\x46\n\nChangeHost\x12\x1c.billet.v1.ChangeHostRequest\x1a\x1a.billet.v1.ChangeHostReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x62illet/wire/pb/fleet.proto\x12\tbillet.v1\"L\n\tResources\x12\x0c\n\x04vcpu\x18\x01 \x01(\x03\x12\x12\n\nmemory_mib\x18\x02 \x01(\x03\x12\x10\n\x08\x64isk_mib\x18\x03 \x01(\x03\x12\x0b\n\x03vms\x18\x04 \x01(\x03\"\x0e\n\x0cHostsRequest\"\xcb\x01\n\nHostsReply\x12\"\n\x05hosts\x18\x01 \x03(\x0b\x32\x13.billet.v1.HostView\x12\x0e\n\x06policy\x18\n \x01(\t\x12\x33\n\x07weights\x18\x0b \x03(\x0b\x32\".billet.v1.HostsReply.WeightsEntry\x12$\n\x06\x61gents\x18\x0c \x03(\x0b\x32\x14.billet.v1.AgentView\x1a.\n\x0cWeightsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"y\n\tAgentView\x12\x0c\n\x04host\x18\x01 \x01(\t\x12$\n\x05state\x18\x02 \x01(\x0e\x32\x15.billet.v1.AgentState\x12\x0f\n\x07\x61\x64\x64ress\x18\x03 \x01(\t\x12\r\n\x05\x61ge_s\x18\x04 \x01(\x01\x12\x0b\n\x03why\x18\x05 \x01(\t\x12\x0b\n\x03key\x18\x06 \x01(\t\"\xbc\x08\n\x08HostView\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04zone\x18\x02 \x01(\t\x12#\n\x05state\x18\x03 \x01(\x0e\x32\x14.billet.v1.HostState\x12)\n\x0b\x61llocatable\x18\x04 \x01(\x0b\x32\x14.billet.v1.Resources\x12#\n\x05taken\x18\x05 \x01(\x0b\x32\x14.billet.v1.Resources\x12\x13\n\x0butilisation\x18\x06 \x01(\x01\x12\x15\n\x08pressure\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07pending\x18\x08 \x01(\x05\x12\x0e\n\x06\x62oot_s\x18\t \x01(\x01\x12\x11\n\tcpu_share\x18\n \x01(\x01\x12\x17\n\x0fmemory_used_mib\x18\x0b \x01(\x03\x12\x14\n\x0creport_age_s\x18\x0c \x01(\x01\x12/\n\x06labels\x18\r \x03(\x0b\x32\x1f.billet.v1.HostView.LabelsEntry\x12\x0e\n\x06\x66\x61iled\x18\x0e \x01(\x05\x12\x10\n\x08\x63ordoned\x18\x0f \x01(\x08\x12\x11\n\tconnected\x18\x10 \x01(\x08\x12\x16\n\tcpu_stall\x18\x11 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0cmemory_stall\x18\x12 \x01(\x01H\x02\x88\x01\x01\x12\x15\n\x08io_stall\x18\x13 \x01(\x01H\x03\x88\x01\x01\x12\x1c\n\x0fmemory_free_mib\x18\x14 \x01(\x03H\x04\x88\x01\x01\x12\x1d\n\x10volumes_free_mib\x18\x15 \x01(\x03H\x05\x88\x01\x01\x12\x14\n\x07\x61head_s\x18\x16 \x01(\x01H\x06\x88\x01\x01\x12\x13\n\x06pull_s\x18\x17 \x01(\x01H\x07\x88\x01\x01\x12\x13\n\x06images\x18\x18 \x01(\x05H\x08\x88\x01\x01\x12\x16\n\tcpu_model\x18\x19 \x01(\tH\t\x88\x01\x01\x12\x10\n\x03kvm\x18\x1a \x01(\x08H\n\x88\x01\x01\x12\x11\n\tproviders\x18\x1b \x03(\t\x12\x13\n\x0bunavailable\x18\x1c \x03(\t\x12\x18\n\x10\x64\x65lay_correction\x18\x1d \x01(\x01\x12\x1e\n\x16utilisation_correction\x18\x1e \x01(\x01\x12\x18\n\x0buncertainty\x18\x1f \x01(\x01H\x0b\x88\x01\x01\x12\r\n\x05pulls\x18  \x01(\x05\x12\x12\n\nboots_seen\x18! \x01(\x01\x12\x12\n\npulls_seen\x18\" \x01(\x01\x12\x0b\n\x03key\x18# \x01(\t\x12\x0f\n\x07machine\x18$ \x01(\t\x12\x11\n\tduplicate\x18% \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_pressureB\x0c\n\n_cpu_stallB\x0f\n\r_memory_stallB\x0b\n\t_io_stallB\x12\n\x10_memory_free_mibB\x13\n\x11_volumes_free_mibB\n\n\x08_ahead_sB\t\n\x07_pull_sB\t\n\x07_imagesB\x0c\n\n_cpu_modelB\x06\n\x04_kvmB\x0e\n\x0c_uncertainty\"R\n\x11PlacementsRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0c\n\x04host\x18\x03 \x01(\t\x12\x0e\n\x06\x66\x65nced\x18\x04 \x01(\x08\"?\n\x0fPlacementsReply\x12,\n\nplacements\x18\x01 \x03(\x0b\x32\x18.billet.v1.PlacementView\"\xce\x02\n\rPlacementView\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x11\n\tnamespace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0c\n\x04host\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x10\n\x08vm_state\x18\x06 \x01(\t\x12\x0c\n\x04vcpu\x18\x07 \x01(\x03\x12\x12\n\nmemory_mib\x18\x08 \x01(\x03\x12\r\n\x05score\x18\t \x01(\x01\x12\x11\n\trunner_up\x18\n \x01(\t\x12\x0f\n\x07\x61\x64opted\x18\x0b \x01(\x08\x12\x14\n\x0c\x63hanged_at_s\x18\x0c \x01(\x01\x12\x34\n\x06labels\x18\r \x03(\x0b\x32$.billet.v1.PlacementView.LabelsEntry\x12\x10\n\x08\x64isk_mib\x18\x10 \x01(\x03\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x1d\n\x0e\x45xplainRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"#\n\x0c\x45xplainReply\x12\x13\n\x0brecord_json\x18\x01 \x03(\x0c\"I\n\x0eRecordsRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05\x61\x66ter\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x0c\n\x04gone\x18\x04 \x01(\x08\"<\n\x0cRecordsReply\x12\x0e\n\x06record\x18\x01 \x03(\x0c\x12\x0c\n\x04next\x18\x02 \x01(\x03\x12\x0e\n\x06server\x18\x03 \x01(\t\"\x1f\n\x0f\x41\x63\x63uracyRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\"5\n\rAccuracyReply\x12\x14\n\x0coutcome_json\x18\x01 \x03(\x0c\x12\x0e\n\x06server\x18\x02 \x01(\t\"R\n\x11\x43hangeHostRequest\x12\x0c\n\x04host\x18\x01 \x01(\t\x12!\n\x04verb\x18\x02 \x01(\x0e\x32\x13.billet.v1.HostVerb\x12\x0c\n\x04gone\x18\x03 \x01(\x08\"F\n\x0f\x43hangeHostReply\x12!\n\x04host\x18\x01 \x01(\x0b\x32\x13.billet.v1.HostView\x12\x10\n\x08released\x18\x02 \x01(\x05*g\n\tHostState\x12\x1a\n\x16HOST_STATE_UNSPECIFIED\x10\x00\x12\t\n\x05READY\x10\x01\x12\x08\n\x04\x41WAY\x10\x02\x12\x0c\n\x08\x43ORDONED\x10\x03\x12\x0f\n\x0b\x44\x41\x45MON_DOWN\x10\x04\x12\n\n\x06\x46\x45NCED\x10\x05*~\n\x08HostVerb\x12\x19\n\x15HOST_VERB_UNSPECIFIED\x10\x00\x12\n\n\x06\x43ORDON\x10\x01\x12\x0c\n\x08UNCORDON\x10\x02\x12\t\n\x05\x46\x45NCE\x10\x03\x12\n\n\x06REMOVE\x10\x04\x12\n\n\x06REBIND\x10\x05\x12\t\n\x05\x41\x44MIT\x10\x06\x12\x0f\n\x0b\x41\x43\x43\x45PT_TERM\x10\x07*S\n\nAgentState\x12\x1b\n\x17\x41GENT_STATE_UNSPECIFIED\x10\x00\x12\x0b\n\x07PENDING\x10\x01\x12\x0b\n\x07REFUSED\x10\x02\x12\x0e\n\nLATER_TERM\x10\x03\x32\x90\x03\n\x05\x46leet\x12\x37\n\x05Hosts\x12\x17.billet.v1.HostsRequest\x1a\x15.billet.v1.HostsReply\x12\x46\n\nPlacements\x12\x1c.billet.v1.PlacementsRequest\x1a\x1a.billet.v1.PlacementsReply\x12=\n\x07\x45xplain\x12\x19.billet.v1.ExplainRequest\x1a\x17.billet.v1.ExplainReply\x12=\n\x07Records\x12\x19.billet.v1.RecordsRequest\x1a\x17.billet.v1.RecordsReply\x12@\n\x08\x41\x63\x63uracy\x12\x1a.billet.v1.AccuracyRequest\x1a\x18.billet.v1.AccuracyReply\x12\x46\n\nChangeHost\x12\x1c.billet.v1.ChangeHostRequest\x1a\x1a.billet.v1.ChangeHostReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,46 +37,50 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HOSTVIEW_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_PLACEMENTVIEW_LABELSENTRY']._loaded_options = None
   _globals['_PLACEMENTVIEW_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_HOSTSTATE']._serialized_start=2276
-  _globals['_HOSTSTATE']._serialized_end=2379
-  _globals['_HOSTVERB']._serialized_start=2381
-  _globals['_HOSTVERB']._serialized_end=2467
+  _globals['_HOSTSTATE']._serialized_start=2486
+  _globals['_HOSTSTATE']._serialized_end=2589
+  _globals['_HOSTVERB']._serialized_start=2591
+  _globals['_HOSTVERB']._serialized_end=2717
+  _globals['_AGENTSTATE']._serialized_start=2719
+  _globals['_AGENTSTATE']._serialized_end=2802
   _globals['_RESOURCES']._serialized_start=41
   _globals['_RESOURCES']._serialized_end=117
   _globals['_HOSTSREQUEST']._serialized_start=119
   _globals['_HOSTSREQUEST']._serialized_end=133
   _globals['_HOSTSREPLY']._serialized_start=136
-  _globals['_HOSTSREPLY']._serialized_end=301
-  _globals['_HOSTSREPLY_WEIGHTSENTRY']._serialized_start=255
-  _globals['_HOSTSREPLY_WEIGHTSENTRY']._serialized_end=301
-  _globals['_HOSTVIEW']._serialized_start=304
-  _globals['_HOSTVIEW']._serialized_end=1339
-  _globals['_HOSTVIEW_LABELSENTRY']._serialized_start=1124
-  _globals['_HOSTVIEW_LABELSENTRY']._serialized_end=1169
-  _globals['_PLACEMENTSREQUEST']._serialized_start=1341
-  _globals['_PLACEMENTSREQUEST']._serialized_end=1423
-  _globals['_PLACEMENTSREPLY']._serialized_start=1425
-  _globals['_PLACEMENTSREPLY']._serialized_end=1488
-  _globals['_PLACEMENTVIEW']._serialized_start=1491
-  _globals['_PLACEMENTVIEW']._serialized_end=1825
-  _globals['_PLACEMENTVIEW_LABELSENTRY']._serialized_start=1124
-  _globals['_PLACEMENTVIEW_LABELSENTRY']._serialized_end=1169
-  _globals['_EXPLAINREQUEST']._serialized_start=1827
-  _globals['_EXPLAINREQUEST']._serialized_end=1856
-  _globals['_EXPLAINREPLY']._serialized_start=1858
-  _globals['_EXPLAINREPLY']._serialized_end=1893
-  _globals['_RECORDSREQUEST']._serialized_start=1895
-  _globals['_RECORDSREQUEST']._serialized_end=1968
-  _globals['_RECORDSREPLY']._serialized_start=1970
-  _globals['_RECORDSREPLY']._serialized_end=2030
-  _globals['_ACCURACYREQUEST']._serialized_start=2032
-  _globals['_ACCURACYREQUEST']._serialized_end=2063
-  _globals['_ACCURACYREPLY']._serialized_start=2065
-  _globals['_ACCURACYREPLY']._serialized_end=2118
-  _globals['_CHANGEHOSTREQUEST']._serialized_start=2120
-  _globals['_CHANGEHOSTREQUEST']._serialized_end=2202
-  _globals['_CHANGEHOSTREPLY']._serialized_start=2204
-  _globals['_CHANGEHOSTREPLY']._serialized_end=2274
-  _globals['_FLEET']._serialized_start=2470
-  _globals['_FLEET']._serialized_end=2870
+  _globals['_HOSTSREPLY']._serialized_end=339
+  _globals['_HOSTSREPLY_WEIGHTSENTRY']._serialized_start=293
+  _globals['_HOSTSREPLY_WEIGHTSENTRY']._serialized_end=339
+  _globals['_AGENTVIEW']._serialized_start=341
+  _globals['_AGENTVIEW']._serialized_end=462
+  _globals['_HOSTVIEW']._serialized_start=465
+  _globals['_HOSTVIEW']._serialized_end=1549
+  _globals['_HOSTVIEW_LABELSENTRY']._serialized_start=1334
+  _globals['_HOSTVIEW_LABELSENTRY']._serialized_end=1379
+  _globals['_PLACEMENTSREQUEST']._serialized_start=1551
+  _globals['_PLACEMENTSREQUEST']._serialized_end=1633
+  _globals['_PLACEMENTSREPLY']._serialized_start=1635
+  _globals['_PLACEMENTSREPLY']._serialized_end=1698
+  _globals['_PLACEMENTVIEW']._serialized_start=1701
+  _globals['_PLACEMENTVIEW']._serialized_end=2035
+  _globals['_PLACEMENTVIEW_LABELSENTRY']._serialized_start=1334
+  _globals['_PLACEMENTVIEW_LABELSENTRY']._serialized_end=1379
+  _globals['_EXPLAINREQUEST']._serialized_start=2037
+  _globals['_EXPLAINREQUEST']._serialized_end=2066
+  _globals['_EXPLAINREPLY']._serialized_start=2068
+  _globals['_EXPLAINREPLY']._serialized_end=2103
+  _globals['_RECORDSREQUEST']._serialized_start=2105
+  _globals['_RECORDSREQUEST']._serialized_end=2178
+  _globals['_RECORDSREPLY']._serialized_start=2180
+  _globals['_RECORDSREPLY']._serialized_end=2240
+  _globals['_ACCURACYREQUEST']._serialized_start=2242
+  _globals['_ACCURACYREQUEST']._serialized_end=2273
+  _globals['_ACCURACYREPLY']._serialized_start=2275
+  _globals['_ACCURACYREPLY']._serialized_end=2328
+  _globals['_CHANGEHOSTREQUEST']._serialized_start=2330
+  _globals['_CHANGEHOSTREQUEST']._serialized_end=2412
+  _globals['_CHANGEHOSTREPLY']._serialized_start=2414
+  _globals['_CHANGEHOSTREPLY']._serialized_end=2484
+  _globals['_FLEET']._serialized_start=2805
+  _globals['_FLEET']._serialized_end=3205
 # @@protoc_insertion_point(module_scope)

@@ -66,6 +66,12 @@ class _HostVerbEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostVerb.Val
     """declare the host dead and its microVMs gone"""
     REMOVE: _HostVerb.ValueType  # 4
     """remove the host from the fleet"""
+    REBIND: _HostVerb.ValueType  # 5
+    """bind its name to the agent that is connected, or else to the next one that connects"""
+    ADMIT: _HostVerb.ValueType  # 6
+    """let in the new host that waits under this name"""
+    ACCEPT_TERM: _HostVerb.ValueType  # 7
+    """accept the later term that this host reports: the store was restored"""
 
 class HostVerb(_HostVerb, metaclass=_HostVerbEnumTypeWrapper): ...
 
@@ -77,7 +83,38 @@ FENCE: HostVerb.ValueType  # 3
 """declare the host dead and its microVMs gone"""
 REMOVE: HostVerb.ValueType  # 4
 """remove the host from the fleet"""
+REBIND: HostVerb.ValueType  # 5
+"""bind its name to the agent that is connected, or else to the next one that connects"""
+ADMIT: HostVerb.ValueType  # 6
+"""let in the new host that waits under this name"""
+ACCEPT_TERM: HostVerb.ValueType  # 7
+"""accept the later term that this host reports: the store was restored"""
 Global___HostVerb: _TypeAlias = HostVerb  # noqa: Y015
+
+class _AgentState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AgentStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AgentState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGENT_STATE_UNSPECIFIED: _AgentState.ValueType  # 0
+    PENDING: _AgentState.ValueType  # 1
+    """a new host that waits for `billet host admit`"""
+    REFUSED: _AgentState.ValueType  # 2
+    """its identity or its flintlockd conflicts with a host's"""
+    LATER_TERM: _AgentState.ValueType  # 3
+    """it obeys a later term than this leader's, so it does not join"""
+
+class AgentState(_AgentState, metaclass=_AgentStateEnumTypeWrapper): ...
+
+AGENT_STATE_UNSPECIFIED: AgentState.ValueType  # 0
+PENDING: AgentState.ValueType  # 1
+"""a new host that waits for `billet host admit`"""
+REFUSED: AgentState.ValueType  # 2
+"""its identity or its flintlockd conflicts with a host's"""
+LATER_TERM: AgentState.ValueType  # 3
+"""it obeys a later term than this leader's, so it does not join"""
+Global___AgentState: _TypeAlias = AgentState  # noqa: Y015
 
 @_typing.final
 class Resources(_message.Message):
@@ -151,6 +188,7 @@ class HostsReply(_message.Message):
     HOSTS_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
+    AGENTS_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """policy of the leader"""
     @_builtins.property
@@ -159,20 +197,66 @@ class HostsReply(_message.Message):
     def weights(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """other settings of the score, by name; see `billet server --help`"""
 
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentView]:
+        """agents that were not let in"""
+
     def __init__(
         self,
         *,
         hosts: _abc.Iterable[Global___HostView] | None = ...,
         policy: _builtins.str = ...,
         weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        agents: _abc.Iterable[Global___AgentView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "policy", b"policy", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "hosts", b"hosts", "policy", b"policy", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostsReply: _TypeAlias = HostsReply  # noqa: Y015
+
+@_typing.final
+class AgentView(_message.Message):
+    """An agent that was not let in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    """the name that it gives"""
+    state: Global___AgentState.ValueType
+    address: _builtins.str
+    """"host:port" """
+    age_s: _builtins.float
+    """since it was last heard"""
+    why: _builtins.str
+    """and what to do"""
+    key: _builtins.str
+    """fingerprint of its key, "" = none"""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        state: Global___AgentState.ValueType = ...,
+        address: _builtins.str = ...,
+        age_s: _builtins.float = ...,
+        why: _builtins.str = ...,
+        key: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "age_s", b"age_s", "host", b"host", "key", b"key", "state", b"state", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AgentView: _TypeAlias = AgentView  # noqa: Y015
 
 @_typing.final
 class HostView(_message.Message):
@@ -232,6 +316,9 @@ class HostView(_message.Message):
     PULLS_FIELD_NUMBER: _builtins.int
     BOOTS_SEEN_FIELD_NUMBER: _builtins.int
     PULLS_SEEN_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    DUPLICATE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     zone: _builtins.str
     state: Global___HostState.ValueType
@@ -287,6 +374,12 @@ class HostView(_message.Message):
     """number of boots behind boot_s"""
     pulls_seen: _builtins.float
     """number of pulls behind pull_s"""
+    key: _builtins.str
+    """fingerprint of the key that its name is bound to, "" = not bound"""
+    machine: _builtins.str
+    """machine id that its name is bound to, "" = unknown"""
+    duplicate: _builtins.bool
+    """its key was seen on two machines; only the boot that was connected is let in"""
     @_builtins.property
     def allocatable(self) -> Global___Resources: ...
     @_builtins.property
@@ -338,10 +431,13 @@ class HostView(_message.Message):
         pulls: _builtins.int = ...,
         boots_seen: _builtins.float = ...,
         pulls_seen: _builtins.float = ...,
+        key: _builtins.str = ...,
+        machine: _builtins.str = ...,
+        duplicate: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "taken", b"taken", "uncertainty", b"uncertainty", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "delay_correction", b"delay_correction", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "labels", b"labels", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "delay_correction", b"delay_correction", "duplicate", b"duplicate", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "key", b"key", "kvm", b"kvm", "labels", b"labels", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
     _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015

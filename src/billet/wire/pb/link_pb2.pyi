@@ -183,6 +183,11 @@ class Hello(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     TERM_FIELD_NUMBER: _builtins.int
+    PUBLIC_KEY_FIELD_NUMBER: _builtins.int
+    MACHINE_ID_FIELD_NUMBER: _builtins.int
+    BOOT_ID_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    FLINTLOCKD_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     zone: _builtins.str
     provider: _builtins.str
@@ -191,6 +196,16 @@ class Hello(_message.Message):
     """random, new at each start of the agent"""
     term: _builtins.int
     """the highest term that this agent has obeyed"""
+    public_key: _builtins.bytes
+    """Ed25519, raw; empty from agents of earlier versions"""
+    machine_id: _builtins.str
+    """/etc/machine-id, "" = unavailable"""
+    boot_id: _builtins.str
+    """new at each boot of the machine, "" = unavailable"""
+    signature: _builtins.bytes
+    """over the server's challenge and this agent's identity (link/hello.py)"""
+    flintlockd: _builtins.str
+    """identifies the socket on which its flintlockd listens, "" = unknown"""
     @_builtins.property
     def capacity(self) -> Global___Resources: ...
     @_builtins.property
@@ -209,10 +224,15 @@ class Hello(_message.Message):
         version: _builtins.str = ...,
         instance: _builtins.str = ...,
         term: _builtins.int = ...,
+        public_key: _builtins.bytes = ...,
+        machine_id: _builtins.str = ...,
+        boot_id: _builtins.str = ...,
+        signature: _builtins.bytes = ...,
+        flintlockd: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "capacity", b"capacity", "host", b"host", "instance", b"instance", "labels", b"labels", "provider", b"provider", "term", b"term", "version", b"version", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "boot_id", b"boot_id", "capacity", b"capacity", "flintlockd", b"flintlockd", "host", b"host", "instance", b"instance", "labels", b"labels", "machine_id", b"machine_id", "provider", b"provider", "public_key", b"public_key", "signature", b"signature", "term", b"term", "version", b"version", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -238,6 +258,7 @@ class Report(_message.Message):
     VOLUMES_FREE_MIB_FIELD_NUMBER: _builtins.int
     IMAGES_FIELD_NUMBER: _builtins.int
     MACHINE_FIELD_NUMBER: _builtins.int
+    FLINTLOCKD_FIELD_NUMBER: _builtins.int
     cpu_share: _builtins.float
     memory_used_mib: _builtins.int
     disk_free_mib: _builtins.int
@@ -251,6 +272,8 @@ class Report(_message.Message):
     memory_free_mib: _builtins.int
     volumes_free_mib: _builtins.int
     images: _builtins.int
+    flintlockd: _builtins.str
+    """as in Hello: it changes when flintlockd is restarted"""
     @_builtins.property
     def facts(self) -> Global___Facts: ...
     @_builtins.property
@@ -276,10 +299,11 @@ class Report(_message.Message):
         volumes_free_mib: _builtins.int | None = ...,
         images: _builtins.int | None = ...,
         machine: Global___MachineFacts | None = ...,
+        flintlockd: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_volumes_free_mib", b"_volumes_free_mib", "cpu_stall", b"cpu_stall", "facts", b"facts", "images", b"images", "io_stall", b"io_stall", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "taken", b"taken", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_volumes_free_mib", b"_volumes_free_mib", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "daemon_ok", b"daemon_ok", "disk_free_mib", b"disk_free_mib", "facts", b"facts", "failed", b"failed", "images", b"images", "interval_s", b"interval_s", "io_stall", b"io_stall", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "taken", b"taken", "vms", b"vms", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_volumes_free_mib", b"_volumes_free_mib", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "daemon_ok", b"daemon_ok", "disk_free_mib", b"disk_free_mib", "facts", b"facts", "failed", b"failed", "flintlockd", b"flintlockd", "images", b"images", "interval_s", b"interval_s", "io_stall", b"io_stall", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "taken", b"taken", "vms", b"vms", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_stall: _TypeAlias = _typing.Literal["cpu_stall"]  # noqa: Y015
     _WhichOneofArgType__cpu_stall: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall"]  # noqa: Y015
@@ -591,9 +615,10 @@ class Down(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     GOODBYE_FIELD_NUMBER: _builtins.int
     STANDBY_FIELD_NUMBER: _builtins.int
+    CHALLENGE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
-        """first on every connection that is accepted"""
+        """the agent is accepted, and this server leads"""
 
     @_builtins.property
     def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___Call]: ...
@@ -607,6 +632,8 @@ class Down(_message.Message):
 
     @_builtins.property
     def standby(self) -> Global___Standby: ...
+    @_builtins.property
+    def challenge(self) -> Global___Challenge: ...
     def __init__(
         self,
         *,
@@ -616,14 +643,37 @@ class Down(_message.Message):
         streams: _abc.Iterable[Global___OpenStream] | None = ...,
         goodbye: Global___Goodbye | None = ...,
         standby: Global___Standby | None = ...,
+        challenge: Global___Challenge | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["goodbye", b"goodbye", "standby", b"standby", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "goodbye", b"goodbye", "standby", b"standby", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "goodbye", b"goodbye", "orders", b"orders", "standby", b"standby", "streams", b"streams", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "challenge", b"challenge", "goodbye", b"goodbye", "orders", b"orders", "standby", b"standby", "streams", b"streams", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Down: _TypeAlias = Down  # noqa: Y015
+
+@_typing.final
+class Challenge(_message.Message):
+    """First on every connection: the agent answers with its hello, signed. Sent again to learn whether the agent lives."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NONCE_FIELD_NUMBER: _builtins.int
+    nonce: _builtins.bytes
+    """32 random bytes"""
+    def __init__(
+        self,
+        *,
+        nonce: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Challenge: _TypeAlias = Challenge  # noqa: Y015
 
 @_typing.final
 class Welcome(_message.Message):
@@ -668,16 +718,20 @@ class Standby(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     LEADER_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
     leader: _builtins.str
     """the leader's link address, "" = unknown"""
+    why: _builtins.str
+    """this server leads, and the agent waits for this; "" = it does not lead"""
     def __init__(
         self,
         *,
         leader: _builtins.str = ...,
+        why: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leader", b"leader", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
