@@ -100,7 +100,7 @@ def save(path: Path, db: sqlite3.Connection) -> str:
             db.backup(copy)
     except (OSError, sqlite3.Error) as error:
         return f"restore a backup (the content could not be saved: {error})"
-    return f"move {saved}, which has the content, to {path}, or restore a backup"
+    return f"move {saved}, which has the content, to {path} (without an old -wal or -shm), or restore a backup"
 
 
 def little_room(path: Path, size_bytes: int) -> tuple[str, ...]:
