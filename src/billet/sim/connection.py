@@ -19,6 +19,7 @@ class SimFrame:
 
     payload: bytes
     msg_type: WSMsgType = WSMsgType.BINARY
+    fin: bool = True
 
     def get_payload_as_bytes(self) -> bytes:
         """See picows."""
