@@ -183,7 +183,7 @@ class Auctioneer:
     async def _ask_again(
         self, auction: Auction, answers: list[Bid | Refusal], waited_for: set[str]
     ) -> list[Bid | Refusal]:
-        silent = to_ask_again(self._ledger.state, auction, answers, waited_for)
+        silent = to_ask_again(self._ledger.state, self._ready, auction, answers, waited_for)
         if not silent:
             return []
         heard = await self._hosts.call_for_bids(auction, silent)
