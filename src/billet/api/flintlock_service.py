@@ -229,8 +229,8 @@ class FlintlockService:
     async def _ask_all_hosts(self, method: str, request: bytes) -> tuple[dict[str, Reply], set[str]]:
         """Ask all hosts at once: the replies by host, and the hosts that did not answer.
 
-        Includes hosts whose first record is being written, whether they are still connected or not. A fenced host that
-        does not answer does not count as missing, because its microVMs are declared gone.
+        Includes hosts whose first record is being written, whether they are still connected or not. A fenced host
+        that does not answer does not count as missing, because its microVMs are declared gone.
         """
         hosts = dict(self._leadership.ledger.state.hosts)
         host_ids = list(dict.fromkeys([*hosts, *self._leadership.reconciler.seen, *self._leadership.ledger.amending]))

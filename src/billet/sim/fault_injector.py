@@ -7,6 +7,7 @@ from collections.abc import Callable
 from billet.sim.hosts import SimMachine
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network
+from billet.sim.rogues import Rogues
 from billet.sim.servers import SimServer
 from billet.sim.world import SimClock, World
 
@@ -21,6 +22,7 @@ class FaultInjector:
         self._world, self._net = world, net
         self._servers, self._machines = servers, machines
         self._chance = world.chance("fault injector")
+        self._rogues = Rogues(world, net, [server.me.link for server in servers])
 
     def begin(self) -> None:
         """Start everything, and schedule the faults."""
@@ -42,6 +44,8 @@ class FaultInjector:
             (faults.machine_kills, self._kill_machine),
             (faults.stops, self._stop),
             (faults.clock_jumps, self._jump),
+            (faults.impostors, self._impostor),
+            (faults.lying_terms, self._liar),
         ):
             if rate:
                 self._next(rate, strike)
@@ -184,6 +188,15 @@ class FaultInjector:
             self._world.tell(agent.name, f"is stopped for {stop_s:.3f} s")
             agent.stop()
             self._later(stop_s, lambda: agent.go_on() if agent.stopped else None)
+
+    def _impostor(self) -> None:
+        """Start a second machine with the name of a host that the leader has bound to its key."""
+        machine = self._chance.choice(self._machines)
+        if any(server.has_bound(machine.host.id) for server in self._servers):
+            self._rogues.impostor(machine.host, self._down_s())
+
+    def _liar(self) -> None:
+        self._rogues.liar(self._machines[0].host, self._down_s())
 
     def _jump(self) -> None:
         clocks: list[SimClock] = [server.clock for server in self._servers]

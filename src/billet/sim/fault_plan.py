@@ -53,6 +53,9 @@ class FaultPlan:
     # People.
     gives_up: float
     direct: float  # share of the creates that bypass Billet
+    # Agents that are not what they say (rogues.py).
+    impostors: float  # a second machine has the name of a host
+    lying_terms: float
 
 
 def draw(chance: Random) -> FaultPlan:
@@ -100,4 +103,6 @@ def draw(chance: Random) -> FaultPlan:
         delete_s=between(0.05, 3.0),
         gives_up=maybe(0.02, 0.3),
         direct=maybe(0.05, 0.6),
+        impostors=maybe(0.03, 0.3),
+        lying_terms=maybe(0.03, 0.3),
     )
