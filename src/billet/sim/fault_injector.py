@@ -10,6 +10,7 @@ from billet.sim.etcd import Etcd
 from billet.sim.hosts import SimMachine
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network
+from billet.sim.rogues import Rogues
 from billet.sim.servers import SimServer
 from billet.sim.world import SimClock, World
 
@@ -33,6 +34,8 @@ class FaultInjector:
         self._chance = world.chance("fault injector")
         self._more = world.chance("more faults of the injector")
         etcd.reserved = self._race
+        self._rogue = world.chance("rogues")
+        self._rogues = Rogues(world, net, [server.me.link for server in servers])
 
     def begin(self) -> None:
         """Start everything, and schedule the faults."""
@@ -67,6 +70,9 @@ class FaultInjector:
         ):
             if rate:
                 self._next(rate, strike, self._more)
+        for rate, strike in ((faults.impostors, self._impostor), (faults.lying_terms, self._liar)):
+            if rate:
+                self._next(rate, strike, self._rogue)
 
     def calm(self) -> None:
         """End all faults, and start everything that is down."""
@@ -295,6 +301,15 @@ class FaultInjector:
             self._world.tell(agent.name, f"is stopped for {stop_s:.3f} s")
             agent.stop()
             self._later(stop_s, lambda: agent.go_on() if agent.stopped else None)
+
+    def _impostor(self) -> None:
+        """Start a second machine with the name of a host that the leader has bound to its key."""
+        machine = self._rogue.choice(self._machines)
+        if any(server.has_bound(machine.host.id) for server in self._servers):
+            self._rogues.impostor(machine.host, self._rogue.expovariate(1.0) * self._world.faults.down_s)
+
+    def _liar(self) -> None:
+        self._rogues.liar(self._machines[0].host, self._rogue.expovariate(1.0) * self._world.faults.down_s)
 
     def _jump(self) -> None:
         self._jump_by(self._chance.choice(JUMPS_S), self._chance)

@@ -58,6 +58,9 @@ class FaultPlan:
     # People.
     gives_up: float
     direct: float  # share of the creates that bypass Billet
+    # Agents that are not what they say (rogues.py).
+    impostors: float  # a second machine has the name of a host
+    lying_terms: float
     # Faults that outlast the time-outs of the code, in runs whose busy part is long enough.
     long: bool = False
     daemon_outages: float = 0.0  # flintlockd is down, or hangs, for `outage_s`
@@ -118,6 +121,8 @@ def draw(chance: Random, more: Random) -> FaultPlan:
         delete_s=between(0.05, 3.0),
         gives_up=maybe(0.02, 0.3),
         direct=maybe(0.05, 0.6),
+        impostors=maybe(0.03, 0.3),
+        lying_terms=maybe(0.03, 0.3),
     )
     return _with_later_faults(plan, more)
 

@@ -199,6 +199,12 @@ class SimServer:
         """Whether it acts as the leader."""
         return self._server is not None and self._server.leadership is not None
 
+    def has_bound(self, host_id: str) -> bool:
+        """Whether it leads, and its ledger has bound this host's name to a key."""
+        leadership = self._server.leadership if self._server else None
+        host = leadership.ledger.state.hosts.get(host_id) if leadership else None
+        return bool(host and host.key)
+
     def start(self, fuse: Callable[[SimProcess], None]) -> None:
         """Start a new process, with nothing in memory."""
         self._starts += 1
