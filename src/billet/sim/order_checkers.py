@@ -38,7 +38,7 @@ from billet.sim.history import (
 from billet.sim.hosts import REPORT_S
 from billet.sim.servers import RESOLVE_AFTER_S
 
-RECORDED_S = 4.0  # a leader that is not disturbed records within this time what a host shows
+RECORDED_S = 10.0  # a leader that is not disturbed records within this time what a host shows
 CALL_ENDS_S = 30.0  # a create of an earlier term has ended by then
 QUEUED_S = 2 * GAP_S
 SHOWN_S = min(RESOLVE_S, RESOLVE_AFTER_S) - 2 * REPORT_S  # Lists are not always fresh
