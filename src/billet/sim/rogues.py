@@ -11,12 +11,11 @@ from billet.core.model import Host
 from billet.host.agent import Agent, Measured
 from billet.link.agent import AgentDialler
 from billet.ports import Reply
+from billet.sim.history import HUGE
 from billet.sim.hosts import REPORT_S, SimDial
 from billet.sim.network import Network
 from billet.sim.world import SimClock, World
 from billet.wire import flintlock as wire
-
-HUGE = 1 << 40  # a term that no simulated store reaches
 
 
 class EmptyFlintlockd:
