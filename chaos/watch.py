@@ -83,7 +83,8 @@ class Watch:
         return ""
 
     async def _statuses(self) -> list[etcd.StatusResponse | None]:
-        return await self._members.everyone("Maintenance/Status", etcd.StatusRequest(), etcd.StatusResponse)
+        statuses = await self._members.everyone("Maintenance/Status", etcd.StatusRequest(), etcd.StatusResponse)
+        return list(statuses.values())
 
     # The end of a run.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -11,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -147,10 +149,37 @@ class LocalCluster:
             member.wait_for_health(f"{metrics}/health")
         return self
 
+    def replace(self, old: LocalEtcd, folder: Path) -> None:
+        """Take a member out of the cluster, and put a new one with a new address in its place."""
+        other = next(member for member in self.members if member is not old)
+        folder.mkdir()
+        new = LocalEtcd(folder, ["--initial-cluster-state", "existing"], name=folder.name)
+        listed = _ask(other, "member/list", {})["members"]
+        _ask(other, "member/remove", {"ID": next(one["ID"] for one in listed if one.get("name") == old.name)})
+        old.kill()
+        self.members.remove(old)
+        _ask(other, "member/add", {"peerURLs": [new.peer]})
+        peers = ",".join(f"{member.name}={member.peer}" for member in [*self.members, new])
+        new.wait_for_health(f"{new.launch(peers)}/health")
+        self.members.append(new)
+
     def stop(self) -> None:
         """End them; in peace, the last ones would wait for the others in vain."""
         for member in self.members:
             member.kill()
+
+
+def _ask(member: LocalEtcd, method: str, request: dict[str, object]) -> dict[str, Any]:
+    """Call etcd's cluster API. It refuses for some seconds after each change of the members."""
+    deadline_s = time.monotonic() + STARTED_WITHIN_S
+    url = f"{member.endpoint}/v3/cluster/{method}"
+    while True:
+        try:
+            with urllib.request.urlopen(url, json.dumps(request).encode(), timeout=10.0) as answer:
+                return cast(dict[str, Any], json.load(answer))
+        except (urllib.error.URLError, OSError):
+            assert time.monotonic() < deadline_s, f"etcd refuses {method}"
+            time.sleep(0.2)
 
 
 def _stopped(pid: int) -> bool:

@@ -84,7 +84,7 @@ class Cluster:
 
     def _start(self) -> None:
         self.store_url = "sqlite:///billet.db" if self.store == "sqlite" else start_etcd(self.processes, self.members)
-        self._ports = [tuple(free_port() for _ in range(3)) for _ in range(self.servers)]
+        self.ports = [tuple(free_port() for _ in range(3)) for _ in range(self.servers)]
         starting = [self._launch_server(n) for n in range(self.servers)]
         self._start_fakes()
         self.server = starting
@@ -94,7 +94,7 @@ class Cluster:
             self.zones.append(dict(said.get("zones", ())))
             self.http_address = self.http_address or said["http"]
         if self.together:
-            self._run_together("agent", [self._agent_flags(n) for n in range(len(self.plans))])
+            self._run_together("agent", [self.agent_arguments(n) for n in range(len(self.plans))])
             return
         self.agent = [self.launch_agent(n) for n in range(len(self.plans))]
         for process in self.agent:
@@ -149,7 +149,7 @@ class Cluster:
     def _launch_server(self, n: int) -> ChildProcess:
         data = self.folder / f"server-{n}"
         data.mkdir(exist_ok=True)
-        grpc_port, http_port, link_port = self._ports[n]
+        grpc_port, http_port, link_port = self.ports[n]
         tls_flags: list[str] = ["--insecure"] if self.tls.insecure else ["--tls-cert", self.tls.cert]
         tls_flags += [] if self.tls.insecure else ["--tls-key", self.tls.key]
         if self.tls.client_validate:
@@ -163,11 +163,11 @@ class Cluster:
         )  # fmt: skip
 
     def launch_agent(self, n: int) -> ChildProcess:
-        return self.processes.billet(f"agent-{self.plans[n].id}", "agent", *self._agent_flags(n))
+        return self.processes.billet(f"agent-{self.plans[n].id}", "agent", *self.agent_arguments(n))
 
-    def _agent_flags(self, n: int) -> list[str]:
+    def agent_arguments(self, n: int) -> list[str]:
         plan = self.plans[n]
-        links = ",".join(f"127.0.0.1:{link}" for _, _, link in self._ports)
+        links = ",".join(f"127.0.0.1:{link}" for _, _, link in self.ports)
         return [
             "--id", plan.id, "--server", links, "--json-ready",
             "--link-token", LINK_TOKEN, "--link-insecure", "--flintlock", self.fakes[n].grpc_address,

@@ -139,7 +139,7 @@ async def test_a_hosts_death_fencing_return_and_cleaning(start: Start, controlle
     assert all(machine.creates == 1 for machine in machines), "out of reach is no reason to create again"
 
     # The operator declares it dead: a Get says so in flintlockd's words, and the loop creates again, elsewhere.
-    fenced = await billet(cluster, "host", "fence", "h0", "-o", "json")
+    fenced = await billet(cluster, "host", "fence", "h0", "--yes", "-o", "json")
     assert fenced.returncode == 0, fenced.stderr
     assert json.loads(fenced.stdout)["released"] == 3
     assert await error_of(clients.get(one)) == (grpc.StatusCode.UNKNOWN, wire.unknown_uid(wire.GET, one))
@@ -177,7 +177,7 @@ async def test_a_hosts_death_fencing_return_and_cleaning(start: Start, controlle
 async def test_a_host_that_lives_is_not_fenced_and_says_what_to_do(start: Start) -> None:
     cluster, clients = await start(1)
     uid = await clients.create("alive")
-    said = await billet(cluster, "host", "fence", "h0")
+    said = await billet(cluster, "host", "fence", "h0", "--yes")
     assert said.returncode == 1
     assert "h0 is connected: drain it, or stop its agent and flintlockd first" in said.stderr
     assert len(said.stderr.strip().splitlines()) == 1
@@ -326,7 +326,7 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
     assert {vm["id"] for vm in on_hosts(cluster)["h0"]} == here
 
     # One at a time, and interrupted after the first: what is done is done, and no more.
-    drain = interruptible(cluster, "host", "drain", "h0", "--evict", "--pace-s", "600")
+    drain = interruptible(cluster, "host", "drain", "h0", "--evict", "--yes", "--pace-s", "600")
     first = await asyncio.create_subprocess_exec(*drain, stderr=asyncio.subprocess.PIPE)
     await deleted_one(first)
     await eventually(lambda: len({vm["id"] for vm in on_hosts(cluster)["h0"]}) == len(here) - 1)
@@ -336,7 +336,8 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
     assert "interrupted after 1 delete; h0 stays cordoned; run the same command to continue" in said
 
     # Run again, it goes on where it was; what its label does not allow stays, and is named.
-    again = await billet(cluster, "host", "drain", "h0", "--evict", "--pace-s", "0", "--at-once", "2", "-o", "json")
+    flags = ("--evict", "--yes", "--pace-s", "0", "--at-once", "2", "-o", "json")
+    again = await billet(cluster, "host", "drain", "h0", *flags)
     assert again.returncode == 1
     told = json.loads(again.stdout)
     assert len(told["evicted"]) == len(here) - len(staying) - 1
@@ -353,7 +354,7 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
     for vm in on_hosts(cluster)["h0"]:
         await clients.delete(vm["uid"])
     await eventually(lambda: on_hosts(cluster)["h0"] == [])
-    done = await billet(cluster, "host", "drain", "h0", "--evict")
+    done = await billet(cluster, "host", "drain", "h0", "--evict", "--yes")
     assert done.stdout == "h0 is cordoned and empty. `billet host uncordon h0` puts it back into service.\n"
     await asyncio.to_thread(cluster.agent[0].stop)
     await eventually(lambda: has_state(clients, "h0", "AWAY"))

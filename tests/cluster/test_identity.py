@@ -32,7 +32,7 @@ ROOM = Resources(8, 16384, 100_000, 10)
 
 def start_agent(cluster: Cluster, name: str, *flags: str, state: str = "other") -> ChildProcess:
     """One more agent, with the settings of the first host's but for these flags and a state folder of its own."""
-    base = cluster._agent_flags(0)
+    base = cluster.agent_arguments(0)
     return cluster.processes.billet(
         f"agent-{name}", "agent", *base, "--state", str(cluster.folder / state), *flags
     )  # fmt: skip
@@ -210,7 +210,7 @@ class Liar(WSListener):
 async def dial(cluster: Cluster, liar: Liar) -> WSTransport:
     transport, _ = await ws_connect(
         lambda: liar,
-        f"ws://127.0.0.1:{cluster._ports[0][2]}/agent?host=x",
+        f"ws://127.0.0.1:{cluster.ports[0][2]}/agent?host=x",
         extra_headers={"Authorization": f"Bearer {LINK_TOKEN}"},
     )
     return transport

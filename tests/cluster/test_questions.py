@@ -72,7 +72,7 @@ async def evened_out(cluster: Cluster) -> None:
     plan = json.loads(await answer(cluster, "rebalance", "--plan", "-o", "json"))
     assert {move["target"] for move in plan["moves"]} == {"h2"}
     assert len(plan["moves"]) == 4
-    done = json.loads(await answer(cluster, "rebalance", "--apply", "--per-minute", "600", "-o", "json"))
+    done = json.loads(await answer(cluster, "rebalance", "--apply", "--yes", "--per-minute", "600", "-o", "json"))
     assert [move["target"] for move in done["moved"]] == ["h2"] * 4
     assert done["cov"] == pytest.approx(plan["cov_after"])
     assert counts(cluster) == {"h0": 4, "h1": 4, "h2": 4}
@@ -99,12 +99,12 @@ async def nothing_more_goes_than_comes_back(cluster: Cluster, clients: Clients) 
     for vm in on_hosts(cluster)["h2"]:
         await clients.delete(vm["uid"])
     await eventually(lambda: taken(clients, 8))
-    stopped = await billet(cluster, "rebalance", "--apply", "--wait-s", "0.5", "--per-minute", "600")
+    stopped = await billet(cluster, "rebalance", "--apply", "--yes", "--wait-s", "0.5", "--per-minute", "600")
     assert stopped.returncode == 1
     assert "not recreated within 0.5 s (--wait-s); stopping here" in stopped.stderr
     await eventually(lambda: taken(clients, 7))
 
-    apply = interruptible(cluster, "rebalance", "--apply")
+    apply = interruptible(cluster, "rebalance", "--apply", "--yes")
     waiting = await asyncio.create_subprocess_exec(*apply, stderr=asyncio.subprocess.PIPE)
     await eventually(lambda: taken(clients, 6))
     waiting.send_signal(signal.SIGINT)

@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billet.core.accuracy import LATE, NEEDED, UNDERSTATED, WINDOW, Outcome, discount, errors
+from billet.core.accuracy import (
+    LATE,
+    LATE_END,
+    NEEDED,
+    UNDERSTATED,
+    UNDERSTATED_END,
+    WINDOW,
+    Outcome,
+    discount,
+    errors,
+)
 from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import NO_DISCOUNT, Auction, Discount, Facts, Forecast, Host, HostView, Resources
@@ -34,6 +44,16 @@ def test_nobody_is_favoured_for_being_wrong(outcomes):
     off = discount(outcomes)
     assert off.delay >= 1.0
     assert off.utilisation >= 0.0
+
+
+@given(st.floats(LATE_END + 0.01, LATE - 0.01), st.floats(UNDERSTATED_END + 0.001, UNDERSTATED - 0.001))
+def test_between_the_limits_a_discount_stays_and_none_begins(ratio, low):
+    """Broken on purpose (one limit for both): a host near it changes sides with each boot, ten times a second."""
+    near = [outcome(ratio, low)] * WINDOW
+    assert discount(near) == NO_DISCOUNT
+    assert discount(near, Discount(2.0, 0.1)) == Discount(pytest.approx(ratio), pytest.approx(low))
+    assert discount(near, Discount(2.0, 0.0)) == Discount(pytest.approx(ratio), 0.0)
+    assert discount([outcome(LATE_END - 0.01, UNDERSTATED_END / 2)] * WINDOW, Discount(2.0, 0.1)) == NO_DISCOUNT
 
 
 @given(st.floats(LATE + 0.01, 20), st.integers(NEEDED, WINDOW))

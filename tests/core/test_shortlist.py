@@ -108,13 +108,16 @@ def test_what_is_to_be_spread_is_asked_in_every_zone() -> None:
     assert sorted(shortlist(state, "abcd", auction(spread="g"), (), AskLimits(2, 0))) == ["a", "d"]
 
 
-def test_only_silent_hosts_with_room_are_asked_again_and_not_twice() -> None:
+def test_only_silent_hosts_that_are_ready_and_have_room_are_asked_again_and_not_twice() -> None:
     state = fleet("a", "b", "c", "d", taken=["b"])
     silent = [Refusal(name, Reason.SILENT) for name in "abc"]
     bid = Bid("d", Score(0.0, 0.0, 0.0, 0.0), Resources(), Facts())
-    assert to_ask_again(state, auction(), [*silent, bid], ()) == ["a", "c"]
-    assert to_ask_again(state, auction(), [*silent, bid], {"a"}) == ["c"]
-    assert to_ask_again(state, auction(), [Refusal("a", Reason.NO_VCPU)], ()) == []
+    assert to_ask_again(state, "abc", auction(), [*silent, bid], ()) == ["a", "c"]
+    assert to_ask_again(state, "abc", auction(), [*silent, bid], {"a"}) == ["c"]
+    assert to_ask_again(state, "bc", auction(), [*silent, bid], ()) == ["c"], (
+        "a has connected again, its inventory is missing"
+    )
+    assert to_ask_again(state, "abc", auction(), [Refusal("a", Reason.NO_VCPU)], ()) == []
 
 
 def test_the_record_names_absent_hosts_of_a_small_fleet_and_the_limit_on_a_large_one() -> None:

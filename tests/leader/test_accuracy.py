@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import structlog.testing
 
 from billet.api.metrics import exposition
 from billet.core.accuracy import NEEDED, WINDOW, Outcome
@@ -25,7 +26,7 @@ from billet.core.model import (
 )
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import DropHost, PutHost, PutPlacement, State, apply
-from billet.leader.accuracy import AccuracyTracker
+from billet.leader.accuracy import SAY_EVERY_S, AccuracyTracker
 from billet.ports import InventoryUpdate, Report
 
 ROOM, SHAPE = Resources(10, 10_240, 0, 10), Resources(1, 1024, 0, 1)
@@ -180,6 +181,22 @@ def test_a_wrong_host_is_discounted_and_recovers_and_a_new_term_restores_the_dis
     assert again.discounted({"h": rig.view()}) == views
     boots(WINDOW, 2.0)
     assert rig.accuracy.discounted({"h": rig.view()})["h"].discount == NO_DISCOUNT
+
+
+def test_a_host_that_flaps_is_logged_once_a_minute() -> None:
+    """Broken on purpose (a line at each change): the log of a busy server gets ten lines a second."""
+    rig = Rig()
+    apply(rig.state, PutHost(Host("h", Resources(9999, 9_999_999, 0, 9999), Resources(9999, 9_999_999, 0, 9999))))
+    names = iter(range(10_000))
+    with structlog.testing.capture_logs() as lines:
+        for took_s in [0.006, 0.002] * 10:
+            for _ in range(WINDOW):
+                name = str(next(names))
+                rig.award(name, Facts(boot_s=0.002))
+                rig.shows(name, VmState.CREATED, after_s=took_s)
+                rig.reports()
+    assert rig.clock.at_s < SAY_EVERY_S
+    assert [line["event"] for line in lines] == ["bids discounted: they are wrong"]
 
 
 def test_a_host_that_bids_less_than_it_counts_is_discounted() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from billet.core.bidding import bid
 from billet.core.constraints import read
-from billet.core.errors import BilletError, Code, NoRoom
+from billet.core.errors import NOTHING_WRITTEN, BilletError, Code, DeleteNotRecorded, NoRoom, StoreError
 from billet.core.model import (
     NO_CONSTRAINTS,
     ZERO,
@@ -26,8 +26,10 @@ from billet.core.model import (
     Refusal,
     Resources,
 )
+from billet.core.reconcile import repair
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.core.state import DropHost, DropPlacement, PutHost, PutPlacement, apply, load
+from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, apply, load
+from billet.leader import deletes
 from billet.leader.auctioneer import Auctioneer, Caller
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
@@ -38,6 +40,7 @@ from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore
 from billet.whatif.recorded_workload import shadows
 from billet.wire.auction_records import encode, readable
+from tests.cluster.clients import eventually
 
 ROOM = Resources(2, 4096, 0, 10)
 WIDE = Resources(16, 16384, 0, 10)
@@ -387,3 +390,33 @@ async def test_promise_2_only_a_started_microvm_becomes_releasing(
     assert await maker.delete("U1", "DeleteMicroVM", b"") == b"deleted"
     assert ledger.state.placements["vm"].state is after
     assert ledger.state.room("h1") == room
+
+
+async def test_a_delete_that_the_full_disk_does_not_take_is_reported_as_it_is_and_recorded_later(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host deletes the microVM, and then the store refuses the record. The reconciler sees the microVM vanish.
+
+    Broken on purpose (the store's own error is the answer): "nothing was written" denies a delete that was carried
+    out, and the microVM is listed as LOST.
+    """
+    monkeypatch.setattr(deletes, "RETRY_S", 0.05)
+    placement = Placement("vm", "ns", "vm", SHAPE, "h1", PlacementState.STARTED, uid="U1")
+    await ledger.finish([PutPlacement(placement)])
+    full, finish = True, ledger.finish
+
+    async def on_a_full_disk(changes: Sequence[Change]) -> None:
+        if full:
+            raise StoreError(f"the disk is full{NOTHING_WRITTEN}")
+        await finish(changes)
+
+    ledger.finish = on_a_full_disk  # type: ignore[method-assign]  # the real one, when the disk has room
+    maker, _ = auctioneer(ledger, DeletingHosts())
+    with pytest.raises(DeleteNotRecorded, match=r"host h1 deletes microVM U1, but .* \(the disk is full\)") as caught:
+        await maker.delete("U1", "DeleteMicroVM", b"")
+    assert "nothing was written" not in caught.value.text
+    assert repair(ledger.state, "h1", {}, ["U1"], ledger.in_hand, 0.0) == [], "not LOST: it stays in hand"
+    full = False
+    await eventually(lambda: not ledger.in_hand)
+    assert ledger.state.placements["vm"].state is PlacementState.RELEASING
+    assert repair(ledger.state, "h1", {}, ["U1"], ledger.in_hand, 0.0) == [DropPlacement("vm")]

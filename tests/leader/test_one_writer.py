@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from billet.core.errors import CreateOutcomeUnknown, StoreError
+from billet.core.errors import CreateOutcomeUnknown, DeleteNotRecorded, StoreError
 from billet.core.model import Auction, Bid, Host, PlacementState
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.leader import operator as operators
@@ -244,7 +244,7 @@ async def test_two_deletes_that_the_store_refuses_leave_the_ledger_as_the_store_
     outcomes = await asyncio.gather(
         creates.delete(uid, "Delete", b""), creates.delete(uid, "Delete", b""), return_exceptions=True
     )
-    assert all(isinstance(outcome, StoreError) for outcome in outcomes)
+    assert all(isinstance(outcome, DeleteNotRecorded) for outcome in outcomes)
     assert leader.state_of("s") is await rig.stored("s") is STARTED
     gate.refuses = False
     await creates.delete(uid, "Delete", b"")

@@ -17,7 +17,7 @@ from billet.core.state import PutHost, PutPlacement, check, load
 from billet.leader import operator as operators
 from billet.leader.ledger import Ledger
 from billet.leader.operator import Operator
-from billet.leader.reconciler import Reconciler
+from billet.leader.reconciler import SWEEP_S, Reconciler
 from billet.ports import InventoryUpdate, Leader, Report
 from billet.store.sqlite import SqliteStore
 from tests.cluster.clients import eventually
@@ -32,9 +32,10 @@ class HandClock:
 
     def __init__(self) -> None:
         self.s = 1000.0
+        self.wall_s = 1e9  # an operator or NTP may set it
 
     def now_s(self) -> float:
-        return 1e9 + self.s
+        return self.wall_s + self.s
 
     def monotonic_s(self) -> float:
         return self.s
@@ -480,3 +481,56 @@ async def test_promise_1_a_host_that_says_hello_again_may_not_bid_before_it_has_
     leader.tell("h1", row("MADE-PAST-BILLET"))
     await eventually(lambda: "h1" in leader.reconciler.ready)
     assert leader.state_of("MADE-PAST-BILLET") is STARTED
+
+
+@pytest.mark.parametrize("jump_h", [26, -26, 24 * 365 * 50])
+@pytest.mark.parametrize("new_leader", [False, True])
+async def test_promise_7_a_jump_of_the_wall_clock_makes_nobody_forget(
+    leader: LeaderTerm, jump_h: int, new_leader: bool
+) -> None:
+    """LOST microVMs and those of request ids are remembered for a day, also by a new leader with another clock.
+
+    Broken on purpose (the wall clock decides): the next sweep forgets all of them, and a request id that is sent
+    again creates a second microVM.
+    """
+    await place(leader, "lost", LOST)
+    await place(leader, "request:r", GONE)
+    leader.clock.wall_s += jump_h * 3600.0
+    async with next_term(leader) if new_leader else same_term(leader) as after:
+        await swept(after)
+        assert (after.state_of("lost"), after.state_of("request:r")) == (LOST, GONE)
+        after.clock.s += 12 * 3600.0
+        await swept(after)
+        assert (after.state_of("lost"), after.state_of("request:r")) == (LOST, GONE)
+        after.clock.s += 24 * 3600.0
+        await swept(after)
+        assert (after.state_of("lost"), after.state_of("request:r")) == (None, None), "it does end"
+
+
+async def test_promise_7_what_is_lost_after_a_jump_does_not_make_the_next_leader_forget_the_rest(
+    leader: LeaderTerm,
+) -> None:
+    """Broken on purpose (records get the wall clock's time): the newest of them is in the future for the others."""
+    leader.announce("h1", row("U-vm"))
+    await place(leader, "before", LOST)
+    await eventually(lambda: leader.state_of("U-vm") is STARTED)
+    leader.clock.wall_s += 26 * 3600.0
+    leader.tell("h1")
+    await eventually(lambda: leader.state_of("U-vm") is LOST)
+    async with next_term(leader) as after:
+        await swept(after)
+        assert (after.state_of("before"), after.state_of("U-vm")) == (LOST, LOST)
+
+
+@asynccontextmanager
+async def same_term(leader: LeaderTerm) -> AsyncIterator[LeaderTerm]:
+    yield leader
+
+
+async def swept(leader: LeaderTerm) -> None:
+    """Let the reconciler sweep host h1."""
+    leader.announce("h1", row("U-mark"))
+    await eventually(lambda: leader.ledger.state.of_uid("U-mark") is not None)
+    leader.clock.s += SWEEP_S + 1.0
+    leader.ledger.wake.set()
+    await looked_at(leader, f"after the sweep at {leader.clock.s}")

@@ -13,6 +13,7 @@ import pytest
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from billet.adapters.flintlock import GrpcFlintlock
+from billet.core.errors import Code
 from billet.core.identity import Admitted, Claim, Refused, Verdict
 from billet.core.model import Auction, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
@@ -23,9 +24,10 @@ from billet.link.agent import AgentDialler
 from billet.link.dial import WebSocketDial
 from billet.link.hello import put_hello
 from billet.link.server import LinkServer, LinkTerm
-from billet.ports import Created, CreateOptions, InventoryUpdate, NotTaken, Report
+from billet.ports import Created, CreateOptions, InventoryUpdate, NotTaken, Reply, Report
 from billet.process import SystemClock
 from billet.wire import flintlock
+from billet.wire.pb import flintlock_pb2
 from billet.wire.pb import link_pb2 as pb
 from tests.cluster.clients import create_request, eventually
 
@@ -136,6 +138,38 @@ async def test_promise_4_a_first_order_goes_to_no_other_process_than_the_one_it_
         assert await create(link, CreateOptions("before")) == NotTaken(Refusal("h1", Reason.AWAY))
         assert fake.stats()["creates_accepted"] == 0
         assert isinstance(await create(link, CreateOptions("started again")), Created)
+
+
+@pytest.mark.parametrize(("mib", "code"), [(1, Code.OK), (80, Code.OK), (300, Code.RESOURCE_EXHAUSTED)])
+async def test_a_large_list_does_not_break_the_link_of_its_host(
+    server: tuple[LinkServer, int], monkeypatch: pytest.MonkeyPatch, mib: int, code: Code
+) -> None:
+    """Hundreds of microVMs with user data of some MiB, as flintlockd allows.
+
+    Broken on purpose (one frame for each answer): above 64 MiB picows closes the connection, at each List anew, and
+    all orders of that host are lost.
+    """
+    link, port = server
+    link.begin(term(1))
+    call = GrpcFlintlock.call
+    large = flintlock_pb2.ListMicroVMsResponse()
+    for n in range(mib):
+        large.microvm.add().spec.metadata["user-data"] = f"{n}" + "x" * (1 << 20)
+    listed = large.SerializeToString()
+
+    async def with_a_large_list(self: GrpcFlintlock, method: str, request: bytes, timeout_s: float) -> Reply:
+        if request == flintlock.list_request("large"):
+            return Reply(Code.OK, "", listed)
+        return await call(self, method, request, timeout_s)
+
+    monkeypatch.setattr(GrpcFlintlock, "call", with_a_large_list)
+    async with host(port, "one"):
+        calls = [link.call("h1", flintlock.LIST, flintlock.list_request("large"), PATIENCE_S) for _ in range(2)]
+        replies = await asyncio.gather(*calls)
+        assert [reply.code for reply in replies] == [code] * 2
+        if code == Code.OK:
+            assert all(reply.payload == listed for reply in replies)
+        assert link.instance("h1") == "one", "still connected"
 
 
 class Deaf(WSListener):

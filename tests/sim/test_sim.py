@@ -14,8 +14,8 @@ from billet.cli import main
 from billet.sim.seed import run_seed, run_seeds
 from tests.sim.bugs import BUGS, SEEDS, Bug
 
-HEALTHY = range(100)
-SAME = (1, 4, 11, 24, 73)  # seeds whose traces are compared
+HEALTHY = range(60)
+SAME = (1, 2, 11, 24, 73)  # seeds whose traces are compared
 
 
 def test_the_code_as_it_is_keeps_every_promise() -> None:

@@ -35,7 +35,7 @@ def on_disk(path: Path) -> int:
 class Connection(sqlite3.Connection):
     """A connection that fails once, at the next record that is written."""
 
-    fails_with: sqlite3.Error | None = None
+    fails_with: Exception | None = None
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         error = self.fails_with
@@ -175,8 +175,9 @@ def test_a_file_with_damaged_pages_is_no_reason_not_to_start(path: Path, page: i
 
 def test_a_file_that_is_damaged_while_it_is_open_is_replaced(path: Path, connections: list[Connection]) -> None:
     log = AuctionLog(path)
-    connections[0].fails_with = sqlite3.DatabaseError("database disk image is malformed")
-    connections[0].fails_with.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    damage = sqlite3.DatabaseError("database disk image is malformed")
+    damage.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    connections[0].fails_with = damage
     log.append("lost", [], b"lost")
     until(lambda: log.dropped == 1)
     log.append("key", [], b"one")
@@ -206,9 +207,22 @@ def test_without_a_file_records_are_kept_in_memory(tmp_path: Path) -> None:
     log.close()
 
 
-def test_a_batch_that_cannot_be_written_does_not_stop_the_next(path: Path, connections: list[Connection]) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        sqlite3.IntegrityError("UNIQUE constraint failed: auctions.seq"),
+        MemoryError(),
+        OverflowError("Python int too large to convert to SQLite INTEGER"),
+        UnicodeEncodeError("utf-8", "\ud800", 0, 1, "surrogates not allowed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_batch_that_cannot_be_written_does_not_stop_the_next(
+    path: Path, connections: list[Connection], error: Exception
+) -> None:
+    """Broken on purpose (only SQLite's own errors are caught): the thread ends, and nothing is recorded any more."""
     log = AuctionLog(path)
-    connections[0].fails_with = sqlite3.IntegrityError("UNIQUE constraint failed: auctions.seq")
+    connections[0].fails_with = error
     log.append("key-1", [], b"one")
     until(lambda: log.dropped == 1)
     log.append("key-2", [], b"two")

@@ -70,7 +70,7 @@ def test_a_full_etcd_gets_room_step_by_step_and_keeps_its_alarm_when_all_is_in_u
 
 def test_a_member_behind_two_endpoints_is_one() -> None:
     status = pb.StatusResponse(header=pb.ResponseHeader(member_id=7, revision=9), dbSize=5, dbSizeInUse=4, leader=7)
-    assert members_of([None, status, status]) == [Member(1, 7, 9, 5, 4, True, False)]
+    assert members_of({0: None, 1: status, 2: status}) == [Member(1, 7, 9, 5, 4, True, False)]
 
 
 @pytest.fixture

@@ -4,16 +4,17 @@ import asyncio
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from billet.core.errors import CommitOutcomeUnknown, StoreCorrupt, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreCorrupt, StoreError
 from billet.core.state import PutPlacement
 from billet.ports import Store, Term
 from billet.store.sqlite import SqliteStore
-from tests.stores.backends import ME, contents, placement, written
+from tests.stores.backends import ME, SOON_S, contents, placement, written
 
 
 async def failure_of(store: Store) -> StoreError:
@@ -102,6 +103,7 @@ class Connection(sqlite3.Connection):
 
     code = 0
     got_through = False
+    after_commit: Callable[[], None] | None = None
 
     def execute(self, sql: str, *args: Any) -> sqlite3.Cursor:
         if sql == "COMMIT" and self.code:
@@ -109,7 +111,10 @@ class Connection(sqlite3.Connection):
             error = sqlite3.OperationalError("disk I/O error")
             error.sqlite_errorcode, self.code = self.code, 0
             raise error
-        return super().execute(sql, *args)
+        cursor = super().execute(sql, *args)
+        if sql == "COMMIT" and self.after_commit:
+            self.after_commit()
+        return cursor
 
 
 @pytest.fixture
@@ -195,4 +200,76 @@ async def test_a_copy_taken_while_it_is_open_holds_what_was_acknowledged(tmp_pat
     assert contents(await copy.load()) == written(PutPlacement(placement(0)))
     assert await copy.leader() is None, "its lock was not copied"
     await copy.close()
+    await store.close()
+
+
+async def deleted(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink()
+
+
+async def replaced(path: Path) -> None:
+    """As `cp -p` from a backup or `rsync` do: a new file is renamed to the old one's name."""
+    await filled(path.with_name("other.db"), 1)
+    path.with_name("other.db").rename(path)
+
+
+async def journal_deleted(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+async def folder_moved(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+    path.parent.mkdir()
+
+
+LOSSES = [deleted, replaced, journal_deleted, folder_moved]
+
+
+@pytest.mark.parametrize("lose", LOSSES)
+async def test_promise_4_nothing_is_acknowledged_into_a_file_that_is_gone(tmp_path: Path, lose: Any) -> None:
+    """Broken on purpose (commits do not look at the path): all goes on, and a restart has lost every one of them."""
+    (tmp_path / "data").mkdir()
+    store, term = await leading(tmp_path / "data")
+    await store.commit(term, [PutPlacement(placement(0))])
+    await lose(store.path)
+    with pytest.raises(StaleTerm, match=r"was deleted or replaced while it was in use: stop this server"):
+        await store.commit(term, [PutPlacement(placement(1))])
+    await asyncio.wait_for(store.ended(term), SOON_S)
+    await store.resign(term)
+    with pytest.raises(StoreError, match=r"move .*billet\.db\.saved, which has the content"):
+        await asyncio.wait_for(store.campaign(ME), SOON_S)
+    await store.close()
+    saved = SqliteStore(tmp_path / "data" / "billet.db.saved")
+    await saved.open()
+    assert contents(await saved.load()) == written(PutPlacement(placement(0)))
+    await saved.close()
+
+
+async def test_files_that_vanish_during_a_commit_leave_its_outcome_unknown(
+    tmp_path: Path, connections: list[Connection]
+) -> None:
+    store, term = await leading(tmp_path)
+    connections[0].after_commit = lambda: store.path.unlink()
+    with pytest.raises(CommitOutcomeUnknown, match="deleted or replaced"):
+        await store.commit(term, [PutPlacement(placement(0))])
+    await store.close()
+
+
+async def test_a_leader_without_commits_notices_that_its_file_is_gone(tmp_path: Path) -> None:
+    store, term = await leading(tmp_path)
+    ended = asyncio.create_task(store.ended(term))
+    store.path.unlink()
+    await asyncio.wait_for(ended, SOON_S)
+    await store.close()
+
+
+async def test_another_program_that_opens_and_closes_the_file_is_no_loss(tmp_path: Path) -> None:
+    store, term = await leading(tmp_path)
+    for n in range(3):
+        other = SqliteStore(store.path)
+        await other.open()
+        await other.load()
+        await other.close()
+        await store.commit(term, [PutPlacement(placement(n))])
     await store.close()

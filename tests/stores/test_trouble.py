@@ -5,18 +5,21 @@ import shutil
 import subprocess
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from billet.core.errors import CommitOutcomeUnknown, StoreError
 from billet.core.state import Change, PutHost, PutPlacement
 from billet.ports import Store, Term
+from billet.store import etcd_members
 from billet.store.etcd import EtcdStore
 from billet.store.etcd_client import EtcdClient
 from billet.store.sqlite import SqliteStore
 from billet.wire.pb import etcd_rpc_pb2 as pb
 from tests.etcd_fixture import LocalCluster, LocalEtcd
-from tests.stores.backends import ME, OTHER, SOON_S, contents, host, placement, told, written
+from tests.stores.backends import ME, OTHER, SOON_S, contents, host, placement, told, until, written
 
 
 async def refusal(doing: Awaitable[object]) -> StoreError:
@@ -107,6 +110,55 @@ async def test_promise_4_etcd_loses_its_leader_under_load_and_nothing_acknowledg
     held = contents(await store.load())
     assert len(acknowledged) > 900, "few commits at most were on their way just then"
     assert written(*(PutPlacement(placement(n)) for n in acknowledged)).items() <= held.items()
+    await store.close()
+
+
+async def test_etcd_whose_members_all_move_to_new_addresses_is_followed(
+    three_etcds: LocalCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Members are replaced one by one, as for new machines. etcd itself is healthy all the time.
+
+    Broken on purpose (only the endpoints of --store are used): after the last one, nothing is reached any more.
+    """
+    monkeypatch.setattr(etcd_members, "LOOK_S", 0.2)
+    configured = three_etcds.endpoints
+    store = EtcdStore(configured)
+    await store.open()
+    term = await led(store, PutPlacement(placement(0)))
+    with capture_logs() as lines:
+        for n, old in enumerate(list(three_etcds.members)):
+            await asyncio.to_thread(three_etcds.replace, old, tmp_path / f"new-{n}")
+            found = three_etcds.endpoints[-1].removeprefix("http://")
+            await until(lambda found=found: found in [store.client.endpoints[at] for at in store.client.active])
+        await until(lambda: len([line for line in lines if "correct --store" in line["event"]]) == 3)
+    await store.resign(term)  # unless it was lost when etcd's leader moved
+    await led(store, PutPlacement(placement(1)))
+    assert contents(await store.load()) == written(*(PutPlacement(placement(n)) for n in (0, 1)))
+    assert len(store.client.active) == 6, "the configured endpoints stay in use"
+    await store.close()
+
+
+async def test_an_advertised_address_at_which_another_etcd_answers_is_not_used(
+    etcd_server: LocalEtcd, own_etcd: LocalEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """etcd advertises http://localhost:2379 by default; on this machine that may be any etcd.
+
+    Broken on purpose (advertised URLs are believed): some calls go to another etcd, and two servers lead.
+    """
+    store = EtcdStore([own_etcd.endpoint])
+    await store.open()
+    call = store.client.call
+
+    async def with_another_member(method: str, request: Any, reply: Any, timeout_s: float = 0.0) -> Any:
+        answer = await call(method, request, reply, timeout_s)
+        if method == "Cluster/MemberList":
+            answer.members.add(ID=99, clientURLs=[etcd_server.endpoint, "https://127.0.0.1:1"])
+        return answer
+
+    monkeypatch.setattr(store.client, "call", with_another_member)
+    await store.members.look()
+    assert store.members.count == 2
+    assert [store.client.endpoints[at] for at in store.client.active] == [own_etcd.endpoint.removeprefix("http://")]
     await store.close()
 
 

@@ -140,7 +140,7 @@ def _general_name(host: str) -> x509.GeneralName:
     try:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
-        return x509.DNSName(host)
+        return x509.DNSName(host.rstrip("."))  # the dot of an absolute name is for DNS, not for certificates
 
 
 def _write(signed: Signed, cert_path: Path, key_path: Path) -> None:

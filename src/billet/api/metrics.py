@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from billet.core.accuracy import discount, errors
+from billet.core.accuracy import errors
 from billet.leader.leadership import Leadership
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -44,8 +44,9 @@ class AccuracyMetrics(Collector):
         share = GaugeMetricFamily(
             "billet_bid_discount_utilisation", "Correction: amount added to the score", labels=BY
         )
-        for host_id, kept in sorted(self._leadership.accuracy.outcomes.items()) if self._leadership else ():
-            found, off = errors(list(kept)), discount(list(kept))
+        tracker = self._leadership.accuracy if self._leadership else None
+        for host_id, kept, off in tracker.all() if tracker else ():
+            found = errors(kept)
             if found is None:
                 continue
             for family, value in (

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from billet.commands.confirm import confirm, yes_option
 from billet.commands.lists import as_dicts
 from billet.commands.options import FiniteFloat, client_options, console, output_option
 from billet.core.errors import BilletError, HostVerdict, says_not_found
@@ -71,9 +72,10 @@ def remaining_on_host(rows: Iterable[Row]) -> Remaining:
     show_default=True,
     help="Seconds to pause after each step of deletes. 0 = none.",
 )
+@yes_option
 @client_options
 @output_option
-def drain(address: Address, output: str, name: str, evict: bool, at_once: int, pace_s: float) -> None:
+def drain(address: Address, output: str, name: str, evict: bool, at_once: int, pace_s: float, yes: bool) -> None:
     """Cordon a host and list its microVMs; with --evict, delete those whose label allows it.
 
     Flintlock cannot migrate microVMs. Billet deletes a microVM whose label allows it, and its controller recreates it
@@ -91,9 +93,15 @@ def drain(address: Address, output: str, name: str, evict: bool, at_once: int, p
 
     evicted: list[str] = []
     with Client(address) as client:
+        if evict and not yes:
+            found = len(remaining_on_host(placements_on(client, name)).evictable)
+            confirm(f"Cordon host {name}, and delete {counted(found, 'microVM')} on it?", yes)
         _cordon(client, name)
         try:
-            left = _evict(client, name, at_once, pace_s, evicted) if evict else remaining_on_host(_rows(client, name))
+            if evict:
+                left = _evict(client, name, at_once, pace_s, evicted)
+            else:
+                left = remaining_on_host(placements_on(client, name))
         except KeyboardInterrupt:
             deletes = counted(len(evicted), "delete")
             raise BilletError(
@@ -108,7 +116,7 @@ def _evict(client: Client, name: str, at_once: int, pace_s: float, evicted: list
     """Delete the evictable microVMs, at most `at_once` at a time, until none is left or being created or deleted."""
     waiting_for = 0
     while True:
-        left = remaining_on_host(_rows(client, name))
+        left = remaining_on_host(placements_on(client, name))
         if not left.evictable and not left.moving:
             return left
         batch = left.evictable[: max(at_once - len(left.moving), 0)]
@@ -129,7 +137,8 @@ def _cordon(client: Client, name: str) -> None:
     client.fleet("ChangeHost", pb.ChangeHostRequest(host=name, verb=pb.CORDON), pb.ChangeHostReply)
 
 
-def _rows(client: Client, name: str) -> list[Row]:
+def placements_on(client: Client, name: str) -> list[Row]:
+    """The placements of a host."""
     from billet.wire.pb import fleet_pb2 as pb
 
     rows: list[Row] = as_dicts(client.fleet("Placements", pb.PlacementsRequest(host=name), pb.PlacementsReply))[

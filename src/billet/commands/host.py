@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from billet.commands.drain import drain
+from billet.commands.confirm import confirm, yes_option
+from billet.commands.drain import drain, placements_on
 from billet.commands.lists import as_dicts
 from billet.commands.options import client_options, console, output_option
 from billet.core.errors import BilletError
@@ -82,15 +83,22 @@ def uncordon(address: Address, output: str, name: str) -> None:
 
 @host.command()
 @click.argument("name", metavar="HOST")
+@yes_option
 @client_options
 @output_option
-def fence(address: Address, output: str, name: str) -> None:
+def fence(address: Address, output: str, name: str, yes: bool) -> None:
     """Declare a disconnected host dead.
 
     Billet declares its microVMs gone: a Get returns flintlockd's own "not found" error, and controllers recreate them
     on other hosts. If the host comes back, it deletes them before it gets new ones. Make sure that the machine is
     switched off or isolated; until it reconnects, its microVMs may keep running beside their replacements.
     """
+    if not yes:
+        from billet.client import Client
+
+        with Client(address) as client:
+            given_up = counted(len(placements_on(client, name)), "microVM")
+        confirm(f"Declare host {name} dead, and give up its {given_up}?", yes)
     reply = change(address, name, "FENCE", FENCE_TIMEOUT_S)
     _print(
         reply,

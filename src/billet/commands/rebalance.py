@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from billet.commands.confirm import confirm, yes_option
 from billet.commands.drain import POLL_S, Row, delete, remaining_on_host
 from billet.commands.lists import as_dicts
 from billet.commands.options import FiniteFloat, client_options, console, output_option, print_sentence
@@ -76,10 +77,18 @@ class FleetSnapshot(NamedTuple):
     "--wait-s", type=FiniteFloat(0), default=120.0, show_default=True,
     help="--apply: maximum seconds for a controller to recreate a microVM. After that, no more are deleted.",
 )  # fmt: skip
+@yes_option
 @client_options
 @output_option
 def rebalance(
-    address: Address, output: str, only_plan: bool, most: int, least_gain: float, per_minute: float, wait_s: float
+    address: Address,
+    output: str,
+    only_plan: bool,
+    most: int,
+    least_gain: float,
+    per_minute: float,
+    wait_s: float,
+    yes: bool,
 ) -> None:
     """Even out the fleet by recreating microVMs on other hosts.
 
@@ -103,6 +112,8 @@ def rebalance(
         if only_plan:
             print_plan(fleet, moves, output)
             return
+        if moves:
+            confirm(f"Delete {counted(len(moves), 'microVM')}, one by one, for controllers to recreate?", yes)
         _apply(client, fleet, moves, limits, 60.0 / per_minute, wait_s, output)
 
 

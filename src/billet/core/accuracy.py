@@ -14,6 +14,9 @@ WINDOW = 30  # a host's discount follows from its last 30 microVMs; after 30 acc
 NEEDED = 10  # outcomes before there is a discount
 LATE = 1.25  # median of actual / predicted seconds that is still accurate: boots vary by themselves
 UNDERSTATED = 0.01  # mean of understated utilisation that is still accurate
+# Limits at which a correction ends. They are stricter: a host near a limit must not change sides with each boot.
+LATE_END = 1.15
+UNDERSTATED_END = 0.005
 
 
 class Outcome(NamedTuple):
@@ -82,12 +85,13 @@ def errors(outcomes: Sequence[Outcome]) -> Errors | None:
     )
 
 
-def discount(outcomes: Sequence[Outcome]) -> Discount:
-    """The correction of a host's bids, from its last WINDOW outcomes (oldest first).
+def discount(outcomes: Sequence[Outcome], before: Discount = NO_DISCOUNT) -> Discount:
+    """The correction of a host's bids, from its last WINDOW outcomes (oldest first). `before`: the one in force.
 
     Its predicted seconds are multiplied by the median of actual / predicted, if that is above LATE. Its score is
-    raised by the mean understatement, if that is above UNDERSTATED. Overstating harms only the host itself and is not
-    corrected. Fewer than NEEDED outcomes: no correction.
+    raised by the mean understatement, if that is above UNDERSTATED. A correction in force ends at LATE_END and
+    UNDERSTATED_END. Overstating harms only the host itself and is not corrected. Fewer than NEEDED outcomes: no
+    correction.
     """
     recent = outcomes[-WINDOW:]
     if len(recent) < NEEDED:
@@ -95,4 +99,6 @@ def discount(outcomes: Sequence[Outcome]) -> Discount:
     ratios = [ratio for outcome in recent if (ratio := outcome.ratio) is not None]
     late = median(ratios) if len(ratios) >= NEEDED else 1.0
     low = sum(outcome.understated for outcome in recent) / len(recent)
-    return Discount(late if late > LATE else 1.0, low if low > UNDERSTATED else 0.0)
+    late_limit = LATE if before.delay == NO_DISCOUNT.delay else LATE_END
+    low_limit = UNDERSTATED if before.utilisation == NO_DISCOUNT.utilisation else UNDERSTATED_END
+    return Discount(late if late > late_limit else 1.0, low if low > low_limit else 0.0)

@@ -11,6 +11,7 @@ BilletError                     INTERNAL
 │   ├── LeaderLost              UNAVAILABLE          the leader is not responding or was replaced; ask the next leader
 │   └── NotSent                 UNAVAILABLE          the host was not connected, so the order was never sent
 ├── CreateOutcomeUnknown        UNAVAILABLE          a microVM may have been created; Billet is finding out
+├── DeleteNotRecorded           UNAVAILABLE          a host deletes the microVM; the store has refused the record
 ├── HostVerdict                 UNKNOWN              flintlockd's answer, word for word; `status` is its own code
 ├── StoreError                  UNAVAILABLE          the store refused; nothing was written
 │   ├── StoreUnreachable        UNAVAILABLE          the store did not answer; the request may have taken effect
@@ -36,6 +37,8 @@ from typing import ClassVar
 
 # flintlockd has one code (UNKNOWN) for every failure. Only these words say that a microVM does not exist.
 NOT_FOUND = "not found"
+
+NOTHING_WRITTEN = "; nothing was written"
 
 
 class Code(IntEnum):
@@ -130,6 +133,12 @@ class CreateOutcomeUnknown(BilletError):
     code = Code.UNAVAILABLE
 
 
+class DeleteNotRecorded(BilletError):
+    """A host has accepted a delete, and the store has refused the record of it. Billet keeps trying to write it."""
+
+    code = Code.UNAVAILABLE
+
+
 class HostVerdict(BilletError):
     """A server's own answer to a call, passed on with its own code and text."""
 
@@ -149,6 +158,11 @@ class StoreError(BilletError):
     """The store cannot be used now, or has refused. Nothing was written, unless a subclass says otherwise."""
 
     code = Code.UNAVAILABLE
+
+    @property
+    def reason(self) -> str:
+        """The text without "nothing was written": for when a host has carried out what was not recorded."""
+        return self.text.removesuffix(NOTHING_WRITTEN)
 
 
 class StoreUnreachable(StoreError):

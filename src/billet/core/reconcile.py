@@ -138,6 +138,11 @@ def expired(
 REMEMBERED = (PlacementState.LOST, PlacementState.GONE)
 
 
+def newest_end_s(state: State) -> float | None:
+    """The newest time at which a placement that is still remembered has ended; None if there is none."""
+    return max((p.changed_at_s for p in state.placements.values() if p.state in REMEMBERED), default=None)
+
+
 def is_reservation(placement: Placement) -> bool:
     """Whether no host has listed the placement's microVM so far."""
     return placement.state is PlacementState.RESERVED or (

@@ -82,10 +82,17 @@ def may_take(state: State, host_id: str, auction: Auction) -> bool:
 
 
 def to_ask_again(
-    state: State, auction: Auction, answers: Sequence[Bid | Refusal], waited_for: Collection[str]
+    state: State,
+    ready: Collection[str],
+    auction: Auction,
+    answers: Sequence[Bid | Refusal],
+    waited_for: Collection[str],
 ) -> list[str]:
-    """The hosts that did not answer in time and may take the microVM, without those that were waited for already."""
-    silent = (a.host for a in answers if isinstance(a, Refusal) and a.reason is Reason.SILENT)
+    """The ready hosts that did not answer in time and may take the microVM, without those in `waited_for`.
+
+    A silent host may have connected again since; it is not ready until its inventory has arrived.
+    """
+    silent = (a.host for a in answers if isinstance(a, Refusal) and a.reason is Reason.SILENT and a.host in ready)
     return [host_id for host_id in silent if host_id not in waited_for and may_take(state, host_id, auction)]
 
 

@@ -29,6 +29,7 @@ from billet.ports import Clock, HostsListener, InventoryUpdate, Report
 log = structlog.get_logger()
 
 KEPT = 500  # outcomes kept per host
+SAY_EVERY_S = 60.0  # at most one line in the log per host and this time
 TAKEN_UP = 10_000  # outcomes that a new leader loads for all hosts together; at least WINDOW for each
 
 
@@ -66,6 +67,7 @@ class AccuracyTracker:
         self._watched: dict[str, Watch] = {}  # by token
         self._created: dict[str, list[Watch]] = defaultdict(list)  # by host: CREATED, not reported yet
         self._discounts: dict[str, Discount] = {}  # by host, of hosts whose bids are wrong
+        self._said: dict[str, tuple[bool, float]] = {}  # by host: last logged as discounted, and when (monotonic)
 
     def restore(self, host_id: str, outcomes: Sequence[Outcome]) -> None:
         """Load a host's outcomes from earlier terms, oldest first."""
@@ -73,6 +75,12 @@ class AccuracyTracker:
             self.outcomes[host_id].extend(outcomes)
         if (off := discount(outcomes)) != NO_DISCOUNT:
             self._discounts[host_id] = off
+            self._said[host_id] = True, self._clock.monotonic_s() - SAY_EVERY_S  # by the leader before
+
+    def all(self) -> list[tuple[str, list[Outcome], Discount]]:
+        """Every host that has outcomes, by name: its outcomes, and the correction in force."""
+        return [(host_id, list(kept), self._discounts.get(host_id, NO_DISCOUNT))
+                for host_id, kept in sorted(self.outcomes.items())]  # fmt: skip
 
     def discounted(self, views: Mapping[str, HostView]) -> dict[str, HostView]:
         """The views, with the corrections for hosts whose bids are wrong."""
@@ -94,6 +102,7 @@ class AccuracyTracker:
         for host_id in self.outcomes.keys() - self._state.hosts.keys():  # removed hosts
             del self.outcomes[host_id]
             self._discounts.pop(host_id, None)
+            self._said.pop(host_id, None)
 
     def observed(self, host_id: str, inventory: InventoryUpdate) -> None:
         """See HostsListener."""
@@ -138,10 +147,19 @@ class AccuracyTracker:
         kept = self.outcomes[outcome.host]
         kept.append(outcome)
         self._keep(outcome)
-        before, now = self._discounts.pop(outcome.host, NO_DISCOUNT), discount(list(kept))
+        now = discount(list(kept), self._discounts.pop(outcome.host, NO_DISCOUNT))
         if now != NO_DISCOUNT:
             self._discounts[outcome.host] = now
-        if now != NO_DISCOUNT and before == NO_DISCOUNT:
-            log.warning("bids discounted: they are wrong", host=outcome.host, **now._asdict())
-        elif now == NO_DISCOUNT and before != NO_DISCOUNT:
-            log.info("bids no longer discounted", host=outcome.host)
+        self._say(outcome.host, now)
+
+    def _say(self, host_id: str, now: Discount) -> None:
+        """Log that a host's discount has begun or ended, at most once per SAY_EVERY_S."""
+        wrong, now_s = now != NO_DISCOUNT, self._clock.monotonic_s()
+        said, at_s = self._said.get(host_id, (False, now_s - SAY_EVERY_S))
+        if wrong == said or now_s - at_s < SAY_EVERY_S:
+            return
+        self._said[host_id] = wrong, now_s
+        if wrong:
+            log.warning("bids discounted: they are wrong", host=host_id, **now._asdict())
+        else:
+            log.info("bids no longer discounted", host=host_id)

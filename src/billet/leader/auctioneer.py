@@ -32,6 +32,7 @@ from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
+from billet.leader.deletes import DeleteRecords
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
@@ -86,6 +87,7 @@ class Auctioneer:
         self._record = record
         self._accuracy = accuracy
         self._clearing = Clearing(ledger.state)
+        self._delete_records = DeleteRecords(ledger, self._releasing)
         self._arrived_by_s = clock.monotonic_s() + rules.arrive_s
 
     async def create(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
@@ -181,7 +183,7 @@ class Auctioneer:
     async def _ask_again(
         self, auction: Auction, answers: list[Bid | Refusal], waited_for: set[str]
     ) -> list[Bid | Refusal]:
-        silent = to_ask_again(self._ledger.state, auction, answers, waited_for)
+        silent = to_ask_again(self._ledger.state, self._ready, auction, answers, waited_for)
         if not silent:
             return []
         heard = await self._hosts.call_for_bids(auction, silent)
@@ -251,8 +253,8 @@ class Auctioneer:
             raise  # the next leader finds the microVM by its token
         except StoreError as error:
             raise CreateOutcomeUnknown(
-                f"microVM {uid} runs on host {placement.host}, but the store did not take the record ({error.text}); "
-                "it is listed as soon as the store does"
+                f"microVM {uid} runs on host {placement.host}, but the store did not take the record "
+                f"({error.reason}); it is listed as soon as the store does"
             ) from error
 
     # The other ends of a create.
@@ -318,7 +320,7 @@ class Auctioneer:
             placement = ledger.state.of_uid(uid) or known
             reply = await self._hosts.call(placement.host, method, request, self._rules.call_timeout_s)
             if reply.code == Code.OK:
-                await ledger.change(placement.id, self._releasing)
+                await self._delete_records.write(placement)
         if reply.code != Code.OK:
             raise HostVerdict(reply.code, reply.text)
         return reply.payload

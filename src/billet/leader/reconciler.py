@@ -12,11 +12,22 @@ import structlog
 from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.identity import with_marks
 from billet.core.model import Host, Observed, Placement
-from billet.core.reconcile import expired, is_clean, is_released, is_reservation, overdue, release, repair, to_delete
+from billet.core.reconcile import (
+    expired,
+    is_clean,
+    is_released,
+    is_reservation,
+    newest_end_s,
+    overdue,
+    release,
+    repair,
+    to_delete,
+)
 from billet.core.state import Change, PutPlacement, holds_room
 from billet.leader.deletes import Delete, Deletes
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
+from billet.leader.steady_clock import SteadyClock
 from billet.ports import Clock, InventoryUpdate, Report
 
 log = structlog.get_logger()
@@ -58,6 +69,7 @@ class Reconciler:
         self.ready = Presence()
         self._ledger = ledger
         self._clock = clock
+        self._steady = SteadyClock(clock, newest_end_s(ledger.state))
         self._resolve_after_s = resolve_after_s
         # Reservations expire at sweeps, so sweeps must be more frequent than the shortest expiry.
         self._sweep_s = min(SWEEP_S, max(resolve_after_s / 2, 1.0))
@@ -200,7 +212,7 @@ class Reconciler:
                 ledger.wake.set()  # it may be reconciled again
                 return False
             await ledger.amend(host_id, lambda known: replace(known, fenced=True) if known else None)
-            changes = release(ledger.state, host_id, ledger.in_hand, self._clock.now_s())
+            changes = release(ledger.state, host_id, ledger.in_hand, self._steady.now_s())
             await self._write(changes)
         except (StaleTerm, CommitOutcomeUnknown):
             return False
@@ -255,7 +267,7 @@ class Reconciler:
     def _changes(self, host_id: str, seen: Seen, uids: Iterable[str], expire: bool) -> list[Change]:
         if not seen.complete:
             return []
-        state, in_hand, now_s = self._ledger.state, self._ledger.in_hand, self._clock.now_s()
+        state, in_hand, now_s = self._ledger.state, self._ledger.in_hand, self._steady.now_s()
         changes = repair(state, host_id, seen.rows, sorted(uids), in_hand, now_s)
         if expire and (seen.report is None or seen.report.daemon_ok):
             changes += expired(

@@ -20,7 +20,7 @@ from billet.host.flintlockd import CreateOrder
 from billet.link import bid_messages, messages
 from billet.link.dial import Dial
 from billet.link.hello import put_hello, sign
-from billet.link.outbox import Outbox
+from billet.link.outbox import MAX_MESSAGE_BYTES, Inbox, Outbox
 from billet.link.streams import Pipe
 from billet.ports import CreateOptions, Flintlock, Identity, InventoryUpdate, Reply, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 BACKOFF_S = 0.05  # pause before the next dial, doubled after each failure up to
 BACKOFF_MAX_S = 2.0
+MARGIN_BYTES = 1 << 20  # for what goes out together with a large reply
 CHALLENGE_S = 1.0  # without a challenge within this time, the server is of an earlier version
 
 
@@ -43,6 +44,7 @@ class AgentLink(WSListener):
         self.sent_away = False  # the server has said goodbye, and the reason was logged
         self.seen_orders: dict[int, bool] = {}  # ids of the latest orders: a duplicate is ignored
         self._owner = owner
+        self._inbox = Inbox()
         self._outbox: Outbox | None = None
 
     @property
@@ -68,10 +70,12 @@ class AgentLink(WSListener):
         """Handle a frame from the server."""
         if frame.msg_type == WSMsgType.CLOSE:
             transport.disconnect()
-        elif frame.msg_type == WSMsgType.BINARY:
+        elif frame.msg_type in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
             try:
-                down = pb.Down.FromString(frame.get_payload_as_bytes())
-            except DecodeError:
+                if (message := self._inbox.whole(frame)) is None:
+                    return
+                down = pb.Down.FromString(message)
+            except (DecodeError, ValueError):
                 log.warning("closing link: malformed message from server", server=self.server)
                 transport.disconnect()
                 return
@@ -295,4 +299,10 @@ async def _data(pipe: Pipe) -> AsyncIterator[bytes]:
 
 
 def _answer(order: int, reply: Reply) -> pb.Answer:
+    """A reply as a message. One that the link cannot carry becomes an error: it must not cost the host its link."""
+    if len(reply.payload) > MAX_MESSAGE_BYTES - MARGIN_BYTES:
+        text = (
+            f"the reply has {len(reply.payload) >> 20} MiB, more than the link carries: list one namespace at a time"
+        )
+        return pb.Answer(order=order, code=Code.RESOURCE_EXHAUSTED, text=text)
     return pb.Answer(order=order, code=reply.code, text=reply.text, payload=reply.payload)

@@ -12,7 +12,7 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 from billet.adapters.log_throttle import address_of
 from billet.core.errors import Unreachable
 from billet.core.identity import Claim
-from billet.link.outbox import Outbox
+from billet.link.outbox import Inbox, Outbox
 from billet.wire.pb import link_pb2 as pb
 from billet.wire.tls import peer_names
 
@@ -42,6 +42,7 @@ class AgentConnection(WSListener):
         self.nonce = b""  # of the latest challenge
         self._owner = owner
         self._orders: dict[int, asyncio.Future[pb.Answer]] = {}  # sent and not answered yet, by id
+        self._inbox = Inbox()
         self._outbox: Outbox | None = None
         self._transport: WSTransport | None = None
 
@@ -75,9 +76,10 @@ class AgentConnection(WSListener):
         """Handle a frame from the agent."""
         if frame.msg_type == WSMsgType.CLOSE:
             transport.disconnect()
-        elif frame.msg_type == WSMsgType.BINARY:
+        elif frame.msg_type in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
             try:
-                self._owner.received(self, pb.Up.FromString(frame.get_payload_as_bytes()))
+                if (message := self._inbox.whole(frame)) is not None:
+                    self._owner.received(self, pb.Up.FromString(message))
             except (DecodeError, ValueError) as error:
                 log.warning("closing link: malformed message from agent", host=self.host_id, error=str(error))
                 transport.disconnect()

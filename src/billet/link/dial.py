@@ -9,6 +9,7 @@ from typing import Protocol
 from picows import WSError, WSListener, ws_connect
 
 from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
+from billet.settings import split_endpoint
 
 HUNG_UP = "the server closes the connection before the WebSocket handshake"
 WITH_TLS = (
@@ -58,6 +59,7 @@ class WebSocketDial:
                 lambda: listener,
                 f"{scheme}://{server}{path}",
                 ssl_context=self._tls,
+                server_hostname=certificate_name(server) if self._tls else None,
                 extra_headers=self._headers,
                 max_frame_size=MAX_FRAME_BYTES,
                 enable_auto_ping=True,
@@ -68,6 +70,11 @@ class WebSocketDial:
             reset = self._tls and isinstance(error, ConnectionResetError | ConnectionAbortedError)
             raise OSError(f"{HUNG_UP}; {WITH_TLS}" if reset else explain(error)) from error
         return transport
+
+
+def certificate_name(server: str) -> str:
+    """The host of "host:port" as certificates have it: "a.test." is the absolute form of "a.test" and is for DNS."""
+    return split_endpoint(server)[0].rstrip(".")
 
 
 def explain(error: BaseException) -> str:

@@ -1,13 +1,14 @@
-"""Batch outgoing messages: all that are queued in one turn of the event loop go out as one frame."""
+"""Messages to frames and back: all that are queued in one turn of the event loop go out as one WebSocket message."""
 
 from __future__ import annotations
 
 import asyncio
 
 from google.protobuf.message import Message
-from picows import WSMsgType, WSTransport
+from picows import WSFrame, WSMsgType, WSTransport
 
-MAX_FRAME_BYTES = 64 * 1024 * 1024  # a full inventory is one frame: about 3,700 microVMs of 17 kB
+MAX_FRAME_BYTES = 64 << 20  # picows closes a connection that sends a larger frame; larger messages are fragmented
+MAX_MESSAGE_BYTES = 256 << 20  # of all fragments together: the List of a host with thousands of microVMs
 PING_AFTER_S = 4.0  # silence after which a side sends a ping
 PONG_WITHIN_S = 4.0  # time for the answer; without one the link is closed
 
@@ -15,13 +16,14 @@ PONG_WITHIN_S = 4.0  # time for the answer; without one the link is closed
 class Outbox:
     """The outgoing messages of one connection.
 
-    Concatenated protobuf messages parse as one merged message whose repeated fields are appended. So a frame is just
-    the joined bytes, and a message for many hosts is serialised once.
+    Concatenated protobuf messages parse as one merged message whose repeated fields are appended. So a WebSocket
+    message is just the joined bytes, and a message for many hosts is serialised once.
     """
 
     def __init__(self, transport: WSTransport) -> None:
         self._transport = transport
         self._parts: list[bytes] = []
+        self._size = 0  # bytes of the parts
 
     def put(self, message: Message) -> None:
         """Queue a message."""
@@ -29,12 +31,49 @@ class Outbox:
 
     def put_bytes(self, serialised: bytes) -> None:
         """Queue a serialised message."""
+        if self._size + len(serialised) > MAX_FRAME_BYTES:
+            self.flush()
         if not self._parts:
             asyncio.get_running_loop().call_soon(self.flush)
         self._parts.append(serialised)
+        self._size += len(serialised)
 
     def flush(self) -> None:
         """Send the queued messages now."""
         if self._parts and not self._transport.is_disconnected:
-            self._transport.send(WSMsgType.BINARY, b"".join(self._parts))
+            whole = b"".join(self._parts)
+            if len(whole) <= MAX_FRAME_BYTES:
+                self._transport.send(WSMsgType.BINARY, whole)
+            else:
+                self._send_fragments(whole)
         self._parts.clear()
+        self._size = 0
+
+    def _send_fragments(self, whole: bytes) -> None:
+        kind = WSMsgType.BINARY
+        for start in range(0, len(whole), MAX_FRAME_BYTES):
+            end = start + MAX_FRAME_BYTES
+            self._transport.send(kind, whole[start:end], fin=end >= len(whole))
+            kind = WSMsgType.CONTINUATION
+
+
+class Inbox:
+    """Joins the fragments of one connection's incoming messages."""
+
+    def __init__(self) -> None:
+        self._fragments: list[bytes] = []
+
+    def whole(self, frame: WSFrame) -> bytes | None:
+        """The message that ends with this frame; None when more frames follow. Raises ValueError if too large."""
+        payload = frame.get_payload_as_bytes()
+        if not self._fragments and frame.fin:
+            return payload
+        self._fragments.append(payload)
+        if sum(map(len, self._fragments)) > MAX_MESSAGE_BYTES:
+            self._fragments.clear()
+            raise ValueError(f"a message of more than {MAX_MESSAGE_BYTES >> 20} MiB")
+        if not frame.fin:
+            return None
+        whole = b"".join(self._fragments)
+        self._fragments.clear()
+        return whole

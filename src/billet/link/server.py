@@ -26,6 +26,7 @@ from billet.leader.leadership import LinkTerm
 from billet.link import messages
 from billet.link.connection import AgentConnection
 from billet.link.hello import NONCE_BYTES
+from billet.link.listening import BACKLOG, bind, throttle_shortage
 from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
 from billet.link.roster import Roster
 from billet.link.rounds import Rounds
@@ -65,7 +66,7 @@ class LinkServer:
         self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s)
         self._arrived_by_s = 0.0  # until when calls wait for hosts that are not connected; loop time
         self._order_id = 0
-        self._server: asyncio.Server | None = None
+        self._servers: list[asyncio.Server] = []
         self._throttle = LogThrottle()
 
     @property
@@ -82,17 +83,22 @@ class LinkServer:
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Accept agents from now on; return the port. Raises OSError when the port is taken."""
         throttle_tls_errors(NO_HANDSHAKE)
-        self._server = await ws_create_server(
-            self.accept,
-            host,
-            port,
-            ssl=tls,
-            max_frame_size=MAX_FRAME_BYTES,
-            enable_auto_ping=True,
-            auto_ping_idle_timeout=PING_AFTER_S,
-            auto_ping_reply_timeout=PONG_WITHIN_S,
-        )
-        bound: int = self._server.sockets[0].getsockname()[1]
+        throttle_shortage()
+        sockets = await bind(host, port)
+        self._servers = [
+            await ws_create_server(
+                self.accept,
+                sock=sock,
+                ssl=tls,
+                backlog=BACKLOG,
+                max_frame_size=MAX_FRAME_BYTES,
+                enable_auto_ping=True,
+                auto_ping_idle_timeout=PING_AFTER_S,
+                auto_ping_reply_timeout=PONG_WITHIN_S,
+            )
+            for sock in sockets
+        ]
+        bound: int = sockets[0].getsockname()[1]
         return bound
 
     def begin(self, term: LinkTerm) -> None:
@@ -118,8 +124,8 @@ class LinkServer:
         """Stop listening and close all connections."""
         for connection in self._roster.all():
             connection.say_goodbye("this server is stopping")
-        if self._server:
-            self._server.close()
+        for server in self._servers:
+            server.close()
 
     def accept(self, request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
         """Answer a WebSocket handshake: a listener for an agent or a stream, or an HTTP error."""

@@ -29,6 +29,7 @@ from billet.sim.history import (
     TermRaised,
     Unexpected,
 )
+from billet.sim.order_checkers import ORDER_CHECKERS
 from billet.sim.quota_checker import quotas_kept
 from billet.wire import auction_records
 
@@ -328,6 +329,7 @@ CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
     decisions_replay,
     quotas_kept,
     nothing_unexpected,
+    *ORDER_CHECKERS,
 )
 
 

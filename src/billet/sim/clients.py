@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from random import Random
 
@@ -26,6 +27,7 @@ KINDS = ("create",) * 5 + ("delete",) * 3 + ("get",) * 4 + ("list",)
 VERBS = ("FENCE",) * 4 + ("CORDON", "UNCORDON")
 SHAPES = ((1, 1024), (2, 1024), (1, 2048), (4, 2048))
 TIMEOUT_S = 20.0
+CANCELS_S = 0.5  # within which a client cancels a create that it sends again
 GIVEN_UP = -1  # instead of a code
 TRIES = 4  # of a create that has a request id
 TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
@@ -43,6 +45,7 @@ class Crowd:
         self._met: set[str] = set()  # all uids that were ever in `uids`
         self._requests: dict[str, bytes] = {}  # name -> request, of creates with a request id
         self._named = 0
+        self._resending = world.chance("resends")
         # A stream of its own: runs without constraints are the same as if constraints did not exist.
         self._constrained = world.chance("labels")
         self._constraints = self._constrained.random() < CONSTRAINED
@@ -112,6 +115,8 @@ class Crowd:
 
     async def _send(self, name: str, chance: Random, vm: str, request: bytes, metadata: Mapping[str, str]) -> int:
         timeout_s = chance.choice((3.0, TIMEOUT_S))
+        if metadata and self._world.happens(self._resending, self._world.faults.resends):
+            await self._cancel_some(name, vm, request, metadata)
         for _ in range(TRIES if metadata else 1):
             said = await self.call(name, chance, "create", vm, wire.CREATE, request, timeout_s, metadata)
             if said.code not in TRY_AGAIN:
@@ -119,6 +124,14 @@ class Crowd:
         if said.code == Code.OK and (uid := wire.read_created(said.payload).uid) not in self._met:
             self._meet(uid)
         return said.code
+
+    async def _cancel_some(self, name: str, vm: str, request: bytes, metadata: Mapping[str, str]) -> None:
+        """Send a create, and cancel it soon, several times: the next one follows at once."""
+        chance = self._resending
+        for _ in range(chance.randint(1, 4)):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(chance.uniform(0.0, CANCELS_S)):
+                    await self.call(name, chance, "create", vm, wire.CREATE, request, TIMEOUT_S, metadata)
 
     def _meet(self, uid: str) -> None:
         self._met.add(uid)

@@ -19,6 +19,7 @@ class SimFrame:
 
     payload: bytes
     msg_type: WSMsgType = WSMsgType.BINARY
+    fin: bool = True
 
     def get_payload_as_bytes(self) -> bytes:
         """See picows."""
@@ -36,12 +37,16 @@ class Carrier(Protocol):
     def arrived(self, end: End, frame: SimFrame) -> None:
         """Note a frame that is about to be handled."""
 
+    def parted(self, end: End) -> None:
+        """Note that this end has seen its connection closed."""
+
 
 class End:
     """One end of a connection. Stands in for picows.WSTransport."""
 
-    def __init__(self, net: Carrier, process: SimProcess, name: str, kind: type[Message]) -> None:
+    def __init__(self, net: Carrier, process: SimProcess, name: str, kind: type[Message], link: int) -> None:
         self.process, self.name, self.is_disconnected = process, name, False
+        self.link = link  # number of the connection
         self.listener: WSListener | None = None
         self.early: list[SimFrame] = []  # frames that arrived before there was a listener
         self.peer: End
@@ -102,6 +107,7 @@ class End:
         self.early.clear()
 
     def _tell(self) -> None:
+        self._net.parted(self)
         # The method that listeners inherit does nothing, and accepts picows transports only.
         if self.listener and type(self.listener).on_ws_disconnected is not WSListener.on_ws_disconnected:
             self.listener.on_ws_disconnected(self)  # type: ignore[arg-type]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from billet.broadcast import Broadcast
 from billet.core.errors import StaleTerm
-from billet.core.model import Resources
-from billet.core.state import Change, State, apply
+from billet.core.model import Placement, PlacementState, Resources
+from billet.core.state import Change, PutPlacement, State, apply
 from billet.leader.ledger import Ledger
 from billet.ports import Leader, Snapshot
-from billet.sim.history import Committed, Deposed, Elected, LedgerSeen
+from billet.sim.history import Committed, Deposed, Elected, InHand, LedgerSeen
 from billet.sim.world import World
 from billet.store.groupcommit import Writes
 from billet.store.records import decode
@@ -32,9 +33,11 @@ class Etcd:
 
     def __init__(self, world: World) -> None:
         self.state = State()
+        self.reserved: Callable[[Placement], None] = lambda placement: None  # called as a reservation is written
         self.ledgers: dict[int, Ledger] = {}  # term -> the leader's ledger, to be compared with the store
         self.moved = Broadcast()  # sent when a candidate is added or removed
         self._world = world
+        self._in_hand: frozenset[str] = frozenset()
         self._revision = 0
         self._records: dict[str, bytes] = {}
         self._standing: list[Candidate] = []
@@ -116,6 +119,25 @@ class Etcd:
         self._world.note(Committed(self._world.now_s, term, changes))
         self._world.tell("store", f"term {term} wrote {', '.join(map(brief, changes))}")
         self.look_at_ledger(term)
+        for change in changes:
+            if isinstance(change, PutPlacement) and change.placement.state is PlacementState.RESERVED:
+                self.reserved(change.placement)
+
+    def depose(self) -> None:
+        """End the current term, as another server may do."""
+        if self._standing:
+            self._world.tell("store", f"the term of {self._standing[0].leader.id} is ended")
+            self._drop(self._standing[0], expired=False)
+
+    def note_in_hand(self) -> None:
+        """Record what the current term's creates and deletes have worked on since the last look."""
+        first = self.first()
+        ledger = self.ledgers.get(first.revision) if first else None
+        if ledger:
+            tokens = frozenset(ledger.in_hand)
+            if tokens != self._in_hand or ledger.let_go:
+                self._world.note(InHand(self._world.now_s, ledger.term.number, tokens))
+            self._in_hand = tokens
 
     def _extend(self, candidate: Candidate) -> None:
         candidate.expires_s = self._world.now_s + LEASE_TTL_S

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from random import Random
 
+from billet.core.model import Placement
+from billet.sim.etcd import Etcd
 from billet.sim.hosts import SimMachine
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network
@@ -13,16 +16,25 @@ from billet.sim.world import SimClock, World
 
 FUSE_ACTS = 200  # a lit fuse kills a program at one of its next acts, at the latest at this one
 JUMPS_S = (-3600.0, -30.0, 30.0, 3600.0)  # of a wall clock
+DAYS_S = (-86_400.0, 86_400.0)
+HANGS_S = (40.0, 90.0)  # of a flintlockd during an outage
+ALMOST_LATE_S = 1.3  # how long the store is almost too late before a server is cut off; longer than a renewal takes
+CUT_S = (3.0, 6.0)  # how long the server is cut off then; longer than the lease lasts
+AWAY_S = (0.0, 3.5)  # how long a host is cut off in a race
 
 
 class FaultInjector:
     """Injects all faults except those of single messages, which network.py and flintlockd.py inject."""
 
-    def __init__(self, world: World, net: Network, servers: list[SimServer], machines: list[SimMachine]) -> None:
-        self._world, self._net = world, net
+    def __init__(
+        self, world: World, net: Network, etcd: Etcd, servers: list[SimServer], machines: list[SimMachine]
+    ) -> None:
+        self._world, self._net, self._etcd = world, net, etcd
         self._servers, self._machines = servers, machines
         self._chance = world.chance("fault injector")
         self._rogues = Rogues(world, net, [server.me.link for server in servers])
+        self._more = world.chance("more faults of the injector")
+        etcd.reserved = self._race
 
     def begin(self) -> None:
         """Start everything, and schedule the faults."""
@@ -48,7 +60,17 @@ class FaultInjector:
             (faults.lying_terms, self._liar),
         ):
             if rate:
-                self._next(rate, strike)
+                self._next(rate, strike, self._chance)
+        for rate, strike in (
+            (faults.daemon_outages, self._daemon_out),
+            (faults.machine_outages, self._machine_out),
+            (faults.redials, self._net.redial),
+            (faults.agent_stops, self._end_agent),
+            (faults.late_cuts, self._cut_late),
+            (faults.day_jumps, self._jump_a_day),
+        ):
+            if rate:
+                self._next(rate, strike, self._more)
 
     def calm(self) -> None:
         """End all faults, and start everything that is down."""
@@ -62,13 +84,13 @@ class FaultInjector:
                 machine.process.go_on()
             self._revive_machine(machine)
 
-    def _next(self, rate: float, strike: Callable[[], None]) -> None:
+    def _next(self, rate: float, strike: Callable[[], None], chance: Random) -> None:
         def fire() -> None:
             if not self._world.calm:
                 strike()
-                self._next(rate, strike)
+                self._next(rate, strike, chance)
 
-        self._later(self._chance.expovariate(rate), fire)
+        self._later(chance.expovariate(rate), fire)
 
     def _later(self, delay_s: float, then: Callable[[], None]) -> None:
         self._world.loop.call_later(delay_s, then, context=self._world.loop.world)
@@ -145,8 +167,10 @@ class FaultInjector:
         self._chance.choice(self._machines).daemon.hang()
 
     def _kill_machine(self) -> None:
+        self._lose_power(self._chance.choice(self._machines))
+
+    def _lose_power(self, machine: SimMachine) -> None:
         """Kill agent and flintlockd at once, without closing their connections."""
-        machine = self._chance.choice(self._machines)
         if machine.process and machine.agent_up and machine.daemon.up:
             self._world.tell(machine.host.id, "the machine loses power")
             self._net.died(machine.process, silently=True)
@@ -154,6 +178,92 @@ class FaultInjector:
             machine.daemon.kill()
             machine.daemon.lose_power(self._world.faults.forgets)
             self._later(self._down_s(), self._revive_all)
+
+    # Outages that outlast every time-out of the code.
+
+    def _daemon_out(self) -> None:
+        """Hang flintlockd, or keep it down."""
+        machine = self._more.choice(self._machines)
+        if self._more.random() < 0.5:
+            machine.daemon.hang(self._more.uniform(*HANGS_S))
+        elif machine.daemon.up:
+            self._out(machine, "flintlockd")
+            machine.daemon.kill()
+
+    def _machine_out(self) -> None:
+        machine = self._more.choice(self._machines)
+        self._out(machine, "flintlockd", "machine")
+        self._lose_power(machine)
+
+    def _out(self, machine: SimMachine, *parts: str) -> None:
+        out_s = self._world.faults.outage_s * self._more.uniform(0.5, 1.5)
+        until_s = self._world.now_s + out_s
+        self._world.tell(machine.host.id, f"its {' and its '.join(parts)} will be down until {until_s:.3f}")
+        machine.out_until_s |= dict.fromkeys(parts, until_s)
+        self._later(out_s + 0.001, self._revive_all)
+
+    # Races.
+
+    def _race(self, placement: Placement) -> None:
+        """As a reservation is written, let something happen that the order to its host must take into account."""
+        machine = next(machine for machine in self._machines if machine.host.id == placement.host)
+        if self._world.happens(self._more, self._world.faults.claim_hangs):
+            self._hang_at_claim(machine)
+        if self._world.happens(self._more, self._world.faults.races):
+            self._more.choice(RACES)(self, machine)
+
+    def _race_redial(self, machine: SimMachine) -> None:
+        self._net.redial(machine.host.id)
+
+    def _race_restart(self, machine: SimMachine) -> None:
+        """Restart the agent at once."""
+        if machine.process and machine.agent_up:
+            self._world.tell(machine.process.name, "is killed, and started again")
+            machine.process.kill()
+            self._revive_machine(machine)
+
+    def _race_term(self, machine: SimMachine) -> None:
+        """End the term while the host is away for a moment."""
+        away_s = self._more.uniform(*AWAY_S)
+        self._world.tell("network", f"{machine.host.id} is away for {away_s:.3f} s, and the term ends")
+        self._net.hang_up(machine.host.id)
+        for server in self._servers:
+            self._net.cut(machine.host.id, server.id, self._world.now_s + away_s)
+        self._etcd.depose()
+
+    def _race_power(self, machine: SimMachine) -> None:
+        self._lose_power(machine)
+
+    def _hang_at_claim(self, machine: SimMachine) -> None:
+        """Hang flintlockd, and perhaps shut the agent down meanwhile."""
+        machine.daemon.hang(self._more.uniform(*HANGS_S))
+        if self._more.random() < 0.5:
+            self._later(self._more.uniform(0.0, HANGS_S[0]), lambda: self._end(machine))
+
+    def _end_agent(self) -> None:
+        self._end(self._more.choice(self._machines))
+
+    def _end(self, machine: SimMachine) -> None:
+        """Shut an agent down cleanly, and start it again."""
+        process = machine.process
+        if process and machine.agent_up and not process.stopped and not self._world.calm:
+            down_s = self._more.expovariate(1.0) * self._world.faults.down_s
+            process.at_death.append(lambda: self._later(down_s, self._revive_all))
+            process.spawn(machine.finish_agent())
+
+    def _cut_late(self) -> None:
+        """Cut the leader off from the store, after answers that were almost too late."""
+        server = self._more.choice([server for server in self._servers if server.leads] or self._servers)
+        until_s = self._world.now_s + ALMOST_LATE_S
+        self._world.late_until_s[server.process.name] = until_s
+        self._world.tell(server.process.name, f"gets late answers from the store until {until_s:.3f}, then none")
+        cut_s = self._more.uniform(*CUT_S)
+
+        def cut() -> None:
+            if not self._world.calm:
+                self._net.cut(server.id, STORE, self._world.now_s + cut_s)
+
+        self._later(ALMOST_LATE_S, cut)
 
     def _revive_all(self) -> None:
         for server in self._servers:
@@ -166,9 +276,10 @@ class FaultInjector:
             server.start(self._fuse)
 
     def _revive_machine(self, machine: SimMachine) -> None:
-        if not machine.daemon.up:
+        now_s = 1e9 if self._world.calm else self._world.now_s
+        if not machine.daemon.up and now_s >= machine.out_until_s["flintlockd"]:
             machine.daemon.start()
-        if not machine.agent_up:
+        if not machine.agent_up and now_s >= machine.out_until_s["machine"]:
             machine.start_agent(self._fuse)
 
     def _stop(self) -> None:
@@ -199,8 +310,21 @@ class FaultInjector:
         self._rogues.liar(self._machines[0].host, self._down_s())
 
     def _jump(self) -> None:
+        self._jump_by(self._chance.choice(JUMPS_S), self._chance)
+
+    def _jump_a_day(self) -> None:
+        self._jump_by(self._more.choice(DAYS_S), self._more)
+
+    def _jump_by(self, jump_s: float, chance: Random) -> None:
         clocks: list[SimClock] = [server.clock for server in self._servers]
-        jump_s = self._chance.choice(JUMPS_S)
-        clock = self._chance.choice(clocks)
+        clock = chance.choice(clocks)
         clock.offset_s += jump_s
         self._world.tell("clocks", f"clock of server {clocks.index(clock)} jumps by {jump_s:+.0f} s")
+
+
+RACES = (
+    FaultInjector._race_redial,
+    FaultInjector._race_restart,
+    FaultInjector._race_term,
+    FaultInjector._race_power,
+)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from random import Random
+from typing import Protocol
+
+LONG = 0.2  # share of the runs with a long busy part
+DAY_JUMPS = 0.0  # 1 once a leader forgets nothing early when its wall clock jumps by a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,22 +58,35 @@ class FaultPlan:
     # People.
     gives_up: float
     direct: float  # share of the creates that bypass Billet
+    # Faults that outlast the time-outs of the code, in runs whose busy part is long enough.
+    long: bool = False
+    daemon_outages: float = 0.0  # flintlockd is down, or hangs, for `outage_s`
+    machine_outages: float = 0.0
+    outage_s: float = 0.0
+    claim_hangs: float = 0.0  # that flintlockd hangs as long just as a reservation of its host is written
+    # Races. The probability that a reservation, as it is written, is met by one of the `RACES` (fault_injector.py).
+    races: float = 0.0
+    redials: float = 0.0  # an agent dials again while its old connection still stands on the server
+    agent_stops: float = 0.0
+    late_cuts: float = 0.0  # a server is cut off from the store after answers that were almost too late
+    resends: float = 0.0  # that a client with a request id cancels, and sends the request again at once
+    day_jumps: float = 0.0
     # Agents that are not what they say (rogues.py).
-    impostors: float  # a second machine has the name of a host
-    lying_terms: float
+    impostors: float = 0.0  # a second machine has the name of a host
+    lying_terms: float = 0.0
 
 
-def draw(chance: Random) -> FaultPlan:
-    """Draw the fault plan of one seed."""
+class Maybe(Protocol):
+    """Draws a value between two bounds in a share of the runs, and 0 in the others."""
 
-    def between(low: float, high: float) -> float:
-        return math.exp(chance.uniform(math.log(low), math.log(high)))
+    def __call__(self, low: float, high: float, often: float = 0.4) -> float:
+        """Draw one value."""
 
-    def maybe(low: float, high: float, often: float = 0.4) -> float:
-        value = between(low, high)
-        return value if chance.random() < often else 0.0
 
-    return FaultPlan(
+def draw(chance: Random, more: Random) -> FaultPlan:
+    """Draw the fault plan of one seed. `more` is a stream of its own for the faults that were added later."""
+    between, maybe = _ranges(chance)
+    plan = FaultPlan(
         delay_s=between(0.0005, 0.05),
         frame_lost=maybe(0.001, 0.1, 0.25),
         frame_twice=maybe(0.01, 0.5),
@@ -106,3 +124,36 @@ def draw(chance: Random) -> FaultPlan:
         impostors=maybe(0.03, 0.3),
         lying_terms=maybe(0.03, 0.3),
     )
+    return _with_later_faults(plan, more)
+
+
+def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
+    between, maybe = _ranges(more)
+    long = more.random() < LONG
+    return replace(
+        plan,
+        long=long,
+        daemon_outages=maybe(0.005, 0.05, 0.8) if long else 0.0,
+        machine_outages=maybe(0.005, 0.03, 0.5) if long else 0.0,
+        outage_s=between(30.0, 120.0),
+        claim_hangs=maybe(0.1, 0.8, 0.8) if long else 0.0,
+        races=maybe(0.05, 0.5, 0.3),
+        redials=maybe(0.05, 0.5, 0.3),
+        agent_stops=maybe(0.02, 0.5, 0.3),
+        late_cuts=maybe(0.03, 0.2, 0.15),
+        resends=maybe(0.05, 0.5, 0.3),
+        day_jumps=maybe(0.02, 0.1, 0.2) * DAY_JUMPS,
+    )
+
+
+def _ranges(chance: Random) -> tuple[Callable[[float, float], float], Maybe]:
+    """Two ways to draw a value: between two bounds; and that or, in the other runs, 0."""
+
+    def between(low: float, high: float) -> float:
+        return math.exp(chance.uniform(math.log(low), math.log(high)))
+
+    def maybe(low: float, high: float, often: float = 0.4) -> float:
+        value = between(low, high)
+        return value if chance.random() < often else 0.0
+
+    return between, maybe

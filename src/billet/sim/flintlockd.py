@@ -14,7 +14,7 @@ from typing import Any
 from billet.core.errors import NOT_FOUND, Code, HostVerdict
 from billet.core.model import Host, Resources
 from billet.ports import Reply
-from billet.sim.history import Accepted, Removed
+from billet.sim.history import Accepted, Declined, Listed, Removed, Tried
 from billet.sim.loop import SimProcess
 from billet.sim.world import World
 from billet.wire import flintlock as wire
@@ -22,7 +22,8 @@ from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
 SLOW_S = 8.0  # the longest delay of a call; with all other delays less than the time-out of a reservation
-HANG_S = 10.0  # the longest hang
+BACKLOG_S = 15.0  # after an outage, in addition
+HANG_S = 10.0  # the longest hang, except in outages
 VCPU_MAX = 64
 BROKE = Reply(Code.UNAVAILABLE, "connection reset", b"")
 
@@ -56,10 +57,12 @@ class Flintlockd:
         self.vms: dict[str, SimVm] = {}
         self.process: SimProcess | None = None
         self.hangs_until_s = 0.0  # calls wait until then
+        self.backlog_s = 0.0  # how much later than that the last create of them begins
         self._world = world
         self._number = number
         self._made = 0
         self._chance = world.chance(f"flintlockd of {host.id}")
+        self._backlog = world.chance(f"backlog of {host.id}")
         self._queue: deque[str] = deque()
         self._busy = False
 
@@ -80,11 +83,25 @@ class Flintlockd:
         if self.process:
             self.process.kill()
 
-    def hang(self) -> None:
-        """Begin no call for a while."""
-        hang_s = min(HANG_S, self._chance.expovariate(1.0) * self._world.faults.hang_s)
-        self.hangs_until_s = self._world.now_s + hang_s
+    def hang(self, hang_s: float | None = None) -> None:
+        """Begin no call for a while. Without `hang_s` the plan says how long."""
+        backlog_s = BACKLOG_S if hang_s else 0.0
+        if hang_s is None:
+            hang_s = min(HANG_S, self._chance.expovariate(1.0) * self._world.faults.hang_s)
+        until_s = self._world.now_s + hang_s
+        if until_s > self.hangs_until_s:
+            self.hangs_until_s, self.backlog_s = until_s, max(backlog_s, self.backlog_s)
         self._world.tell(self.host.id, f"its flintlockd hangs for {hang_s:.3f} s")
+
+    def begins_s(self, when_s: float, method: str) -> float:
+        """When a call begins that would begin at `when_s` if nothing hung.
+
+        An outage goes on when all other faults have ended: calls that wait already must not be overtaken by Lists.
+        """
+        if when_s >= self.hangs_until_s or (self._world.calm and not self.backlog_s):
+            return when_s
+        late = self.backlog_s and method == wire.CREATE
+        return self.hangs_until_s + (self._backlog.random() * self.backlog_s if late else 0.0)
 
     def lose_power(self, forgets: float) -> None:
         """Forget Deletes with this probability: they had not reached the disk."""
@@ -99,6 +116,7 @@ class Flintlockd:
         """CreateMicroVM."""
         spec = rpc.CreateMicroVMRequest.FromString(request).microvm
         if spec.vcpu > VCPU_MAX:
+            self._world.note(Declined(self._world.now_s, self.host.id, wire.observe(types.MicroVM(spec=spec)).token))
             raise HostVerdict(Code.UNKNOWN, "creating microvm: 'VCPU' failed on the 'lte' tag")
         self._made += 1
         spec.uid = f"01SHST{self._made:017d}{self._number:03d}"
@@ -202,10 +220,15 @@ class Loopback:
             self._agent.call_at(world.now_s, _resolve, answer, BROKE)
 
         process.at_death.append(died)
+        called_s = world.now_s
+        self._note_tried(method, request)
         self._send(process, method, request, answer)
         timer = world.loop.call_later(timeout_s, _resolve, answer, Reply(Code.DEADLINE_EXCEEDED, "", b""))
         try:
-            return await answer
+            reply = await answer
+            if method == wire.LIST and reply.code == Code.OK:
+                world.note(Listed(world.now_s, daemon.host.id, called_s))
+            return reply
         finally:
             timer.cancel()
             process.at_death.remove(died)
@@ -216,6 +239,12 @@ class Loopback:
 
     async def close(self) -> None:
         """See ports.Flintlock."""
+
+    def _note_tried(self, method: str, request: bytes) -> None:
+        if method == wire.CREATE:
+            spec = rpc.CreateMicroVMRequest.FromString(request).microvm
+            token = wire.observe(types.MicroVM(spec=spec)).token
+            self._world.note(Tried(self._world.now_s, self._daemon.host.id, token))
 
     def _send(self, process: SimProcess, method: str, request: bytes, answer: asyncio.Future[Reply]) -> None:
         """Deliver the call now, later or never. The daemon carries it out even if the client has given up."""
@@ -236,7 +265,7 @@ class Loopback:
             lost = world.happens(chance, faults.daemon_lost_reply)
             self._agent.call_at(world.now_s + self._delay_s(), _resolve, answer, BROKE if lost else reply)
 
-        process.call_at(max(when_s, 0.0 if world.calm else self._daemon.hangs_until_s), arrive)
+        process.call_at(self._daemon.begins_s(when_s, method), arrive)
 
     def _delay_s(self) -> float:
         return 0.0002 + self._chance.expovariate(1.0) * self._world.faults.daemon_delay_s

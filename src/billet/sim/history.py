@@ -115,13 +115,93 @@ class LedgerSeen(NamedTuple):
 
 
 class Ordered(NamedTuple):
-    """An agent received a create order, or a welcome (token ""). `agent` is unique for each start of an agent."""
+    """An agent received a create order, or a welcome (token ""). `agent` is unique for each start of an agent.
+
+    `instance` is the agent that the order was reserved for, "" when none was connected. `resent` and `verdict_only`
+    are those of ports.CreateOptions.
+    """
 
     at_s: float
     agent: str
     host: str
     term: int
     token: str
+    instance: str = ""
+    resent: bool = False
+    verdict_only: bool = False
+
+
+class Told(NamedTuple):
+    """A server sent something over a link, numbered `link`, to a host: a welcome, calls for bids, first orders."""
+
+    at_s: float
+    link: int
+    host: str
+    term: int  # of the welcome, 0 without one
+    calls: int  # for bids
+    tokens: frozenset[str]  # of creates that are ordered for the first time
+
+
+class Reported(NamedTuple):
+    """A server received an inventory over a link. `rows`: token by uid of the microVMs in it."""
+
+    at_s: float
+    link: int
+    host: str
+    server: str
+    full: bool
+    rows: Mapping[str, str]
+    gone: Sequence[str]
+
+
+class Parted(NamedTuple):
+    """A server's end of a link was closed, or its agent has said hello on another link."""
+
+    at_s: float
+    link: int
+    host: str
+    server: str
+
+
+class InHand(NamedTuple):
+    """The tokens that creates and deletes of a term have worked on since the last look, if that has changed."""
+
+    at_s: float
+    term: int
+    tokens: frozenset[str]
+
+
+class Waits(NamedTuple):
+    """A client, or a server on its behalf, begins or ceases to wait at the leader for a create."""
+
+    at_s: float
+    server: str
+    token: str
+    waits: bool
+
+
+class Tried(NamedTuple):
+    """An agent sent a create to its flintlockd."""
+
+    at_s: float
+    host: str
+    token: str
+
+
+class Declined(NamedTuple):
+    """A flintlockd has refused a create for good."""
+
+    at_s: float
+    host: str
+    token: str
+
+
+class Listed(NamedTuple):
+    """An agent received a List of its flintlockd, called at `called_s`."""
+
+    at_s: float
+    host: str
+    called_s: float
 
 
 class Answered(NamedTuple):
@@ -160,5 +240,6 @@ class Quiescent(NamedTuple):
 
 Event = (
     HostMade | QuotaSet | Accepted | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
-    | TermRaised | Ordered | Answered | Recorded | Unexpected | Quiescent
+    | TermRaised | Ordered | Told | Reported | Parted | InHand | Waits | Tried | Declined | Listed
+    | Answered | Recorded | Unexpected | Quiescent
 )  # fmt: skip

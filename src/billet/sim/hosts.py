@@ -22,6 +22,7 @@ from billet.sim.world import SimClock, World
 from billet.wire import flintlock as wire
 
 REPORT_S = 4.0
+GRACE_S = 30.0  # of an agent that is asked to stop
 SIZES = ((4, 4096), (8, 8192), (8, 16384), (16, 16384))  # vCPU and memory in MiB of a host
 
 
@@ -47,6 +48,7 @@ class SimMachine:
         self.agent: Agent | None = None
         self.clock = SimClock(world)
         self._world, self._net, self._servers = world, net, servers
+        self.out_until_s = {"machine": 0.0, "flintlockd": 0.0}  # until when an outage keeps it down
         self._starts = 0
         self._identity = KeyIdentity.of_seed(sha256(host.id.encode()).digest(), host.id, host.id)
         self._process: SimProcess | None = None
@@ -67,6 +69,15 @@ class SimMachine:
     def process(self) -> SimProcess | None:
         """The agent's latest process."""
         return self._process
+
+    async def finish_agent(self) -> None:
+        """SIGTERM to the agent: as node_agent ends. Run it in the agent's process."""
+        process = self._process
+        if process and self.agent:
+            self._world.tell(process.name, "is asked to stop")
+            await self.agent.finish(GRACE_S)
+            self._world.tell(process.name, "ends")
+            process.kill()
 
     def start_agent(self, fuse: Callable[[SimProcess], None]) -> None:
         """Start a new agent process, with empty memory."""

@@ -9,6 +9,7 @@ TCP does none of that, but a retry above it may.
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from picows import WSListener
 from billet.core.errors import BilletError, Code, LeaderLost
 from billet.link.outbox import PING_AFTER_S, PONG_WITHIN_S
 from billet.sim.connection import End, SimFrame
-from billet.sim.history import Ordered, Shown
+from billet.sim.history import Ordered, Parted, Reported, Shown, Told
 from billet.sim.loop import SimProcess
 from billet.sim.world import World
 from billet.wire.pb import link_pb2 as pb
@@ -51,8 +52,11 @@ class Network:
         self.world = world
         self.listening: dict[str, tuple[SimProcess, Accept]] = {}  # by link address
         self._chance = world.chance("network")
+        self._half = world.chance("half-broken links")
+        self._numbers = itertools.count(1)  # of connections
         self._shown: set[str] = set()  # uids that agents have reported
         self._cuts: dict[tuple[str, str], float] = {}  # end of each cut, by (from, to)
+        self._of_host: dict[tuple[str, str], int] = {}  # latest link by server process and host
         self._connections: list[tuple[End, End]] = []
 
     # Partitions.
@@ -97,9 +101,34 @@ class Network:
         if self._connections:
             a, b = self._chance.choice(self._connections)
             self.world.tell("network", f"the connection of {a.name} and {b.name} breaks")
-            for end in (a, b):
-                end.broken = True
-                end.process.call_at(self.world.now_s + self.delay_s(), end.closed)
+            self._break(a, b)
+
+    def hang_up(self, name: str) -> None:
+        """Break all connections of a host."""
+        self._ends("", "")
+        for pair in self._connections:
+            if pair[0].name == name:
+                self._break(*pair)
+
+    def _break(self, *ends: End) -> None:
+        for end in ends:
+            end.broken = True
+            end.process.call_at(self.world.now_s + self.delay_s(), end.closed)
+
+    def redial(self, name: str = "") -> None:
+        """Break one connection, of this host if it is given, at the agent's end only.
+
+        The server's end stands until its pings are not answered, or until the agent's next hello.
+        """
+        self._ends("", "")
+        halves = [pair for pair in self._connections if name in ("", pair[0].name)]
+        if halves:
+            near, far = self._half.choice(halves)
+            self.world.tell("network", f"the connection of {near.name} and {far.name} breaks at one end")
+            near.broken = far.broken = True
+            silent_s = PING_AFTER_S * self._half.random() + PONG_WITHIN_S
+            far.process.call_at(self.world.now_s + silent_s, far.closed)
+            near.process.call_at(self.world.now_s, near.closed)
 
     # Frames.
 
@@ -108,6 +137,8 @@ class Network:
         if end.process.acts():
             if frame and end.kind is pb.Up:
                 self._note_shown(end, pb.Up.FromString(frame.payload).inventory)
+            elif frame:
+                self._note_told(end, pb.Down.FromString(frame.payload))
             self._pass_on(end, frame)
 
     def _pass_on(self, end: End, frame: SimFrame | None) -> None:
@@ -134,6 +165,14 @@ class Network:
             self._shown.update(new)
             self.world.note(Shown(self.world.now_s, end.name, new))
 
+    def _note_told(self, end: End, down: pb.Down) -> None:
+        first = frozenset(
+            order.token for order in down.orders if order.token and not order.resent and not order.verdict_only
+        )
+        if first or down.calls or down.HasField("welcome"):
+            calls = len(down.calls)
+            self.world.note(Told(self.world.now_s, end.link, end.peer.name, down.welcome.term, calls, first))
+
     def _repeatable(self, end: End, frame: SimFrame) -> bytes:
         """The part of a frame that may arrive twice: its orders or answers; all of it when it has nothing else."""
         if end.kind is pb.Down:
@@ -151,8 +190,10 @@ class Network:
             end.peer.receive(frame)
 
     def arrived(self, end: End, frame: SimFrame) -> None:
-        """Note the terms that an agent sees, for the checkers."""
-        if end.kind is pb.Up:
+        """Note what an end receives, for the checkers."""
+        if end.kind is pb.Down:
+            self._note_reported(end, pb.Up.FromString(frame.payload))
+        else:
             down = pb.Down.FromString(frame.payload)
             now_s, agent = self.world.now_s, end.process.name
             if down.HasField("welcome"):
@@ -160,7 +201,25 @@ class Network:
             for order in down.orders:
                 if order.token:
                     self.world.tell(agent, f"is told to create {order.token[-6:]}, term {order.term}")
-                    self.world.note(Ordered(now_s, agent, end.name, order.term, order.token))
+                    self.world.note(
+                        Ordered(now_s, agent, end.name, order.term, order.token,
+                                order.instance, order.resent, order.verdict_only)
+                    )  # fmt: skip
+
+    def _note_reported(self, end: End, up: pb.Up) -> None:
+        now_s, host, server = self.world.now_s, end.peer.name, end.process.name
+        if up.HasField("hello"):
+            self.world.note(Parted(now_s, self._of_host.get((server, host), 0), host, server))
+            self._of_host[server, host] = end.link
+        if up.HasField("inventory"):
+            inventory = up.inventory
+            rows = {row.uid: row.token for row in inventory.seen}
+            self.world.note(Reported(now_s, end.link, host, server, inventory.full, rows, list(inventory.gone)))
+
+    def parted(self, end: End) -> None:
+        """See Carrier."""
+        if end.kind is pb.Down:
+            self.world.note(Parted(self.world.now_s, end.link, end.peer.name, end.process.name))
 
     def delay_s(self) -> float:
         """Draw the delay of one message."""
@@ -197,7 +256,9 @@ class Network:
         listener = accept(path)
         if listener is None or accepted.done():
             return
-        near, far = End(self, process, names[0], pb.Up), End(self, server, names[1], pb.Down)
+        number = next(self._numbers)
+        near = End(self, process, names[0], pb.Up, number)
+        far = End(self, server, names[1], pb.Down, number)
         near.peer, far.peer = far, near
         far.listener = listener
         self._connections.append((near, far))

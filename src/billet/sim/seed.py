@@ -28,7 +28,9 @@ from billet.sim.servers import Ids, SimServer, draw_settings
 from billet.sim.world import World
 
 BUSY_S = 40.0  # the longest phase with faults
-QUIET_S = 150.0  # the longest until the store agrees with the hosts: two sweeps after the last reservation expires
+LONG_BUSY_S = 200.0  # the same in runs with outages
+HANDS_S = 0.5  # how often the history records what creates and deletes work on
+QUIET_S = 240.0  # the longest until the store agrees with the hosts: two sweeps after the last reservation expires
 CALM_S = 9.0  # a silently broken connection is noticed by the next ping
 LOOK_S = 2.0
 
@@ -97,18 +99,28 @@ async def _main(world: World) -> None:
     for server in servers:
         server.peers = {peer.id: peer for peer in servers}
     crowd = Crowd(world, net, servers, machines)
-    fault_injector = FaultInjector(world, net, servers, machines)
+    fault_injector = FaultInjector(world, net, etcd, servers, machines)
     fault_injector.begin()
     await _ready(etcd, len(machines))
     pause_s, operations = chance.choice((0.1, 1.0, 2.0)), chance.randint(4, 12)
+    if world.faults.long:
+        pause_s *= 10
     work = [asyncio.create_task(crowd.work(f"c{n}", operations, pause_s)) for n in range(chance.randint(2, 4))]
     operator = asyncio.create_task(crowd.operate())
-    await asyncio.wait(work, timeout=BUSY_S)
+    looking = asyncio.create_task(_look_at_work(etcd))
+    await asyncio.wait(work, timeout=LONG_BUSY_S if world.faults.long else BUSY_S)
     fault_injector.calm()
     world.tell("world", "all faults have ended")
     await asyncio.wait([*work, operator])
     await _until_quiescent(world, etcd, servers, machines, crowd)
     await _probe(world, crowd)
+    looking.cancel()
+
+
+async def _look_at_work(etcd: Etcd) -> None:
+    while True:
+        etcd.note_in_hand()
+        await asyncio.sleep(HANDS_S)
 
 
 async def _ready(etcd: Etcd, hosts: int) -> None:

@@ -30,13 +30,13 @@ from billet.link.hello import NONCE_BYTES
 from billet.link.server import LinkServer
 from billet.ports import Answer, Leader
 from billet.sim.etcd import Etcd
-from billet.sim.history import Leads, Recorded, Stopped
+from billet.sim.history import Leads, Recorded, Stopped, Waits
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network, request
 from billet.sim.store import SimStore
 from billet.sim.world import SimClock, World
 from billet.wire import auction_records
-from billet.wire.headers import FORWARDED, token_of
+from billet.wire.headers import FORWARDED, TOKEN, token_of
 
 UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # see adapters/forward.py
 RESOLVE_AFTER_S = 30.0  # longer than any delayed order plus the slowest flintlockd
@@ -90,6 +90,25 @@ class SimForward:
 
     async def close(self) -> None:
         """Nothing is kept open between calls."""
+
+
+class SimService(FlintlockService):
+    """Flintlock's service; it notes for the checkers who waits for a create."""
+
+    def __init__(self, world: World, process: str, leadership: Leadership, server: str) -> None:
+        super().__init__(leadership, NoRecordedAuctions(), server)
+        self._world, self._process = world, process
+
+    async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """See Backend."""
+        token = metadata.get(TOKEN, "")
+        if not token:
+            return await super().unary(method, request, timeout_s, metadata)
+        self._world.note(Waits(self._world.now_s, self._process, token, True))
+        try:
+            return await super().unary(method, request, timeout_s, metadata)
+        finally:
+            self._world.note(Waits(self._world.now_s, self._process, token, False))
 
 
 class SimListeners:
@@ -246,7 +265,7 @@ class SimServer:
 
         factories = Factories(
             leadership=lead,
-            service=lambda leadership: FlintlockService(leadership, NoRecordedAuctions(), self.id),
+            service=lambda leadership: SimService(self._world, process.name, leadership, self.id),
             stale_reads=stale_reads,
             forward=lambda leader: SimForward(self._net, self.id, self.peers[leader.id]),
         )

@@ -27,6 +27,7 @@ CALL_S = 0.5  # timeout of one request
 COMMIT_S = 5.0  # how long a commit is retried before its outcome is unknown
 PAUSE_S = 0.05
 LATE_S = 8.0  # the longest delay of a request in a store that hangs
+LATE_ANSWER_S = 0.4  # of an answer that is almost too late
 
 T = TypeVar("T")
 
@@ -232,8 +233,13 @@ class SimStore:
             error = refused
         lost = self._world.happens(self._chance, self._world.faults.store_unanswered) or not self._reaches(False)
         if not lost:
-            when_s = self._world.now_s + self._delay_s()
+            when_s = self._world.now_s + self._delay_s() + self._late_s()
             self._process.call_at(when_s, _resolve, answer, result, error)
+
+    def _late_s(self) -> float:
+        """How much later an answer comes during a fault `late_cuts`; still in time for CALL_S."""
+        late = self._world.now_s < self._world.late_until_s.get(self._process.name, 0.0)
+        return LATE_ANSWER_S if late and not self._world.calm else 0.0
 
     def _delay_s(self) -> float:
         return 0.0005 + self._chance.expovariate(1.0) * self._world.faults.store_delay_s

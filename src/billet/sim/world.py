@@ -18,9 +18,10 @@ class World:
     def __init__(self, seed: int, loop: VirtualLoop) -> None:
         self.seed = seed
         self.loop = loop
-        self.faults: FaultPlan = draw(self.chance("fault plan"))
+        self.faults: FaultPlan = draw(self.chance("fault plan"), self.chance("more faults"))
         self.ties = self.chance("ties").random() < 0.4  # hosts are alike, so that only the tie-break decides
         self.calm = False  # all faults have ended
+        self.late_until_s: dict[str, float] = {}  # until when the store answers this server's process almost too late
         self.history: list[Event] = []
         self.lines: list[str] = []
         self._hash = blake2b(digest_size=8)

@@ -139,9 +139,10 @@ class AuctionLog:
             self._wake.clear()
             try:
                 self._write()
-            except sqlite3.Error as error:
-                log.warning("auction records not written", path=str(self._path), error=str(error))
-                self._give_up(error)
+            except Exception as error:  # whatever it is, the next batch may be written
+                log.warning("auction records not written", path=str(self._path), error=repr(error))
+                with suppress(Exception):  # the records of this batch are lost in any case
+                    self._give_up(error)
             if self._closing and not self._unwritten:
                 return
             if not self._closing:
@@ -173,7 +174,7 @@ class AuctionLog:
             self._db.execute("COMMIT")
             self._writing = ()
 
-    def _give_up(self, error: sqlite3.Error) -> None:
+    def _give_up(self, error: Exception) -> None:
         """Drop the batch that failed, and leave no transaction open for the next one."""
         with self._lock:
             self._failed += len(self._writing)
@@ -201,7 +202,7 @@ class AuctionLog:
         except sqlite3.Error as error:
             return self._start_new_file(error) if _is_damage(error) else self._in_memory(error)
 
-    def _start_new_file(self, error: sqlite3.Error) -> sqlite3.Connection:
+    def _start_new_file(self, error: Exception) -> sqlite3.Connection:
         aside = self._path.with_name(f"{self._path.name}.unreadable")
         log.warning("auction records are damaged; starting a new file", error=str(error), moved_to=str(aside))
         try:
@@ -253,6 +254,6 @@ class _Damaged(sqlite3.DatabaseError):
     """SQLite's own check has found damage."""
 
 
-def _is_damage(error: sqlite3.Error) -> bool:
+def _is_damage(error: Exception) -> bool:
     """Whether the file is damaged. Other errors, such as of permissions, would not go away with a new file."""
     return isinstance(error, _Damaged) or getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED

@@ -21,6 +21,7 @@ from billet.store.etcd_candidacy import Candidacies, Candidacy
 from billet.store.etcd_client import CALL_S, STEADY_S, EtcdClient
 from billet.store.etcd_commit import FencedWriter
 from billet.store.etcd_election import Election, after_prefix
+from billet.store.etcd_members import Membership
 from billet.store.groupcommit import GroupCommit, Writes
 from billet.store.records import decode, read_leader
 from billet.wire.pb import etcd_rpc_pb2 as pb
@@ -57,7 +58,9 @@ class EtcdStore:
         self.prefix = prefix.encode()
         self._election = Election(self.client, self.prefix, lease_ttl_s)
         self.candidacies = Candidacies(self.client, self.prefix, self._election, lease_ttl_s)
+        self.members = Membership(self.client)
         self.care: asyncio.Task[None] | None = None  # compacts and defragments etcd
+        self._learning: asyncio.Task[None] | None = None  # follows changes of etcd's members
         self._elected: dict[int, Candidacy] = {}  # by term
         self._highest = 0  # our highest term so far: etcd may be restored to an earlier state while we run
         self._closing = False
@@ -70,17 +73,19 @@ class EtcdStore:
         """See ports.Store."""
         await self.client.steady("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
         answers = await self.client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
-        for version in sorted({answer.version for answer in answers if answer}):
+        for version in sorted({answer.version for answer in answers.values() if answer}):
             check_version(version)
+        await self.members.look()
 
     async def close(self) -> None:
         """See ports.Store."""
         self._closing = True
         await self._group.close()
         self._elected.clear()
-        if self.care:
-            self.care.cancel()
-            await asyncio.gather(self.care, return_exceptions=True)
+        for task in (self.care, self._learning):
+            if task:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self.candidacies.withdraw_all()
         await self.client.close()
 
@@ -89,7 +94,9 @@ class EtcdStore:
     async def campaign(self, me: Leader, above: int = 0) -> Term:
         """See ports.Store. A lease that is lost while waiting is replaced by a new one."""
         if self.care is None and not self._closing:
-            self.care = asyncio.create_task(etcd_care.Care(self.client, self.in_charge).run())
+            care = etcd_care.Care(self.client, self.in_charge, lambda: self.members.count)
+            self.care = asyncio.create_task(care.run())
+            self._learning = asyncio.create_task(self.members.run())
         while not self._closing:
             candidacy = await self.candidacies.register(me)
             try:
@@ -177,7 +184,7 @@ class EtcdStore:
         """See ports.Engine."""
         base, revision = await self._election.base(), (await self._election.standing(limit=1)).header.revision
         statuses = await self.client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
-        return etcd_care.vitals(statuses, base + revision)
+        return etcd_care.vitals(statuses.values(), base + revision)
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
@@ -52,7 +52,7 @@ class Done(NamedTuple):
     compacted_s: float = -COMPACT_EVERY_S
     defragmented_s: float = -DEFRAGMENT_EVERY_S
     full_bytes: int = 0  # the largest file when the alarm was first seen; 0 = no alarm
-    defragmented: frozenset[int] = frozenset()  # endpoints defragmented since then
+    defragmented: frozenset[int] = frozenset()  # indexes of endpoints defragmented since then
 
 
 class Plan(NamedTuple):
@@ -103,7 +103,7 @@ def _first(members: Sequence[Member]) -> int:
     return min(members, key=lambda member: (member.leads, member.at)).at
 
 
-def vitals(statuses: Sequence[pb.StatusResponse | None], term: int) -> Vitals:
+def vitals(statuses: Collection[pb.StatusResponse | None], term: int) -> Vitals:
     """The members' statuses as one ports.Vitals; None in place of an endpoint that did not answer."""
     there = [status for status in statuses if status]
     troubles = []
@@ -118,8 +118,14 @@ def vitals(statuses: Sequence[pb.StatusResponse | None], term: int) -> Vitals:
 class Care:
     """Checks the members regularly and does the maintenance that is due."""
 
-    def __init__(self, client: EtcdClient, in_charge: Callable[[], Awaitable[bool]]) -> None:
-        """`in_charge`: whether this server should act, because it leads or nobody does."""
+    def __init__(
+        self, client: EtcdClient, in_charge: Callable[[], Awaitable[bool]], count: Callable[[], int] = lambda: 0
+    ) -> None:
+        """`in_charge`: whether this server should act, because it leads or nobody does.
+
+        `count`: the number of etcd's members, 0 = unknown.
+        """
+        self._count = count
         self._client = client
         self._in_charge = in_charge
         self._done = Done()
@@ -143,7 +149,9 @@ class Care:
         statuses = await self._client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
         members = members_of(statuses)
         self._note_alarm(members)
-        plan = due(members, all(statuses), self._done, time.monotonic())
+        # An endpoint that is configured may belong to no member any more, and must not stop the maintenance.
+        complete = all(statuses.values()) or len(members) >= (self._count() or len(statuses))
+        plan = due(members, complete, self._done, time.monotonic())
         if plan == NOTHING:
             self._say_full()
             return False
@@ -204,10 +212,10 @@ class Care:
         log.warning("etcd has space again: alarm disarmed")
 
 
-def members_of(statuses: Sequence[pb.StatusResponse | None]) -> list[Member]:
-    """The members behind the endpoints, without duplicates."""
+def members_of(statuses: Mapping[int, pb.StatusResponse | None]) -> list[Member]:
+    """The members behind the endpoints, without duplicates. `statuses` by index of the endpoint."""
     members: dict[int, Member] = {}
-    for at, status in enumerate(statuses):
+    for at, status in statuses.items():
         if status:
             header = status.header
             members.setdefault(

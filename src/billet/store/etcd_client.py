@@ -79,12 +79,18 @@ class EtcdClient:
         """
         if not endpoints:
             raise ConfigError("--store names no etcd endpoint; write etcd://HOST:PORT,HOST:PORT")
-        self.endpoints = [urlsplit(endpoint).netloc or endpoint for endpoint in endpoints]
-        self._channels = [_channel(endpoint, ca, cert, key) for endpoint in endpoints]
+        # Every endpoint so far, by index: an index stays valid while a call that uses it is in flight.
+        self.endpoints: list[str] = []
+        self._urls: list[str] = []
+        self._channels: list[grpc.aio.Channel] = []
+        self._files = ca, cert, key
+        self.configured = list(endpoints)
+        self.active: list[int] = []  # indexes of the endpoints in use
         self._call_s = call_s
         self.token = ""  # etcd's, of our login; fetched again when etcd no longer accepts it
         self._user, self._password = user, password
         self._at = 0
+        self.use(())
         self._leaderless: set[int] = set()  # endpoints whose last answer was that they have no leader
         self._closed = False
 
@@ -95,11 +101,29 @@ class EtcdClient:
         """
         return await self.ask(self._at, method, request, reply, timeout_s)
 
-    async def everyone(self, method: str, request: Message, reply: type[R]) -> list[R | None]:
-        """Call all endpoints at once, each once; None in place of an answer that failed."""
-        asked = (self.ask(at, method, request, reply) for at in range(len(self._channels)))
+    def use(self, learned: Sequence[str]) -> None:
+        """Use these endpoints from now on, besides the configured ones."""
+        urls = list(dict.fromkeys([*self.configured, *learned]))
+        for url in urls:
+            if url not in self._urls:
+                self._channels.append(_channel(url, *self._files))
+                self._urls.append(url)
+                self.endpoints.append(urlsplit(url).netloc or url)
+        self.active = [self._urls.index(url) for url in urls]
+        if self._at not in self.active:
+            self._at = self.active[0]
+
+    def other(self, url: str) -> EtcdClient:
+        """A client of one other endpoint, with the same credentials."""
+        return EtcdClient([url], *self._files, self._call_s, self._user, self._password)
+
+    async def everyone(self, method: str, request: Message, reply: type[R]) -> dict[int, R | None]:
+        """Call all endpoints in use at once, each once. By index; None in place of an answer that failed."""
+        active = list(self.active)
+        asked = (self.ask(at, method, request, reply) for at in active)
         answers = await asyncio.gather(*asked, return_exceptions=True)
-        return [None if isinstance(answer, BaseException) else answer for answer in answers]
+        return {at: None if isinstance(answer, BaseException) else answer
+                for at, answer in zip(active, answers, strict=True)}  # fmt: skip
 
     async def ask(self, at: int, method: str, request: Message, reply: type[R], timeout_s: float = 0.0) -> R:
         """Call the endpoint with this index once. Logs in again where the login has expired. Raises as `call`."""
@@ -201,7 +225,7 @@ class EtcdClient:
 
     def away_text(self) -> str:
         """The error text when etcd does not answer."""
-        where = ", ".join(self.endpoints)
+        where = ", ".join(self.endpoints[at] for at in self.active)
         if self._leaderless:
             return f"etcd has no leader; probably half of its members or more are down: start them ({where})"
         return f"etcd does not answer at {where}: start it, or correct --store"
@@ -267,7 +291,8 @@ class EtcdClient:
     def leave(self, at: int) -> None:
         """Switch to the next endpoint, unless another call has already done so."""
         if self._at == at:
-            self._at = (at + 1) % len(self._channels)
+            later = [other for other in self.active if other > at]
+            self._at = later[0] if later else self.active[0]
 
 
 def _channel(endpoint: str, ca: str, cert: str, key: str) -> grpc.aio.Channel:

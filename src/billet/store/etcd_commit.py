@@ -11,7 +11,14 @@ from __future__ import annotations
 import asyncio
 import time
 
-from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError, StoreFull, StoreUnreachable
+from billet.core.errors import (
+    NOTHING_WRITTEN,
+    CommitOutcomeUnknown,
+    StaleTerm,
+    StoreError,
+    StoreFull,
+    StoreUnreachable,
+)
 from billet.store.etcd_candidacy import Candidacy
 from billet.store.etcd_client import PAUSE_S, EtcdClient, put
 from billet.store.groupcommit import Writes
@@ -40,7 +47,7 @@ class FencedWriter:
         if candidacy is None or candidacy.over.is_set():
             raise StaleTerm(f"term {term} has ended")
         if len(writes) >= MAX_OPS:
-            raise StoreError(f"{len(writes)} records do not fit into one transaction; nothing was written")
+            raise StoreError(f"{len(writes)} records do not fit into one transaction{NOTHING_WRITTEN}")
         candidacy.commits += 1
         number, doubt, deadline_s = candidacy.commits, False, time.monotonic() + COMMIT_S
         while True:

@@ -24,6 +24,7 @@ from billet.store import sqlite_file
 from billet.store.groupcommit import GroupCommit, Writes
 from billet.store.records import decode, read_leader
 
+LOOK_S = 1.0  # pause between looks whether the files are still in place; each commit looks as well
 LOCK_POLL_S = 0.1  # pause between attempts to get the lock, and between looks at the leader
 
 SURELY_UNDONE = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY}
@@ -40,6 +41,8 @@ class SqliteStore:
         self._lock_path = self.path.with_name(self.path.name + ".lock")
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | None = None
+        self._inodes: sqlite_file.Inodes = ()
+        self._moved = ""  # what to do about the files, once another program has deleted or replaced them
         self._lock: IO[str] | None = None
         self._term: Term | None = None
         self._over = asyncio.Event()
@@ -53,6 +56,7 @@ class SqliteStore:
 
     def _open(self) -> None:
         self._db = sqlite_file.connect(self.path, self._create)
+        self._inodes = sqlite_file.inodes(self.path)
 
     async def close(self) -> None:
         """See ports.Store."""
@@ -101,6 +105,7 @@ class SqliteStore:
             raise
 
     def _begin_term(self, me: Leader, above: int) -> int:
+        self._check_in_place(StoreError)
         leader = msgspec.json.encode(me)
         with self._connection() as db:
             (number,) = db.execute(
@@ -127,9 +132,15 @@ class SqliteStore:
             db.execute("UPDATE meta SET leader = NULL WHERE term = ?", (number,))
 
     async def ended(self, term: Term) -> None:
-        """See ports.Store. The lock lasts as long as the process, so only `resign` ends a term."""
-        if self._term == term:
-            await self._over.wait()
+        """See ports.Store. The lock lasts as long as the process; only `resign` or losing the files ends a term."""
+        while self._term == term and not self._over.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._over.wait()
+            try:
+                await self._run(self._check_in_place, StaleTerm)
+            except StoreError:
+                return
 
     async def leader(self) -> Leader | None:
         """See ports.Store. A stored leader without a lock was killed."""
@@ -210,6 +221,7 @@ class SqliteStore:
     def _transact(self, term: int, writes: Writes) -> int:
         """Run one transaction: compare the term, write the records, increase the revision."""
         db = self._connection()
+        self._check_in_place(StaleTerm)
         db.execute("BEGIN IMMEDIATE")
         try:
             current, leader, revision = db.execute(
@@ -228,7 +240,19 @@ class SqliteStore:
             sqlite_file.roll_back(db)
             raise
         self._commit(db)
+        self._check_in_place(CommitOutcomeUnknown)  # before it is acknowledged
         return int(revision)
+
+    def _check_in_place(self, error: type[StoreError]) -> None:
+        """Raise this error once another program has deleted or replaced the files, because commits would be lost.
+
+        It stays so until the server is started again: what the files hold now may not be what was acknowledged.
+        """
+        if not self._moved and sqlite_file.inodes(self.path) != self._inodes:
+            self._moved = sqlite_file.save(self.path, self._connection())
+        if self._moved:
+            raise error(f"{self.path} was deleted or replaced while it was in use: stop this server, {self._moved}, "
+                        "and start it again")  # fmt: skip
 
     def _commit(self, db: sqlite3.Connection) -> None:
         """COMMIT. If the disk fails in it, the transaction may be in the journal, and the next start finds it."""

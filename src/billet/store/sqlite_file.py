@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
-from billet.core.errors import StoreCorrupt, StoreError
+from billet.core.errors import NOTHING_WRITTEN, StoreCorrupt, StoreError
 
 SCHEMA_VERSION = 2  # files of version 1 have one more table, which is not read
 APPLICATION_ID = 0x42494C54  # "BILT", in the header of the file
@@ -37,6 +37,7 @@ def connect(path: Path, create: bool) -> sqlite3.Connection:
         _check(path, db)
         _use_wal(db)
         db.execute("PRAGMA synchronous=FULL")
+        _tables(db)  # creates the journal, so that `inodes` sees it
     except BaseException:
         db.close()
         raise
@@ -67,9 +68,39 @@ def explain(path: Path, error: sqlite3.Error) -> StoreError:
             return StoreError(f"{path} cannot be written to ({error}): correct its permissions")
         # SQLite reports IOERR when there is no space for the index of its journal.
         case code if code == sqlite3.SQLITE_FULL or (code == sqlite3.SQLITE_IOERR and free_bytes(path) < FULL_BYTES):
-            return StoreError(f"the disk of {path} is full: free space on it; nothing was written")
+            return StoreError(f"the disk of {path} is full: free space on it{NOTHING_WRITTEN}")
         case _:
             return StoreError(f"{path}: {error}")
+
+
+Inodes = tuple[tuple[int, int] | None, ...]
+
+
+def inodes(path: Path) -> Inodes:
+    """Device and inode of the file, of its journal and of the journal's index; None where there is none.
+
+    They stay the same while a connection is open, unless another program deletes or replaces the files.
+    """
+    found: list[tuple[int, int] | None] = []
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            status = path.with_name(path.name + suffix).stat()
+            found.append((status.st_dev, status.st_ino))
+        except OSError:
+            found.append(None)
+    return tuple(found)
+
+
+def save(path: Path, db: sqlite3.Connection) -> str:
+    """Write what a connection still holds of deleted files to a new file beside them; returns what to do with it."""
+    saved = path.with_name(f"{path.name}.saved")
+    try:
+        saved.unlink(missing_ok=True)
+        with closing(sqlite3.connect(saved)) as copy:
+            db.backup(copy)
+    except (OSError, sqlite3.Error) as error:
+        return f"restore a backup (the content could not be saved: {error})"
+    return f"move {saved}, which has the content, to {path} (without an old -wal or -shm), or restore a backup"
 
 
 def little_room(path: Path, size_bytes: int) -> tuple[str, ...]:
