@@ -289,7 +289,7 @@ BUGS = (
     Bug("group looked at before the call only", 1, 27, group_looked_at_before_the_call_only),
     Bug("room given back early", 2, 0, room_given_back_early),
     Bug("room taken late", 2, 0, room_taken_late),
-    Bug("unknown outcome taken for a refusal", 2, 41, unknown_outcome_taken_for_a_refusal),
+    Bug("unknown outcome taken for a refusal", 2, 39, unknown_outcome_taken_for_a_refusal),
     Bug("reconciler releases an in-flight create", 2, 0, reconciler_releases_an_in_flight_create),
     Bug("host announces itself before it has looked", 2, 5, host_announces_itself_before_it_has_looked),
     Bug("failed List taken for an empty one", 2, 1, failed_list_taken_for_an_empty_one),
