@@ -26,6 +26,7 @@ from billet.sim.history import (
     Quiescent,
     Recorded,
     Stopped,
+    TermRaised,
     Unexpected,
 )
 from billet.sim.order_checkers import ORDER_CHECKERS
@@ -310,10 +311,18 @@ def nothing_unexpected(history: Sequence[Event]) -> Iterator[Violation]:
             yield Violation(0, event.at_s, event.text)
 
 
+def terms_are_the_stores(history: Sequence[Event]) -> Iterator[Violation]:
+    """One host's word never raises the term."""
+    for event in history:
+        if isinstance(event, TermRaised):
+            yield Violation(3, event.at_s, f"{event.server} campaigns above term {event.above}, which a host made up")
+
+
 CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
     never_overcommitted,
     room_early_and_late,
     one_writer,
+    terms_are_the_stores,
     nothing_lost_nothing_twice,
     not_found_means_gone,
     hosts_are_the_truth,

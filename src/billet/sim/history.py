@@ -70,6 +70,17 @@ class Deposed(NamedTuple):
     expired: bool
 
 
+HUGE = 1 << 40  # a term that no simulated store reaches, and that only a lying host reports
+
+
+class TermRaised(NamedTuple):
+    """A server wants a term above one that hosts report, though no store was restored from a backup."""
+
+    at_s: float
+    server: str
+    above: int
+
+
 class Leads(NamedTuple):
     """A server begins or ceases to act as the leader. A stopped (SIGSTOP) server cannot cease."""
 
@@ -229,6 +240,6 @@ class Quiescent(NamedTuple):
 
 Event = (
     HostMade | QuotaSet | Accepted | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
-    | Ordered | Told | Reported | Parted | InHand | Waits | Tried | Declined | Listed
+    | TermRaised | Ordered | Told | Reported | Parted | InHand | Waits | Tried | Declined | Listed
     | Answered | Recorded | Unexpected | Quiescent
 )  # fmt: skip

@@ -11,12 +11,11 @@ from billet.core.model import Host
 from billet.host.agent import Agent, Measured
 from billet.link.agent import AgentDialler
 from billet.ports import Reply
+from billet.sim.history import HUGE, HostMade
 from billet.sim.hosts import REPORT_S, SimDial
 from billet.sim.network import Network
 from billet.sim.world import SimClock, World
 from billet.wire import flintlock as wire
-
-HUGE = 1 << 40  # a term that no simulated store reaches
 
 
 class EmptyFlintlockd:
@@ -51,7 +50,9 @@ class Rogues:
 
     def liar(self, host: Host, lives_s: float) -> None:
         """A new host that says it has obeyed a huge term."""
-        self._start(Host("liar", host.capacity, host.allocatable), "liar", HUGE, lives_s)
+        liar = Host("liar", host.capacity, host.allocatable)
+        self._world.note(HostMade(self._world.now_s, liar))
+        self._start(liar, "liar", HUGE, lives_s)
 
     def _start(self, host: Host, title: str, term: int, lives_s: float) -> None:
         world = self._world
