@@ -12,18 +12,19 @@ from typing import Any, NamedTuple
 import pytest
 
 from billet.core.errors import CreateOutcomeUnknown, DeleteNotRecorded, StoreError
-from billet.core.model import Auction, Bid, Host, PlacementState
+from billet.core.model import Auction, Bid, Facts, Host, PlacementState
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.leader import operator as operators
 from billet.leader.auctioneer import Auctioneer, Caller
 from billet.leader.ledger import Ledger
 from billet.leader.rules import Rules
-from billet.ports import Created, CreateOptions, Leader, Outcome, Reply, Unknown
+from billet.ports import Created, CreateOptions, Leader, Outcome, Reply, Report, Unknown
 from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore
 from tests.leader.test_auctioneer import bids
 from tests.leader.test_reconciler import ROOM, SHAPE, LeaderTerm, eventually, place
 
+REPORT = Report(Facts(), 0.0, 0, 0, 0, 0, daemon_ok=True, interval_s=2.0)
 RESERVED, STARTED, RELEASING = PlacementState.RESERVED, PlacementState.STARTED, PlacementState.RELEASING
 
 
@@ -249,3 +250,18 @@ async def test_two_deletes_that_the_store_refuses_leave_the_ledger_as_the_store_
     gate.refuses = False
     await creates.delete(uid, "Delete", b"")
     assert leader.state_of("s") is await rig.stored("s") is RELEASING
+
+
+async def test_idle_time_does_not_count_while_flintlockd_hangs(rig: Rig) -> None:
+    """Broken on purpose (time counts without reports): given back while flintlockd still holds the create."""
+    leader, _ = rig
+    await rig.connect("h1")
+    await place(leader, "r", RESERVED)
+    for _ in range(4):  # its agent waits for a List, and reports nothing
+        leader.reconciler.reported("h1", REPORT)
+        await rig.pass_time(31.0)
+    assert leader.state_of("r") is RESERVED
+    for _ in range(40):
+        leader.reconciler.reported("h1", REPORT)
+        await rig.pass_time(5.0)
+    assert leader.state_of("r") is None

@@ -33,6 +33,7 @@ from billet.ports import Clock, InventoryUpdate, Report
 log = structlog.get_logger()
 
 SWEEP_S = 30.0  # longest time between two looks at a host, whether it sent something or not
+REPORTS_MISSED = 3  # intervals without a report after which flintlockd is taken to have hung
 RETRY_S = 1.0  # pause after the store refused a commit
 # A living agent reconnects within this time after its link closed or a new leader was elected. Before that, a dead
 # host cannot be told from one that is reconnecting.
@@ -100,8 +101,10 @@ class Reconciler:
         """A host has sent a report."""
         seen = self.seen.get(host_id)
         if seen:
-            seen.report, seen.reported_at_s = report, self._clock.monotonic_s()
-            if not report.daemon_ok:  # microVMs may run that it does not show
+            now_s = self._clock.monotonic_s()
+            late = seen.report is not None and now_s - seen.reported_at_s > REPORTS_MISSED * report.interval_s
+            seen.report, seen.reported_at_s = report, now_s
+            if late or not report.daemon_ok:  # flintlockd did not answer, and may have microVMs that it did not show
                 self._idle_since_s.pop(host_id, None)
 
     def observed(self, host_id: str, inventory: InventoryUpdate) -> None:
@@ -301,7 +304,8 @@ class Reconciler:
             and placement_id not in self._ledger.in_hand
             and placement_id not in seen.creating
         }
-        return {placement_id: now_s - since_s for placement_id, since_s in since.items()}
+        shown_s = seen.reported_at_s if seen.report else now_s  # a report follows a List; a hanging one sends none
+        return {placement_id: shown_s - since_s for placement_id, since_s in since.items()}
 
     async def _write(self, changes: list[Change]) -> None:
         """Write changes: those that take room through claim(), all others first, through finish().
