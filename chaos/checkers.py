@@ -129,9 +129,9 @@ def only_clients_delete(history: History, world: World) -> Iterator[str]:
 
 def only_hosts_get_microvms(history: History, world: World) -> Iterator[str]:
     """No microVM is ever created on a machine that only claims to be a host, and no placement names one."""
-    for sample in history.samples:
-        if sample.vms and sample.host not in world.hosts:
-            yield f"{sample.host} is no host, and has microVM {sample.vms[0].uid}"
+    strangers = [sample for sample in history.samples if sample.host not in world.hosts]
+    for host, uid in sorted({(sample.host, vm.uid) for sample in strangers for vm in sample.vms}):
+        yield f"{host} is no host, and has microVM {uid}"
     for name in {promise.host for look in history.looks for promise in look.promises} - world.hosts.keys():
         yield f"{name} is no host, and microVMs were placed on it"
 
