@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from chaos.cluster import CLIENTS, ETCD, HOSTS, SERVERS, Cluster, between
-from chaos.intruders import Clone, LyingTerm, Second, Twin
+from chaos.intruders import clone, lying_term, second_agent, twin
 from chaos.namespaces import Pair
 
 
@@ -277,39 +277,6 @@ def full_disk(chance: random.Random, cluster: Cluster, heads: Heads) -> Fault:
     """A server's or an etcd member's disk is full."""
     machine = chance.choice([*ETCD, *SERVERS])
     return FullDisk(f"the disk of {machine} is full", cluster, machine)
-
-
-def twin(chance: random.Random, cluster: Cluster, heads: Heads) -> Fault:
-    """Another machine has the name of a host, whose agent is restarted meanwhile as often as not."""
-    host, restart = _other_host(chance, cluster), chance.random() < 0.5
-    return Twin(f"a twin of {host}{_restarting(restart)}", cluster, host, restart)
-
-
-def clone(chance: random.Random, cluster: Cluster, heads: Heads) -> Fault:
-    """Another machine has the name and the key of a host, whose agent is restarted once the copy is noticed."""
-    host, restart = _other_host(chance, cluster), chance.random() < 0.5
-    return Clone(f"a clone of {host}{_restarting(restart)}", cluster, host, restart)
-
-
-def second_agent(chance: random.Random, cluster: Cluster, heads: Heads) -> Fault:
-    """A flintlockd has two agents, the first of which is restarted meanwhile as often as not."""
-    host, restart = _other_host(chance, cluster), chance.random() < 0.5
-    return Second(f"a second agent beside the flintlockd of {host}{_restarting(restart)}", cluster, host, restart)
-
-
-def lying_term(chance: random.Random, cluster: Cluster, heads: Heads) -> Fault:
-    """An agent claims a term that no store has issued."""
-    term = chance.choice((10**6, 10**12, 1 << 61, (1 << 63) - 1, (1 << 64) - 1))
-    return LyingTerm(f"an agent claims term {term}", cluster, "", term=term)
-
-
-def _other_host(chance: random.Random, cluster: Cluster) -> str:
-    """A host that no other agent claims to be."""
-    return chance.choice([host for host in HOSTS if host not in cluster.intruded])
-
-
-def _restarting(restart: bool) -> str:
-    return ", and kill -9 its agent" if restart else ""
 
 
 def vanish(cluster: Cluster, machine: str) -> Fault:

@@ -7,6 +7,7 @@ share the boot id and the machine id of the machine that runs all this.
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from uuid import uuid4
 
 from billet.demo.processes import ChildProcess
 from billet.wire.pb import fleet_pb2 as pb
-from chaos.cluster import ADDRESSES, LINK_TOKEN, LINKS, Cluster, python
+from chaos.cluster import ADDRESSES, HOSTS, LINK_TOKEN, LINKS, Cluster, python
 
 BOOT_ID, MACHINE_ID = "/proc/sys/kernel/random/boot_id", "/etc/machine-id"
 NOTICED_S = 30.0  # how long a fleet that is whole may take to notice a copied identity
@@ -170,6 +171,39 @@ class LyingTerm(Intruder):
     def _start(self) -> None:
         command = [*python("chaos.liar"), LINK_TOKEN, self._claimed, str(self.term), *LINKS]
         self._run(self.spare, "liar", command)
+
+
+def twin(chance: random.Random, cluster: Cluster, heads: object) -> Intruder:
+    """Another machine has the name of a host, whose agent is restarted meanwhile as often as not."""
+    host, restart = _other_host(chance, cluster), chance.random() < 0.5
+    return Twin(f"a twin of {host}{_restarting(restart)}", cluster, host, restart)
+
+
+def clone(chance: random.Random, cluster: Cluster, heads: object) -> Intruder:
+    """Another machine has the name and the key of a host, whose agent is restarted once the copy is noticed."""
+    host, restart = _other_host(chance, cluster), chance.random() < 0.5
+    return Clone(f"a clone of {host}{_restarting(restart)}", cluster, host, restart)
+
+
+def second_agent(chance: random.Random, cluster: Cluster, heads: object) -> Intruder:
+    """A flintlockd has two agents, the first of which is restarted meanwhile as often as not."""
+    host, restart = _other_host(chance, cluster), chance.random() < 0.5
+    return Second(f"a second agent beside the flintlockd of {host}{_restarting(restart)}", cluster, host, restart)
+
+
+def lying_term(chance: random.Random, cluster: Cluster, heads: object) -> Intruder:
+    """An agent claims a term that no store has issued."""
+    term = chance.choice((10**6, 10**12, 1 << 61, (1 << 63) - 1, (1 << 64) - 1))
+    return LyingTerm(f"an agent claims term {term}", cluster, "", term=term)
+
+
+def _other_host(chance: random.Random, cluster: Cluster) -> str:
+    """A host that no other agent claims to be."""
+    return chance.choice([host for host in HOSTS if host not in cluster.intruded])
+
+
+def _restarting(restart: bool) -> str:
+    return ", and kill -9 its agent" if restart else ""
 
 
 def _with_ids(folder: Path, files: Sequence[str]) -> list[str]:

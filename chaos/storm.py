@@ -11,9 +11,9 @@ from itertools import pairwise
 from typing import Any
 
 from chaos.cluster import SERVERS
-from chaos.faults import Draw, Fault, clone, cut_host, cut_leader, draw, kill_leader, lying_term, second_agent, twin
+from chaos.faults import Draw, Fault, cut_host, cut_leader, draw, kill_leader
 from chaos.history import History, Kind
-from chaos.intruders import Clone, Intruder
+from chaos.intruders import Clone, Intruder, clone, lying_term, second_agent, twin
 from chaos.load import Crowd
 from chaos.rig import Rig
 
