@@ -19,7 +19,7 @@ from chaos.failover import SCENARIOS, measure
 from chaos.namespaces import enter
 from chaos.report import Report, markdown, printed, read, write
 from chaos.rig import rig
-from chaos.storm import rehearsal, storm
+from chaos.storm import REHEARSALS, rehearsal, storm
 
 PAGE = Path("docs/chaos-report.md")
 
@@ -27,7 +27,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 @click.command()
-@click.argument("scenario", type=click.Choice(["storm", "rehearsal", "failover", *SCENARIOS]), default="storm")
+@click.argument("scenario", type=click.Choice(["storm", *REHEARSALS, "failover", *SCENARIOS]), default="storm")
 @click.option("--minutes", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Duration of the storm.")
 @click.option("--seed", type=int, default=None, help="Seed of the storm's faults. [default: random]")
 @click.option("--times", type=click.IntRange(1), default=20, show_default=True, help="Trials of each other scenario.")
@@ -40,8 +40,8 @@ def main(
     """Inject faults into three servers, three etcd members and six hosts, each in a network namespace of its own.
 
     storm: random faults under load, with all promises checked after each round. rehearsal: a storm of one minute with
-    three fixed faults. failover: measures how long each single failure is felt; runs all its scenarios one after
-    another, each of which can also be named alone.
+    three fixed faults. intruders: the same, with agents that are not what they say. failover: measures how long each
+    single failure is felt; runs all its scenarios one after another, each of which can also be named alone.
     """
     seed = random.SystemRandom().randrange(1 << 30) if seed is None else seed
     try:
@@ -84,10 +84,13 @@ async def _found(pieces: AsyncIterator[Report], results: Path | None) -> Report:
 async def _run(scenario: str, for_s: float, seed: int, times: int, folder: Path) -> AsyncIterator[Report]:
     """Yield the results of each scenario."""
     say = console.print
-    if scenario in ("storm", "rehearsal"):
+    if scenario == "storm" or scenario in REHEARSALS:
         say(f"{scenario}, --seed {seed}")
         async with rig(folder, say) as running:
-            found = await (storm(running, for_s, seed) if scenario == "storm" else rehearsal(running, seed))
+            if scenario == "storm":
+                found = await storm(running, for_s, seed)
+            else:
+                found = await rehearsal(running, seed, REHEARSALS[scenario])
             yield Report(storms=[found]).checked(running)
         return
     names = list(SCENARIOS) if scenario == "failover" else [scenario]

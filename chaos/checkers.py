@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from math import inf
 
 from chaos.history import History, Kind, Op, Sample, World
 
@@ -95,6 +96,52 @@ def not_found_means_gone(history: History, world: World) -> Iterator[str]:
             yield f"{_told(op)} was answered {op.code}: {op.text}"
 
 
+def a_microvm_has_one_owner(history: History, world: World) -> Iterator[str]:
+    """A microVM is placed on one host and stays placed there, whoever else claims to be that host or to have it."""
+    owners: dict[str, set[str]] = defaultdict(set)
+    for promises in (*(look.promises for look in history.looks), world.promises):
+        for promise in promises:
+            if promise.uid:
+                owners[promise.uid].add(promise.host)
+        for uid, times in Counter(promise.uid for promise in promises if promise.uid).items():
+            if times > 1:
+                yield f"microVM {uid} has {times} placements at one moment"
+    for uid, hosts in owners.items():
+        if len(hosts) > 1:
+            yield f"microVM {uid} was placed on {len(hosts)} hosts: {', '.join(sorted(hosts))}"
+
+
+def only_clients_delete(history: History, world: World) -> Iterator[str]:
+    """A microVM whose create was acknowledged stays on its host until a client's Delete was sent, at every moment."""
+    ends: dict[str, float] = {}
+    for op in history.of(Kind.DELETE):
+        ends[op.uid] = min(op.begun_s, ends.get(op.uid, op.begun_s))
+    since = {op.uid: op.ended_s for op in history.of(Kind.CREATE) if op.ok}
+    lives: dict[str, dict[str, float]] = defaultdict(dict)  # by host: microVMs, and until when each must be there
+    for sample in sorted(history.samples, key=lambda sample: sample.at_s):
+        here = {vm.uid for vm in sample.vms}
+        of_host = lives[sample.host]
+        for uid in [uid for uid in of_host if uid not in here]:
+            if of_host.pop(uid) > sample.ended_s:
+                yield f"microVM {uid} left {sample.host} before {sample.at_s:.3f} s, and no client has deleted it"
+        of_host.update({uid: ends.get(uid, inf) for uid in here if since.get(uid, inf) < sample.at_s})
+
+
+def only_hosts_get_microvms(history: History, world: World) -> Iterator[str]:
+    """No microVM is ever created on a machine that only claims to be a host, and no placement names one."""
+    strangers = [sample for sample in history.samples if sample.host not in world.hosts]
+    for host, uid in sorted({(sample.host, vm.uid) for sample in strangers for vm in sample.vms}):
+        yield f"{host} is no host, and has microVM {uid}"
+    for name in {promise.host for look in history.looks for promise in look.promises} - world.hosts.keys():
+        yield f"{name} is no host, and microVMs were placed on it"
+
+
+def copies_are_noticed(history: History, world: World) -> Iterator[str]:
+    """When two machines show one identity, `billet hosts` says so."""
+    for name in world.unnoticed:
+        yield f"{name} was not noticed"
+
+
 def deleted_stays_deleted(history: History, world: World) -> Iterator[str]:
     """An acknowledged Delete is final; after a "not found" nobody sees the microVM again."""
     acknowledged = {op.uid for op in history.of(Kind.DELETE) if op.ok}
@@ -154,6 +201,10 @@ CHECKERS: tuple[Checker, ...] = (
     no_host_is_overcommitted,
     ledger_and_hosts_agree,
     not_found_means_gone,
+    a_microvm_has_one_owner,
+    only_clients_delete,
+    only_hosts_get_microvms,
+    copies_are_noticed,
     deleted_stays_deleted,
     lists_are_whole,
     errors_are_those_foreseen,

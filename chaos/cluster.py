@@ -17,17 +17,21 @@ from billet.core.errors import ConfigError
 from billet.demo.etcd import etcd_program
 from billet.demo.processes import ChildProcess, Processes, until_healthy
 from chaos.namespaces import Network, mount_disk
+from chaos.operator import Operator
 
 CLIENTS = "clients"
 ETCD = ("etcd-1", "etcd-2", "etcd-3")
 SERVERS = ("server-1", "server-2", "server-3")
 HOSTS = ("host-1", "host-2", "host-3", "host-4", "host-5", "host-6")
+SPARES = ("spare-1", "spare-2", "spare-3")  # machines for agents that are not what they say
 ADDRESSES = {
     CLIENTS: "10.99.0.1",
     **{name: f"10.99.0.{11 + n}" for n, name in enumerate(ETCD)},
     **{name: f"10.99.0.{21 + n}" for n, name in enumerate(SERVERS)},
     **{name: f"10.99.0.{31 + n}" for n, name in enumerate(HOSTS)},
+    **{name: f"10.99.0.{41 + n}" for n, name in enumerate(SPARES)},
 }
+LINKS = [f"{ADDRESSES[name]}:9095" for name in SERVERS]
 CONTROL_PORT = 9100  # of a fake flintlockd; only this harness talks to it
 ETCD_DISK_MIB, OTHER_DISK_MIB = 192, 64  # etcd writes ahead into files of 64 MiB
 # etcd's own documents choose a tenth of the election's time for the heartbeat, and this much on one site.
@@ -67,10 +71,15 @@ class Cluster:
     vcpu: int = 16  # of each host
     memory_mib: int = 1 << 15
     boot_mean_s: float = 0.05
+    operator: Operator = field(init=False)
+    spares: list[str] = field(default_factory=lambda: list(SPARES))  # those on which nothing runs
+    intruded: set[str] = field(default_factory=set)  # hosts that another agent claims to be, or to be beside
+    unnoticed: list[str] = field(default_factory=list)  # copied identities that no server has noticed
 
     def __post_init__(self) -> None:
         """Nothing runs yet."""
         self.network = Network(self.processes, ADDRESSES)
+        self.operator = Operator([f"{ADDRESSES[name]}:9090" for name in SERVERS])
 
     def start(self) -> None:
         """Machines, disks, and all parts; returns when every host has been let in."""
@@ -79,8 +88,9 @@ class Cluster:
             mount_disk(self.disk(machine), ETCD_DISK_MIB if machine in ETCD else OTHER_DISK_MIB)
         parts = [Part(name, name, _etcd(name, self.disk(name))) for name in ETCD]
         parts += [Part(name, name, _server(name, self.disk(name))) for name in SERVERS]
-        parts += [self._flintlockd(n, name) for n, name in enumerate(HOSTS)]
-        parts += [self._agent(name) for name in HOSTS]
+        for n, host in enumerate(HOSTS):
+            parts.append(Part(f"{host}/flintlockd", host, self.flintlockd_command(host, self.disk(host), n)))
+        parts += [Part(f"{host}/agent", host, self.agent_command(host, self.disk(host))) for host in HOSTS]
         self.parts = {part.name: part for part in parts}
         for part in parts:
             self.launch(part.name)
@@ -150,30 +160,34 @@ class Cluster:
 
     # The parts' command lines.
 
-    def _flintlockd(self, n: int, host: str) -> Part:
-        command = _billet(
+    def flintlockd_command(self, machine: str, folder: Path, seed: int = 0) -> list[str]:
+        """A fake flintlockd on this machine."""
+        return _billet(
             "fake-flintlockd", "--grpc-endpoint", "127.0.0.1:9090", "--insecure", "--json-ready",
-            "--control-endpoint", f"{ADDRESSES[host]}:{CONTROL_PORT}", "--default-provider", "firecracker",
+            "--control-endpoint", f"{ADDRESSES[machine]}:{CONTROL_PORT}", "--default-provider", "firecracker",
             "--boot-mean-s", str(self.boot_mean_s), "--delete-mean-s", str(self.boot_mean_s),
-            "--pull-mean-s", "0", "--seed", str(n), "--state", str(self.disk(host) / "microvms.db"),
+            "--pull-mean-s", "0", "--seed", str(seed), "--state", str(folder / "microvms.db"),
         )  # fmt: skip
-        return Part(f"{host}/flintlockd", host, command)
 
-    def _agent(self, host: str) -> Part:
-        links = ",".join(f"{ADDRESSES[name]}:9095" for name in SERVERS)
-        command = _billet(
-            "agent", "--id", host, "--server", links, "--link-insecure", "--link-token", LINK_TOKEN, "--json-ready",
-            "--containerd", "",
-            "--flintlock", "127.0.0.1:9090", "--provider", "firecracker", "--state-dir", str(self.disk(host)),
-            "--state", str(self.disk(host) / "agent"),
+    def agent_command(self, name: str, folder: Path) -> list[str]:
+        """An agent with this host name, beside the flintlockd of the machine that it runs on."""
+        return _billet(
+            "agent", "--id", name, "--server", ",".join(LINKS), "--link-insecure", "--link-token", LINK_TOKEN,
+            "--json-ready", "--containerd", "",
+            "--flintlock", "127.0.0.1:9090", "--provider", "firecracker", "--state-dir", str(folder),
+            "--state", str(folder / "agent"),
             "--vcpu", str(self.vcpu), "--memory-mib", str(self.memory_mib), "--disk-mib", "100000",
             "--max-vms", "100000", "--reserve-memory-mib", "0", "--reserve-disk-mib", "0",
         )  # fmt: skip
-        return Part(f"{host}/agent", host, command)
 
 
 def _billet(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "billet", *arguments]
+    return [*python("billet"), *arguments]
+
+
+def python(module: str) -> list[str]:
+    """The command that runs a module as a program."""
+    return [sys.executable, "-m", module]
 
 
 def _etcd(name: str, disk: Path) -> list[str]:

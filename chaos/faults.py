@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from chaos.cluster import CLIENTS, ETCD, HOSTS, SERVERS, Cluster, between
+from chaos.intruders import clone, lying_term, second_agent, twin
 from chaos.namespaces import Pair
 
 
@@ -313,4 +314,8 @@ SHAPES: tuple[tuple[Draw, float], ...] = (
     (halves, 2),
     (one_way, 3),
     (full_disk, 1),
+    (twin, 3),
+    (clone, 2),
+    (second_agent, 3),
+    (lying_term, 2),
 )

@@ -78,9 +78,18 @@ class Room:
 class Sample:
     """What one host showed at one moment."""
 
-    at_s: float
+    at_s: float  # when it was asked
     host: str
     vms: Sequence[Vm]
+    ended_s: float = 0.0  # when it answered
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """All placements as the servers told them at one moment."""
+
+    at_s: float
+    promises: Sequence[Promise]
 
 
 @dataclass(slots=True)
@@ -93,15 +102,17 @@ class World:
     listed: frozenset[str]
     got: Mapping[str, Op]  # one Get for each uid that a client knows
     fallen: Sequence[str] = ()  # processes that ended though nobody ended them
+    unnoticed: Sequence[str] = ()  # copied identities that the servers did not notice
     unrest: str = ""  # why it had not come to rest in time, "" when it had
 
 
 @dataclass(slots=True)
 class History:
-    """All calls of a run, in the order of their beginnings, and what the hosts showed meanwhile."""
+    """All calls of a run, in the order of their beginnings, and what hosts and servers showed meanwhile."""
 
     ops: list[Op] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
+    looks: list[Look] = field(default_factory=list)
 
     def of(self, kind: Kind) -> list[Op]:
         """The calls of one kind."""

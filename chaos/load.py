@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from billet.demo.workload import NAMESPACE, Shape, spec_of
 from billet.wire.headers import STALE
 from billet.wire.pb import flintlock_pb2 as rpc
-from chaos.cluster import ADDRESSES, HOSTS, ask_flintlockd
+from chaos.cluster import ADDRESSES, HOSTS, SPARES, ask_flintlockd
 from chaos.history import OK, History, Kind, Op, Sample, Vm
 
 MIB_PER_VCPU = 1024
@@ -178,16 +178,17 @@ async def empty(clients: Clients, server: str, uids: Iterable[str], at_once: int
 
 @asynccontextmanager
 async def sampling(history: History) -> Any:
-    """Look at all hosts twice a second, directly and whatever is cut between servers and hosts, for the history."""
+    """Look at all hosts and spare machines twice a second, whatever is cut between servers and hosts."""
 
     async def look(host: str) -> None:
         while True:
             at_s = time.monotonic()
             with suppress(OSError, ValueError):  # it is down, or stands still
-                history.samples.append(Sample(at_s, host, await shown(host)))
+                vms = await shown(host)
+                history.samples.append(Sample(at_s, host, vms, time.monotonic()))
             await asyncio.sleep(SAMPLE_S)
 
-    tasks = [asyncio.create_task(look(host)) for host in HOSTS]
+    tasks = [asyncio.create_task(look(host)) for host in (*HOSTS, *SPARES)]
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -11,17 +12,19 @@ import msgspec
 from chaos.checkers import CHECKERS
 from chaos.failover import Distribution
 from chaos.rig import Rig
-from chaos.storm import Storm
+from chaos.storm import Event, Storm
 
 HEAD = """# Chaos on real processes
 
 `make chaos` runs a cluster of real processes, injects faults and checks every promise. This page is the output of
 `make chaos ARGS="... --results FILE --report"`; do not edit it. Three servers, three etcd members and six hosts
 (each a fake flintlockd and its agent) each have a machine of their own: a network namespace with a link to one
-switch, and a disk in memory. Plain Flintlock clients call the servers. After each round all faults are healed, and
+switch, and a disk in memory. Some faults are agents that are not what they say: on three spare machines, or beside
+a host's flintlockd. Plain Flintlock clients call the servers. After each round all faults are healed, and
 the fleet has to come to rest by itself: placements are what the hosts show, nothing is RESERVED, all agents are
-back. Then every promise is checked on the clients' calls, on what the hosts showed twice a second, and on what
-hosts and ledger say at the end.
+back. Only after a fault of identity an operator acts: the list of faults says what they ran. Then every promise is
+checked on the clients' calls, on what hosts and servers showed twice a second, and on what hosts and ledger say at
+the end.
 """
 CUT = (
     "[Operations](operations.md#how-long-it-takes) describes each failure. A machine that vanishes has its link cut"
@@ -90,11 +93,20 @@ def printed(report: Report) -> str:
         worst = max(storm.gaps, key=lambda gap: gap.lasted_s)
         during = "; ".join(worst.during) or "no fault"
         lines.append(f"{storm.calls} calls, {len(storm.events)} faults in {len(storm.gaps)} rounds")
+        remedies = [remedy for event in storm.events for remedy in event.remedies]
+        intruders = sum(event.intruder for event in storm.events)
+        lines.append(f"{intruders} of the faults were intruders; the operator ran: {_counted(remedies) or 'nothing'}")
         lines.append(f"longest time without a create {worst.lasted_s:.1f} s, during: {during}")
     style = "bold red" if report.violations else "bold green"
     return "\n".join(
         [*lines, f"[{style}]{report.violations} violations[/], all promises checked {report.checks} times"]
     )
+
+
+def _counted(remedies: list[str]) -> str:
+    """How often each kind of command was run."""
+    counts = Counter(remedy.rpartition(" ")[0] for remedy in remedies)
+    return ", ".join(f"{remedy} ({count} times)" for remedy, count in sorted(counts.items()))
 
 
 def spread(found: Distribution, attribute: str) -> str:
@@ -119,6 +131,11 @@ def markdown(report: Report) -> str:
 def _cell(text: str) -> str:
     """As it may stand in a table: a partition's name has a bar between its sides."""
     return text.replace("|", "\\|")
+
+
+def _told(event: Event) -> str:
+    """A fault, and what the operator ran after it."""
+    return "; then ".join([event.name, *(f"`{remedy}`" for remedy in event.remedies)])
 
 
 def _distributions(distributions: list[Distribution]) -> list[str]:
@@ -154,5 +171,5 @@ def _storm(storm: Storm) -> list[str]:
     for n, (gap, rest_s) in enumerate(zip(storm.gaps, storm.rests_s, strict=True), 1):
         lines.append(f"| {n} | {gap.lasted_s:.1f} s | {_cell('; '.join(gap.during)) or '-'} | {rest_s:.1f} s |")
     lines += ["", "<details><summary>Every fault</summary>", "", "| from | until | fault |", "|---|---|---|"]
-    lines += [f"| {event.at_s:.1f} s | {event.until_s:.1f} s | {_cell(event.name)} |" for event in storm.events]
+    lines += [f"| {event.at_s:.1f} s | {event.until_s:.1f} s | {_cell(_told(event))} |" for event in storm.events]
     return [*lines, "", "</details>", ""]

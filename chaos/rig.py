@@ -48,6 +48,7 @@ class Rig:
         history = self.clients.history
         history.ops.clear()
         history.samples.clear()
+        history.looks.clear()
 
     async def verdict(self) -> int:
         """Wait until all has come to rest, check every promise, say what is broken; the number of violations."""
@@ -93,11 +94,15 @@ async def rig(folder: Path, say: Say, **settings: float) -> AsyncIterator[Rig]:
         await asyncio.to_thread(cluster.start)
         clients = Clients(SERVERS, History())
         watch = Watch(cluster, clients)
+        looking = asyncio.create_task(watch.keep_looking())
         try:
             async with sampling(clients.history):
                 yield Rig(cluster, clients, watch, say)
         finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
             await watch.close()
+            await cluster.operator.close()
             await clients.close()
             for part in cluster.parts.values():
                 cluster.resume(part.name)  # SIGTERM does not reach what stands still

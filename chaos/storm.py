@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from chaos.cluster import SERVERS
-from chaos.faults import Fault, cut_host, cut_leader, draw, kill_leader
+from chaos.faults import Draw, Fault, cut_host, cut_leader, draw, kill_leader
 from chaos.history import History, Kind
+from chaos.intruders import Clone, Intruder, clone, lying_term, second_agent, twin
 from chaos.load import Crowd
 from chaos.rig import Rig
 
@@ -24,6 +25,10 @@ AT_ONCE = 3
 CLIENTS = 24
 PAUSE_S = 0.05
 REHEARSING, REHEARSED_S = 8, 3.0  # clients, and how long each fault lasts
+REHEARSALS: dict[str, Sequence[Draw]] = {
+    "rehearsal": (kill_leader, cut_leader, cut_host),
+    "intruders": (twin, clone, second_agent, lying_term),
+}
 
 
 @dataclass(slots=True)
@@ -33,6 +38,8 @@ class Event:
     at_s: float
     name: str
     until_s: float = 0.0
+    intruder: bool = False  # an agent that was not what it said
+    remedies: list[str] = field(default_factory=list)  # what the operator ran after it
 
 
 @dataclass(slots=True)
@@ -69,14 +76,14 @@ async def storm(rig: Rig, for_s: float, seed: int) -> Storm:
     return result
 
 
-async def rehearsal(rig: Rig, seed: int) -> Storm:
-    """One round of three faults that a test has the time for, one after another."""
-    result = Storm(seed)
+async def rehearsal(rig: Rig, seed: int, shapes: Sequence[Draw]) -> Storm:
+    """One round of a few faults that a test has the time for, one after another."""
+    chance, result = random.Random(seed), Storm(seed)
     crowd = Crowd(rig.clients, SERVERS, REHEARSING, seed, pause_s=PAUSE_S)
 
     async def faults() -> None:
-        for shape in (kill_leader, cut_leader, cut_host):
-            fault = shape(random.Random(seed), rig.cluster, await rig.watch.heads())
+        for shape in shapes:
+            fault = shape(chance, rig.cluster, await rig.watch.heads())
             await _one(rig, fault, REHEARSED_S, result)
 
     await _round(rig, result, crowd, faults())
@@ -122,20 +129,31 @@ async def _by_chance(rig: Rig, chance: random.Random, result: Storm, for_s: floa
         if len(standing) < AT_ONCE and time.monotonic() < until_s:
             fault = draw(chance, rig.cluster, await rig.watch.heads())
             lasts_s = min(chance.uniform(*LASTS_S), max(until_s - time.monotonic(), 0.5))
-            standing.add(asyncio.create_task(_one(rig, fault, lasts_s, result)))
+            injected = asyncio.Event()
+            if isinstance(fault, Clone):
+                await asyncio.gather(*standing)
+            standing.add(asyncio.create_task(_one(rig, fault, lasts_s, result, injected)))
+            if isinstance(fault, Clone):
+                await injected.wait()
     await asyncio.gather(*standing)
 
 
-async def _one(rig: Rig, fault: Fault, lasts_s: float, result: Storm) -> None:
-    event = Event(time.monotonic() - result.begun_s, fault.name)
+async def _one(rig: Rig, fault: Fault, lasts_s: float, result: Storm, injected: asyncio.Event | None = None) -> None:
+    """One fault from its beginning to its end. `injected` is set between the two."""
+    event = Event(time.monotonic() - result.begun_s, fault.name, intruder=isinstance(fault, Intruder))
     result.events.append(event)
     rig.say(f"[yellow]{event.at_s:7.1f} s[/]  {fault.name}, for {lasts_s:.1f} s")
     try:
         await fault.inject()
+        if injected:
+            injected.set()
         await asyncio.sleep(lasts_s)
     finally:
         await fault.heal()
         event.until_s = time.monotonic() - result.begun_s
+        if isinstance(fault, Intruder) and fault.remedies:
+            event.remedies = fault.remedies
+            rig.say(f"{event.until_s:7.1f} s  after {fault.name}, the operator: {', '.join(fault.remedies)}")
 
 
 def _longest_gap(history: History, since_s: float, begun_s: float, events: list[Event]) -> Gap:

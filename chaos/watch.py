@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 
 import grpc.aio
 
@@ -16,8 +18,8 @@ from billet.wire.pb import etcd_rpc_pb2 as etcd
 from billet.wire.pb import fleet_pb2
 from chaos.cluster import ADDRESSES, ETCD, HOSTS, SERVERS, Cluster
 from chaos.faults import Heads
-from chaos.history import Op, Promise, Room, Vm, World
-from chaos.load import Clients, shown
+from chaos.history import Look, Op, Promise, Room, Vm, World
+from chaos.load import SAMPLE_S, Clients, shown
 
 REST_S = 90.0  # how long a fleet may take to come to rest once all is healed
 LOOK_S = 0.2  # between two looks
@@ -86,6 +88,14 @@ class Watch:
         statuses = await self._members.everyone("Maintenance/Status", etcd.StatusRequest(), etcd.StatusResponse)
         return list(statuses.values())
 
+    async def keep_looking(self) -> None:
+        """Write all placements into the history, twice a second for ever, while a server answers."""
+        while True:
+            at_s = time.monotonic()
+            with suppress(grpc.aio.AioRpcError):
+                self._clients.history.looks.append(Look(at_s, await self._promises(random.choice(SERVERS))))
+            await asyncio.sleep(SAMPLE_S)
+
     # The end of a run.
 
     async def rest(self, timeout_s: float = REST_S) -> str:
@@ -144,13 +154,13 @@ class Watch:
         for n, uid in enumerate(uids):
             got[uid] = await self._clients.get(SERVERS[n % len(SERVERS)], uid)
         fallen = [part.name for part in self._cluster.fallen()]
-        return World(hosts, promises, rooms, listing.listed, got, fallen, unrest)
+        return World(hosts, promises, rooms, listing.listed, got, fallen, self._cluster.unnoticed, unrest)
 
     async def _hosts(self, server: str) -> list[fleet_pb2.HostView]:
         reply = await self._clients.ask(server, fleet.HOSTS, fleet_pb2.HostsRequest())
         return list(fleet_pb2.HostsReply.FromString(reply).hosts)
 
-    async def _promises(self) -> list[Promise]:
-        reply = await self._clients.ask(SERVERS[0], fleet.PLACEMENTS, fleet_pb2.PlacementsRequest())
+    async def _promises(self, server: str = SERVERS[0]) -> list[Promise]:
+        reply = await self._clients.ask(server, fleet.PLACEMENTS, fleet_pb2.PlacementsRequest())
         placements = fleet_pb2.PlacementsReply.FromString(reply).placements
         return [Promise(p.uid, p.name, p.host, p.state) for p in placements]

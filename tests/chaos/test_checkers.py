@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from chaos.checkers import CHECKERS, check
-from chaos.history import History, Kind, Op, Promise, Room, Sample, Vm, World
+from chaos.history import History, Kind, Look, Op, Promise, Room, Sample, Vm, World
 
 KEPT = Vm("uid-1", "web", 2, 2048, "CREATED")
 ROOM = Room(allocatable=(4, 8192), taken=(2, 2048))
@@ -30,7 +30,8 @@ def scenario() -> tuple[History, World]:
             op(Kind.GET, 5.0, "UNKNOWN", uid="uid-0", text="microvm uid-0 not found"),
             op(Kind.LIST, 6.0, listed=frozenset({"uid-1"})),
         ],
-        [Sample(2.0, "host-1", [KEPT])],
+        [Sample(2.0, "host-1", [KEPT], 2.1), Sample(2.5, "host-1", [KEPT], 2.6)],
+        [Look(2.0, [Promise("uid-1", "web", "host-1", "STARTED")])],
     )
     world = World(
         hosts={"host-1": [KEPT], "host-2": []},
@@ -108,7 +109,7 @@ def test_a_host_that_had_too_much_for_a_moment(big: dict[str, int]) -> None:
 def test_a_ledger_that_says_otherwise_than_the_hosts(promises: list[Promise]) -> None:
     history, world = scenario()
     world.promises = promises
-    assert broken(history, world) == {"ledger_and_hosts_agree"}
+    assert broken(history, world) - {"a_microvm_has_one_owner"} == {"ledger_and_hosts_agree"}
 
 
 def test_a_ledger_that_counts_otherwise_than_the_hosts() -> None:
@@ -172,3 +173,46 @@ def test_a_fleet_that_does_not_recover(trouble: dict[str, object]) -> None:
     for name, value in trouble.items():
         setattr(world, name, value)
     assert broken(history, world) == {"all_is_well_again"}
+
+
+def test_a_microvm_that_changes_its_host() -> None:
+    history, world = scenario()
+    history.looks.append(Look(3.0, [Promise("uid-1", "web", "host-2", "STARTED")]))
+    assert broken(history, world) == {"a_microvm_has_one_owner"}
+
+
+def test_a_microvm_with_two_placements() -> None:
+    history, world = scenario()
+    history.looks.append(Look(3.0, 2 * [Promise("uid-1", "web", "host-1", "STARTED")]))
+    assert broken(history, world) == {"a_microvm_has_one_owner"}
+
+
+def test_a_microvm_that_leaves_its_host_though_no_client_deleted_it() -> None:
+    history, world = scenario()
+    history.samples.append(Sample(3.0, "host-1", [], 3.1))
+    assert broken(history, world) == {"only_clients_delete"}
+
+
+def test_a_microvm_that_leaves_its_host_after_its_delete_was_sent() -> None:
+    history, world = scenario()
+    old = Vm("uid-0", "old", 0, 0, "CREATED")
+    history.samples += [Sample(2.7, "host-2", [old], 2.8), Sample(2.9, "host-2", [], 3.1)]
+    assert broken(history, world) == set()
+
+
+def test_a_microvm_on_a_machine_that_is_no_host() -> None:
+    history, world = scenario()
+    history.samples.append(Sample(3.0, "spare-1", [Vm("uid-2", "nowhere", 1, 1024, "CREATED")], 3.1))
+    assert broken(history, world) == {"only_hosts_get_microvms"}
+
+
+def test_a_placement_on_a_machine_that_is_no_host() -> None:
+    history, world = scenario()
+    history.looks.append(Look(3.0, [Promise("uid-2", "nowhere", "host-1-b", "STARTED")]))
+    assert broken(history, world) == {"only_hosts_get_microvms"}
+
+
+def test_a_copy_that_nobody_notices() -> None:
+    history, world = scenario()
+    world.unnoticed = ["a clone of host-1"]
+    assert broken(history, world) == {"copies_are_noticed"}
