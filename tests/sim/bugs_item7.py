@@ -1,7 +1,7 @@
 """Faults that no test noticed before issue 10 (its item 7), as patches of the code that runs.
 
 Each makes a test of its own fail, in tests/leader, tests/host, tests/link or tests/stores. Here the simulator looks
-for them too. `seed` is None where it sees no fault within 500 seeds; the docstring says why.
+for them too. `seed` is None where it saw no fault in the seeds that were searched; the docstring says why.
 `python -m tests.sim.bugs_item7 [NAME]...` prints the first seed that shows each, and the promises that it breaks.
 """
 
