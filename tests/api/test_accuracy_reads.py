@@ -20,7 +20,10 @@ from billet.core.accuracy import Outcome
 from billet.core.errors import InvalidRequest
 from billet.core.model import NO_DISCOUNT, Discount, Forecast, Host, Resources
 from billet.core.state import State
+from billet.leader.accuracy import AccuracyTracker
 from billet.leader.leadership import Leadership
+from billet.ports import HostsListener
+from billet.process import SystemClock
 from billet.wire.auction_records import decode_outcomes, encode_outcome
 from billet.wire.pb import fleet_pb2
 
@@ -31,7 +34,9 @@ OUTCOMES = [Outcome("h1", f"u{n}", float(n), Forecast(0.3, 1.5, 2.2), 1.5, 0.3, 
 @pytest.fixture
 def leadership() -> Leadership:
     outcomes = {"h1": deque(OUTCOMES), "h2": deque([OUTCOMES[0]._replace(host="h2")])}
-    return cast("Leadership", SimpleNamespace(accuracy=SimpleNamespace(outcomes=outcomes)))
+    tracker = AccuracyTracker(State(), SystemClock(), cast("HostsListener", None), lambda outcome: None)
+    tracker.outcomes.update(outcomes)
+    return cast("Leadership", SimpleNamespace(accuracy=tracker))
 
 
 async def test_the_accuracy_reply_is_encoded_in_a_thread(

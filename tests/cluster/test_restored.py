@@ -11,7 +11,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from tests.cluster.clients import Clients, eventually, numbered, on_hosts, uids_on_hosts
+from tests.cluster.clients import Clients, all_ready, eventually, numbered, on_hosts, uids_on_hosts
 from tests.harness import Cluster, plans
 from tests.zygote import ZYGOTE
 
@@ -73,6 +73,7 @@ async def test_a_backup_restored_under_running_microvms(running: tuple[Cluster, 
     file = str(cluster.folder / "x.backup")
     await billet_store(cluster, "backup", file)
     await again(cluster)
+    await eventually(lambda: all_ready(clients, len(cluster.plans)))
     after = await clients.crowd(numbered("after", 10), at_once=4)
     deleted = before.uids.pop("before-0")
     await clients.delete(deleted)
@@ -93,6 +94,7 @@ async def test_an_old_file_put_back_by_hand(running: tuple[Cluster, Clients]) ->
     await asyncio.to_thread(cluster.restart_server)
     for _ in range(3):
         await again(cluster)  # terms that the old file does not know of
+    await eventually(lambda: all_ready(clients, len(cluster.plans)))  # a term counts if most hosts have obeyed it
     after = await clients.crowd(numbered("after", 10), at_once=4)
     deleted = before.uids.pop("before-0")
     await clients.delete(deleted)

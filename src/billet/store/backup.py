@@ -87,12 +87,12 @@ def read(path: Path) -> Backup:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
     header = _header(path, lines)
     try:
-        (written,) = msgspec.json.decode(lines[-1], type=dict[str, str]).values()
+        written = msgspec.json.decode(lines[-1], type=dict[str, str])["sha256"]
         records = {}
         for line in lines[1:-1]:
             key, raw = msgspec.json.decode(line, type=tuple[str, msgspec.Raw])
             records[key] = bytes(raw)
-    except (msgspec.DecodeError, ValueError):
+    except (msgspec.DecodeError, ValueError, KeyError):
         written, records = "", {}
     if written != hashlib.sha256(b"".join(lines[:-1])).hexdigest() or len(records) != header.records:
         raise StoreCorrupt(f"{path} is damaged or incomplete: use another backup")
