@@ -285,7 +285,7 @@ def one_hosts_term_is_believed() -> list[AbstractContextManager[Any]]:
 
 
 BUGS = (
-    Bug("fenced host bids before cleaning", 1, 322, fenced_host_bids_before_cleaning),
+    Bug("fenced host bids before cleaning", 1, 234, fenced_host_bids_before_cleaning),
     Bug("group looked at before the call only", 1, 27, group_looked_at_before_the_call_only),
     Bug("room given back early", 2, 0, room_given_back_early),
     Bug("room taken late", 2, 0, room_taken_late),
@@ -304,7 +304,7 @@ BUGS = (
     Bug("acknowledged before it is written", 4, 0, acknowledged_before_it_is_written),
     Bug("deleted ones forgotten, and made again", 4, 32, deleted_ones_forgotten),
     Bug("lost Delete", 4, 30, lost_delete),
-    Bug("not found from an unreachable host", 5, 21, not_found_from_an_unreachable_host),
+    Bug("not found from an unreachable host", 5, 22, not_found_from_an_unreachable_host),
     Bug("not found while a flintlockd hangs", 5, 116, not_found_while_a_flintlockd_hangs),
     Bug("every key is let in", 2, 4, every_key_is_let_in),
     Bug("nothing is adopted", 6, 3, nothing_is_adopted),

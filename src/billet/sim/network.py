@@ -92,8 +92,8 @@ class Network:
         if self.passes(here, there):
             for end in self._ends(here, there):
                 held, end.held = end.held, []
-                for frame in held:
-                    self._pass_on(end, frame)
+                for frame in held:  # at once, before the frames that were sent after them and are in flight
+                    end.peer.process.call_at(self.world.now_s, self._deliver, end, frame)
 
     def reset(self) -> None:
         """Break one connection; frames in flight on it are lost."""
