@@ -105,7 +105,7 @@ async def test_promise_4_a_connection_cut_after_accept_makes_one_microvm(start: 
         outcomes = await clients.crowd(numbered("cut", 50), at_once=1)
         names = names_on_hosts(cluster)
         assert len(names) == len(set(names)) == 50, "none twice, none forgotten"
-        assert outcomes.errors == {}
+        assert outcomes.errors == {}, outcomes.texts()
         assert sorted(outcomes.uids.values()) == sorted(uids_on_hosts(cluster))
 
     await asyncio.gather(*(fifty_cuts() for _ in range(4)))

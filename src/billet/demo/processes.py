@@ -6,6 +6,7 @@ by kill -9. Its standard error goes to a log file, which is shown if it fails.
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import os
@@ -15,11 +16,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -154,13 +157,21 @@ def free_port() -> int:
     """A currently free port of 127.0.0.1, for programs that cannot choose one themselves.
 
     The port is below the ephemeral range: the kernel could give an ephemeral port to an outgoing connection before
-    the program listens on it.
+    the program listens on it. No other process of this user gets it from here until this process ends.
     """
     while True:
         port = 10_000 + next(_draws) % (_first_ephemeral_port() - 10_000)
         with socket.socket() as taken, suppress(OSError):
+            fcntl.lockf(_reservations(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             taken.bind(("127.0.0.1", port))
             return port
+
+
+@cache
+def _reservations() -> int:
+    """An empty file. A process reserves a port by locking the byte at that offset; the lock ends with the process."""
+    path = Path(tempfile.gettempdir(), f"billet-ports-{os.getuid()}")
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 def _first_ephemeral_port() -> int:
