@@ -13,6 +13,7 @@ import grpc.aio
 
 from billet.api import fleet_service as fleet
 from billet.wire import flintlock as wire
+from billet.wire.headers import REQUEST_ID
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -55,11 +56,15 @@ class Clients:
     def __init__(self, address: str) -> None:
         self.channel = grpc.aio.insecure_channel(address, options=ROOMY)
 
-    async def call(self, method: str, request: bytes, timeout_s: float = DEADLINE_S) -> bytes:
-        return await self.channel.unary_unary(method)(request, timeout=timeout_s, wait_for_ready=True)
+    async def call(
+        self, method: str, request: bytes, timeout_s: float = DEADLINE_S, metadata: tuple[tuple[str, str], ...] = ()
+    ) -> bytes:
+        call = self.channel.unary_unary(method)
+        return await call(request, timeout=timeout_s, metadata=metadata, wait_for_ready=True)
 
-    async def create(self, name: str, **shape: int) -> str:
-        reply = await self.call(wire.CREATE, create_request(name, **shape))
+    async def create(self, name: str, request_id: str = "", **shape: int) -> str:
+        metadata = ((REQUEST_ID, request_id),) if request_id else ()
+        reply = await self.call(wire.CREATE, create_request(name, **shape), metadata=metadata)
         return rpc.CreateMicroVMResponse.FromString(reply).microvm.spec.uid
 
     async def delete(self, uid: str) -> None:

@@ -95,18 +95,29 @@ async def test_promises_1_and_2_no_host_is_ever_overcommitted(start: Start, stor
 async def test_promise_4_a_connection_cut_after_accept_makes_one_microvm(start: Start, store: str) -> None:
     """200 times: the host takes the create and cuts the connection before it answers.
 
-    50 times on each of four clusters, which do not share the wait for a new connection.
+    50 times on each of four clusters, which do not share the wait for a new connection. On a slow machine a lease in
+    etcd may run out: until the server leads again, clients are refused, and ask again with the same request id.
     """
+
+    async def created(clients: Clients, name: str, refusals: list[str]) -> str:
+        while True:
+            try:
+                return await clients.create(name, request_id=name)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+                refusals.append(error.details() or "")
 
     async def fifty_cuts() -> None:
         cluster, clients = await start(2, store)
         for fake in cluster.fakes:
             fake.fault("cut_after_accept", count=-1)
-        outcomes = await clients.crowd(numbered("cut", 50), at_once=1)
+        refusals: list[str] = []
+        uids = [await created(clients, name, refusals) for name in numbered("cut", 50)]
+        assert store == "etcd" or refusals == []
         names = names_on_hosts(cluster)
-        assert len(names) == len(set(names)) == 50, "none twice, none forgotten"
-        assert outcomes.errors == {}, outcomes.texts()
-        assert sorted(outcomes.uids.values()) == sorted(uids_on_hosts(cluster))
+        assert len(names) == len(set(names)) == 50, f"none twice, none forgotten; refused: {set(refusals)}"
+        assert sorted(uids) == sorted(uids_on_hosts(cluster))
 
     await asyncio.gather(*(fifty_cuts() for _ in range(4)))
 

@@ -12,13 +12,12 @@ import grpc.aio
 import pytest
 
 from billet.store.etcd import EtcdStore
-from billet.wire.flintlock import CREATE, GET, with_uid
-from billet.wire.headers import REQUEST_ID, STALE
+from billet.wire.flintlock import GET, with_uid
+from billet.wire.headers import STALE
 from billet.wire.pb import flintlock_pb2 as rpc
 from tests.cluster.clients import (
     Clients,
     Outcomes,
-    create_request,
     eventually,
     names_on_hosts,
     numbered,
@@ -124,27 +123,21 @@ async def _empty(clients: Clients) -> bool:
     return await clients.list() == {}
 
 
-async def _create_as(clients: Clients, name: str, request_id: str) -> str:
-    call = clients.channel.unary_unary(CREATE)
-    reply = await call(create_request(name), timeout=60, metadata=((REQUEST_ID, request_id),), wait_for_ready=True)
-    return rpc.CreateMicroVMResponse.FromString(reply).microvm.spec.uid
-
-
 async def test_a_request_id_makes_one_microvm_whoever_is_asked_and_whoever_leads(start: Start) -> None:
     cluster = await start(hosts=3)
     servers = [Clients(address) for address in cluster.grpc]
-    uids = await asyncio.gather(*(_create_as(servers[n % SERVERS], "once", "order-1") for n in range(30)))
+    uids = await asyncio.gather(*(servers[n % SERVERS].create("once", "order-1") for n in range(30)))
     assert len(set(uids)) == 1
     assert names_on_hosts(cluster) == ["once"]
-    assert await _create_as(servers[0], "other", "order-2") != uids[0]
+    assert await servers[0].create("other", "order-2") != uids[0]
     old = await leading(cluster)
     await asyncio.to_thread(cluster.server[old].kill)
-    assert await _create_as(servers[old - 1], "once", "order-1") == uids[0]
+    assert await servers[old - 1].create("once", "order-1") == uids[0]
     assert sorted(names_on_hosts(cluster)) == ["once", "other"]
     await servers[old - 1].delete(uids[0])
     await eventually(lambda: names_on_hosts(cluster) == ["other"])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await _create_as(servers[old - 1], "once", "order-1")
+        await servers[old - 1].create("once", "order-1")
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert f"has created microVM {uids[0]} already" in caught.value.details()
     assert names_on_hosts(cluster) == ["other"], "what was deleted stays so"
