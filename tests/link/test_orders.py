@@ -20,6 +20,8 @@ from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
 from billet.host.agent import Agent, Measured
+from billet.link import dial
+from billet.link import server as link_server
 from billet.link.agent import AgentDialler
 from billet.link.dial import WebSocketDial
 from billet.link.hello import put_hello
@@ -149,6 +151,8 @@ async def test_a_large_list_does_not_break_the_link_of_its_host(
     Broken on purpose (one frame for each answer): above 64 MiB picows closes the connection, at each List anew, and
     all orders of that host are lost.
     """
+    for end in (link_server, dial):
+        monkeypatch.setattr(end, "PING_AFTER_S", PATIENCE_S)  # both ends are in this one process
     link, port = server
     link.begin(term(1))
     call = GrpcFlintlock.call
