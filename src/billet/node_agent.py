@@ -14,9 +14,9 @@ from billet.adapters.containerd import Containerd
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.adapters.identity import StateFolder
 from billet.adapters.listener import DaemonSocket
-from billet.adapters.log_throttle import throttle_tls_errors
 from billet.adapters.machine import MachineProbe
 from billet.adapters.thinpool import pool_free_mib
+from billet.adapters.tls_errors import throttle_tls_errors
 from billet.config_agent import AgentConfig
 from billet.core.errors import BilletError, ConfigError
 from billet.core.identity import fingerprint

@@ -263,6 +263,8 @@ class InventoryUpdate(NamedTuple):
     seen: list[Observed]
     gone: list[str]  # uids
     creating: list[str]  # tokens of creates that the agent has in hand
+    # uids that flintlockd deletes or has deleted by a leader's order: all remembered ones if `full`, else of `gone`
+    deleted: Sequence[str] = ()
 
 
 class HostsListener(Protocol):

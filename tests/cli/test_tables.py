@@ -8,7 +8,7 @@ from rich.console import Console
 
 from billet.commands.lists import as_dicts
 from billet.core.accuracy import Outcome
-from billet.core.model import Forecast
+from billet.core.model import NO_DISCOUNT, Discount, Forecast
 from billet.show.accuracy import accuracy_report
 from billet.show.explain import auction_report, older_auctions
 from billet.show.marks import age, bar, duration, gib
@@ -310,6 +310,7 @@ def test_the_waits_of_a_burst_fit_80_columns():
 @pytest.mark.parametrize("host", ["host-10", "ip-10-0-12-33.eu-west-1.compute.internal"])
 def test_the_accuracy_table_fits_80_columns(host):
     kept = [Outcome(host, "uid", 1.0, Forecast(0.5, 2.0, 3.0), 4.0, 0.62, 0.5)] * 30
-    output = text(accuracy_report([*kept, Outcome("b", "uid", 1.0, Forecast(0.5, 2.0, 3.0), 2.0, 0.5, 0.5)]), 80)
+    others = [Outcome("b", "uid", 1.0, Forecast(0.5, 2.0, 3.0), 2.0, 0.5, 0.5)]
+    output = text(accuracy_report([*kept, *others], {host: Discount(2.0, 0.12), "b": NO_DISCOUNT}), 80)
     figures = {"30", "2.00", "100.0%", "0.0%", "+12.00%", "12.00%", "+0.120"}
     assert figures <= set(output.split())

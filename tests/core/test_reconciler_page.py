@@ -88,7 +88,7 @@ def test_a_case_of_the_page_comes_out_as_it_says(row: Row) -> None:
     creating = {"tok"} if "among the creates" in row.shown else set()
     sent = []
     if "not in full" not in row.shown:  # the reconciler does not even ask before a host has told everything
-        changes = repair(state, "h1", shown, uids, in_hand, NOW_S)
+        changes = repair(state, "h1", shown, uids, in_hand, NOW_S, {"U1"} if "by order" in row.shown else ())
         changes += expired(state, "h1", shown, creating, in_hand, idle_s, NOW_S, RESOLVE_AFTER_S, KEEP_LOST_S)
         for change in changes:
             apply(state, change)

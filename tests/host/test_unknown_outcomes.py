@@ -159,3 +159,19 @@ async def test_a_token_may_be_used_again_once_its_microvm_is_gone(rig: Rig) -> N
     second = await rig.agent.create(order("req-x"))
     assert isinstance(second, Created)
     assert second.uid != first.uid
+
+
+async def test_a_delete_is_told_to_the_next_leader_too(rig: Rig) -> None:
+    """The first one may end before it can record it. Broken on purpose (forget deletes): the microVM is LOST."""
+    uplink = rig.agent.uplink = RecordingUplink()
+    assert await rig.agent.refresh()
+    created = await rig.agent.create(order("01GONE"))
+    assert isinstance(created, Created)
+    assert (await rig.agent.call(5, wire.DELETE, wire.with_uid(created.uid), 5.0)).code == 0
+    assert rig.agent.everything().deleted == (created.uid,)
+    async with asyncio.timeout(30):
+        while rig.agent.everything().seen:
+            rig.clock.s += 1
+            assert await rig.agent.refresh()
+    assert rig.agent.everything().deleted == (created.uid,)
+    assert [update.deleted for update in uplink.inventories if update.gone] == [(created.uid,)]

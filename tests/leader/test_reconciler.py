@@ -71,12 +71,16 @@ class LeaderTerm:
         placement = self.ledger.state.placements.get(placement_id)
         return placement.state if placement else None
 
-    def announce(self, host_id: str, *rows: Observed, creating: tuple[str, ...] = ()) -> None:
+    def announce(
+        self, host_id: str, *rows: Observed, creating: tuple[str, ...] = (), deleted: tuple[str, ...] = ()
+    ) -> None:
         self.reconciler.joined(Host(host_id, ROOM, ROOM))
-        self.tell(host_id, *rows, creating=creating)
+        self.tell(host_id, *rows, creating=creating, deleted=deleted)
 
-    def tell(self, host_id: str, *rows: Observed, creating: tuple[str, ...] = ()) -> None:
-        self.reconciler.observed(host_id, InventoryUpdate(True, list(rows), [], list(creating)))
+    def tell(
+        self, host_id: str, *rows: Observed, creating: tuple[str, ...] = (), deleted: tuple[str, ...] = ()
+    ) -> None:
+        self.reconciler.observed(host_id, InventoryUpdate(True, list(rows), [], list(creating), deleted))
 
 
 @pytest.fixture
@@ -287,6 +291,21 @@ async def test_a_microvm_that_changes_while_the_store_is_slow_is_reconciled_agai
     other.execute("ROLLBACK")
     other.close()
     await eventually(lambda: leader.state_of("s") is None, timeout_s=15.0)
+
+
+async def test_a_delete_that_the_last_leader_did_not_record_is_no_loss(leader: LeaderTerm) -> None:
+    """The disk was full, so it could not. Broken on purpose (nothing is known of it): the microVM is LOST."""
+    await place(leader, "s", STARTED)
+    await place(leader, "t", STARTED)
+    await place(leader, "l", STARTED)
+    async with next_term(leader) as following:
+        following.announce("h1", row("U-t"), deleted=("U-s", "U-t"))  # U-t is still there
+        await eventually(lambda: following.state_of("s") is None)
+        assert following.state_of("t") is STARTED
+        await eventually(lambda: following.state_of("l") is LOST)
+        following.reconciler.observed("h1", InventoryUpdate(False, [], ["U-t"], []))
+        await eventually(lambda: following.state_of("t") is None)
+        await eventually(lambda: not following.reconciler.seen["h1"].deleted)
 
 
 async def test_a_cordon_survives_a_hello_of_its_host_at_the_same_moment(leader: LeaderTerm) -> None:

@@ -13,13 +13,13 @@ import pytest
 from structlog.testing import capture_logs
 
 from billet.adapters.flintlock import GrpcFlintlock
-from billet.adapters.log_throttle import AGAIN_AFTER_S, LogThrottle
 from billet.adapters.pki import write_pki
 from billet.core.model import Host, Resources
 from billet.host.agent import Agent, Measured
 from billet.link.agent import AgentDialler
 from billet.link.dial import WebSocketDial
 from billet.link.server import LinkServer
+from billet.log_throttle import AGAIN_AFTER_S, LogThrottle
 from billet.process import SystemClock
 from billet.wire import flintlock, tls
 

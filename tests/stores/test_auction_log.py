@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from billet.core.accuracy import NEEDED, WINDOW
 from billet.core.errors import ConfigError
@@ -230,6 +231,42 @@ def test_a_batch_that_cannot_be_written_does_not_stop_the_next(
     assert log.find("key-1") == []
     assert log.find("key-2") == [b"two"]
     log.close()
+
+
+@pytest.mark.parametrize("journal_too", [True, False])
+def test_a_file_that_is_deleted_while_it_is_open_is_opened_anew(path: Path, journal_too: bool) -> None:
+    """Broken on purpose (nobody looks): all later records go to the file that is gone, and a restart has none."""
+    log = AuctionLog(path)
+    log.append("1", [], b"one")
+    until(lambda: on_disk(path) == 1)
+    for suffix in ("", "-wal", "-shm") if journal_too else ("",):
+        path.with_name(path.name + suffix).unlink()
+    with capture_logs() as lines:
+        for n in range(2, 5):
+            log.append(str(n), [], b"more")
+            until(lambda n=n: path.exists() and len(log.page(0, 9)[0]) == n - 1)  # type: ignore[misc]
+    assert [line["event"].partition(";")[0] for line in lines] == [
+        "auction records were deleted or replaced while in use"
+    ]
+    log.close()
+    assert len(read_file(path)[0]) == 3
+
+
+def test_a_file_that_is_replaced_while_it_is_open_is_opened_anew(path: Path) -> None:
+    """As `cp -p` from a backup or `rsync` do. The records of the new file stay, and new ones follow them."""
+    other = AuctionLog(path.with_name("other.db"))
+    for n in range(5):
+        other.append(f"old{n}", [], b"old")
+    other.close()
+    log = AuctionLog(path)
+    log.append("1", [], b"one")
+    until(lambda: on_disk(path) == 1)
+    path.with_name("other.db").rename(path)
+    log.append("2", [], b"two")
+    until(lambda: log.find("old4") == [b"old"])
+    assert (log.find("2"), log.find("1")) == ([b"two"], [])
+    log.close()
+    assert read_file(path)[0] == [b"old"] * 5 + [b"two"]
 
 
 def test_a_damaged_page_hides_old_records_and_no_more(path: Path, connections: list[Connection]) -> None:

@@ -35,16 +35,17 @@ def accuracy(address: Address, output: str, host: str) -> None:
                        +: this is added to its score
     """
     from billet.client import Client
+    from billet.core.model import Discount
     from billet.show.accuracy import accuracy_report
     from billet.wire.auction_records import decode_outcomes
     from billet.wire.pb.fleet_pb2 import AccuracyReply, AccuracyRequest, HostsReply, HostsRequest
 
     with Client(address) as client:
         reply = client.fleet("Accuracy", AccuracyRequest(host=host), AccuracyReply)
-        if host and not reply.outcome_json:
-            known = client.fleet("Hosts", HostsRequest(), HostsReply).hosts
-            if host not in {row.id for row in known}:
-                raise BilletError(f"no host is named {host!r}; `billet hosts` lists the hosts")
+        hosts = client.fleet("Hosts", HostsRequest(), HostsReply).hosts
+        if host and not reply.outcome_json and host not in {row.id for row in hosts}:
+            raise BilletError(f"no host is named {host!r}; `billet hosts` lists the hosts")
+    corrections = {row.id: Discount(row.delay_correction or 1.0, row.utilisation_correction) for row in hosts}
     if output == "json":
         click.echo(json.dumps([json.loads(outcome) for outcome in reply.outcome_json], indent=2))
     elif not reply.outcome_json:
@@ -52,4 +53,4 @@ def accuracy(address: Address, output: str, host: str) -> None:
             f"{reply.server} has not seen a microVM boot{f' on {host}' if host else ''} since it became leader."
         )
     else:
-        console().print(accuracy_report(decode_outcomes(reply.outcome_json)))
+        console().print(accuracy_report(decode_outcomes(reply.outcome_json), corrections))

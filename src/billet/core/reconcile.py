@@ -19,11 +19,13 @@ def repair(
     uids: Iterable[str],
     in_hand: Collection[str],
     now_s: float,
+    deleted: Collection[str] = (),
 ) -> list[Change]:
     """The changes that bring the placements of these uids in line with what the host lists.
 
     `rows` is everything that the host lists now, by uid. Placements in hand (a create or a delete is under way) are
-    skipped: that operation finishes them, and they are reconciled afterwards.
+    skipped: that operation finishes them, and they are reconciled afterwards. `deleted` are uids that the host has
+    deleted by a leader's order; an earlier leader may have ended before it recorded that.
     """
     changes: list[Change] = []
     for uid in uids:
@@ -31,7 +33,10 @@ def repair(
         placement = state.of_uid(uid) or (by_token(state, row) if row else None)
         if (placement and placement.id in in_hand) or (row and row.token in in_hand):
             continue
-        change = _appeared(placement, host_id, row, now_s) if row else _vanished(placement, host_id, now_s)
+        if row:
+            change = _appeared(placement, host_id, row, now_s)
+        else:
+            change = _vanished(placement, host_id, uid in deleted, now_s)
         if change:
             changes.append(change)
     return changes
@@ -87,19 +92,19 @@ def _released_and_here(placement: Placement, host_id: str, row: Observed) -> Cha
     return PutPlacement(replace(placement, uid=row.uid))  # only its token was known
 
 
-def _vanished(placement: Placement | None, host_id: str, now_s: float) -> Change | None:
+def _vanished(placement: Placement | None, host_id: str, deleted: bool, now_s: float) -> Change | None:
     """A host no longer lists a microVM: its delete is complete, the fenced host is clean of it, or it is lost."""
     if placement is None or placement.host != host_id:
         return None
-    match placement.state:
-        case PlacementState.RELEASING | PlacementState.FENCED if placement.id.startswith(REQUESTED):
+    state = placement.state
+    recorded = state in (PlacementState.RELEASING, PlacementState.FENCED)
+    if recorded or (deleted and state in (PlacementState.STARTED, PlacementState.LOST)):
+        if placement.id.startswith(REQUESTED):
             return PutPlacement(replace(placement, state=PlacementState.GONE, changed_at_s=now_s))
-        case PlacementState.RELEASING | PlacementState.FENCED:
-            return DropPlacement(placement.id)
-        case PlacementState.STARTED:
-            return PutPlacement(replace(placement, state=PlacementState.LOST, changed_at_s=now_s))
-        case _:
-            return None
+        return DropPlacement(placement.id)
+    if state is PlacementState.STARTED:
+        return PutPlacement(replace(placement, state=PlacementState.LOST, changed_at_s=now_s))
+    return None
 
 
 def expired(

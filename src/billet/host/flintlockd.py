@@ -33,6 +33,9 @@ class Codec(Protocol):
     def with_uid(self, uid: str) -> bytes:
         """A request that names one microVM."""
 
+    def read_uid(self, request: bytes) -> str:
+        """The uid of a Get or Delete request."""
+
     def read_list(self, reply: bytes) -> list[Observed]:
         """The microVMs of a List."""
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from billet.core.boots.queue import BootQueue
+from billet.core.memory import remember
 from billet.core.model import ZERO, Image, Observed, Resources, VmState
 from billet.ports import Clock
+
+DELETES_REMEMBERED = 1000
 
 
 class HostInventory:
@@ -18,6 +21,7 @@ class HostInventory:
     def __init__(self, clock: Clock) -> None:
         self.rows: dict[str, Observed] = {}  # what flintlockd shows, by uid
         self.creating: dict[str, Resources] = {}  # creates in hand, by token
+        self.deleted: dict[str, bool] = {}  # uids of the latest Deletes that flintlockd accepted, in order
         self.taken = ZERO
         self.boot_queue = BootQueue()
         self._clock = clock
@@ -37,6 +41,10 @@ class HostInventory:
         if demand:
             self.boot_queue.waits_no_longer(token)
             self.taken = self.taken.minus(demand)
+
+    def note_deleted(self, uid: str) -> None:
+        """Remember an accepted Delete: the leader that sent it may end before it has recorded it."""
+        remember(self.deleted, uid, True, DELETES_REMEMBERED)
 
     def merge(self, rows: list[Observed], begun_s: float) -> tuple[list[Observed], list[str]]:
         """Merge a List that began at `begun_s` (monotonic); return new or changed rows, and uids that are gone.

@@ -164,6 +164,7 @@ class Orders:
         if reply.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
             return reply._replace(text=f"its flintlockd does not answer ({describe(reply)})")
         if method == self._codec.DELETE and reply.code == Code.OK:
+            self._inventory.note_deleted(self._codec.read_uid(request))
             self._watcher.look_soon()  # so that the room is free early
         if reply.code == Code.OK and reads:
             return reply._replace(payload=self._codec.without_token(reply.payload))

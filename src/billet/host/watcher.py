@@ -104,7 +104,9 @@ class Watcher:
 
     def everything(self) -> InventoryUpdate:
         """The full inventory, as of the last refresh()."""
-        return InventoryUpdate(True, list(self.inventory.rows.values()), [], list(self.inventory.creating))
+        inventory = self.inventory
+        rows, creating = list(inventory.rows.values()), list(inventory.creating)
+        return InventoryUpdate(True, rows, [], creating, tuple(inventory.deleted))
 
     def created(self, row: Observed) -> None:
         """Add a microVM that flintlockd has just created."""
@@ -120,7 +122,8 @@ class Watcher:
 
     def _tell(self, seen: list[Observed], gone: list[str]) -> None:
         if (seen or gone) and self.uplink:
-            self.uplink.inventory(InventoryUpdate(False, seen, gone, list(self.inventory.creating)))
+            deleted = tuple(uid for uid in gone if uid in self.inventory.deleted)
+            self.uplink.inventory(InventoryUpdate(False, seen, gone, list(self.inventory.creating), deleted))
 
     async def _watch_boots(self) -> None:
         """Poll the microVM that is booting. flintlockd boots one at a time, in order."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import structlog
 
 from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.identity import with_marks
-from billet.core.model import Host, Observed, Placement
+from billet.core.model import Host, Placement
 from billet.core.reconcile import (
     expired,
     is_clean,
@@ -27,6 +27,7 @@ from billet.core.state import Change, PutPlacement, holds_room
 from billet.leader.deletes import Delete, Deletes
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
+from billet.leader.seen import Seen
 from billet.leader.steady_clock import SteadyClock
 from billet.ports import Clock, InventoryUpdate, Report
 
@@ -39,19 +40,6 @@ RETRY_S = 1.0  # pause after the store refused a commit
 # host cannot be told from one that is reconnecting.
 SURELY_AWAY_S = 5.0
 WATCH_S = 1.0  # how often hosts are checked for --fence-after-s
-
-
-@dataclass(slots=True)
-class Seen:
-    """What one connected host has reported."""
-
-    host: Host
-    rows: dict[str, Observed] = field(default_factory=dict)  # by uid
-    creating: set[str] = field(default_factory=set)  # tokens of creates in hand
-    dirty: set[str] = field(default_factory=set)  # uids to reconcile
-    complete: bool = False  # a full inventory has arrived
-    report: Report | None = None
-    reported_at_s: float = 0.0  # monotonic
 
 
 class Reconciler:
@@ -113,16 +101,8 @@ class Reconciler:
         if seen is None:
             return
         if inventory.full:
-            seen.dirty.update(seen.rows, self._uids_in_ledger(host_id))
-            seen.rows.clear()
-            seen.complete = True
-        for row in inventory.seen:
-            seen.rows[row.uid] = row
-            seen.dirty.add(row.uid)
-        for uid in inventory.gone:
-            seen.rows.pop(uid, None)
-            seen.dirty.add(uid)
-        seen.creating = set(inventory.creating)
+            seen.dirty |= self._uids_in_ledger(host_id)
+        seen.take(inventory)
         self._not_idle(seen.creating)
         self._mark_dirty(host_id)
 
@@ -242,6 +222,7 @@ class Reconciler:
                 uids.update(seen.rows, self._uids_in_ledger(host_id))
             seen.dirty |= self._in_hand(seen, uids)
             await self._write(self._changes(host_id, seen, uids, sweep or fenced))
+            seen.deleted -= uids - seen.dirty - seen.rows.keys()  # recorded
             if fenced and seen.complete and is_clean(self._ledger.state, host_id):
                 await self._ledger.amend(host_id, lambda known: replace(known, fenced=False) if known else None)
                 log.info("fenced host is clean and may bid again", host=host_id)
@@ -271,7 +252,7 @@ class Reconciler:
         if not seen.complete:
             return []
         state, in_hand, now_s = self._ledger.state, self._ledger.in_hand, self._steady.now_s()
-        changes = repair(state, host_id, seen.rows, sorted(uids), in_hand, now_s)
+        changes = repair(state, host_id, seen.rows, sorted(uids), in_hand, now_s, seen.deleted)
         if expire and (seen.report is None or seen.report.daemon_ok):
             changes += expired(
                 state,

@@ -17,6 +17,7 @@ from billet.core.errors import BilletError, StoreCorrupt, StoreError
 from billet.leader.leadership import Leadership, LinkTerm
 from billet.leader.ledger import Ledger, elected
 from billet.leader.reconciler import Reconciler
+from billet.log_throttle import LogThrottle
 from billet.ports import Backend, Clock, Leader, Store
 
 log = structlog.get_logger()
@@ -114,6 +115,7 @@ class Server:
         self._listeners = listeners
         self._clock = clock
         self._build = build
+        self._throttle = LogThrottle()
         self._above = 0  # the next term is greater: the hosts have obeyed this one
         self._service: Service | None = None  # while this server leads
         self._forward: Forward | None = None  # while another server leads
@@ -171,11 +173,14 @@ class Server:
         while not self.stopping:
             try:
                 await self.open_store()
-                return await elected(self._store, self.me, self._above)
+                ledger = await elected(self._store, self.me, self._above)
+                self._throttle.recovered("store")
+                return ledger
             except StoreCorrupt:
                 raise
             except StoreError as error:
-                log.error("cannot lead: store unavailable; retrying", error=error.text)
+                if self._throttle.should_log("store", error.text, self._clock.monotonic_s()):
+                    log.error("cannot lead: store unavailable; retrying", error=error.text)
                 self._proxy.trouble(f"no server leads: {error.text}")
                 await asyncio.sleep(RETRY_S)
         return None

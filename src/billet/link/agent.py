@@ -11,7 +11,6 @@ import structlog
 from google.protobuf.message import DecodeError
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from billet.adapters.log_throttle import LogThrottle
 from billet.core.errors import BilletError, Code, HostVerdict, Unreachable
 from billet.core.identity import END_OF_TERMS
 from billet.core.memory import remember
@@ -22,6 +21,7 @@ from billet.link.dial import Dial
 from billet.link.hello import put_hello, sign
 from billet.link.outbox import MAX_MESSAGE_BYTES, Inbox, Outbox
 from billet.link.streams import Pipe
+from billet.log_throttle import LogThrottle
 from billet.ports import CreateOptions, Flintlock, Identity, InventoryUpdate, Reply, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
 

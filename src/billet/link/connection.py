@@ -9,7 +9,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from billet.adapters.log_throttle import address_of
+from billet.adapters.tls_errors import address_of
 from billet.core.errors import Unreachable
 from billet.core.identity import Claim
 from billet.link.outbox import Inbox, Outbox

@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from billet.adapters.log_throttle import LogThrottle
+from billet.log_throttle import LogThrottle
 
 log = structlog.get_logger()
 

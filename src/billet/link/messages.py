@@ -156,12 +156,13 @@ def put_inventory(value: InventoryUpdate) -> pb.InventoryUpdate:
         ],
         gone=value.gone,
         creating=value.creating,
+        deleted=value.deleted,
     )
 
 
 def get_inventory(message: pb.InventoryUpdate) -> InventoryUpdate:
     """The inventory of a message, without rows that cannot be microVMs. Raises ValueError."""
-    for column in (message.seen, message.gone, message.creating):
+    for column in (message.seen, message.gone, message.creating, message.deleted):
         bounds.number(len(column), bounds.ROWS, "the number of microVMs")
     seen = [
         Observed(
@@ -176,7 +177,7 @@ def get_inventory(message: pb.InventoryUpdate) -> InventoryUpdate:
         for row in message.seen
         if bounds.is_row(row)
     ]
-    return InventoryUpdate(message.full, seen, list(message.gone), list(message.creating))
+    return InventoryUpdate(message.full, seen, list(message.gone), list(message.creating), tuple(message.deleted))
 
 
 def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:

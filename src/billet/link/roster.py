@@ -11,7 +11,6 @@ from collections.abc import Callable
 
 import structlog
 
-from billet.adapters.log_throttle import LogThrottle
 from billet.broadcast import Broadcast
 from billet.core.identity import Admitted, Claim, Refused, Waiting
 from billet.leader.leadership import LinkTerm
@@ -19,6 +18,7 @@ from billet.link import messages
 from billet.link.connection import AgentConnection
 from billet.link.hello import get_claim, proves
 from billet.link.outbox import PING_AFTER_S, PONG_WITHIN_S
+from billet.log_throttle import LogThrottle
 from billet.wire.pb import link_pb2 as pb
 
 log = structlog.get_logger()

@@ -9,9 +9,9 @@ from typing import Protocol
 
 import structlog
 
-from billet.adapters.log_throttle import LogThrottle
 from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.link import bid_messages
+from billet.log_throttle import LogThrottle
 from billet.wire.pb import link_pb2 as pb
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from picows import (
     ws_create_server,
 )
 
-from billet.adapters.log_throttle import LogThrottle, throttle_tls_errors
+from billet.adapters.tls_errors import throttle_tls_errors
 from billet.broadcast import Broadcast
 from billet.core.errors import NotSent, Unreachable
 from billet.core.model import Auction, Bid, Reason, Refusal
@@ -31,6 +31,7 @@ from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
 from billet.link.roster import Roster
 from billet.link.rounds import Rounds
 from billet.link.streams import Pipe, receive_all, send_all
+from billet.log_throttle import LogThrottle
 from billet.ports import CreateOptions, Leader, NotTaken, Outcome, Reply, Report, Unknown
 from billet.wire import flintlock
 from billet.wire.pb import link_pb2 as pb

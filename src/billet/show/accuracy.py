@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from billet.core.accuracy import LATE, WINDOW, Errors, Outcome, discount, errors
-from billet.core.model import NO_DISCOUNT
+from billet.core.accuracy import LATE, WINDOW, Errors, Outcome, errors
+from billet.core.model import NO_DISCOUNT, Discount
 from billet.show.marks import table
 from billet.show.tables import natural
 
@@ -16,16 +16,20 @@ STEPS = (0.5, 0.75, 0.9, 1.0, 1.1, LATE, 1.5, 2.0)  # upper ends of the bars, ac
 WIDTH = 40  # characters of the longest bar
 
 
-def accuracy_report(outcomes: Sequence[Outcome]) -> RenderableType:
-    """The output of `billet accuracy`: table, histogram and the hosts whose bids are corrected."""
+def accuracy_report(outcomes: Sequence[Outcome], corrections: Mapping[str, Discount]) -> RenderableType:
+    """The output of `billet accuracy`: table, histogram and the hosts whose bids are corrected.
+
+    `corrections` are those in force, by host. They cannot be worked out from the outcomes: where a correction ends
+    depends on whether it was in force.
+    """
     by_host: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         by_host.setdefault(outcome.host, []).append(outcome)
-    parts: list[RenderableType] = [_table(by_host)]
+    corrected = {host: found for host in by_host if (found := corrections.get(host, NO_DISCOUNT)) != NO_DISCOUNT}
+    parts: list[RenderableType] = [_table(by_host, corrected)]
     ratios = [outcome.ratio for outcome in outcomes if outcome.ratio is not None]
     if ratios:
         parts += [Text("seconds to CREATED, actual / predicted", style="bold"), *histogram(ratios), Text("")]
-    corrected = {host: found for host, kept in by_host.items() if (found := discount(kept)) != NO_DISCOUNT}
     for host, correction in corrected.items():
         line = Text(f"{host}'s predictions are wrong", style="yellow")
         if correction.delay > 1:
@@ -38,15 +42,15 @@ def accuracy_report(outcomes: Sequence[Outcome]) -> RenderableType:
     return Group(*parts)
 
 
-def _table(by_host: Mapping[str, Sequence[Outcome]]) -> RenderableType:
+def _table(by_host: Mapping[str, Sequence[Outcome]], corrected: Mapping[str, Discount]) -> RenderableType:
     hosts = table(
         "~HOST", ">VMs", ">WITH\nFORECAST", ">ACTUAL /\nFORECAST", ">MEDIAN\nERROR", ">WITHIN\n90 %\nBOUND",
         ">UTIL.\nERROR", ">WORST\nUTIL.\nERROR", ">CORRECTION",
     )  # fmt: skip
     everything = [outcome for kept in by_host.values() for outcome in kept]
     for host in sorted(by_host, key=natural):
-        found = discount(by_host[host])
-        correction = "-" if found == NO_DISCOUNT else f"x {found.delay:.2f} +{found.utilisation:.3f}"
+        found = corrected.get(host)
+        correction = f"x {found.delay:.2f} +{found.utilisation:.3f}" if found else "-"
         hosts.add_row(Text(host, style="bold"), *_cells(errors(by_host[host])), correction)
     if len(by_host) > 1:
         hosts.add_row(Text("all"), *_cells(errors(everything)), "", style="dim")

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import structlog
 
 from billet.core.errors import ConfigError
+from billet.store.sqlite_file import Inodes, inodes
 
 log = structlog.get_logger()
 
@@ -64,6 +65,7 @@ class AuctionLog:
         self._closing = False
         self._lock = threading.Lock()  # for the database; the queue needs none
         self._db = self._open()
+        self._inodes = self._inodes_now()
         self._seq = _last_seq(self._db)
         self._thread = threading.Thread(target=self._work, name="auction-log", daemon=True)
         self._thread.start()
@@ -153,6 +155,7 @@ class AuctionLog:
             batch = [self._unwritten.popleft() for _ in range(len(self._unwritten))]
             self._writing = tuple(batch)
         with self._lock:
+            self._stay_in_place()
             self._db.execute("BEGIN")
             for item in batch:
                 if item.host:
@@ -174,6 +177,30 @@ class AuctionLog:
             self._db.execute("COMMIT")
             self._writing = ()
 
+    def _stay_in_place(self) -> None:
+        """Open the file anew if another program has deleted or replaced it: the old one is lost with all in it."""
+        now = self._inodes_now()
+        if now == self._inodes:
+            return
+        log.warning(
+            "auction records were deleted or replaced while in use; opening the file anew", path=str(self._path)
+        )
+        self._db.close()
+        if now[0] != self._inodes[0] and now[1] == self._inodes[1]:  # another file, and the old file's journal
+            self._drop_journal()
+        self._db = self._open()
+        self._inodes = self._inodes_now()
+        self._seq = max(self._seq, _last_seq(self._db))
+
+    def _inodes_now(self) -> Inodes:
+        """Those of the file and its journal; none for records that are kept in memory."""
+        return inodes(self._path) if self._db.execute("PRAGMA database_list").fetchone()[2] else ()
+
+    def _drop_journal(self) -> None:
+        """Or SQLite would replay the old journal into a new file."""
+        for suffix in ("-wal", "-shm"):
+            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
     def _give_up(self, error: Exception) -> None:
         """Drop the batch that failed, and leave no transaction open for the next one."""
         with self._lock:
@@ -182,6 +209,7 @@ class AuctionLog:
             if _is_damage(error):
                 self._db.close()
                 self._db = self._start_new_file(error)
+                self._inodes = self._inodes_now()
             elif self._db.in_transaction:
                 with suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
@@ -207,8 +235,7 @@ class AuctionLog:
         log.warning("auction records are damaged; starting a new file", error=str(error), moved_to=str(aside))
         try:
             self._path.replace(aside)
-            for suffix in ("-wal", "-shm"):  # or SQLite would replay the old journal into the new file
-                self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+            self._drop_journal()
             return _connect(str(self._path))
         except (OSError, sqlite3.Error) as second:
             return self._in_memory(second)

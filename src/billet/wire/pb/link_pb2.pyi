@@ -382,6 +382,7 @@ class InventoryUpdate(_message.Message):
     SEEN_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
     CREATING_FIELD_NUMBER: _builtins.int
+    DELETED_FIELD_NUMBER: _builtins.int
     full: _builtins.bool
     @_builtins.property
     def seen(self) -> _containers.RepeatedCompositeFieldContainer[Global___MicroVM]: ...
@@ -393,6 +394,10 @@ class InventoryUpdate(_message.Message):
     def creating(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """tokens of creates in progress"""
 
+    @_builtins.property
+    def deleted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """uids that flintlockd deletes or has deleted by a leader's order: all remembered"""
+
     def __init__(
         self,
         *,
@@ -400,10 +405,11 @@ class InventoryUpdate(_message.Message):
         seen: _abc.Iterable[Global___MicroVM] | None = ...,
         gone: _abc.Iterable[_builtins.str] | None = ...,
         creating: _abc.Iterable[_builtins.str] | None = ...,
+        deleted: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["creating", b"creating", "full", b"full", "gone", b"gone", "seen", b"seen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["creating", b"creating", "deleted", b"deleted", "full", b"full", "gone", b"gone", "seen", b"seen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,38 @@
+"""What one connected host has reported, as the reconciler compares it with the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from billet.core.model import Host, Observed
+from billet.ports import InventoryUpdate, Report
+
+
+@dataclass(slots=True)
+class Seen:
+    """What one connected host has reported."""
+
+    host: Host
+    rows: dict[str, Observed] = field(default_factory=dict)  # by uid
+    creating: set[str] = field(default_factory=set)  # tokens of creates in hand
+    deleted: set[str] = field(default_factory=set)  # uids whose deletes the ledger may not have
+    dirty: set[str] = field(default_factory=set)  # uids to reconcile
+    complete: bool = False  # a full inventory has arrived
+    report: Report | None = None
+    reported_at_s: float = 0.0  # monotonic
+
+    def take(self, inventory: InventoryUpdate) -> None:
+        """Take over an inventory, and note what is to be reconciled."""
+        if inventory.full:
+            self.dirty.update(self.rows)
+            self.rows.clear()
+            self.deleted.clear()
+            self.complete = True
+        for row in inventory.seen:
+            self.rows[row.uid] = row
+            self.dirty.add(row.uid)
+        for uid in inventory.gone:
+            self.rows.pop(uid, None)
+            self.dirty.add(uid)
+        self.creating = set(inventory.creating)
+        self.deleted.update(uid for uid in inventory.deleted if inventory.full or uid in self.dirty)
