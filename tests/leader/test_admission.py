@@ -14,6 +14,7 @@ from billet.core.errors import InvalidRequest
 from billet.core.identity import Admitted, Claim, Refused, Verdict, Waiting
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.state import PutHost, PutPlacement, load
+from billet.leader import admission
 from billet.leader.admission import Admission
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
@@ -206,3 +207,17 @@ async def test_an_operator_accepts_the_later_term_of_a_single_host(fleet: Fleet)
     assert fleet.admission.accept_term("h1") == 9
     assert fleet.ledger.over.is_set()
     assert fleet.admission.trusted_term == 9
+
+
+async def test_a_host_that_shows_more_and_more_microvms_is_sent_away(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few in each message. Broken on purpose (only messages are bounded): it fills up memory and store."""
+    monkeypatch.setattr(admission, "MOST_MICROVMS", 5)
+    fleet.hello("h1", key(1))
+    for n in range(4):
+        rows = [Observed(f"u{n}-{part}", "ns", "vm", SHAPE, VmState.CREATED) for part in range(2)]
+        fleet.admission.observed("h1", InventoryUpdate(n == 0, rows, [], []))
+    assert fleet.sent_away["h1"] == "it shows more than 5 microVMs"
+    assert fleet.refused() == ["h1"]
+    assert not fleet.is_joined("h1")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from billet.core.errors import CreateOutcomeUnknown, DeleteNotRecorded, StoreError
-from billet.core.model import Auction, Bid, Facts, Host, PlacementState
+from billet.core.model import Auction, Bid, Facts, Host, Observed, PlacementState, VmState
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.leader import operator as operators
 from billet.leader.auctioneer import Auctioneer, Caller
@@ -265,3 +265,20 @@ async def test_idle_time_does_not_count_while_flintlockd_hangs(rig: Rig) -> None
         leader.reconciler.reported("h1", REPORT)
         await rig.pass_time(5.0)
     assert leader.state_of("r") is None
+
+
+async def test_a_host_cannot_take_over_a_microvm_by_its_answer_to_a_create(rig: Rig) -> None:
+    """Broken on purpose (every uid is believed): Get and Delete of the other microVM go to this host, and when its
+    placement ends, the other's uid is "not found"."""
+    await place(rig.leader, "s", STARTED)
+    rig.leader.announce("h1", Observed("U-s", "ns", "vm", SHAPE, VmState.CREATED))
+    rig.leader.announce("h2")
+    await eventually(lambda: len(rig.leader.reconciler.ready) == 2)
+    create = rig.auctioneer(OneHost(Created("U-s", b"mine"))).create(
+        Auction("new", "ns", "new", SHAPE), b"", caller()
+    )
+    with pytest.raises(CreateOutcomeUnknown, match="which host h1 has for another create"):
+        await create
+    owner = rig.leader.ledger.state.of_uid("U-s")
+    assert owner
+    assert (owner.id, owner.host) == ("s", "h1")

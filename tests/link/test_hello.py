@@ -5,14 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from billet.adapters.identity import KeyIdentity
 from billet.adapters.pki import write_host, write_pki
+from billet.core.identity import Claim, Waiting
 from billet.core.model import Host, Resources
+from billet.core.scoring import DEFAULT_WEIGHTS
+from billet.leader.leadership import LinkTerm
+from billet.link import outbox
 from billet.link.hello import get_claim, proves, put_hello, sign
+from billet.link.outbox import Inbox
 from billet.link.server import LinkServer
 from billet.wire import tls
 from billet.wire.pb import link_pb2 as pb
@@ -169,6 +176,60 @@ async def test_agents_with_other_keys_wait_at_a_server_that_does_not_lead(server
     assert link.instance("h1") == "one"
     transport.disconnect()
     await eventually(lambda: link.instance("h1") == "two")
+
+
+async def test_an_agent_that_waits_and_dials_again_still_waits(server: tuple[LinkServer, int]) -> None:
+    """Its old connection is dead, and the server notices that later. Broken on purpose (the old one is kept): its end
+    takes the agent off the leader's list, so that no operator can admit it."""
+    link, port = server
+    gate = Bouncer()
+    link.begin(LinkTerm(1, DEFAULT_WEIGHTS, gate, 0.0))  # type: ignore[arg-type]
+    programs = [Program(lambda nonce: signed(nonce=nonce)) for _ in range(2)]
+    transports = []
+    for n, program in enumerate(programs):
+        transports.append((await ws_connect(lambda: program, f"ws://127.0.0.1:{port}/agent"))[0])  # noqa: B023
+        await eventually(lambda n=n: gate.heard.count("hello") == n + 1)
+    transports[0].disconnect()
+    await eventually(lambda: programs[0].closed)
+    later = Program()
+    transports.append((await ws_connect(lambda: later, f"ws://127.0.0.1:{port}/agent"))[0])
+    await eventually(lambda: later.nonces)  # the server has noticed the end before this beginning
+    assert gate.heard == ["hello", "left", "hello"]
+    link.regreet("h1")
+    assert gate.heard[3:] == ["hello"]
+    for transport in transports[1:]:
+        transport.disconnect()
+
+
+class Bouncer:
+    """ports.Gate that lets every agent wait."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def greet(self, claim: Claim, taken: str = "") -> Waiting:
+        self.heard.append("hello")
+        return Waiting("for an operator")
+
+    def left(self, host_id: str, instance: str) -> None:
+        self.heard.append("left")
+
+
+def frame(payload: bytes, fin: bool) -> Any:
+    return SimpleNamespace(fin=fin, get_payload_as_bytes=lambda: payload)
+
+
+def test_a_message_of_many_small_frames_is_joined_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken on purpose (all parts are added up for each frame): this takes minutes of the leader's time."""
+    inbox = Inbox()
+    for _ in range(100_000):
+        assert inbox.whole(frame(b"x", False)) is None
+    assert inbox.whole(frame(b"y", True)) == b"x" * 100_000 + b"y"
+    assert inbox.whole(frame(b"next", True)) == b"next"
+    monkeypatch.setattr(outbox, "MAX_MESSAGE_BYTES", 3)
+    assert inbox.whole(frame(b"abc", False)) is None
+    with pytest.raises(ValueError, match="a message of more than"):
+        inbox.whole(frame(b"d", False))
 
 
 async def test_with_client_certificates_the_name_is_in_the_certificate(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from billet.core.model import Host
 
 LARGEST_TERM = 1 << 61  # of a hello. Stores count on from there, and terms from servers stay below
 END_OF_TERMS = 1 << 62
+MOST_MICROVMS = 10_000  # of one host: what it shows is kept in the leader's memory and in the store
 
 
 class Claim(NamedTuple):

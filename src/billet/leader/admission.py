@@ -14,6 +14,7 @@ import structlog
 
 from billet.core.errors import InvalidRequest
 from billet.core.identity import (
+    MOST_MICROVMS,
     Admitted,
     Claim,
     Conflicts,
@@ -133,6 +134,9 @@ class Admission:
             self._shown.pop(uid, None)
             uids.discard(uid)
         uids |= news
+        if len(uids) > MOST_MICROVMS:  # in several messages: a host could fill up the memory and the store
+            self._dismiss(host_id, f"it shows more than {MOST_MICROVMS:,} microVMs")
+            return
         self._shown.update(dict.fromkeys(news, host_id))
         self._inner.observed(host_id, inventory)
 
@@ -272,7 +276,7 @@ class Admission:
 
     def _dismiss(self, host_id: str, why: str) -> None:
         claim = self._joined[host_id]
-        log.error("host refused: one flintlockd has two agents", host=host_id, why=why)
+        log.error("host refused", host=host_id, why=why)
         self._list_refused(claim, Refused(why))
         self._hosts.dismiss(host_id, why)
 

@@ -228,6 +228,7 @@ class Auctioneer:
         job.recorder.leg("boot_order")
         match outcome:
             case Created(uid, reply):
+                ledger.check_is_new(placement, uid)
                 await self._started(placement, uid)
                 job.recorder.leg("start")
                 job.recorder.created(placement.host, uid)

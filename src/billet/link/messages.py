@@ -213,5 +213,7 @@ def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
     if answer.kind == pb.Answer.UNKNOWN:
         return Unknown(answer.text)
     if answer.code == 0:
+        if not bounds.is_uid(answer.uid):
+            return Unknown("it answered with a uid that cannot be")
         return Created(answer.uid, answer.payload)
     return Denied(answer.code, answer.text)

@@ -61,19 +61,18 @@ class Inbox:
     """Joins the fragments of one connection's incoming messages."""
 
     def __init__(self) -> None:
-        self._fragments: list[bytes] = []
+        self._joined = bytearray()  # not a list: one of many tiny fragments would cost time and memory for each
 
     def whole(self, frame: WSFrame) -> bytes | None:
         """The message that ends with this frame; None when more frames follow. Raises ValueError if too large."""
         payload = frame.get_payload_as_bytes()
-        if not self._fragments and frame.fin:
+        if not self._joined and frame.fin:
             return payload
-        self._fragments.append(payload)
-        if sum(map(len, self._fragments)) > MAX_MESSAGE_BYTES:
-            self._fragments.clear()
+        self._joined += payload
+        if len(self._joined) > MAX_MESSAGE_BYTES:
+            self._joined = bytearray()
             raise ValueError(f"a message of more than {MAX_MESSAGE_BYTES >> 20} MiB")
         if not frame.fin:
             return None
-        whole = b"".join(self._fragments)
-        self._fragments.clear()
+        whole, self._joined = bytes(self._joined), bytearray()
         return whole

@@ -115,10 +115,10 @@ class Roster:
         """Let an agent join, or wait, or send it away."""
         claim = connection.claim
         assert claim
+        for other in [*filter(None, [self.hosts.get(claim.host.id)]), *self._waiting]:
+            if other is not connection and other.claim and _same_process(other.claim, claim):
+                self._leave(other)  # a connection that is dead, or was left
         holder = self.hosts.get(claim.host.id)
-        if holder and holder is not connection and holder.claim and _same_process(holder.claim, claim):
-            self._leave(holder)  # a connection that is dead, or was left
-            holder = None
         taken = _taken(holder) if holder and holder is not connection else ""
         if self.term is None:
             self._follow(connection, claim, holder, taken)
@@ -196,7 +196,7 @@ class Roster:
 
 
 def _same_process(one: Claim, other: Claim) -> bool:
-    return (one.instance, one.host.key) == (other.instance, other.host.key)
+    return (one.host.id, one.instance, one.host.key) == (other.host.id, other.instance, other.host.key)
 
 
 def _taken(holder: AgentConnection) -> str:
