@@ -221,3 +221,14 @@ async def test_a_host_that_shows_more_and_more_microvms_is_sent_away(
     assert fleet.sent_away["h1"] == "it shows more than 5 microVMs"
     assert fleet.refused() == ["h1"]
     assert not fleet.is_joined("h1")
+
+
+async def test_an_agent_that_has_joined_is_no_longer_listed_as_refused(fleet: Fleet) -> None:
+    """Broken on purpose (the list is kept): for ten minutes `billet hosts` shows it twice, READY and REFUSED."""
+    fleet.hello("wrong", key(1), daemon="socket")
+    assert isinstance(fleet.hello("right", key(2), daemon="socket"), Refused)
+    fleet.hello("stranger", key(3), daemon="socket")
+    assert fleet.refused() == ["right", "stranger"]
+    fleet.admission.left("wrong", fleet.instances["wrong"])
+    assert isinstance(fleet.hello("right", key(2), daemon="socket"), Admitted)
+    assert fleet.refused() == ["stranger"]

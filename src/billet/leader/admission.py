@@ -283,6 +283,8 @@ class Admission:
     def _join(self, claim: Claim) -> None:
         name = claim.host.id
         self._waiting.pop(name, None)
+        for key in [key for key in self._refused if key[:2] == (name, claim.host.key)]:
+            del self._refused[key]
         if before := self._joined.pop(name, None):
             self._index(before, remove=True)
         for uid in self._uids.pop(name, ()):
