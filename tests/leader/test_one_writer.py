@@ -265,3 +265,15 @@ async def test_idle_time_does_not_count_while_flintlockd_hangs(rig: Rig) -> None
         leader.reconciler.reported("h1", REPORT)
         await rig.pass_time(5.0)
     assert leader.state_of("r") is None
+
+
+async def test_a_host_that_names_the_creates_of_another_one_keeps_no_reservation_there(rig: Rig) -> None:
+    """Broken on purpose (idle time starts anew whoever speaks): one host keeps the reservations of all others."""
+    leader, _ = rig
+    await rig.connect("h1", "h2")
+    await place(leader, "r", RESERVED)
+    for _ in range(8):
+        await rig.pass_time(31.0)
+        leader.tell("h2", creating=("r",))
+    await rig.pass_time(31.0)
+    assert leader.state_of("r") is None

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from billet.core.model import Host
 
 LARGEST_TERM = 1 << 61  # of a hello. Stores count on from there, and terms from servers stay below
+ROWS = 10_000  # microVMs of one host
 END_OF_TERMS = 1 << 62
 
 

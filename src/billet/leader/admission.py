@@ -14,6 +14,7 @@ import structlog
 
 from billet.core.errors import InvalidRequest
 from billet.core.identity import (
+    ROWS,
     Admitted,
     Claim,
     Conflicts,
@@ -28,8 +29,7 @@ from billet.core.identity import (
     with_marks,
 )
 from billet.core.memory import remember
-from billet.core.model import Host, Observed
-from billet.core.state import holds_room
+from billet.core.model import Host, Observed, PlacementState
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
 from billet.ports import Clock, Hosts, HostsListener, InventoryUpdate, Report
@@ -129,6 +129,9 @@ class Admission:
             return
         uids = self._uids.setdefault(host_id, set())
         news = {row.uid for row in inventory.seen}
+        if not inventory.full and len(uids | news) > ROWS:
+            self._hosts.dismiss(host_id, f"host {host_id!r} shows more than {ROWS} microVMs; {ROWS} are allowed")
+            return
         for uid in uids - news if inventory.full else uids.intersection(inventory.gone):
             self._shown.pop(uid, None)
             uids.discard(uid)
@@ -245,10 +248,13 @@ class Admission:
         return True
 
     def _owner(self, uid: str, host_id: str) -> str:
-        """The host that a microVM was placed on, if it is bound to another key than `host_id`; else `host_id`."""
+        """The host that a microVM was placed on, if it is bound to another key than `host_id`; else `host_id`.
+
+        A host keeps what it has lost or deleted: only it may say so. What a fence released is deleted wherever it is.
+        """
         state = self._ledger.state
         placement = state.of_uid(uid)
-        if placement is None or placement.host == host_id or not holds_room(placement):
+        if placement is None or placement.host == host_id or placement.state is PlacementState.FENCED:
             return host_id
         owner, shown = state.hosts.get(placement.host), self._record(host_id)
         return placement.host if owner and owner.key and shown and shown.key != owner.key else host_id

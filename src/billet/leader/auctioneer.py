@@ -28,6 +28,7 @@ from billet.core.errors import (
 )
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import exceeded
+from billet.core.reconcile import started
 from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
@@ -246,9 +247,14 @@ class Auctioneer:
                 )
 
     async def _started(self, placement: Placement, uid: str) -> None:
-        started = replace(placement, state=PlacementState.STARTED, uid=uid, changed_at_s=self._clock.now_s())
+        changes = started(self._ledger.state, placement, uid, self._clock.now_s())
+        if changes is None:
+            raise CreateOutcomeUnknown(
+                f"host {placement.host} answers with microVM {uid}, which belongs to another host or create: check "
+                f"the host; Billet tries no other one until it knows"
+            )
         try:
-            await self._ledger.finish([PutPlacement(started)])
+            await self._ledger.finish(changes)
         except (StaleTerm, CommitOutcomeUnknown):
             raise  # the next leader finds the microVM by its token
         except StoreError as error:

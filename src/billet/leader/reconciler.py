@@ -123,7 +123,7 @@ class Reconciler:
             seen.rows.pop(uid, None)
             seen.dirty.add(uid)
         seen.creating = set(inventory.creating)
-        self._not_idle(seen.creating)
+        self._not_idle(seen.creating & self._ledger.state.on_host.get(host_id, set()))
         self._mark_dirty(host_id)
 
     def left(self, host_id: str) -> None:

@@ -14,7 +14,6 @@ TEXT_CHARS = 1024
 LABELS = 64
 LABEL_KEY_CHARS = 317  # as Kubernetes: a prefix of 253, a slash, a name of 63
 LABEL_VALUE_CHARS = 4096
-ROWS = 10_000  # microVMs of one host
 TEXTS = 64  # lines of one report
 SHARE = 16.0  # a share is 0 to 1; measurements may overshoot
 LARGEST_FACT = 1e12  # as seconds, about 30,000 years; its square is finite
@@ -86,7 +85,12 @@ def check_report(report: Report) -> None:
 
 def is_row(row: pb.MicroVM) -> bool:
     """Whether a microVM has a uid and a state that can be. Without them it is of no use."""
-    return 0 < len(row.uid) <= NAME_CHARS and row.uid.isprintable() and row.state in STATES
+    return is_uid(row.uid) and row.state in STATES
+
+
+def is_uid(uid: str) -> bool:
+    """Whether a uid is short and printable."""
+    return 0 < len(uid) <= NAME_CHARS and uid.isprintable()
 
 
 def clamped(demand: Resources) -> Resources:
