@@ -11,7 +11,7 @@ from billet.core.identity import ROWS
 from billet.core.model import Auction, Bid, Reason, Refusal, Resources, VmState
 from billet.link import bounds, messages
 from billet.link.rounds import Rounds
-from billet.ports import Created, Unknown
+from billet.ports import Created, Denied, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 ONE = pb.Resources(vcpu=1, memory_mib=1024, disk_mib=0, vms=1)
@@ -132,6 +132,12 @@ def test_a_create_whose_answer_has_no_plausible_uid_has_an_unknown_outcome(uid: 
     """Broken on purpose (any uid will do): a placement without a uid, or one that no store takes."""
     assert isinstance(messages.get_outcome("h1", pb.Answer(uid=uid)), Unknown)
     assert messages.get_outcome("h1", pb.Answer(uid="u1")) == Created("u1", b"")
+
+
+@pytest.mark.parametrize(("code", "told"), [(5, 5), (999, 2), (-1, 2)])
+def test_a_code_that_does_not_exist_is_unknown(code: int, told: int) -> None:
+    """Broken on purpose (passed on): the client's call fails with an internal error of the server."""
+    assert messages.get_outcome("h1", pb.Answer(code=code, text="why")) == Denied(told, "why")
 
 
 def test_the_texts_of_a_microvm_are_bounded() -> None:

@@ -216,4 +216,4 @@ def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
         return Unknown("its answer names no microVM")
     if answer.code == 0:
         return Created(answer.uid, answer.payload)
-    return Denied(answer.code, answer.text)
+    return Denied(bounds.status(answer.code), answer.text)
