@@ -38,17 +38,19 @@ class Fleet:
     store: SqliteStore
     approve: bool = False
     sent_away: dict[str, str] = field(default_factory=dict)
+    deleted: list[tuple[str, str]] = field(default_factory=list)
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reconciler = Reconciler(self.ledger, SystemClock(), 60.0, 86_400.0, self.never)
+        self.reconciler = Reconciler(self.ledger, SystemClock(), 60.0, 86_400.0, self.delete)
         self.admission = Admission(
             self.ledger, self.reconciler, self.reconciler, self, self.approve, SystemClock()  # type: ignore[arg-type]
         )  # fmt: skip
         self.instances: dict[str, str] = {}
 
-    async def never(self, host_id: str, uid: str) -> bool:
-        raise AssertionError(f"{uid} on {host_id} was to be deleted")
+    async def delete(self, host_id: str, uid: str) -> bool:
+        self.deleted.append((host_id, uid))
+        return True
 
     def dismiss(self, host_id: str, why: str) -> None:
         self.sent_away[host_id] = why
@@ -238,3 +240,23 @@ async def test_a_host_shows_no_more_microvms_in_many_messages_than_in_one(fleet:
     fleet.adds("h1", "one-more")
     assert f"{ROWS} are allowed" in fleet.sent_away["h1"]
     assert not fleet.is_joined("h1")
+
+
+async def test_two_agents_with_microvms_on_one_flintlockd_do_not_lock_each_other_out(fleet: Fleet) -> None:
+    """Each shows what was placed on the other. The one with more goes on with its own; broken on purpose (each is
+    refused): all microVMs of this flintlockd are out of reach until an operator fences one of the two."""
+    for name, uid in (("a", "a1"), ("b", "b1"), ("b", "b2")):
+        await fleet.ledger.finish([PutHost(Host(name, ROOM, ROOM, key=key(ord(name))))])
+        await fleet.ledger.claim([PutPlacement(Placement(uid, "ns", uid, SHAPE, name, PlacementState.STARTED, uid))])
+    for _ in range(2):  # agents try again
+        for name in ("a", "b"):
+            if isinstance(fleet.hello(name, key(ord(name))), Admitted):
+                fleet.shows(name, "a1", "b1", "b2")
+    assert fleet.is_joined("b")
+    assert not fleet.is_joined("a")
+    await eventually(lambda: "b" in fleet.reconciler.ready)
+    assert {fleet.ledger.state.placements[uid].host for uid in ("b1", "b2")} == {"b"}
+    assert fleet.ledger.state.placements["a1"].host == "a"
+    await fleet.reconciler.fence("a")
+    fleet.admission.reported("b", Report(Facts(), 0.0, 0, 0, 0, 0, True, 1.0))
+    await eventually(lambda: fleet.deleted == [("b", "a1")])
