@@ -143,7 +143,7 @@ async def test_a_full_disk_fails_the_commit_and_keeps_what_was_there(
 ) -> None:
     store, term = await leading(tmp_path)
     await store.commit(term, [PutPlacement(placement(0))])
-    (db,) = connections
+    db = connections[0]
     pages = db.execute("PRAGMA page_count").fetchone()[0]
     db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreError, match="full"):
@@ -159,7 +159,7 @@ async def test_a_disk_that_fails_in_the_commit_itself_leaves_the_outcome_unknown
     tmp_path: Path, connections: list[Connection], got_through: bool
 ) -> None:
     store, term = await leading(tmp_path)
-    (db,) = connections
+    db = connections[0]
     db.code, db.got_through = sqlite3.SQLITE_IOERR_FSYNC, got_through
     with pytest.raises(CommitOutcomeUnknown, match="check the disk"):
         await store.commit(term, [PutPlacement(placement(0))])

@@ -251,7 +251,8 @@ class SqliteStore:
             self._written.update((key, hash(value)) for key, value in puts)
             for (key,) in drops:
                 self._written.pop(key, None)
-        self._stamps = sqlite_file.stamps(self.path)
+        if self._stamps:
+            self._stamps = sqlite_file.stamps(self.path)
         return int(revision)
 
     def _check_in_place(self, error: type[StoreError]) -> None:
@@ -268,13 +269,19 @@ class SqliteStore:
     def _check_content(self, error: type[StoreError]) -> None:
         """Raise this error if another program has overwritten or cut the files, as `cp` of a backup does.
 
-        One that has only moved the journal's content into the file, as backup tools do, has changed no record.
+        One that has only moved the journal's content into the file, as backup tools do, has changed no record. While
+        the disk is full, it may be impossible to tell: then the next commit looks again.
         """
-        if not self._moved and sqlite_file.stamps(self.path) != self._stamps:
-            if sqlite_file.fingerprints(self.path) != self._written:
-                self._moved = "restore a backup"
-            self._stamps = sqlite_file.stamps(self.path)
         self._check_in_place(error)
+        if sqlite_file.stamps(self.path) == self._stamps:
+            return
+        found, self._stamps = sqlite_file.fingerprints(self.path), ()
+        if found is None:
+            return
+        if self._written is not None and found != self._written:
+            self._moved = "restore a backup"
+            self._check_in_place(error)
+        self._written, self._stamps = found, sqlite_file.stamps(self.path)
 
     def _commit(self, db: sqlite3.Connection) -> None:
         """COMMIT. If the disk fails in it, the transaction may be in the journal, and the next start finds it."""
@@ -284,6 +291,7 @@ class SqliteStore:
             sqlite_file.roll_back(db)
             if sqlite_file.code_of(error) in SURELY_UNDONE:
                 raise
+            self._written = None  # with or without this transaction
             raise CommitOutcomeUnknown(f"{self.path}: a commit broke off ({error}): check the disk") from None
 
     def _connection(self) -> sqlite3.Connection:

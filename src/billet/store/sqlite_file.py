@@ -105,12 +105,14 @@ def stamps(path: Path) -> Stamps:
 
 
 def fingerprints(path: Path) -> dict[str, int] | None:
-    """A hash of each record as the files have it now, read anew; None if they cannot be read."""
+    """A hash of each record as the files have it now, read anew: none of damaged files, None if it cannot be told."""
     try:
-        with closing(sqlite3.connect(path, timeout=BUSY_S)) as db:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", timeout=BUSY_S, uri=True)) as db:
             return {key: hash(value) for key, value in db.execute("SELECT key, value FROM records")}
-    except sqlite3.Error:
-        return None
+    except sqlite3.Error as error:
+        cut = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHORT_READ
+        damaged = code_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+        return {} if cut or damaged else None
 
 
 def save(path: Path, db: sqlite3.Connection) -> str:
