@@ -135,3 +135,30 @@ def test_a_token_finds_the_reservation_of_the_same_name_only(row, is_it):
 def test_a_microvm_that_billet_did_not_place_answers_no_request_id():
     """Broken on purpose (adopted under its token): a host that announces a request id answers its client's create."""
     assert after(None, [SHOWN._replace(token="req-abc")]).id == "U1"
+
+
+@pytest.mark.parametrize("uid", ["tok", "req-abc"])
+def test_a_uid_that_is_the_id_of_a_placement_takes_nothing_over(uid):
+    """Broken on purpose (adopted under any uid): a host that shows a token as its uid has the placement, or the
+    request id of a create to come."""
+    state = holding(replace(PROMISED, host="h2", state=STARTED, uid="U0"))
+    repaired(state, SHOWN._replace(uid=uid, token=""))
+    assert state.by_uid == {"U0": "tok"}
+    assert state.placements["tok"].host == "h2"
+
+
+@pytest.mark.parametrize("ended", [RELEASING, GONE])
+def test_a_renamed_host_does_not_take_an_acknowledged_delete_back(ended):
+    """Broken on purpose (STARTED on the new name): a microVM whose Delete was acknowledged lives on."""
+    state = holding(replace(PROMISED, host="h2", state=ended, uid="U1"))
+    rows = repaired(state, SHOWN)
+    assert (state.of_uid("U1").state, state.of_uid("U1").host) == (RELEASING, "h1")
+    assert to_delete(state, "h1", rows, ["U1"], ()) == ["U1"]
+
+
+def test_a_copy_with_its_token_does_not_keep_a_reservation():
+    """Broken on purpose (any microVM with the token): the room of a create that failed is never given back."""
+    state = holding(PROMISED)
+    rows = {"U2": SHOWN._replace(uid="U2", name="copy")}
+    changes = expired(state, "h1", rows, [], [], {"tok": 60.0}, 1000.0, resolve_after_s=60.0, keep_lost_s=1e9)
+    assert changes == [DropPlacement("tok")]

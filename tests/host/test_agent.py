@@ -197,7 +197,7 @@ async def test_promise_4_an_order_for_another_process_is_looked_up_and_not_carri
     lost = await agent.create(order("01LOST", instance="before", resent=True))
     assert isinstance(lost, Unknown)
     assert fake.stats()["creates_accepted"] == 0
-    fake.vms.create(wire.with_token(create_request("made"), "01MADE"))
+    fake.vms.create(wire.with_token(create_request("01MADE"), "01MADE"))
     made = await agent.create(order("01MADE", instance="before", resent=True))
     assert isinstance(made, Created)
     assert b"billet-token" not in made.reply
@@ -260,7 +260,7 @@ async def test_promise_4_a_stopping_agent_still_looks_up_an_order_that_it_may_ha
     Broken on purpose (refuse before looking): the leader boots the microVM a second time, on another host.
     """
     agent, fake = pair
-    fake.vms.create(wire.with_token(create_request("made"), "01MADE"))
+    fake.vms.create(wire.with_token(create_request("01MADE"), "01MADE"))
     await agent.finish(1.0)
     made = await agent.create(order("01MADE", instance="before", resent=True))
     assert isinstance(made, Created)

@@ -17,6 +17,7 @@ from billet.host.agent import Agent, Measured
 from billet.host.orders import RESOLVE_S
 from billet.ports import Created, Outcome, Reply, Unknown
 from billet.wire import flintlock as wire
+from tests.cluster.clients import create_request
 from tests.host.test_agent import ROOM, RecordingUplink, order
 
 
@@ -90,8 +91,8 @@ class Rig:
         assert self.fake.stats()["creates_accepted"] == 1
         assert not await self.agent.refresh()
 
-    async def sent_again(self, token: str) -> Outcome:
-        return await self.agent.create(order(token, resent=True))
+    async def sent_again(self, token: str, instance: str = "this") -> Outcome:
+        return await self.agent.create(order(token, instance=instance, resent=True))
 
 
 @pytest.fixture
@@ -175,3 +176,17 @@ async def test_a_delete_is_told_to_the_next_leader_too(rig: Rig) -> None:
             assert await rig.agent.refresh()
     assert rig.agent.everything().deleted == (created.uid,)
     assert [update.deleted for update in uplink.inventories if update.gone] == [(created.uid,)]
+
+
+async def test_a_copy_with_the_token_does_not_answer_for_a_lost_create(rig: Rig) -> None:
+    """A token is visible in flintlockd's metadata. Broken on purpose (a token alone proves it): a microVM of another
+    name that was made from a copied spec is the client's answer."""
+    copy = wire.with_token(create_request("copy"), "01LOST")
+    await rig.flintlock.call(wire.CREATE, copy, 5.0)
+    assert await rig.agent.refresh()
+    assert isinstance(await rig.sent_again("01LOST", instance="earlier"), Unknown)
+    rig.clock.s += RESOLVE_S + 1
+    created = await rig.sent_again("01LOST", instance="earlier")
+    assert isinstance(created, Created)
+    assert wire.read_created(created.reply).name == "01LOST"
+    assert rig.fake.stats()["creates_accepted"] == 2

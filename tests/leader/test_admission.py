@@ -11,10 +11,9 @@ from pathlib import Path
 import pytest
 
 from billet.core.errors import InvalidRequest
-from billet.core.identity import Admitted, Claim, Refused, Verdict, Waiting
+from billet.core.identity import ROWS, Admitted, Claim, Refused, Verdict, Waiting
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.state import PutHost, PutPlacement, load
-from billet.leader import admission
 from billet.leader.admission import Admission
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
@@ -39,17 +38,19 @@ class Fleet:
     store: SqliteStore
     approve: bool = False
     sent_away: dict[str, str] = field(default_factory=dict)
+    deleted: list[tuple[str, str]] = field(default_factory=list)
     admission: Admission = field(init=False)
 
     def __post_init__(self) -> None:
-        self.reconciler = Reconciler(self.ledger, SystemClock(), 60.0, 86_400.0, self.never)
+        self.reconciler = Reconciler(self.ledger, SystemClock(), 60.0, 86_400.0, self.delete)
         self.admission = Admission(
             self.ledger, self.reconciler, self.reconciler, self, self.approve, SystemClock()  # type: ignore[arg-type]
         )  # fmt: skip
         self.instances: dict[str, str] = {}
 
-    async def never(self, host_id: str, uid: str) -> bool:
-        raise AssertionError(f"{uid} on {host_id} was to be deleted")
+    async def delete(self, host_id: str, uid: str) -> bool:
+        self.deleted.append((host_id, uid))
+        return True
 
     def dismiss(self, host_id: str, why: str) -> None:
         self.sent_away[host_id] = why
@@ -65,6 +66,10 @@ class Fleet:
     def shows(self, name: str, *uids: str) -> None:
         rows = [Observed(uid, "ns", uid, SHAPE, VmState.CREATED) for uid in uids]
         self.admission.observed(name, InventoryUpdate(True, rows, [], []))
+
+    def adds(self, name: str, *uids: str) -> None:
+        rows = [Observed(uid, "ns", uid, SHAPE, VmState.CREATED) for uid in uids]
+        self.admission.observed(name, InventoryUpdate(False, rows, [], []))
 
     def is_joined(self, name: str) -> bool:
         return name in self.reconciler.seen
@@ -209,20 +214,6 @@ async def test_an_operator_accepts_the_later_term_of_a_single_host(fleet: Fleet)
     assert fleet.admission.trusted_term == 9
 
 
-async def test_a_host_that_shows_more_and_more_microvms_is_sent_away(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A few in each message. Broken on purpose (only messages are bounded): it fills up memory and store."""
-    monkeypatch.setattr(admission, "MOST_MICROVMS", 5)
-    fleet.hello("h1", key(1))
-    for n in range(4):
-        rows = [Observed(f"u{n}-{part}", "ns", "vm", SHAPE, VmState.CREATED) for part in range(2)]
-        fleet.admission.observed("h1", InventoryUpdate(n == 0, rows, [], []))
-    assert fleet.sent_away["h1"] == "it shows more than 5 microVMs"
-    assert fleet.refused() == ["h1"]
-    assert not fleet.is_joined("h1")
-
-
 async def test_an_agent_that_has_joined_is_no_longer_listed_as_refused(fleet: Fleet) -> None:
     """Broken on purpose (the list is kept): for ten minutes `billet hosts` shows it twice, READY and REFUSED."""
     fleet.hello("wrong", key(1), daemon="socket")
@@ -232,3 +223,51 @@ async def test_an_agent_that_has_joined_is_no_longer_listed_as_refused(fleet: Fl
     fleet.admission.left("wrong", fleet.instances["wrong"])
     assert isinstance(fleet.hello("right", key(2), daemon="socket"), Admitted)
     assert fleet.refused() == ["stranger"]
+
+
+@pytest.mark.parametrize("state", [PlacementState.LOST, PlacementState.GONE])
+async def test_a_host_that_shows_what_another_one_has_lost_or_deleted_is_refused(
+    fleet: Fleet, state: PlacementState
+) -> None:
+    """Broken on purpose (only placements with room have an owner): it answers for another host's microVM, and for
+    the request id that created it."""
+    placed = Placement("req-t1", "ns", "u1", SHAPE, "h1", state, "u1")
+    await fleet.ledger.finish([PutHost(Host("h1", ROOM, ROOM, key=key(1))), PutPlacement(placed)])
+    fleet.hello("h1", key(1))
+    fleet.hello("thief", key(2))
+    fleet.shows("thief", "u1")
+    assert "thief" in fleet.sent_away
+    fleet.admission.left("h1", fleet.instances["h1"])
+    fleet.hello("renamed", key(1))
+    fleet.shows("renamed", "u1")
+    assert "renamed" not in fleet.sent_away
+
+
+async def test_a_host_shows_no_more_microvms_in_many_messages_than_in_one(fleet: Fleet) -> None:
+    fleet.hello("h1", key(1))
+    for start in range(0, ROWS, 1000):
+        fleet.adds("h1", *(f"u{n}" for n in range(start, start + 1000)))
+    assert fleet.is_joined("h1")
+    fleet.adds("h1", "one-more")
+    assert f"{ROWS} are allowed" in fleet.sent_away["h1"]
+    assert not fleet.is_joined("h1")
+
+
+async def test_two_agents_with_microvms_on_one_flintlockd_do_not_lock_each_other_out(fleet: Fleet) -> None:
+    """Each shows what was placed on the other. The one with more goes on with its own; broken on purpose (each is
+    refused): all microVMs of this flintlockd are out of reach until an operator fences one of the two."""
+    for name, uid in (("a", "a1"), ("b", "b1"), ("b", "b2")):
+        await fleet.ledger.finish([PutHost(Host(name, ROOM, ROOM, key=key(ord(name))))])
+        await fleet.ledger.claim([PutPlacement(Placement(uid, "ns", uid, SHAPE, name, PlacementState.STARTED, uid))])
+    for _ in range(2):  # agents try again
+        for name in ("a", "b"):
+            if isinstance(fleet.hello(name, key(ord(name))), Admitted):
+                fleet.shows(name, "a1", "b1", "b2")
+    assert fleet.is_joined("b")
+    assert not fleet.is_joined("a")
+    await eventually(lambda: "b" in fleet.reconciler.ready)
+    assert {fleet.ledger.state.placements[uid].host for uid in ("b1", "b2")} == {"b"}
+    assert fleet.ledger.state.placements["a1"].host == "a"
+    await fleet.reconciler.fence("a")
+    fleet.admission.reported("b", Report(Facts(), 0.0, 0, 0, 0, 0, True, 1.0))
+    await eventually(lambda: fleet.deleted == [("b", "a1")])

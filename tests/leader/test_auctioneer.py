@@ -12,7 +12,15 @@ import pytest
 
 from billet.core.bidding import bid
 from billet.core.constraints import read
-from billet.core.errors import NOTHING_WRITTEN, BilletError, Code, DeleteNotRecorded, NoRoom, StoreError
+from billet.core.errors import (
+    NOTHING_WRITTEN,
+    BilletError,
+    Code,
+    CreateOutcomeUnknown,
+    DeleteNotRecorded,
+    NoRoom,
+    StoreError,
+)
 from billet.core.model import (
     NO_CONSTRAINTS,
     ZERO,
@@ -28,7 +36,7 @@ from billet.core.model import (
 )
 from billet.core.reconcile import repair
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, apply, load
+from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, apply, check, load
 from billet.leader import deletes
 from billet.leader.auctioneer import Auctioneer, Caller
 from billet.leader.ledger import Ledger
@@ -420,3 +428,41 @@ async def test_a_delete_that_the_full_disk_does_not_take_is_reported_as_it_is_an
     await eventually(lambda: not ledger.in_hand)
     assert ledger.state.placements["vm"].state is PlacementState.RELEASING
     assert repair(ledger.state, "h1", {}, ["U1"], ledger.in_hand, 0.0) == [DropPlacement("vm")]
+
+
+class Answers(Hosts):
+    """One host bids and takes the order; it answers each create with the same uid."""
+
+    def __init__(self, host_id: str, uid: str) -> None:
+        super().__init__(*[self._bid] * 9)
+        self._host_id, self._uid = host_id, uid
+
+    def _bid(self, host_id: str, auction: Auction) -> Bid | Refusal:
+        return bids(host_id, auction) if host_id == self._host_id else Refusal(host_id, Reason.DECLINED)
+
+    async def create(
+        self, host_id: str, auction: Auction, request: bytes, timeout_s: float, options: CreateOptions
+    ) -> Outcome:
+        return Created(self._uid, b"reply")
+
+
+async def test_a_host_that_answers_a_create_with_the_uid_of_another_host_gets_nothing(ledger: Ledger) -> None:
+    """Broken on purpose (any uid is recorded): Get and Delete of the other microVM go to this host."""
+    await ledger.claim([PutPlacement(Placement("t0", "ns", "vm", SHAPE, "h0", PlacementState.STARTED, "U0"))])
+    maker, _ = auctioneer(ledger, Answers("h1", "U0"))
+    with pytest.raises(CreateOutcomeUnknown, match="belongs to another host"):
+        await create(maker, "stolen")
+    assert ledger.state.of_uid("U0") == ledger.state.placements["t0"]
+    assert ledger.state.placements["stolen"].state is PlacementState.RESERVED
+    check(ledger.state)
+
+
+async def test_a_create_whose_microvm_was_adopted_meanwhile_takes_it_over(ledger: Ledger) -> None:
+    """Its reservation had expired before its host showed it. Broken on purpose: it is counted twice."""
+    adopted = Placement("U1", "ns", "late", SHAPE, "h1", PlacementState.STARTED, "U1", adopted=True)
+    await ledger.finish([PutHost(Host("h1", WIDE, WIDE)), PutPlacement(adopted)])
+    maker, _ = auctioneer(ledger, Answers("h1", "U1"))
+    assert await create(maker, "late") == b"reply"
+    assert ledger.state.placements.keys() == {"late"}
+    assert ledger.state.taken["h1"] == SHAPE
+    check(ledger.state)

@@ -277,8 +277,20 @@ async def test_a_host_cannot_take_over_a_microvm_by_its_answer_to_a_create(rig: 
     create = rig.auctioneer(OneHost(Created("U-s", b"mine"))).create(
         Auction("new", "ns", "new", SHAPE), b"", caller()
     )
-    with pytest.raises(CreateOutcomeUnknown, match="which host h1 has for another create"):
+    with pytest.raises(CreateOutcomeUnknown, match="which belongs to another host or create"):
         await create
     owner = rig.leader.ledger.state.of_uid("U-s")
     assert owner
     assert (owner.id, owner.host) == ("s", "h1")
+
+
+async def test_a_host_that_names_the_creates_of_another_one_keeps_no_reservation_there(rig: Rig) -> None:
+    """Broken on purpose (idle time starts anew whoever speaks): one host keeps the reservations of all others."""
+    leader, _ = rig
+    await rig.connect("h1", "h2")
+    await place(leader, "r", RESERVED)
+    for _ in range(8):
+        await rig.pass_time(31.0)
+        leader.tell("h2", creating=("r",))
+    await rig.pass_time(31.0)
+    assert leader.state_of("r") is None

@@ -7,9 +7,11 @@ from math import inf, nan
 
 import pytest
 
+from billet.core.identity import ROWS
 from billet.core.model import Auction, Bid, Reason, Refusal, Resources, VmState
 from billet.link import bounds, messages
 from billet.link.rounds import Rounds
+from billet.ports import Created, Denied, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 ONE = pb.Resources(vcpu=1, memory_mib=1024, disk_mib=0, vms=1)
@@ -69,7 +71,7 @@ def test_a_row_without_a_uid_or_with_an_unknown_state_is_left_out() -> None:
 
 
 def test_a_host_with_too_many_microvms_is_refused() -> None:
-    many = pb.InventoryUpdate(full=True, seen=[row(uid=f"u{n}") for n in range(bounds.ROWS + 1)])
+    many = pb.InventoryUpdate(full=True, seen=[row(uid=f"u{n}") for n in range(ROWS + 1)])
     with pytest.raises(ValueError, match="the number of microVMs is 10001"):
         messages.get_inventory(many)
 
@@ -123,3 +125,25 @@ async def test_columns_of_different_lengths_are_no_answer() -> None:
     broken = pb.Bids(round=1, lot=[0], utilisation=[], shape=[0.0])
     answers = await answers_to(("a", broken), ("b", bids(1, [0])))
     assert [answer.host for answer in answers if isinstance(answer, Bid)] == ["b"]
+
+
+@pytest.mark.parametrize("uid", ["", "u" * 300, "u\x1b[31m"])
+def test_a_create_whose_answer_has_no_plausible_uid_has_an_unknown_outcome(uid: str) -> None:
+    """Broken on purpose (any uid will do): a placement without a uid, or one that no store takes."""
+    assert isinstance(messages.get_outcome("h1", pb.Answer(uid=uid)), Unknown)
+    assert messages.get_outcome("h1", pb.Answer(uid="u1")) == Created("u1", b"")
+
+
+@pytest.mark.parametrize(("code", "told"), [(5, 5), (999, 2), (-1, 2)])
+def test_a_code_that_does_not_exist_is_unknown(code: int, told: int) -> None:
+    """Broken on purpose (passed on): the client's call fails with an internal error of the server."""
+    assert messages.get_outcome("h1", pb.Answer(code=code, text="why")) == Denied(told, "why")
+
+
+def test_the_texts_of_a_microvm_are_bounded() -> None:
+    """Its record must fit into the store, and its name is printed."""
+    absurd = row(namespace="n" * 5000, name="a\x1b[31m" + "x" * 5000, token="t" * 5000)
+    (read,) = messages.get_inventory(pb.InventoryUpdate(seen=[absurd])).seen
+    assert len(read.namespace) == len(read.name) == bounds.TEXT_CHARS
+    assert read.name.isprintable()
+    assert read.token == ""

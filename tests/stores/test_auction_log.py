@@ -269,6 +269,18 @@ def test_a_file_that_is_replaced_while_it_is_open_is_opened_anew(path: Path) -> 
     assert read_file(path)[0] == [b"old"] * 5 + [b"two"]
 
 
+def test_a_closed_log_does_not_wait_for_its_next_batch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken on purpose (time.sleep between batches, which also fails when the clock is set back under some
+    libraries, and ended the thread): closing waits."""
+    monkeypatch.setattr(auction_log, "WRITE_EVERY_S", 3600.0)
+    log = AuctionLog(path)
+    log.append("first", [], b"first")
+    until(lambda: on_disk(path) == 1)
+    log.append("second", [], b"second")
+    log.close()
+    assert on_disk(path) == 2
+
+
 def test_a_damaged_page_hides_old_records_and_no_more(path: Path, connections: list[Connection]) -> None:
     log = AuctionLog(path)
     log.append("key-1", [], b"one")

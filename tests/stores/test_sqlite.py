@@ -5,6 +5,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ async def test_a_full_disk_fails_the_commit_and_keeps_what_was_there(
 ) -> None:
     store, term = await leading(tmp_path)
     await store.commit(term, [PutPlacement(placement(0))])
-    (db,) = connections
+    db = connections[0]
     pages = db.execute("PRAGMA page_count").fetchone()[0]
     db.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(StoreError, match="full"):
@@ -158,7 +159,7 @@ async def test_a_disk_that_fails_in_the_commit_itself_leaves_the_outcome_unknown
     tmp_path: Path, connections: list[Connection], got_through: bool
 ) -> None:
     store, term = await leading(tmp_path)
-    (db,) = connections
+    db = connections[0]
     db.code, db.got_through = sqlite3.SQLITE_IOERR_FSYNC, got_through
     with pytest.raises(CommitOutcomeUnknown, match="check the disk"):
         await store.commit(term, [PutPlacement(placement(0))])
@@ -244,6 +245,52 @@ async def test_promise_4_nothing_is_acknowledged_into_a_file_that_is_gone(tmp_pa
     await saved.open()
     assert contents(await saved.load()) == written(PutPlacement(placement(0)))
     await saved.close()
+
+
+def checkpoint(path: Path) -> None:
+    """Move the journal's content into the file, as tools for backups do."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+async def overwritten(path: Path) -> None:
+    """As `cp` from a backup does: the file stays, with other content."""
+    checkpoint(path)
+    await filled(path.with_name("other.db"), 1)
+    shutil.copyfile(path.with_name("other.db"), path)
+
+
+async def cut(path: Path) -> None:
+    checkpoint(path)
+    os.truncate(path, 0)
+
+
+async def journal_cut(path: Path) -> None:
+    os.truncate(path.with_name(f"{path.name}-wal"), 0)
+
+
+@pytest.mark.parametrize("lose", [overwritten, cut, journal_cut])
+async def test_promise_4_nothing_is_acknowledged_into_a_file_that_was_overwritten(tmp_path: Path, lose: Any) -> None:
+    """Broken on purpose (only the inode is looked at): commits go on, and the next start finds a damaged file."""
+    store, term = await leading(tmp_path)
+    await store.commit(term, [PutPlacement(placement(n)) for n in range(100)])
+    ended = asyncio.create_task(store.ended(term))
+    await lose(store.path)
+    with pytest.raises(
+        StaleTerm, match="deleted or replaced while it was in use: stop this server, restore a backup"
+    ):
+        await store.commit(term, [PutPlacement(placement(1))])
+    await asyncio.wait_for(ended, SOON_S)
+    await store.close()
+
+
+async def test_another_program_that_writes_no_record_is_no_loss(tmp_path: Path) -> None:
+    store, term = await leading(tmp_path)
+    for n in range(3):
+        await store.commit(term, [PutPlacement(placement(n))])
+        checkpoint(store.path)
+    assert len((await store.load()).changes) == 3
+    await store.close()
 
 
 async def test_files_that_vanish_during_a_commit_leave_its_outcome_unknown(

@@ -15,8 +15,8 @@ from typing import NamedTuple
 from billet.core.model import Host
 
 LARGEST_TERM = 1 << 61  # of a hello. Stores count on from there, and terms from servers stay below
+ROWS = 10_000  # microVMs that one host may show: they are kept in the leader's memory and in the store
 END_OF_TERMS = 1 << 62
-MOST_MICROVMS = 10_000  # of one host: what it shows is kept in the leader's memory and in the store
 
 
 class Claim(NamedTuple):

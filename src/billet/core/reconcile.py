@@ -33,6 +33,8 @@ def repair(
         placement = state.of_uid(uid) or (by_token(state, row) if row else None)
         if (placement and placement.id in in_hand) or (row and row.token in in_hand):
             continue
+        if placement is None and (uid in state.placements or uid.startswith(REQUESTED)):
+            continue  # no uid of flintlockd: adopted, it would replace that placement, or answer a request id
         if row:
             change = _appeared(placement, host_id, row, now_s)
         else:
@@ -59,6 +61,9 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
     state = PlacementState.RELEASING if row.state is VmState.DELETING else PlacementState.STARTED
     if placement and placement.state is PlacementState.FENCED:
         return _released_and_here(placement, host_id, row)
+    # An acknowledged delete stays acknowledged, whatever a host lists at the moment.
+    if placement and placement.uid == row.uid and placement.state in (PlacementState.RELEASING, PlacementState.GONE):
+        state = PlacementState.RELEASING
     if placement and placement.uid == row.uid and placement.host != host_id:
         # The same microVM: its host came back under another name, or has two agents.
         return PutPlacement(replace(placement, host=host_id, state=state, demand=row.demand, changed_at_s=now_s))
@@ -77,12 +82,21 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
                 changed_at_s=now_s,
             )
         )
-    # An acknowledged delete stays acknowledged, whatever the host lists at the moment.
-    if placement.state in (PlacementState.RELEASING, PlacementState.GONE):
-        state = PlacementState.RELEASING
     if (placement.state, placement.uid, placement.demand) == (state, row.uid, row.demand):
         return None
     return PutPlacement(replace(placement, state=state, uid=row.uid, demand=row.demand, changed_at_s=now_s))
+
+
+def started(state: State, placement: Placement, uid: str, now_s: float) -> list[Change] | None:
+    """The changes that end a create whose host has answered with this uid. None: it is another placement's uid.
+
+    If the reservation had expired before the host showed the microVM, that was adopted: then it becomes the create's.
+    """
+    owner = state.of_uid(uid)
+    made = PutPlacement(replace(placement, state=PlacementState.STARTED, uid=uid, changed_at_s=now_s))
+    if owner is None or owner.id == placement.id:
+        return [made]
+    return [DropPlacement(owner.id), made] if owner.adopted and owner.host == placement.host else None
 
 
 def _released_and_here(placement: Placement, host_id: str, row: Observed) -> Change | None:
@@ -126,10 +140,12 @@ def expired(
     been set since or be another server's: room that is given back too early cannot be taken back.
     """
     changes: list[Change] = []
-    busy = {*in_hand, *creating, *(row.token for row in rows.values())}
+    busy = {*in_hand, *creating}
+    shown = {(row.token, row.namespace, row.name) for row in rows.values()}
     for placement_id in sorted(state.on_host.get(host_id, ())):
         placement = state.placements[placement_id]
-        if placement_id in busy or placement.uid in rows:
+        known = placement.uid in rows or (placement_id, placement.namespace, placement.name) in shown
+        if known or placement_id in busy:
             continue
         if is_reservation(placement):
             over = idle_s.get(placement_id, 0.0) >= resolve_after_s

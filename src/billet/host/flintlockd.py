@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,9 @@ class Codec(Protocol):
 
     def read_created(self, reply: bytes) -> Observed:
         """The microVM of a Create or a Get."""
+
+    def has_name_of(self, request: bytes, row: Observed) -> bool:
+        """Whether a microVM has the namespace and name that a create request asks for."""
 
     def read_images(self, request: bytes) -> tuple[Image, ...]:
         """The images that a create request boots from."""
@@ -100,11 +104,19 @@ class Daemon:
             await self._flintlock.ready(CONNECT_S)
             rows = await self.list_all(order.timeout_s)
             looked = looked or rows is not None
-            uid = next((row.uid for row in rows or () if row.token == order.token), None)
+            uid = self.find(order, rows or ())
             if uid and (found := await self.fetch(uid, order.timeout_s)):
                 return found
         found_what = "it does not show the microVM so far" if looked else "it does not answer"
         return Unknown(f"flintlockd did not answer the create ({cause}), and {found_what}")
+
+    def find(self, order: CreateOrder, rows: Iterable[Observed]) -> str:
+        """The uid of the microVM that this order has created; "" = it is not among these.
+
+        Its token alone proves little: it is visible in flintlockd's metadata, and copied with a spec.
+        """
+        with_token = (row for row in rows if row.token == order.token)
+        return next((row.uid for row in with_token if self._codec.has_name_of(order.request, row)), "")
 
     async def fetch(self, uid: str, timeout_s: float) -> Created | None:
         """Replace a lost Create reply by a Get, which has the same form on the wire. None when it fails."""

@@ -83,7 +83,7 @@ class Orders:
             del self._carried_out[order.token]  # its microVM is gone, so the token may be used for another
             uid = ""
         if order.options.resent and not uid:
-            uid = next((row.uid for row in self._inventory.rows.values() if row.token == order.token), "")
+            uid = self._daemon.find(order, self._inventory.rows.values())
         return uid
 
     async def _repeated(self, uid: str, order: CreateOrder) -> Outcome:

@@ -6,7 +6,6 @@ says that was not let in changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import structlog
 
 from billet.core.errors import InvalidRequest
 from billet.core.identity import (
-    MOST_MICROVMS,
+    ROWS,
     Admitted,
     Claim,
     Conflicts,
@@ -29,8 +28,7 @@ from billet.core.identity import (
     with_marks,
 )
 from billet.core.memory import remember
-from billet.core.model import Host, Observed
-from billet.core.state import holds_room
+from billet.core.model import Host, Observed, PlacementState
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
 from billet.ports import Clock, Hosts, HostsListener, InventoryUpdate, Report
@@ -73,6 +71,7 @@ class Admission:
         self._beside: dict[
             tuple[str, str], tuple[str, str]
         ] = {}  # name, instance -> other host and uid that both show
+        self._ignored: dict[str, dict[str, Observed]] = {}  # by joined host and uid: microVMs that are another host's
 
     # What the link asks and tells (ports.Gate).
 
@@ -123,20 +122,25 @@ class Admission:
                 return
             self._index(claim)
         self._inner.reported(host_id, report)
+        freed = [row for row in self._ignored.get(host_id, {}).values() if self._owner(row.uid, host_id) == host_id]
+        if freed:  # their host was fenced or removed
+            creating = self._reconciler.seen[host_id].creating
+            self.observed(host_id, InventoryUpdate(False, freed, [], list(creating)))
 
     def observed(self, host_id: str, inventory: InventoryUpdate) -> None:
         """See HostsListener."""
-        if host_id not in self._joined or not self._has_own_flintlockd(host_id, inventory.seen):
+        if host_id not in self._joined or not self._has_own_flintlockd(host_id, inventory):
             return
+        inventory = inventory._replace(seen=[row for row in inventory.seen if row.uid not in self._ignored[host_id]])
         uids = self._uids.setdefault(host_id, set())
         news = {row.uid for row in inventory.seen}
+        if not inventory.full and len(uids | news) > ROWS:
+            self._hosts.dismiss(host_id, f"host {host_id!r} shows more than {ROWS} microVMs; {ROWS} are allowed")
+            return
         for uid in uids - news if inventory.full else uids.intersection(inventory.gone):
             self._shown.pop(uid, None)
             uids.discard(uid)
         uids |= news
-        if len(uids) > MOST_MICROVMS:  # in several messages: a host could fill up the memory and the store
-            self._dismiss(host_id, f"it shows more than {MOST_MICROVMS:,} microVMs")
-            return
         self._shown.update(dict.fromkeys(news, host_id))
         self._inner.observed(host_id, inventory)
 
@@ -149,6 +153,7 @@ class Admission:
         if claim and claim.instance == instance:
             del self._joined[host_id]
             self._index(claim, remove=True)
+            self._ignored.pop(host_id, None)
             for uid in self._uids.pop(host_id, ()):
                 self._shown.pop(uid, None)
             self._inner.left(host_id)
@@ -231,39 +236,63 @@ class Admission:
         name = claim.host.id
         of_key, of_daemon = self._of_key.get(claim.host.key, ""), self._of_daemon.get(claim.daemon, "")
         other, uid = self._beside.get((name, claim.instance), ("", ""))
-        if other and other in (self._shown.get(uid), self._owner(uid, name)):
+        if other and not self._outranks(name, other) and other in (self._shown.get(uid), self._owner(uid, name)):
             of_daemon = other
         if of_daemon in self._joined and of_daemon != name and self._yields(name, of_daemon) == of_daemon:
             self._dismiss(of_daemon, one_flintlockd(of_daemon, name))
             of_daemon = ""
         return Conflicts(of_key if of_key != name else "", of_daemon if of_daemon != name else "")
 
-    def _has_own_flintlockd(self, host_id: str, rows: Iterable[Observed]) -> bool:
-        """Whether no other host has one of these microVMs, or that one gave way."""
-        for row in rows:
+    def _has_own_flintlockd(self, host_id: str, inventory: InventoryUpdate) -> bool:
+        """Whether no other host has one of these microVMs, or that one gave way. Then what it owns is ignored."""
+        ignored = self._ignored.setdefault(host_id, {})
+        for uid in list(ignored) if inventory.full else inventory.gone:
+            ignored.pop(uid, None)
+        for row in inventory.seen:
+            ignored.pop(row.uid, None)
             other = self._shown.get(row.uid, host_id)
             if other == host_id:
                 other = self._owner(row.uid, host_id)
-            if other != host_id and self._dismissed(host_id, other, row.uid) == host_id:
+            if other == host_id:
+                continue
+            if self._dismissed(host_id, other, row.uid) == host_id:
                 return False
+            if self._owner(row.uid, host_id) != host_id:
+                ignored[row.uid] = row
         return True
 
+    def _outranks(self, host_id: str, other: str) -> bool:
+        """Whether each of the two has shown a microVM of the other, and this one has more.
+
+        So they have one flintlockd, which no host can make up alone. One of them goes on, or neither could.
+        """
+        beside = {(name, rival) for (name, _), (rival, _) in self._beside.items()}
+        placed = {name: len(self._ledger.state.on_host.get(name, ())) for name in (host_id, other)}
+        both = {(host_id, other), (other, host_id)} <= beside
+        return both and (placed[host_id], other) > (placed[other], host_id)
+
     def _owner(self, uid: str, host_id: str) -> str:
-        """The host that a microVM was placed on, if it is bound to another key than `host_id`; else `host_id`."""
+        """The host that a microVM was placed on, if it is bound to another key than `host_id`; else `host_id`.
+
+        A host keeps what it has lost or deleted: only it may say so. What a fence released is deleted wherever it is.
+        """
         state = self._ledger.state
         placement = state.of_uid(uid)
-        if placement is None or placement.host == host_id or not holds_room(placement):
+        if placement is None or placement.host == host_id or placement.state is PlacementState.FENCED:
             return host_id
         owner, shown = state.hosts.get(placement.host), self._record(host_id)
         return placement.host if owner and owner.key and shown and shown.key != owner.key else host_id
 
     def _dismissed(self, host_id: str, other: str, uid: str) -> str:
-        """Send away one of two agents beside one flintlockd; return its name."""
+        """Send away one of two agents beside one flintlockd, if it is connected; return its name."""
         loser = self._yields(host_id, other, uid)
         winner = other if loser == host_id else host_id
         if uid:
             remember(self._beside, (loser, self._joined[loser].instance), (winner, uid), 100)
-        self._dismiss(loser, one_flintlockd(loser, winner, uid))
+            if self._outranks(loser, winner):
+                loser, winner, uid = winner, loser, ""
+        if loser in self._joined:
+            self._dismiss(loser, one_flintlockd(loser, winner, uid))
         return loser
 
     def _yields(self, host_id: str, other: str, uid: str = "") -> str:
@@ -289,6 +318,7 @@ class Admission:
             self._index(before, remove=True)
         for uid in self._uids.pop(name, ()):
             self._shown.pop(uid, None)
+        self._ignored.pop(name, None)
         self._joined[name] = claim
         self._index(claim)
         self._inner.joined(claim.host)

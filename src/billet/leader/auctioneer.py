@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import structlog
+
 from billet.core.auction import award, explain_unplaced, hopeless, reservation, some_unreachable, tie_break
 from billet.core.bidding import CAPABILITY_REASONS
 from billet.core.errors import (
@@ -28,6 +30,7 @@ from billet.core.errors import (
 )
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import exceeded
+from billet.core.reconcile import started
 from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
@@ -38,6 +41,8 @@ from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
 from billet.leader.rules import Rules
 from billet.ports import Clock, Created, CreateOptions, Denied, Hosts, NotTaken, Unknown
+
+log = structlog.get_logger()
 
 ASKED_FOR_VERDICT = 3  # hosts that are tried, one after another, for flintlockd's own words
 
@@ -228,7 +233,6 @@ class Auctioneer:
         job.recorder.leg("boot_order")
         match outcome:
             case Created(uid, reply):
-                ledger.check_is_new(placement, uid)
                 await self._started(placement, uid)
                 job.recorder.leg("start")
                 job.recorder.created(placement.host, uid)
@@ -247,9 +251,15 @@ class Auctioneer:
                 )
 
     async def _started(self, placement: Placement, uid: str) -> None:
-        started = replace(placement, state=PlacementState.STARTED, uid=uid, changed_at_s=self._clock.now_s())
+        changes = started(self._ledger.state, placement, uid, self._clock.now_s())
+        if changes is None:
+            log.error("host answered a create with another microVM", host=placement.host, uid=uid)
+            raise CreateOutcomeUnknown(
+                f"host {placement.host} answers with microVM {uid}, which belongs to another host or create: check "
+                f"the host; Billet tries no other one until it knows"
+            )
         try:
-            await self._ledger.finish([PutPlacement(started)])
+            await self._ledger.finish(changes)
         except (StaleTerm, CommitOutcomeUnknown):
             raise  # the next leader finds the microVM by its token
         except StoreError as error:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import structlog
 
-from billet.core.errors import CommitOutcomeUnknown, CreateOutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
 from billet.ports import Leader, Store, Term
@@ -152,16 +152,6 @@ class Ledger:
             wanted = become(known) if known else None
             if wanted and wanted != known:
                 await self.finish([PutPlacement(wanted)])
-
-    def check_is_new(self, placement: Placement, uid: str) -> None:
-        """Raise CreateOutcomeUnknown if a host answers the create of this placement with another one's microVM."""
-        known = self.state.of_uid(uid)
-        if known and known.id != placement.id:
-            log.error("host answered a create with another microVM", host=placement.host, uid=uid, owner=known.host)
-            raise CreateOutcomeUnknown(
-                f"host {placement.host} answered the create of {placement.namespace}/{placement.name} with microVM "
-                f"{uid}, which host {known.host} has for another create"
-            )
 
     def end(self, why: str) -> None:
         """End the term (promise 3): no decision may use this state any more."""

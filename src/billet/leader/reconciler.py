@@ -103,7 +103,7 @@ class Reconciler:
         if inventory.full:
             seen.dirty |= self._uids_in_ledger(host_id)
         seen.take(inventory)
-        self._not_idle(seen.creating)
+        self._not_idle(seen.creating & self._ledger.state.on_host.get(host_id, set()))
         self._mark_dirty(host_id)
 
     def left(self, host_id: str) -> None:

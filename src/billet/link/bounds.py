@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import isfinite
 
-from billet.core.identity import MOST_MICROVMS
+from billet.core.errors import Code
 from billet.core.model import Facts, Resources, VmState
 from billet.ports import Report
 from billet.wire.pb import link_pb2 as pb
@@ -15,10 +15,10 @@ TEXT_CHARS = 1024
 LABELS = 64
 LABEL_KEY_CHARS = 317  # as Kubernetes: a prefix of 253, a slash, a name of 63
 LABEL_VALUE_CHARS = 4096
-ROWS = MOST_MICROVMS  # in one message
 TEXTS = 64  # lines of one report
 SHARE = 16.0  # a share is 0 to 1; measurements may overshoot
 LARGEST_FACT = 1e12  # as seconds, about 30,000 years; its square is finite
+LARGEST_CODE = 16  # of gRPC
 STATES = {state.value for state in VmState}
 # Whole machines, times the largest allocation ratio (100).
 MOST = Resources(vcpu=6_553_600, memory_mib=1 << 46, disk_mib=1 << 46, vms=10_000_000)
@@ -90,9 +90,14 @@ def is_row(row: pb.MicroVM) -> bool:
     return is_uid(row.uid) and row.state in STATES
 
 
-def is_uid(text: str) -> bool:
-    """Whether a text can be a microVM's uid."""
-    return 0 < len(text) <= NAME_CHARS and text.isprintable()
+def is_uid(uid: str) -> bool:
+    """Whether a uid is short and printable."""
+    return 0 < len(uid) <= NAME_CHARS and uid.isprintable()
+
+
+def status(code: int) -> int:
+    """A gRPC code as it was given; UNKNOWN for one that does not exist, because no client can be told it."""
+    return code if 0 <= code <= LARGEST_CODE else Code.UNKNOWN
 
 
 def clamped(demand: Resources) -> Resources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from billet.core.identity import ROWS
 from billet.core.model import (
     UNCERTAINTY,
     Facts,
@@ -163,15 +164,15 @@ def put_inventory(value: InventoryUpdate) -> pb.InventoryUpdate:
 def get_inventory(message: pb.InventoryUpdate) -> InventoryUpdate:
     """The inventory of a message, without rows that cannot be microVMs. Raises ValueError."""
     for column in (message.seen, message.gone, message.creating, message.deleted):
-        bounds.number(len(column), bounds.ROWS, "the number of microVMs")
+        bounds.number(len(column), ROWS, "the number of microVMs")
     seen = [
         Observed(
             row.uid,
-            row.namespace,
-            row.name,
+            bounds.clean(row.namespace),
+            bounds.clean(row.name),
             bounds.clamped(get_resources(row.demand)),
             VmState(row.state),
-            row.token,
+            row.token if len(row.token) <= bounds.NAME_CHARS else "",
             max(row.retry, 0),
         )
         for row in message.seen
@@ -212,8 +213,8 @@ def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
         return NotTaken(get_refusal(host_id, answer.refusal))
     if answer.kind == pb.Answer.UNKNOWN:
         return Unknown(answer.text)
+    if answer.code == 0 and not bounds.is_uid(answer.uid):
+        return Unknown("its answer names no microVM")
     if answer.code == 0:
-        if not bounds.is_uid(answer.uid):
-            return Unknown("it answered with a uid that cannot be")
         return Created(answer.uid, answer.payload)
-    return Denied(answer.code, answer.text)
+    return Denied(bounds.status(answer.code), answer.text)

@@ -23,7 +23,7 @@ from billet.broadcast import Broadcast
 from billet.core.errors import NotSent, Unreachable
 from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.leader.leadership import LinkTerm
-from billet.link import messages
+from billet.link import bounds, messages
 from billet.link.connection import AgentConnection
 from billet.link.hello import NONCE_BYTES
 from billet.link.listening import BACKLOG, bind, throttle_shortage
@@ -243,7 +243,7 @@ class LinkServer:
         answer = await self._order(host_id, pb.Order(method=method, payload=request), timeout_s)
         if answer.code == Unreachable.code:
             raise Unreachable(f"host {host_id}: {answer.text}")
-        return Reply(answer.code, answer.text, answer.payload)
+        return Reply(bounds.status(answer.code), answer.text, answer.payload)
 
     async def _order(self, host_id: str, order: pb.Order, timeout_s: float) -> pb.Answer:
         """Send an order and wait for its answer. Raises NotSent, or Unreachable when it may have been carried out."""

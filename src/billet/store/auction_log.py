@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import closing, suppress
@@ -62,7 +61,7 @@ class AuctionLog:
         self._failed = 0  # only changed by the writer thread
         self._writing: tuple[Unwritten, ...] = ()
         self._wake = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self._lock = threading.Lock()  # for the database; the queue needs none
         self._db = self._open()
         self._inodes = self._inodes_now()
@@ -129,7 +128,7 @@ class AuctionLog:
 
     def close(self) -> None:
         """Write all records and stop the thread."""
-        self._closing = True
+        self._closing.set()
         self._wake.set()
         self._thread.join(timeout=10.0)
         with self._lock:
@@ -145,10 +144,9 @@ class AuctionLog:
                 log.warning("auction records not written", path=str(self._path), error=repr(error))
                 with suppress(Exception):  # the records of this batch are lost in any case
                     self._give_up(error)
-            if self._closing and not self._unwritten:
+            if self._closing.is_set() and not self._unwritten:
                 return
-            if not self._closing:
-                time.sleep(WRITE_EVERY_S)  # records that arrive meanwhile join the next batch
+            self._closing.wait(WRITE_EVERY_S)  # records that arrive meanwhile join the next batch
 
     def _write(self) -> None:
         with self._lock:

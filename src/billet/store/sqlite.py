@@ -42,7 +42,9 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sqlite")
         self._db: sqlite3.Connection | None = None
         self._inodes: sqlite_file.Inodes = ()
-        self._moved = ""  # what to do about the files, once another program has deleted or replaced them
+        self._stamps: sqlite_file.Stamps = ()  # of the files after this store has last written into them
+        self._written: dict[str, int] | None = {}  # a hash of each record, as this leader has written or loaded it
+        self._moved = ""  # what to do about the files, once another program has deleted, replaced or overwritten them
         self._lock: IO[str] | None = None
         self._term: Term | None = None
         self._over = asyncio.Event()
@@ -111,6 +113,8 @@ class SqliteStore:
             (number,) = db.execute(
                 "UPDATE meta SET term = max(term, ?) + 1, leader = ? RETURNING term", (above, leader)
             ).fetchone()
+        self._written = sqlite_file.fingerprints(self.path)
+        self._stamps = sqlite_file.stamps(self.path)
         return int(number)
 
     async def resign(self, term: Term) -> None:
@@ -128,6 +132,8 @@ class SqliteStore:
             self._over.set()
 
     def _end_term(self, number: int) -> None:
+        if self._moved:
+            return  # the files are not what was written
         with self._connection() as db:
             db.execute("UPDATE meta SET leader = NULL WHERE term = ?", (number,))
 
@@ -138,7 +144,7 @@ class SqliteStore:
                 async with asyncio.timeout(LOOK_S):
                     await self._over.wait()
             try:
-                await self._run(self._check_in_place, StaleTerm)
+                await self._run(self._check_content, StaleTerm)
             except StoreError:
                 return
 
@@ -221,7 +227,7 @@ class SqliteStore:
     def _transact(self, term: int, writes: Writes) -> int:
         """Run one transaction: compare the term, write the records, increase the revision."""
         db = self._connection()
-        self._check_in_place(StaleTerm)
+        self._check_content(StaleTerm)
         db.execute("BEGIN IMMEDIATE")
         try:
             current, leader, revision = db.execute(
@@ -241,6 +247,12 @@ class SqliteStore:
             raise
         self._commit(db)
         self._check_in_place(CommitOutcomeUnknown)  # before it is acknowledged
+        if self._written is not None:
+            self._written.update((key, hash(value)) for key, value in puts)
+            for (key,) in drops:
+                self._written.pop(key, None)
+        if self._stamps:
+            self._stamps = sqlite_file.stamps(self.path)
         return int(revision)
 
     def _check_in_place(self, error: type[StoreError]) -> None:
@@ -254,6 +266,23 @@ class SqliteStore:
             raise error(f"{self.path} was deleted or replaced while it was in use: stop this server, {self._moved}, "
                         "and start it again")  # fmt: skip
 
+    def _check_content(self, error: type[StoreError]) -> None:
+        """Raise this error if another program has overwritten or cut the files, as `cp` of a backup does.
+
+        One that has only moved the journal's content into the file, as backup tools do, has changed no record. While
+        the disk is full, it may be impossible to tell: then the next commit looks again.
+        """
+        self._check_in_place(error)
+        if sqlite_file.stamps(self.path) == self._stamps:
+            return
+        found, self._stamps = sqlite_file.fingerprints(self.path), ()
+        if found is None:
+            return
+        if self._written is not None and found != self._written:
+            self._moved = "restore a backup"
+            self._check_in_place(error)
+        self._written, self._stamps = found, sqlite_file.stamps(self.path)
+
     def _commit(self, db: sqlite3.Connection) -> None:
         """COMMIT. If the disk fails in it, the transaction may be in the journal, and the next start finds it."""
         try:
@@ -262,6 +291,7 @@ class SqliteStore:
             sqlite_file.roll_back(db)
             if sqlite_file.code_of(error) in SURELY_UNDONE:
                 raise
+            self._written = None  # with or without this transaction
             raise CommitOutcomeUnknown(f"{self.path}: a commit broke off ({error}): check the disk") from None
 
     def _connection(self) -> sqlite3.Connection:

@@ -91,6 +91,30 @@ def inodes(path: Path) -> Inodes:
     return tuple(found)
 
 
+Stamps = tuple[tuple[int, int], ...]
+
+
+def stamps(path: Path) -> Stamps:
+    """Size and time of the last write, of the file and of its journal. Only who writes into them changes these."""
+    found = []
+    for suffix in ("", "-wal"):
+        with suppress(OSError):
+            status = path.with_name(path.name + suffix).stat()
+            found.append((status.st_size, status.st_mtime_ns))
+    return tuple(found)
+
+
+def fingerprints(path: Path) -> dict[str, int] | None:
+    """A hash of each record as the files have it now, read anew: none of damaged files, None if it cannot be told."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", timeout=BUSY_S, uri=True)) as db:
+            return {key: hash(value) for key, value in db.execute("SELECT key, value FROM records")}
+    except sqlite3.Error as error:
+        cut = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHORT_READ
+        damaged = code_of(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+        return {} if cut or damaged else None
+
+
 def save(path: Path, db: sqlite3.Connection) -> str:
     """Write what a connection still holds of deleted files to a new file beside them; returns what to do with it."""
     saved = path.with_name(f"{path.name}.saved")

@@ -175,6 +175,12 @@ def read_created(reply: bytes) -> Observed:
     return observe(parse(rpc.CreateMicroVMResponse, reply).microvm)
 
 
+def has_name_of(request: bytes, row: Observed) -> bool:
+    """Whether a microVM has the namespace and name that a CreateMicroVMRequest asks for."""
+    vm = parse(rpc.CreateMicroVMRequest, request).microvm
+    return (vm.namespace or DEFAULT_NAMESPACE, vm.id) == (row.namespace, row.name)
+
+
 def uid_of(request: bytes) -> str:
     """The uid in field 1 of any request, or in field 1 of that field, as in Flintlock's exec stream; "" = none."""
     for _ in range(2):
