@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import structlog
-
 from billet.core.auction import award, explain_unplaced, hopeless, reservation, some_unreachable, tie_break
 from billet.core.bidding import CAPABILITY_REASONS
 from billet.core.errors import (
@@ -30,7 +28,6 @@ from billet.core.errors import (
 )
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import exceeded
-from billet.core.reconcile import started
 from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
@@ -41,8 +38,6 @@ from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
 from billet.leader.rules import Rules
 from billet.ports import Clock, Created, CreateOptions, Denied, Hosts, NotTaken, Unknown
-
-log = structlog.get_logger()
 
 ASKED_FOR_VERDICT = 3  # hosts that are tried, one after another, for flintlockd's own words
 
@@ -251,13 +246,7 @@ class Auctioneer:
                 )
 
     async def _started(self, placement: Placement, uid: str) -> None:
-        changes = started(self._ledger.state, placement, uid, self._clock.now_s())
-        if changes is None:
-            log.error("host answered a create with another microVM", host=placement.host, uid=uid)
-            raise CreateOutcomeUnknown(
-                f"host {placement.host} answers with microVM {uid}, which belongs to another host or create: check "
-                f"the host; Billet tries no other one until it knows"
-            )
+        changes = self._ledger.changes_of_start(placement, uid, self._clock.now_s())
         try:
             await self._ledger.finish(changes)
         except (StaleTerm, CommitOutcomeUnknown):

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 import structlog
 
-from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
+from billet.core.errors import CommitOutcomeUnknown, CreateOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement
+from billet.core.reconcile import started
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
 from billet.ports import Leader, Store, Term
 
@@ -152,6 +153,17 @@ class Ledger:
             wanted = become(known) if known else None
             if wanted and wanted != known:
                 await self.finish([PutPlacement(wanted)])
+
+    def changes_of_start(self, placement: Placement, uid: str, now_s: float) -> list[Change]:
+        """The changes that end a create. Raises CreateOutcomeUnknown if the host answers with another one's microVM."""
+        changes = started(self.state, placement, uid, now_s)
+        if changes is None:
+            log.error("host answered a create with another microVM", host=placement.host, uid=uid)
+            raise CreateOutcomeUnknown(
+                f"host {placement.host} answers with microVM {uid}, which belongs to another host or create: check "
+                f"the host; Billet tries no other one until it knows"
+            )
+        return changes
 
     def end(self, why: str) -> None:
         """End the term (promise 3): no decision may use this state any more."""
