@@ -419,4 +419,6 @@ async def test_a_delete_that_the_full_disk_does_not_take_is_reported_as_it_is_an
     full = False
     await eventually(lambda: not ledger.in_hand)
     assert ledger.state.placements["vm"].state is PlacementState.RELEASING
-    assert repair(ledger.state, "h1", {}, ["U1"], ledger.in_hand, 0.0) == [DropPlacement("vm")]
+    assert repair(ledger.state, "h1", {}, ["U1"], ledger.in_hand, 0.0) == [
+        PutPlacement(replace(placement, state=PlacementState.GONE))
+    ]

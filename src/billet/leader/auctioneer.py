@@ -335,7 +335,7 @@ class Auctioneer:
 def _gone_since(known: Placement) -> BilletError:
     return PreconditionFailed(
         f"this request has created microVM {known.uid or known.id} already, which is {known.state.value} now; "
-        "send a new request id to create another"
+        "send a new request id, or none, to create another"
     )
 
 
