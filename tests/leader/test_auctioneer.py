@@ -12,7 +12,15 @@ import pytest
 
 from billet.core.bidding import bid
 from billet.core.constraints import read
-from billet.core.errors import NOTHING_WRITTEN, BilletError, Code, DeleteNotRecorded, NoRoom, StoreError
+from billet.core.errors import (
+    NOTHING_WRITTEN,
+    BilletError,
+    Code,
+    DeleteNotRecorded,
+    NoRoom,
+    PreconditionFailed,
+    StoreError,
+)
 from billet.core.model import (
     NO_CONSTRAINTS,
     ZERO,
@@ -26,7 +34,7 @@ from billet.core.model import (
     Refusal,
     Resources,
 )
-from billet.core.reconcile import repair
+from billet.core.reconcile import release, repair
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, apply, load
 from billet.leader import deletes
@@ -363,6 +371,32 @@ class DeletingHosts(Hosts):
 
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
         return Reply(Code.OK, "", b"deleted")
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+async def test_promise_4_a_create_that_comes_again_makes_no_second_microvm_after_the_first_was_deleted(
+    ledger: Ledger, fenced: bool
+) -> None:
+    """A client deletes a microVM that it saw in a list before the create was answered. Then the leader is lost, and a
+    server sends the create to the next one; no request id is needed for that.
+
+    Broken on purpose (the placement is dropped when its host no longer shows the microVM): a second one is made.
+    """
+    hosts = DeletingHosts(bids)
+    maker, _ = auctioneer(ledger, hosts)
+    await create(maker, "vm")
+    if fenced:
+        host_id = ledger.state.placements["vm"].host
+        await ledger.finish(release(ledger.state, host_id, (), 0.0))
+    else:
+        await maker.delete("U-vm", "DeleteMicroVM", b"")
+    await ledger.finish(repair(ledger.state, hosts.orders[0], {}, ["U-vm"], (), 0.0))
+    assert ledger.state.room(hosts.orders[0]) == ROOM
+    next_ledger = Ledger(load((await ledger._store.load()).changes), ledger._store, ledger.term)
+    again, _ = auctioneer(next_ledger, hosts)
+    with pytest.raises(PreconditionFailed, match="has created microVM U-vm already, which is GONE now"):
+        await create(again, "vm")
+    assert len(hosts.orders) == 1
 
 
 @pytest.mark.parametrize(
