@@ -16,7 +16,7 @@ from billet.core import auction as core_auction
 from billet.core import reconcile
 from billet.core.errors import CommitOutcomeUnknown, StoreError
 from billet.core.identity import Admitted
-from billet.core.model import REQUESTED, PlacementState, Reason, Refusal
+from billet.core.model import PlacementState, Reason, Refusal
 from billet.core.state import DropPlacement, PutPlacement, State, apply
 from billet.host.flintlockd import CreateOrder, Daemon
 from billet.host.orders import Orders
@@ -220,19 +220,6 @@ def deleted_ones_forgotten() -> list[AbstractContextManager[Any]]:
     return [patch.object(reconcile, "_vanished", vanished)]
 
 
-def deleted_ones_without_request_id_forgotten() -> list[AbstractContextManager[Any]]:
-    right = reconcile._vanished
-
-    def vanished(*rest: Any) -> Any:
-        change = right(*rest)
-        if isinstance(change, PutPlacement) and change.placement.state is PlacementState.GONE:
-            forgotten = not change.placement.id.startswith(REQUESTED)
-            return DropPlacement(change.placement.id) if forgotten else change
-        return change
-
-    return [patch.object(reconcile, "_vanished", vanished)]
-
-
 def agent_forgets_the_token_of_a_deleted_microvm() -> list[AbstractContextManager[Any]]:
     right = Orders._created_uid
 
@@ -326,7 +313,6 @@ BUGS = (
     Bug("create sent again under another token", 4, 3, create_sent_again_under_another_token),
     Bug("acknowledged before it is written", 4, 0, acknowledged_before_it_is_written),
     Bug("deleted ones forgotten, and made again", 4, 32, deleted_ones_forgotten),
-    Bug("deleted ones without request id forgotten", 4, 25, deleted_ones_without_request_id_forgotten),
     Bug("agent forgets the token of a deleted microVM", 4, 25, agent_forgets_the_token_of_a_deleted_microvm),
     Bug("lost Delete", 4, 30, lost_delete),
     Bug("not found from an unreachable host", 5, 22, not_found_from_an_unreachable_host),
