@@ -22,6 +22,7 @@ from chaos.cluster import ADDRESSES, HOSTS, LINK_TOKEN, LINKS, Cluster, python
 BOOT_ID, MACHINE_ID = "/proc/sys/kernel/random/boot_id", "/etc/machine-id"
 NOTICED_S = 30.0  # how long a fleet that is whole may take to notice a copied identity
 REFUSED_S = 10.0  # how long to wait until an agent is refused; without a leader it is not
+LISTED_S = 15.0  # within which a host that was let in is listed
 OPERATOR_S = 60.0  # how long the operator tries
 
 
@@ -147,13 +148,13 @@ class Second(Intruder):
         self._run(self.host, "agent", self.cluster.agent_command(self._claimed, self.folder))
 
     async def _clear_up(self) -> None:
-        """A name that was let in while the true agent was away stays in the fleet until it is removed."""
+        """A name that was let in while the true agent was away stays in the fleet until it is removed.
+
+        The operator looks for a while: an answer that was given without a leader does not have it yet.
+        """
         operator = self.cluster.operator
-        reply = await operator.hosts(OPERATOR_S)
-        if (
-            reply
-            and any(view.id == self._claimed for view in reply.hosts)
-            and await operator.change(self._claimed, pb.REMOVE, OPERATOR_S)
+        if await operator.wait(self._claimed, lambda view: True, LISTED_S) and await operator.change(
+            self._claimed, pb.REMOVE, OPERATOR_S
         ):
             self.remedies.append(f"billet host remove {self._claimed}")
 

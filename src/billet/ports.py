@@ -72,8 +72,7 @@ class Store(Protocol):
     def leaders(self) -> AsyncIterator[Leader | None]:
         """Yield the leader now and after every change, without end; changes in quick succession may be merged.
 
-        Goes on while the store cannot be reached, and yields None after longer than a lease without knowing. Raises
-        StoreError only when this store is closed.
+        Yields None after longer than a lease without knowing. Raises StoreError only when this store is closed.
         """
 
     async def depose(self, leader: Leader) -> None:
@@ -167,17 +166,21 @@ class Unknown(NamedTuple):
     text: str
 
 
-Outcome = Created | Denied | NotTaken | Unknown
+class Ended(NamedTuple):
+    """The host has had the microVM of this order, and it was deleted since."""
+
+    uid: str
+
+
+Outcome = Created | Denied | NotTaken | Unknown | Ended
 
 
 class CreateOptions(NamedTuple):
     """Options of a create order.
 
     `instance` is the agent's process that the microVM was reserved for; the first order goes to no other.
-    `resent`: an earlier leader may have sent the order already, to that process. Another process, or one that does
-    not know the outcome, looks for the token before anything else.
-    `verdict_only`: flintlockd is expected to reject the request. No room is reserved, so if it creates the microVM
-    anyway, the microVM is deleted at once and the outcome is NotTaken.
+    `resent`: an earlier leader may have sent the order to that process. One that does not know its outcome looks.
+    `verdict_only`: flintlockd is expected to reject the request, and no room is reserved: a microVM is deleted at once.
     """
 
     instance: str = ""
@@ -263,8 +266,7 @@ class InventoryUpdate(NamedTuple):
     seen: list[Observed]
     gone: list[str]  # uids
     creating: list[str]  # tokens of creates that the agent has in hand
-    # uids that flintlockd deletes or has deleted by a leader's order: all remembered ones if `full`, else of `gone`
-    deleted: Sequence[str] = ()
+    deleted: Sequence[str] = ()  # uids deleted by a leader's order: all remembered ones if `full`, else of `gone`
 
 
 class HostsListener(Protocol):

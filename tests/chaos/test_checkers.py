@@ -167,6 +167,22 @@ def test_an_error_that_nobody_foresaw() -> None:
     assert broken(history, world) == {"errors_are_those_foreseen"}
 
 
+@pytest.mark.parametrize(("text", "foreseen"), [("CANCELLED", True), ("the client gave up", False)])
+def test_a_call_that_grpc_cancels_while_its_server_is_being_stopped(text: str, foreseen: bool) -> None:
+    history, world = scenario()
+    history.ops.append(op(Kind.GET, 7.0, "CANCELLED", uid="uid-1", text=text))
+    assert broken(history, world) == (set() if foreseen else {"errors_are_those_foreseen"})
+
+
+@pytest.mark.parametrize(("sent_s", "foreseen"), [(3.0, True), (12.0, False)])
+def test_a_create_whose_microvm_was_deleted_before_its_answer(sent_s: float, foreseen: bool) -> None:
+    history, world = scenario()
+    told = "this request has created microVM uid-9 already, which is GONE now"
+    history.ops.append(op(Kind.CREATE, 10.0, "FAILED_PRECONDITION", name="seen", text=told))
+    history.ops.append(op(Kind.DELETE, sent_s, uid="uid-9"))
+    assert broken(history, world) == (set() if foreseen else {"errors_are_those_foreseen"})
+
+
 @pytest.mark.parametrize("trouble", [{"fallen": ["server-2"]}, {"unrest": "host-3 is AWAY"}])
 def test_a_fleet_that_does_not_recover(trouble: dict[str, object]) -> None:
     history, world = scenario()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from billet.core.model import REQUESTED, Observed, Placement, PlacementState, Resources, VmState
-from billet.core.reconcile import expired, repair, to_delete
+from billet.core.reconcile import KEEP_DELETED_S, expired, repair, to_delete
 from billet.core.state import PutPlacement, State, apply, check
 
 PAGE = Path(__file__).parents[2] / "docs" / "reconciler.md"
@@ -45,7 +45,8 @@ def placement_of(text: str) -> Placement | None:
         uid="" if "without uid" in more or state is PlacementState.RESERVED else "U1",
         changed_at_s=NOW_S - KEEP_LOST_S + (1.0 if "younger" in more else 0.0),
     )  # fmt: skip
-    assert set(more) <= {"without uid", "older", "younger", "in hand", "elsewhere", "requested"}, text
+    assert set(more) <= {"without uid", "older", "younger", "in hand", "elsewhere", "requested", "adopted"}, text
+    made = replace(made, adopted="adopted" in more)
     return replace(made, host="h2") if "elsewhere" in more else made
 
 
@@ -84,7 +85,8 @@ def test_a_case_of_the_page_comes_out_as_it_says(row: Row) -> None:
     shown = shown_of(row.shown)
     uids = sorted({*shown, *([placement.uid] if placement and placement.uid else [])})
     in_hand = {"tok"} if "in hand" in row.before else set()
-    idle_s = {"tok": RESOLVE_AFTER_S - (1.0 if "younger" in row.before else 0.0)}
+    limit_s = KEEP_DELETED_S if row.before.startswith("GONE") else RESOLVE_AFTER_S
+    idle_s = {"tok": limit_s - (1.0 if "younger" in row.before else 0.0)}
     creating = {"tok"} if "among the creates" in row.shown else set()
     sent = []
     if "not in full" not in row.shown:  # the reconciler does not even ask before a host has told everything

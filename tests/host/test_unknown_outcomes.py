@@ -15,7 +15,7 @@ from billet.fake.settings import FakeConfig
 from billet.host import flintlockd
 from billet.host.agent import Agent, Measured
 from billet.host.orders import RESOLVE_S
-from billet.ports import Created, Outcome, Reply, Unknown
+from billet.ports import Created, Ended, Outcome, Reply, Unknown
 from billet.wire import flintlock as wire
 from tests.cluster.clients import create_request
 from tests.host.test_agent import ROOM, RecordingUplink, order
@@ -145,6 +145,31 @@ async def test_a_create_that_flintlockd_never_took_may_be_sent_again_in_time(rig
     assert isinstance(await rig.sent_again("01NONE"), Created)
 
 
+async def deleted(rig: Rig, uid: str) -> None:
+    """Delete a microVM, and let the agent see that it is gone."""
+    await rig.flintlock.call(wire.DELETE, wire.with_uid(uid), 5.0)
+    async with asyncio.timeout(30):
+        while rig.agent.everything().seen:
+            rig.clock.s += 1
+            assert await rig.agent.refresh()
+
+
+async def test_promise_4_an_order_that_comes_again_makes_no_second_microvm_after_the_first_was_deleted(
+    rig: Rig,
+) -> None:
+    """No leader has recorded the uid: a client saw it in a list and deleted it before that.
+
+    Broken on purpose (the token is forgotten with its microVM): the next leader's order makes a second one.
+    """
+    assert await rig.agent.refresh()
+    first = await rig.agent.create(order("01DEL"))
+    assert isinstance(first, Created)
+    await deleted(rig, first.uid)
+    for _ in range(2):
+        assert await rig.sent_again("01DEL") == Ended(first.uid)
+    assert rig.fake.stats()["creates_accepted"] == 1
+
+
 async def test_a_token_may_be_used_again_once_its_microvm_is_gone(rig: Rig) -> None:
     """Broken on purpose (tokens are remembered for ever): a request id that returns after a day never succeeds."""
     assert await rig.agent.refresh()
@@ -152,11 +177,7 @@ async def test_a_token_may_be_used_again_once_its_microvm_is_gone(rig: Rig) -> N
     assert isinstance(first, Created)
     assert isinstance(await rig.agent.create(order("req-x")), Created)
     assert rig.fake.stats()["creates_accepted"] == 1
-    await rig.flintlock.call(wire.DELETE, wire.with_uid(first.uid), 5.0)
-    async with asyncio.timeout(30):
-        while rig.agent.everything().seen:
-            rig.clock.s += 1
-            assert await rig.agent.refresh()
+    await deleted(rig, first.uid)
     second = await rig.agent.create(order("req-x"))
     assert isinstance(second, Created)
     assert second.uid != first.uid

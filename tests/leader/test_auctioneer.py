@@ -19,6 +19,7 @@ from billet.core.errors import (
     CreateOutcomeUnknown,
     DeleteNotRecorded,
     NoRoom,
+    PreconditionFailed,
     StoreError,
 )
 from billet.core.model import (
@@ -34,7 +35,7 @@ from billet.core.model import (
     Refusal,
     Resources,
 )
-from billet.core.reconcile import repair
+from billet.core.reconcile import release, repair
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, apply, check, load
 from billet.leader import deletes
@@ -43,7 +44,7 @@ from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
 from billet.leader.rules import Rules
-from billet.ports import Created, CreateOptions, Leader, NotTaken, Outcome, Reply
+from billet.ports import Created, CreateOptions, Ended, Leader, NotTaken, Outcome, Reply
 from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore
 from billet.whatif.recorded_workload import shadows
@@ -373,6 +374,51 @@ class DeletingHosts(Hosts):
         return Reply(Code.OK, "", b"deleted")
 
 
+async def test_promise_4_a_microvm_that_was_deleted_before_its_uid_was_recorded_is_not_made_again(
+    ledger: Ledger,
+) -> None:
+    """Broken on purpose (taken for an unknown outcome): its reservation ends, and a request id makes a second one."""
+
+    class HasDeletedIt(Hosts):
+        async def create(self, host_id: str, *rest: object) -> Outcome:
+            return Ended("U-vm")
+
+    reserved = Placement("vm", "ns", "vm", SHAPE, "h1", PlacementState.RESERVED, instance="one")
+    await ledger.claim([PutPlacement(reserved)])
+    maker, _ = auctioneer(ledger, HasDeletedIt(bids))
+    with pytest.raises(PreconditionFailed, match="has created microVM U-vm already"):
+        await create(maker, "vm")
+    assert ledger.state.of_uid("U-vm") == replace(reserved, state=PlacementState.RELEASING, uid="U-vm")
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+async def test_promise_4_a_create_that_comes_again_makes_no_second_microvm_after_the_first_was_deleted(
+    ledger: Ledger, tmp_path: Path, fenced: bool
+) -> None:
+    """A client deletes a microVM that it saw in a list before the create was answered. Then the leader is lost, and a
+    server sends the create to the next one; no request id is needed for that.
+
+    Broken on purpose (the placement is dropped when its host no longer shows the microVM): a second one is made.
+    """
+    hosts = DeletingHosts(bids)
+    maker, _ = auctioneer(ledger, hosts)
+    await create(maker, "vm")
+    if fenced:
+        host_id = ledger.state.placements["vm"].host
+        await ledger.finish(release(ledger.state, host_id, (), 0.0))
+    else:
+        await maker.delete("U-vm", "DeleteMicroVM", b"")
+    await ledger.finish(repair(ledger.state, hosts.orders[0], {}, ["U-vm"], (), 0.0))
+    assert ledger.state.room(hosts.orders[0]) == ROOM
+    store = SqliteStore(tmp_path / "billet.db")
+    await store.open()
+    again, _ = auctioneer(Ledger(load((await store.load()).changes), store, ledger.term), hosts)
+    await store.close()
+    with pytest.raises(PreconditionFailed, match="has created microVM U-vm already, which is GONE now"):
+        await create(again, "vm")
+    assert len(hosts.orders) == 1
+
+
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -427,7 +473,9 @@ async def test_a_delete_that_the_full_disk_does_not_take_is_reported_as_it_is_an
     full = False
     await eventually(lambda: not ledger.in_hand)
     assert ledger.state.placements["vm"].state is PlacementState.RELEASING
-    assert repair(ledger.state, "h1", {}, ["U1"], ledger.in_hand, 0.0) == [DropPlacement("vm")]
+    assert repair(ledger.state, "h1", {}, ["U1"], ledger.in_hand, 0.0) == [
+        PutPlacement(replace(placement, state=PlacementState.GONE))
+    ]
 
 
 class Answers(Hosts):

@@ -9,6 +9,8 @@ from billet.core.constraints import read
 from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.link import bid_messages as link
+from billet.link.messages import get_outcome, put_outcome
+from billet.ports import Ended, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 ROOM = Resources(16, 16384, 100_000, 100)
@@ -58,6 +60,13 @@ def test_older_leaders_and_older_agents_are_understood() -> None:
     todays = bid(HOST, ZERO, Facts(), auction(), DEFAULT_WEIGHTS)
     assert isinstance(todays, Bid)
     assert heard == [(lot, todays._replace(formula=0)) for lot in (0, 1)]
+
+
+def test_a_leader_that_does_not_know_that_a_microvm_can_be_deleted_before_its_answer_takes_it_for_unknown() -> None:
+    answer = pb.Answer.FromString(put_outcome(7, Ended("U1")).SerializeToString())
+    assert get_outcome("h1", answer) == Ended("U1")
+    answer.ClearField("uid")  # which that leader does not look at
+    assert isinstance(get_outcome("h1", answer), Unknown)
 
 
 def test_pulls_of_an_older_agent_count_as_pulls_of_this_lots_images() -> None:

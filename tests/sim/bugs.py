@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
@@ -220,6 +220,16 @@ def deleted_ones_forgotten() -> list[AbstractContextManager[Any]]:
     return [patch.object(reconcile, "_vanished", vanished)]
 
 
+def agent_forgets_the_token_of_a_deleted_microvm() -> list[AbstractContextManager[Any]]:
+    right = Orders._created_uid
+
+    def created_uid(self: Orders, order: CreateOrder) -> str:
+        right(self, replace(order, options=order.options._replace(resent=False)))
+        return right(self, order)
+
+    return [patch.object(Orders, "_created_uid", created_uid)]
+
+
 def lost_delete() -> list[AbstractContextManager[Any]]:
     def to_delete(state: Any, host_id: str, rows: Any, uids: Any, in_hand: Any) -> list[str]:
         doomed = reconcile.to_delete(state, host_id, rows, uids, in_hand)
@@ -303,6 +313,7 @@ BUGS = (
     Bug("create sent again under another token", 4, 3, create_sent_again_under_another_token),
     Bug("acknowledged before it is written", 4, 0, acknowledged_before_it_is_written),
     Bug("deleted ones forgotten, and made again", 4, 32, deleted_ones_forgotten),
+    Bug("agent forgets the token of a deleted microVM", 4, 25, agent_forgets_the_token_of_a_deleted_microvm),
     Bug("lost Delete", 4, 30, lost_delete),
     Bug("not found from an unreachable host", 5, 22, not_found_from_an_unreachable_host),
     Bug("not found while a flintlockd hangs", 5, 116, not_found_while_a_flintlockd_hangs),

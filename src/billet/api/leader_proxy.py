@@ -21,6 +21,7 @@ from billet.core.errors import (
     Unreachable,
     says_not_found,
 )
+from billet.core.reconcile import RESEND_S
 from billet.ports import Answer, Backend
 from billet.wire import flintlock as wire
 from billet.wire.headers import FORWARDED, TOKEN
@@ -38,8 +39,9 @@ class LeaderProxy:
     """ports.Backend for this server's clients, and for other servers that believe this server leads.
 
     A call whose leader is lost is sent again to the next leader. Reads can be repeated. A repeated create keeps its
-    token, by which its host recognises a microVM that exists already. A repeated delete that finds nothing has
-    succeeded: the first one may have been carried out.
+    token, by which its host recognises a microVM that exists already, and the next leader one that was deleted since;
+    it is not repeated later than RESEND_S after it began, when that token may be forgotten. A repeated delete that
+    finds nothing has succeeded: the first one may have been carried out.
     """
 
     def __init__(self, token: Token, hold_s: float) -> None:
@@ -114,11 +116,12 @@ class LeaderProxy:
                     if not _lost(failure, moved):
                         raise
                     tried = True
+                    timeout_s = _resent_for(method, timeout_s)
                     if loop.time() - asked_s > LED_S:
                         led_s = loop.time()
             until_s = min(begun_s + timeout_s, led_s + self._hold_s)
             if loop.time() >= until_s:
-                raise LeaderLost(self._why)
+                raise _given_up(method, tried, self._why)
             await self._until_moved(moved, min(until_s, loop.time() + PAUSE_S))
 
     async def _for_another_server(
@@ -165,6 +168,20 @@ def _lost(failure: BilletError, moved: asyncio.Event) -> bool:
     if isinstance(failure, LeaderLost | StaleTerm | CommitOutcomeUnknown):
         return True
     return moved.is_set() and isinstance(failure, Unreachable | CreateOutcomeUnknown | StoreError)
+
+
+def _resent_for(method: str, timeout_s: float) -> float:
+    """How long after it began a call may be sent again: a create only as long as leaders know the deleted ones."""
+    return min(timeout_s, RESEND_S) if method == wire.CREATE else timeout_s
+
+
+def _given_up(method: str, tried: bool, why: str) -> BilletError:
+    """The error of a call that no leader has answered; a create that was sent may have been carried out."""
+    if tried and method == wire.CREATE:
+        return CreateOutcomeUnknown(
+            f"{why}, but list the namespace first: a leader that was lost may have created the microVM"
+        )
+    return LeaderLost(why)
 
 
 def _is_gone(verdict: HostVerdict) -> bool:

@@ -300,7 +300,7 @@ class PlacementState(Enum):
     STARTED = "STARTED"  # the host has it; uid is known
     RELEASING = "RELEASING"  # a Delete was accepted by the host; room is held until it is gone
     LOST = "LOST"  # the host no longer has it, though no Delete was sent through Billet
-    GONE = "GONE"  # deleted; remembered for a day, because its client may send its request id again
+    GONE = "GONE"  # deleted; remembered for as long as its create may be sent again, by its client or by a server
     FENCED = "FENCED"  # given up with its host; remembered, so that the host deletes it when it comes back
 
 

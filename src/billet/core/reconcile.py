@@ -11,6 +11,12 @@ from dataclasses import replace
 from billet.core.model import REQUESTED, Observed, Placement, PlacementState, VmState
 from billet.core.state import Change, DropPlacement, PutPlacement, State
 
+# A server that loses the leader sends a create to the next one, until it has had that create for this long. A leader
+# that was lost may have carried it out, and a client that saw its microVM in a list may have deleted that: the next
+# leader must still know the token then. The difference is for calls on their way.
+RESEND_S = 120.0
+KEEP_DELETED_S = RESEND_S + 30.0
+
 
 def repair(
     state: State,
@@ -113,9 +119,9 @@ def _vanished(placement: Placement | None, host_id: str, deleted: bool, now_s: f
     state = placement.state
     recorded = state in (PlacementState.RELEASING, PlacementState.FENCED)
     if recorded or (deleted and state in (PlacementState.STARTED, PlacementState.LOST)):
-        if placement.id.startswith(REQUESTED):
-            return PutPlacement(replace(placement, state=PlacementState.GONE, changed_at_s=now_s))
-        return DropPlacement(placement.id)
+        if placement.adopted:
+            return DropPlacement(placement.id)  # no create can be sent again
+        return PutPlacement(replace(placement, state=PlacementState.GONE, changed_at_s=now_s))
     if state is PlacementState.STARTED:
         return PutPlacement(replace(placement, state=PlacementState.LOST, changed_at_s=now_s))
     return None
@@ -136,8 +142,8 @@ def expired(
 
     A reservation that a fence released ends in the same way. `rows` is everything that the host lists; placements in
     it are left to `repair`. `creating` are the tokens of creates that the host's agent has in hand. `idle_s` is how
-    long each reservation has not been in hand. It is not computed from `changed_at_s`, a wall clock that may have
-    been set since or be another server's: room that is given back too early cannot be taken back.
+    long each placement that `waits` has not been in hand. It is not computed from `changed_at_s`, a wall clock that
+    may have been set since or be another server's: room that is given back too early cannot be taken back.
     """
     changes: list[Change] = []
     busy = {*in_hand, *creating}
@@ -147,8 +153,9 @@ def expired(
         known = placement.uid in rows or (placement_id, placement.namespace, placement.name) in shown
         if known or placement_id in busy:
             continue
-        if is_reservation(placement):
-            over = idle_s.get(placement_id, 0.0) >= resolve_after_s
+        if waits(placement):
+            limit_s = resolve_after_s if is_reservation(placement) else KEEP_DELETED_S
+            over = idle_s.get(placement_id, 0.0) >= limit_s
         else:
             over = placement.state in REMEMBERED and now_s - placement.changed_at_s >= keep_lost_s
         if over:
@@ -168,6 +175,13 @@ def is_reservation(placement: Placement) -> bool:
     """Whether no host has listed the placement's microVM so far."""
     return placement.state is PlacementState.RESERVED or (
         placement.state is PlacementState.FENCED and not placement.uid
+    )
+
+
+def waits(placement: Placement) -> bool:
+    """Whether a placement ends after it was idle for a while: a reservation, or a deleted one without request id."""
+    return is_reservation(placement) or (
+        placement.state is PlacementState.GONE and not placement.id.startswith(REQUESTED)
     )
 
 

@@ -10,7 +10,7 @@ from billet.core.memory import remember
 from billet.core.model import Host, Reason, Refusal
 from billet.host.flintlockd import CONNECT_S, Codec, CreateOrder, Daemon, describe
 from billet.host.watcher import Watcher
-from billet.ports import Clock, Created, Flintlock, NotTaken, Outcome, Reply, Unknown
+from billet.ports import Clock, Created, Ended, Flintlock, NotTaken, Outcome, Reply, Unknown
 
 RECONNECT_S = 0.2  # how long a call waits for a connection while flintlockd does not respond
 RESOLVE_S = 60.0  # a create that flintlockd has not shown after answering Lists for this long never reached it
@@ -79,15 +79,21 @@ class Orders:
     def _created_uid(self, order: CreateOrder) -> str:
         """The uid of the microVM that this order has already created, "" when none is known."""
         uid = self._carried_out.get(order.token, "")
-        if uid and self._watcher.known and uid not in self._inventory.rows:
-            del self._carried_out[order.token]  # its microVM is gone, so the token may be used for another
+        if uid and self._is_gone(uid) and not order.options.resent:
+            del self._carried_out[order.token]  # a new auction under a token that the leader has forgotten
             uid = ""
         if order.options.resent and not uid:
             uid = self._daemon.find(order, self._inventory.rows.values())
         return uid
 
+    def _is_gone(self, uid: str) -> bool:
+        """Whether flintlockd no longer has a microVM that it has had."""
+        return self._watcher.known and uid not in self._inventory.rows
+
     async def _repeated(self, uid: str, order: CreateOrder) -> Outcome:
         """Answer an order that was carried out before: its first answer may have been lost."""
+        if self._is_gone(uid):
+            return Ended(uid)
         found = await self._daemon.fetch(uid, order.timeout_s)
         if found:
             return found._replace(reply=self._codec.without_token(found.reply))

@@ -37,7 +37,7 @@ from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
 from billet.leader.rules import Rules
-from billet.ports import Clock, Created, CreateOptions, Denied, Hosts, NotTaken, Unknown
+from billet.ports import Clock, Created, CreateOptions, Denied, Ended, Hosts, NotTaken, Unknown
 
 ASKED_FOR_VERDICT = 3  # hosts that are tried, one after another, for flintlockd's own words
 
@@ -238,6 +238,10 @@ class Auctioneer:
             case NotTaken(refusal):
                 await ledger.finish([DropPlacement(placement.id)])
                 return refusal
+            case Ended(uid):  # deleted before any leader had recorded its uid
+                ended = replace(placement, state=PlacementState.RELEASING, uid=uid)
+                await ledger.finish([PutPlacement(ended)])
+                raise _gone_since(ended)
             case Unknown(text):
                 # The reservation stays: the host may have the microVM, and is asked for its token (promise 4).
                 raise CreateOutcomeUnknown(
@@ -335,7 +339,7 @@ class Auctioneer:
 def _gone_since(known: Placement) -> BilletError:
     return PreconditionFailed(
         f"this request has created microVM {known.uid or known.id} already, which is {known.state.value} now; "
-        "send a new request id to create another"
+        "send a new request id, or none, to create another"
     )
 
 

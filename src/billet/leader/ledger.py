@@ -155,7 +155,7 @@ class Ledger:
                 await self.finish([PutPlacement(wanted)])
 
     def changes_of_start(self, placement: Placement, uid: str, now_s: float) -> list[Change]:
-        """The changes that end a create. Raises CreateOutcomeUnknown if the host answers with another one's microVM."""
+        """The changes that end a create. Raises CreateOutcomeUnknown if the uid is another microVM's."""
         changes = started(self.state, placement, uid, now_s)
         if changes is None:
             log.error("host answered a create with another microVM", host=placement.host, uid=uid)

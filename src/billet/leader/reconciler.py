@@ -16,12 +16,12 @@ from billet.core.reconcile import (
     expired,
     is_clean,
     is_released,
-    is_reservation,
     newest_end_s,
     overdue,
     release,
     repair,
     to_delete,
+    waits,
 )
 from billet.core.state import Change, PutPlacement, holds_room
 from billet.leader.deletes import Delete, Deletes
@@ -67,7 +67,7 @@ class Reconciler:
         self._deletes = Deletes(delete)
         self._dirty: set[str] = set()  # hosts to reconcile
         self._fencing: dict[str, asyncio.Event] = {}  # hosts to fence; set when done, or when the term is over
-        self._idle_since_s: dict[str, dict[str, float]] = {}  # monotonic, by host and reservation
+        self._idle_since_s: dict[str, dict[str, float]] = {}  # monotonic, by host and placement
         self._begun_s = clock.monotonic_s()
         self._watch_at_s = 0.0
         self._left_s: dict[str, float] = {}  # by host: when its link closed, monotonic
@@ -275,13 +275,13 @@ class Reconciler:
                 self._idle_since_s[placement.host].pop(placement_id, None)
 
     def _idle_s(self, host_id: str, seen: Seen) -> dict[str, float]:
-        """Seconds for which each reservation on a host has been idle in this term: no server or agent works on it."""
+        """Seconds for which each placement that waits has been idle in this term: no server or agent works on it."""
         state, now_s = self._ledger.state, self._clock.monotonic_s()
         before = self._idle_since_s.get(host_id, {})
         since = self._idle_since_s[host_id] = {
             placement_id: before.get(placement_id, now_s)
             for placement_id in state.on_host.get(host_id, ())
-            if is_reservation(state.placements[placement_id])
+            if waits(state.placements[placement_id])
             and placement_id not in self._ledger.in_hand
             and placement_id not in seen.creating
         }

@@ -193,7 +193,7 @@ class Server:
         self._link.begin(LinkTerm(ledger.term.number, rules.weights, leadership.admission, rules.arrive_s))
         await self._route()
         state = ledger.state
-        log.info("leading", term=ledger.term.number, hosts=len(state.hosts), microvms=len(state.placements))
+        log.info("leading", term=ledger.term.number, hosts=len(state.hosts), placements=len(state.placements))
         try:
             await _until_over(self._store, ledger, leadership.reconciler)
         finally:

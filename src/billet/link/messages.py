@@ -15,7 +15,7 @@ from billet.core.model import (
 from billet.core.pressure import Stalls
 from billet.core.scoring import Weights
 from billet.link import bounds
-from billet.ports import Created, Denied, InventoryUpdate, MachineFacts, NotTaken, Outcome, Report, Unknown
+from billet.ports import Created, Denied, Ended, InventoryUpdate, MachineFacts, NotTaken, Outcome, Report, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 
@@ -205,6 +205,10 @@ def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
             return pb.Answer(order=order, kind=pb.Answer.NOT_TAKEN, refusal=put_refusal(refusal))
         case Unknown(text):
             return pb.Answer(order=order, kind=pb.Answer.UNKNOWN, text=text)
+        case Ended(uid):
+            return pb.Answer(
+                order=order, kind=pb.Answer.UNKNOWN, uid=uid, text=f"its microVM {uid} was deleted since"
+            )
 
 
 def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
@@ -212,7 +216,7 @@ def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
     if answer.kind == pb.Answer.NOT_TAKEN:
         return NotTaken(get_refusal(host_id, answer.refusal))
     if answer.kind == pb.Answer.UNKNOWN:
-        return Unknown(answer.text)
+        return Ended(answer.uid) if answer.uid else Unknown(answer.text)
     if answer.code == 0 and not bounds.is_uid(answer.uid):
         return Unknown("its answer names no microVM")
     if answer.code == 0:

@@ -32,6 +32,8 @@ GIVEN_UP = -1  # instead of a code
 TRIES = 4  # of a create that has a request id
 TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
 CONSTRAINED = 0.25  # share of the runs with constraints
+HASTY = 0.3  # share of the runs in which clients delete what they see in a List before its create is answered
+LOOKS, LOOK_EVERY_S = 3, 1.0  # how often such a client lists, and at most how long it waits before each
 NOTHING: Mapping[str, str] = {}
 
 
@@ -48,6 +50,8 @@ class Crowd:
         self._resending = world.chance("resends")
         # A stream of its own: runs without constraints are the same as if constraints did not exist.
         self._constrained = world.chance("labels")
+        self._haste = world.chance("hasty deletes")
+        self._hasty = self._haste.random() < HASTY
         self._constraints = self._constrained.random() < CONSTRAINED
 
     async def work(self, name: str, operations: int, pause_s: float) -> None:
@@ -117,10 +121,13 @@ class Crowd:
         timeout_s = chance.choice((3.0, TIMEOUT_S))
         if metadata and self._world.happens(self._resending, self._world.faults.resends):
             await self._cancel_some(name, vm, request, metadata)
+        hasty = asyncio.create_task(self._delete_once_listed(f"{name}'s friend", vm)) if self._hasty else None
         for _ in range(TRIES if metadata else 1):
             said = await self.call(name, chance, "create", vm, wire.CREATE, request, timeout_s, metadata)
             if said.code not in TRY_AGAIN:
                 break
+        if hasty:
+            await hasty
         if said.code == Code.OK and (uid := wire.read_created(said.payload).uid) not in self._met:
             self._meet(uid)
         return said.code
@@ -132,6 +139,17 @@ class Crowd:
             with suppress(TimeoutError):
                 async with asyncio.timeout(chance.uniform(0.0, CANCELS_S)):
                     await self.call(name, chance, "create", vm, wire.CREATE, request, TIMEOUT_S, metadata)
+
+    async def _delete_once_listed(self, name: str, vm: str) -> None:
+        """Look for a microVM in some Lists, and delete it unless its create was answered before."""
+        chance = self._haste
+        for _ in range(LOOKS):
+            await asyncio.sleep(chance.uniform(0.0, LOOK_EVERY_S))
+            said = await self.call(name, chance, "list", "", wire.LIST, b"", TIMEOUT_S)
+            for row in wire.read_list(said.payload) if said.code == Code.OK else ():
+                if row.name == vm and row.uid not in self._met:
+                    self._met.add(row.uid)
+                    await self.call(name, chance, "delete", row.uid, wire.DELETE, wire.with_uid(row.uid), TIMEOUT_S)
 
     def _meet(self, uid: str) -> None:
         self._met.add(uid)

@@ -565,7 +565,7 @@ class Answer(_message.Message):
         NOT_TAKEN: Answer._Kind.ValueType  # 1
         """a create that did not reach flintlockd: refusal"""
         UNKNOWN: Answer._Kind.ValueType  # 2
-        """a create with an unknown outcome: text"""
+        """a create with an unknown outcome: text; with uid, one whose microVM was deleted since"""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     REPLIED: Answer.Kind.ValueType  # 0
@@ -573,7 +573,7 @@ class Answer(_message.Message):
     NOT_TAKEN: Answer.Kind.ValueType  # 1
     """a create that did not reach flintlockd: refusal"""
     UNKNOWN: Answer.Kind.ValueType  # 2
-    """a create with an unknown outcome: text"""
+    """a create with an unknown outcome: text; with uid, one whose microVM was deleted since"""
 
     ORDER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int

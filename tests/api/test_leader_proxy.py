@@ -1,0 +1,64 @@
+"""Calls that are sent again when the leader is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from billet.api import leader_proxy
+from billet.api.leader_proxy import LeaderProxy
+from billet.core.errors import CreateOutcomeUnknown, LeaderLost
+from billet.core.reconcile import KEEP_DELETED_S, RESEND_S
+from billet.ports import Answer
+from billet.wire import flintlock as wire
+from billet.wire.headers import TOKEN
+
+FOREVER_S = 1e6
+
+
+class Lost:
+    """A leader that is lost with the first call in hand, and the one that follows it."""
+
+    def __init__(self) -> None:
+        self.timeouts_s: list[float] = []
+        self.tokens: set[str] = set()
+
+    async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        self.timeouts_s.append(timeout_s)
+        self.tokens.add(metadata.get(TOKEN, ""))
+        if len(self.timeouts_s) == 1:
+            raise LeaderLost("the leader does not answer")
+        return Answer(b"reply")
+
+
+def proxy(leader: Lost) -> LeaderProxy:
+    made = LeaderProxy(lambda request, metadata: "token", hold_s=60.0)
+    made.route(leader)  # type: ignore[arg-type]  # it has no streams
+    return made
+
+
+async def test_a_create_is_sent_again_with_its_token_while_the_next_leader_surely_knows_it() -> None:
+    leader = Lost()
+    assert (await proxy(leader).unary(wire.CREATE, b"", FOREVER_S, {})).payload == b"reply"
+    assert leader.tokens == {"token"}
+    first_s, again_s = leader.timeouts_s
+    assert first_s == pytest.approx(FOREVER_S, abs=RESEND_S)
+    assert again_s <= RESEND_S < KEEP_DELETED_S
+
+
+async def test_promise_4_a_create_is_not_sent_again_when_its_token_may_be_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken on purpose (no limit): the microVM that was deleted meanwhile is made a second time."""
+    monkeypatch.setattr(leader_proxy, "RESEND_S", 0.0)
+    leader = Lost()
+    with pytest.raises(CreateOutcomeUnknown, match="list the namespace first"):
+        await proxy(leader).unary(wire.CREATE, b"", FOREVER_S, {})
+    assert len(leader.timeouts_s) == 1
+
+
+async def test_other_calls_are_sent_again_for_as_long_as_their_client_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leader_proxy, "RESEND_S", 0.0)
+    leader = Lost()
+    assert (await proxy(leader).unary(wire.DELETE, b"", FOREVER_S, {})).payload == b"reply"
