@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import sys
 import textwrap
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 from unittest.mock import patch
@@ -181,8 +182,8 @@ BUGS = (
 )
 
 
-def main(names: list[str]) -> None:
-    for bug in BUGS:
+def print_found(bugs: Sequence[Bug], names: Sequence[str]) -> None:
+    for bug in bugs:
         if names and bug.name not in names:
             continue
         with bug.put_in():
@@ -193,4 +194,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    print_found(BUGS, sys.argv[1:])

@@ -34,6 +34,7 @@ class Etcd:
     def __init__(self, world: World) -> None:
         self.state = State()
         self.reserved: Callable[[Placement], None] = lambda placement: None  # called as a reservation is written
+        self.wrote: Callable[[], None] = lambda: None  # called after each transaction
         self.ledgers: dict[int, Ledger] = {}  # term -> the leader's ledger, to be compared with the store
         self.moved = Broadcast()  # sent when a candidate is added or removed
         self._world = world
@@ -106,6 +107,12 @@ class Etcd:
         first = self.first()
         return first is not None and first.revision == term
 
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger of the current term, once its leader has loaded it."""
+        first = self.first()
+        return self.ledgers.get(first.revision) if first else None
+
     def look_at_ledger(self, term: int) -> None:
         """Record what the leader's ledger counts now."""
         ledger = self.ledgers.get(term)
@@ -119,6 +126,7 @@ class Etcd:
         self._world.note(Committed(self._world.now_s, term, changes))
         self._world.tell("store", f"term {term} wrote {', '.join(map(brief, changes))}")
         self.look_at_ledger(term)
+        self.wrote()
         for change in changes:
             if isinstance(change, PutPlacement) and change.placement.state is PlacementState.RESERVED:
                 self.reserved(change.placement)
@@ -131,8 +139,7 @@ class Etcd:
 
     def note_in_hand(self) -> None:
         """Record what the current term's creates and deletes have worked on since the last look."""
-        first = self.first()
-        ledger = self.ledgers.get(first.revision) if first else None
+        ledger = self.ledger
         if ledger:
             tokens = frozenset(ledger.in_hand)
             if tokens != self._in_hand or ledger.let_go:

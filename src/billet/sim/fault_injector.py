@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
+from billet.core.identity import LARGEST_TERM
 from billet.core.model import Placement
 from billet.sim.etcd import Etcd
+from billet.sim.history import HUGE
 from billet.sim.hosts import SimMachine
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network
@@ -16,6 +18,7 @@ from billet.sim.world import SimClock, World
 
 FUSE_ACTS = 200  # a lit fuse kills a program at one of its next acts, at the latest at this one
 JUMPS_S = (-3600.0, -30.0, 30.0, 3600.0)  # of a wall clock
+TERMS = (HUGE, HUGE, LARGEST_TERM, LARGEST_TERM + 1, (1 << 64) - 1)  # that no leader had; the last two cannot be
 DAYS_S = (-86_400.0, 86_400.0)
 HANGS_S = (40.0, 90.0)  # of a flintlockd during an outage
 ALMOST_LATE_S = 1.3  # how long the store is almost too late before a server is cut off; longer than a renewal takes
@@ -35,7 +38,8 @@ class FaultInjector:
         self._more = world.chance("more faults of the injector")
         etcd.reserved = self._race
         self._rogue = world.chance("rogues")
-        self._rogues = Rogues(world, net, [server.me.link for server in servers])
+        self._rogue_more = world.chance("more rogues")
+        self._rogues = Rogues(world, net, etcd, [server.me.link for server in servers], machines)
 
     def begin(self) -> None:
         """Start everything, and schedule the faults."""
@@ -45,7 +49,7 @@ class FaultInjector:
         for machine in self._machines:
             machine.daemon.start()
             machine.start_agent(self._fuse)
-        for rate, strike in (
+        self._schedule(self._chance, (
             (faults.resets, self._net.reset),
             (faults.cuts, self._cut),
             (faults.store_cuts, self._cut_store),
@@ -57,26 +61,22 @@ class FaultInjector:
             (faults.machine_kills, self._kill_machine),
             (faults.stops, self._stop),
             (faults.clock_jumps, self._jump),
-        ):
-            if rate:
-                self._next(rate, strike, self._chance)
-        for rate, strike in (
+        ))  # fmt: skip
+        self._schedule(self._more, (
             (faults.daemon_outages, self._daemon_out),
             (faults.machine_outages, self._machine_out),
             (faults.redials, self._net.redial),
             (faults.agent_stops, self._end_agent),
             (faults.late_cuts, self._cut_late),
             (faults.day_jumps, self._jump_a_day),
-        ):
-            if rate:
-                self._next(rate, strike, self._more)
-        for rate, strike in ((faults.impostors, self._impostor), (faults.lying_terms, self._liar)):
-            if rate:
-                self._next(rate, strike, self._rogue)
+        ))  # fmt: skip
+        self._schedule(self._rogue, ((faults.impostors, self._impostor), (faults.lying_terms, self._liar)))
+        self._schedule(self._rogue_more, ((faults.second_agents, self._second_agent), (faults.thieves, self._thief)))
 
     def calm(self) -> None:
         """End all faults, and start everything that is down."""
         self._world.calm = True
+        self._rogues.end()
         self._net.heal()
         for server in self._servers:
             server.stand_still(False)
@@ -85,6 +85,11 @@ class FaultInjector:
             if machine.process and machine.process.stopped:
                 machine.process.go_on()
             self._revive_machine(machine)
+
+    def _schedule(self, chance: Random, faults: Iterable[tuple[float, Callable[[], None]]]) -> None:
+        for rate, strike in faults:
+            if rate:
+                self._next(rate, strike, chance)
 
     def _next(self, rate: float, strike: Callable[[], None], chance: Random) -> None:
         def fire() -> None:
@@ -208,7 +213,9 @@ class FaultInjector:
 
     def _race(self, placement: Placement) -> None:
         """As a reservation is written, let something happen that the order to its host must take into account."""
-        machine = next(machine for machine in self._machines if machine.host.id == placement.host)
+        machine = next((machine for machine in self._machines if machine.host.id == placement.host), None)
+        if machine is None:
+            return
         if self._world.happens(self._more, self._world.faults.claim_hangs):
             self._hang_at_claim(machine)
         if self._world.happens(self._more, self._world.faults.races):
@@ -309,7 +316,18 @@ class FaultInjector:
             self._rogues.impostor(machine.host, self._rogue.expovariate(1.0) * self._world.faults.down_s)
 
     def _liar(self) -> None:
-        self._rogues.liar(self._machines[0].host, self._rogue.expovariate(1.0) * self._world.faults.down_s)
+        term = self._rogue_more.choice(TERMS)
+        self._rogues.liar(self._machines[0].host, term, self._rogue.expovariate(1.0) * self._world.faults.down_s)
+
+    def _second_agent(self) -> None:
+        machine, fingerprint = self._rogue_more.choice(self._machines), self._rogue_more.random() < 0.5
+        self._rogues.second_agent(machine, fingerprint, self._rogue_lives_s())
+
+    def _thief(self) -> None:
+        self._rogues.thief(self._rogue_more.choice(self._machines), self._rogue_lives_s())
+
+    def _rogue_lives_s(self) -> float:
+        return self._rogue_more.expovariate(1.0) * self._world.faults.down_s
 
     def _jump(self) -> None:
         self._jump_by(self._chance.choice(JUMPS_S), self._chance)

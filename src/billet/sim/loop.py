@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -20,6 +22,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 TICK_S = 1e-6
+SPIN_S = 2.0  # seconds of CPU time that no single step takes
 MAX_STEPS = 2_000_000  # a run takes some ten thousand; beyond this something spins while time stands still
 
 
@@ -247,3 +250,27 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """Do nothing: no other thread calls."""
+
+
+@contextmanager
+def noticing_spins(loop: VirtualLoop) -> Iterator[None]:
+    """Raise StuckError within a step that never ends. In threads other than the main one it goes unnoticed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen = -1
+
+    def look(*_: object) -> None:
+        nonlocal seen
+        if loop.steps == seen:
+            signal.setitimer(signal.ITIMER_VIRTUAL, SPIN_S / 10, SPIN_S / 10)  # the next ones are noticed sooner
+            raise StuckError(f"a step spins at {loop.time():.3f} s")
+        seen = loop.steps
+
+    before = signal.signal(signal.SIGVTALRM, look)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SPIN_S / 2, SPIN_S / 2)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

@@ -1,0 +1,150 @@
+"""The faults of issue 11 that a simulator can see, put back as patches of the code that runs.
+
+`python -m tests.sim.bugs_issue11 [NAME]...` prints the first seed that shows each, and the promises that it breaks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from unittest.mock import patch
+
+from billet.api.flintlock_service import FlintlockService
+from billet.core import reconcile
+from billet.core.model import Observed, Placement, PlacementState, VmState
+from billet.core.state import State
+from billet.host.flintlockd import CreateOrder
+from billet.host.orders import RESOLVE_S, Orders
+from billet.leader import reconciler
+from billet.leader.admission import Admission
+from billet.leader.ledger import Ledger
+from billet.leader.reconciler import Reconciler
+from billet.leader.steady_clock import SteadyClock
+from tests.sim.bugs import Bug
+from tests.sim.bugs_item7 import Patches, edited, print_found
+
+# Creates that are doubled, lost or hung.
+
+
+def resend_joins_a_finished_create() -> Patches:
+    """Item 1: the step never ends, and the server is deaf."""
+    later = "asyncio.get_running_loop().call_soon(self._creates.pop, token, None)"
+    return [edited(FlintlockService, "_carry_out", "del self._creates[token]", later)]
+
+
+def attempt_forgotten_after_a_minute() -> Patches:
+    """Item 2: the count does not wait until flintlockd is back."""
+
+    def may_be_known(self: Orders, order: CreateOrder) -> bool:
+        attempted_s = self._unresolved_s.get(order.token)
+        if attempted_s is None:
+            return order.options.instance != self._instance
+        return self._clock.monotonic_s() - attempted_s < RESOLVE_S
+
+    return [patch.object(Orders, "_may_be_known", may_be_known)]
+
+
+def flintlockd_away_is_a_no_to_a_resend() -> Patches:
+    """Item 2."""
+    wrong = "if False:"
+    return [edited(Orders, "_refused", "if order.options.resent and refusal.reason is Reason.DAEMON_AWAY:", wrong)]
+
+
+def reservation_dropped_under_a_create() -> Patches:
+    """Item 3: a create takes over a reservation while the reconciler writes that it has ended."""
+    return [edited(Ledger, "hold", "while written := self._writing.get(placement_id):", "while written := None:")]
+
+
+def idle_time_counts_work() -> Patches:
+    """Item 4."""
+    return [patch.object(Reconciler, "_not_idle", lambda self, placement_ids: None)]
+
+
+def idle_time_counts_absence() -> Patches:
+    """Item 4."""
+    return [edited(Reconciler, "left", "self._idle_since_s.pop(host_id, None)", "None")]
+
+
+def gone_on_a_fenced_host_is_asked_for() -> Patches:
+    """Item 6."""
+    return [edited(FlintlockService, "_placement", "if ended or", "if")]
+
+
+def by_token(state: State, row: Observed) -> Placement | None:
+    return state.placements.get(row.token)
+
+
+def token_alone_finds_its_placement() -> Patches:
+    """Item 9: the placement flips between two microVMs with one token."""
+    return [patch.object(reconcile, "by_token", by_token)]
+
+
+def copied_token_dooms_a_stranger() -> Patches:
+    """Item 9."""
+
+    def to_delete(
+        state: State, host_id: str, rows: Mapping[str, Observed], uids: Iterable[str], in_hand: Collection[str]
+    ) -> list[str]:
+        uids = list(uids)
+        doomed = reconcile.to_delete(state, host_id, rows, uids, in_hand)
+        ended = (PlacementState.FENCED, PlacementState.RELEASING)
+        for row in (rows[uid] for uid in uids if uid in rows):
+            placement = by_token(state, row)
+            if placement and placement.state in ended and row.state is not VmState.DELETING:
+                doomed.append(row.uid)
+        return doomed
+
+    return [patch.object(reconciler, "to_delete", to_delete)]
+
+
+# Who a host is.
+
+
+def two_agents_with_one_socket_join() -> Patches:
+    """Item 13: nobody compares which process listens at the address of flintlockd."""
+    return [edited(Admission, "_index", "(self._of_daemon, claim.daemon)", "({}, claim.daemon)")]
+
+
+def two_agents_that_show_one_microvm_join() -> Patches:
+    """Items 13 and 14: who shows a microVM last has it."""
+    return [patch.object(Admission, "_has_own_flintlockd", lambda self, host_id, rows: True)]
+
+
+def owner_that_is_away_loses_its_microvms() -> Patches:
+    """Item 14: only connected hosts are compared."""
+    return [patch.object(Admission, "_owner", lambda self, uid, host_id: host_id)]
+
+
+def first_ok_counts() -> Patches:
+    """Item 14: found by the simulator. A host answers for a microVM that another one has."""
+    return [edited(FlintlockService, "_ask_all_hosts_for", "if placement := self._placement(uid, method):", "if 0:")]
+
+
+# The clock.
+
+
+def records_end_by_the_wall_clock() -> Patches:
+    """Item 21: a jump of a day ends the memory of what was deleted."""
+    return [patch.object(SteadyClock, "now_s", lambda self: self._clock.now_s())]
+
+
+BUGS = (
+    Bug("resend joins a finished create", 0, None, resend_joins_a_finished_create),
+    Bug("attempt forgotten after a minute", 4, None, attempt_forgotten_after_a_minute),
+    Bug("flintlockd away is a no to a resend", 4, None, flintlockd_away_is_a_no_to_a_resend),
+    Bug("reservation dropped under a create", 2, None, reservation_dropped_under_a_create),
+    Bug("idle time counts work", 2, None, idle_time_counts_work),
+    Bug("idle time counts absence", 2, None, idle_time_counts_absence),
+    Bug("GONE on a fenced host is asked for", 6, None, gone_on_a_fenced_host_is_asked_for),
+    Bug("token alone finds its placement", 6, None, token_alone_finds_its_placement),
+    Bug("copied token dooms a stranger", 4, None, copied_token_dooms_a_stranger),
+    Bug("two agents with one socket join", 6, None, two_agents_with_one_socket_join),
+    Bug("two agents that show one microVM join", 6, None, two_agents_that_show_one_microvm_join),
+    Bug("owner that is away loses its microVMs", 6, None, owner_that_is_away_loses_its_microvms),
+    Bug("first OK counts", 4, None, first_ok_counts),
+    Bug("records end by the wall clock", 4, None, records_end_by_the_wall_clock),
+)
+
+
+if __name__ == "__main__":
+    print_found(BUGS, sys.argv[1:])
