@@ -77,6 +77,7 @@ class FaultPlan:
     second_agents: float = 0.0  # beside a flintlockd that has an agent
     thieves: float = 0.0  # a machine shows the microVMs of another host
     copied_tokens: float = 0.0  # share of the creates that bypass Billet and have the token of another microVM
+    batch_s: float = 0.0  # a busy server handles all messages of so many seconds at the same moment
 
 
 class Maybe(Protocol):
@@ -149,6 +150,7 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         second_agents=maybe(0.05, 0.3, 0.3),
         thieves=maybe(0.05, 0.3, 0.3),
         copied_tokens=maybe(0.1, 0.9, 0.4),
+        batch_s=maybe(0.003, 0.05, 0.3),
     )
 
 
