@@ -11,7 +11,7 @@ from random import Random
 from billet.api import fleet_service as fleet
 from billet.core.constraints import APART
 from billet.core.errors import Code
-from billet.core.model import Resources
+from billet.core.model import Placement, Resources
 from billet.sim.calls import Said
 from billet.sim.history import Answered
 from billet.sim.hosts import SimMachine
@@ -47,6 +47,7 @@ class Crowd:
         self._requests: dict[str, bytes] = {}  # name -> request, of creates with a request id
         self._named = 0
         self._resending = world.chance("resends")
+        self.sent_again: list[asyncio.Task[int]] = []  # see send_again
         self._copying = world.chance("copied tokens")
         # A stream of its own: runs without constraints are the same as if constraints did not exist.
         self._constrained = world.chance("labels")
@@ -127,6 +128,13 @@ class Crowd:
         if said.code == Code.OK and (uid := wire.read_created(said.payload).uid) not in self._met:
             self._meet(uid)
         return said.code
+
+    def send_again(self, placement: Placement) -> None:
+        """Perhaps send the create of a reservation again, at an untimely moment."""
+        request, chance = self._requests.get(placement.name), self._resending
+        if request and self._world.happens(chance, self._world.faults.untimely):
+            again = self._send("again", chance, placement.name, request, {REQUEST_ID: placement.name})
+            self.sent_again.append(asyncio.create_task(again))
 
     async def _cancel_some(self, name: str, vm: str, request: bytes, metadata: Mapping[str, str]) -> None:
         """Send a create, and cancel it soon, several times: the next one follows at once."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from random import Random
 
-from billet.core.identity import LARGEST_TERM
-from billet.core.model import Placement
+from billet.core.model import Placement, PlacementState
 from billet.sim.etcd import Etcd
-from billet.sim.history import HUGE
+from billet.sim.flintlockd import BACKLOG_S
 from billet.sim.hosts import SimMachine
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network
@@ -18,9 +17,8 @@ from billet.sim.world import SimClock, World
 
 FUSE_ACTS = 200  # a lit fuse kills a program at one of its next acts, at the latest at this one
 JUMPS_S = (-3600.0, -30.0, 30.0, 3600.0)  # of a wall clock
-TERMS = (HUGE, HUGE, LARGEST_TERM, LARGEST_TERM + 1, (1 << 64) - 1)  # that no leader had; the last two cannot be
 DAYS_S = (-86_400.0, 86_400.0)
-HANGS_S = (40.0, 90.0)  # of a flintlockd during an outage
+HANGS_S = (40.0, 160.0)  # of a flintlockd during an outage; the agent remembers an attempt for 60 s
 ALMOST_LATE_S = 1.3  # how long the store is almost too late before a server is cut off; longer than a renewal takes
 CUT_S = (3.0, 6.0)  # how long the server is cut off then; longer than the lease lasts
 AWAY_S = (0.0, 3.5)  # how long a host is cut off in a race
@@ -37,9 +35,7 @@ class FaultInjector:
         self._chance = world.chance("fault injector")
         self._more = world.chance("more faults of the injector")
         etcd.reserved = self._race
-        self._rogue = world.chance("rogues")
-        self._rogue_more = world.chance("more rogues")
-        self._rogues = Rogues(world, net, etcd, [server.me.link for server in servers], machines)
+        self._rogues = Rogues(world, net, etcd, servers, machines)
 
     def begin(self) -> None:
         """Start everything, and schedule the faults."""
@@ -70,8 +66,8 @@ class FaultInjector:
             (faults.late_cuts, self._cut_late),
             (faults.day_jumps, self._jump_a_day),
         ))  # fmt: skip
-        self._schedule(self._rogue, ((faults.impostors, self._impostor), (faults.lying_terms, self._liar)))
-        self._schedule(self._rogue_more, ((faults.second_agents, self._second_agent), (faults.thieves, self._thief)))
+        for chance, rogues in self._rogues.strikes():
+            self._schedule(chance, rogues)
 
     def calm(self) -> None:
         """End all faults, and start everything that is down."""
@@ -192,10 +188,22 @@ class FaultInjector:
         """Hang flintlockd, or keep it down."""
         machine = self._more.choice(self._machines)
         if self._more.random() < 0.5:
-            machine.daemon.hang(self._more.uniform(*HANGS_S))
+            self._hang_long(machine)
         elif machine.daemon.up:
             self._out(machine, "flintlockd")
             machine.daemon.kill()
+
+    def _hang_long(self, machine: SimMachine) -> None:
+        """Hang flintlockd. As it goes on, clients may send again what it has in its backlog."""
+        hang_s = self._more.uniform(*HANGS_S)
+        machine.daemon.hang(hang_s)
+
+        def goes_on() -> None:
+            for placement in list(self._etcd.state.placements.values()):
+                if placement.host == machine.host.id and placement.state is PlacementState.RESERVED:
+                    self._etcd.untimely(placement)
+
+        self._later(hang_s + self._more.uniform(0.0, BACKLOG_S), goes_on)
 
     def _machine_out(self) -> None:
         machine = self._more.choice(self._machines)
@@ -245,7 +253,7 @@ class FaultInjector:
 
     def _hang_at_claim(self, machine: SimMachine) -> None:
         """Hang flintlockd, and perhaps shut the agent down meanwhile."""
-        machine.daemon.hang(self._more.uniform(*HANGS_S))
+        self._hang_long(machine)
         if self._more.random() < 0.5:
             self._later(self._more.uniform(0.0, HANGS_S[0]), lambda: self._end(machine))
 
@@ -308,26 +316,6 @@ class FaultInjector:
             self._world.tell(agent.name, f"is stopped for {stop_s:.3f} s")
             agent.stop()
             self._later(stop_s, lambda: agent.go_on() if agent.stopped else None)
-
-    def _impostor(self) -> None:
-        """Start a second machine with the name of a host that the leader has bound to its key."""
-        machine = self._rogue.choice(self._machines)
-        if any(server.has_bound(machine.host.id) for server in self._servers):
-            self._rogues.impostor(machine.host, self._rogue.expovariate(1.0) * self._world.faults.down_s)
-
-    def _liar(self) -> None:
-        term = self._rogue_more.choice(TERMS)
-        self._rogues.liar(self._machines[0].host, term, self._rogue.expovariate(1.0) * self._world.faults.down_s)
-
-    def _second_agent(self) -> None:
-        machine, fingerprint = self._rogue_more.choice(self._machines), self._rogue_more.random() < 0.5
-        self._rogues.second_agent(machine, fingerprint, self._rogue_lives_s())
-
-    def _thief(self) -> None:
-        self._rogues.thief(self._rogue_more.choice(self._machines), self._rogue_lives_s())
-
-    def _rogue_lives_s(self) -> float:
-        return self._rogue_more.expovariate(1.0) * self._world.faults.down_s
 
     def _jump(self) -> None:
         self._jump_by(self._chance.choice(JUMPS_S), self._chance)

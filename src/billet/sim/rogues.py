@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from hashlib import sha256
+from random import Random
 
 from picows import WSListener
 
 from billet.adapters.identity import KeyIdentity
 from billet.core.errors import NOT_FOUND, Code
+from billet.core.identity import LARGEST_TERM
 from billet.core.model import Host
 from billet.core.state import State, holds_room
 from billet.host.agent import Agent, Measured
@@ -24,12 +26,15 @@ from billet.ports import Flintlock, Reply
 from billet.sim.connection import End
 from billet.sim.etcd import Etcd
 from billet.sim.flintlockd import Loopback, SimVm, unknown, wrapped
-from billet.sim.history import HostMade
+from billet.sim.history import HUGE, HostMade
 from billet.sim.hosts import REPORT_S, SimDial, SimMachine
 from billet.sim.loop import SimProcess
 from billet.sim.network import Network
+from billet.sim.servers import SimServer
 from billet.sim.world import SimClock, World
 from billet.wire import flintlock as wire
+
+TERMS = (HUGE, HUGE, LARGEST_TERM, LARGEST_TERM + 1, (1 << 64) - 1)  # that no leader had; the last two cannot be
 
 
 class EmptyFlintlockd:
@@ -91,9 +96,12 @@ class Rogues:
     """Starts such agents. Each has a key of its own and lives for a while."""
 
     def __init__(
-        self, world: World, net: Network, etcd: Etcd, servers: Sequence[str], machines: Sequence[SimMachine]
+        self, world: World, net: Network, etcd: Etcd, servers: Sequence[SimServer], machines: Sequence[SimMachine]
     ) -> None:
-        self._world, self._net, self._etcd, self._servers = world, net, etcd, servers
+        self._world, self._net, self._etcd = world, net, etcd
+        self._servers, self._machines = servers, machines
+        self._links = [server.me.link for server in servers]
+        self._chance, self._more = world.chance("rogues"), world.chance("more rogues")
         self._count = 0
         self._made: set[str] = set()  # names of hosts that no machine has
         self._living: list[SimProcess] = []
@@ -109,31 +117,42 @@ class Rogues:
         for process in self._living:
             process.kill()
 
-    def impostor(self, host: Host, lives_s: float) -> None:
-        """A second machine with the name of a host that is bound to another key."""
-        title = f"impostor-of-{host.id}"
-        process = self._process(title, lives_s)
-        self._start(process, host, EmptyFlintlockd(), SimDial(self._net, process, title), title)
+    def strikes(self) -> tuple[tuple[Random, Sequence[tuple[float, Callable[[], None]]]], ...]:
+        """How often to start each kind of rogue, and how; by source of chance."""
+        faults = self._world.faults
+        return (
+            (self._chance, ((faults.impostors, self._impostor), (faults.lying_terms, self._liar))),
+            (self._more, ((faults.second_agents, self._second_agent), (faults.thieves, self._thief))),
+        )
 
-    def liar(self, host: Host, term: int, lives_s: float) -> None:
-        """A new host that says it has obeyed this term."""
-        process = self._process("liar", lives_s)
-        liar = self._new_host("liar", host)
-        self._start(process, liar, EmptyFlintlockd(), SimDial(self._net, process, "liar"), "liar", term=term)
+    def _impostor(self) -> None:
+        """A second machine with the name of a host that the leader has bound to another key."""
+        host = self._chance.choice(self._machines).host
+        if any(server.has_bound(host.id) for server in self._servers):
+            title = f"impostor-of-{host.id}"
+            process = self._process(title, self._lives_s(self._chance))
+            self._start(process, host, EmptyFlintlockd(), SimDial(self._net, process, title), title)
 
-    def second_agent(self, machine: SimMachine, fingerprint: bool, lives_s: float) -> None:
-        """A second agent beside a machine's flintlockd. `fingerprint`: it knows which process listens there.
+    def _liar(self) -> None:
+        """A new host that says it has obeyed a term that no leader had."""
+        process = self._process("liar", self._lives_s(self._chance))
+        host, dial = self._new_host("liar", self._machines[0].host), SimDial(self._net, process, "liar")
+        self._start(process, host, EmptyFlintlockd(), dial, "liar", term=self._more.choice(TERMS))
 
-        With it Billet can tell from the hellos, without it only from the microVMs that both show.
+    def _second_agent(self) -> None:
+        """A second agent beside a machine's flintlockd. Half of them know which process listens there.
+
+        With that Billet can tell from the hellos, without it only from the microVMs that both show.
         """
+        machine, fingerprint = self._more.choice(self._machines), self._more.random() < 0.5
         host_id, name = machine.host.id, f"{machine.host.id}-again"
 
         def may(server: str) -> bool:
             return self._net.has_greeted(server, host_id) if fingerprint else bool(self._recorded(machine))
 
-        if not any(may(server) for server in self._servers):
+        if not any(may(server) for server in self._links):
             return
-        process = self._process(name, lives_s)
+        process = self._process(name, self._lives_s(self._more))
         if fingerprint:
             self._with_link.append((host_id, process))
         else:
@@ -142,12 +161,13 @@ class Rogues:
         dial = WatchedDial(self._net, process, name, may)
         self._start(process, self._new_host(name, machine.host), loopback, dial, host_id, host_id * fingerprint)
 
-    def thief(self, machine: SimMachine, lives_s: float) -> None:
+    def _thief(self) -> None:
         """A machine that shows the microVMs of another one."""
+        machine = self._more.choice(self._machines)
         if not self._recorded(machine):
             return
         name = f"thief-of-{machine.host.id}"
-        process = self._process(name, lives_s)
+        process = self._process(name, self._lives_s(self._more))
         self._with_record.append((machine, process))
         flintlockd = CopyingFlintlockd(lambda: self._recorded(machine))
         dial = WatchedDial(self._net, process, name, lambda server: bool(self._recorded(machine)))
@@ -180,6 +200,9 @@ class Rogues:
         process.kill()
 
     # How they are started.
+
+    def _lives_s(self, chance: Random) -> float:
+        return chance.expovariate(1.0) * self._world.faults.down_s
 
     def _new_host(self, name: str, like: Host) -> Host:
         host = Host(name, like.capacity, like.allocatable)
@@ -217,7 +240,7 @@ class Rogues:
             key = sha256(process.name.rpartition(".")[0].encode()).digest()
             identity = KeyIdentity.of_seed(key, machine_id, machine_id)
             process.spawn(agent.run())
-            process.spawn(AgentDialler(agent, flintlockd, self._servers, dial, "sim", identity).run())
+            process.spawn(AgentDialler(agent, flintlockd, self._links, dial, "sim", identity).run())
 
         process.spawn(run())
 

@@ -100,6 +100,7 @@ async def _main(world: World) -> None:
     for server in servers:
         server.peers = {peer.id: peer for peer in servers}
     crowd = Crowd(world, net, servers, machines)
+    etcd.untimely = crowd.send_again
     fault_injector = FaultInjector(world, net, etcd, servers, machines)
     fault_injector.begin()
     await _ready(etcd, len(machines))
@@ -112,7 +113,7 @@ async def _main(world: World) -> None:
     await asyncio.wait(work, timeout=LONG_BUSY_S if world.faults.long else BUSY_S)
     fault_injector.calm()
     world.tell("world", "all faults have ended")
-    await asyncio.wait([*work, operator])
+    await asyncio.wait([*work, *crowd.sent_again, operator])
     await _until_quiescent(world, etcd, servers, machines, crowd)
     await _probe(world, crowd)
     looking.cancel()
