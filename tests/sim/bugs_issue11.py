@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 from unittest.mock import patch
 
 from billet.api.flintlock_service import FlintlockService
@@ -50,21 +51,29 @@ def resend_joins_a_finished_create() -> Patches:
 
 
 def attempt_forgotten_after_a_minute() -> Patches:
-    """Item 2: the count does not wait until flintlockd is back."""
+    """Item 2: the count does not wait until flintlockd is back. It begins with the attempt, or with the process."""
+    right = Orders.__init__
+
+    def init(self: Orders, *rest: Any) -> None:
+        right(self, *rest)
+        self.begun_s = self._clock.monotonic_s()  # type: ignore[attr-defined]
 
     def may_be_known(self: Orders, order: CreateOrder) -> bool:
         attempted_s = self._unresolved_s.get(order.token)
-        if attempted_s is None:
-            return order.options.instance != self._instance
-        return self._clock.monotonic_s() - attempted_s < RESOLVE_S
+        if attempted_s is None and order.options.instance == self._instance:
+            return False
+        return self._clock.monotonic_s() - (attempted_s or self.begun_s) < RESOLVE_S  # type: ignore[attr-defined]
 
-    return [patch.object(Orders, "_may_be_known", may_be_known)]
+    return [patch.object(Orders, "__init__", init), patch.object(Orders, "_may_be_known", may_be_known)]
 
 
 def flintlockd_away_is_a_no_to_a_resend() -> Patches:
-    """Item 2."""
+    """Item 2: as it was before. With either of the two guards no second host is asked."""
     wrong = "if False:"
-    return [edited(Orders, "_refused", "if order.options.resent and refusal.reason is Reason.DAEMON_AWAY:", wrong)]
+    return [
+        *attempt_forgotten_after_a_minute(),
+        edited(Orders, "_refused", "if order.options.resent and refusal.reason is Reason.DAEMON_AWAY:", wrong),
+    ]
 
 
 def reservation_dropped_under_a_create() -> Patches:

@@ -29,6 +29,7 @@ VERBS = ("FENCE",) * 4 + ("CORDON", "UNCORDON")
 SHAPES = ((1, 1024), (2, 1024), (1, 2048), (4, 2048))
 TIMEOUT_S = 20.0
 CANCELS_S = 0.5  # within which a client cancels a create that it sends again
+SENT_AGAIN = 20  # creates at untimely moments; they go on when all faults have ended
 GIVEN_UP = -1  # instead of a code
 TRIES = 4  # of a create that has a request id
 TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
@@ -131,8 +132,8 @@ class Crowd:
 
     def send_again(self, placement: Placement) -> None:
         """Perhaps send the create of a reservation again, at an untimely moment."""
-        request, chance = self._requests.get(placement.name), self._resending
-        if request and self._world.happens(chance, self._world.faults.untimely):
+        request, chance, often = self._requests.get(placement.name), self._resending, self._world.faults.untimely
+        if request and often and len(self.sent_again) < SENT_AGAIN and chance.random() < often:
             again = self._send("again", chance, placement.name, request, {REQUEST_ID: placement.name})
             self.sent_again.append(asyncio.create_task(again))
 

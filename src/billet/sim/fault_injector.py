@@ -194,16 +194,17 @@ class FaultInjector:
             machine.daemon.kill()
 
     def _hang_long(self, machine: SimMachine) -> None:
-        """Hang flintlockd. As it goes on, clients may send again what it has in its backlog."""
+        """Hang flintlockd. Late in that, and as it goes on, clients may send again what it has in its backlog."""
         hang_s = self._more.uniform(*HANGS_S)
         machine.daemon.hang(hang_s)
 
-        def goes_on() -> None:
+        def untimely() -> None:
             for placement in list(self._etcd.state.placements.values()):
                 if placement.host == machine.host.id and placement.state is PlacementState.RESERVED:
                     self._etcd.untimely(placement)
 
-        self._later(hang_s + self._more.uniform(0.0, BACKLOG_S), goes_on)
+        self._later(hang_s * self._more.uniform(0.5, 1.0), untimely)
+        self._later(hang_s + self._more.uniform(0.0, BACKLOG_S), untimely)
 
     def _machine_out(self) -> None:
         machine = self._more.choice(self._machines)

@@ -152,7 +152,7 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         thieves=maybe(0.05, 0.3, 0.3),
         copied_tokens=maybe(0.1, 0.9, 0.4),
         batch_s=maybe(0.003, 0.05, 0.3),
-        untimely=maybe(0.3, 1.0, 0.3),
+        untimely=maybe(0.3, 1.0, 0.5),
     )
 
 
