@@ -180,7 +180,7 @@ class CreateOptions(NamedTuple):
 
     `instance` is the agent's process that the microVM was reserved for; the first order goes to no other.
     `resent`: an earlier leader may have sent the order to that process. One that does not know its outcome looks.
-    `verdict_only`: flintlockd is expected to reject the request, and no room is reserved: a microVM is deleted at once.
+    `verdict_only`: flintlockd is expected to reject it, and no room is reserved: a microVM is deleted at once.
     """
 
     instance: str = ""

@@ -10,7 +10,7 @@ import pytest
 
 from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
-from billet.core.errors import Cancelled, Code, HostVerdict
+from billet.core.errors import Cancelled, Code, HostVerdict, Unreachable
 from billet.core.model import Auction, Host, Placement, PlacementState, Resources
 from billet.core.state import PutHost, PutPlacement, State, apply
 from billet.leader.auctioneer import Caller
@@ -40,7 +40,7 @@ class Auctions:
 def service(auctioneer: object, state: State | None = None, hosts: object = None) -> FlintlockService:
     leadership = SimpleNamespace(
         auctioneer=auctioneer,
-        ledger=SimpleNamespace(state=state or State()),
+        ledger=SimpleNamespace(state=state or State(), amending=[]),
         hosts=hosts,
         rules=SimpleNamespace(call_timeout_s=1.0),
         reconciler=SimpleNamespace(seen={}),
@@ -115,3 +115,34 @@ async def test_what_was_deleted_before_its_host_was_fenced_is_gone(fenced: bool)
     for method in (wire.GET, wire.DELETE):
         with pytest.raises(HostVerdict, match="U1 not found"):
             await flintlock.unary(method, wire.with_uid("U1"), 5.0, {})
+
+
+class TwoHosts:
+    """The host that has a microVM, and one that says OK to every call. As they are asked, the microVM is recorded."""
+
+    def __init__(self, state: State, owner: Reply | None) -> None:
+        self._state, self._owner = state, owner
+
+    async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
+        apply(self._state, PutPlacement(Placement("U1", "ns", "vm", ROOM, "h2", PlacementState.STARTED, uid="U1")))
+        if host_id == "h1":
+            return Reply(Code.OK, "", b"a lie")
+        if self._owner is None:
+            raise Unreachable("h2 does not answer")
+        return self._owner
+
+
+@pytest.mark.parametrize("method", [wire.GET, wire.DELETE])
+async def test_once_a_microvm_is_recorded_only_the_answer_of_its_host_counts(method: str) -> None:
+    """Broken on purpose (the first OK counts): a host that says it has deleted another's microVM is believed."""
+
+    async def ask(owner: Reply | None) -> bytes:
+        state = State()
+        for host_id in ("h1", "h2"):
+            apply(state, PutHost(Host(host_id, ROOM, ROOM)))
+        flintlock = service(None, state, TwoHosts(state, owner))
+        return (await flintlock.unary(method, wire.with_uid("U1"), 5.0, {})).payload
+
+    assert await ask(Reply(Code.OK, "", b"the truth")) == b"the truth"
+    with pytest.raises(Unreachable):
+        await ask(None)

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from billet.cli import main
+from billet.sim.loop import StuckError, VirtualLoop, noticing_spins
 from billet.sim.seed import run_seed, run_seeds
 from tests.sim.bugs import BUGS, SEEDS, Bug
 
@@ -67,3 +68,16 @@ def test_the_command_names_the_seed_of_a_failure() -> None:
     assert told.exit_code == 1
     assert f"billet sim --seed {bug.seed} --trace" in told.stdout
     assert "promise 2" in told.stdout
+
+
+def test_a_step_that_never_ends_is_noticed() -> None:
+    """Broken on purpose (no timer): this test hangs."""
+
+    async def spins() -> None:
+        while True:
+            pass
+
+    loop = VirtualLoop()
+    with pytest.raises(StuckError, match="spins"), noticing_spins(loop):
+        loop.run_until_complete(spins())
+    loop.close()

@@ -219,8 +219,15 @@ class FlintlockService:
         )  # fmt: skip
 
     async def _ask_all_hosts_for(self, uid: str, method: str, request: bytes) -> bytes:
-        """Ask all hosts about a uid without a placement: just created on a host, gone, or never there."""
+        """Ask all hosts about a uid without a placement: just created on a host, gone, or never there.
+
+        If it has a placement when they have answered, only the answer of its host counts.
+        """
         replies, missing = await self._ask_all_hosts(method, request)
+        if placement := self._placement(uid, method):
+            if placement.host not in replies:
+                raise Unreachable(f"host {placement.host} does not say whether it has microVM {uid}")
+            return payload(replies[placement.host])
         for reply in replies.values():
             if reply.code == Code.OK:
                 return reply.payload

@@ -30,6 +30,7 @@ from billet.sim.history import (
     Unexpected,
 )
 from billet.sim.order_checkers import ORDER_CHECKERS
+from billet.sim.owner_checkers import OWNER_CHECKERS
 from billet.sim.quota_checker import quotas_kept
 from billet.wire import auction_records
 
@@ -330,6 +331,7 @@ CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
     quotas_kept,
     nothing_unexpected,
     *ORDER_CHECKERS,
+    *OWNER_CHECKERS,
 )
 
 

@@ -11,10 +11,11 @@ from random import Random
 from billet.api import fleet_service as fleet
 from billet.core.constraints import APART
 from billet.core.errors import Code
-from billet.core.model import Resources
+from billet.core.model import Placement, Resources
+from billet.sim.calls import Said
 from billet.sim.history import Answered
 from billet.sim.hosts import SimMachine
-from billet.sim.network import Network, Said
+from billet.sim.network import Network
 from billet.sim.servers import SimServer
 from billet.sim.world import World
 from billet.wire import flintlock as wire
@@ -28,6 +29,7 @@ VERBS = ("FENCE",) * 4 + ("CORDON", "UNCORDON")
 SHAPES = ((1, 1024), (2, 1024), (1, 2048), (4, 2048))
 TIMEOUT_S = 20.0
 CANCELS_S = 0.5  # within which a client cancels a create that it sends again
+SENT_AGAIN = 20  # creates at untimely moments; they go on when all faults have ended
 GIVEN_UP = -1  # instead of a code
 TRIES = 4  # of a create that has a request id
 TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
@@ -48,6 +50,8 @@ class Crowd:
         self._requests: dict[str, bytes] = {}  # name -> request, of creates with a request id
         self._named = 0
         self._resending = world.chance("resends")
+        self.sent_again: list[asyncio.Task[int]] = []  # see send_again
+        self._copying = world.chance("copied tokens")
         # A stream of its own: runs without constraints are the same as if constraints did not exist.
         self._constrained = world.chance("labels")
         self._haste = world.chance("hasty deletes")
@@ -89,7 +93,8 @@ class Crowd:
 
     async def change_host(self, name: str, chance: Random, host_id: str, verb: str) -> int:
         """Send an operator's verb for a host. Returns the code of the answer."""
-        request = fleet_pb2.ChangeHostRequest(host=host_id, verb=fleet_pb2.HostVerb.Value(verb)).SerializeToString()
+        wanted = fleet_pb2.ChangeHostRequest(host=host_id, verb=fleet_pb2.HostVerb.Value(verb), gone=verb == "REMOVE")
+        request = wanted.SerializeToString()
         return (await self.call(name, chance, verb, host_id, fleet.CHANGE_HOST, request, TIMEOUT_S)).code
 
     async def create(self, name: str, chance: Random, shape: tuple[int, int] | None = None) -> int:
@@ -131,6 +136,13 @@ class Crowd:
         if said.code == Code.OK and (uid := wire.read_created(said.payload).uid) not in self._met:
             self._meet(uid)
         return said.code
+
+    def send_again(self, placement: Placement) -> None:
+        """Perhaps send the create of a reservation again, at an untimely moment."""
+        request, chance, often = self._requests.get(placement.name), self._resending, self._world.faults.untimely
+        if request and often and len(self.sent_again) < SENT_AGAIN and chance.random() < often:
+            again = self._send("again", chance, placement.name, request, {REQUEST_ID: placement.name})
+            self.sent_again.append(asyncio.create_task(again))
 
     async def _cancel_some(self, name: str, vm: str, request: bytes, metadata: Mapping[str, str]) -> None:
         """Send a create, and cancel it soon, several times: the next one follows at once."""
@@ -208,13 +220,21 @@ class Crowd:
             taken = taken.plus(vm.demand)
         vcpu, memory_mib = SHAPES[0]
         if daemon.up and machine.host.allocatable.minus(taken).covers(Resources(vcpu, memory_mib, 0, 1)):
-            reply = daemon.create(create_request(self._new_name(), vcpu, memory_mib), self._world.now_s)
+            request = self._with_copied_token(create_request(self._new_name(), vcpu, memory_mib))
+            reply = daemon.create(request, self._world.now_s, direct=True)
             uid = wire.read_created(reply).uid
             self._meet(uid)
             if self._world.happens(chance, self._world.faults.daemon_hangs):
                 daemon.hang()  # before the agent can see it
             if chance.random() < 0.5:
                 await self.get(name, chance, uid)
+
+    def _with_copied_token(self, request: bytes) -> bytes:
+        """In some runs, the request as somebody makes it who copies a spec from flintlockd's list."""
+        tokens = [vm.token for machine in self._machines for vm in machine.daemon.vms.values() if vm.token]
+        if tokens and self._world.happens(self._copying, self._world.faults.copied_tokens):
+            return wire.with_token(request, self._copying.choice(tokens[-3:]))
+        return request
 
     def _new_name(self) -> str:
         self._named += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from billet.broadcast import Broadcast
 from billet.core.errors import StaleTerm
 from billet.core.model import Placement, PlacementState, Resources
-from billet.core.state import Change, PutPlacement, State, apply
+from billet.core.state import Change, DropPlacement, PutPlacement, State, apply
 from billet.leader.ledger import Ledger
 from billet.ports import Leader, Snapshot
 from billet.sim.history import Committed, Deposed, Elected, InHand, LedgerSeen
@@ -34,6 +34,9 @@ class Etcd:
     def __init__(self, world: World) -> None:
         self.state = State()
         self.reserved: Callable[[Placement], None] = lambda placement: None  # called as a reservation is written
+        # Called when it would be untimely to send this create again, so as its reservation is dropped.
+        self.untimely: Callable[[Placement], None] = lambda placement: None
+        self.wrote: Callable[[], None] = lambda: None  # called after each transaction
         self.ledgers: dict[int, Ledger] = {}  # term -> the leader's ledger, to be compared with the store
         self.moved = Broadcast()  # sent when a candidate is added or removed
         self._world = world
@@ -106,6 +109,12 @@ class Etcd:
         first = self.first()
         return first is not None and first.revision == term
 
+    @property
+    def ledger(self) -> Ledger | None:
+        """The ledger of the current term, once its leader has loaded it."""
+        first = self.first()
+        return self.ledgers.get(first.revision) if first else None
+
     def look_at_ledger(self, term: int) -> None:
         """Record what the leader's ledger counts now."""
         ledger = self.ledgers.get(term)
@@ -114,14 +123,21 @@ class Etcd:
             self._world.note(LedgerSeen(self._world.now_s, term, taken))
 
     def _wrote(self, term: int, changes: list[Change]) -> None:
+        ended = [
+            self.state.placements.get(change.placement_id) for change in changes if isinstance(change, DropPlacement)
+        ]
         for change in changes:
             apply(self.state, change)
         self._world.note(Committed(self._world.now_s, term, changes))
         self._world.tell("store", f"term {term} wrote {', '.join(map(brief, changes))}")
         self.look_at_ledger(term)
+        self.wrote()
         for change in changes:
             if isinstance(change, PutPlacement) and change.placement.state is PlacementState.RESERVED:
                 self.reserved(change.placement)
+        for placement in ended:
+            if placement and placement.state is PlacementState.RESERVED:
+                self.untimely(placement)
 
     def depose(self) -> None:
         """End the current term, as another server may do."""
@@ -131,8 +147,7 @@ class Etcd:
 
     def note_in_hand(self) -> None:
         """Record what the current term's creates and deletes have worked on since the last look."""
-        first = self.first()
-        ledger = self.ledgers.get(first.revision) if first else None
+        ledger = self.ledger
         if ledger:
             tokens = frozenset(ledger.in_hand)
             if tokens != self._in_hand or ledger.let_go:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
-from billet.core.model import Placement
+from billet.core.model import Placement, PlacementState
 from billet.sim.etcd import Etcd
+from billet.sim.flintlockd import BACKLOG_S
 from billet.sim.hosts import SimMachine
 from billet.sim.loop import SimProcess
 from billet.sim.network import STORE, Network
@@ -17,7 +18,7 @@ from billet.sim.world import SimClock, World
 FUSE_ACTS = 200  # a lit fuse kills a program at one of its next acts, at the latest at this one
 JUMPS_S = (-3600.0, -30.0, 30.0, 3600.0)  # of a wall clock
 DAYS_S = (-86_400.0, 86_400.0)
-HANGS_S = (40.0, 90.0)  # of a flintlockd during an outage
+HANGS_S = (40.0, 160.0)  # of a flintlockd during an outage; the agent remembers an attempt for 60 s
 ALMOST_LATE_S = 1.3  # how long the store is almost too late before a server is cut off; longer than a renewal takes
 CUT_S = (3.0, 6.0)  # how long the server is cut off then; longer than the lease lasts
 AWAY_S = (0.0, 3.5)  # how long a host is cut off in a race
@@ -34,8 +35,7 @@ class FaultInjector:
         self._chance = world.chance("fault injector")
         self._more = world.chance("more faults of the injector")
         etcd.reserved = self._race
-        self._rogue = world.chance("rogues")
-        self._rogues = Rogues(world, net, [server.me.link for server in servers])
+        self._rogues = Rogues(world, net, etcd, servers, machines)
 
     def begin(self) -> None:
         """Start everything, and schedule the faults."""
@@ -45,7 +45,7 @@ class FaultInjector:
         for machine in self._machines:
             machine.daemon.start()
             machine.start_agent(self._fuse)
-        for rate, strike in (
+        self._schedule(self._chance, (
             (faults.resets, self._net.reset),
             (faults.cuts, self._cut),
             (faults.store_cuts, self._cut_store),
@@ -57,26 +57,22 @@ class FaultInjector:
             (faults.machine_kills, self._kill_machine),
             (faults.stops, self._stop),
             (faults.clock_jumps, self._jump),
-        ):
-            if rate:
-                self._next(rate, strike, self._chance)
-        for rate, strike in (
+        ))  # fmt: skip
+        self._schedule(self._more, (
             (faults.daemon_outages, self._daemon_out),
             (faults.machine_outages, self._machine_out),
             (faults.redials, self._net.redial),
             (faults.agent_stops, self._end_agent),
             (faults.late_cuts, self._cut_late),
             (faults.day_jumps, self._jump_a_day),
-        ):
-            if rate:
-                self._next(rate, strike, self._more)
-        for rate, strike in ((faults.impostors, self._impostor), (faults.lying_terms, self._liar)):
-            if rate:
-                self._next(rate, strike, self._rogue)
+        ))  # fmt: skip
+        for chance, rogues in self._rogues.strikes():
+            self._schedule(chance, rogues)
 
     def calm(self) -> None:
         """End all faults, and start everything that is down."""
         self._world.calm = True
+        self._rogues.end()
         self._net.heal()
         for server in self._servers:
             server.stand_still(False)
@@ -85,6 +81,11 @@ class FaultInjector:
             if machine.process and machine.process.stopped:
                 machine.process.go_on()
             self._revive_machine(machine)
+
+    def _schedule(self, chance: Random, faults: Iterable[tuple[float, Callable[[], None]]]) -> None:
+        for rate, strike in faults:
+            if rate:
+                self._next(rate, strike, chance)
 
     def _next(self, rate: float, strike: Callable[[], None], chance: Random) -> None:
         def fire() -> None:
@@ -187,10 +188,23 @@ class FaultInjector:
         """Hang flintlockd, or keep it down."""
         machine = self._more.choice(self._machines)
         if self._more.random() < 0.5:
-            machine.daemon.hang(self._more.uniform(*HANGS_S))
+            self._hang_long(machine)
         elif machine.daemon.up:
             self._out(machine, "flintlockd")
             machine.daemon.kill()
+
+    def _hang_long(self, machine: SimMachine) -> None:
+        """Hang flintlockd. Late in that, and as it goes on, clients may send again what it has in its backlog."""
+        hang_s = self._more.uniform(*HANGS_S)
+        machine.daemon.hang(hang_s)
+
+        def untimely() -> None:
+            for placement in list(self._etcd.state.placements.values()):
+                if placement.host == machine.host.id and placement.state is PlacementState.RESERVED:
+                    self._etcd.untimely(placement)
+
+        self._later(hang_s * self._more.uniform(0.5, 1.0), untimely)
+        self._later(hang_s + self._more.uniform(0.0, BACKLOG_S), untimely)
 
     def _machine_out(self) -> None:
         machine = self._more.choice(self._machines)
@@ -208,7 +222,9 @@ class FaultInjector:
 
     def _race(self, placement: Placement) -> None:
         """As a reservation is written, let something happen that the order to its host must take into account."""
-        machine = next(machine for machine in self._machines if machine.host.id == placement.host)
+        machine = next((machine for machine in self._machines if machine.host.id == placement.host), None)
+        if machine is None:
+            return
         if self._world.happens(self._more, self._world.faults.claim_hangs):
             self._hang_at_claim(machine)
         if self._world.happens(self._more, self._world.faults.races):
@@ -238,7 +254,7 @@ class FaultInjector:
 
     def _hang_at_claim(self, machine: SimMachine) -> None:
         """Hang flintlockd, and perhaps shut the agent down meanwhile."""
-        machine.daemon.hang(self._more.uniform(*HANGS_S))
+        self._hang_long(machine)
         if self._more.random() < 0.5:
             self._later(self._more.uniform(0.0, HANGS_S[0]), lambda: self._end(machine))
 
@@ -301,15 +317,6 @@ class FaultInjector:
             self._world.tell(agent.name, f"is stopped for {stop_s:.3f} s")
             agent.stop()
             self._later(stop_s, lambda: agent.go_on() if agent.stopped else None)
-
-    def _impostor(self) -> None:
-        """Start a second machine with the name of a host that the leader has bound to its key."""
-        machine = self._rogue.choice(self._machines)
-        if any(server.has_bound(machine.host.id) for server in self._servers):
-            self._rogues.impostor(machine.host, self._rogue.expovariate(1.0) * self._world.faults.down_s)
-
-    def _liar(self) -> None:
-        self._rogues.liar(self._machines[0].host, self._rogue.expovariate(1.0) * self._world.faults.down_s)
 
     def _jump(self) -> None:
         self._jump_by(self._chance.choice(JUMPS_S), self._chance)

@@ -9,7 +9,6 @@ from random import Random
 from typing import Protocol
 
 LONG = 0.2  # share of the runs with a long busy part
-DAY_JUMPS = 0.0  # 1 once a leader forgets nothing early when its wall clock jumps by a day
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +73,12 @@ class FaultPlan:
     late_cuts: float = 0.0  # a server is cut off from the store after answers that were almost too late
     resends: float = 0.0  # that a client with a request id cancels, and sends the request again at once
     day_jumps: float = 0.0
+    # More agents that are not what they say, and copies of what everybody can read.
+    second_agents: float = 0.0  # beside a flintlockd that has an agent
+    thieves: float = 0.0  # a machine shows the microVMs of another host
+    copied_tokens: float = 0.0  # share of the creates that bypass Billet and have the token of another microVM
+    untimely: float = 0.0  # that a create is sent again just as its reservation ends, or flintlockd goes on
+    batch_s: float = 0.0  # a busy server handles all messages of so many seconds at the same moment
 
 
 class Maybe(Protocol):
@@ -142,7 +147,12 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         agent_stops=maybe(0.02, 0.5, 0.3),
         late_cuts=maybe(0.03, 0.2, 0.15),
         resends=maybe(0.05, 0.5, 0.3),
-        day_jumps=maybe(0.02, 0.1, 0.2) * DAY_JUMPS,
+        day_jumps=maybe(0.02, 0.1, 0.2),
+        second_agents=maybe(0.05, 0.3, 0.3),
+        thieves=maybe(0.05, 0.3, 0.3),
+        copied_tokens=maybe(0.1, 0.9, 0.4),
+        batch_s=maybe(0.003, 0.05, 0.3),
+        untimely=maybe(0.3, 1.0, 0.5),
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,7 @@ class Flintlockd:
         self.vms: dict[str, SimVm] = {}
         self.process: SimProcess | None = None
         self.hangs_until_s = 0.0  # calls wait until then
+        self.removed: Callable[[], None] = lambda: None  # called when a microVM is gone
         self.backlog_s = 0.0  # how much later than that the last create of them begins
         self._world = world
         self._number = number
@@ -112,8 +113,8 @@ class Flintlockd:
 
     # Calls.
 
-    def create(self, request: bytes, called_s: float) -> bytes:
-        """CreateMicroVM."""
+    def create(self, request: bytes, called_s: float, direct: bool = False) -> bytes:
+        """CreateMicroVM. `direct`: not through Billet, though it may have a token."""
         spec = rpc.CreateMicroVMRequest.FromString(request).microvm
         if spec.vcpu > VCPU_MAX:
             self._world.note(Declined(self._world.now_s, self.host.id, wire.observe(types.MicroVM(spec=spec)).token))
@@ -122,7 +123,8 @@ class Flintlockd:
         spec.uid = f"01SHST{self._made:017d}{self._number:03d}"
         message = types.MicroVM(version=1, spec=spec, status=types.MicroVMStatus(state=PENDING))
         seen = wire.observe(message)
-        vm = self.vms[spec.uid] = SimVm(spec.uid, seen.token, seen.demand, message)
+        token = "" if direct else seen.token
+        vm = self.vms[spec.uid] = SimVm(spec.uid, token, seen.demand, message)
         self._world.note(Accepted(self._world.now_s, self.host.id, vm.uid, spec.id, vm.token, vm.demand, called_s))
         self._world.tell(self.host.id, f"has {spec.id} as {vm.uid[-6:]}, token {vm.token[-6:] or 'none'}")
         self._enqueue(vm.uid)
@@ -146,7 +148,8 @@ class Flintlockd:
 
     def list_all(self) -> bytes:
         """ListMicroVMs, of all namespaces."""
-        return b"".join(wrapped(vm.bytes()) for vm in self.vms.values())
+        vms = list(self.vms.values())
+        return b"".join(wrapped(vm.bytes()) for vm in (reversed(vms) if self._world.faults.copied_tokens else vms))
 
     def answer(self, method: str, request: bytes, called_s: float) -> bytes:
         """Any unary call. Raises HostVerdict."""
@@ -185,16 +188,18 @@ class Flintlockd:
         elif self.vms.pop(vm.uid, None):
             self._world.note(Removed(self._world.now_s, self.host.id, vm.uid))
             self._world.tell(self.host.id, f"has removed {vm.uid[-6:]}")
+            self.removed()
         self._work_on()
 
 
 class Loopback:
     """ports.Flintlock for one start of an agent."""
 
-    def __init__(self, world: World, daemon: Flintlockd, agent: SimProcess) -> None:
+    def __init__(self, world: World, daemon: Flintlockd, agent: SimProcess, host_id: str) -> None:
         self._world = world
         self._daemon = daemon
         self._agent = agent
+        self._host_id = host_id  # the agent's host
         self._chance = world.chance(f"loopback of {agent.name}")
 
     async def ready(self, timeout_s: float) -> bool:
@@ -227,7 +232,7 @@ class Loopback:
         try:
             reply = await answer
             if method == wire.LIST and reply.code == Code.OK:
-                world.note(Listed(world.now_s, daemon.host.id, called_s))
+                world.note(Listed(world.now_s, self._host_id, called_s))
             return reply
         finally:
             timer.cancel()
@@ -244,7 +249,7 @@ class Loopback:
         if method == wire.CREATE:
             spec = rpc.CreateMicroVMRequest.FromString(request).microvm
             token = wire.observe(types.MicroVM(spec=spec)).token
-            self._world.note(Tried(self._world.now_s, self._daemon.host.id, token))
+            self._world.note(Tried(self._world.now_s, self._host_id, token))
 
     def _send(self, process: SimProcess, method: str, request: bytes, answer: asyncio.Future[Reply]) -> None:
         """Deliver the call now, later or never. The daemon carries it out even if the client has given up."""

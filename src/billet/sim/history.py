@@ -131,6 +131,15 @@ class Ordered(NamedTuple):
     verdict_only: bool = False
 
 
+class Passed(NamedTuple):
+    """An agent received a Get or a Delete of one microVM for its flintlockd."""
+
+    at_s: float
+    host: str
+    term: int
+    uid: str
+
+
 class Told(NamedTuple):
     """A server sent something over a link, numbered `link`, to a host: a welcome, calls for bids, first orders."""
 
@@ -240,6 +249,6 @@ class Quiescent(NamedTuple):
 
 Event = (
     HostMade | QuotaSet | Accepted | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
-    | TermRaised | Ordered | Told | Reported | Parted | InHand | Waits | Tried | Declined | Listed
+    | TermRaised | Ordered | Passed | Told | Reported | Parted | InHand | Waits | Tried | Declined | Listed
     | Answered | Recorded | Unexpected | Quiescent
 )  # fmt: skip

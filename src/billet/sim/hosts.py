@@ -89,7 +89,7 @@ class SimMachine:
 
     async def _begin(self, process: SimProcess) -> None:
         name = self.host.id  # of its machine, its flintlockd and its key
-        loopback = Loopback(self._world, self.daemon, process)
+        loopback = Loopback(self._world, self.daemon, process, name)
         agent = self.agent = Agent(
             self.host, loopback, wire, self._measure, self.clock, REPORT_S, process.name, daemon_id=lambda: name
         )

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import math
+import signal
+import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
 from typing import Any, TypeVar, TypeVarTuple
 
@@ -20,6 +23,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 TICK_S = 1e-6
+SPIN_S = 2.0  # seconds of CPU time that no single step takes
 MAX_STEPS = 2_000_000  # a run takes some ten thousand; beyond this something spins while time stands still
 
 
@@ -37,6 +41,7 @@ class SimProcess:
     def __init__(self, loop: VirtualLoop, name: str) -> None:
         self.name = name
         self.alive = True
+        self.batch_s = 0.0  # how often it looks for messages; 0 = each is handled as it arrives
         self.context = Context()
         self.context.run(_PROCESS.set, self)
         self.at_death: list[Callable[[], None]] = []  # called when it dies
@@ -51,6 +56,8 @@ class SimProcess:
 
     def call_at(self, when_s: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
         """Call back within the process at a time: for messages that arrive from outside."""
+        if self.batch_s:
+            when_s = math.ceil(when_s / self.batch_s) * self.batch_s
         return self._loop.call_at(when_s, callback, *args, context=self.context)
 
     def kill(self) -> None:
@@ -247,3 +254,27 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _write_to_self(self) -> None:
         """Do nothing: no other thread calls."""
+
+
+@contextmanager
+def noticing_spins(loop: VirtualLoop) -> Iterator[None]:
+    """Raise StuckError within a step that never ends. In threads other than the main one it goes unnoticed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    seen = -1
+
+    def look(*_: object) -> None:
+        nonlocal seen
+        if loop.steps == seen:
+            signal.setitimer(signal.ITIMER_VIRTUAL, SPIN_S / 10, SPIN_S / 10)  # the next ones are noticed sooner
+            raise StuckError(f"a step spins at {loop.time():.3f} s")
+        seen = loop.steps
+
+    before = signal.signal(signal.SIGVTALRM, look)
+    signal.setitimer(signal.ITIMER_VIRTUAL, SPIN_S / 2, SPIN_S / 2)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)

@@ -10,37 +10,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 from picows import WSListener
 
-from billet.core.errors import BilletError, Code, LeaderLost
 from billet.link.outbox import PING_AFTER_S, PONG_WITHIN_S
+from billet.sim.calls import REFUSED, TOO_LATE, Arrival, Said, Work, resolve
 from billet.sim.connection import End, SimFrame
-from billet.sim.history import Ordered, Parted, Reported, Shown, Told
+from billet.sim.history import Ordered, Parted, Passed, Reported, Shown, Told
 from billet.sim.loop import SimProcess
 from billet.sim.world import World
+from billet.wire import flintlock as wire
 from billet.wire.pb import link_pb2 as pb
 
 STORE = "store"
 CONNECT_S = 2.0  # timeout of a connection attempt that is not refused
 LATE_S = 5.0  # longest delay of a reordered frame or of a duplicate
 
-
-class Said(NamedTuple):
-    """The result of a call. `answered`: it comes from a server, not from the network."""
-
-    code: int
-    text: str
-    payload: bytes = b""
-    answered: bool = False
-
-
-REFUSED = Said(Code.UNAVAILABLE, "connection refused")
-BROKE = Said(Code.UNAVAILABLE, "the connection broke")
-TOO_LATE = Said(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", b"", True)
 
 Accept = Callable[[str], WSListener | None]
 
@@ -51,6 +39,7 @@ class Network:
     def __init__(self, world: World) -> None:
         self.world = world
         self.listening: dict[str, tuple[SimProcess, Accept]] = {}  # by link address
+        self.parted_from: Callable[[str], None] = lambda host: None  # called when a server has lost a host's link
         self._chance = world.chance("network")
         self._half = world.chance("half-broken links")
         self._numbers = itertools.count(1)  # of connections
@@ -205,12 +194,17 @@ class Network:
                         Ordered(now_s, agent, end.name, order.term, order.token,
                                 order.instance, order.resent, order.verdict_only)
                     )  # fmt: skip
+                elif order.method in (wire.GET, wire.DELETE):
+                    self.world.note(Passed(now_s, end.name, order.term, wire.read_uid(order.payload)))
 
     def _note_reported(self, end: End, up: pb.Up) -> None:
         now_s, host, server = self.world.now_s, end.peer.name, end.process.name
         if up.HasField("hello"):
-            self.world.note(Parted(now_s, self._of_host.get((server, host), 0), host, server))
+            before = self._of_host.get((server, host), 0)
+            self.world.note(Parted(now_s, before, host, server))
             self._of_host[server, host] = end.link
+            if before != end.link:
+                self.parted_from(host)
         if up.HasField("inventory"):
             inventory = up.inventory
             rows = {row.uid: row.token for row in inventory.seen}
@@ -219,7 +213,16 @@ class Network:
     def parted(self, end: End) -> None:
         """See Carrier."""
         if end.kind is pb.Down:
-            self.world.note(Parted(self.world.now_s, end.link, end.peer.name, end.process.name))
+            host, server = end.peer.name, end.process.name
+            self.world.note(Parted(self.world.now_s, end.link, host, server))
+            if self._of_host.get((server, host)) == end.link:
+                del self._of_host[server, host]
+                self.parted_from(host)
+
+    def has_greeted(self, server: str, host: str) -> bool:
+        """Whether the server at this link address has a link to a host, which has said hello."""
+        there = self.listening.get(server)
+        return there is not None and (there[0].name, host) in self._of_host
 
     def delay_s(self) -> float:
         """Draw the delay of one message."""
@@ -264,7 +267,7 @@ class Network:
         self._connections.append((near, far))
         listener.on_ws_connected(far)  # type: ignore[arg-type]
         far.last_s = self.world.now_s + self.delay_s()
-        process.call_at(far.last_s, _resolve, accepted, near)
+        process.call_at(far.last_s, resolve, accepted, near)
 
     def died(self, process: SimProcess, silently: bool) -> None:
         """A process has died. Its peers see their connections closed, or `silently` notice unanswered pings later."""
@@ -283,8 +286,8 @@ class Network:
         if not process.alive:
             return REFUSED
         answer: asyncio.Future[Said] = self.world.loop.create_future()
-        timer = self.world.loop.call_later(timeout_s, _resolve, answer, TOO_LATE)
-        arrival = _Arrival(self, here, there, process, work, answer)
+        timer = self.world.loop.call_later(timeout_s, resolve, answer, TOO_LATE)
+        arrival = Arrival(self, here, there, process, work, answer)
         process.call_at(self.world.now_s + self.delay_s(), arrival.begin)
         process.at_death.append(arrival.died)
         try:
@@ -293,50 +296,6 @@ class Network:
             timer.cancel()
             process.at_death.remove(arrival.died)
             process.call_at(self.world.now_s + self.delay_s(), arrival.give_up)
-
-
-Work = Callable[[], Coroutine[Any, Any, bytes]]
-
-
-class _Arrival:
-    """One call, as the server handles it."""
-
-    def __init__(
-        self, net: Network, here: str, there: str, process: SimProcess, work: Work, answer: asyncio.Future[Said]
-    ) -> None:
-        self._net, self._here, self._there, self._process = net, here, there, process
-        self._work, self._answer = work, answer
-        self._task: asyncio.Task[None] | None = None
-
-    def begin(self) -> None:
-        if self._net.passes(self._here, self._there) and not self._answer.done():
-            self._task = self._process.spawn(self._run())
-
-    def give_up(self) -> None:
-        if self._task and not self._task.done():
-            self._task.cancel()
-
-    def died(self) -> None:
-        self._send(BROKE)
-
-    async def _run(self) -> None:
-        try:
-            said = Said(Code.OK, "", await self._work(), True)
-        except BilletError as error:
-            said = Said(error.status, error.text, b"", not isinstance(error, LeaderLost))
-        self._send(said)
-
-    def _send(self, said: Said) -> None:
-        if self._answer.done() or not (said is BROKE or self._process.acts()):
-            return
-        if self._net.passes(self._there, self._here):
-            world = self._net.world
-            world.loop.call_later(self._net.delay_s(), _resolve, self._answer, said, context=world.loop.world)
-
-
-def _resolve(future: asyncio.Future[Any], result: Any) -> None:
-    if not future.done():
-        future.set_result(result)
 
 
 def request(path: str) -> Any:

@@ -16,8 +16,6 @@ from billet.host.orders import RESOLVE_S
 from billet.link.rounds import GAP_S
 from billet.sim.checker_state import CheckerState, Violation
 from billet.sim.history import (
-    Accepted,
-    Answered,
     Committed,
     Declined,
     Deposed,
@@ -192,44 +190,6 @@ def recorded_soon(history: Sequence[Event]) -> Iterator[Violation]:
             )
 
 
-def one_owner(history: Sequence[Event]) -> Iterator[Violation]:
-    """Promise 6: the store has a microVM on the host where it is, and on no other."""
-    state = CheckerState()
-    homes: dict[str, str] = {}  # uid -> host
-    for event in history:
-        state.update(event)
-        if isinstance(event, Accepted):
-            homes[event.uid] = event.host
-        if isinstance(event, Committed):
-            for change in event.changes:
-                if isinstance(change, PutPlacement) and change.placement.uid in homes:
-                    new = change.placement
-                    if new.host != homes[new.uid]:
-                        yield Violation(
-                            6, event.at_s, f"the store has {new.uid} on {new.host}, but {homes[new.uid]} does"
-                        )
-
-
-def nothing_else_is_deleted(history: Sequence[Event]) -> Iterator[Violation]:
-    """Promise 4: a microVM ends only by a client's Delete, or by a fence of the host where it is."""
-    asked = {event.uid for event in history if isinstance(event, Answered) and event.kind == "delete"}
-    released: set[tuple[str, str]] = set()  # uid or token, and host
-    tokens: dict[str, str] = {}
-    for event in history:
-        match event:
-            case Accepted(_, _, uid, _, token):
-                tokens[uid] = token
-            case Committed(_, _, changes):
-                for change in changes:
-                    if isinstance(change, PutPlacement) and change.placement.state is PlacementState.FENCED:
-                        placement = change.placement
-                        released |= {(placement.uid, placement.host), (placement.id, placement.host)}
-            case Removed(at_s, host_id, uid):
-                fenced = (uid, host_id) in released or (tokens.get(uid, ""), host_id) in released
-                if uid not in asked and not fenced:
-                    yield Violation(4, at_s, f"{host_id} deleted {uid}, and nobody had asked for that")
-
-
 def second_host_only_after_the_first(history: Sequence[Event]) -> Iterator[Violation]:
     """Promise 4: what a flintlockd may still begin is ordered elsewhere only when its Lists have shown otherwise."""
     tried: dict[str, tuple[str, float]] = {}  # by token: the latest host, and when its flintlockd got it
@@ -256,7 +216,5 @@ ORDER_CHECKERS = (
     nobody_is_given_what_no_client_waits_for,
     hosts_are_known_before_they_bid,
     recorded_soon,
-    one_owner,
-    nothing_else_is_deleted,
     second_host_only_after_the_first,
 )

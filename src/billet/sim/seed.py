@@ -22,7 +22,7 @@ from billet.sim.fault_injector import FaultInjector
 from billet.sim.flintlockd import DELETING
 from billet.sim.history import Answered, Quiescent, QuotaSet, Unexpected
 from billet.sim.hosts import SimMachine, draw_hosts
-from billet.sim.loop import StuckError, VirtualLoop, name_of_current
+from billet.sim.loop import StuckError, VirtualLoop, name_of_current, noticing_spins
 from billet.sim.network import Network
 from billet.sim.servers import Ids, SimServer, draw_settings
 from billet.sim.world import World
@@ -72,7 +72,8 @@ def run_seed(seed: int) -> SeedResult:
     try:
         with listening_to_logs(world):
             try:
-                loop.run_until_complete(_main(world))
+                with noticing_spins(loop):
+                    loop.run_until_complete(_main(world))
             except StuckError as error:
                 world.note(Unexpected(world.now_s, str(error)))
             _look_for_failures(world)
@@ -99,6 +100,7 @@ async def _main(world: World) -> None:
     for server in servers:
         server.peers = {peer.id: peer for peer in servers}
     crowd = Crowd(world, net, servers, machines)
+    etcd.untimely = crowd.send_again
     fault_injector = FaultInjector(world, net, etcd, servers, machines)
     fault_injector.begin()
     await _ready(etcd, len(machines))
@@ -111,7 +113,7 @@ async def _main(world: World) -> None:
     await asyncio.wait(work, timeout=LONG_BUSY_S if world.faults.long else BUSY_S)
     fault_injector.calm()
     world.tell("world", "all faults have ended")
-    await asyncio.wait([*work, operator])
+    await asyncio.wait([*work, *crowd.sent_again, operator])
     await _until_quiescent(world, etcd, servers, machines, crowd)
     await _probe(world, crowd)
     looking.cancel()
@@ -137,6 +139,8 @@ async def _until_quiescent(
     """Wait until everything is up and the store agrees with the hosts, at two looks in a row."""
     chance, calm_s, well = world.chance("look"), world.now_s, 0
     while True:
+        if world.now_s - calm_s >= CALM_S:
+            await _remove_strangers(etcd, machines, crowd, chance)
         vms = {
             vm.uid: (machine.host.id, vm.demand, vm.message.status.state == DELETING)
             for machine in machines
@@ -151,6 +155,14 @@ async def _until_quiescent(
             break
         await asyncio.sleep(LOOK_S)
     world.note(Quiescent(world.now_s, found))
+
+
+async def _remove_strangers(etcd: Etcd, machines: list[SimMachine], crowd: Crowd, chance: Random) -> None:
+    """Remove the hosts that no machine has: rogues were let in under their names."""
+    known = {machine.host.id for machine in machines}
+    for host_id in [host_id for host_id in etcd.state.hosts if host_id not in known]:
+        await crowd.change_host("look", chance, host_id, "FENCE")
+        await crowd.change_host("look", chance, host_id, "REMOVE")
 
 
 async def _answers(etcd: Etcd, crowd: Crowd, chance: Random) -> bool:
