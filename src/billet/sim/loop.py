@@ -12,7 +12,6 @@ import heapq
 import itertools
 import math
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -259,9 +258,6 @@ class VirtualLoop(asyncio.BaseEventLoop):
 @contextmanager
 def noticing_spins(loop: VirtualLoop) -> Iterator[None]:
     """Raise StuckError within a step that never ends. In threads other than the main one it goes unnoticed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     seen = -1
 
     def look(*_: object) -> None:
@@ -271,7 +267,11 @@ def noticing_spins(loop: VirtualLoop) -> Iterator[None]:
             raise StuckError(f"a step spins at {loop.time():.3f} s")
         seen = loop.steps
 
-    before = signal.signal(signal.SIGVTALRM, look)
+    try:
+        before = signal.signal(signal.SIGVTALRM, look)
+    except ValueError:  # not the main thread
+        yield
+        return
     signal.setitimer(signal.ITIMER_VIRTUAL, SPIN_S / 2, SPIN_S / 2)
     try:
         yield
