@@ -78,7 +78,6 @@ class FaultPlan:
     thieves: float = 0.0  # a machine shows the microVMs of another host
     copied_tokens: float = 0.0  # share of the creates that bypass Billet and have the token of another microVM
     untimely: float = 0.0  # that a create is sent again just as its reservation ends, or flintlockd goes on
-    batch_s: float = 0.0  # a busy server handles all messages of so many seconds at the same moment
 
 
 class Maybe(Protocol):
@@ -151,7 +150,6 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         second_agents=maybe(0.05, 0.3, 0.3),
         thieves=maybe(0.05, 0.3, 0.3),
         copied_tokens=maybe(0.1, 0.9, 0.4),
-        batch_s=maybe(0.003, 0.05, 0.3),
         untimely=maybe(0.3, 1.0, 0.5),
     )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
-import math
 import signal
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterator
@@ -40,7 +39,6 @@ class SimProcess:
     def __init__(self, loop: VirtualLoop, name: str) -> None:
         self.name = name
         self.alive = True
-        self.batch_s = 0.0  # how often it looks for messages; 0 = each is handled as it arrives
         self.context = Context()
         self.context.run(_PROCESS.set, self)
         self.at_death: list[Callable[[], None]] = []  # called when it dies
@@ -55,8 +53,6 @@ class SimProcess:
 
     def call_at(self, when_s: float, callback: Callable[..., object], *args: object) -> asyncio.TimerHandle:
         """Call back within the process at a time: for messages that arrive from outside."""
-        if self.batch_s:
-            when_s = math.ceil(when_s / self.batch_s) * self.batch_s
         return self._loop.call_at(when_s, callback, *args, context=self.context)
 
     def kill(self) -> None:

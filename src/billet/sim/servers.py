@@ -209,7 +209,6 @@ class SimServer:
         """Start a new process, with nothing in memory."""
         self._starts += 1
         process = self.process = self._world.loop.process(f"{self.id}.{self._starts}")
-        process.batch_s = self._world.faults.batch_s
         process.at_death.append(lambda: self._net.died(process, silently=False))
         process.at_death.append(self._leads_no_more)
         self._world.note(Stopped(self._world.now_s, self.id, False))
