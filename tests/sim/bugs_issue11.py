@@ -131,7 +131,7 @@ def records_end_by_the_wall_clock() -> Patches:
 
 
 BUGS = (
-    Bug("finished create is joined", 0, 243, finished_create_is_joined),
+    Bug("finished create is joined", 0, 439, finished_create_is_joined),
     Bug("flintlockd away is a no to a resend", 4, 205, flintlockd_away_is_a_no_to_a_resend),
     Bug("reservation dropped under a create", 2, 11, reservation_dropped_under_a_create),
     Bug("token alone finds its placement", 6, 452, token_alone_finds_its_placement),
@@ -139,7 +139,7 @@ BUGS = (
     Bug("two agents with one socket join", 6, 496, two_agents_with_one_socket_join),
     Bug("two agents that show one microVM join", 6, 193, two_agents_that_show_one_microvm_join),
     Bug("owner that is away loses its microVMs", 6, 2, owner_that_is_away_loses_its_microvms),
-    Bug("records end by the wall clock", 4, 328, records_end_by_the_wall_clock),
+    Bug("records end by the wall clock", 4, 176, records_end_by_the_wall_clock),
 )
 
 
