@@ -36,6 +36,7 @@ TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
 CONSTRAINED = 0.25  # share of the runs with constraints
 HASTY = 0.3  # share of the runs in which clients delete what they see in a List before its create is answered
 LOOKS, LOOK_EVERY_S = 3, 1.0  # how often such a client lists, and at most how long it waits before each
+TWO_AT_ONCE = 0.5  # share of the creates there that come in pairs
 NOTHING: Mapping[str, str] = {}
 
 
@@ -67,7 +68,7 @@ class Crowd:
             if kind == "create" and self._world.happens(chance, self._world.faults.direct):
                 await self._create_directly(name, chance)
             elif kind == "create":
-                await self.create(name, chance)
+                await self._create_some(name, chance)
             elif kind == "list":
                 await self.list_all(name, chance)
             elif kind == "get":
@@ -96,6 +97,11 @@ class Crowd:
         wanted = fleet_pb2.ChangeHostRequest(host=host_id, verb=fleet_pb2.HostVerb.Value(verb), gone=verb == "REMOVE")
         request = wanted.SerializeToString()
         return (await self.call(name, chance, verb, host_id, fleet.CHANGE_HOST, request, TIMEOUT_S)).code
+
+    async def _create_some(self, name: str, chance: Random) -> None:
+        """Create a microVM; in runs with constraints sometimes two at once, which may have to be apart."""
+        both = self._constraints and self._constrained.random() < TWO_AT_ONCE
+        await asyncio.gather(*(self.create(name, chance) for _ in range(2 if both else 1)))
 
     async def create(self, name: str, chance: Random, shape: tuple[int, int] | None = None) -> int:
         """Create a microVM. Returns the code of the answer.
