@@ -92,7 +92,7 @@ def rejoined_host_bids_before_its_inventory() -> Patches:
 
 
 def rejoined_host_stays_ready() -> Patches:
-    """Needs a second hello without a goodbye of the first connection: `_leave(holder)` says that for every new hello.
+    """Needs a second hello without a goodbye of the first connection: `_leave(other)` says that for every new hello.
 
     The two guard the same thing. Visible only together with "new hello does not end the old connection".
     """
@@ -105,7 +105,7 @@ def new_hello_does_not_end_the_old_connection() -> Patches:
     A call for bids waits for the old connection, for 2 s at most, and an order until its timeout or until pings on
     the old connection are not answered.
     """
-    return [edited(Roster, "_decide", "self._leave(holder)", "del self.hosts[claim.host.id]")]
+    return [edited(Roster, "_decide", "self._leave(other)", "self._drop(other)")]
 
 
 # Promise 3.
