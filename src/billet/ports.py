@@ -266,7 +266,7 @@ class InventoryUpdate(NamedTuple):
     seen: list[Observed]
     gone: list[str]  # uids
     creating: list[str]  # tokens of creates that the agent has in hand
-    deleted: Sequence[str] = ()  # uids deleted by a leader's order: all remembered ones if `full`, else of `gone`
+    deleted: Sequence[Observed] = ()  # by a leader's order: all that are remembered if `full`, else those of `gone`
 
 
 class HostsListener(Protocol):

@@ -63,6 +63,11 @@ def shown_of(text: str) -> dict[str, Observed]:
     return {uid: row}
 
 
+def deleted_of(text: str) -> dict[str, Observed]:
+    token = "tok" if "token" in text else ""
+    return {"U1": Observed("U1", "ns", "vm", SHAPE, VmState.DELETING, token)} if "by order" in text else {}
+
+
 def said(state: State) -> str:
     """The placements in the words of the page."""
     texts = []
@@ -83,14 +88,15 @@ def test_a_case_of_the_page_comes_out_as_it_says(row: Row) -> None:
     if placement:
         apply(state, PutPlacement(placement))
     shown = shown_of(row.shown)
-    uids = sorted({*shown, *([placement.uid] if placement and placement.uid else [])})
+    deleted = deleted_of(row.shown)
+    uids = sorted({*shown, *deleted, *([placement.uid] if placement and placement.uid else [])})
     in_hand = {"tok"} if "in hand" in row.before else set()
     limit_s = KEEP_DELETED_S if row.before.startswith("GONE") else RESOLVE_AFTER_S
     idle_s = {"tok": limit_s - (1.0 if "younger" in row.before else 0.0)}
     creating = {"tok"} if "among the creates" in row.shown else set()
     sent = []
     if "not in full" not in row.shown:  # the reconciler does not even ask before a host has told everything
-        changes = repair(state, "h1", shown, uids, in_hand, NOW_S, {"U1"} if "by order" in row.shown else ())
+        changes = repair(state, "h1", shown, uids, in_hand, NOW_S, deleted)
         changes += expired(state, "h1", shown, creating, in_hand, idle_s, NOW_S, RESOLVE_AFTER_S, KEEP_LOST_S)
         for change in changes:
             apply(state, change)

@@ -73,13 +73,13 @@ class LeaderTerm:
         return placement.state if placement else None
 
     def announce(
-        self, host_id: str, *rows: Observed, creating: tuple[str, ...] = (), deleted: tuple[str, ...] = ()
+        self, host_id: str, *rows: Observed, creating: tuple[str, ...] = (), deleted: tuple[Observed, ...] = ()
     ) -> None:
         self.reconciler.joined(Host(host_id, ROOM, ROOM))
         self.tell(host_id, *rows, creating=creating, deleted=deleted)
 
     def tell(
-        self, host_id: str, *rows: Observed, creating: tuple[str, ...] = (), deleted: tuple[str, ...] = ()
+        self, host_id: str, *rows: Observed, creating: tuple[str, ...] = (), deleted: tuple[Observed, ...] = ()
     ) -> None:
         self.reconciler.observed(host_id, InventoryUpdate(True, list(rows), [], list(creating), deleted))
 
@@ -300,13 +300,28 @@ async def test_a_delete_that_the_last_leader_did_not_record_is_no_loss(leader: L
     await place(leader, "t", STARTED)
     await place(leader, "l", STARTED)
     async with next_term(leader) as following:
-        following.announce("h1", row("U-t"), deleted=("U-s", "U-t"))  # U-t is still there
+        following.announce("h1", row("U-t"), deleted=(row("U-s"), row("U-t")))  # U-t is still there
         await eventually(lambda: following.state_of("s") is GONE)
         assert following.state_of("t") is STARTED
         await eventually(lambda: following.state_of("l") is LOST)
         following.reconciler.observed("h1", InventoryUpdate(False, [], ["U-t"], []))
         await eventually(lambda: following.state_of("t") is GONE)
         await eventually(lambda: not following.reconciler.seen["h1"].deleted)
+
+
+async def test_a_reservation_whose_microvm_was_deleted_before_any_leader_knew_its_uid_is_gone(
+    leader: LeaderTerm,
+) -> None:
+    """The create's answer was lost, and its client deleted what it saw in a List. Broken on purpose (only uids are
+    told): the reservation is dropped after a while, and the create that comes again makes the microVM anew."""
+    await place(leader, "r", RESERVED)
+    await place(leader, "other", RESERVED)
+    deleted = Observed("U9", "ns", "vm", SHAPE, VmState.DELETING, "r")
+    copy = Observed("U10", "ns", "copy", SHAPE, VmState.DELETING, "other")
+    leader.announce("h1", deleted=(deleted, copy))
+    await eventually(lambda: leader.state_of("r") is GONE)
+    assert leader.ledger.state.placements["r"].uid == "U9"
+    assert leader.state_of("other") is RESERVED, "a copy of its spec with its token is another microVM"
 
 
 async def test_a_cordon_survives_a_hello_of_its_host_at_the_same_moment(leader: LeaderTerm) -> None:

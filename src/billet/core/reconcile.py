@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from billet.core.model import REQUESTED, Observed, Placement, PlacementState, VmState
 from billet.core.state import Change, DropPlacement, PutPlacement, State
@@ -16,6 +17,8 @@ from billet.core.state import Change, DropPlacement, PutPlacement, State
 # leader must still know the token then. The difference is for calls on their way.
 RESEND_S = 120.0
 KEEP_DELETED_S = RESEND_S + 30.0
+# What a Delete may end that the ledger has not recorded: also a create whose uid no leader has learned.
+DELETABLE = (PlacementState.RESERVED, PlacementState.STARTED, PlacementState.LOST)
 
 
 def repair(
@@ -25,26 +28,24 @@ def repair(
     uids: Iterable[str],
     in_hand: Collection[str],
     now_s: float,
-    deleted: Collection[str] = (),
+    deleted: Mapping[str, Observed] = MappingProxyType({}),
 ) -> list[Change]:
     """The changes that bring the placements of these uids in line with what the host lists.
 
     `rows` is everything that the host lists now, by uid. Placements in hand (a create or a delete is under way) are
-    skipped: that operation finishes them, and they are reconciled afterwards. `deleted` are uids that the host has
-    deleted by a leader's order; an earlier leader may have ended before it recorded that.
+    skipped: that operation finishes them, and they are reconciled afterwards. `deleted` is what the host has deleted
+    by a leader's order, by uid; an earlier leader may have ended before it recorded that.
     """
     changes: list[Change] = []
     for uid in uids:
-        row = rows.get(uid)
-        placement = state.of_uid(uid) or (by_token(state, row) if row else None)
-        if (placement and placement.id in in_hand) or (row and row.token in in_hand):
+        row, ended = rows.get(uid), deleted.get(uid)
+        known = row or ended
+        placement = state.of_uid(uid) or (by_token(state, known) if known else None)
+        if (placement and placement.id in in_hand) or (known and known.token in in_hand):
             continue
         if placement is None and (uid in state.placements or uid.startswith(REQUESTED)):
             continue  # no uid of flintlockd: adopted, it would replace that placement, or answer a request id
-        if row:
-            change = _appeared(placement, host_id, row, now_s)
-        else:
-            change = _vanished(placement, host_id, uid in deleted, now_s)
+        change = _appeared(placement, host_id, row, now_s) if row else _vanished(placement, host_id, ended, now_s)
         if change:
             changes.append(change)
     return changes
@@ -112,16 +113,17 @@ def _released_and_here(placement: Placement, host_id: str, row: Observed) -> Cha
     return PutPlacement(replace(placement, uid=row.uid))  # only its token was known
 
 
-def _vanished(placement: Placement | None, host_id: str, deleted: bool, now_s: float) -> Change | None:
+def _vanished(placement: Placement | None, host_id: str, deleted: Observed | None, now_s: float) -> Change | None:
     """A host no longer lists a microVM: its delete is complete, the fenced host is clean of it, or it is lost."""
     if placement is None or placement.host != host_id:
         return None
     state = placement.state
     recorded = state in (PlacementState.RELEASING, PlacementState.FENCED)
-    if recorded or (deleted and state in (PlacementState.STARTED, PlacementState.LOST)):
+    if recorded or (deleted and state in DELETABLE):
         if placement.adopted:
             return DropPlacement(placement.id)  # no create can be sent again
-        return PutPlacement(replace(placement, state=PlacementState.GONE, changed_at_s=now_s))
+        uid = deleted.uid if deleted else placement.uid
+        return PutPlacement(replace(placement, state=PlacementState.GONE, uid=uid, changed_at_s=now_s))
     if state is PlacementState.STARTED:
         return PutPlacement(replace(placement, state=PlacementState.LOST, changed_at_s=now_s))
     return None

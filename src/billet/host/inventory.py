@@ -21,7 +21,7 @@ class HostInventory:
     def __init__(self, clock: Clock) -> None:
         self.rows: dict[str, Observed] = {}  # what flintlockd shows, by uid
         self.creating: dict[str, Resources] = {}  # creates in hand, by token
-        self.deleted: dict[str, bool] = {}  # uids of the latest Deletes that flintlockd accepted, in order
+        self.deleted: dict[str, Observed] = {}  # the latest that flintlockd has accepted a Delete of, by uid
         self.taken = ZERO
         self.boot_queue = BootQueue()
         self._clock = clock
@@ -42,9 +42,9 @@ class HostInventory:
             self.boot_queue.waits_no_longer(token)
             self.taken = self.taken.minus(demand)
 
-    def note_deleted(self, uid: str) -> None:
+    def note_deleted(self, row: Observed) -> None:
         """Remember an accepted Delete: the leader that sent it may end before it has recorded it."""
-        remember(self.deleted, uid, True, DELETES_REMEMBERED)
+        remember(self.deleted, row.uid, row, DELETES_REMEMBERED)
 
     def merge(self, rows: list[Observed], begun_s: float) -> tuple[list[Observed], list[str]]:
         """Merge a List that began at `begun_s` (monotonic); return new or changed rows, and uids that are gone.

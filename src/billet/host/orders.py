@@ -7,11 +7,12 @@ import asyncio
 from billet.core import bidding
 from billet.core.errors import Code
 from billet.core.memory import remember
-from billet.core.model import Host, Reason, Refusal
+from billet.core.model import ZERO, Host, Observed, Reason, Refusal, VmState
 from billet.host.flintlockd import CONNECT_S, Codec, CreateOrder, Daemon, describe
 from billet.host.watcher import Watcher
 from billet.ports import Clock, Created, Ended, Flintlock, NotTaken, Outcome, Reply, Unknown
 
+UNANSWERED = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.CANCELLED, Code.INTERNAL)
 RECONNECT_S = 0.2  # how long a call waits for a connection while flintlockd does not respond
 RESOLVE_S = 60.0  # a create that flintlockd has not shown after answering Lists for this long never reached it
 
@@ -41,6 +42,7 @@ class Orders:
         self._clock = clock
         self._doing: dict[str, asyncio.Task[Outcome]] = {}  # creates in hand, by token
         self._carried_out: dict[str, str] = {}  # uid by token, of the latest creates
+        self._ended: dict[str, str] = {}  # uid by token, of the latest microVMs that were deleted by an order
         self._unresolved_s: dict[str, float] = {}  # by token: when a create ended with an unknown outcome
 
     def accepts(self, term: int) -> bool:
@@ -79,12 +81,21 @@ class Orders:
     def _created_uid(self, order: CreateOrder) -> str:
         """The uid of the microVM that this order has already created, "" when none is known."""
         uid = self._carried_out.get(order.token, "")
-        if uid and self._is_gone(uid) and not order.options.resent:
-            del self._carried_out[order.token]  # a new auction under a token that the leader has forgotten
-            uid = ""
-        if order.options.resent and not uid:
-            uid = self._daemon.find(order, self._inventory.rows.values())
-        return uid
+        if not order.options.resent:
+            if not uid or self._is_gone(uid):
+                self._forget(order.token)  # a new auction, perhaps under a token that the leader has forgotten
+                return ""
+            return uid
+        return uid or self._daemon.find(order, self._inventory.rows.values()) or self._ended_uid(order)
+
+    def _ended_uid(self, order: CreateOrder) -> str:
+        """The uid of the microVM that this order has created and a Delete has ended, "" when none is known."""
+        row = self._inventory.deleted.get(self._ended.get(order.token, ""))
+        return self._daemon.find(order, [row]) if row else ""
+
+    def _forget(self, token: str) -> None:
+        self._carried_out.pop(token, None)
+        self._inventory.deleted.pop(self._ended.pop(token, ""), None)
 
     def _is_gone(self, uid: str) -> bool:
         """Whether flintlockd no longer has a microVM that it has had."""
@@ -143,7 +154,9 @@ class Orders:
         finally:
             self._doing.pop(order.token, None)
             self._inventory.end_create(order.token)
-            if isinstance(outcome, Unknown) and not look_first:
+            if isinstance(outcome, Unknown) and (ended := self._ended_uid(order)):
+                outcome = Ended(ended)
+            elif isinstance(outcome, Unknown) and not look_first:
                 remember(self._unresolved_s, order.token, self._clock.monotonic_s())
             if isinstance(outcome, Created):
                 remember(self._carried_out, order.token, outcome.uid)
@@ -166,15 +179,32 @@ class Orders:
             return Reply(Code.UNAVAILABLE, self._outdated(term), b"")
         if not await self._flintlock.ready(min(CONNECT_S if self._watcher.known else RECONNECT_S, timeout_s)):
             return Reply(Code.UNAVAILABLE, "its flintlockd does not answer", b"")
+        row = await self._row_of(request, timeout_s) if method == self._codec.DELETE else None
         reply = await self._flintlock.call(method, request, timeout_s)
+        if row:
+            self._deleted(row, reply.code)
         if reply.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
             return reply._replace(text=f"its flintlockd does not answer ({describe(reply)})")
-        if method == self._codec.DELETE and reply.code == Code.OK:
-            self._inventory.note_deleted(self._codec.read_uid(request))
-            self._watcher.look_soon()  # so that the room is free early
         if reply.code == Code.OK and reads:
             return reply._replace(payload=self._codec.without_token(reply.payload))
         return reply
 
     def _outdated(self, term: int) -> str:
         return f"the order is of term {term}, and a leader of term {self.term} has taken over"
+
+    async def _row_of(self, request: bytes, timeout_s: float) -> Observed:
+        """The microVM that a Delete names. One that no List has shown is looked at now: later, its token is gone."""
+        uid = self._codec.read_uid(request)
+        row = self._inventory.rows.get(uid) or await self._daemon.look_at(uid, timeout_s)
+        return row or Observed(uid, "", "", ZERO, VmState.DELETING)
+
+    def _deleted(self, row: Observed, code: int) -> None:
+        """Remember what a Delete has ended. Without an answer it may have: once the microVM is gone, it has."""
+        if code not in (Code.OK, *UNANSWERED):
+            return
+        self._inventory.note_deleted(row)
+        if row.token:
+            remember(self._ended, row.token, row.uid)
+            if row.uid not in self._inventory.rows:  # the leader learns its token
+                self._watcher.created(row._replace(state=VmState.DELETING) if code == Code.OK else row)
+        self._watcher.look_soon()  # so that the room is free early

@@ -106,7 +106,7 @@ class Watcher:
         """The full inventory, as of the last refresh()."""
         inventory = self.inventory
         rows, creating = list(inventory.rows.values()), list(inventory.creating)
-        return InventoryUpdate(True, rows, [], creating, tuple(inventory.deleted))
+        return InventoryUpdate(True, rows, [], creating, tuple(inventory.deleted.values()))
 
     def created(self, row: Observed) -> None:
         """Add a microVM that flintlockd has just created."""
@@ -122,7 +122,7 @@ class Watcher:
 
     def _tell(self, seen: list[Observed], gone: list[str]) -> None:
         if (seen or gone) and self.uplink:
-            deleted = tuple(uid for uid in gone if uid in self.inventory.deleted)
+            deleted = tuple(self.inventory.deleted[uid] for uid in gone if uid in self.inventory.deleted)
             self.uplink.inventory(InventoryUpdate(False, seen, gone, list(self.inventory.creating), deleted))
 
     async def _watch_boots(self) -> None:

@@ -222,7 +222,8 @@ class Reconciler:
                 uids.update(seen.rows, self._uids_in_ledger(host_id))
             seen.dirty |= self._in_hand(seen, uids)
             await self._write(self._changes(host_id, seen, uids, sweep or fenced))
-            seen.deleted -= uids - seen.dirty - seen.rows.keys()  # recorded
+            for uid in uids - seen.dirty - seen.rows.keys():
+                seen.deleted.pop(uid, None)  # recorded
             if fenced and seen.complete and is_clean(self._ledger.state, host_id):
                 await self._ledger.amend(host_id, lambda known: replace(known, fenced=False) if known else None)
                 log.info("fenced host is clean and may bid again", host=host_id)
@@ -320,7 +321,7 @@ class Reconciler:
         held = set()
         for uid in uids:
             placement = state.of_uid(uid)
-            row = seen.rows.get(uid)
+            row = seen.rows.get(uid) or seen.deleted.get(uid)
             if (placement and placement.id in in_hand) or (row and row.token in in_hand):
                 held.add(uid)
         return held

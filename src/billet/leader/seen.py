@@ -15,7 +15,7 @@ class Seen:
     host: Host
     rows: dict[str, Observed] = field(default_factory=dict)  # by uid
     creating: set[str] = field(default_factory=set)  # tokens of creates in hand
-    deleted: set[str] = field(default_factory=set)  # uids whose deletes the ledger may not have
+    deleted: dict[str, Observed] = field(default_factory=dict)  # by uid: the ledger may not have these Deletes
     dirty: set[str] = field(default_factory=set)  # uids to reconcile
     complete: bool = False  # a full inventory has arrived
     report: Report | None = None
@@ -35,4 +35,7 @@ class Seen:
             self.rows.pop(uid, None)
             self.dirty.add(uid)
         self.creating = set(inventory.creating)
-        self.deleted.update(uid for uid in inventory.deleted if inventory.full or uid in self.dirty)
+        for row in inventory.deleted:
+            if inventory.full or row.uid in self.dirty:
+                self.deleted[row.uid] = row
+                self.dirty.add(row.uid)

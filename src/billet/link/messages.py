@@ -143,21 +143,22 @@ def put_inventory(value: InventoryUpdate) -> pb.InventoryUpdate:
     """An inventory as a message."""
     return pb.InventoryUpdate(
         full=value.full,
-        seen=[
-            pb.MicroVM(
-                uid=row.uid,
-                namespace=row.namespace,
-                name=row.name,
-                demand=put_resources(row.demand),
-                state=row.state.value,
-                token=row.token,
-                retry=row.retry,
-            )
-            for row in value.seen
-        ],
+        seen=map(_put_row, value.seen),
         gone=value.gone,
         creating=value.creating,
-        deleted=value.deleted,
+        deleted=map(_put_row, value.deleted),
+    )
+
+
+def _put_row(row: Observed) -> pb.MicroVM:
+    return pb.MicroVM(
+        uid=row.uid,
+        namespace=row.namespace,
+        name=row.name,
+        demand=put_resources(row.demand),
+        state=row.state.value,
+        token=row.token,
+        retry=row.retry,
     )
 
 
@@ -165,20 +166,22 @@ def get_inventory(message: pb.InventoryUpdate) -> InventoryUpdate:
     """The inventory of a message, without rows that cannot be microVMs. Raises ValueError."""
     for column in (message.seen, message.gone, message.creating, message.deleted):
         bounds.number(len(column), ROWS, "the number of microVMs")
-    seen = [
-        Observed(
-            row.uid,
-            bounds.clean(row.namespace),
-            bounds.clean(row.name),
-            bounds.clamped(get_resources(row.demand)),
-            VmState(row.state),
-            row.token if len(row.token) <= bounds.NAME_CHARS else "",
-            max(row.retry, 0),
-        )
-        for row in message.seen
-        if bounds.is_row(row)
-    ]
-    return InventoryUpdate(message.full, seen, list(message.gone), list(message.creating), tuple(message.deleted))
+    seen, deleted = (
+        [_get_row(row) for row in rows if bounds.is_row(row)] for rows in (message.seen, message.deleted)
+    )
+    return InventoryUpdate(message.full, seen, list(message.gone), list(message.creating), tuple(deleted))
+
+
+def _get_row(row: pb.MicroVM) -> Observed:
+    return Observed(
+        row.uid,
+        bounds.clean(row.namespace),
+        bounds.clean(row.name),
+        bounds.clamped(get_resources(row.demand)),
+        VmState(row.state),
+        row.token if len(row.token) <= bounds.NAME_CHARS else "",
+        max(row.retry, 0),
+    )
 
 
 def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:

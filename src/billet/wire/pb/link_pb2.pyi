@@ -395,8 +395,8 @@ class InventoryUpdate(_message.Message):
         """tokens of creates in progress"""
 
     @_builtins.property
-    def deleted(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """uids that flintlockd deletes or has deleted by a leader's order: all remembered"""
+    def deleted(self) -> _containers.RepeatedCompositeFieldContainer[Global___MicroVM]:
+        """what flintlockd deletes or has deleted by a leader's order: all that is remembered"""
 
     def __init__(
         self,
@@ -405,7 +405,7 @@ class InventoryUpdate(_message.Message):
         seen: _abc.Iterable[Global___MicroVM] | None = ...,
         gone: _abc.Iterable[_builtins.str] | None = ...,
         creating: _abc.Iterable[_builtins.str] | None = ...,
-        deleted: _abc.Iterable[_builtins.str] | None = ...,
+        deleted: _abc.Iterable[Global___MicroVM] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
