@@ -54,9 +54,14 @@ def nothing_else_is_deleted(history: Sequence[Event]) -> Iterator[Violation]:
 def calls_go_to_the_owner(history: Sequence[Event]) -> Iterator[Violation]:
     """Promise 6: a Get or a Delete of a recorded microVM goes to its host, whatever others show.
 
-    Only the current leader is held to that. One that was deposed may not have learnt of it.
+    Only the current leader is held to that. One that was deposed may not have learnt of it. A microVM that a client
+    named before it was recorded is left out: such calls go to all hosts, and may reach a frozen one late.
     """
     state = CheckerState()
+    asked_s: dict[str, float] = {}  # by uid: when a client first named it
+    for event in history:
+        if isinstance(event, Answered) and event.kind in ("get", "delete"):
+            asked_s[event.uid] = min(event.asked_s, asked_s.get(event.uid, event.asked_s))
     homes: dict[str, tuple[str, float]] = {}  # uid -> host, and when the store first had it there
     for event in history:
         state.update(event)
@@ -67,6 +72,8 @@ def calls_go_to_the_owner(history: Sequence[Event]) -> Iterator[Violation]:
                         homes.setdefault(change.placement.uid, (vm.host, at_s))
             case Passed(at_s, host_id, term, uid) if uid in homes and uid in state.vms:
                 home, since_s = homes[uid]
+                if asked_s.get(uid, at_s) < since_s + APPLIED_S:
+                    continue
                 if host_id != home and term == state.term and at_s - since_s > APPLIED_S:
                     yield Violation(6, at_s, f"a call for {uid} went to {host_id}, but {home} has it")
 
