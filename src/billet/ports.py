@@ -72,7 +72,7 @@ class Store(Protocol):
     def leaders(self) -> AsyncIterator[Leader | None]:
         """Yield the leader now and after every change, without end; changes in quick succession may be merged.
 
-        Yields None after longer than a lease without knowing. Raises StoreError only when this store is closed.
+        None also after longer than a lease without knowing. Raises StoreError only when this store is closed.
         """
 
     async def depose(self, leader: Leader) -> None:
@@ -179,7 +179,7 @@ class CreateOptions(NamedTuple):
     """Options of a create order.
 
     `instance` is the agent's process that the microVM was reserved for; the first order goes to no other.
-    `resent`: an earlier leader may have sent the order to that process. One that does not know its outcome looks.
+    `resent`: an earlier leader may have sent the order: unless the agent knows its outcome, it looks for the token.
     `verdict_only`: flintlockd is expected to reject it, and no room is reserved: a microVM is deleted at once.
     """
 
@@ -294,6 +294,9 @@ class Gate(Protocol):
         `taken`: why its name is not free, if an agent that has joined has it.
         """
 
+    def vouches(self, claim: Claim) -> bool:
+        """Whether no other key is known to have this name. Also asked after the term, while another server leads."""
+
     def copied(self, host_id: str) -> None:
         """Another machine has shown the key of this host, which is connected and alive."""
 
@@ -326,10 +329,7 @@ class Answer(NamedTuple):
 
 
 class Backend(Protocol):
-    """Answers clients' calls: this server if it leads, else a proxy to the leader. Requests and replies are bytes.
-
-    Every error is raised as BilletError.
-    """
+    """Answers clients' calls: this server if it leads, else a proxy to the leader. Raises only BilletError."""
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """Answer a unary call of Flintlock's service that Billet knows, or of its own Fleet service."""

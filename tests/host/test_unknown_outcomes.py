@@ -41,6 +41,7 @@ class Cuttable:
         self._inner = inner
         self.cut = False
         self.cut_after_create = False
+        self.loses: set[str] = set()  # methods whose replies are lost
 
     async def ready(self, timeout_s: float) -> bool:
         return not self.cut
@@ -49,6 +50,8 @@ class Cuttable:
         if self.cut:
             return Reply(Code.UNAVAILABLE, "down", b"")
         reply = await self._inner.call(method, request, timeout_s)
+        if method in self.loses:
+            return Reply(Code.UNAVAILABLE, "socket closed", b"")
         if self.cut_after_create and method == wire.CREATE:
             self.cut = True
             return Reply(Code.UNAVAILABLE, "socket closed", b"")
@@ -197,6 +200,25 @@ async def test_a_delete_is_told_to_the_next_leader_too(rig: Rig) -> None:
             assert await rig.agent.refresh()
     assert [row.uid for row in rig.agent.everything().deleted] == [created.uid]
     assert [row.uid for update in uplink.inventories if update.gone for row in update.deleted] == [created.uid]
+
+
+async def test_a_delete_of_a_microvm_whose_token_nobody_knows_is_not_passed_on(rig: Rig) -> None:
+    """Broken on purpose (a lost Get does not matter): when its create comes again, it is made anew."""
+    assert await rig.agent.refresh()
+    made = await rig.flintlock.call(wire.CREATE, wire.with_token(create_request("01EARLY"), "01EARLY"), 5.0)
+    uid = wire.read_created(made.payload).uid
+    rig.flintlock.loses = {wire.GET}
+    assert (await rig.agent.call(5, wire.DELETE, wire.with_uid(uid), 5.0)).code == Code.UNAVAILABLE
+    rig.flintlock.loses = {wire.DELETE}  # it is carried out, and nobody learns that
+    assert (await rig.agent.call(5, wire.DELETE, wire.with_uid(uid), 5.0)).code == Code.UNAVAILABLE
+    async with asyncio.timeout(30):
+        while rig.agent.everything().seen:
+            rig.clock.s += 1
+            assert await rig.agent.refresh()
+    assert await rig.sent_again("01EARLY", instance="earlier") == Ended(uid)
+    rig.flintlock.loses = set()
+    unknown = await rig.agent.call(5, wire.DELETE, wire.with_uid(uid), 5.0)
+    assert unknown.code == Code.UNKNOWN, "flintlockd's own words"
 
 
 async def test_a_microvm_that_was_deleted_before_any_list_showed_it_is_known_by_its_token(rig: Rig) -> None:

@@ -479,11 +479,11 @@ async def test_a_delete_that_the_full_disk_does_not_take_is_reported_as_it_is_an
 
 
 class Answers(Hosts):
-    """One host bids and takes the order; it answers each create with the same uid."""
+    """One host bids and takes the order; it answers each create in the same way."""
 
-    def __init__(self, host_id: str, uid: str) -> None:
+    def __init__(self, host_id: str, outcome: Outcome) -> None:
         super().__init__(*[self._bid] * 9)
-        self._host_id, self._uid = host_id, uid
+        self._host_id, self._outcome = host_id, outcome
 
     def _bid(self, host_id: str, auction: Auction) -> Bid | Refusal:
         return bids(host_id, auction) if host_id == self._host_id else Refusal(host_id, Reason.DECLINED)
@@ -491,13 +491,16 @@ class Answers(Hosts):
     async def create(
         self, host_id: str, auction: Auction, request: bytes, timeout_s: float, options: CreateOptions
     ) -> Outcome:
-        return Created(self._uid, b"reply")
+        return self._outcome
 
 
-async def test_a_host_that_answers_a_create_with_the_uid_of_another_host_gets_nothing(ledger: Ledger) -> None:
+@pytest.mark.parametrize("outcome", [Created("U0", b"reply"), Ended("U0")])
+async def test_a_host_that_answers_a_create_with_the_uid_of_another_host_gets_nothing(
+    ledger: Ledger, outcome: Outcome
+) -> None:
     """Broken on purpose (any uid is recorded): Get and Delete of the other microVM go to this host."""
     await ledger.claim([PutPlacement(Placement("t0", "ns", "vm", SHAPE, "h0", PlacementState.STARTED, "U0"))])
-    maker, _ = auctioneer(ledger, Answers("h1", "U0"))
+    maker, _ = auctioneer(ledger, Answers("h1", outcome))
     with pytest.raises(CreateOutcomeUnknown, match="belongs to another host"):
         await create(maker, "stolen")
     assert ledger.state.of_uid("U0") == ledger.state.placements["t0"]
@@ -509,7 +512,7 @@ async def test_a_create_whose_microvm_was_adopted_meanwhile_takes_it_over(ledger
     """Its reservation had expired before its host showed it. Broken on purpose: it is counted twice."""
     adopted = Placement("U1", "ns", "late", SHAPE, "h1", PlacementState.STARTED, "U1", adopted=True)
     await ledger.finish([PutHost(Host("h1", WIDE, WIDE)), PutPlacement(adopted)])
-    maker, _ = auctioneer(ledger, Answers("h1", "U1"))
+    maker, _ = auctioneer(ledger, Answers("h1", Created("U1", b"reply")))
     assert await create(maker, "late") == b"reply"
     assert ledger.state.placements.keys() == {"late"}
     assert ledger.state.taken["h1"] == SHAPE

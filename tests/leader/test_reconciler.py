@@ -324,6 +324,24 @@ async def test_a_reservation_whose_microvm_was_deleted_before_any_leader_knew_it
     assert leader.state_of("other") is RESERVED, "a copy of its spec with its token is another microVM"
 
 
+@pytest.mark.parametrize("removed", [False, True])
+async def test_what_a_host_was_deleting_when_it_left_is_known_when_it_is_back(
+    leader: LeaderTerm, removed: bool
+) -> None:
+    """Its create was in hand then, and its agent is another one now, which remembers nothing. Broken on purpose
+    (forget what was shown): the reservation is dropped, and the create that comes again makes the microVM anew."""
+    await place(leader, "r", RESERVED)
+    deleted = Observed("U9", "ns", "vm", SHAPE, VmState.DELETING, "r")
+    async with leader.ledger.hold("r"):
+        leader.announce("h1", deleted)
+        if removed:
+            leader.reconciler.observed("h1", InventoryUpdate(False, [], ["U9"], [], [deleted]))
+        leader.reconciler.left("h1")
+    leader.announce("h1")
+    await eventually(lambda: leader.state_of("r") is GONE)
+    assert leader.ledger.state.placements["r"].uid == "U9"
+
+
 async def test_a_cordon_survives_a_hello_of_its_host_at_the_same_moment(leader: LeaderTerm) -> None:
     """Both write the host's record, and neither undoes the other's change."""
     for slot in range(20):

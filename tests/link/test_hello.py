@@ -91,6 +91,7 @@ class Program(WSListener):
     def __init__(self, *hellos: Callable[[bytes], pb.Hello]) -> None:
         self.nonces: list[bytes] = []
         self.goodbye = ""
+        self.standbys = 0
         self.closed = False
         self._hellos = hellos
 
@@ -98,6 +99,7 @@ class Program(WSListener):
         if frame.msg_type == WSMsgType.BINARY:
             down = pb.Down.FromString(frame.get_payload_as_bytes())
             self.goodbye = down.goodbye.why or self.goodbye
+            self.standbys += down.HasField("standby")
             if down.HasField("challenge"):
                 self.nonces.append(down.challenge.nonce)
                 for hello in self._hellos:
@@ -178,6 +180,21 @@ async def test_agents_with_other_keys_wait_at_a_server_that_does_not_lead(server
     await eventually(lambda: link.instance("h1") == "two")
 
 
+async def test_a_stranger_does_not_hold_a_name_after_the_term(server: tuple[LinkServer, int]) -> None:
+    """While nobody leads, reads are answered by the hosts of this server's last term. Broken on purpose (the first
+    one to come holds the name): a stranger says that the host's microVMs are "not found" (promise 5)."""
+    link, port = server
+    gate = Bouncer()
+    gate.known_key = get_claim(signed(), NONCE, "").host.key
+    link.begin(LinkTerm(1, DEFAULT_WEIGHTS, gate, 0.0))  # type: ignore[arg-type]
+    link.end("the term has ended")
+    stranger = await dial(port, Program(lambda nonce: signed(OTHER, nonce)))
+    await eventually(lambda: stranger.standbys)
+    assert link.instance("h1") == ""
+    await dial(port, Program(lambda nonce: signed(nonce=nonce)))
+    await eventually(lambda: link.instance("h1") == "one")
+
+
 async def test_an_agent_that_waits_and_dials_again_still_waits(server: tuple[LinkServer, int]) -> None:
     """Its old connection is dead, and the server notices that later. Broken on purpose (the old one is kept): its end
     takes the agent off the leader's list, so that no operator can admit it."""
@@ -206,10 +223,14 @@ class Bouncer:
 
     def __init__(self) -> None:
         self.heard: list[str] = []
+        self.known_key = ""
 
     def greet(self, claim: Claim, taken: str = "") -> Waiting:
         self.heard.append("hello")
         return Waiting("for an operator")
+
+    def vouches(self, claim: Claim) -> bool:
+        return claim.host.key == self.known_key
 
     def left(self, host_id: str, instance: str) -> None:
         self.heard.append("left")

@@ -94,16 +94,15 @@ def _appeared(placement: Placement | None, host_id: str, row: Observed, now_s: f
     return PutPlacement(replace(placement, state=state, uid=row.uid, demand=row.demand, changed_at_s=now_s))
 
 
-def started(state: State, placement: Placement, uid: str, now_s: float) -> list[Change] | None:
-    """The changes that end a create whose host has answered with this uid. None: it is another placement's uid.
+def answered(state: State, made: Placement) -> list[Change] | None:
+    """The changes that end a create, `made` by its host's answer. None: the uid is another placement's.
 
     If the reservation had expired before the host showed the microVM, that was adopted: then it becomes the create's.
     """
-    owner = state.of_uid(uid)
-    made = PutPlacement(replace(placement, state=PlacementState.STARTED, uid=uid, changed_at_s=now_s))
-    if owner is None or owner.id == placement.id:
-        return [made]
-    return [DropPlacement(owner.id), made] if owner.adopted and owner.host == placement.host else None
+    owner = state.of_uid(made.uid)
+    if owner is None or owner.id == made.id:
+        return [PutPlacement(made)]
+    return [DropPlacement(owner.id), PutPlacement(made)] if owner.adopted and owner.host == made.host else None
 
 
 def _released_and_here(placement: Placement, host_id: str, row: Observed) -> Change | None:

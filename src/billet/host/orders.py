@@ -7,7 +7,7 @@ import asyncio
 from billet.core import bidding
 from billet.core.errors import Code
 from billet.core.memory import remember
-from billet.core.model import ZERO, Host, Observed, Reason, Refusal, VmState
+from billet.core.model import Host, Observed, Reason, Refusal, VmState
 from billet.host.flintlockd import CONNECT_S, Codec, CreateOrder, Daemon, describe
 from billet.host.watcher import Watcher
 from billet.ports import Clock, Created, Ended, Flintlock, NotTaken, Outcome, Reply, Unknown
@@ -179,10 +179,10 @@ class Orders:
             return Reply(Code.UNAVAILABLE, self._outdated(term), b"")
         if not await self._flintlock.ready(min(CONNECT_S if self._watcher.known else RECONNECT_S, timeout_s)):
             return Reply(Code.UNAVAILABLE, "its flintlockd does not answer", b"")
-        row = await self._row_of(request, timeout_s) if method == self._codec.DELETE else None
-        reply = await self._flintlock.call(method, request, timeout_s)
-        if row:
-            self._deleted(row, reply.code)
+        deletes = method == self._codec.DELETE
+        reply = await (
+            self._delete(request, timeout_s) if deletes else self._flintlock.call(method, request, timeout_s)
+        )
         if reply.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
             return reply._replace(text=f"its flintlockd does not answer ({describe(reply)})")
         if reply.code == Code.OK and reads:
@@ -192,11 +192,19 @@ class Orders:
     def _outdated(self, term: int) -> str:
         return f"the order is of term {term}, and a leader of term {self.term} has taken over"
 
-    async def _row_of(self, request: bytes, timeout_s: float) -> Observed:
-        """The microVM that a Delete names. One that no List has shown is looked at now: later, its token is gone."""
+    async def _delete(self, request: bytes, timeout_s: float) -> Reply:
+        """Pass a Delete on. A microVM that no List has shown is looked at first: later, nobody knows its token."""
         uid = self._codec.read_uid(request)
-        row = self._inventory.rows.get(uid) or await self._daemon.look_at(uid, timeout_s)
-        return row or Observed(uid, "", "", ZERO, VmState.DELETING)
+        row = self._inventory.rows.get(uid)
+        if row is None:
+            got = await self._flintlock.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
+            if got.code in UNANSWERED:
+                return got
+            row = self._codec.read_created(got.payload) if got.code == Code.OK else None
+        reply = await self._flintlock.call(self._codec.DELETE, request, timeout_s)
+        if row:
+            self._deleted(row, reply.code)
+        return reply
 
     def _deleted(self, row: Observed, code: int) -> None:
         """Remember what a Delete has ended. Without an answer it may have: once the microVM is gone, it has."""

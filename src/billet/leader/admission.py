@@ -102,6 +102,11 @@ class Admission:
         self._refused.pop(key, None)
         remember(self._refused, key, (claim, verdict, self._clock.monotonic_s()), 100)
 
+    def vouches(self, claim: Claim) -> bool:
+        """See Gate."""
+        known = self._ledger.state.hosts.get(claim.host.id)
+        return known is None or not known.key or known.key == claim.host.key
+
     def copied(self, host_id: str) -> None:
         """The identity of this connected host was shown by another machine: only its present boot is let in now."""
         seen = self._reconciler.seen.get(host_id)

@@ -240,7 +240,7 @@ class Auctioneer:
                 return refusal
             case Ended(uid):  # deleted before any leader had recorded its uid
                 ended = replace(placement, state=PlacementState.RELEASING, uid=uid)
-                await ledger.finish([PutPlacement(ended)])
+                await ledger.finish_answered(ended)
                 raise _gone_since(ended)
             case Unknown(text):
                 # The reservation stays: the host may have the microVM, and is asked for its token (promise 4).
@@ -250,9 +250,9 @@ class Auctioneer:
                 )
 
     async def _started(self, placement: Placement, uid: str) -> None:
-        changes = self._ledger.changes_of_start(placement, uid, self._clock.now_s())
+        made = replace(placement, state=PlacementState.STARTED, uid=uid, changed_at_s=self._clock.now_s())
         try:
-            await self._ledger.finish(changes)
+            await self._ledger.finish_answered(made)
         except (StaleTerm, CommitOutcomeUnknown):
             raise  # the next leader finds the microVM by its token
         except StoreError as error:

@@ -12,7 +12,7 @@ import structlog
 
 from billet.core.errors import CommitOutcomeUnknown, CreateOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement
-from billet.core.reconcile import started
+from billet.core.reconcile import answered
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
 from billet.ports import Leader, Store, Term
 
@@ -154,16 +154,16 @@ class Ledger:
             if wanted and wanted != known:
                 await self.finish([PutPlacement(wanted)])
 
-    def changes_of_start(self, placement: Placement, uid: str, now_s: float) -> list[Change]:
-        """The changes that end a create. Raises CreateOutcomeUnknown if the uid is another microVM's."""
-        changes = started(self.state, placement, uid, now_s)
+    async def finish_answered(self, made: Placement) -> None:
+        """Write what a host's answer has made of a placement. CreateOutcomeUnknown if the uid is another one's."""
+        changes = answered(self.state, made)
         if changes is None:
-            log.error("host answered a create with another microVM", host=placement.host, uid=uid)
+            log.error("host answered a create with another microVM", host=made.host, uid=made.uid)
             raise CreateOutcomeUnknown(
-                f"host {placement.host} answers with microVM {uid}, which belongs to another host or create: check "
+                f"host {made.host} answers with microVM {made.uid}, which belongs to another host or create: check "
                 f"the host; Billet tries no other one until it knows"
             )
-        return changes
+        await self.finish(changes)
 
     def end(self, why: str) -> None:
         """End the term (promise 3): no decision may use this state any more."""

@@ -11,7 +11,7 @@ import structlog
 
 from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.identity import with_marks
-from billet.core.model import Host, Placement
+from billet.core.model import Host, Observed, Placement
 from billet.core.reconcile import (
     expired,
     is_clean,
@@ -70,13 +70,14 @@ class Reconciler:
         self._idle_since_s: dict[str, dict[str, float]] = {}  # monotonic, by host and placement
         self._begun_s = clock.monotonic_s()
         self._watch_at_s = 0.0
+        self._ending: dict[str, dict[str, Observed]] = {}  # by host that is away: see Seen.ending
         self._left_s: dict[str, float] = {}  # by host: when its link closed, monotonic
 
     # Events from the link (ports.HostsListener).
 
     def joined(self, host: Host) -> None:
         """A host has connected."""
-        self.seen[host.id] = Seen(host)
+        self.seen[host.id] = Seen(host, deleted=self._ending.pop(host.id, {}))
         self.ready.expect(host.id)
         self._mark_dirty(host.id)
 
@@ -108,7 +109,9 @@ class Reconciler:
 
     def left(self, host_id: str) -> None:
         """A host has disconnected. Its placements stay as they are."""
-        self.seen.pop(host_id, None)
+        seen = self.seen.pop(host_id, None)
+        if seen and (ending := seen.ending()):
+            self._ending[host_id] = ending
         self.ready.discard(host_id)
         self._dirty.discard(host_id)
         self._idle_since_s.pop(host_id, None)  # what happens there while it is away, nobody sees

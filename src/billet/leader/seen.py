@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from billet.core.model import Host, Observed
+from billet.core.model import Host, Observed, VmState
 from billet.ports import InventoryUpdate, Report
 
 
@@ -24,9 +24,8 @@ class Seen:
     def take(self, inventory: InventoryUpdate) -> None:
         """Take over an inventory, and note what is to be reconciled."""
         if inventory.full:
-            self.dirty.update(self.rows)
+            self.dirty.update(self.rows, self.deleted)
             self.rows.clear()
-            self.deleted.clear()
             self.complete = True
         for row in inventory.seen:
             self.rows[row.uid] = row
@@ -39,3 +38,8 @@ class Seen:
             if inventory.full or row.uid in self.dirty:
                 self.deleted[row.uid] = row
                 self.dirty.add(row.uid)
+
+    def ending(self) -> dict[str, Observed]:
+        """What the ledger may still have once this host is back, and its agent may have forgotten: see `deleted`."""
+        deleting = {uid: row for uid, row in self.rows.items() if row.state is VmState.DELETING and row.token}
+        return {**self.deleted, **deleting}

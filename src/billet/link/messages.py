@@ -219,7 +219,7 @@ def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
     if answer.kind == pb.Answer.NOT_TAKEN:
         return NotTaken(get_refusal(host_id, answer.refusal))
     if answer.kind == pb.Answer.UNKNOWN:
-        return Ended(answer.uid) if answer.uid else Unknown(answer.text)
+        return Ended(answer.uid) if bounds.is_uid(answer.uid) else Unknown(answer.text)
     if answer.code == 0 and not bounds.is_uid(answer.uid):
         return Unknown("its answer names no microVM")
     if answer.code == 0:

@@ -32,6 +32,7 @@ class Roster:
         self.hosts: dict[str, AgentConnection] = {}  # the agent that holds each name; while leading, all have joined
         self.arrivals = Broadcast()  # sent whenever a name is held by another connection
         self.term: LinkTerm | None = None
+        self.last_term: LinkTerm | None = None  # of this server, which answers stale reads after it
         self.leader = ""  # link address of the leading server, when that is another one
         self._waiting: list[AgentConnection] = []  # the others, in order of arrival
         self._nonce = nonce
@@ -46,7 +47,7 @@ class Roster:
     def decide_all(self) -> None:
         """A term has begun: decide about every agent anew."""
         for connection in self.all():
-            if self._knows(connection):  # no other agent's turn has sent it away
+            if self._knows(connection):  # deciding about another has not sent it away
                 self._decide(connection)
 
     def tell_leader(self, connection: AgentConnection, why: str = "") -> None:
@@ -94,7 +95,7 @@ class Roster:
         if not self._knows(connection):
             return
         held = self._leave(connection)
-        rivals = [other for other in self._waiting if other.host_id == connection.host_id]
+        rivals = [other for other in self._waiting if other.host_id == connection.host_id and self._may_hold(other)]
         if held and rivals and not self.term:
             self._hold(rivals[0])
 
@@ -143,9 +144,14 @@ class Roster:
         ):
             self._refuse(connection, claim, holder, taken)
             return
-        if not taken:
+        if not taken and self._may_hold(connection):
             self._hold(connection)
         self.tell_leader(connection)
+
+    def _may_hold(self, connection: AgentConnection) -> bool:
+        """Whether an agent may answer stale reads under its name: this server has not known another key for it."""
+        last = self.last_term
+        return last is None or connection.claim is None or last.gate.vouches(connection.claim)
 
     def _refuse(self, connection: AgentConnection, claim: Claim, holder: AgentConnection | None, why: str) -> None:
         """Send an agent away. If it has the holder's key on another machine, ask whether the holder lives."""

@@ -110,6 +110,7 @@ class LinkServer:
 
     def end(self, why: str) -> None:
         """This server leads no longer: open orders raise Unreachable, and the next leader resolves them."""
+        self._roster.last_term = self._roster.term or self._roster.last_term
         self._roster.term = None
         for connection in self._roster.all():
             connection.abandon_orders(why)

@@ -132,7 +132,11 @@ class Crowd:
         timeout_s = chance.choice((3.0, TIMEOUT_S))
         if metadata and self._world.happens(self._resending, self._world.faults.resends):
             await self._cancel_some(name, vm, request, metadata)
-        hasty = asyncio.create_task(self._delete_once_listed(f"{name}'s friend", vm)) if self._hasty else None
+        hasty = (
+            asyncio.create_task(self._delete_once_listed(f"{name}'s friend", vm))
+            if self._hasty and name != "probe"
+            else None
+        )
         for _ in range(TRIES if metadata else 1):
             said = await self.call(name, chance, "create", vm, wire.CREATE, request, timeout_s, metadata)
             if said.code not in TRY_AGAIN:
