@@ -1,0 +1,363 @@
+"""An HTTP/2 connection that carries gRPC calls: what servers and clients share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+import ngh2
+from ngh2 import events
+
+from billet.grpc.limits import Bucket, Limits
+from billet.grpc.metadata import Headers
+from billet.grpc.status import CALM_DOWN, RpcError
+from billet.grpc.stream import Stream
+
+S = TypeVar("S", bound=Stream)
+
+HEADER_COUNT = 512  # headers in one list
+SLICE_BYTES = 16 << 10  # data is looked at in slices, so that a flood is noticed before it has cost much
+FRAME_BYTES = 9  # the smallest frame
+SETTING_STREAMS, SETTING_WINDOW, SETTING_HEADER_LIST = 3, 4, 6
+PING = b"billet/k"
+BYTES_PER_FRAME = 1024  # sent data that explains one more control frame from the peer
+
+
+class Connection(asyncio.Protocol, Generic[S]):
+    """One connection. Subclasses say what headers, the end of messages and a reset mean."""
+
+    def __init__(self, role: ngh2.Role, limits: Limits, settings: dict[int, int], window_bytes: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.limits = limits
+        self.calls: dict[int, S] = {}
+        self.blocked: set[Stream] = set()  # those whose writer waits for room
+        self.transport: Any = None  # asyncio.Transport; typeshed's protocols are looser
+        self.established = False  # the peer's first SETTINGS have come
+        self.draining = False  # no further calls begin; the connection closes after the last
+        self._h2 = ngh2.Connection(role, _configuration(limits))
+        self._h2.initiate_connection({SETTING_HEADER_LIST: limits.header_list_bytes, **settings})
+        self._h2.set_local_window_size(window_bytes)
+        self._before = b""  # to be sent before what libnghttp2 has
+        self._flush_scheduled = False
+        self._paused = False  # the transport takes no more at the moment
+        self._held_bytes = 0  # that came and were not read
+        self._control = Bucket(limits.control_frames_per_s)
+        self._timer: asyncio.TimerHandle | None = None
+        self._heard_s = self._moved_s = self._busy_s = self.loop.time()
+        self._pinged = False
+
+    # The transport's events
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self.transport = transport
+        self._timer = self.loop.call_later(self.limits.preface_s or self._tick_s(), self._tick)
+        self.flush()
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol."""
+        self._heard_s = self.loop.time()
+        self._pinged = False
+        try:
+            for at in range(0, len(data), SLICE_BYTES):
+                if self._received(data[at : at + SLICE_BYTES] if len(data) > SLICE_BYTES else data):
+                    return
+        except ngh2.NGH2Error as error:
+            self.give_up(f"HTTP/2: {error}")
+            return
+        self.flush()
+
+    def _received(self, data: bytes) -> bool:
+        """Handle the events of some bytes; True when the connection is over."""
+        control = 0
+        try:
+            self._h2.receive_data(data)
+        finally:
+            for event in self._h2.events():
+                handle = _HANDLERS.get(type(event))
+                control += handle(self, event) if handle else 0
+        if control and not self._control.take(control):
+            self.give_up("too many control frames", CALM_DOWN)
+        return bool(self.transport.is_closing())
+
+    def pause_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """See asyncio.Protocol."""
+        self._paused = False
+        self.flush()
+        self._wake_writers()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        if self._timer:
+            self._timer.cancel()
+        for call in list(self.calls.values()):
+            self.lost(call, f"the connection broke: {error}" if error else "the connection was closed")
+
+    # HTTP/2's events. Each returns how many control frames the event counts for.
+
+    def _on_data(self, event: events.DataReceived) -> int:
+        call = self.calls.get(event.stream_id)
+        data = event.data
+        if call is None:
+            self.consumed(event.stream_id, len(data))
+            return 1
+        self._busy_s = self._heard_s
+        try:
+            call.received(data)
+        except RpcError as error:
+            self.failed(call, error)
+            return 1
+        if event.end_stream:
+            self.messages_ended(call, ())
+        return 0 if data else 1
+
+    def _on_headers(self, event: events.RequestReceived | events.ResponseReceived) -> int:
+        self.headers(event.stream_id, event.headers, event.end_stream)
+        return 0
+
+    def _on_trailers(self, event: events.TrailersReceived) -> int:
+        if call := self.calls.get(event.stream_id):
+            self.messages_ended(call, event.headers)
+        return 0
+
+    def _on_reset(self, event: events.StreamReset) -> int:
+        if call := self.calls.get(event.stream_id):
+            self.reset_received(call, event.error_code)
+        return 0
+
+    def _on_closed_stream(self, event: events.StreamClosed) -> int:
+        if (event.error_code or event.local_error) and (call := self.calls.get(event.stream_id)):
+            self.reset_received(call, event.error_code)
+        return 0
+
+    def _on_settings(self, event: events.SettingsReceived) -> int:
+        self.established = True
+        self.settings_received()
+        return 1
+
+    def _on_window(self, event: events.WindowUpdated) -> int:
+        self._moved_s = self._heard_s
+        return 1
+
+    def _on_ping(self, event: events.PingReceived) -> int:
+        return 1
+
+    def _on_pong(self, event: events.PingAcknowledged) -> int:
+        self.pong_received(event.opaque_data)
+        return 1
+
+    def _on_goaway(self, event: events.GoAwayReceived) -> int:
+        self.goaway_received(event.last_stream_id, event.error_code, event.debug_data)
+        return 1
+
+    def _on_closed(self, event: events.ConnectionClosed) -> int:
+        self.give_up(f"HTTP/2: the connection ended with error {event.error_code}")
+        return 0
+
+    # What subclasses say
+
+    def headers(self, stream_id: int, headers: Headers, end: bool) -> None:
+        """A request's or a reply's headers came."""
+        raise NotImplementedError
+
+    def messages_ended(self, call: S, trailers: Headers) -> None:
+        """The other side sends no more messages."""
+        raise NotImplementedError
+
+    def failed(self, call: S, error: RpcError) -> None:
+        """This side ends a call with an error."""
+        raise NotImplementedError
+
+    def reset_received(self, call: S, h2_code: int) -> None:
+        """The other side has reset a call."""
+        raise NotImplementedError
+
+    def lost(self, call: S, why: str) -> None:
+        """The connection has ended under a call."""
+        raise NotImplementedError
+
+    def settings_received(self) -> None:
+        """The other side's settings came."""
+
+    def pong_received(self, data: bytes) -> None:
+        """The answer to a ping came."""
+
+    def goaway_received(self, last_stream_id: int, h2_code: int, text: bytes) -> None:
+        """The other side wants no further calls; it has seen none beyond this stream."""
+
+    # Sending. Each call of ngh2 may raise, as the peer may have ended the stream or the connection meanwhile.
+
+    def send_data(self, stream_id: int, data: bytes) -> bool:
+        """Queue data of a call; False if its stream has ended."""
+        try:
+            self._h2.send_data(stream_id, data)
+        except ngh2.NGH2Error:
+            return False
+        self._control.give(2 + len(data) // BYTES_PER_FRAME)
+        self._busy_s = self.loop.time()
+        self.flush_soon()
+        return True
+
+    def reset(self, stream_id: int, h2_code: int) -> None:
+        """Reset a call's stream after what it has to send and may send now."""
+        try:
+            self._before += (
+                self._h2.data_to_send()
+            )  # libnghttp2 drops what a stream still has to send once it is reset
+            self._h2.reset_stream(stream_id, h2_code)
+        except ngh2.NGH2Error:
+            pass
+        self.flush_soon()
+
+    def consumed(self, stream_id: int, size: int) -> None:
+        """The bytes that came on a stream are dealt with: let the sender send as many more."""
+        with suppress(ngh2.NGH2Error):
+            self._h2.acknowledge_received_data(size, stream_id)
+
+    def hold(self, size: int) -> bool:
+        """Count bytes that came and wait to be read, or that wait no longer; False: there are too many."""
+        self._held_bytes += size
+        return not self.limits.held_bytes or self._held_bytes <= self.limits.held_bytes
+
+    def backed_up(self, stream_id: int, limit_bytes: int) -> bool:
+        """Whether a call's writer has to wait."""
+        return self._paused or self._h2.queued_body_size(stream_id) > limit_bytes
+
+    def queued_bytes(self) -> int:
+        """Bytes of messages that the peer has not taken yet."""
+        return self._h2.queued_body_size()
+
+    def flush_soon(self) -> None:
+        """Send what is queued in this turn of the event loop, together with what else is queued in it."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self.loop.call_soon(self.flush)
+
+    def flush(self) -> None:
+        """Send what is queued and may be sent now."""
+        self._flush_scheduled = False
+        if self.transport is None or self._paused or self.transport.is_closing():
+            return
+        try:
+            data = self._before + self._h2.data_to_send()
+        except ngh2.NGH2Error as error:
+            self.give_up(f"HTTP/2: {error}")
+            return
+        self._before = b""
+        if data:
+            self.transport.write(data)
+            self._moved_s = self.loop.time()
+            self.flushed()
+            self._wake_writers()
+        done = self.draining and not self.calls and not self.queued_bytes()
+        if done or not (self._h2.want_read or self._h2.want_write):
+            self.transport.close()
+
+    def flushed(self) -> None:
+        """Everything that could be sent is with the transport."""
+
+    def _wake_writers(self) -> None:
+        for call in tuple(self.blocked):
+            call.room()
+
+    # The end
+
+    def forget(self, call: S) -> None:
+        """A call is over."""
+        if self.calls.pop(call.id, None) is not None:
+            call.close()
+            self._busy_s = self.loop.time()
+
+    def drain(self) -> None:
+        """Begin no further calls, and close the connection after the last."""
+        self.draining = True
+        self.flush_soon()
+
+    def give_up(self, why: str, h2_code: int | None = None) -> None:
+        """Close the connection now, telling the peer a code if there is one. Its calls end as lost."""
+        if self.transport.is_closing():
+            return
+        with suppress(ngh2.NGH2Error):  # there may be nothing left to say, as after a wrong preface
+            if h2_code is not None:
+                self._h2.terminate_connection(h2_code)
+            if data := self._before + self._h2.data_to_send():
+                self.transport.write(data)
+        self._before = b""
+        self.transport.close()
+        for call in list(self.calls.values()):
+            self.lost(call, why)
+        # A peer that reads nothing would keep a closed connection for ever.
+        self.loop.call_later(self.limits.keepalive_wait_s, self.transport.abort)
+
+    # Time
+
+    def ping(self, data: bytes = PING) -> None:
+        """Ask the peer for a sign of life."""
+        try:
+            self._h2.ping(data)
+        except ngh2.NGH2Error:
+            return
+        self.flush()
+
+    def _tick_s(self) -> float:
+        waits = (self.limits.keepalive_s, self.limits.stalled_s, self.limits.idle_s)
+        return min((wait_s for wait_s in waits if wait_s), default=60.0) / 2
+
+    def _tick(self) -> None:
+        """Look at the time now and then: rather seldom, so that idle connections cost nothing."""
+        now_s, limits = self.loop.time(), self.limits
+        if self.transport.is_closing():
+            return
+        if not self.established and limits.preface_s:
+            self.give_up("the other side does not speak HTTP/2, or is too slow")
+            return
+        wait_s = self._tick_s()
+        if limits.stalled_s and self.queued_bytes() and now_s - self._moved_s > limits.stalled_s:
+            self.give_up(f"the other side has taken no data for {limits.stalled_s:g} s", CALM_DOWN)
+            return
+        if self._pinged and now_s - self._heard_s > limits.keepalive_wait_s:
+            self.transport.abort()
+            return
+        if limits.keepalive_s and self.calls and now_s - self._heard_s > limits.keepalive_s:
+            self._pinged = True
+            self.ping()
+            wait_s = limits.keepalive_wait_s
+        elif limits.idle_s and not self.calls and now_s - self._busy_s > limits.idle_s:
+            self.idle()
+        self._timer = self.loop.call_later(wait_s, self._tick)
+
+    def idle(self) -> None:
+        """There has been no call for `idle_s`."""
+
+
+_HANDLERS: dict[type[events.Event], Callable[[Any, Any], int]] = {
+    events.DataReceived: Connection._on_data,
+    events.RequestReceived: Connection._on_headers,
+    events.ResponseReceived: Connection._on_headers,
+    events.TrailersReceived: Connection._on_trailers,
+    events.StreamReset: Connection._on_reset,
+    events.StreamClosed: Connection._on_closed_stream,
+    events.SettingsReceived: Connection._on_settings,
+    events.WindowUpdated: Connection._on_window,
+    events.PingReceived: Connection._on_ping,
+    events.PingAcknowledged: Connection._on_pong,
+    events.GoAwayReceived: Connection._on_goaway,
+    events.ConnectionClosed: Connection._on_closed,
+}
+
+
+def _configuration(limits: Limits) -> ngh2.Configuration:
+    resets = limits.resets_per_s
+    return ngh2.Configuration(
+        auto_window_update=False,
+        max_send_header_block_length=2 * limits.header_list_bytes,
+        stream_reset_rate_limit=(resets * 10, resets) if resets else (1 << 62, 1 << 62),
+        max_inbound_header_list_size=limits.header_list_bytes,
+        max_inbound_header_count=HEADER_COUNT,
+    )

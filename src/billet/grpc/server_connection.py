@@ -1,0 +1,331 @@
+"""A gRPC server's side of one connection, and its calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import ngh2
+import structlog
+
+from billet.core.errors import Code
+from billet.grpc import metadata as md
+from billet.grpc.connection import SETTING_STREAMS, SETTING_WINDOW, Connection
+from billet.grpc.limits import MIB, Limits
+from billet.grpc.messages import frame
+from billet.grpc.metadata import Headers, Metadata
+from billet.grpc.status import RpcError
+from billet.grpc.stream import Stream
+
+log = structlog.get_logger()
+
+HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
+OK = (b"grpc-status", b"0")
+WINDOW_BYTES = 64 * MIB  # of a connection: above Limits.held_bytes, so that no call waits for another one's reader
+GOAWAY_WAIT_S = 1.0  # for the answer that shows that the client has seen the first GOAWAY
+GOAWAY_PING = b"billet/g"
+STOPPING = "the server is stopping; try again"
+NO_ERROR = 0
+
+UnaryHandler = Callable[[bytes, "ServerCall"], Awaitable[bytes]]
+StreamHandler = Callable[["ServerCall"], Awaitable[None]]
+
+
+async def unknown_method(call: ServerCall) -> None:
+    """The answer to a method that a server does not have."""
+    raise RpcError(Code.UNIMPLEMENTED, f"unknown method {call.method}")
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """A server's methods, by their paths. `admit` may refuse a call by raising RpcError, before any of its data came.
+    `fallback` handles every other method.
+    """
+
+    unary: Mapping[str, UnaryHandler] = field(default_factory=dict)
+    streams: Mapping[str, StreamHandler] = field(default_factory=dict)
+    fallback: StreamHandler = unknown_method
+    admit: Callable[[ServerCall], None] | None = None
+
+
+class Owner(Protocol):
+    """The server that a connection belongs to."""
+
+    routes: Routes
+    limits: Limits
+
+    def entered(self, connection: ServerConnection, address: str) -> bool:
+        """A client has connected; False: it must leave."""
+
+    def left(self, connection: ServerConnection, address: str) -> None:
+        """A client's connection has ended."""
+
+
+class ServerCall(Stream):
+    """One call, as its handler sees it.
+
+    A handler is cancelled once the client has cancelled, its connection has broken or the deadline has passed; read()
+    then raises RpcError. `trailers` are sent at the end of the call, with an error too if that has none of its own.
+    """
+
+    __slots__ = ("_headers", "_until_s", "connection", "handler", "method", "started", "task", "trailers")
+
+    def __init__(self, connection: ServerConnection, stream_id: int, headers: Headers, method: str) -> None:
+        super().__init__(connection, stream_id)
+        self.connection = connection
+        self._headers = headers
+        self._until_s: float | None = None
+        self.method = method
+        self.handler: UnaryHandler | None = None
+        self.started = False  # the reply's headers were sent
+        self.task: asyncio.Task[None] | None = None
+        self.trailers: Metadata = ()
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+        """The client's metadata."""
+        return md.decode(self._headers)
+
+    @property
+    def transport(self) -> asyncio.BaseTransport:
+        """The connection's transport: for its addresses, and the peer's certificate."""
+        transport: asyncio.BaseTransport = self.connection.transport
+        return transport
+
+    def time_left_s(self) -> float | None:
+        """The time until the deadline; None without one."""
+        return None if self._until_s is None else max(0.0, self._until_s - self.connection.loop.time())
+
+    def expire_in(self, seconds: float) -> None:
+        """Set the deadline."""
+        self._until_s = self.connection.loop.time() + seconds
+        self.deadline = self.connection.loop.call_later(
+            seconds, self.connection.failed, self, RpcError(Code.DEADLINE_EXCEEDED, "deadline exceeded")
+        )
+
+    def start(self, metadata: Metadata = ()) -> None:
+        """Send the reply's headers, with metadata. The first write does it otherwise. Later calls have no effect."""
+        if not self.started and self.open:
+            self.started = True
+            self.connection.respond(self.id, HEAD + md.encode(metadata) if metadata else HEAD)
+
+    async def write(self, message: bytes) -> None:
+        """Send a message, and wait while the client reads too slowly. Raises RpcError once the call is over."""
+        self.start()
+        if not await self.send(message):
+            raise self.error or RpcError(Code.CANCELLED, "the call is over")
+
+    def cut(self) -> None:
+        """Break the client's connection, and so all calls on it."""
+        self.connection.transport.abort()
+
+
+class ServerConnection(Connection[ServerCall]):
+    """One client's connection."""
+
+    def __init__(self, server: Owner) -> None:
+        limits = server.limits
+        settings = {SETTING_STREAMS: limits.streams, SETTING_WINDOW: limits.window_bytes}
+        super().__init__(ngh2.Role.SERVER, limits, settings, WINDOW_BYTES)
+        self._server = server
+        self._address = ""
+        self._last_goaway: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio.Protocol."""
+        self.transport = transport
+        self._address = str((transport.get_extra_info("peername") or ("",))[0])
+        tls = transport.get_extra_info("ssl_object")
+        speaks_http2 = tls is None or tls.selected_alpn_protocol() == "h2"
+        if not (self._server.entered(self, self._address) and speaks_http2):
+            self.transport.abort()
+        else:
+            super().connection_made(transport)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """See asyncio.Protocol."""
+        self._server.left(self, self._address)
+        if self._last_goaway:
+            self._last_goaway.cancel()
+        super().connection_lost(error)
+
+    def headers(self, stream_id: int, headers: Headers, end: bool) -> None:
+        """See Connection: a call begins."""
+        if self.transport.is_closing():
+            return
+        fields = dict(headers)
+        call = ServerCall(self, stream_id, headers, fields.get(b":path", b"").decode("ascii", "replace"))
+        self.calls[stream_id] = call
+        is_post = fields.get(b":method") == b"POST"
+        if not is_post or not fields.get(b"content-type", b"").startswith(b"application/grpc"):
+            self.respond(stream_id, [(b":status", b"415" if is_post else b"405")], end=True)
+            self._hang_up(call, end)
+            return
+        try:
+            self._begin(call, fields)
+        except md.Malformed as error:
+            self.failed(call, RpcError(Code.INTERNAL, str(error)))
+        except RpcError as error:
+            self.failed(call, error)
+        if end and call.open:
+            self.messages_ended(call, ())
+
+    def _begin(self, call: ServerCall, fields: Mapping[bytes, bytes]) -> None:
+        if (encoding := fields.get(b"grpc-encoding")) is not None:
+            call.reader.encoding = encoding
+        if (timeout := fields.get(b"grpc-timeout")) is not None:
+            call.expire_in(md.decode_timeout(timeout))
+        limit_bytes = self.limits.queued_bytes
+        if limit_bytes and self.queued_bytes() > limit_bytes:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, f"the client has {limit_bytes} bytes of replies to read first")
+        routes = self._server.routes
+        if routes.admit:
+            routes.admit(call)
+        call.handler = routes.unary.get(call.method)
+        if call.handler is None:
+            handler = routes.streams.get(call.method) or routes.fallback
+            call.task = self.loop.create_task(self._run_stream(call, handler))
+
+    def messages_ended(self, call: ServerCall, trailers: Headers) -> None:
+        """See Connection."""
+        call.ended = True
+        if call.handler is None or call.task is not None:
+            call.wake()
+        elif (request := call.only()) is None:
+            self.failed(call, RpcError(Code.INTERNAL, "this method takes exactly one message"))
+        else:
+            call.task = self.loop.create_task(self._run_unary(call, call.handler, request))
+
+    async def _run_unary(self, call: ServerCall, handler: UnaryHandler, request: bytes) -> None:
+        try:
+            reply = await handler(request, call)
+        except BaseException as error:
+            self._handler_failed(call, error)
+            return
+        if call.open:
+            call.start()
+            self.send_data(call.id, frame(reply))
+            self._finish(call, [OK])
+
+    async def _run_stream(self, call: ServerCall, handler: StreamHandler) -> None:
+        try:
+            await handler(call)
+        except BaseException as error:
+            self._handler_failed(call, error)
+            return
+        if call.open:
+            self._finish(call, [OK])
+
+    def _handler_failed(self, call: ServerCall, error: BaseException) -> None:
+        call.task = None
+        match error:
+            case RpcError():
+                self.failed(call, error)
+            case asyncio.CancelledError():
+                self.failed(call, RpcError(Code.UNAVAILABLE, STOPPING))
+            case Exception():
+                log.exception("unexpected error", method=call.method, exc_info=error)
+                self.failed(call, RpcError(Code.UNKNOWN, "internal error; see the server's log"))
+            case _:
+                raise error
+
+    def failed(self, call: ServerCall, error: RpcError) -> None:
+        """See Connection: end a call with an error, and cancel its handler."""
+        if not call.open:
+            return
+        call.error = error
+        trailers = [(b"grpc-status", b"%d" % error.code)]
+        if error.text:
+            trailers.append((b"grpc-message", md.encode_text(error.text)))
+        self._finish(call, trailers, error.trailers)
+        if call.task and not call.task.done():
+            call.task.cancel()
+
+    def _finish(self, call: ServerCall, trailers: list[tuple[bytes, bytes]], own: Metadata = ()) -> None:
+        try:
+            trailers += md.encode(own or call.trailers)
+        except md.Malformed as error:
+            log.error("metadata left out", method=call.method, error=str(error))
+        if call.started:
+            self.end(call.id, trailers)
+        else:
+            self.respond(call.id, [*HEAD, *trailers], end=True)
+        self._hang_up(call, call.ended)
+
+    def _hang_up(self, call: ServerCall, ended: bool) -> None:
+        """Forget a call that was answered; the client need not send the rest."""
+        if not ended and not self.backed_up(call.id, 0):
+            self.reset(call.id, NO_ERROR)
+        self.forget(call)
+        self.flush_soon()
+
+    def respond(self, stream_id: int, headers: Headers, end: bool = False) -> None:
+        """Send a reply's headers."""
+        try:
+            self._h2.send_response(stream_id, headers, end_stream=end)
+        except ngh2.NGH2Error:
+            return
+        self._control.give(2)
+        self.flush_soon()
+
+    def end(self, stream_id: int, trailers: Headers) -> None:
+        """Send a reply's end."""
+        with suppress(ngh2.NGH2Error):
+            self._h2.send_trailers(stream_id, trailers)
+
+    def reset_received(self, call: ServerCall, h2_code: int) -> None:
+        """See Connection: the client has cancelled."""
+        self._gone(call, RpcError(Code.CANCELLED, "the client has cancelled the call"))
+
+    def lost(self, call: ServerCall, why: str) -> None:
+        """See Connection."""
+        self._gone(call, RpcError(Code.CANCELLED, f"the client is gone: {why}"))
+
+    def _gone(self, call: ServerCall, error: RpcError) -> None:
+        call.error = error
+        self.forget(call)
+        if call.task:
+            call.task.cancel()
+
+    # Going away in two steps: the client may send calls until it has seen the first GOAWAY.
+
+    def go_away(self) -> None:
+        """Ask the client to begin no further calls here; those that it has begun are finished."""
+        if self._last_goaway or self.draining:
+            return
+        try:
+            self._h2.send_shutdown_notice()
+        except ngh2.NGH2Error:
+            return
+        self.ping(GOAWAY_PING)
+        self._last_goaway = self.loop.call_later(GOAWAY_WAIT_S, self._go_away_now)
+
+    def pong_received(self, data: bytes) -> None:
+        """See Connection."""
+        if data == GOAWAY_PING and self._last_goaway:
+            self._go_away_now()
+
+    def _go_away_now(self) -> None:
+        if self._last_goaway:
+            self._last_goaway.cancel()
+        if self.draining:
+            return
+        with suppress(ngh2.NGH2Error):
+            self._h2.send_goaway(NO_ERROR)
+        self.drain()
+
+    def idle(self) -> None:
+        """See Connection."""
+        self.go_away()
+
+    def stop(self, text: str) -> None:
+        """End the calls that are left with UNAVAILABLE, and close."""
+        for call in list(self.calls.values()):
+            self.failed(call, RpcError(Code.UNAVAILABLE, text))
+        self.draining = True
+        self.flush()
+        if not self.transport.is_closing():
+            self.transport.close()
