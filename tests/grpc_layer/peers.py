@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -12,14 +13,16 @@ import grpc.aio
 from billet.core.errors import Code
 from billet.grpc.client import CLIENT_LIMITS, Channel
 from billet.grpc.dial import Address
+from billet.grpc.interface import Routes
 from billet.grpc.limits import Limits
 from billet.grpc.server import Server
-from billet.grpc.server_connection import Routes, ServerCall
 from billet.grpc.status import RpcError
+from billet.wire.tls import TlsSettings
 
 ECHO, FAIL, WAIT, MIRROR, COUNT, EARLY, ASK = (
     "/t.T/Echo", "/t.T/Fail", "/t.T/Wait", "/t.T/Mirror", "/t.T/Count", "/t.T/Early", "/t.T/Ask",
 )  # fmt: skip
+INSECURE = TlsSettings(insecure=True)
 BOUND_S = 30.0  # how long a test waits for what should happen at once
 
 
@@ -39,19 +42,19 @@ class TestService:
             streams={MIRROR: self.mirror, COUNT: self.count, EARLY: self.early},
         )
 
-    async def echo(self, request: bytes, call: ServerCall) -> bytes:
+    async def echo(self, request: bytes, call: Any) -> bytes:
         call.start((("x-head", "h"), ("x-head-bin", b"\0\xff")))
         call.trailers = call.metadata
         tls = call.transport.get_extra_info("ssl_object")
         self.certificates.append(tls.getpeercert() if tls else None)
         return request
 
-    async def fail(self, request: bytes, call: ServerCall) -> bytes:
+    async def fail(self, request: bytes, call: Any) -> bytes:
         raise RpcError(
             int(request), "no: ünï, 100 %\n\t", (("grpc-status-details-bin", b"\x01\x02"), ("x-why", "so"))
         )
 
-    async def wait(self, request: bytes, call: ServerCall) -> bytes:
+    async def wait(self, request: bytes, call: Any) -> bytes:
         self.waiting.put_nowait("wait")
         try:
             await self.release.wait()
@@ -60,10 +63,10 @@ class TestService:
             raise
         return request
 
-    async def ask(self, request: bytes, call: ServerCall) -> bytes:
+    async def ask(self, request: bytes, call: Any) -> bytes:
         return b"%.1f" % (call.time_left_s() or -1)
 
-    async def mirror(self, call: ServerCall) -> None:
+    async def mirror(self, call: Any) -> None:
         self.waiting.put_nowait("mirror")
         try:
             while (message := await call.read()) is not None:
@@ -74,25 +77,27 @@ class TestService:
             self.cancelled.put_nowait("mirror")
             raise
 
-    async def count(self, call: ServerCall) -> None:
+    async def count(self, call: Any) -> None:
         """Send messages of the size that was asked for, without end."""
         size = int(await call.read() or b"1")
         for number in range(1 << 30):
             await call.write(b"x" * size)
             self.seen.append(b"%d" % number)
 
-    async def early(self, call: ServerCall) -> None:
+    async def early(self, call: Any) -> None:
         """End while the client still sends."""
         await call.read()
         raise RpcError(Code.FAILED_PRECONDITION, "enough")
 
 
 @asynccontextmanager
-async def serving(limits: Limits | None = None, **listen: object) -> AsyncIterator[tuple[TestService, Server, int]]:
+async def serving(
+    limits: Limits | None = None, tls: TlsSettings = INSECURE
+) -> AsyncIterator[tuple[TestService, Server, int]]:
     """A server of ours on a free port."""
     service = TestService()
     server = Server(service.routes, limits)
-    port = await server.listen("127.0.0.1", 0, **listen)  # type: ignore[arg-type]
+    port = await server.listen("127.0.0.1", 0, tls)
     try:
         yield service, server, port
     finally:

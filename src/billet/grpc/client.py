@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from importlib.metadata import version
-from typing import NamedTuple
 
 from billet.core.errors import Code
 from billet.grpc import metadata as md
 from billet.grpc.client_connection import ClientCall, ClientConnection, NotSeen
 from billet.grpc.dial import Address, dial
+from billet.grpc.interface import Response
 from billet.grpc.limits import MIB, Limits
 from billet.grpc.metadata import Metadata
 from billet.grpc.status import RpcError
@@ -24,25 +24,18 @@ ATTEMPTS = 5  # connections on which a call is tried that no server has seen
 USER_AGENT = f"grpc-python-billet/{version('billet')}".encode()
 
 
-class Response(NamedTuple):
-    """The reply to a unary call, and the metadata that came before and after it."""
-
-    payload: bytes
-    headers: tuple[tuple[str, str | bytes], ...]
-    trailers: tuple[tuple[str, str | bytes], ...]
-
-
 class Channel:
-    """Calls to one address. It connects at the first call, and again after a connection is lost."""
+    """interface.Channel: one connection, shared by all calls."""
 
     def __init__(self, address: Address, limits: Limits = CLIENT_LIMITS, user_agent: str = "") -> None:
         """`user_agent` is put before our own."""
         self._address = address
+        self._context = address.context()
         self._limits = limits
         agent = f"{user_agent} ".encode() + USER_AGENT if user_agent else USER_AGENT
         self._pseudo = [
             (b":method", b"POST"),
-            (b":scheme", b"https" if address.context else b"http"),
+            (b":scheme", b"https" if address.tls else b"http"),
             (b":authority", address.authority.encode()),
         ]
         self._head = [
@@ -178,7 +171,9 @@ class Channel:
         connection: ClientConnection | None = None
         try:
             async with asyncio.timeout(CONNECT_S):
-                connection = await dial(self._address, lambda: ClientConnection(self._limits, self._lost))
+                connection = await dial(
+                    self._address, self._context, lambda: ClientConnection(self._limits, self._lost)
+                )
                 await connection.ready
         except (OSError, TimeoutError) as error:
             if connection:

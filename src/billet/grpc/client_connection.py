@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 import ngh2
@@ -32,7 +32,7 @@ class NotSeen(RpcError):
 
 
 class ClientCall(Stream):
-    """One call, as its caller sees it: read() gives messages until None, or raises RpcError if the call failed."""
+    """interface.ClientCall."""
 
     __slots__ = ("_client", "_head", "_tail", "_until_s", "done", "half_closed")
 
@@ -72,14 +72,6 @@ class ClientCall(Stream):
     def cancel(self, code: int = Code.CANCELLED, text: str = "cancelled by the caller") -> None:
         """Give the call up; the server is told at once. No effect once it is over."""
         self._client.failed(self, RpcError(code, text))
-
-    async def messages(self) -> AsyncIterator[bytes]:
-        """What read() gives, as an iterator. The call is cancelled if its caller stops early."""
-        try:
-            while (message := await self.read()) is not None:
-                yield message
-        finally:
-            self.cancel()
 
     def head_received(self, headers: Headers) -> None:
         """The reply's headers came."""

@@ -12,6 +12,7 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from billet.core.errors import ConfigError
+from billet.wire.tls import ClientTls, client_context
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -22,15 +23,23 @@ PROXY_REPLY_BYTES = 16 << 10
 class Address:
     """Where a server is, and how to reach it.
 
-    `context` None = no TLS. `name`: the name in the server's certificate, "" = `host`. `proxy`: "http://[user:password@]
+    `tls` None = no TLS. `name`: the name in the server's certificate, "" = `host`. `proxy`: "http://[user:password@]
     host:port" of a proxy that knows CONNECT, "" = none.
     """
 
     host: str
     port: int
-    context: ssl.SSLContext | None = None
+    tls: ClientTls | None = None
     name: str = ""
     proxy: str = ""
+
+    def context(self) -> ssl.SSLContext | None:
+        """Read the TLS files. Raises ConfigError."""
+        if self.tls is None:
+            return None
+        context = client_context(*self.tls)
+        context.set_alpn_protocols(["h2"])
+        return context
 
     @property
     def authority(self) -> str:
@@ -39,20 +48,18 @@ class Address:
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
 
-async def dial(address: Address, protocol: Callable[[], P]) -> P:
+async def dial(address: Address, context: ssl.SSLContext | None, protocol: Callable[[], P]) -> P:
     """Connect. Raises OSError (ssl.SSLError is one), with a text for people."""
     loop = asyncio.get_running_loop()
-    name = (address.name or address.host) if address.context else None
-    if address.context:
-        address.context.set_alpn_protocols(["h2"])
+    name = (address.name or address.host) if context else None
     if not address.proxy:
         _, connected = await loop.create_connection(
-            protocol, address.host, address.port, ssl=address.context, server_hostname=name
+            protocol, address.host, address.port, ssl=context, server_hostname=name
         )
         return connected
     through = await _through_proxy(address)
     try:
-        _, connected = await loop.create_connection(protocol, sock=through, ssl=address.context, server_hostname=name)
+        _, connected = await loop.create_connection(protocol, sock=through, ssl=context, server_hostname=name)
     except BaseException:
         through.close()
         raise

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from contextlib import suppress
 from typing import Any
 
 import structlog
 
+from billet.grpc.interface import Routes
 from billet.grpc.limits import Limits
-from billet.grpc.server_connection import STOPPING, Routes, ServerConnection
+from billet.grpc.server_connection import STOPPING, ServerConnection
 from billet.log_throttle import LogThrottle
+from billet.wire.tls import TlsSettings, server_ssl
 
 log = structlog.get_logger()
 
 
 class Server:
-    """Listens, and counts its connections."""
+    """interface.Server: it listens, and counts its connections."""
 
     def __init__(self, routes: Routes, limits: Limits | None = None) -> None:
         self.routes = routes
@@ -29,14 +30,14 @@ class Server:
         self._all_left = asyncio.Event()
         self._all_left.set()
 
-    async def listen(self, host: str, port: int, context: ssl.SSLContext | None = None) -> int:
-        """Start to serve; returns the port. Raises OSError if the port is taken."""
-        tls: dict[str, Any] = {}
-        if context:
+    async def listen(self, host: str, port: int, tls: TlsSettings) -> int:
+        """See interface.Server."""
+        secure: dict[str, Any] = {}
+        if context := server_ssl(tls):
             context.set_alpn_protocols(["h2"])
-            tls = {"ssl": context, "ssl_handshake_timeout": self.limits.handshake_s or None}
+            secure = {"ssl": context, "ssl_handshake_timeout": self.limits.handshake_s or None}
         self._listener = await asyncio.get_running_loop().create_server(
-            lambda: ServerConnection(self), host or None, port, backlog=4096, **tls
+            lambda: ServerConnection(self), host or None, port, backlog=4096, **secure
         )
         return int(self._listener.sockets[0].getsockname()[1])
 

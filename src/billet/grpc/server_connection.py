@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Protocol
 
 import ngh2
@@ -14,6 +13,7 @@ import structlog
 from billet.core.errors import Code
 from billet.grpc import metadata as md
 from billet.grpc.connection import SETTING_STREAMS, SETTING_WINDOW, Connection
+from billet.grpc.interface import Routes, StreamHandler, UnaryHandler
 from billet.grpc.limits import MIB, Limits
 from billet.grpc.messages import frame
 from billet.grpc.metadata import Headers, Metadata
@@ -30,26 +30,6 @@ GOAWAY_PING = b"billet/g"
 STOPPING = "the server is stopping; try again"
 NO_ERROR = 0
 
-UnaryHandler = Callable[[bytes, "ServerCall"], Awaitable[bytes]]
-StreamHandler = Callable[["ServerCall"], Awaitable[None]]
-
-
-async def unknown_method(call: ServerCall) -> None:
-    """The answer to a method that a server does not have."""
-    raise RpcError(Code.UNIMPLEMENTED, f"unknown method {call.method}")
-
-
-@dataclass(frozen=True, slots=True)
-class Routes:
-    """A server's methods, by their paths. `admit` may refuse a call by raising RpcError, before any of its data came.
-    `fallback` handles every other method.
-    """
-
-    unary: Mapping[str, UnaryHandler] = field(default_factory=dict)
-    streams: Mapping[str, StreamHandler] = field(default_factory=dict)
-    fallback: StreamHandler = unknown_method
-    admit: Callable[[ServerCall], None] | None = None
-
 
 class Owner(Protocol):
     """The server that a connection belongs to."""
@@ -65,11 +45,7 @@ class Owner(Protocol):
 
 
 class ServerCall(Stream):
-    """One call, as its handler sees it.
-
-    A handler is cancelled once the client has cancelled, its connection has broken or the deadline has passed; read()
-    then raises RpcError. `trailers` are sent at the end of the call, with an error too if that has none of its own.
-    """
+    """interface.ServerCall."""
 
     __slots__ = ("_headers", "_until_s", "connection", "handler", "method", "started", "task", "trailers")
 

@@ -13,7 +13,7 @@ import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import grpc
 
@@ -48,6 +48,22 @@ class TlsSettings:
             raise ConfigError(
                 "--tls-client-validate needs --tls-client-ca: the CA that signed the clients' certificates"
             )
+
+
+class ClientTls(NamedTuple):
+    """A client's TLS files: PEM paths. `ca` "" = the system's CAs; `cert` and `key` are for mutual TLS."""
+
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+
+
+def server_ssl(settings: TlsSettings) -> ssl.SSLContext | None:
+    """A server's SSL context, None for plain text. Raises ConfigError."""
+    settings.check()
+    if settings.insecure:
+        return None
+    return server_context(settings.cert, settings.key, settings.client_ca if settings.client_validate else "")
 
 
 def server_credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
