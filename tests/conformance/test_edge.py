@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from billet.api import fleet_service as fleet
 from billet.wire import flintlock as wire
+from billet.wire import newer
 from billet.wire.tls import TlsSettings
 
 from .calls import GONE, PENDING, Client, Gateway, base64, http, own, refused, scope, spec
@@ -249,11 +250,11 @@ def test_check_31_a_long_list(target: Target, start: Callable[..., Service]) -> 
 
 def test_check_37_server_info(client: Client, inside: Service, start: Callable[..., Service]) -> None:
     """Flintlock 0.11 has no ServerInfo; 0.15 has. `inside`: the version of a target of others is not known."""
-    code, text = refused(client.call, wire.SERVER_INFO, b"")
+    code, text = refused(client.call, newer.SERVER_INFO, b"")
     assert code == grpc.StatusCode.UNIMPLEMENTED
     assert GONE not in text.lower()
-    newer = Client(start(versions=("0.15.2",)).address)
-    assert newer.call(wire.SERVER_INFO, b"").startswith(b"\x0a\x060.15.2")
+    recent = Client(start(versions=("0.15.2",)).address)
+    assert recent.call(newer.SERVER_INFO, b"").startswith(b"\x0a\x08\x0a\x060.15.2")
 
 
 def test_methods_and_services_that_do_not_exist(client: Client) -> None:

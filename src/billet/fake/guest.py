@@ -2,7 +2,7 @@
 
 Only what a proxy has to get right is imitated: which message carries the uid, that bytes flow both ways while the
 stream is open, and how it ends. Our sources give the numbers of few fields: of ServerInfo's reply only `version` = 1
-is sent, and whoever reads its other fields sees zeros.
+is sent, a message with only the text, and whoever reads the other fields sees zeros.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Exists = Callable[[str], None]
 
 def server_info(version: str) -> bytes:
     """A ServerInfo reply."""
-    return _field(1, version.encode())
+    return _field(1, _field(1, version.encode()))
 
 
 async def exec_command(requests: AsyncIterator[bytes], exists: Exists) -> AsyncIterator[bytes]:

@@ -22,7 +22,8 @@ from billet.fake.guest import EXEC, SSH, exec_command, server_info, ssh_proxy
 from billet.fake.service import MicroVMs
 from billet.fake.settings import EXEC_SINCE, SERVER_INFO_SINCE, FakeConfig
 from billet.wire.auth import check_basic
-from billet.wire.flintlock import CREATE, DELETE, GET, LIST, LIST_STREAM, SERVER_INFO, SERVICE
+from billet.wire.flintlock import CREATE, DELETE, GET, LIST, LIST_STREAM, SERVICE
+from billet.wire.newer import SERVER_INFO
 
 REFLECTIONS = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 

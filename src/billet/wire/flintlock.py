@@ -6,7 +6,6 @@ is inserted and cut out at the level of the wire format, so fields that Billet d
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,6 @@ DELETE = f"/{SERVICE}/DeleteMicroVM"
 GET = f"/{SERVICE}/GetMicroVM"
 LIST = f"/{SERVICE}/ListMicroVMs"
 LIST_STREAM = f"/{SERVICE}/ListMicroVMsStream"
-SERVER_INFO = f"/{SERVICE}/ServerInfo"
 
 # Our key in spec.metadata, the only field that a host returns. Firecracker shows it to the guest, so it is no secret.
 TOKEN_KEY = "billet-token"
@@ -181,21 +179,6 @@ def has_name_of(request: bytes, row: Observed) -> bool:
     return (vm.namespace or DEFAULT_NAMESPACE, vm.id) == (row.namespace, row.name)
 
 
-def uid_of(request: bytes) -> str:
-    """The uid in field 1 of any request, or in field 1 of that field, as in Flintlock's exec stream; "" = none."""
-    for _ in range(2):
-        try:
-            request = next((request[s:e] for n, _, s, e in _fields(request) if n == 1 and s < e), b"")
-        except InvalidRequest:  # the field is not a message
-            return ""
-        if _ULID.fullmatch(request):
-            return request.decode("ascii")
-    return ""
-
-
-_ULID = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
-
-
 def read_uid(request: bytes) -> str:
     """The uid of a GetMicroVMRequest or DeleteMicroVMRequest. Raises InvalidRequest with flintlockd's text."""
     uid: str = parse(rpc.GetMicroVMRequest, request).uid
@@ -220,12 +203,6 @@ def list_request(namespace: str) -> bytes:
     return rpc.ListMicroVMsRequest(namespace=namespace).SerializeToString()
 
 
-def version_of(reply: bytes) -> tuple[int, ...]:
-    """The version in field 1 of a ServerInfo reply, for comparing; a part that is not a number counts as 0."""
-    text = next((reply[s:e].decode("utf-8", "replace") for n, _, s, e in _fields(reply) if n == 1), "")
-    return tuple(int(part) if part.isdigit() else 0 for part in text.lstrip("v").split("-")[0].split("."))
-
-
 def with_uid(uid: str) -> bytes:
     """A GetMicroVMRequest or DeleteMicroVMRequest (the same on the wire)."""
     return rpc.GetMicroVMRequest(uid=uid).SerializeToString()
@@ -246,35 +223,35 @@ def without_token(reply: bytes) -> bytes:
     """A reply with microVMs in field 1 (of Create, Get, List or a list stream), without the token's entry."""
     return b"".join(
         field(_MICROVM, _cut_spec(reply[start:end])) if number == _MICROVM else reply[at:end]
-        for number, at, start, end in _fields(reply)
+        for number, at, start, end in fields(reply)
     )
 
 
 def split_list(reply: bytes) -> Iterator[bytes]:
     """Split a ListMicroVMsResponse into ListMessages: each has one microVM, in the same field."""
-    return (reply[at:end] for number, at, _, end in _fields(reply) if number == _MICROVM)
+    return (reply[at:end] for number, at, _, end in fields(reply) if number == _MICROVM)
 
 
 def _cut_spec(vm: bytes) -> bytes:
     return b"".join(
         field(_SPEC, _cut_entry(vm[start:end])) if number == _SPEC else vm[at:end]
-        for number, at, start, end in _fields(vm)
+        for number, at, start, end in fields(vm)
     )
 
 
 def _cut_entry(spec: bytes) -> bytes:
     return b"".join(
         spec[at:end]
-        for number, at, start, end in _fields(spec)
+        for number, at, start, end in fields(spec)
         if number != _METADATA or not _is_token(spec[start:end])
     )
 
 
 def _is_token(entry: bytes) -> bool:
-    return any(n == 1 and entry[start:end] == _TOKEN_KEY_BYTES for n, _, start, end in _fields(entry))
+    return any(n == 1 and entry[start:end] == _TOKEN_KEY_BYTES for n, _, start, end in fields(entry))
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+def fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
     """For each field: its number, and the offsets of its tag, of its value and of its end."""
     at = 0
     while at < len(message):
