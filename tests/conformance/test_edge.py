@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from billet.api import fleet_service as fleet
 from billet.wire import flintlock as wire
 from billet.wire import newer
+from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.tls import TlsSettings
 
 from .calls import GONE, PENDING, Client, Gateway, base64, http, own, refused, scope, spec
@@ -24,6 +25,7 @@ from .pki import Pki
 from .targets import Service, Target, serving
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 NO_TOKEN = (
     "could not extract token from request header: "
     "rpc error: code = Unauthenticated desc = Request unauthenticated with basic"
@@ -246,6 +248,43 @@ def test_check_31_a_long_list(target: Target, start: Callable[..., Service]) -> 
     assert {vm.spec.uid for vm in client.stream("ns")} == uids
     roomy = Client(service.address, options=[("grpc.max_receive_message_length", -1)])
     assert {vm.spec.uid for vm in roomy.list("ns")} == uids
+
+
+def create_of(size: int, namespace: str) -> bytes:
+    """A CreateMicroVMRequest of exactly so many bytes."""
+    request = b""
+    filler = size
+    while len(request) != size:
+        filler += size - len(request) if request else -1_000
+        vm = spec(namespace=namespace, metadata={"user-data": "x" * filler})
+        request = rpc.CreateMicroVMRequest(microvm=vm).SerializeToString()
+    return request
+
+
+def test_check_38_the_largest_create(target: Target, service: Service, inside: Service) -> None:
+    """Broken on purpose (no check): a host refuses it with RESOURCE_EXHAUSTED, which a cluster says of no room."""
+    client = service.client(options=[("grpc.max_receive_message_length", -1)])  # the reply is longer
+    namespace = own("largest")
+    added = len(wire.with_token(b"", "01KJ5Z7Q8R9S0T1V2W3X4Y5Z6A"))
+    client.call(wire.CREATE, create_of(wire.REQUEST_MAX_BYTES - added, namespace))
+    assert refused(client.call, wire.CREATE, create_of(wire.REQUEST_MAX_BYTES + 1, namespace)).code == EXHAUSTED
+    largest = create_of(wire.REQUEST_MAX_BYTES, namespace)
+    if not target.is_cluster:
+        assert rpc.CreateMicroVMResponse.FromString(client.call(wire.CREATE, largest)).microvm.version == 1
+        return
+    before = [host.stats()["creates_accepted"] for host in inside.hosts]
+    code, text = refused(client.call, wire.CREATE, largest)
+    assert (code, "receives at most 4,194,304" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    assert [host.stats()["creates_accepted"] for host in inside.hosts] == before
+
+
+def test_check_38_the_largest_create_over_http(cluster: Target, start: Callable[..., Service]) -> None:
+    """flintlockd's gateway answers 429 (RESOURCE_EXHAUSTED); there it does not mean that there is no room."""
+    address = start(http=True).http_address
+    large = json_spec("large", "http") | {"metadata": {"user-data": "x" * wire.REQUEST_MAX_BYTES}}
+    status, body = http(address, "POST", "/v1alpha1/microvm", large)
+    assert (status, json.loads(body)["code"]) == (400, 3)
+    assert "receives at most 4,194,304" in json.loads(body)["message"]
 
 
 def test_check_37_server_info(client: Client, inside: Service, start: Callable[..., Service]) -> None:

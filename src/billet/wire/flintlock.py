@@ -41,6 +41,7 @@ _UNKNOWN_UID = {
     DELETE: "deleting microvm: checking to see if spec exists: microvm spec //{uid} " + NOT_FOUND,
 }
 
+REQUEST_MAX_BYTES = 4_194_304  # that flintlockd receives: the default of gRPC for Go
 NAME_MAX_BYTES = 1024  # of a microVM's id, and of its namespace
 LABELS_MAX_BYTES = 16_384  # of all labels that Billet keeps, keys and values
 
@@ -217,6 +218,16 @@ def with_token(request: bytes, token: str) -> bytes:
     value = b64encode(token.encode("ascii"))
     entry = field(1, _TOKEN_KEY_BYTES) + field(2, value)
     return request + field(1, field(_METADATA, entry))
+
+
+def refuse_too_long(request: bytes, token: str) -> None:
+    """Raise InvalidRequest for a create that no flintlockd would receive, because of its length with the token."""
+    added = len(with_token(b"", token))
+    if len(request) + added > REQUEST_MAX_BYTES:
+        raise InvalidRequest(
+            f"the request has {len(request):,} bytes, and {added} more with Billet's token; "
+            f"flintlockd receives at most {REQUEST_MAX_BYTES:,}: shorten the metadata (user-data) of the microVM"
+        )
 
 
 def without_token(reply: bytes) -> bytes:
