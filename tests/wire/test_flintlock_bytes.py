@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billet.core.errors import InvalidRequest
+from billet.core.errors import HostVerdict, InvalidRequest
 from billet.wire import flintlock as wire
 from billet.wire import newer
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -116,6 +116,9 @@ def test_the_poison_pills_are_refused_with_what_would_help():
     empty_kernel.kernel.Clear()
     for spec, word in ((overrides, "bridge_name"), (no_kernel, "kernel.image"), (empty_kernel, "kernel.image")):
         with pytest.raises(InvalidRequest, match=word):
+            read(spec)
+        spec.id = ""  # flintlockd refuses it before it comes to what crashes it
+        with pytest.raises(HostVerdict, match="name is required"):
             read(spec)
 
 

@@ -170,7 +170,7 @@ class FlintlockService:
         self, method: str, first: bytes, rest: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
         """Forward a method that Billet has no stubs for to the host of the uid in the first message."""
-        uid = newer.uid_of(first)
+        uid = newer.stream_uid(method, first)
         if not uid:
             raise Unimplemented(
                 f"Billet does not implement {method} and cannot forward it: the request names no microVM"

@@ -14,7 +14,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from billet.core.constraints import CLUSTER_LABEL, PLANE_LABEL, PREFIX, read
-from billet.core.errors import NOT_FOUND, InvalidRequest
+from billet.core.errors import NOT_FOUND, Code, HostVerdict, InvalidRequest
 from billet.core.model import NO_CONSTRAINTS, Auction, Image, Observed, Resources, VmState
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -35,6 +35,7 @@ DEFAULT_VCPU = 2
 DEFAULT_MEMORY_MIB = 1024
 
 NO_SPEC = "invalid create microvm request: MicroVMSpec required"
+NO_NAME = "converting request: creating vmid from spec: name is required"
 INVALID = "invalid request"
 _UNKNOWN_UID = {
     GET: "getting microvm: error attempting to locate microvm with uid: {uid}: microvm spec //{uid} " + NOT_FOUND,
@@ -54,7 +55,8 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
     """Read a CreateMicroVMRequest as an auction. `zone`: of the address that received the call, "" = none.
 
     Raises InvalidRequest for requests that no host may get: without a spec, the two that crash flintlockd
-    (docs/compatibility.md), and with malformed constraints or preferences. flintlockd itself refuses everything else.
+    (docs/compatibility.md; HostVerdict if they have no name), and with malformed constraints or preferences.
+    flintlockd itself refuses everything else.
     """
     spec = parse(rpc.CreateMicroVMRequest, request)
     if not spec.HasField("microvm"):
@@ -87,18 +89,31 @@ def read_labels(request: bytes) -> tuple[str, dict[str, str]]:
 
 
 def refuse_poison(vm: types.MicroVMSpec) -> None:
-    """Raise InvalidRequest for the two kinds of spec that crash flintlockd."""
+    """Raise InvalidRequest for the two kinds of spec that crash flintlockd.
+
+    Without a name it is flintlockd's own refusal: the name is what it checks first, and then it does not crash.
+    """
+    problem = poison(vm)
+    if problem and not vm.id:
+        raise HostVerdict(Code.UNKNOWN, NO_NAME)
+    if problem:
+        raise InvalidRequest(problem)
+
+
+def poison(vm: types.MicroVMSpec) -> str:
+    """What crashes flintlockd in this spec, and what would help; "" = nothing."""
     for nic in vm.interfaces:
         if nic.HasField("overrides") and not nic.overrides.HasField("bridge_name"):
-            raise InvalidRequest(
+            return (
                 f"interface {nic.device_id!r} has overrides without bridge_name, which crashes flintlockd: "
                 "set overrides.bridge_name or leave overrides out"
             )
     if not vm.HasField("kernel") or vm.kernel == types.Kernel():
-        raise InvalidRequest(
+        return (
             "kernel is empty, which crashes flintlockd when it boots the microVM: "
             "set kernel.image and kernel.filename"
         )
+    return ""
 
 
 def refuse_oversized(vm: types.MicroVMSpec, labels: Mapping[str, str]) -> None:

@@ -9,6 +9,11 @@ from billet.core.errors import InvalidRequest
 from billet.wire.flintlock import SERVICE, fields
 
 SERVER_INFO = f"/{SERVICE}/ServerInfo"
+EXEC = "/microvmexec.services.api.v1alpha1.MicroVMExec/ExecCommand"
+SSH = "/microvmsshproxy.services.api.v1alpha1.MicroVMSSHProxy/SSHProxy"
+
+# flintlockd's texts for a first message without a uid.
+NO_UID = {EXEC: "first message must be a start message with uid and cmd set", SSH: "first message must set uid"}
 
 _VERSION = 1  # field number, in ServerInfo's reply and in the message that it holds
 _RELEASE = re.compile(r"v?([0-9]{1,9}(?:\.[0-9]{1,9})*)(-?)")
@@ -35,6 +40,21 @@ def version_of(reply: bytes) -> Version:
     if not found:
         return UNKNOWN_VERSION
     return Version(tuple(map(int, found[1].split("."))), not found[2])
+
+
+def stream_uid(method: str, first: bytes) -> str:
+    """The uid of the microVM that a stream is about, by its first message; "" = none, or not where Billet looks.
+
+    Raises InvalidRequest, with flintlockd's text, for exec and SSH without one.
+    """
+    if method not in NO_UID:
+        return uid_of(first)
+    uid = first_field(first, 1)
+    if method == EXEC:  # within the start message
+        uid = first_field(uid, 1)
+    if not uid:
+        raise InvalidRequest(NO_UID[method])
+    return uid.decode(errors="replace")
 
 
 def uid_of(request: bytes) -> str:
