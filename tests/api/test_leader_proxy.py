@@ -8,7 +8,7 @@ import pytest
 
 from billet.api import leader_proxy
 from billet.api.leader_proxy import LeaderProxy
-from billet.core.errors import CreateOutcomeUnknown, LeaderLost
+from billet.core.errors import CreateOutcomeUnknown, InvalidRequest, LeaderLost
 from billet.core.reconcile import KEEP_DELETED_S, RESEND_S
 from billet.ports import Answer
 from billet.wire import flintlock as wire
@@ -62,3 +62,13 @@ async def test_other_calls_are_sent_again_for_as_long_as_their_client_waits(monk
     monkeypatch.setattr(leader_proxy, "RESEND_S", 0.0)
     leader = Lost()
     assert (await proxy(leader).unary(wire.DELETE, b"", FOREVER_S, {})).payload == b"reply"
+
+
+async def test_a_create_that_is_too_long_with_its_token_is_not_sent_to_the_leader() -> None:
+    """Broken on purpose (the leader checks it): over HTTP, a follower gets RESOURCE_EXHAUSTED on its way there."""
+    leader = Lost()
+    added = len(wire.with_token(b"", "token"))
+    with pytest.raises(InvalidRequest, match="receives at most 4,194,304"):
+        await proxy(leader).unary(wire.CREATE, b"x" * (wire.REQUEST_MAX_BYTES - added + 1), FOREVER_S, {})
+    assert not leader.timeouts_s
+    assert await proxy(leader).unary(wire.CREATE, b"x" * (wire.REQUEST_MAX_BYTES - added), FOREVER_S, {})

@@ -17,6 +17,7 @@ from billet.adapters.pki import write_pki
 from billet.api import fleet_service as fleet
 from billet.fake.faults import FaultKind
 from billet.wire import flintlock as wire
+from billet.wire import newer
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -299,8 +300,23 @@ def test_check_35_versions_never_go_back(cluster: Target, start: Callable[..., S
     assert seen == sorted(seen)
 
 
-def test_check_37_the_lowest_version_of_the_fleet(cluster: Target, start: Callable[..., Service]) -> None:
-    client = Client(start(hosts=2, versions=("0.16.0", "0.15.2")).address)
-    assert client.call(wire.SERVER_INFO, b"").startswith(b"\x0a\x060.15.2")
+@pytest.mark.parametrize(
+    ("versions", "lowest"),
+    [
+        (("0.16.0", "0.15.2"), b"0.15.2"),
+        (("0.15.3", "0.15.1", "0.15.2"), b"0.15.1"),
+        (("1.2.0", "0.15.2"), b"0.15.2"),
+        (("2.0.0", "1.10.0", "1.9.1"), b"1.9.1"),
+    ],
+)
+def test_check_37_the_lowest_version_of_the_fleet(
+    cluster: Target, start: Callable[..., Service], versions: tuple[str, ...], lowest: bytes
+) -> None:
+    client = Client(start(hosts=len(versions), versions=versions).address)
+    inner = b"\x0a" + bytes([len(lowest)]) + lowest
+    assert client.call(newer.SERVER_INFO, b"").startswith(b"\x0a" + bytes([len(inner)]) + inner)
+
+
+def test_check_37_a_host_without_server_info_is_the_lowest(cluster: Target, start: Callable[..., Service]) -> None:
     client = Client(start(hosts=2, versions=("0.15.2", "0.11.0")).address)
-    assert refused(client.call, wire.SERVER_INFO, b"").code == grpc.StatusCode.UNIMPLEMENTED
+    assert refused(client.call, newer.SERVER_INFO, b"").code == grpc.StatusCode.UNIMPLEMENTED

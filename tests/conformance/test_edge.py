@@ -15,6 +15,9 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from billet.api import fleet_service as fleet
 from billet.wire import flintlock as wire
+from billet.wire import newer
+from billet.wire.flintlock import field
+from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.tls import TlsSettings
 
 from .calls import GONE, PENDING, Client, Gateway, base64, http, own, refused, scope, spec
@@ -23,6 +26,7 @@ from .pki import Pki
 from .targets import Service, Target, serving
 
 UNAUTHENTICATED = grpc.StatusCode.UNAUTHENTICATED
+EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 NO_TOKEN = (
     "could not extract token from request header: "
     "rpc error: code = Unauthenticated desc = Request unauthenticated with basic"
@@ -152,14 +156,13 @@ def test_check_29_http_create_list_delete(gateway: Gateway) -> None:
     assert gateway("DELETE", f"/v1alpha1/microvm/{uid}") == (200, b"{}")
 
 
-def test_check_29_http_errors(gateway: Gateway, target: Target) -> None:
-    """A cluster refuses an empty spec itself, with 400: without a kernel it could crash a flintlockd (check 34)."""
+def test_check_29_http_errors(gateway: Gateway) -> None:
     nameless = {"code": 2, "message": "converting request: creating vmid from spec: name is required", "details": []}
     status, body = gateway("POST", "/v1alpha1/microvm", json_spec("", "http"))
     assert (status, json.loads(body)) == (500, nameless)
     for empty in ({}, b""):
         status, body = gateway("POST", "/v1alpha1/microvm", empty)
-        assert (status, json.loads(body)["code"]) == ((400, 3) if target.is_cluster else (500, 2))
+        assert (status, json.loads(body)) == (500, nameless)
     status, body = gateway("POST", "/v1alpha1/microvm", b"null")
     assert (status, json.loads(body)["code"]) == (400, 3)
     status, body = gateway("POST", "/v1alpha1/microvm", b"{nonsense")
@@ -168,6 +171,24 @@ def test_check_29_http_errors(gateway: Gateway, target: Target) -> None:
     assert (status, json.loads(body)["code"]) == (500, 2)
     status, body = gateway("GET", "/v1alpha1/nothing")
     assert (status, json.loads(body)) == (404, {"code": 5, "message": "Not Found", "details": []})
+
+
+def test_check_29_http_paths_that_end_with_a_slash(gateway: Gateway) -> None:
+    """The slash is followed by an empty namespace or uid, not a spelling of the path without it."""
+    assert gateway("POST", "/v1alpha1/microvm", json_spec("slash", "http-slash"))[0] == 200
+    status, body = gateway("GET", "/v1alpha1/microvm/")
+    assert status == 200
+    assert own("slash") in {vm["spec"]["id"] for vm in json.loads(body)["microvm"]}
+    for method, path, expected in (
+        ("DELETE", "/v1alpha1/microvm/", (400, 3, wire.INVALID)),
+        ("POST", "/v1alpha1/microvm/", (501, 12, "Method Not Allowed")),
+        ("GET", "/v1alpha1/microvm", (501, 12, "Method Not Allowed")),
+        ("GET", f"/v1alpha1/microvm/{own('http-slash')}/", (404, 5, "Not Found")),
+        ("POST", f"{wire.LIST_STREAM}/", (404, 5, "Not Found")),
+    ):
+        status, body = gateway(method, path)
+        answer = json.loads(body)
+        assert (status, answer["code"], answer["message"]) == expected, (method, path)
 
 
 def test_check_29_http_stream(gateway: Gateway) -> None:
@@ -247,13 +268,50 @@ def test_check_31_a_long_list(target: Target, start: Callable[..., Service]) -> 
     assert {vm.spec.uid for vm in roomy.list("ns")} == uids
 
 
+def create_of(size: int, namespace: str) -> bytes:
+    """A CreateMicroVMRequest of exactly so many bytes."""
+    request = b""
+    filler = size
+    while len(request) != size:
+        filler += size - len(request) if request else -1_000
+        vm = spec(namespace=namespace, metadata={"user-data": "x" * filler})
+        request = rpc.CreateMicroVMRequest(microvm=vm).SerializeToString()
+    return request
+
+
+def test_check_38_the_largest_create(target: Target, service: Service, inside: Service) -> None:
+    """Broken on purpose (no check): a host refuses it with RESOURCE_EXHAUSTED, which a cluster says of no room."""
+    client = service.client(options=[("grpc.max_receive_message_length", -1)])  # the reply is longer
+    namespace = own("largest")
+    added = len(wire.with_token(b"", "01KJ5Z7Q8R9S0T1V2W3X4Y5Z6A"))
+    client.call(wire.CREATE, create_of(wire.REQUEST_MAX_BYTES - added, namespace))
+    assert refused(client.call, wire.CREATE, create_of(wire.REQUEST_MAX_BYTES + 1, namespace)).code == EXHAUSTED
+    largest = create_of(wire.REQUEST_MAX_BYTES, namespace)
+    if not target.is_cluster:
+        assert rpc.CreateMicroVMResponse.FromString(client.call(wire.CREATE, largest)).microvm.version == 1
+        return
+    before = [host.stats()["creates_accepted"] for host in inside.hosts]
+    code, text = refused(client.call, wire.CREATE, largest)
+    assert (code, "receives at most 4,194,304" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    assert [host.stats()["creates_accepted"] for host in inside.hosts] == before
+
+
+def test_check_38_the_largest_create_over_http(cluster: Target, start: Callable[..., Service]) -> None:
+    """flintlockd's gateway answers 429 (RESOURCE_EXHAUSTED); there it does not mean that there is no room."""
+    address = start(http=True).http_address
+    large = json_spec("large", "http") | {"metadata": {"user-data": "x" * wire.REQUEST_MAX_BYTES}}
+    status, body = http(address, "POST", "/v1alpha1/microvm", large)
+    assert (status, json.loads(body)["code"]) == (400, 3)
+    assert "receives at most 4,194,304" in json.loads(body)["message"]
+
+
 def test_check_37_server_info(client: Client, inside: Service, start: Callable[..., Service]) -> None:
     """Flintlock 0.11 has no ServerInfo; 0.15 has. `inside`: the version of a target of others is not known."""
-    code, text = refused(client.call, wire.SERVER_INFO, b"")
+    code, text = refused(client.call, newer.SERVER_INFO, b"")
     assert code == grpc.StatusCode.UNIMPLEMENTED
     assert GONE not in text.lower()
-    newer = Client(start(versions=("0.15.2",)).address)
-    assert newer.call(wire.SERVER_INFO, b"").startswith(b"\x0a\x060.15.2")
+    recent = Client(start(versions=("0.15.2",)).address)
+    assert recent.call(newer.SERVER_INFO, b"").startswith(b"\x0a\x08\x0a\x060.15.2")
 
 
 def test_methods_and_services_that_do_not_exist(client: Client) -> None:
@@ -270,10 +328,14 @@ def test_exec_and_ssh_streams(start: Callable[..., Service]) -> None:
     def stream(method: str, *requests: bytes) -> list[bytes]:
         return list(client.channel.stream_stream(method)(iter(requests), timeout=60))
 
-    execute = "/microvmexec.services.api.v1alpha1.MicroVMExec/ExecCommand"
-    started = b"\x0a\x1c\x0a\x1a" + uid
-    assert stream(execute, started, b"\x12\x02hi", b"\x18\x01") == [b"\x0a\x02hi", b"\x18\x00"]
-    ssh = "/microvmsshproxy.services.api.v1alpha1.MicroVMSSHProxy/SSHProxy"
-    assert stream(ssh, b"\x0a\x1a" + uid, b"\x12\x03abc", b"\x12\x01d") == [b"\x0a\x03abc", b"\x0a\x01d"]
-    unknown = b"\x0a\x1a" + b"0" * 26
-    assert GONE in refused(stream, ssh, unknown).text
+    started = field(1, field(1, uid) + field(2, b"cat"))
+    assert stream(newer.EXEC, started, b"\x12\x02hi", b"\x18\x01") == [b"\x0a\x02hi", b"\x18\x00"]
+    assert stream(newer.SSH, b"\x0a\x1a" + uid, b"\x12\x03abc", b"\x12\x01d") == [b"\x0a\x03abc", b"\x0a\x01d"]
+    for unknown in (b"0" * 26, b"no-ulid"):
+        assert GONE in refused(stream, newer.SSH, field(1, unknown)).text
+    for method, firsts in (
+        (newer.EXEC, (b"", field(1, field(2, b"cat")), field(2, b"input"), field(1, field(1, uid)))),
+        (newer.SSH, (b"", field(1, b""), field(2, b"data"))),
+    ):
+        for first in firsts:
+            assert refused(stream, method, first) == (grpc.StatusCode.INVALID_ARGUMENT, newer.NO_UID[method])

@@ -24,6 +24,7 @@ from billet.leader.auctioneer import Caller
 from billet.leader.leadership import Leadership
 from billet.ports import Answer, Reply
 from billet.wire import flintlock as wire
+from billet.wire import newer
 from billet.wire.headers import TOKEN, ZONE
 
 log = structlog.get_logger()
@@ -50,7 +51,7 @@ class FlintlockService:
             wire.DELETE: self._delete,
             wire.GET: self._get,
             wire.LIST: self._list,
-            wire.SERVER_INFO: self._server_info,
+            newer.SERVER_INFO: self._server_info,
             **fleet_methods(leadership, records, server),
         }
 
@@ -155,18 +156,21 @@ class FlintlockService:
             yield message
 
     async def _server_info(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        """The reply of the oldest flintlockd: the fleet as a whole supports what its oldest host supports."""
-        replies, _ = await self._ask_all_hosts(wire.SERVER_INFO, request)
-        if not replies:
+        """The reply of the oldest flintlockd: the fleet as a whole supports what its oldest host supports.
+
+        A flintlockd without this method has no version and is older than all others. One that fails has not answered.
+        """
+        replies, _ = await self._ask_all_hosts(newer.SERVER_INFO, request)
+        told = [reply for reply in replies.values() if reply.code in (Code.OK, Code.UNIMPLEMENTED)]
+        if not told:
             raise Unreachable("no host answered the call for its version; check `billet hosts`")
-        # A flintlockd without this method has no version and sorts first, as the oldest.
-        return Answer(payload(min(replies.values(), key=lambda reply: wire.version_of(reply.payload))))
+        return Answer(payload(min(told, key=lambda reply: newer.version_of(reply.payload))))
 
     async def _forward(
         self, method: str, first: bytes, rest: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
         """Forward a method that Billet has no stubs for to the host of the uid in the first message."""
-        uid = wire.uid_of(first)
+        uid = newer.stream_uid(method, first)
         if not uid:
             raise Unimplemented(
                 f"Billet does not implement {method} and cannot forward it: the request names no microVM"

@@ -17,7 +17,7 @@ from billet.api import fleet_service as fleet
 from billet.core.errors import BilletError, LeaderLost
 from billet.ports import Backend
 from billet.wire import flintlock as wire
-from billet.wire import tls
+from billet.wire import newer, tls
 from billet.wire.auth import check_basic
 from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL, ZONE
 from billet.wire.pb import fleet_pb2, flintlock_pb2
@@ -31,7 +31,7 @@ UNARY = frozenset(
         wire.DELETE,
         wire.GET,
         wire.LIST,
-        wire.SERVER_INFO,
+        newer.SERVER_INFO,
         fleet.HOSTS,
         fleet.PLACEMENTS,
         fleet.EXPLAIN,

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -16,7 +15,7 @@ from billet.api.metrics import EXPOSITION
 from billet.core.errors import Unauthenticated
 from billet.ports import Answer
 from billet.wire.auth import check_basic
-from billet.wire.gateway import gateway_routes, routing_error
+from billet.wire.gateway import application, gateway_routes
 from billet.wire.headers import INTERNAL
 
 FOREVER_S = 1e6
@@ -52,7 +51,7 @@ def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> St
         return Response(await asyncio.to_thread(metrics), media_type=EXPOSITION)
 
     routes = [Route("/healthz", health), Route("/metrics", exposition), *gateway_routes(call, stream)]
-    return Starlette(routes=routes, exception_handlers={HTTPException: routing_error})
+    return application(routes)
 
 
 def is_metadata(header: str) -> bool:

@@ -78,7 +78,9 @@ class LeaderProxy:
         if FORWARDED in metadata:
             return await self._for_another_server(method, request, timeout_s, metadata)
         if method == wire.CREATE:
-            metadata = {**metadata, TOKEN: self._token(request, metadata)}
+            token = self._token(request, metadata)
+            wire.refuse_too_long(request, token)  # here, because the way to the leader has the same limit
+            metadata = {**metadata, TOKEN: token}
         return await self._steadily(method, request, timeout_s, metadata)
 
     async def stream(

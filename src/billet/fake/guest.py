@@ -2,7 +2,7 @@
 
 Only what a proxy has to get right is imitated: which message carries the uid, that bytes flow both ways while the
 stream is open, and how it ends. Our sources give the numbers of few fields: of ServerInfo's reply only `version` = 1
-is sent, and whoever reads its other fields sees zeros.
+is sent, a message with only the text, and whoever reads the other fields sees zeros.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.unknown_fields import UnknownFieldSet
 
 from billet.core.errors import Code, HostVerdict
-
-EXEC = "/microvmexec.services.api.v1alpha1.MicroVMExec/ExecCommand"
-SSH = "/microvmsshproxy.services.api.v1alpha1.MicroVMSSHProxy/SSHProxy"
+from billet.wire.newer import EXEC, NO_UID, SSH
 
 _EXIT_0 = b"\x18\x00"  # field 3, varint 0: zero, but there
 
@@ -27,17 +25,20 @@ Exists = Callable[[str], None]
 
 def server_info(version: str) -> bytes:
     """A ServerInfo reply."""
-    return _field(1, version.encode())
+    return _field(1, _field(1, version.encode()))
 
 
 async def exec_command(requests: AsyncIterator[bytes], exists: Exists) -> AsyncIterator[bytes]:
     """A command that writes its input to its output and exits with 0 when the input ends.
 
-    Requests: field 1 = start {uid = 1, cmd = 2}, first and once; field 2 = input; field 3 = end of input.
+    Requests: field 1 = start {uid = 1, cmd = 2, shell = 6}, first and once; field 2 = input; field 3 = end of input.
     Replies: field 1 = output; field 3 = exit code, last.
     """
     first = read_fields(await anext(requests, b""))
-    exists(_text(read_fields(_bytes(first.get(1, b""))).get(1, b"")))
+    start = read_fields(_bytes(first.get(1, b"")))
+    if not start.get(1) or not (start.get(2) or start.get(6)):
+        raise HostVerdict(Code.INVALID_ARGUMENT, NO_UID[EXEC])
+    exists(_text(start[1]))
     async for request in requests:
         fields = read_fields(request)
         if given := _bytes(fields.get(2, b"")):
@@ -50,7 +51,9 @@ async def exec_command(requests: AsyncIterator[bytes], exists: Exists) -> AsyncI
 async def ssh_proxy(requests: AsyncIterator[bytes], exists: Exists) -> AsyncIterator[bytes]:
     """A guest's SSH port that sends back what it gets. Field 1 of the first request = uid, field 2 = data."""
     first = read_fields(await anext(requests, b""))
-    exists(_text(first.get(1, b"")))
+    if not first.get(1):
+        raise HostVerdict(Code.INVALID_ARGUMENT, NO_UID[SSH])
+    exists(_text(first[1]))
     if given := _bytes(first.get(2, b"")):
         yield _field(1, given)
     async for request in requests:

@@ -18,11 +18,12 @@ from billet.core.errors import Code, HostVerdict
 from billet.fake.boots import PANIC_EXIT
 from billet.fake.cut import cut
 from billet.fake.faults import Fault, FaultKind, Faults
-from billet.fake.guest import EXEC, SSH, exec_command, server_info, ssh_proxy
+from billet.fake.guest import exec_command, server_info, ssh_proxy
 from billet.fake.service import MicroVMs
 from billet.fake.settings import EXEC_SINCE, SERVER_INFO_SINCE, FakeConfig
 from billet.wire.auth import check_basic
-from billet.wire.flintlock import CREATE, DELETE, GET, LIST, LIST_STREAM, SERVER_INFO, SERVICE
+from billet.wire.flintlock import CREATE, DELETE, GET, LIST, LIST_STREAM, SERVICE
+from billet.wire.newer import EXEC, SERVER_INFO, SSH
 
 REFLECTIONS = ("grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection")
 

@@ -14,7 +14,7 @@ import yaml
 from billet.core.errors import Code, HostVerdict
 from billet.fake.settings import PROVIDERS
 from billet.fake.validate import failures, is_empty, is_zero
-from billet.wire.flintlock import DEFAULT_MEMORY_MIB, DEFAULT_NAMESPACE, DEFAULT_VCPU, NO_SPEC
+from billet.wire.flintlock import DEFAULT_MEMORY_MIB, DEFAULT_NAMESPACE, DEFAULT_VCPU, NO_NAME, NO_SPEC
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 
@@ -98,7 +98,7 @@ def _clean(image: str) -> str:
 def convert(spec: types.MicroVMSpec) -> None:
     """Check the name, and set namespace and defaults. Raises Panic for an override without a bridge."""
     if not spec.id:
-        raise HostVerdict(Code.UNKNOWN, "converting request: creating vmid from spec: name is required")
+        raise HostVerdict(Code.UNKNOWN, NO_NAME)
     spec.namespace = spec.namespace or DEFAULT_NAMESPACE
     spec.vcpu = spec.vcpu or DEFAULT_VCPU
     spec.memory_in_mb = spec.memory_in_mb or DEFAULT_MEMORY_MIB

@@ -6,7 +6,6 @@ is inserted and cut out at the level of the wire format, so fields that Billet d
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from base64 import b64decode, b64encode
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from billet.core.constraints import CLUSTER_LABEL, PLANE_LABEL, PREFIX, read
-from billet.core.errors import NOT_FOUND, InvalidRequest
+from billet.core.errors import NOT_FOUND, Code, HostVerdict, InvalidRequest
 from billet.core.model import NO_CONSTRAINTS, Auction, Image, Observed, Resources, VmState
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -26,7 +25,6 @@ DELETE = f"/{SERVICE}/DeleteMicroVM"
 GET = f"/{SERVICE}/GetMicroVM"
 LIST = f"/{SERVICE}/ListMicroVMs"
 LIST_STREAM = f"/{SERVICE}/ListMicroVMsStream"
-SERVER_INFO = f"/{SERVICE}/ServerInfo"
 
 # Our key in spec.metadata, the only field that a host returns. Firecracker shows it to the guest, so it is no secret.
 TOKEN_KEY = "billet-token"
@@ -37,12 +35,14 @@ DEFAULT_VCPU = 2
 DEFAULT_MEMORY_MIB = 1024
 
 NO_SPEC = "invalid create microvm request: MicroVMSpec required"
+NO_NAME = "converting request: creating vmid from spec: name is required"
 INVALID = "invalid request"
 _UNKNOWN_UID = {
     GET: "getting microvm: error attempting to locate microvm with uid: {uid}: microvm spec //{uid} " + NOT_FOUND,
     DELETE: "deleting microvm: checking to see if spec exists: microvm spec //{uid} " + NOT_FOUND,
 }
 
+REQUEST_MAX_BYTES = 4_194_304  # that flintlockd receives: the default of gRPC for Go
 NAME_MAX_BYTES = 1024  # of a microVM's id, and of its namespace
 LABELS_MAX_BYTES = 16_384  # of all labels that Billet keeps, keys and values
 
@@ -55,7 +55,8 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
     """Read a CreateMicroVMRequest as an auction. `zone`: of the address that received the call, "" = none.
 
     Raises InvalidRequest for requests that no host may get: without a spec, the two that crash flintlockd
-    (docs/compatibility.md), and with malformed constraints or preferences. flintlockd itself refuses everything else.
+    (docs/compatibility.md; HostVerdict if they have no name), and with malformed constraints or preferences.
+    flintlockd itself refuses everything else.
     """
     spec = parse(rpc.CreateMicroVMRequest, request)
     if not spec.HasField("microvm"):
@@ -88,18 +89,31 @@ def read_labels(request: bytes) -> tuple[str, dict[str, str]]:
 
 
 def refuse_poison(vm: types.MicroVMSpec) -> None:
-    """Raise InvalidRequest for the two kinds of spec that crash flintlockd."""
+    """Raise InvalidRequest for the two kinds of spec that crash flintlockd.
+
+    Without a name it is flintlockd's own refusal: the name is what it checks first, and then it does not crash.
+    """
+    problem = poison(vm)
+    if problem and not vm.id:
+        raise HostVerdict(Code.UNKNOWN, NO_NAME)
+    if problem:
+        raise InvalidRequest(problem)
+
+
+def poison(vm: types.MicroVMSpec) -> str:
+    """What crashes flintlockd in this spec, and what would help; "" = nothing."""
     for nic in vm.interfaces:
         if nic.HasField("overrides") and not nic.overrides.HasField("bridge_name"):
-            raise InvalidRequest(
+            return (
                 f"interface {nic.device_id!r} has overrides without bridge_name, which crashes flintlockd: "
                 "set overrides.bridge_name or leave overrides out"
             )
     if not vm.HasField("kernel") or vm.kernel == types.Kernel():
-        raise InvalidRequest(
+        return (
             "kernel is empty, which crashes flintlockd when it boots the microVM: "
             "set kernel.image and kernel.filename"
         )
+    return ""
 
 
 def refuse_oversized(vm: types.MicroVMSpec, labels: Mapping[str, str]) -> None:
@@ -181,21 +195,6 @@ def has_name_of(request: bytes, row: Observed) -> bool:
     return (vm.namespace or DEFAULT_NAMESPACE, vm.id) == (row.namespace, row.name)
 
 
-def uid_of(request: bytes) -> str:
-    """The uid in field 1 of any request, or in field 1 of that field, as in Flintlock's exec stream; "" = none."""
-    for _ in range(2):
-        try:
-            request = next((request[s:e] for n, _, s, e in _fields(request) if n == 1 and s < e), b"")
-        except InvalidRequest:  # the field is not a message
-            return ""
-        if _ULID.fullmatch(request):
-            return request.decode("ascii")
-    return ""
-
-
-_ULID = re.compile(rb"[0-9A-HJKMNP-TV-Z]{26}")
-
-
 def read_uid(request: bytes) -> str:
     """The uid of a GetMicroVMRequest or DeleteMicroVMRequest. Raises InvalidRequest with flintlockd's text."""
     uid: str = parse(rpc.GetMicroVMRequest, request).uid
@@ -220,12 +219,6 @@ def list_request(namespace: str) -> bytes:
     return rpc.ListMicroVMsRequest(namespace=namespace).SerializeToString()
 
 
-def version_of(reply: bytes) -> tuple[int, ...]:
-    """The version in field 1 of a ServerInfo reply, for comparing; a part that is not a number counts as 0."""
-    text = next((reply[s:e].decode("utf-8", "replace") for n, _, s, e in _fields(reply) if n == 1), "")
-    return tuple(int(part) if part.isdigit() else 0 for part in text.lstrip("v").split("-")[0].split("."))
-
-
 def with_uid(uid: str) -> bytes:
     """A GetMicroVMRequest or DeleteMicroVMRequest (the same on the wire)."""
     return rpc.GetMicroVMRequest(uid=uid).SerializeToString()
@@ -242,39 +235,49 @@ def with_token(request: bytes, token: str) -> bytes:
     return request + field(1, field(_METADATA, entry))
 
 
+def refuse_too_long(request: bytes, token: str) -> None:
+    """Raise InvalidRequest for a create that no flintlockd would receive, because of its length with the token."""
+    added = len(with_token(b"", token))
+    if len(request) + added > REQUEST_MAX_BYTES:
+        raise InvalidRequest(
+            f"the request has {len(request):,} bytes, and {added} more with Billet's token; "
+            f"flintlockd receives at most {REQUEST_MAX_BYTES:,}: shorten the metadata (user-data) of the microVM"
+        )
+
+
 def without_token(reply: bytes) -> bytes:
     """A reply with microVMs in field 1 (of Create, Get, List or a list stream), without the token's entry."""
     return b"".join(
         field(_MICROVM, _cut_spec(reply[start:end])) if number == _MICROVM else reply[at:end]
-        for number, at, start, end in _fields(reply)
+        for number, at, start, end in fields(reply)
     )
 
 
 def split_list(reply: bytes) -> Iterator[bytes]:
     """Split a ListMicroVMsResponse into ListMessages: each has one microVM, in the same field."""
-    return (reply[at:end] for number, at, _, end in _fields(reply) if number == _MICROVM)
+    return (reply[at:end] for number, at, _, end in fields(reply) if number == _MICROVM)
 
 
 def _cut_spec(vm: bytes) -> bytes:
     return b"".join(
         field(_SPEC, _cut_entry(vm[start:end])) if number == _SPEC else vm[at:end]
-        for number, at, start, end in _fields(vm)
+        for number, at, start, end in fields(vm)
     )
 
 
 def _cut_entry(spec: bytes) -> bytes:
     return b"".join(
         spec[at:end]
-        for number, at, start, end in _fields(spec)
+        for number, at, start, end in fields(spec)
         if number != _METADATA or not _is_token(spec[start:end])
     )
 
 
 def _is_token(entry: bytes) -> bool:
-    return any(n == 1 and entry[start:end] == _TOKEN_KEY_BYTES for n, _, start, end in _fields(entry))
+    return any(n == 1 and entry[start:end] == _TOKEN_KEY_BYTES for n, _, start, end in fields(entry))
 
 
-def _fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
+def fields(message: bytes) -> Iterator[tuple[int, int, int, int]]:
     """For each field: its number, and the offsets of its tag, of its value and of its end."""
     at = 0
     while at < len(message):

@@ -8,7 +8,7 @@ too.
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, TypeVar, cast
 
@@ -40,7 +40,14 @@ _ROUTING_CODES = {HTTPStatus.BAD_REQUEST: 3, HTTPStatus.NOT_FOUND: 5, HTTPStatus
 
 def gateway_app(call: Call, stream: Stream) -> Starlette:
     """The gateway alone, as an ASGI application."""
-    return Starlette(routes=gateway_routes(call, stream), exception_handlers={HTTPException: routing_error})
+    return application(gateway_routes(call, stream))
+
+
+def application(routes: Sequence[BaseRoute]) -> Starlette:
+    """An application with these routes, and grpc-gateway's answers where there is none."""
+    app = Starlette(routes=routes, exception_handlers={HTTPException: routing_error})
+    app.router.redirect_slashes = False  # a path with a slash at its end is another path
+    return app
 
 
 def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
@@ -61,11 +68,11 @@ def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
         return await unary(http, CREATE, request, rpc.CreateMicroVMResponse)
 
     async def delete(http: Request) -> Response:
-        request = with_uid(http.path_params["uid"])
+        request = with_uid(http.path_params.get("uid", ""))
         return await unary(http, DELETE, request, Empty)
 
     async def list_vms(http: Request) -> Response:
-        request = list_request(http.path_params["namespace"], http.query_params.get("name"))
+        request = list_request(http.path_params.get("namespace", ""), http.query_params.get("name"))
         return await unary(http, LIST, request, rpc.ListMicroVMsResponse)
 
     async def list_stream(http: Request) -> Response:
@@ -77,6 +84,8 @@ def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
 
     return [
         Route("/v1alpha1/microvm", create, methods=["POST"]),
+        Route("/v1alpha1/microvm/", delete, methods=["DELETE"]),  # an empty uid
+        Route("/v1alpha1/microvm/", list_vms, methods=["GET"]),  # an empty namespace: all
         Route("/v1alpha1/microvm/{uid}", delete, methods=["DELETE"]),
         Route("/v1alpha1/microvm/{namespace}", list_vms, methods=["GET"]),
         Route(LIST_STREAM, list_stream, methods=["POST"]),
