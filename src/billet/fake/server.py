@@ -10,8 +10,6 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-import grpc
-
 from billet.core.errors import HostVerdict
 from billet.fake.boots import BootWorker
 from billet.fake.control import control_app
@@ -22,17 +20,17 @@ from billet.fake.http import HttpListener, check_free
 from billet.fake.model import StoredMicroVm
 from billet.fake.service import MicroVMs
 from billet.fake.settings import FakeConfig
+from billet.grpc.dial import Address
+from billet.grpc.engine import new_channel, new_server
+from billet.grpc.interface import Channel, Server, exchange
+from billet.grpc.limits import Limits
+from billet.grpc.status import RpcError
 from billet.ports import Answer
+from billet.settings import split_endpoint
 from billet.wire.gateway import gateway_app
 from billet.wire.pb import flintlock_types_pb2 as types
-from billet.wire.tls import server_credentials
 
-RECEIVE_MAX_BYTES = 4 * 1024 * 1024  # grpc-go's default; there is none for sending
-_OPTIONS = [
-    ("grpc.max_receive_message_length", RECEIVE_MAX_BYTES),
-    ("grpc.max_send_message_length", -1),
-    ("grpc.so_reuseport", 0),  # a port that is taken is an error, not shared
-]
+RECEIVED = Limits(message_bytes=4 << 20)  # grpc-go's default; there is none for sending
 
 
 class FakeFlintlockd:
@@ -51,8 +49,8 @@ class FakeFlintlockd:
         self.boots = BootWorker(config, self.records, self._disk, self.faults, die)
         self.vms = MicroVMs(config.default_provider, self.records, self._disk, self.boots, die)
         self._die = die
-        self._server: grpc.aio.Server | None = None
-        self._gateway: grpc.aio.Channel | None = None
+        self._server: Server | None = None
+        self._gateway: Channel | None = None
         self._listeners: list[HttpListener] = []
 
     async def start(self) -> None:
@@ -75,7 +73,7 @@ class FakeFlintlockd:
         if self._gateway is not None:
             await self._gateway.close()
         if self._server is not None:
-            await self._server.stop(None)
+            await self._server.stop(0)
         self._disk.close()
 
     def stats(self) -> dict[str, Any]:
@@ -96,21 +94,17 @@ class FakeFlintlockd:
         }
 
     async def _start_grpc(self) -> None:
-        server = grpc.aio.server(options=_OPTIONS)
-        server.add_generic_rpc_handlers((Handlers(self.config, self.vms, self.faults, self._die),))
-        credentials = server_credentials(self.config.tls)
+        server = new_server(Handlers(self.config, self.vms, self.faults, self._die).routes, RECEIVED)
         at = self.config.grpc_endpoint
         check_free(at, "--grpc-endpoint")
-        port = server.add_secure_port(at, credentials) if credentials else server.add_insecure_port(at)
-        await server.start()
+        host, port = split_endpoint(at)
+        port = await server.listen(host, port, self.config.tls)
         self._server = server
         self.grpc_address = f"{at.rpartition(':')[0]}:{port}"
 
     async def _start_http(self) -> str:
         # As flintlockd: the gateway dials its own gRPC port without TLS, so it works only with --insecure.
-        self._gateway = grpc.aio.insecure_channel(
-            self.grpc_address, options=[("grpc.max_receive_message_length", RECEIVE_MAX_BYTES)]
-        )
+        self._gateway = new_channel(Address(*split_endpoint(self.grpc_address)), RECEIVED)
         app = gateway_app(self._call, self._stream)
         return await self._listen(app, self.config.http_endpoint, "--http-endpoint")
 
@@ -123,19 +117,23 @@ class FakeFlintlockd:
     async def _call(self, method: str, request: bytes, headers: Mapping[str, str]) -> Answer:
         assert self._gateway is not None
         try:
-            send: Any = self._gateway.unary_unary(method)  # the stubs cannot type a call of raw bytes
-            return Answer(await send(request, metadata=_metadata(headers)))
-        except grpc.aio.AioRpcError as error:
-            raise _verdict(error) from error
+            response = await self._gateway.unary(method, request, metadata=_metadata(headers))
+        except RpcError as error:
+            raise HostVerdict(error.code, error.text) from error
+        return Answer(response.payload)
 
     async def _stream(self, method: str, request: bytes, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
         assert self._gateway is not None
         try:
-            send: Any = self._gateway.unary_stream(method)
-            async for reply in send(request, metadata=_metadata(headers)):
+            call = await self._gateway.stream(method, metadata=_metadata(headers))
+            async for reply in exchange(call, _once(request)):
                 yield reply
-        except grpc.aio.AioRpcError as error:
-            raise _verdict(error) from error
+        except RpcError as error:
+            raise HostVerdict(error.code, error.text) from error
+
+
+async def _once(request: bytes) -> AsyncIterator[bytes]:
+    yield request
 
 
 async def serve(config: FakeConfig) -> None:
@@ -184,7 +182,3 @@ def _describe(record: StoredMicroVm) -> dict[str, Any]:
 
 def _metadata(headers: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((key, value) for key, value in headers.items() if key == "authorization")
-
-
-def _verdict(error: grpc.aio.AioRpcError) -> HostVerdict:
-    return HostVerdict(error.code().value[0], error.details() or "")

@@ -41,6 +41,9 @@ class ServerCall(Protocol):
     async def write(self, message: bytes) -> None:
         """Send a message, and wait while the client reads too slowly. Raises RpcError once the call is over."""
 
+    def cut(self) -> None:
+        """Break the client's connection, and so all calls on it."""
+
 
 UnaryHandler = Callable[[bytes, ServerCall], Awaitable[bytes]]
 StreamHandler = Callable[[ServerCall], Awaitable[None]]
