@@ -174,7 +174,7 @@ class GrpcListeners:
     async def serving(self, yes: bool) -> None:
         """See Listeners."""
         for _, server in self._servers:
-            await server.serving(yes)
+            server.serving(yes)
 
     async def stop(self, grace_s: float) -> None:
         """See Listeners."""

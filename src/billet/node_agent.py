@@ -99,13 +99,9 @@ async def update_pool(agent: Agent, machine: MachineProbe, pool: str) -> None:
 
 def build_agent(config: AgentConfig, identity: Identity) -> tuple[Agent, AgentDialler, GrpcFlintlock, MachineProbe]:
     """Construct one agent without starting it."""
-    credentials = None
-    if config.flintlock_tls_ca or config.flintlock_tls_cert:
-        credentials = tls.channel_credentials(
-            config.flintlock_tls_ca, config.flintlock_tls_cert, config.flintlock_tls_key
-        )
+    files = tls.ClientTls(config.flintlock_tls_ca, config.flintlock_tls_cert, config.flintlock_tls_key)
     authorization = auth.basic_header(config.flintlock_token) if config.flintlock_token else ""
-    daemon = GrpcFlintlock(config.flintlock, credentials, authorization)
+    daemon = GrpcFlintlock(config.flintlock, files if any(files) else None, authorization)
     machine = MachineProbe(config.state_dir)
     host = host_of(config, machine.capacity(config.max_vms))
     if machine.stands_in and not config.disk_mib:

@@ -2,82 +2,50 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 
-import grpc
-import grpc.aio
-
 from billet.core.errors import Code, HostVerdict, Unreachable
+from billet.grpc.dial import Address
+from billet.grpc.engine import new_channel
+from billet.grpc.interface import exchange
+from billet.grpc.status import RpcError
 from billet.ports import Reply
-
-OPTIONS = [
-    ("grpc.max_receive_message_length", -1),  # a host's List may be large
-    ("grpc.max_send_message_length", -1),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.enable_http_proxy", 0),
-]
+from billet.settings import split_endpoint
+from billet.wire.tls import ClientTls
 
 
 class GrpcFlintlock:
-    """ports.Flintlock over one channel."""
+    """ports.Flintlock over one channel. A reply may have any size: a host's List may be large."""
 
-    def __init__(
-        self, address: str, credentials: grpc.ChannelCredentials | None = None, authorization: str = ""
-    ) -> None:
-        self._channel = (
-            grpc.aio.secure_channel(address, credentials, options=OPTIONS)
-            if credentials
-            else grpc.aio.insecure_channel(address, options=OPTIONS)
-        )
-        self._metadata = (("authorization", authorization),) if authorization else None
-        self._methods: dict[str, grpc.aio.UnaryUnaryMultiCallable[bytes, bytes]] = {}
+    def __init__(self, endpoint: str, tls: ClientTls | None = None, authorization: str = "") -> None:
+        self._channel = new_channel(Address(*split_endpoint(endpoint), tls))
+        self._metadata = (("authorization", authorization),) if authorization else ()
 
     async def ready(self, timeout_s: float) -> bool:
         """See ports.Flintlock."""
-        if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
-            return True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._channel.channel_ready()
-        except TimeoutError:
-            return False
-        return True
+        return await self._channel.ready(timeout_s)
 
     async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
         """See ports.Flintlock."""
-        caller = self._methods.get(method)
-        if caller is None:
-            caller = self._methods[method] = self._channel.unary_unary(method)
         try:
-            payload = await caller(request, timeout=timeout_s, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            return Reply(number(error.code()), error.details() or "", b"")
-        return Reply(Code.OK, "", payload)
+            response = await self._channel.unary(method, request, timeout_s, self._metadata)
+        except RpcError as error:
+            return Reply(error.code, error.text, b"")
+        return Reply(Code.OK, "", response.payload)
 
     async def stream(
         self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
         """See ports.Flintlock."""
-        caller: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
-        call = caller(requests, timeout=timeout_s, metadata=self._metadata)
         try:
-            async for message in call:
+            call = await self._channel.stream(method, timeout_s, self._metadata)
+            async for message in exchange(call, requests):
                 yield message
-        except grpc.aio.AioRpcError as error:
-            code = number(error.code())
-            if code == Code.UNAVAILABLE:
+        except RpcError as error:
+            if error.code == Code.UNAVAILABLE:
                 raise Unreachable("its flintlockd does not answer") from None
-            raise HostVerdict(code, error.details() or "") from None
-        finally:
-            call.cancel()
+            raise HostVerdict(error.code, error.text) from None
 
     async def close(self) -> None:
         """See ports.Flintlock."""
         await self._channel.close()
-
-
-def number(code: grpc.StatusCode) -> int:
-    """A status code as its number on the wire."""
-    return code.value[0]

@@ -6,21 +6,21 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 
-import grpc
-import grpc.aio
-from grpc_health.v1 import health, health_pb2
+from grpc_health.v1 import health_pb2
 
 from billet.core.errors import Code, HostVerdict, LeaderLost, Unreachable
+from billet.grpc.dial import Address
+from billet.grpc.engine import new_channel
+from billet.grpc.health import SERVING, WATCH
+from billet.grpc.interface import exchange
+from billet.grpc.status import RpcError
 from billet.ports import Answer, Leader
 from billet.settings import split_endpoint
 from billet.wire import tls
 from billet.wire.headers import ANSWERED
 
-WATCH = f"/{health.SERVICE_NAME}/Watch"
-LIMITLESS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
 LOOK_AGAIN_S = 0.1  # pause before the leader's health is watched again
 CONNECT_S = 1.0
-CLOSED = "the leader has changed"  # the connection was closed just before the call
 UNANSWERED = {Code.UNAVAILABLE, Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL}  # codes of a broken connection
 
 
@@ -37,59 +37,44 @@ class LeaderForward:
         """
         self.leader = leader
         self._passed_on = passed_on
-        self._channel = (
-            grpc.aio.insecure_channel(leader.grpc, options=LIMITLESS)
-            if settings.insecure
-            else grpc.aio.secure_channel(
-                leader.grpc,
-                tls.channel_credentials(ca or settings.client_ca or settings.cert, settings.cert, settings.key),
-                options=LIMITLESS,
-            )
-        )
+        trusted = ca or settings.client_ca or settings.cert
+        files = None if settings.insecure else tls.ClientTls(trusted, settings.cert, settings.key)
+        self._channel = new_channel(Address(*split_endpoint(leader.grpc), files))
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """See ports.Backend."""
-        caller: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel.unary_unary(method)
         try:
-            call = caller(request, timeout=timeout_s, metadata=self._metadata(metadata))
-            payload = await call
-        except grpc.aio.AioRpcError as error:
+            response = await self._channel.unary(method, request, timeout_s, self._metadata(metadata))
+        except RpcError as error:
             raise _translated(error) from None
-        except grpc.aio.UsageError:
-            raise LeaderLost(CLOSED) from None
-        trailers = tuple((k, v) for k, v in await call.trailing_metadata() or () if isinstance(v, str))
-        return Answer(payload, tuple(pair for pair in trailers if pair[0].startswith("x-billet-")))
+        trailers = ((k, v) for k, v in response.trailers if isinstance(v, str) and k.startswith("x-billet-"))
+        return Answer(response.payload, tuple(trailers))
 
     async def stream(
         self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
     ) -> AsyncIterator[bytes]:
         """See ports.Backend."""
-        caller: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
         try:
-            call = caller(requests, timeout=timeout_s, metadata=self._metadata(metadata))
-        except grpc.aio.UsageError:
-            raise LeaderLost(CLOSED) from None
-        try:
-            async for message in call:
+            call = await self._channel.stream(method, timeout_s, self._metadata(metadata))
+            async for message in exchange(call, requests):
                 yield message
-        except grpc.aio.AioRpcError as error:
+        except RpcError as error:
             raise _translated(error) from None
-        finally:
-            call.cancel()
 
     async def dead(self) -> None:
         """Return when the leader's process has ended: its connection broke and nobody listens at its address.
 
         A machine that vanishes breaks no connection; its lease has to run out.
         """
-        watch: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(WATCH)
         while True:
-            call = watch(health_pb2.HealthCheckRequest().SerializeToString())
-            with suppress(grpc.aio.AioRpcError):
-                async for answer in call:
-                    if health_pb2.HealthCheckResponse.FromString(answer).status != SERVING:
-                        break  # the leader is stopping; close our call
-            call.cancel()
+            with suppress(RpcError):
+                call = await self._channel.stream(WATCH)
+                await call.write(health_pb2.HealthCheckRequest().SerializeToString())
+                call.end()
+                # Once the leader is stopping, our call is in its way.
+                while (answer := await call.read()) and _serves(answer):
+                    pass
+                call.cancel()
             if await _refused(self.leader.grpc):
                 return
             await asyncio.sleep(LOOK_AGAIN_S)
@@ -103,7 +88,8 @@ class LeaderForward:
         return (*kept, *self._passed_on)
 
 
-SERVING = health_pb2.HealthCheckResponse.SERVING
+def _serves(answer: bytes) -> bool:
+    return health_pb2.HealthCheckResponse.FromString(answer).status == SERVING
 
 
 async def _refused(endpoint: str) -> bool:
@@ -120,10 +106,9 @@ async def _refused(endpoint: str) -> bool:
     return False
 
 
-def _translated(error: grpc.aio.AioRpcError) -> Unreachable | HostVerdict:
+def _translated(error: RpcError) -> Unreachable | HostVerdict:
     """The leader's own answer as HostVerdict. Without one, LeaderLost in our words: gRPC's may say "not found"."""
-    code: int = error.code().value[0]
-    answered = any(key == ANSWERED for key, _ in error.trailing_metadata() or ())
-    if code in UNANSWERED and not answered:
+    answered = any(key == ANSWERED for key, _ in error.trailers)
+    if error.code in UNANSWERED and not answered:
         return LeaderLost("the leader does not answer; try again")
-    return HostVerdict(code, error.details() or "")
+    return HostVerdict(error.code, error.text)

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from hmac import compare_digest
-from typing import TYPE_CHECKING, Any
 
-import grpc
-import grpc.aio
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from billet.api import fleet_service as fleet
-from billet.core.errors import BilletError, LeaderLost
+from billet.core.errors import BilletError, Code, LeaderLost
+from billet.grpc import health
+from billet.grpc.engine import new_server
+from billet.grpc.interface import Routes, ServerCall
+from billet.grpc.reflection import Reflection
+from billet.grpc.status import RpcError
 from billet.ports import Backend
+from billet.settings import split_endpoint
 from billet.wire import flintlock as wire
 from billet.wire import newer, tls
 from billet.wire.auth import check_basic
 from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL, ZONE
-from billet.wire.pb import fleet_pb2, flintlock_pb2
-from billet.wire.reflection import METHODS, reflection_handler
+from billet.wire.pb import fleet_pb2, flintlock_exec_pb2, flintlock_pb2, flintlock_ssh_pb2
 
 log = structlog.get_logger()
 
@@ -40,13 +39,14 @@ UNARY = frozenset(
         fleet.CHANGE_HOST,
     }
 )
-HEALTH = (f"/{health.SERVICE_NAME}/Check", f"/{health.SERVICE_NAME}/Watch")
-CODES = {code.value[0]: code for code in grpc.StatusCode}
 FOREVER_S = 1e6  # a call without a deadline
-QUIET_S = 0.1  # a call that gRPC has accepted reaches our handler within this time
-
-if TYPE_CHECKING:  # at run time, grpc's classes are not generic
-    Context = grpc.aio.ServicerContext[Any, Any]
+SERVICES = [
+    flintlock_pb2.DESCRIPTOR.services_by_name["MicroVM"].full_name,
+    flintlock_exec_pb2.DESCRIPTOR.services_by_name["MicroVMExec"].full_name,
+    flintlock_ssh_pb2.DESCRIPTOR.services_by_name["MicroVMSSHProxy"].full_name,
+    fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name,
+    health.SERVICE,
+]
 
 
 class GrpcServer:
@@ -58,169 +58,84 @@ class GrpcServer:
 
     def __init__(self, backend: Backend, token: str, proof: str, zone: str = "") -> None:
         self._backend = backend
+        self._token = token
         self._proof = proof
         self._zone = {ZONE: zone} if zone else {}
-        self._calls = 0  # in flight, not counting health checks
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._health = health.aio.HealthServicer()
-        interceptors = [BasicAuth(token)] if token else []
-        # Otherwise a second server on the same port would silently share it.
-        self._server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
-        self._server.add_generic_rpc_handlers((_Handlers(self),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        services = [
-            flintlock_pb2.DESCRIPTOR.services_by_name["MicroVM"].full_name,
-            fleet_pb2.DESCRIPTOR.services_by_name["Fleet"].full_name,
-            health.SERVICE_NAME,
-        ]
-        self.reflection = reflection_handler(services)
+        self._health = health.Health()
+        self._server = new_server(
+            Routes(
+                unary={**dict.fromkeys(UNARY, self._unary), **self._health.unary},
+                streams={**self._health.streams, **Reflection(SERVICES).streams},
+                fallback=self._stream,
+                admit=self._admit if token else None,
+            )
+        )
 
     async def listen(self, endpoint: str, settings: tls.TlsSettings) -> int:
-        """Start serving; returns the port. RuntimeError if the port is in use."""
-        credentials = tls.server_credentials(settings)
-        port = (
-            self._server.add_secure_port(endpoint, credentials)
-            if credentials
-            else self._server.add_insecure_port(endpoint)
-        )
-        await self._server.start()
-        return port
+        """Start serving; returns the port. Raises OSError or RuntimeError if the port is in use, and ConfigError."""
+        host, port = split_endpoint(endpoint)
+        return await self._server.listen(host, port, settings)
 
-    async def serving(self, yes: bool) -> None:
+    def serving(self, yes: bool) -> None:
         """Set the gRPC health status to SERVING or NOT_SERVING."""
-        status = health_pb2.HealthCheckResponse.SERVING if yes else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", wire.SERVICE):
-            await self._health.set(service, status)
+            self._health.set(service, yes)
 
     async def stop(self, grace_s: float) -> None:
         """Reject new calls and wait up to `grace_s` for calls in flight, except for health watches."""
-        stopping = asyncio.create_task(self._server.stop(grace_s))
-        quiet = asyncio.create_task(self._quiet())
-        await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
-        await self._server.stop(None)
-        quiet.cancel()
-        await stopping
+        self._health.close()
+        await self._server.stop(grace_s)
 
-    async def _quiet(self) -> None:
-        """Return after QUIET_S without calls: stopping sooner would cancel calls that gRPC just accepted."""
-        while True:
-            await self._idle.wait()
-            await asyncio.sleep(QUIET_S)
-            if self._idle.is_set():
-                return
+    def _admit(self, call: ServerCall) -> None:
+        """Refuse a call without the token. Load balancers ask for health without one."""
+        if call.method in health.METHODS:
+            return
+        given = dict(call.metadata).get("authorization")
+        if problem := check_basic(given if isinstance(given, str) else None, self._token):
+            raise RpcError(Code.UNAUTHENTICATED, problem)
 
-    @contextmanager
-    def _in_flight(self) -> Iterator[None]:
-        self._calls += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._calls -= 1
-            if not self._calls:
-                self._idle.set()
-
-    def _metadata(self, context: Context) -> dict[str, str]:
+    def _metadata(self, call: ServerCall) -> dict[str, str]:
         """The call's metadata. Headers reserved for servers are dropped unless the caller presents the proof."""
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        metadata = {key: value for key, value in call.metadata if isinstance(value, str)}
         if compare_digest(metadata.get(FORWARDED, "").encode(), self._proof.encode()):
             return metadata
         return {key: value for key, value in metadata.items() if key not in INTERNAL} | self._zone
 
-    async def unary(self, method: str, request: bytes, context: Context) -> bytes:
-        """Handle a unary call."""
-        left_s = context.time_remaining()
+    async def _unary(self, request: bytes, call: ServerCall) -> bytes:
+        left_s = call.time_left_s()
         try:
-            with self._in_flight():
-                answer = await self._backend.unary(
-                    method, request, FOREVER_S if left_s is None else left_s, self._metadata(context)
-                )
+            answer = await self._backend.unary(
+                call.method, request, FOREVER_S if left_s is None else left_s, self._metadata(call)
+            )
         except Exception as error:
-            await _abort(context, method, error)
-            raise
-        if answer.trailers:
-            context.set_trailing_metadata(answer.trailers)
+            raise _rpc_error(call.method, error) from error
+        call.trailers = answer.trailers
         return answer.payload
 
-    async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        """Handle a call with any number of messages each way."""
+    async def _stream(self, call: ServerCall) -> None:
         try:
-            with self._in_flight():
-                replies = self._backend.stream(method, requests, context.time_remaining(), self._metadata(context))
-                async for reply in replies:
-                    yield reply
+            replies = self._backend.stream(call.method, _requests(call), call.time_left_s(), self._metadata(call))
+            async for reply in replies:
+                await call.write(reply)
         except Exception as error:
-            await _abort(context, method, error)
-            raise
+            raise _rpc_error(call.method, error) from error
 
 
-class _Handlers(grpc.GenericRpcHandler):
-    """Finds the handler of each method by name."""
-
-    def __init__(self, grpc_server: GrpcServer) -> None:
-        self._grpc_server = grpc_server
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """The handler of a method; None for health, which has its own handlers."""
-        method = handler_call_details.method
-        if method in UNARY:
-            return grpc.unary_unary_rpc_method_handler(_unary(self._grpc_server, method))
-        if method in METHODS:
-            return self._grpc_server.reflection
-        if method in HEALTH:
-            return None
-        return grpc.stream_stream_rpc_method_handler(_stream(self._grpc_server, method))
+async def _requests(call: ServerCall) -> AsyncIterator[bytes]:
+    """A call's messages. Raises RpcError if the client cancels, so that this is not taken for their end."""
+    while (message := await call.read()) is not None:
+        yield message
 
 
-def _unary(grpc_server: GrpcServer, method: str) -> Callable[[bytes, Context], Awaitable[bytes]]:
-    async def call(request: bytes, context: Context) -> bytes:
-        return await grpc_server.unary(method, request, context)
-
-    return call
-
-
-def _stream(grpc_server: GrpcServer, method: str) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
-    async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async for reply in grpc_server.stream(method, requests, context):  # gRPC wants a generator function here
-            yield reply
-
-    return call
-
-
-class BasicAuth(grpc.aio.ServerInterceptor):
-    """flintlockd's Basic authentication for all calls but health, which load balancers call without a token."""
-
-    def __init__(self, token: str) -> None:
-        self._token = token
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Pass the call on, or fail it with UNAUTHENTICATED."""
-        given = dict(handler_call_details.invocation_metadata or ()).get("authorization")
-        problem = check_basic(given if isinstance(given, str) else None, self._token)
-        if problem is None or handler_call_details.method in HEALTH:
-            return await continuation(handler_call_details)
-
-        async def refuse(request: bytes, context: Context) -> bytes:
-            await context.abort(grpc.StatusCode.UNAUTHENTICATED, problem or "")
-            return b""
-
-        return grpc.unary_unary_rpc_method_handler(refuse)
-
-
-async def _abort(context: Context, method: str, error: Exception) -> None:
-    """End the call with the error's code and text. An unexpected error is logged; the client gets a generic text."""
+def _rpc_error(method: str, error: Exception) -> RpcError:
+    """The error's code and text for the client. An unexpected error is logged; the client gets a generic text."""
     match error:
+        case RpcError():
+            return error
         case BilletError():
             code, text = error.status, error.text
-        case grpc.aio.AbortError() | asyncio.CancelledError():
-            return
         case _:
-            log.exception("unexpected error", method=method)
-            code, text = 13, "internal error; see the server's log"
+            log.exception("unexpected error", method=method, exc_info=error)
+            code, text = Code.INTERNAL, "internal error; see the server's log"
     answered = () if isinstance(error, LeaderLost) else ((ANSWERED, "1"),)
-    await context.abort(CODES[code], text, answered)
+    return RpcError(code, text, answered)

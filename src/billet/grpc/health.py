@@ -11,7 +11,7 @@ from billet.grpc.interface import ServerCall
 from billet.grpc.status import RpcError
 
 SERVICE = "grpc.health.v1.Health"
-CHECK, WATCH = f"/{SERVICE}/Check", f"/{SERVICE}/Watch"
+METHODS = CHECK, WATCH = f"/{SERVICE}/Check", f"/{SERVICE}/Watch"
 NOT_FOUND = 5
 SERVING, NOT_SERVING = pb.HealthCheckResponse.SERVING, pb.HealthCheckResponse.NOT_SERVING
 UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
@@ -23,12 +23,21 @@ class Health:
     def __init__(self) -> None:
         self._status: dict[str, int] = {"": SERVING}
         self._changed = asyncio.Event()
+        self._closed = False
         self.unary = {CHECK: self.check}
         self.streams = {WATCH: self.watch}
 
     def set(self, service: str, serving: bool) -> None:
         """Set a service's status, and tell those who watch."""
         self._status[service] = SERVING if serving else NOT_SERVING
+        self._notify()
+
+    def close(self) -> None:
+        """End all watches: they would keep a server from stopping."""
+        self._closed = True
+        self._notify()
+
+    def _notify(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
 
@@ -49,6 +58,8 @@ class Health:
             if status != last:
                 last = status
                 await call.write(_reply(status))
+            if self._closed:
+                raise RpcError(Code.UNAVAILABLE, "the server is stopping")
             await changed.wait()
 
 

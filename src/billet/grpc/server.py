@@ -36,10 +36,15 @@ class Server:
         if context := server_ssl(tls):
             context.set_alpn_protocols(["h2"])
             secure = {"ssl": context, "ssl_handshake_timeout": self.limits.handshake_s or None}
-        self._listener = await asyncio.get_running_loop().create_server(
+        listener = await asyncio.get_running_loop().create_server(
             lambda: ServerConnection(self), host or None, port, backlog=4096, **secure
         )
-        return int(self._listener.sockets[0].getsockname()[1])
+        ports = {int(listening.getsockname()[1]) for listening in listener.sockets}
+        if len(ports) > 1:  # any free port was asked for, of a host with several addresses: take the same on each
+            listener.close()
+            return await self.listen(host, min(ports), tls)
+        self._listener = listener
+        return ports.pop()
 
     def entered(self, connection: ServerConnection, address: str) -> bool:
         """A client has connected; False: it must leave."""
