@@ -226,8 +226,9 @@ async def test_hosts_answer_reads_of_any_term(pair: Pair) -> None:
 async def test_the_leader_is_told_when_a_create_ends_without_a_microvm(pair: Pair) -> None:
     """Broken on purpose (nothing is sent because no microVM changed): the reservation is held for ever."""
     agent, fake = pair
-    fake.faults.add(Fault(FaultKind.REFUSE, code=3, text="no"))
-    creating = asyncio.create_task(agent.create(order("01NONE")))
+    fake.faults.add(Fault(FaultKind.SLOW, delay_s=0.3))
+    nameless = CreateOrder(5, "01NONE", create_request(""), SHAPE, 10.0, CreateOptions("this"))
+    creating = asyncio.create_task(agent.create(nameless))
     await asyncio.sleep(0)
     assert agent.everything().creating == ["01NONE"]
     fake.vms.create(create_request("mine"))
