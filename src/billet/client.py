@@ -2,59 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import socket
+import ssl
+import threading
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
 
-import grpc
-
-from billet.core.errors import ConfigError, HostVerdict, Unimplemented, Unreachable
+from billet.core.errors import Code, ConfigError, HostVerdict, Unimplemented, Unreachable
+from billet.grpc.client_connection import CLOSES, NOT_GRPC
+from billet.grpc.dial import Address as ChannelAddress
+from billet.grpc.engine import new_channel
+from billet.grpc.status import RpcError, name_of
+from billet.settings import split_endpoint
+from billet.wire.tls import ClientTls
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
 FLINTLOCK = "/microvm.services.api.v1alpha1.MicroVM/"
 FLEET = "/billet.v1.Fleet/"
-# grpc's own texts for a failed connection. Every other text comes from the server and is shown unchanged.
-UNREACHED = ("failed to connect", "DNS resolution failed", "errors resolving", "connections to all backends failing")
-BROKEN = ("Socket closed", "recvmsg:", "sendmsg:", "Connection reset", "GOAWAY received")
-# Part of grpc's text, and the explanation for the user.
-NO_TLS = "it does not use TLS; remove --tls-ca (or BILLET_TLS_CA)"
-WHY_UNREACHED = (
-    ("resol", "the host name does not resolve; check --server (or BILLET_SERVER)"),
-    (
-        "Connection refused",
-        "connection refused; check --server (or BILLET_SERVER) and that `billet server` is running",
-    ),
-    ("WRONG_VERSION_NUMBER", NO_TLS),
-    ("CERTIFICATE_VERIFY_FAILED", "its certificate is not signed by the CA in --tls-ca (or BILLET_TLS_CA)"),
-    (
-        "Hostname Verification",
-        "its certificate is for other names; use one of those names, or issue a certificate for this one",
-    ),
-    ("security handshaker", "one of the files --tls-ca, --tls-cert and --tls-key is not a certificate or key"),
-    ("ALPN", "it uses TLS, but not gRPC; set --server (or BILLET_SERVER) to the server's --grpc-endpoint"),
-    (
-        "parsing HTTP/2",
-        "it is not a gRPC port, perhaps HTTP; set --server (or BILLET_SERVER) to the server's --grpc-endpoint",
-    ),
-)
-OPTIONS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
+CHECK_SERVER = "check --server (or BILLET_SERVER)"
+HOSTNAME_MISMATCH, IP_MISMATCH = 62, 64  # OpenSSL's X509_V_ERR_… numbers
 
 Reply = TypeVar("Reply", bound="Message")
-ReplyCo = TypeVar("ReplyCo", bound="Message", covariant=True)
-
-
-class PendingCall(Protocol[ReplyCo]):
-    """A call in progress."""
-
-    def result(self) -> ReplyCo:
-        """Wait for the reply. Raises grpc.RpcError if the call failed."""
-
-    def done(self) -> bool:
-        """Whether the call has finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +50,8 @@ class Client:
     def __init__(self, address: Address, timeout_s: float = 30.0) -> None:
         self._address = address
         self._timeout_s = timeout_s
-        self._channel = _channel(address)
+        self._loop = _loop()
+        self._channel = new_channel(_channel_address(address))
         token = base64.b64encode(address.token.encode()).decode()
         self._metadata = [("authorization", f"Basic {token}")] if address.token else []
 
@@ -84,7 +61,7 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._channel.close()
+        asyncio.run_coroutine_threadsafe(self._channel.close(), self._loop).result()
 
     def flintlock(self, method: str, request: Message, reply: type[Reply]) -> Reply:
         """Call a method of Flintlock's service and return its reply."""
@@ -94,79 +71,87 @@ class Client:
         """Call a method of Billet's own service, billet.v1.Fleet, and return its reply."""
         return self._call(FLEET + method, request, reply)
 
-    def begin(self, method: str, request: Message, reply: type[Reply]) -> PendingCall[Reply]:
+    def begin(self, method: str, request: Message, reply: type[Reply]) -> Future[Reply]:
         """Start a call of Flintlock's service without waiting for its reply."""
-        call: PendingCall[Reply] = self._method(FLINTLOCK + method, reply).future(
-            request, timeout=self._timeout_s, metadata=self._metadata
-        )
-        return call
+        return asyncio.run_coroutine_threadsafe(self._ask(FLINTLOCK + method, request, reply), self._loop)
 
-    def finish(self, call: PendingCall[Reply]) -> Reply:
+    def finish(self, call: Future[Reply]) -> Reply:
         """Wait for a call from `begin` and return its reply."""
         try:
             return call.result()
-        except grpc.RpcError as error:
+        except RpcError as error:
             self.raise_as_billet_error(error)
 
     def _call(self, path: str, request: Message, reply: type[Reply]) -> Reply:
-        try:
-            answer: Reply = self._method(path, reply)(request, timeout=self._timeout_s, metadata=self._metadata)
-        except grpc.RpcError as error:
-            self.raise_as_billet_error(error)
-        return answer
+        return self.finish(asyncio.run_coroutine_threadsafe(self._ask(path, request, reply), self._loop))
 
-    def _method(self, path: str, reply: type[Reply]) -> Any:
-        return self._channel.unary_unary(
-            path,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=reply.FromString,
-        )
+    async def _ask(self, path: str, request: Message, reply: type[Reply]) -> Reply:
+        response = await self._channel.unary(path, request.SerializeToString(), self._timeout_s, self._metadata)
+        return reply.FromString(response.payload)
 
-    def raise_as_billet_error(self, error: grpc.RpcError) -> NoReturn:
-        """Raise grpc's error as a BilletError with one line of text."""
-        code, text = error.code(), " ".join((error.details() or "").split())
+    def raise_as_billet_error(self, error: RpcError) -> NoReturn:
+        """Raise the call's error as a BilletError with one line of text."""
         where = self._address.endpoint
-        if code is grpc.StatusCode.UNAVAILABLE and text.startswith(UNREACHED):
-            raise Unreachable(f"cannot reach {where}: {self._why_unreached(text)}") from None
-        if code is grpc.StatusCode.UNAVAILABLE and text.startswith(BROKEN):
+        if error.unsent and error.code == Code.UNAVAILABLE:
+            raise Unreachable(f"cannot reach {where}: {self._why_unreached(error)}") from None
+        if error.code == Code.UNAVAILABLE and not error.answered:
             raise Unreachable(
                 f"the connection to {where} broke before the reply; the call may or may not have taken effect"
             ) from None
-        if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        if error.code == Code.DEADLINE_EXCEEDED:
             raise Unreachable(f"{where} did not answer within {self._timeout_s:g} s") from None
-        if code is grpc.StatusCode.UNIMPLEMENTED:
+        if error.code == Code.UNIMPLEMENTED:
             raise Unimplemented(
                 f"{where} does not support this call; it may be a plain flintlockd instead of Billet"
             ) from None
-        raise HostVerdict(code.value[0], f"{code.name}: {text}") from None
+        raise HostVerdict(error.code, f"{name_of(error.code)}: {' '.join(error.text.split())}") from None
 
-    def _why_unreached(self, text: str) -> str:
-        """The cause and the remedy for grpc's text; the text itself if it is not one that we know."""
-        for mark, why in WHY_UNREACHED:
-            if mark in text:
-                return why
-        if "Socket closed" in text or "reset by peer" in text:
-            # A Billet server closes the connection if the client lacks TLS or a required client certificate.
-            if not self._address.tls_ca:
-                return "it closes the connection; if it uses TLS, set --tls-ca (or BILLET_TLS_CA) to its CA"
-            return (
-                "it closes the connection; if it requires a client certificate, give --tls-cert and --tls-key"
-                " signed by its CA"
-            )
-        return f"check --server (or BILLET_SERVER) and TLS: {text}"
+    def _why_unreached(self, error: RpcError) -> str:
+        """The cause and the remedy of a failed connect."""
+        match error.__cause__:
+            case socket.gaierror():
+                return f"the host name does not resolve; {CHECK_SERVER}"
+            case ConnectionRefusedError():
+                return f"connection refused; {CHECK_SERVER} and that `billet server` is running"
+            case ssl.SSLCertVerificationError(verify_code=code) if code in (HOSTNAME_MISMATCH, IP_MISMATCH):
+                return (
+                    "its certificate is for other names; use one of those names, or issue a certificate for this one"
+                )
+            case ssl.SSLCertVerificationError():
+                return "its certificate is not signed by the CA in --tls-ca (or BILLET_TLS_CA)"
+            case ssl.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
+                return "it does not use TLS; remove --tls-ca (or BILLET_TLS_CA)"
+            case OSError() as cause if NOT_GRPC in str(cause):
+                return "it is not a gRPC port, perhaps HTTP; set --server (or BILLET_SERVER) to the --grpc-endpoint"
+            case OSError() as cause if CLOSES in str(cause) or isinstance(cause, ConnectionResetError | ssl.SSLError):
+                return self._why_closed()
+        return f"{CHECK_SERVER} and TLS: {error.text}"
+
+    def _why_closed(self) -> str:
+        # A Billet server closes the connection if the client lacks TLS or a required client certificate.
+        if not self._address.tls_ca:
+            return "it closes the connection; if it uses TLS, set --tls-ca (or BILLET_TLS_CA) to its CA"
+        return (
+            "it closes the connection; if it requires a client certificate, give --tls-cert and --tls-key"
+            " signed by its CA"
+        )
 
 
-def _channel(address: Address) -> grpc.Channel:
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """The event loop of all clients, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="billet client", daemon=True).start()
+    return loop
+
+
+def _channel_address(address: Address) -> ChannelAddress:
+    host, port = split_endpoint(address.endpoint)
     if not address.tls_ca:
         if address.tls_cert or address.tls_key:
             raise ConfigError("--tls-cert and --tls-key also need --tls-ca, the CA of the server's certificate")
-        return grpc.insecure_channel(address.endpoint, options=OPTIONS)
-    credentials = grpc.ssl_channel_credentials(
-        read_file("--tls-ca", address.tls_ca),
-        read_file("--tls-key", address.tls_key) if address.tls_key else None,
-        read_file("--tls-cert", address.tls_cert) if address.tls_cert else None,
-    )
-    return grpc.secure_channel(address.endpoint, credentials, options=OPTIONS)
+        return ChannelAddress(host, port)
+    return ChannelAddress(host, port, ClientTls(address.tls_ca, address.tls_cert, address.tls_key))
 
 
 def read_file(name: str, path: str) -> bytes:

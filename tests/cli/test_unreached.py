@@ -111,4 +111,4 @@ def test_certificates_that_do_not_fit(ports: Ports, pki: Files, other_pki: Files
     assert "not signed by the CA in --tls-ca" in error_line("-s", picky, "--tls-ca", str(other_pki.ca))
     assert "its certificate is for other names" in error_line("-s", elsewhere, "--tls-ca", str(other_pki.ca))
     assert "give --tls-cert and --tls-key" in error_line("-s", picky, "--tls-ca", str(pki.ca))
-    assert "is not a certificate or key" in error_line("-s", picky, "--tls-ca", __file__)
+    assert "contains no CA certificate in PEM" in error_line("-s", picky, "--tls-ca", __file__)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from statistics import fmean, pstdev
 
-from billet.client import Client, PendingCall
+from billet.client import Client
 from billet.core.errors import BilletError
 from billet.demo.workload import HostSize, Shape, spec_of
 from billet.wire.pb.flintlock_pb2 import (
@@ -98,7 +99,7 @@ def run_load(
     Raises BilletError after PATIENCE_S without progress.
     """
     run = LoadRun(shapes, [HostLoad(size) for size, _ in hosts.values()])
-    pending: dict[str, tuple[Client, PendingCall[CreateMicroVMResponse]]] = {}
+    pending: dict[str, tuple[Client, Future[CreateMicroVMResponse]]] = {}
     begun_s = progress_s = time.monotonic()
     while not run.done:
         now_s = time.monotonic()
@@ -120,7 +121,7 @@ def run_load(
     return run
 
 
-def _collect(run: LoadRun, pending: dict[str, tuple[Client, PendingCall[CreateMicroVMResponse]]]) -> None:
+def _collect(run: LoadRun, pending: dict[str, tuple[Client, Future[CreateMicroVMResponse]]]) -> None:
     for name, (client, call) in list(pending.items()):
         if not call.done():
             continue

@@ -48,7 +48,7 @@ class Channel:
         self._connecting: asyncio.Task[ClientConnection] | None = None
         self._failures = 0
         self._retry_at_s = 0.0
-        self._last_error = ""
+        self._last_error: BaseException = RpcError(Code.UNAVAILABLE, unsent=True)
         self._closed = False
 
     async def ready(self, timeout_s: float) -> bool:
@@ -156,7 +156,7 @@ class Channel:
             return connection
         loop = asyncio.get_running_loop()
         if not self._connecting and loop.time() < self._retry_at_s:
-            raise RpcError(Code.UNAVAILABLE, self._last_error, unsent=True)
+            raise self._last_error
         if not self._connecting:
             self._connecting = loop.create_task(self._connect())
             self._connecting.add_done_callback(self._connect_ended)
@@ -181,7 +181,7 @@ class Channel:
             text = f"no answer within {CONNECT_S:g} s" if isinstance(error, TimeoutError) else str(error)
             raise RpcError(
                 Code.UNAVAILABLE, f"cannot connect to {self._address.authority}: {text}", unsent=True
-            ) from None
+            ) from error
         self._connection = connection
         return connection
 
@@ -194,4 +194,4 @@ class Channel:
         first_s, longest_s = BACKOFF_S
         self._retry_at_s = asyncio.get_running_loop().time() + min(longest_s, first_s * 2**self._failures)
         self._failures += 1
-        self._last_error = error.text if isinstance(error, RpcError) else str(error)
+        self._last_error = error

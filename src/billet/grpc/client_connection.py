@@ -20,6 +20,9 @@ from billet.grpc.stream import Stream
 
 WINDOW_BYTES = (1 << 31) - 1  # of a connection: only the calls' own windows bound what a server may send
 SETTING_PUSH = 2
+TLS_ALERT = b"\x15\x03"  # what a TLS server answers to a client without TLS
+NOT_GRPC = "it is not a gRPC port"
+CLOSES = "it closes the connection"
 STREAMS_AT_FIRST = 100  # calls at a time until the server says how many
 STATUS, TEXT, HTTP_STATUS = b"grpc-status", b"grpc-message", b":status"
 
@@ -119,10 +122,19 @@ class ClientConnection(Connection[ClientCall]):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
             self.transport = transport
-            self._unready("it uses TLS, but not HTTP/2: it is not a gRPC port")
+            self._unready(NOT_GRPC)
             self.transport.abort()
             return
         super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See asyncio.Protocol: the first bytes show who answers."""
+        if not self.established and data.startswith(TLS_ALERT):
+            self.give_up(CLOSES)
+            return
+        super().data_received(data)
+        if not self.established and self.transport.is_closing():
+            self.why = NOT_GRPC
 
     async def begin(self, head: list[tuple[bytes, bytes]]) -> ClientCall | None:
         """Begin a call; None if no further call may begin here."""
@@ -224,7 +236,7 @@ class ClientConnection(Connection[ClientCall]):
         """See asyncio.Protocol."""
         self._lost(self)
         super().connection_lost(error)
-        self._unready(f"the connection broke: {error}" if error else "it closes the connection")
+        self._unready(self.why or (f"{CLOSES}: {error}" if error else CLOSES))
         self._wake_all()
 
     def _unready(self, why: str) -> None:

@@ -36,6 +36,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         self.transport: Any = None  # asyncio.Transport; typeshed's protocols are looser
         self.established = False  # the peer's first SETTINGS have come
         self.draining = False  # no further calls begin; the connection closes after the last
+        self.why = ""  # why this side has closed the connection
         self._h2 = ngh2.Connection(role, _configuration(limits))
         self._h2.initiate_connection({SETTING_HEADER_LIST: limits.header_list_bytes, **settings})
         self._h2.set_local_window_size(window_bytes)
@@ -283,6 +284,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         """Close the connection now, telling the peer a code if there is one. Its calls end as lost."""
         if self.transport.is_closing():
             return
+        self.why = why
         with suppress(ngh2.NGH2Error):  # there may be nothing left to say, as after a wrong preface
             if h2_code is not None:
                 self._h2.terminate_connection(h2_code)

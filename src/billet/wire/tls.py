@@ -141,7 +141,7 @@ def _load_ca(context: ssl.SSLContext, ca: str) -> None:
     try:
         context.load_verify_locations(ca)
     except ssl.SSLError as error:
-        raise ConfigError(f"{ca} contains no CA certificate in PEM: {error}") from error
+        raise ConfigError(f"{ca} contains no CA certificate in PEM") from error
 
 
 def _read(path: str, what: str) -> bytes:
