@@ -17,7 +17,8 @@ from billet.grpc.stream import Stream
 
 S = TypeVar("S", bound=Stream)
 
-HEADER_COUNT = 512  # headers in one list
+HARD_LIMIT = 4  # times the size of headers at which a call is refused, the connection is closed
+HEADER_COUNT = 1024  # headers in one list
 SLICE_BYTES = 16 << 10  # data is looked at in slices, so that a flood is noticed before it has cost much
 FRAME_BYTES = 9  # the smallest frame
 SETTING_STREAMS, SETTING_WINDOW, SETTING_HEADER_LIST = 3, 4, 6
@@ -46,7 +47,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         self._held_bytes = 0  # that came and were not read
         self._control = Bucket(limits.control_frames_per_s)
         self._timer: asyncio.TimerHandle | None = None
-        self._heard_s = self._moved_s = self._busy_s = self.loop.time()
+        self._made_s = self._heard_s = self._moved_s = self._busy_s = self.loop.time()
         self._pinged = False
 
     # The transport's events
@@ -54,7 +55,7 @@ class Connection(asyncio.Protocol, Generic[S]):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self.transport = transport
-        self._timer = self.loop.call_later(self.limits.preface_s or self._tick_s(), self._tick)
+        self._timer = self.loop.call_later(min(self.limits.preface_s or 60.0, self._tick_s()), self._tick)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -316,7 +317,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         now_s, limits = self.loop.time(), self.limits
         if self.transport.is_closing():
             return
-        if not self.established and limits.preface_s:
+        if not self.established and limits.preface_s and now_s - self._made_s >= limits.preface_s:
             self.give_up("the other side does not speak HTTP/2, or is too slow")
             return
         wait_s = self._tick_s()
@@ -360,6 +361,6 @@ def _configuration(limits: Limits) -> ngh2.Configuration:
         auto_window_update=False,
         max_send_header_block_length=2 * limits.header_list_bytes,
         stream_reset_rate_limit=(resets * 10, resets) if resets else (1 << 62, 1 << 62),
-        max_inbound_header_list_size=limits.header_list_bytes,
+        max_inbound_header_list_size=HARD_LIMIT * limits.header_list_bytes,
         max_inbound_header_count=HEADER_COUNT,
     )

@@ -52,6 +52,11 @@ def _value(name: str, value: str | bytes) -> bytes:
     return text
 
 
+def list_bytes(headers: Headers) -> int:
+    """The size of headers as HTTP/2 counts it (RFC 9113, section 6.5.2): 32 bytes more for each."""
+    return sum(len(name) + len(value) for name, value in headers) + 32 * len(headers)
+
+
 def decode(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[str, str | bytes], ...]:
     """The users' metadata among the headers. Raises Malformed for a binary value that is not base64."""
     found: list[tuple[str, str | bytes]] = []

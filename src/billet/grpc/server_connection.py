@@ -141,7 +141,7 @@ class ServerConnection(Connection[ServerCall]):
             self._hang_up(call, end)
             return
         try:
-            self._begin(call, fields)
+            self._begin(call, headers, fields)
         except md.Malformed as error:
             self.failed(call, RpcError(Code.INTERNAL, str(error)))
         except RpcError as error:
@@ -149,19 +149,21 @@ class ServerConnection(Connection[ServerCall]):
         if end and call.open:
             self.messages_ended(call, ())
 
-    def _begin(self, call: ServerCall, fields: Mapping[bytes, bytes]) -> None:
+    def _begin(self, call: ServerCall, headers: Headers, fields: Mapping[bytes, bytes]) -> None:
         if (encoding := fields.get(b"grpc-encoding")) is not None:
             call.reader.encoding = encoding
         if (timeout := fields.get(b"grpc-timeout")) is not None:
             call.expire_in(md.decode_timeout(timeout))
-        limit_bytes = self.limits.queued_bytes
-        if limit_bytes and self.queued_bytes() > limit_bytes:
-            raise RpcError(Code.RESOURCE_EXHAUSTED, f"the client has {limit_bytes} bytes of replies to read first")
+        if md.list_bytes(headers) > self.limits.header_list_bytes:
+            raise RpcError(
+                Code.RESOURCE_EXHAUSTED, f"metadata larger than max ({self.limits.header_list_bytes} bytes)"
+            )
         routes = self._server.routes
         if routes.admit:
             routes.admit(call)
         call.handler = routes.unary.get(call.method)
         if call.handler is None:
+            self._check_queue()
             handler = routes.streams.get(call.method) or routes.fallback
             call.task = self.loop.create_task(self._run_stream(call, handler))
 
@@ -173,7 +175,19 @@ class ServerConnection(Connection[ServerCall]):
         elif (request := call.only()) is None:
             self.failed(call, RpcError(Code.INTERNAL, "this method takes exactly one message"))
         else:
+            try:
+                self._check_queue()
+            except RpcError as error:
+                self.failed(call, error)
+                return
             call.task = self.loop.create_task(self._run_unary(call, call.handler, request))
+
+    def _check_queue(self) -> None:
+        limit_bytes = self.limits.queued_bytes
+        if limit_bytes and self.queued_bytes() > limit_bytes:
+            raise RpcError(
+                Code.RESOURCE_EXHAUSTED, f"first read the replies that wait: more than {limit_bytes} bytes"
+            )
 
     async def _run_unary(self, call: ServerCall, handler: UnaryHandler, request: bytes) -> None:
         try:
@@ -237,6 +251,11 @@ class ServerConnection(Connection[ServerCall]):
             self.reset(call.id, NO_ERROR)
         self.forget(call)
         self.flush_soon()
+
+    def forget(self, call: ServerCall) -> None:
+        """See Connection."""
+        call.drop()
+        super().forget(call)
 
     def respond(self, stream_id: int, headers: Headers, end: bool = False) -> None:
         """Send a reply's headers."""

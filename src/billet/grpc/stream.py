@@ -122,6 +122,10 @@ class Stream:
                 connection.blocked.discard(self)
         return self.open
 
+    def drop(self) -> None:
+        """Nobody will read the messages that wait."""
+        self._messages.clear()
+
     def close(self) -> None:
         """The call is over: give its credit back to the connection, and wake who waits."""
         self.credit()
