@@ -43,7 +43,7 @@ async def test_a_stopping_server_finishes_the_calls_that_have_arrived() -> None:
         await service.waiting.get()
         await asyncio.wait_for(service.waiting.get(), BOUND_S)
         stopping = asyncio.create_task(server.stop(BOUND_S))
-        await until(lambda: channel._usable() is None)  # the client has been told
+        await until(lambda: channel.usable() is None)  # the client has been told
         service.release.set()
         assert (await our_call).payload == b"ours"
         assert await their_call == b"theirs"
@@ -84,8 +84,7 @@ async def test_a_server_that_is_replaced_again_and_again_fails_no_call() -> None
             before = count
             await until(lambda before=before: count > before + 100)
             old, server = server, Server(service.routes)
-            assert old._listener
-            old._listener.close()  # the port is free at once; its connections go on
+            old.stop_listening()  # the port is free at once; its connections go on
             await server.listen("127.0.0.1", port, INSECURE)
             await old.stop(BOUND_S)
         done.set()
@@ -100,7 +99,7 @@ async def test_a_call_that_was_never_sent_is_made_on_the_next_connection() -> No
         (connection,) = server.connections
         call = asyncio.create_task(channel.unary(ECHO, b"again", BOUND_S))
         connection.go_away()
-        connection._go_away_now()
+        connection.finish_going()
         assert (await call).payload == b"again"
 
 

@@ -10,15 +10,13 @@ from billet.grpc.limits import Limits
 from tests.grpc_layer import floods
 from tests.grpc_layer.peers import BOUND_S, ECHO, WAIT, connected, serving, until
 
-MIB = 1 << 20
-# What one connection may send until it is cut off, with room for what is under way in the sockets' buffers.
-CUT_OFF = {
-    "rapid_reset": 4 * MIB, "continuation": 8 * MIB, "ping": 4 * MIB, "settings": 4 * MIB, "window_update": 4 * MIB,
-    "empty_data": 4 * MIB, "hpack_bomb": 8 * MIB,
-}  # fmt: skip
+# A flood ends when its connection is closed, or after BOUND_S: then it has sent hundreds of megabytes. Below this, it
+# was cut off; the sockets' buffers alone take a few.
+CUT_OFF_MB = 32
+KINDS = [kind for kind in floods.KINDS if kind != "zero_window"]
 
 
-@pytest.mark.parametrize("kind", CUT_OFF)
+@pytest.mark.parametrize("kind", KINDS)
 async def test_a_flood_is_cut_off_and_nobody_else_notices(kind: str) -> None:
     async with serving() as (service, server, port), connected(port) as honest:
         held = asyncio.create_task(honest.unary(WAIT, b"held", BOUND_S))
@@ -27,7 +25,7 @@ async def test_a_flood_is_cut_off_and_nobody_else_notices(kind: str) -> None:
         while not flooding.done():
             await honest.unary(ECHO, b"meanwhile", BOUND_S)
         result = await flooding
-        assert result["sent_mb"] * 1e6 < CUT_OFF[kind]
+        assert result["sent_mb"] < CUT_OFF_MB
         service.release.set()
         assert (await held).payload == b"held"
         await until(lambda: len(server.connections) == 1)
@@ -35,7 +33,7 @@ async def test_a_flood_is_cut_off_and_nobody_else_notices(kind: str) -> None:
 
 async def test_replies_that_a_client_makes_no_room_for_do_not_pile_up() -> None:
     """A window of zero: 1,000 calls at a time, and the connection is closed once nothing has moved for a while."""
-    async with serving(Limits(stalled_s=0.5)) as (_, server, port), connected(port) as honest:
+    async with serving(Limits(stalled_s=0.5, stalled_bytes=0)) as (_, server, port), connected(port) as honest:
         flooding = asyncio.create_task(asyncio.to_thread(floods.flood, "zero_window", port, BOUND_S, again=False))
         while not flooding.done():
             await honest.unary(ECHO, b"meanwhile", BOUND_S)

@@ -16,7 +16,7 @@ from billet.grpc.metadata import Metadata
 from billet.grpc.status import RpcError
 
 CLIENT_LIMITS = Limits(
-    idle_s=0, held_bytes=0, resets_per_s=0, control_frames_per_s=5_000, message_bytes=0, window_bytes=MIB
+    idle_s=0, stalled_s=0, held_bytes=0, resets_per_s=0, control_frames_per_s=5_000, message_bytes=0, window_bytes=MIB
 )
 BACKOFF_S = (0.1, 1.0)  # pause after a failed connect: the first, and the longest
 CONNECT_S = 20.0
@@ -53,7 +53,7 @@ class Channel:
 
     async def ready(self, timeout_s: float) -> bool:
         """Wait for a connection; False means that a call now would certainly not be sent."""
-        if self._usable():
+        if self.usable():
             return True
         loop = asyncio.get_running_loop()
         try:
@@ -116,7 +116,8 @@ class Channel:
         if self._connection is connection:
             self._connection = None
 
-    def _usable(self) -> ClientConnection | None:
+    def usable(self) -> ClientConnection | None:
+        """The connection on which calls may begin now, if there is one."""
         connection = self._connection
         return connection if connection and connection.usable else None
 
@@ -126,7 +127,7 @@ class Channel:
             async with asyncio.timeout_at(until_s):
                 call = None
                 while call is None:
-                    connection = self._usable() or await self._connected()
+                    connection = self.usable() or await self._connected()
                     call = await connection.begin(self._headers(method, until_s, metadata))
         except TimeoutError:
             raise RpcError(
@@ -152,7 +153,7 @@ class Channel:
         """A connection: the one there is, or a new one. Callers share one attempt. Raises RpcError."""
         if self._closed:
             raise RpcError(Code.CANCELLED, "the channel is closed", unsent=True)
-        if connection := self._usable():
+        if connection := self.usable():
             return connection
         loop = asyncio.get_running_loop()
         if not self._connecting and loop.time() < self._retry_at_s:

@@ -11,15 +11,15 @@ import ngh2
 
 from billet.core.errors import Code
 from billet.grpc import metadata as md
-from billet.grpc.connection import SETTING_STREAMS, SETTING_WINDOW, Connection
+from billet.grpc.connection import Connection
+from billet.grpc.http2 import CANCEL, REFUSED_STREAM, SETTING_PUSH, SETTING_STREAMS, SETTING_WINDOW
 from billet.grpc.limits import Limits
 from billet.grpc.messages import frame
 from billet.grpc.metadata import Headers
-from billet.grpc.status import CANCEL, REFUSED_STREAM, RpcError, from_http, from_reset, name_of
+from billet.grpc.status import RpcError, from_http, from_reset, name_of
 from billet.grpc.stream import Stream
 
 WINDOW_BYTES = (1 << 31) - 1  # of a connection: only the calls' own windows bound what a server may send
-SETTING_PUSH = 2
 TLS_ALERT = b"\x15\x03"  # what a TLS server answers to a client without TLS
 NOT_GRPC = "it is not a gRPC port"
 CLOSES = "it closes the connection"
@@ -149,20 +149,20 @@ class ClientConnection(Connection[ClientCall]):
         if not self.usable:
             return None
         try:
-            stream_id = self._h2.send_request(head)
+            stream_id = self.h2.send_request(head)
         except ngh2.NGH2Error:
             self.draining = True
             return None
         self._opened = stream_id
         call = self.calls[stream_id] = ClientCall(self, stream_id)
-        self._busy_s = self.loop.time()
+        self.live.busy_s = self.loop.time()
         self.flush_soon()
         return call
 
     def end(self, stream_id: int) -> None:
         """End a call's messages."""
         with suppress(ngh2.NGH2Error):
-            self._h2.end_stream(stream_id)
+            self.h2.end_stream(stream_id)
         self.flush_soon()
 
     def flushed(self) -> None:
@@ -171,7 +171,7 @@ class ClientConnection(Connection[ClientCall]):
 
     def settings_received(self) -> None:
         """See Connection."""
-        self._limit = self._h2.remote_settings.get(SETTING_STREAMS, 1 << 31)
+        self._limit = self.h2.remote_settings.get(SETTING_STREAMS, 1 << 31)
         if not self.ready.done():
             self.ready.set_result(None)
         self._next()

@@ -10,19 +10,18 @@ from typing import Any, Generic, TypeVar
 import ngh2
 from ngh2 import events
 
+from billet.grpc.http2 import CALM_DOWN, SETTING_HEADER_LIST, configuration
 from billet.grpc.limits import Bucket, Limits
+from billet.grpc.liveness import Due, Liveness
 from billet.grpc.metadata import Headers
-from billet.grpc.status import CALM_DOWN, RpcError
+from billet.grpc.status import RpcError
 from billet.grpc.stream import Stream
 
 S = TypeVar("S", bound=Stream)
 
-HARD_LIMIT = 4  # times the size of headers at which a call is refused, the connection is closed
-HEADER_COUNT = 1024  # headers in one list
 SLICE_BYTES = 16 << 10  # data is looked at in slices, so that a flood is noticed before it has cost much
-FRAME_BYTES = 9  # the smallest frame
-SETTING_STREAMS, SETTING_WINDOW, SETTING_HEADER_LIST = 3, 4, 6
 PING = b"billet/k"
+BYTES_PER_IGNORED_FRAME = 256  # bytes that mean nothing, as of calls that have ended, and count as a control frame
 BYTES_PER_FRAME = 1024  # sent data that explains one more control frame from the peer
 
 
@@ -38,30 +37,28 @@ class Connection(asyncio.Protocol, Generic[S]):
         self.established = False  # the peer's first SETTINGS have come
         self.draining = False  # no further calls begin; the connection closes after the last
         self.why = ""  # why this side has closed the connection
-        self._h2 = ngh2.Connection(role, _configuration(limits))
-        self._h2.initiate_connection({SETTING_HEADER_LIST: limits.header_list_bytes, **settings})
-        self._h2.set_local_window_size(window_bytes)
+        self.h2 = ngh2.Connection(role, configuration(limits))
+        self.h2.initiate_connection({SETTING_HEADER_LIST: limits.header_list_bytes, **settings})
+        self.h2.set_local_window_size(window_bytes)
         self._before = b""  # to be sent before what libnghttp2 has
         self._flush_scheduled = False
         self._paused = False  # the transport takes no more at the moment
         self._held_bytes = 0  # that came and were not read
-        self._control = Bucket(limits.control_frames_per_s)
+        self.control = Bucket(limits.control_frames_per_s)
         self._timer: asyncio.TimerHandle | None = None
-        self._made_s = self._heard_s = self._moved_s = self._busy_s = self.loop.time()
-        self._pinged = False
+        self.live = Liveness(limits, self.loop.time())
 
     # The transport's events
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self.transport = transport
-        self._timer = self.loop.call_later(min(self.limits.preface_s or 60.0, self._tick_s()), self._tick)
+        self._timer = self.loop.call_later(self.live.wait_s(False), self._tick)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
         """See asyncio.Protocol."""
-        self._heard_s = self.loop.time()
-        self._pinged = False
+        self.live.hear(self.loop.time())
         try:
             for at in range(0, len(data), SLICE_BYTES):
                 if self._received(data[at : at + SLICE_BYTES] if len(data) > SLICE_BYTES else data):
@@ -73,14 +70,17 @@ class Connection(asyncio.Protocol, Generic[S]):
 
     def _received(self, data: bytes) -> bool:
         """Handle the events of some bytes; True when the connection is over."""
-        control = 0
+        cost = 0
         try:
-            self._h2.receive_data(data)
+            self.h2.receive_data(data)
         finally:
-            for event in self._h2.events():
+            found = self.h2.events()
+            for event in found:
                 handle = _HANDLERS.get(type(event))
-                control += handle(self, event) if handle else 0
-        if control and not self._control.take(control):
+                cost += handle(self, event) if handle else 0
+        if not found:
+            cost = len(data) // BYTES_PER_IGNORED_FRAME
+        if cost and not self.control.take(cost):
             self.give_up("too many control frames", CALM_DOWN)
         return bool(self.transport.is_closing())
 
@@ -109,7 +109,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         if call is None:
             self.consumed(event.stream_id, len(data))
             return 1
-        self._busy_s = self._heard_s
+        self.live.busy_s = self.live.heard_s
         try:
             call.received(data)
         except RpcError as error:
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         return 1
 
     def _on_window(self, event: events.WindowUpdated) -> int:
-        self._moved_s = self._heard_s
+        self.live.moved_s = self.live.heard_s
         return 1
 
     def _on_ping(self, event: events.PingReceived) -> int:
@@ -198,11 +198,11 @@ class Connection(asyncio.Protocol, Generic[S]):
     def send_data(self, stream_id: int, data: bytes) -> bool:
         """Queue data of a call; False if its stream has ended."""
         try:
-            self._h2.send_data(stream_id, data)
+            self.h2.send_data(stream_id, data)
         except ngh2.NGH2Error:
             return False
-        self._control.give(2 + len(data) // BYTES_PER_FRAME)
-        self._busy_s = self.loop.time()
+        self.control.give(2 + len(data) // BYTES_PER_FRAME)
+        self.live.busy_s = self.loop.time()
         self.flush_soon()
         return True
 
@@ -210,9 +210,9 @@ class Connection(asyncio.Protocol, Generic[S]):
         """Reset a call's stream after what it has to send and may send now."""
         try:
             self._before += (
-                self._h2.data_to_send()
+                self.h2.data_to_send()
             )  # libnghttp2 drops what a stream still has to send once it is reset
-            self._h2.reset_stream(stream_id, h2_code)
+            self.h2.reset_stream(stream_id, h2_code)
         except ngh2.NGH2Error:
             pass
         self.flush_soon()
@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol, Generic[S]):
     def consumed(self, stream_id: int, size: int) -> None:
         """The bytes that came on a stream are dealt with: let the sender send as many more."""
         with suppress(ngh2.NGH2Error):
-            self._h2.acknowledge_received_data(size, stream_id)
+            self.h2.acknowledge_received_data(size, stream_id)
 
     def hold(self, size: int) -> bool:
         """Count bytes that came and wait to be read, or that wait no longer; False: there are too many."""
@@ -229,11 +229,11 @@ class Connection(asyncio.Protocol, Generic[S]):
 
     def backed_up(self, stream_id: int, limit_bytes: int) -> bool:
         """Whether a call's writer has to wait."""
-        return self._paused or self._h2.queued_body_size(stream_id) > limit_bytes
+        return self._paused or self.h2.queued_body_size(stream_id) > limit_bytes
 
     def queued_bytes(self) -> int:
         """Bytes of messages that the peer has not taken yet."""
-        return self._h2.queued_body_size()
+        return self.h2.queued_body_size()
 
     def flush_soon(self) -> None:
         """Send what is queued in this turn of the event loop, together with what else is queued in it."""
@@ -247,18 +247,18 @@ class Connection(asyncio.Protocol, Generic[S]):
         if self.transport is None or self._paused or self.transport.is_closing():
             return
         try:
-            data = self._before + self._h2.data_to_send()
+            data = self._before + self.h2.data_to_send()
         except ngh2.NGH2Error as error:
             self.give_up(f"HTTP/2: {error}")
             return
         self._before = b""
         if data:
             self.transport.write(data)
-            self._moved_s = self.loop.time()
+            self.live.moved_s = self.loop.time()
             self.flushed()
             self._wake_writers()
         done = self.draining and not self.calls and not self.queued_bytes()
-        if done or not (self._h2.want_read or self._h2.want_write):
+        if done or not (self.h2.want_read or self.h2.want_write):
             self.transport.close()
 
     def flushed(self) -> None:
@@ -274,7 +274,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         """A call is over."""
         if self.calls.pop(call.id, None) is not None:
             call.close()
-            self._busy_s = self.loop.time()
+            self.live.busy_s = self.loop.time()
 
     def drain(self) -> None:
         """Begin no further calls, and close the connection after the last."""
@@ -288,8 +288,8 @@ class Connection(asyncio.Protocol, Generic[S]):
         self.why = why
         with suppress(ngh2.NGH2Error):  # there may be nothing left to say, as after a wrong preface
             if h2_code is not None:
-                self._h2.terminate_connection(h2_code)
-            if data := self._before + self._h2.data_to_send():
+                self.h2.terminate_connection(h2_code)
+            if data := self._before + self.h2.data_to_send():
                 self.transport.write(data)
         self._before = b""
         self.transport.close()
@@ -303,37 +303,27 @@ class Connection(asyncio.Protocol, Generic[S]):
     def ping(self, data: bytes = PING) -> None:
         """Ask the peer for a sign of life."""
         try:
-            self._h2.ping(data)
+            self.h2.ping(data)
         except ngh2.NGH2Error:
             return
         self.flush()
 
-    def _tick_s(self) -> float:
-        waits = (self.limits.keepalive_s, self.limits.stalled_s, self.limits.idle_s)
-        return min((wait_s for wait_s in waits if wait_s), default=60.0) / 2
-
     def _tick(self) -> None:
-        """Look at the time now and then: rather seldom, so that idle connections cost nothing."""
-        now_s, limits = self.loop.time(), self.limits
+        """Look at the time now and then."""
         if self.transport.is_closing():
             return
-        if not self.established and limits.preface_s and now_s - self._made_s >= limits.preface_s:
-            self.give_up("the other side does not speak HTTP/2, or is too slow")
-            return
-        wait_s = self._tick_s()
-        if limits.stalled_s and self.queued_bytes() and now_s - self._moved_s > limits.stalled_s:
-            self.give_up(f"the other side has taken no data for {limits.stalled_s:g} s", CALM_DOWN)
-            return
-        if self._pinged and now_s - self._heard_s > limits.keepalive_wait_s:
-            self.transport.abort()
-            return
-        if limits.keepalive_s and self.calls and now_s - self._heard_s > limits.keepalive_s:
-            self._pinged = True
-            self.ping()
-            wait_s = limits.keepalive_wait_s
-        elif limits.idle_s and not self.calls and now_s - self._busy_s > limits.idle_s:
-            self.idle()
-        self._timer = self.loop.call_later(wait_s, self._tick)
+        match self.live.look(self.loop.time(), self.established, self.queued_bytes(), len(self.calls)):
+            case Due.SILENT:
+                self.give_up("the other side does not speak HTTP/2, or is too slow")
+            case Due.STALLED:
+                self.give_up(f"the other side has taken no data for {self.limits.stalled_s:g} s", CALM_DOWN)
+            case Due.DEAD:
+                self.transport.abort()
+            case Due.PING:
+                self.ping()
+            case Due.IDLE:
+                self.idle()
+        self._timer = self.loop.call_later(self.live.wait_s(self.established), self._tick)
 
     def idle(self) -> None:
         """There has been no call for `idle_s`."""
@@ -353,14 +343,3 @@ _HANDLERS: dict[type[events.Event], Callable[[Any, Any], int]] = {
     events.GoAwayReceived: Connection._on_goaway,
     events.ConnectionClosed: Connection._on_closed,
 }
-
-
-def _configuration(limits: Limits) -> ngh2.Configuration:
-    resets = limits.resets_per_s
-    return ngh2.Configuration(
-        auto_window_update=False,
-        max_send_header_block_length=2 * limits.header_list_bytes,
-        stream_reset_rate_limit=(resets * 10, resets) if resets else (1 << 62, 1 << 62),
-        max_inbound_header_list_size=HARD_LIMIT * limits.header_list_bytes,
-        max_inbound_header_count=HEADER_COUNT,
-    )

@@ -17,7 +17,8 @@ class Limits:
     preface_s: float = 10.0  # from the connection to the other side's first SETTINGS
     handshake_s: float = 10.0  # of TLS; 0 = 60 s
     idle_s: float = 900.0  # a server's connection without a call; then it is told to go away
-    stalled_s: float = 60.0  # a connection whose peer takes none of the data that waits for it
+    stalled_s: float = 60.0  # a connection whose peer takes nothing of more than `stalled_bytes` that wait for it
+    stalled_bytes: int = MIB
     keepalive_s: float = 60.0  # silence after which a connection with calls is asked for a sign of life
     keepalive_wait_s: float = 20.0  # for that sign; must not be 0
     # Connections of a server

@@ -77,10 +77,14 @@ class Server:
         if self._throttle.should_log(address, why, asyncio.get_running_loop().time()):
             log.warning("refused a connection", address=address, reason=why)
 
-    async def stop(self, grace_s: float, text: str = STOPPING) -> None:
-        """Accept no more; let the calls that arrived finish within `grace_s`; fail the rest with UNAVAILABLE."""
+    def stop_listening(self) -> None:
+        """Free the port. Connections go on."""
         if self._listener:
             self._listener.close()
+
+    async def stop(self, grace_s: float, text: str = STOPPING) -> None:
+        """Accept no more; let the calls that arrived finish within `grace_s`; fail the rest with UNAVAILABLE."""
+        self.stop_listening()
         for connection in tuple(self.connections):
             connection.go_away()
         with suppress(TimeoutError):

@@ -12,7 +12,8 @@ import structlog
 
 from billet.core.errors import Code
 from billet.grpc import metadata as md
-from billet.grpc.connection import SETTING_STREAMS, SETTING_WINDOW, Connection
+from billet.grpc.connection import Connection
+from billet.grpc.http2 import NO_ERROR, SETTING_STREAMS, SETTING_WINDOW
 from billet.grpc.interface import Routes, StreamHandler, UnaryHandler
 from billet.grpc.limits import MIB, Limits
 from billet.grpc.messages import frame
@@ -28,7 +29,6 @@ WINDOW_BYTES = 64 * MIB  # of a connection: above Limits.held_bytes, so that no 
 GOAWAY_WAIT_S = 1.0  # for the answer that shows that the client has seen the first GOAWAY
 GOAWAY_PING = b"billet/g"
 STOPPING = "the server is stopping; try again"
-NO_ERROR = 0
 
 
 class Owner(Protocol):
@@ -260,16 +260,16 @@ class ServerConnection(Connection[ServerCall]):
     def respond(self, stream_id: int, headers: Headers, end: bool = False) -> None:
         """Send a reply's headers."""
         try:
-            self._h2.send_response(stream_id, headers, end_stream=end)
+            self.h2.send_response(stream_id, headers, end_stream=end)
         except ngh2.NGH2Error:
             return
-        self._control.give(2)
+        self.control.give(2)
         self.flush_soon()
 
     def end(self, stream_id: int, trailers: Headers) -> None:
         """Send a reply's end."""
         with suppress(ngh2.NGH2Error):
-            self._h2.send_trailers(stream_id, trailers)
+            self.h2.send_trailers(stream_id, trailers)
 
     def reset_received(self, call: ServerCall, h2_code: int) -> None:
         """See Connection: the client has cancelled."""
@@ -292,24 +292,25 @@ class ServerConnection(Connection[ServerCall]):
         if self._last_goaway or self.draining:
             return
         try:
-            self._h2.send_shutdown_notice()
+            self.h2.send_shutdown_notice()
         except ngh2.NGH2Error:
             return
         self.ping(GOAWAY_PING)
-        self._last_goaway = self.loop.call_later(GOAWAY_WAIT_S, self._go_away_now)
+        self._last_goaway = self.loop.call_later(GOAWAY_WAIT_S, self.finish_going)
 
     def pong_received(self, data: bytes) -> None:
         """See Connection."""
         if data == GOAWAY_PING and self._last_goaway:
-            self._go_away_now()
+            self.finish_going()
 
-    def _go_away_now(self) -> None:
+    def finish_going(self) -> None:
+        """The client has seen the first GOAWAY: name the last call that is answered, and close after it."""
         if self._last_goaway:
             self._last_goaway.cancel()
         if self.draining:
             return
         with suppress(ngh2.NGH2Error):
-            self._h2.send_goaway(NO_ERROR)
+            self.h2.send_goaway(NO_ERROR)
         self.drain()
 
     def idle(self) -> None:

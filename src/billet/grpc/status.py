@@ -13,9 +13,6 @@ _FROM_RESET = {
     0xB: Code.RESOURCE_EXHAUSTED,
     0xC: Code.PERMISSION_DENIED,
 }
-REFUSED_STREAM = 0x7  # the server has not looked at the call
-CANCEL = 0x8
-CALM_DOWN = 0xB  # HTTP/2's ENHANCE_YOUR_CALM
 
 # The status of a reply without grpc-status, by its HTTP status. Source: gRPC's http-grpc-status-mapping.md.
 _FROM_HTTP = {
