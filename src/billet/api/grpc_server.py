@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from billet.api import fleet_service as fleet
-from billet.core.errors import BilletError, LeaderLost
+from billet.closing import closing
+from billet.core.errors import BilletError, Cancelled, LeaderLost
 from billet.ports import Backend
 from billet.wire import flintlock as wire
 from billet.wire import newer, tls
@@ -43,6 +44,7 @@ UNARY = frozenset(
 HEALTH = (f"/{health.SERVICE_NAME}/Check", f"/{health.SERVICE_NAME}/Watch")
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 FOREVER_S = 1e6  # a call without a deadline
+CANCEL_WITHIN_S = 0.02  # grpc.aio tells of a cancel within this time of the end of the client's messages
 QUIET_S = 0.1  # a call that gRPC has accepted reaches our handler within this time
 
 if TYPE_CHECKING:  # at run time, grpc's classes are not generic
@@ -147,9 +149,11 @@ class GrpcServer:
         """Handle a call with any number of messages each way."""
         try:
             with self._in_flight():
-                replies = self._backend.stream(method, requests, context.time_remaining(), self._metadata(context))
-                async for reply in replies:
-                    yield reply
+                left_s, metadata = context.time_remaining(), self._metadata(context)
+                replies = self._backend.stream(method, _until_cancelled(requests, context), left_s, metadata)
+                async with closing(replies):
+                    async for reply in replies:
+                        yield reply
         except Exception as error:
             await _abort(context, method, error)
             raise
@@ -182,10 +186,27 @@ def _unary(grpc_server: GrpcServer, method: str) -> Callable[[bytes, Context], A
 
 def _stream(grpc_server: GrpcServer, method: str) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[bytes]]:
     async def call(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
-        async for reply in grpc_server.stream(method, requests, context):  # gRPC wants a generator function here
-            yield reply
+        async with closing(grpc_server.stream(method, requests, context)) as replies:
+            async for reply in replies:  # gRPC wants a generator function here
+                yield reply
 
     return call
+
+
+async def _until_cancelled(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
+    """A call's messages, as Backend.stream wants them: of grpc.aio they just end when the client cancels.
+
+    The call itself ends a moment later.
+    """
+    ended = asyncio.Event()
+    context.add_done_callback(lambda _: ended.set())  # type: ignore[arg-type]  # its stub wants a class
+    async for request in requests:
+        yield request
+    with suppress(TimeoutError):
+        async with asyncio.timeout(CANCEL_WITHIN_S):
+            await ended.wait()
+    if ended.is_set():
+        raise Cancelled("the client cancelled the call")
 
 
 class BasicAuth(grpc.aio.ServerInterceptor):
