@@ -9,13 +9,15 @@ from typing import Any
 
 import grpc
 import pytest
+from picows import WSTransport
 
 from billet.core.errors import Cancelled
+from billet.link import dial, server
 from billet.link.streams import Pipe, receive_all, send_all
 from billet.wire import newer
 from billet.wire.flintlock import field
 
-from .chain import START, UID, Seen, chain, drain
+from .chain import START, UID, Handler, Seen, chain, drain
 
 WITHIN_S = 30.0  # the machine may be busy; nothing ends these streams by itself
 LARGE = b"x" * (1 << 20)
@@ -69,10 +71,20 @@ async def test_the_end_of_input_is_passed_on_when_the_client_has_half_closed(thr
 
 async def until_blocked(call: Any) -> None:
     """Write until nothing more goes out: every buffer between here and the command is full."""
+    wrote = asyncio.Event()
+
+    async def write() -> None:
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):
+            while True:
+                await call.write(LARGE)
+                wrote.set()
+
+    call.writing = asyncio.create_task(write())  # a write that is given up would cancel the call
     with suppress(TimeoutError):
         while True:
+            wrote.clear()
             async with asyncio.timeout(1.0):
-                await call.write(LARGE)
+                await wrote.wait()
 
 
 @pytest.mark.parametrize("through_follower", [False, True])
@@ -117,6 +129,49 @@ async def test_when_the_leader_is_killed_its_streams_are_cancelled_on_the_hosts(
         await there.seen.over.wait()
         assert there.seen.cancelled
         call.cancel()
+
+
+@pytest.mark.parametrize("handler", [deaf, talkative])
+async def test_a_stream_waits_for_whoever_reads_slowly(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Broken on purpose (a stream's pings need answers): it breaks off, since nobody reads the pings either."""
+    for module in (dial, server):
+        monkeypatch.setattr(module, "PING_AFTER_S", 1.0)
+        monkeypatch.setattr(module, "PONG_WITHIN_S", 1.0)
+    pings: list[Pipe] = []
+    often = asyncio.Event()
+    send_ping = Pipe.send_user_specific_ping
+
+    def counted(pipe: Pipe, transport: WSTransport) -> None:
+        pings.append(pipe)
+        if pings.count(pipe) == 4:
+            often.set()
+        send_ping(pipe, transport)
+
+    monkeypatch.setattr(Pipe, "send_user_specific_ping", counted)
+    async with asyncio.timeout(WITHIN_S), chain(handler) as there:
+        call = there.open()
+        await call.write(START)
+        await there.seen.started.wait()
+        if handler is deaf:
+            await until_blocked(call)
+        await often.wait()
+        assert not there.seen.over.is_set()
+        assert await call.read()
+        call.cancel()
+        await there.seen.over.wait()
+
+
+async def test_when_an_agents_link_breaks_its_streams_end_on_both_sides() -> None:
+    async with asyncio.timeout(WITHIN_S), chain(silent) as there:
+        call = there.open()
+        await call.write(START)
+        assert await call.read() == b"started"
+        for writer in there.relay.writers[:2]:  # the link was the first connection; the stream's stays
+            writer.transport.abort()
+        assert await call.code() == grpc.StatusCode.UNAVAILABLE
+        assert "not found" not in await call.details()
+        await there.seen.over.wait()
+        assert there.seen.cancelled
 
 
 async def test_input_that_a_client_cancels_half_way_does_not_end() -> None:

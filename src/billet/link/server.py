@@ -280,6 +280,7 @@ class LinkServer:
         pipe = self._pipes[pipe_id] = Pipe(lambda: connection.put(pb.Down(cancelled=[pipe_id])))
         opening = pb.OpenStream(id=pipe_id, method=method, timeout_ms=int((timeout_s or 0) * 1e3))
         connection.put(pb.Down(streams=[opening]))
+        connection.streams.add(pipe)
         sending: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(PIPE_WITHIN_S):
@@ -291,6 +292,7 @@ class LinkServer:
             raise Unreachable(f"host {host_id} did not open the stream within {PIPE_WITHIN_S:.0f} s") from None
         finally:
             del self._pipes[pipe_id]
+            connection.streams.discard(pipe)
             if sending:
                 sending.cancel()
             pipe.close() if pipe.ended else pipe.abandon()

@@ -8,6 +8,8 @@ follows its last message. If it cancels, or its connection breaks, or the server
 and the call to flintlockd is cancelled. A cancel must not wait behind data that nobody reads, so it goes another way:
 the leader names the stream on the agent's link and drops its connection, and an agent whose link breaks cancels all
 streams that came over it.
+
+Whether the other side lives is the link's to find out, too: a side that does not read now answers no pings.
 """
 
 from __future__ import annotations
@@ -73,6 +75,11 @@ class Pipe(WSListener):
         self._on_closed = call
         if self._closed:
             call()
+
+    def send_user_specific_ping(self, transport: WSTransport) -> None:
+        """Send a ping, for the sake of machines on the way that forget idle connections; no answer is needed."""
+        transport.send_ping()
+        asyncio.get_running_loop().call_soon(transport.notify_user_specific_pong_received)
 
     def pause_writing(self) -> None:
         """The write buffer is full."""
