@@ -23,6 +23,7 @@ from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
 from billet.core.bidding import bid
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
+from billet.core.report import InventoryUpdate
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import Processes
@@ -38,7 +39,7 @@ from billet.link import messages as wire
 from billet.link.connection import AgentConnection
 from billet.link.hello import put_hello
 from billet.link.server import LinkServer
-from billet.ports import Created, InventoryUpdate, Leader, Store, Term
+from billet.ports import Created, Leader, Store, Term
 from billet.process import SystemClock
 from billet.store.open import open_store
 from billet.wire import flintlock

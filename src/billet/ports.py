@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from billet.core.identity import Claim, Verdict
-from billet.core.model import ZERO, Auction, Bid, Facts, Host, Observed, Refusal, Resources
-from billet.core.pressure import NO_STALLS, Stalls
+from billet.core.model import Auction, Bid, Host, Refusal
+from billet.core.report import InventoryUpdate, Report
 from billet.core.state import Change
 
 
@@ -134,7 +134,10 @@ class Flintlock(Protocol):
         """Make a unary call. Never raises for a gRPC status: UNAVAILABLE etc. are returned as a Reply."""
 
     def stream(self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None) -> AsyncIterator[bytes]:
-        """Make any call, as a stream of messages both ways. Raises HostVerdict unless the status is OK."""
+        """Make any call, as a stream of messages both ways. Raises HostVerdict unless the status is OK.
+
+        Closing the replies cancels the call, and so does an error of `requests`. Their end half-closes it.
+        """
 
     async def close(self) -> None:
         """Close the connection."""
@@ -223,50 +226,10 @@ class Hosts(Protocol):
     def stream(
         self, host_id: str, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
     ) -> AsyncIterator[bytes]:
-        """Forward any other call. Raises Unreachable, or HostVerdict with flintlockd's own status."""
+        """Forward any other call. Raises Unreachable, or HostVerdict with flintlockd's own status.
 
-
-class MachineFacts(NamedTuple):
-    """Facts about a machine. None = unavailable; `lacks` says which facts these are, and why."""
-
-    cpu_model: str | None = None
-    kvm: bool | None = None  # /dev/kvm can be opened
-    providers: tuple[str, ...] | None = None  # those whose programs are installed
-    lacks: tuple[str, ...] = ()
-
-
-NOTHING_KNOWN = MachineFacts()
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """A host's periodic report of its measurements. Shares are 0 to 1, of the whole machine. None = unavailable."""
-
-    facts: Facts
-    cpu_share: float
-    memory_used_mib: int
-    disk_free_mib: int
-    vms: int  # all microVMs on the host, created through Billet or not
-    failed: int
-    daemon_ok: bool
-    interval_s: float
-    taken: Resources = ZERO  # by the host's count, creates in hand included
-    stalls: Stalls = NO_STALLS
-    memory_free_mib: int | None = None
-    volumes_free_mib: int | None = None
-    images: int | None = None  # unpacked images; None if containerd cannot be asked
-    machine: MachineFacts = NOTHING_KNOWN
-    flintlockd: str = ""  # identifies the socket of the host's flintlockd, "" = unknown
-
-
-class InventoryUpdate(NamedTuple):
-    """The microVMs of a host: all of them if `full`, else the changes since the last update."""
-
-    full: bool
-    seen: list[Observed]
-    gone: list[str]  # uids
-    creating: list[str]  # tokens of creates that the agent has in hand
-    deleted: Sequence[Observed] = ()  # by a leader's order: all that are remembered if `full`, else those of `gone`
+        `requests` as in Backend.stream. Closing the replies cancels the call on the host.
+        """
 
 
 class HostsListener(Protocol):
@@ -337,7 +300,11 @@ class Backend(Protocol):
     def stream(
         self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
     ) -> AsyncIterator[bytes]:
-        """Answer any other call, unary or streaming: on the wire they differ only in the number of messages."""
+        """Answer any other call, unary or streaming: on the wire they differ only in the number of messages.
+
+        `requests` end when the client has half-closed, and only then: if it has cancelled, or is gone, they raise
+        Cancelled. Closing the replies cancels the call.
+        """
 
 
 class Clock(Protocol):

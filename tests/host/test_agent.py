@@ -11,12 +11,13 @@ from billet.adapters.flintlock import GrpcFlintlock
 from billet.core.boots.estimator import BootEstimator
 from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources
 from billet.core.pressure import Stalls
+from billet.core.report import InventoryUpdate, Report
 from billet.fake.faults import Fault, FaultKind
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
 from billet.host.agent import Agent, Measured
 from billet.host.flintlockd import CreateOrder
-from billet.ports import Created, CreateOptions, Denied, InventoryUpdate, NotTaken, Report, Unknown
+from billet.ports import Created, CreateOptions, Denied, NotTaken, Unknown
 from billet.process import SystemClock
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc

@@ -24,10 +24,10 @@ from billet.core.model import (
     Resources,
     VmState,
 )
+from billet.core.report import InventoryUpdate, Report
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import DropHost, PutHost, PutPlacement, State, apply
 from billet.leader.accuracy import SAY_EVERY_S, AccuracyTracker
-from billet.ports import InventoryUpdate, Report
 
 ROOM, SHAPE = Resources(10, 10_240, 0, 10), Resources(1, 1024, 0, 1)
 KNOWN = Facts(boot_s=2.0)

@@ -13,11 +13,12 @@ import pytest
 from billet.core.errors import InvalidRequest
 from billet.core.identity import ROWS, Admitted, Claim, Refused, Verdict, Waiting
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
+from billet.core.report import InventoryUpdate, Report
 from billet.core.state import PutHost, PutPlacement, load
 from billet.leader.admission import Admission
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
-from billet.ports import InventoryUpdate, Leader, Report
+from billet.ports import Leader
 from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore
 from tests.cluster.clients import eventually

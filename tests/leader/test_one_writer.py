@@ -13,12 +13,13 @@ import pytest
 
 from billet.core.errors import CreateOutcomeUnknown, DeleteNotRecorded, StoreError
 from billet.core.model import Auction, Bid, Facts, Host, Observed, PlacementState, VmState
+from billet.core.report import Report
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.leader import operator as operators
 from billet.leader.auctioneer import Auctioneer, Caller
 from billet.leader.ledger import Ledger
 from billet.leader.rules import Rules
-from billet.ports import Created, CreateOptions, Leader, Outcome, Reply, Report, Unknown
+from billet.ports import Created, CreateOptions, Leader, Outcome, Reply, Unknown
 from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore
 from tests.leader.test_auctioneer import bids

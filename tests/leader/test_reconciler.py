@@ -14,12 +14,13 @@ import pytest
 from billet.core.errors import InvalidRequest, PreconditionFailed, StaleTerm, StoreError, Unreachable
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.reconcile import KEEP_DELETED_S, RESEND_S
+from billet.core.report import InventoryUpdate, Report
 from billet.core.state import PutHost, PutPlacement, check, load
 from billet.leader import operator as operators
 from billet.leader.ledger import Ledger
 from billet.leader.operator import Operator
 from billet.leader.reconciler import SWEEP_S, Reconciler
-from billet.ports import InventoryUpdate, Leader, Report
+from billet.ports import Leader
 from billet.store.sqlite import SqliteStore
 from tests.cluster.clients import eventually
 

@@ -16,6 +16,7 @@ from billet.adapters.flintlock import GrpcFlintlock
 from billet.core.errors import Code
 from billet.core.identity import Admitted, Claim, Refused, Verdict
 from billet.core.model import Auction, Host, Reason, Refusal, Resources
+from billet.core.report import InventoryUpdate, Report
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
@@ -26,7 +27,7 @@ from billet.link.agent import AgentDialler
 from billet.link.dial import WebSocketDial
 from billet.link.hello import put_hello
 from billet.link.server import LinkServer, LinkTerm
-from billet.ports import Created, CreateOptions, InventoryUpdate, NotTaken, Reply, Report
+from billet.ports import Created, CreateOptions, NotTaken, Reply
 from billet.process import SystemClock
 from billet.wire import flintlock
 from billet.wire.pb import flintlock_pb2

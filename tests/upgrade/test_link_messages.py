@@ -22,10 +22,11 @@ from billet.core.model import (
     VmState,
 )
 from billet.core.pressure import NO_STALLS, Stalls
+from billet.core.report import InventoryUpdate, MachineFacts, Report
 from billet.core.scoring import Weights
 from billet.link import bid_messages, messages
 from billet.link.hello import get_hello
-from billet.ports import Created, Denied, InventoryUpdate, MachineFacts, NotTaken, Report, Unknown
+from billet.ports import Created, Denied, NotTaken, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 OLD = Path(__file__).parent / "47881c4"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from billet.closing import closing
 from billet.core.errors import Code, HostVerdict, Unreachable
 from billet.grpc.dial import Address
 from billet.grpc.engine import new_channel
@@ -39,8 +40,9 @@ class GrpcFlintlock:
         """See ports.Flintlock."""
         try:
             call = await self._channel.stream(method, timeout_s, self._metadata)
-            async for message in exchange(call, requests):
-                yield message
+            async with closing(exchange(call, requests)) as messages:
+                async for message in messages:
+                    yield message
         except RpcError as error:
             if error.code == Code.UNAVAILABLE:
                 raise Unreachable("its flintlockd does not answer") from None

@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from grpc_health.v1 import health_pb2
 
+from billet.closing import closing
 from billet.core.errors import Code, HostVerdict, LeaderLost, Unreachable
 from billet.grpc.dial import Address
 from billet.grpc.engine import new_channel
@@ -56,8 +57,9 @@ class LeaderForward:
         """See ports.Backend."""
         try:
             call = await self._channel.stream(method, timeout_s, self._metadata(metadata))
-            async for message in exchange(call, requests):
-                yield message
+            async with closing(exchange(call, requests)) as messages:
+                async for message in messages:
+                    yield message
         except RpcError as error:
             raise _translated(error) from None
 

@@ -12,8 +12,8 @@ import psutil
 
 from billet.core.model import Resources
 from billet.core.pressure import Stalls, smoothed
+from billet.core.report import MachineFacts
 from billet.host.agent import Measured
-from billet.ports import MachineFacts
 
 MIB = 1024 * 1024
 PSI = Path("/proc/pressure")

@@ -9,11 +9,12 @@ from typing import Protocol
 from billet.core.errors import InvalidRequest
 from billet.core.identity import Waiting, fingerprint
 from billet.core.model import NO_DISCOUNT, ZERO, Host, HostView, Placement, PlacementState, Resources
+from billet.core.report import Report
 from billet.core.scoring import utilisation
 from billet.leader.admission import NotJoined
 from billet.leader.leadership import Leadership
 from billet.leader.operator import Operator
-from billet.ports import Answer, Report
+from billet.ports import Answer
 from billet.wire.auction_records import encode_outcome, readable
 from billet.wire.flintlock import parse
 from billet.wire.pb import fleet_pb2 as pb

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from billet.api.fleet_service import RecordedAuctions, fleet_methods
+from billet.closing import closing
 from billet.core.errors import (
     BilletError,
     Cancelled,
@@ -71,8 +72,9 @@ class FlintlockService:
             self._list_stream(first) if method == wire.LIST_STREAM
             else self._forward(method, first, requests, timeout_s)
         )  # fmt: skip
-        async for reply in replies:
-            yield reply
+        async with closing(replies):
+            async for reply in replies:
+                yield reply
 
     async def drain(self) -> None:
         """Wait for the creates and deletes in flight, including those whose client has disconnected."""
@@ -182,8 +184,9 @@ class FlintlockService:
             async for message in rest:
                 yield message
 
-        async for reply in self._leadership.hosts.stream(host_id, method, requests(), timeout_s):
-            yield reply
+        async with closing(self._leadership.hosts.stream(host_id, method, requests(), timeout_s)) as replies:
+            async for reply in replies:
+                yield reply
 
     async def _host_of(self, uid: str) -> str:
         placement = self._placement(uid, wire.GET)

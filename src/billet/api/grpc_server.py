@@ -8,7 +8,8 @@ from hmac import compare_digest
 import structlog
 
 from billet.api import fleet_service as fleet
-from billet.core.errors import BilletError, Code, LeaderLost
+from billet.closing import closing
+from billet.core.errors import BilletError, Cancelled, Code, LeaderLost
 from billet.grpc import health
 from billet.grpc.engine import new_server
 from billet.grpc.interface import Routes, ServerCall
@@ -115,16 +116,20 @@ class GrpcServer:
     async def _stream(self, call: ServerCall) -> None:
         try:
             replies = self._backend.stream(call.method, _requests(call), call.time_left_s(), self._metadata(call))
-            async for reply in replies:
-                await call.write(reply)
+            async with closing(replies):
+                async for reply in replies:
+                    await call.write(reply)
         except Exception as error:
             raise _rpc_error(call.method, error) from error
 
 
 async def _requests(call: ServerCall) -> AsyncIterator[bytes]:
-    """A call's messages. Raises RpcError if the client cancels, so that this is not taken for their end."""
-    while (message := await call.read()) is not None:
-        yield message
+    """A call's messages. Raises Cancelled if the client gives the call up: that is not their end."""
+    try:
+        while (message := await call.read()) is not None:
+            yield message
+    except RpcError as error:
+        raise Cancelled(error.text) from None
 
 
 def _rpc_error(method: str, error: Exception) -> RpcError:

@@ -9,6 +9,7 @@ from typing import Any
 
 from billet.api import fleet_service as fleet
 from billet.broadcast import Broadcast
+from billet.closing import closing
 from billet.core.errors import (
     BilletError,
     Code,
@@ -92,8 +93,9 @@ class LeaderProxy:
         while self._backend is None or (FORWARDED in metadata and not self._leads):
             if FORWARDED in metadata or not await self._until_moved(self._moved.next, given_up_s):
                 raise LeaderLost(self._why)
-        async for reply in self._backend.stream(method, requests, timeout_s, metadata):
-            yield reply
+        async with closing(self._backend.stream(method, requests, timeout_s, metadata)) as replies:
+            async for reply in replies:
+                yield reply
 
     async def _steadily(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """Try until there is an answer, the client's timeout ends, or no server has led for `hold_s`."""

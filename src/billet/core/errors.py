@@ -5,7 +5,7 @@ BilletError                     INTERNAL
 ├── Unauthenticated             UNAUTHENTICATED      the token is missing or wrong
 ├── NoRoom                      RESOURCE_EXHAUSTED   no host has room, or the namespace's quota is used up
 ├── PreconditionFailed          FAILED_PRECONDITION  not possible in the present state; the text says what would help
-├── Cancelled                   CANCELLED            the client gave up; nothing was created
+├── Cancelled                   CANCELLED            the client gave up; nothing was created for it
 ├── Unimplemented               UNIMPLEMENTED        the server does not know the method
 ├── Unreachable                 UNAVAILABLE          a required component is not responding; try again
 │   ├── LeaderLost              UNAVAILABLE          the leader is not responding or was replaced; ask the next leader
@@ -103,7 +103,7 @@ class PreconditionFailed(BilletError):
 
 
 class Cancelled(BilletError):
-    """The client gave up before a host was told; nothing was created."""
+    """The client gave up: before a host was told to create anything, or during a stream."""
 
     code = Code.CANCELLED
 

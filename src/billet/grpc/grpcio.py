@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # at run time, grpc's classes are not generic
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+CANCEL_WITHIN_S = 0.02  # grpcio tells of a cancel within this time of the end of the client's messages
 QUIET_S = 0.1  # a call that grpcio has accepted reaches its handler within this time
 
 
@@ -38,6 +39,8 @@ class AioServerCall:
         self._context = context
         self._requests = requests
         self._head: Metadata | None = ()
+        self._ended = asyncio.Event()
+        context.add_done_callback(lambda _: self._ended.set())  # type: ignore[arg-type]  # its stub wants a class
 
     @property
     def metadata(self) -> Pairs:
@@ -61,8 +64,12 @@ class AioServerCall:
     async def read(self) -> bytes | None:
         """See ServerCall."""
         message = await anext(self._requests, None)
-        if message is None and self._context.cancelled():
-            raise RpcError(Code.CANCELLED, "the client has cancelled the call")
+        if message is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CANCEL_WITHIN_S):
+                    await self._ended.wait()
+            if self._ended.is_set():
+                raise RpcError(Code.CANCELLED, "the client has cancelled the call")
         return message
 
     async def write(self, message: bytes) -> None:

@@ -16,11 +16,12 @@ from billet.core import bidding
 from billet.core.boots.queue import BootQueue
 from billet.core.model import Auction, Bid, Facts, Host, Reason, Refusal, Resources, VmState
 from billet.core.pressure import NO_STALLS, Stalls, backed_mib, felt
+from billet.core.report import NOTHING_KNOWN, InventoryUpdate, MachineFacts, Report
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.host.flintlockd import Codec, CreateOrder, Daemon
 from billet.host.orders import Orders
 from billet.host.watcher import Uplink, Watcher
-from billet.ports import NOTHING_KNOWN, Clock, Flintlock, InventoryUpdate, MachineFacts, Outcome, Reply, Report
+from billet.ports import Clock, Flintlock, Outcome, Reply
 
 log = structlog.get_logger()
 

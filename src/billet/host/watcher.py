@@ -10,9 +10,10 @@ from typing import Protocol
 import structlog
 
 from billet.core.model import Observed, VmState
+from billet.core.report import InventoryUpdate, Report
 from billet.host.flintlockd import CONNECT_S, Daemon
 from billet.host.inventory import HostInventory
-from billet.ports import Clock, Flintlock, InventoryUpdate, Report
+from billet.ports import Clock, Flintlock
 
 log = structlog.get_logger()
 

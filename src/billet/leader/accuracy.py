@@ -22,9 +22,10 @@ from billet.core.model import (
     HostView,
     VmState,
 )
+from billet.core.report import InventoryUpdate, Report
 from billet.core.scoring import utilisation
 from billet.core.state import State
-from billet.ports import Clock, HostsListener, InventoryUpdate, Report
+from billet.ports import Clock, HostsListener
 
 log = structlog.get_logger()
 

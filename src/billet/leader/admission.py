@@ -29,9 +29,10 @@ from billet.core.identity import (
 )
 from billet.core.memory import remember
 from billet.core.model import Host, Observed, PlacementState
+from billet.core.report import InventoryUpdate, Report
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
-from billet.ports import Clock, Hosts, HostsListener, InventoryUpdate, Report
+from billet.ports import Clock, Hosts, HostsListener
 
 log = structlog.get_logger()
 

@@ -23,13 +23,14 @@ from billet.core.reconcile import (
     to_delete,
     waits,
 )
+from billet.core.report import InventoryUpdate, Report
 from billet.core.state import Change, PutPlacement, holds_room
 from billet.leader.deletes import Delete, Deletes
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.seen import Seen
 from billet.leader.steady_clock import SteadyClock
-from billet.ports import Clock, InventoryUpdate, Report
+from billet.ports import Clock
 
 log = structlog.get_logger()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from billet.core.model import Host, Observed, VmState
-from billet.ports import InventoryUpdate, Report
+from billet.core.report import InventoryUpdate, Report
 
 
 @dataclass(slots=True)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
 from google.protobuf.message import DecodeError
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
+from billet.closing import closing
 from billet.core.errors import BilletError, Code, HostVerdict, Unreachable
 from billet.core.identity import END_OF_TERMS
 from billet.core.memory import remember
+from billet.core.report import InventoryUpdate, Report
 from billet.host.agent import Agent
 from billet.host.flintlockd import CreateOrder
 from billet.link import bid_messages, messages
@@ -22,7 +25,7 @@ from billet.link.hello import put_hello, sign
 from billet.link.outbox import MAX_MESSAGE_BYTES, Inbox, Outbox
 from billet.link.streams import Pipe
 from billet.log_throttle import LogThrottle
-from billet.ports import CreateOptions, Flintlock, Identity, InventoryUpdate, Reply, Report, Unknown
+from billet.ports import CreateOptions, Flintlock, Identity, Reply, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 log = structlog.get_logger()
@@ -43,6 +46,7 @@ class AgentLink(WSListener):
         self.waits = ""  # why the leader does not let this agent in yet
         self.sent_away = False  # the server has said goodbye, and the reason was logged
         self.seen_orders: dict[int, bool] = {}  # ids of the latest orders: a duplicate is ignored
+        self.streams: dict[str, asyncio.Task[None]] = {}  # that this server has opened, by id
         self._owner = owner
         self._inbox = Inbox()
         self._outbox: Outbox | None = None
@@ -85,6 +89,17 @@ class AgentLink(WSListener):
         """Queue a message; it is sent at the end of this turn of the event loop."""
         assert self._outbox
         self._outbox.put(message)
+
+    def opened(self, stream_id: str, stream: asyncio.Task[None]) -> None:
+        """The server has opened a stream; this task carries it until it ends."""
+        self.streams[stream_id] = stream
+        stream.add_done_callback(lambda _: self.streams.pop(stream_id, None))
+
+    def cancel_streams(self, ids: Iterable[str]) -> None:
+        """Cancel the calls of these streams, as far as they have not ended."""
+        for stream_id in ids:
+            if stream := self.streams.get(stream_id):
+                stream.cancel()
 
     # host.watcher.Uplink.
 
@@ -161,6 +176,7 @@ class AgentDialler:
         finally:
             if self._agent.uplink is link:
                 self._agent.uplink = None
+            link.cancel_streams(list(link.streams))  # nobody can cancel them any more, or read what they say
         if not link.connected:
             self._complain(server, self._dial.hung_up)
             return None
@@ -206,7 +222,8 @@ class AgentDialler:
                 remember(link.seen_orders, order.id, True)
                 self._spawn(self._create(link, order) if order.token else self._call(link, order))
         for stream in down.streams:
-            self._spawn(self._stream(stream, link.server))
+            link.opened(stream.id, self._spawn(self._stream(stream, link.server)))
+        link.cancel_streams(down.cancelled)
 
     def _standby(self, link: AgentLink, standby: pb.Standby) -> None:
         """Dial the leader if its address is new, or note why the leader lets this agent wait."""
@@ -261,38 +278,52 @@ class AgentDialler:
         link.put(pb.Up(answers=[_answer(order.id, reply)]))
 
     async def _stream(self, opening: pb.OpenStream, server: str) -> None:
-        """Open a connection for one stream and copy messages between it and flintlockd."""
+        """Open a connection for one stream and copy messages between it and flintlockd, until either has ended it.
+
+        When the connection closes, or this task is cancelled, so is the call to flintlockd.
+        """
         pipe = Pipe()
         try:
             await self._dial(server, f"/stream/{opening.id}", pipe)
         except OSError as error:
             log.warning("cannot open stream", server=server, method=opening.method, error=str(error))
             return
-        last = pb.Piece(end=True)
+        copying = asyncio.ensure_future(self._copy(opening, pipe))
+        pipe.when_closed(copying.cancel)
         try:
-            timeout_s = opening.timeout_ms / 1e3 if opening.timeout_ms else None
-            async for message in self._flintlock.stream(opening.method, _data(pipe), timeout_s):
-                await pipe.send(pb.Piece(data=message))
-        except HostVerdict as verdict:
-            last = pb.Piece(end=True, code=verdict.status, text=verdict.text)
-        except BilletError as error:
-            last = pb.Piece(end=True, code=Code.UNAVAILABLE, text=error.text)
+            with suppress(Unreachable):
+                await pipe.send(await copying)
+        except BaseException:
+            pipe.abandon()
+            raise
         try:
-            await pipe.send(last)
             if pipe.transport:
                 await pipe.transport.wait_disconnected()
-        except Unreachable:
-            pass
         finally:
             pipe.close()
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _copy(self, opening: pb.OpenStream, pipe: Pipe) -> pb.Piece:
+        """Copy messages both ways; return the last piece, with flintlockd's status."""
+        timeout_s = opening.timeout_ms / 1e3 if opening.timeout_ms else None
+        try:
+            async with closing(self._flintlock.stream(opening.method, _data(pipe), timeout_s)) as messages:
+                async for message in messages:
+                    await pipe.send(pb.Piece(data=message))
+        except HostVerdict as verdict:
+            return pb.Piece(end=True, code=verdict.status, text=verdict.text)
+        except BilletError as error:
+            return pb.Piece(end=True, code=Code.UNAVAILABLE, text=error.text)
+        return pb.Piece(end=True)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 async def _data(pipe: Pipe) -> AsyncIterator[bytes]:
+    """The client's messages. They end when it has half-closed, and with an error when the stream broke off."""
     async for piece in pipe.pieces():
         if not piece.end:
             yield piece.data

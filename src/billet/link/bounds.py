@@ -7,7 +7,7 @@ from math import isfinite
 
 from billet.core.errors import Code
 from billet.core.model import Facts, Resources, VmState
-from billet.ports import Report
+from billet.core.report import Report
 from billet.wire.pb import link_pb2 as pb
 
 NAME_CHARS = 256

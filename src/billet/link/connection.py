@@ -13,6 +13,7 @@ from billet.adapters.tls_errors import address_of
 from billet.core.errors import Unreachable
 from billet.core.identity import Claim
 from billet.link.outbox import Inbox, Outbox
+from billet.link.streams import Pipe
 from billet.wire.pb import link_pb2 as pb
 from billet.wire.tls import peer_names
 
@@ -42,6 +43,7 @@ class AgentConnection(WSListener):
         self.nonce = b""  # of the latest challenge
         self._owner = owner
         self._orders: dict[int, asyncio.Future[pb.Answer]] = {}  # sent and not answered yet, by id
+        self.streams: set[Pipe] = set()  # open ones, each on a connection of its own
         self._inbox = Inbox()
         self._outbox: Outbox | None = None
         self._transport: WSTransport | None = None
@@ -88,6 +90,8 @@ class AgentConnection(WSListener):
         """The connection is closed."""
         self._owner.gone(self)
         self.abandon_orders(f"the link to host {self.host_id} closed")
+        for pipe in list(self.streams):
+            pipe.abandon()
 
     def challenge(self, nonce: bytes) -> None:
         """Ask the agent for a hello that is signed for this nonce."""

@@ -13,9 +13,10 @@ from billet.core.model import (
     VmState,
 )
 from billet.core.pressure import Stalls
+from billet.core.report import InventoryUpdate, MachineFacts, Report
 from billet.core.scoring import Weights
 from billet.link import bounds
-from billet.ports import Created, Denied, Ended, InventoryUpdate, MachineFacts, NotTaken, Outcome, Report, Unknown
+from billet.ports import Created, Denied, Ended, NotTaken, Outcome, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 

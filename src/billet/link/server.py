@@ -22,6 +22,7 @@ from billet.adapters.tls_errors import throttle_tls_errors
 from billet.broadcast import Broadcast
 from billet.core.errors import NotSent, Unreachable
 from billet.core.model import Auction, Bid, Reason, Refusal
+from billet.core.report import Report
 from billet.leader.leadership import LinkTerm
 from billet.link import bounds, messages
 from billet.link.connection import AgentConnection
@@ -32,7 +33,7 @@ from billet.link.roster import Roster
 from billet.link.rounds import Rounds
 from billet.link.streams import Pipe, receive_all, send_all
 from billet.log_throttle import LogThrottle
-from billet.ports import CreateOptions, Leader, NotTaken, Outcome, Reply, Report, Unknown
+from billet.ports import CreateOptions, Leader, NotTaken, Outcome, Reply, Unknown
 from billet.wire import flintlock
 from billet.wire.pb import link_pb2 as pb
 
@@ -275,10 +276,11 @@ class LinkServer:
     ) -> AsyncIterator[bytes]:
         """See ports.Hosts."""
         connection = await self._connection(host_id)
-        pipe_id, pipe = token_urlsafe(16), Pipe()
-        self._pipes[pipe_id] = pipe
+        pipe_id = token_urlsafe(16)
+        pipe = self._pipes[pipe_id] = Pipe(lambda: connection.put(pb.Down(cancelled=[pipe_id])))
         opening = pb.OpenStream(id=pipe_id, method=method, timeout_ms=int((timeout_s or 0) * 1e3))
         connection.put(pb.Down(streams=[opening]))
+        connection.streams.add(pipe)
         sending: asyncio.Task[None] | None = None
         try:
             async with asyncio.timeout(PIPE_WITHIN_S):
@@ -290,6 +292,7 @@ class LinkServer:
             raise Unreachable(f"host {host_id} did not open the stream within {PIPE_WITHIN_S:.0f} s") from None
         finally:
             del self._pipes[pipe_id]
+            connection.streams.discard(pipe)
             if sending:
                 sending.cancel()
-            pipe.close()
+            pipe.close() if pipe.ended else pipe.abandon()

@@ -2,36 +2,54 @@
 
 The agent opens a separate connection for each stream, so that bulk data never delays bids. TCP slows down a sender
 that is faster than the reader.
+
+A client ends its messages in one of two ways, and the host has to know which. If it half-closes, a piece with `end`
+follows its last message. If it cancels, or its connection breaks, or the server that it called dies, nothing follows,
+and the call to flintlockd is cancelled. A cancel must not wait behind data that nobody reads, so it goes another way:
+the leader names the stream on the agent's link and drops its connection, and an agent whose link breaks cancels all
+streams that came over it.
+
+Whether the other side lives is the link's to find out, too: a side that does not read now answers no pings.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from billet.core.errors import Code, HostVerdict, Unreachable
+from billet.core.errors import BilletError, Cancelled, Code, HostVerdict, Unreachable
 from billet.wire.pb import link_pb2 as pb
 
 HIGH_WATER = 64  # unread pieces at which reading from the connection is paused
+BROKEN = "the link to the host closed during a stream"
 
 
 class Pipe(WSListener):
     """One stream's connection. Both ends use this class."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_abandoned: Callable[[], object] = lambda: None) -> None:
+        """`on_abandoned` is called once, when this side gives the stream up before the other side has ended it."""
         self.transport: WSTransport | None = None
         self.opened = asyncio.Event()
+        self._on_abandoned = on_abandoned
+        self._on_closed: Callable[[], object] = lambda: None
         self._pieces: asyncio.Queue[pb.Piece | None] = asyncio.Queue()
         self._writable = asyncio.Event()
         self._writable.set()
         self._paused = False
+        self.ended = False  # the other side's last piece was read
+        self._left = False  # this side has closed or abandoned the stream
+        self._closed = False  # the connection is
+        self._failure: BilletError | None = None
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The connection is open."""
         self.transport = transport
         self.opened.set()
+        if self._left:
+            transport.disconnect(graceful=False)
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Queue a piece; pause reading when too many are unread."""
@@ -47,8 +65,21 @@ class Pipe(WSListener):
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The connection is closed."""
+        self._closed = True
         self._pieces.put_nowait(None)
         self._writable.set()
+        self._on_closed()
+
+    def when_closed(self, call: Callable[[], object]) -> None:
+        """Call this when the connection is closed; at once if it is."""
+        self._on_closed = call
+        if self._closed:
+            call()
+
+    def send_user_specific_ping(self, transport: WSTransport) -> None:
+        """Send a ping, for the sake of machines on the way that forget idle connections; no answer is needed."""
+        transport.send_ping()
+        asyncio.get_running_loop().call_soon(transport.notify_user_specific_pong_received)
 
     def pause_writing(self) -> None:
         """The write buffer is full."""
@@ -62,33 +93,62 @@ class Pipe(WSListener):
         """Send one piece once the write buffer has room. Raises Unreachable when the connection is closed."""
         await self._writable.wait()
         if self.transport is None or self.transport.is_disconnected:
-            raise Unreachable("the link to the host closed during a stream")
+            raise Unreachable(BROKEN)
         self.transport.send(WSMsgType.BINARY, piece.SerializeToString())
 
     async def pieces(self) -> AsyncIterator[pb.Piece]:
-        """The pieces from the other side. Raises Unreachable when the connection closes before the last one."""
+        """The pieces from the other side.
+
+        Raises Unreachable when the connection closes before the last one, or the error that the stream failed with.
+        """
         while True:
             piece = await self._pieces.get()
+            if self._failure:
+                raise self._failure
             if piece is None:
-                raise Unreachable("the link to the host closed during a stream")
+                raise Unreachable(BROKEN)
             if self._paused and self._pieces.qsize() < HIGH_WATER // 2 and self.transport:
                 self._paused = False
                 self.transport.underlying_transport.resume_reading()
+            self.ended = piece.end
             yield piece
             if piece.end:
                 return
 
+    def fail(self, error: BilletError) -> None:
+        """Abandon the stream; whoever reads from it gets this error, also instead of pieces that have arrived."""
+        self._failure = self._failure or error
+        self._pieces.put_nowait(None)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Give the stream up before its end: drop the connection, with all that is unsent."""
+        if not self._left:
+            self._left = True
+            self._on_abandoned()
+            if self.transport and not self.transport.is_disconnected:
+                self.transport.disconnect(graceful=False)
+
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection when all that was sent is written."""
+        self._left = True
         if self.transport and not self.transport.is_disconnected:
             self.transport.disconnect()
 
 
 async def send_all(pipe: Pipe, messages: AsyncIterator[bytes]) -> None:
-    """Send the client's messages, then an end marker."""
-    async for message in messages:
-        await pipe.send(pb.Piece(data=message))
-    await pipe.send(pb.Piece(end=True))
+    """Send the client's messages, then an end marker. If they end with an error, the client has cancelled."""
+    try:
+        async for message in messages:
+            await pipe.send(pb.Piece(data=message))
+        await pipe.send(pb.Piece(end=True))
+    except Unreachable:
+        return  # who reads from the pipe notices it too, after what has arrived: perhaps flintlockd's status
+    except BilletError as error:
+        pipe.fail(error)
+    except Exception:
+        pipe.fail(Cancelled("the client's messages broke off"))
+        raise
 
 
 async def receive_all(pipe: Pipe) -> AsyncIterator[bytes]:

@@ -622,6 +622,7 @@ class Down(_message.Message):
     GOODBYE_FIELD_NUMBER: _builtins.int
     STANDBY_FIELD_NUMBER: _builtins.int
     CHALLENGE_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome:
         """the agent is accepted, and this server leads"""
@@ -640,6 +641,10 @@ class Down(_message.Message):
     def standby(self) -> Global___Standby: ...
     @_builtins.property
     def challenge(self) -> Global___Challenge: ...
+    @_builtins.property
+    def cancelled(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """ids of streams whose client is gone: cancel their calls (servers before 0.1 close"""
+
     def __init__(
         self,
         *,
@@ -650,10 +655,11 @@ class Down(_message.Message):
         goodbye: Global___Goodbye | None = ...,
         standby: Global___Standby | None = ...,
         challenge: Global___Challenge | None = ...,
+        cancelled: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["challenge", b"challenge", "goodbye", b"goodbye", "standby", b"standby", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "challenge", b"challenge", "goodbye", b"goodbye", "orders", b"orders", "standby", b"standby", "streams", b"streams", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "cancelled", b"cancelled", "challenge", b"challenge", "goodbye", b"goodbye", "orders", b"orders", "standby", b"standby", "streams", b"streams", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -942,7 +948,7 @@ class Piece(_message.Message):
     TEXT_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     end: _builtins.bool
-    """no more data in this direction; from the agent, with flintlockd's status"""
+    """no more data in this direction: the client has half-closed; from the agent, with flintlockd's status"""
     code: _builtins.int
     text: _builtins.str
     def __init__(
