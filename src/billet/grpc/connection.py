@@ -21,7 +21,10 @@ S = TypeVar("S", bound=Stream)
 
 SLICE_BYTES = 16 << 10  # data is looked at in slices, so that a flood is noticed before it has cost much
 PING = b"billet/k"
-BYTES_PER_IGNORED_FRAME = 256  # bytes that mean nothing, as of calls that have ended, and count as a control frame
+UNFINISHED_BYTES = 32 << 10  # of a frame that is not complete: twice the largest
+BYTES_PER_IGNORED_FRAME = (
+    256  # above that, bytes mean nothing, as those of calls that have ended; this many count as one frame
+)
 BYTES_PER_FRAME = 1024  # sent data that explains one more control frame from the peer
 
 
@@ -41,6 +44,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         self.h2.initiate_connection({SETTING_HEADER_LIST: limits.header_list_bytes, **settings})
         self.h2.set_local_window_size(window_bytes)
         self._before = b""  # to be sent before what libnghttp2 has
+        self._ignored_bytes = 0  # since something happened
         self._flush_scheduled = False
         self._paused = False  # the transport takes no more at the moment
         self._held_bytes = 0  # that came and were not read
@@ -78,7 +82,8 @@ class Connection(asyncio.Protocol, Generic[S]):
             for event in found:
                 handle = _HANDLERS.get(type(event))
                 cost += handle(self, event) if handle else 0
-        if not found:
+        self._ignored_bytes = 0 if found else self._ignored_bytes + len(data)
+        if self._ignored_bytes > UNFINISHED_BYTES:
             cost = len(data) // BYTES_PER_IGNORED_FRAME
         if cost and not self.control.take(cost):
             self.give_up("too many control frames", CALM_DOWN)
