@@ -44,7 +44,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         self.h2.initiate_connection({SETTING_HEADER_LIST: limits.header_list_bytes, **settings})
         self.h2.set_local_window_size(window_bytes)
         self._before = b""  # to be sent before what libnghttp2 has
-        self._ignored_bytes = 0  # since something happened
+        self._ignored_bytes = 0  # since something happened; below 0: so many of calls that we ended may still come
         self._flush_scheduled = False
         self._paused = False  # the transport takes no more at the moment
         self._held_bytes = 0  # that came and were not read
@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol, Generic[S]):
             for event in found:
                 handle = _HANDLERS.get(type(event))
                 cost += handle(self, event) if handle else 0
-        self._ignored_bytes = 0 if found else self._ignored_bytes + len(data)
+        self._ignored_bytes = min(self._ignored_bytes, 0) if found else self._ignored_bytes + len(data)
         if self._ignored_bytes > UNFINISHED_BYTES:
             cost = len(data) // BYTES_PER_IGNORED_FRAME
         if cost and not self.control.take(cost):
@@ -212,7 +212,8 @@ class Connection(asyncio.Protocol, Generic[S]):
         return True
 
     def reset(self, stream_id: int, h2_code: int) -> None:
-        """Reset a call's stream after what it has to send and may send now."""
+        """Reset a call's stream after what it has to send and may send now. What was under way to us is ignored."""
+        self._ignored_bytes -= self.limits.window_bytes
         try:
             self._before += (
                 self.h2.data_to_send()
