@@ -152,9 +152,6 @@ class Connection(asyncio.Protocol, Generic[S]):
         self.live.moved_s = self.live.heard_s
         return 1
 
-    def _on_ping(self, event: events.PingReceived) -> int:
-        return 1
-
     def _on_pong(self, event: events.PingAcknowledged) -> int:
         self.pong_received(event.opaque_data)
         return 1
@@ -344,7 +341,7 @@ _HANDLERS: dict[type[events.Event], Callable[[Any, Any], int]] = {
     events.StreamClosed: Connection._on_closed_stream,
     events.SettingsReceived: Connection._on_settings,
     events.WindowUpdated: Connection._on_window,
-    events.PingReceived: Connection._on_ping,
+    events.PingReceived: lambda connection, ping: 1,
     events.PingAcknowledged: Connection._on_pong,
     events.GoAwayReceived: Connection._on_goaway,
     events.ConnectionClosed: Connection._on_closed,
