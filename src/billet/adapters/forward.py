@@ -11,13 +11,19 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2
 
 from billet.core.errors import Code, HostVerdict, LeaderLost, Unreachable
+from billet.core.metadata import Metadata, ReplyMetadata
 from billet.ports import Answer, Leader
 from billet.settings import split_endpoint
 from billet.wire import tls
 from billet.wire.headers import ANSWERED
+from billet.wire.metadata import CHANNEL_BYTES, from_client, from_host
 
 WATCH = f"/{health.SERVICE_NAME}/Watch"
-LIMITLESS = [("grpc.max_receive_message_length", -1), ("grpc.enable_http_proxy", 0)]
+LIMITLESS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_metadata_size", CHANNEL_BYTES),
+]
 LOOK_AGAIN_S = 0.1  # pause before the leader's health is watched again
 CONNECT_S = 1.0
 CLOSED = "the leader has changed"  # the connection was closed just before the call
@@ -57,11 +63,17 @@ class LeaderForward:
             raise _translated(error) from None
         except grpc.aio.UsageError:
             raise LeaderLost(CLOSED) from None
-        trailers = tuple((k, v) for k, v in await call.trailing_metadata() or () if isinstance(v, str))
-        return Answer(payload, tuple(pair for pair in trailers if pair[0].startswith("x-billet-")))
+        trailers, headers = await call.trailing_metadata(), await call.initial_metadata()
+        own = tuple((key, value) for key, value in trailers or () if key.startswith("x-billet-"))
+        return Answer(payload, (*own, *from_host(trailers)), from_host(headers))
 
     async def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Mapping[str, str],
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """See ports.Backend."""
         caller: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
@@ -69,10 +81,14 @@ class LeaderForward:
             call = caller(requests, timeout=timeout_s, metadata=self._metadata(metadata))
         except grpc.aio.UsageError:
             raise LeaderLost(CLOSED) from None
+        told = told or ReplyMetadata()
         try:
+            told.headers = from_host(await call.initial_metadata())
             async for message in call:
                 yield message
+            told.trailers = from_host(await call.trailing_metadata())
         except grpc.aio.AioRpcError as error:
+            told.trailers = from_host(error.trailing_metadata())
             raise _translated(error) from None
         finally:
             call.cancel()
@@ -98,9 +114,9 @@ class LeaderForward:
         """Close the connection."""
         await self._channel.close()
 
-    def _metadata(self, metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        kept = ((k, v) for k, v in metadata.items() if k == "authorization" or k.startswith("x-"))
-        return (*kept, *self._passed_on)
+    def _metadata(self, metadata: Mapping[str, str]) -> Metadata:
+        own = ((k, v) for k, v in metadata.items() if k == "authorization" or k.startswith("x-billet-"))
+        return (*own, *from_client(metadata), *self._passed_on)
 
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -126,4 +142,4 @@ def _translated(error: grpc.aio.AioRpcError) -> Unreachable | HostVerdict:
     answered = any(key == ANSWERED for key, _ in error.trailing_metadata() or ())
     if code in UNANSWERED and not answered:
         return LeaderLost("the leader does not answer; try again")
-    return HostVerdict(code, error.details() or "")
+    return HostVerdict(code, error.details() or "", from_host(error.trailing_metadata()))

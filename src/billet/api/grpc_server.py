@@ -15,12 +15,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from billet.api import fleet_service as fleet
 from billet.closing import closing
-from billet.core.errors import BilletError, Cancelled, LeaderLost
+from billet.core.errors import BilletError, Cancelled, HostVerdict, LeaderLost
+from billet.core.metadata import ReplyMetadata
 from billet.ports import Backend
 from billet.wire import flintlock as wire
 from billet.wire import newer, tls
 from billet.wire.auth import check_basic
 from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL, ZONE
+from billet.wire.metadata import CHANNEL_BYTES, CallMetadata
 from billet.wire.pb import fleet_pb2, flintlock_pb2
 from billet.wire.reflection import METHODS, reflection_handler
 
@@ -68,7 +70,8 @@ class GrpcServer:
         self._health = health.aio.HealthServicer()
         interceptors = [BasicAuth(token)] if token else []
         # Otherwise a second server on the same port would silently share it.
-        self._server = grpc.aio.server(interceptors=interceptors, options=[("grpc.so_reuseport", 0)])
+        options = [("grpc.so_reuseport", 0), ("grpc.max_metadata_size", CHANNEL_BYTES)]
+        self._server = grpc.aio.server(interceptors=interceptors, options=options)
         self._server.add_generic_rpc_handlers((_Handlers(self),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         services = [
@@ -125,10 +128,11 @@ class GrpcServer:
 
     def _metadata(self, context: Context) -> dict[str, str]:
         """The call's metadata. Headers reserved for servers are dropped unless the caller presents the proof."""
-        metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        if compare_digest(metadata.get(FORWARDED, "").encode(), self._proof.encode()):
-            return metadata
-        return {key: value for key, value in metadata.items() if key not in INTERNAL} | self._zone
+        pairs = tuple(context.invocation_metadata() or ())
+        texts = {key: value for key, value in pairs if isinstance(value, str)}
+        if not compare_digest(texts.get(FORWARDED, "").encode(), self._proof.encode()):
+            texts = {key: value for key, value in texts.items() if key not in INTERNAL} | self._zone
+        return CallMetadata(texts, pairs)
 
     async def unary(self, method: str, request: bytes, context: Context) -> bytes:
         """Handle a unary call."""
@@ -141,19 +145,29 @@ class GrpcServer:
         except Exception as error:
             await _abort(context, method, error)
             raise
+        if answer.headers:
+            await context.send_initial_metadata(answer.headers)
         if answer.trailers:
             context.set_trailing_metadata(answer.trailers)
         return answer.payload
 
     async def stream(self, method: str, requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Handle a call with any number of messages each way."""
+        told, begun = ReplyMetadata(), False
         try:
             with self._in_flight():
                 left_s, metadata = context.time_remaining(), self._metadata(context)
-                replies = self._backend.stream(method, _until_cancelled(requests, context), left_s, metadata)
+                replies = self._backend.stream(method, _until_cancelled(requests, context), left_s, metadata, told)
                 async with closing(replies):
                     async for reply in replies:
+                        if told.headers and not begun:
+                            await context.send_initial_metadata(told.headers)
+                        begun = True
                         yield reply
+            if told.headers and not begun:
+                await context.send_initial_metadata(told.headers)
+            if told.trailers:
+                context.set_trailing_metadata(told.trailers)
         except Exception as error:
             await _abort(context, method, error)
             raise
@@ -244,4 +258,5 @@ async def _abort(context: Context, method: str, error: Exception) -> None:
             log.exception("unexpected error", method=method)
             code, text = 13, "internal error; see the server's log"
     answered = () if isinstance(error, LeaderLost) else ((ANSWERED, "1"),)
-    await context.abort(CODES[code], text, answered)
+    trailers = error.trailers if isinstance(error, HostVerdict) else ()
+    await context.abort(CODES[code], text, (*trailers, *answered))
