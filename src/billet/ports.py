@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from billet.core.identity import Claim, Verdict
+from billet.core.metadata import Metadata, ReplyMetadata
 from billet.core.model import Auction, Bid, Host, Refusal
 from billet.core.report import InventoryUpdate, Report
 from billet.core.state import Change
@@ -122,6 +123,8 @@ class Reply(NamedTuple):
     code: int
     text: str
     payload: bytes
+    headers: Metadata = ()
+    trailers: Metadata = ()  # with the details of the status, if it has any
 
 
 class Flintlock(Protocol):
@@ -130,10 +133,17 @@ class Flintlock(Protocol):
     async def ready(self, timeout_s: float) -> bool:
         """Wait for a connection; False means that a call now would certainly not be sent."""
 
-    async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
         """Make a unary call. Never raises for a gRPC status: UNAVAILABLE etc. are returned as a Reply."""
 
-    def stream(self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None) -> AsyncIterator[bytes]:
+    def stream(
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Metadata = (),
+        told: ReplyMetadata | None = None,
+    ) -> AsyncIterator[bytes]:
         """Make any call, as a stream of messages both ways. Raises HostVerdict unless the status is OK.
 
         Closing the replies cancels the call, and so does an error of `requests`. Their end half-closes it.
@@ -214,7 +224,9 @@ class Hosts(Protocol):
     async def delete(self, host_id: str, uid: str, timeout_s: float) -> Reply:
         """Call flintlockd's DeleteMicroVM. Raises Unreachable when the host cannot be reached."""
 
-    async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(
+        self, host_id: str, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()
+    ) -> Reply:
         """Forward a unary call to a host's flintlockd. Raises Unreachable when the host cannot be reached."""
 
     def dismiss(self, host_id: str, why: str) -> None:
@@ -224,7 +236,13 @@ class Hosts(Protocol):
         """Decide once more about the agents that wait under this name."""
 
     def stream(
-        self, host_id: str, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
+        self,
+        host_id: str,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Metadata = (),
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """Forward any other call. Raises Unreachable, or HostVerdict with flintlockd's own status.
 
@@ -285,10 +303,11 @@ class Identity(Protocol):
 
 
 class Answer(NamedTuple):
-    """A reply to a client, with its trailing metadata."""
+    """A reply to a client, with its metadata."""
 
     payload: bytes
-    trailers: tuple[tuple[str, str], ...] = ()
+    trailers: Metadata = ()
+    headers: Metadata = ()
 
 
 class Backend(Protocol):
@@ -298,7 +317,12 @@ class Backend(Protocol):
         """Answer a unary call of Flintlock's service that Billet knows, or of its own Fleet service."""
 
     def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Mapping[str, str],
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """Answer any other call, unary or streaming: on the wire they differ only in the number of messages.
 

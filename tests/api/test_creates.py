@@ -78,7 +78,7 @@ async def test_stopping_waits_for_deletes_in_flight() -> None:
     )
 
     class SlowDelete:
-        async def delete(self, uid: str, method: str, request: bytes) -> bytes:
+        async def delete(self, uid: str, method: str, request: bytes, metadata: object) -> bytes:
             await may_end.wait()
             return b""
 
@@ -105,7 +105,7 @@ async def test_what_was_deleted_before_its_host_was_fenced_is_gone(fenced: bool)
     )
 
     class Asked:
-        async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
+        async def call(self, host_id: str, method: str, request: bytes, timeout_s: float, *more: object) -> Reply:
             return Reply(Code.OK, "", b"the host was asked")
 
     flintlock = service(None, state, Asked())
@@ -123,7 +123,7 @@ class TwoHosts:
     def __init__(self, state: State, owner: Reply | None) -> None:
         self._state, self._owner = state, owner
 
-    async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, host_id: str, method: str, request: bytes, timeout_s: float, *more: object) -> Reply:
         apply(self._state, PutPlacement(Placement("U1", "ns", "vm", ROOM, "h2", PlacementState.STARTED, uid="U1")))
         if host_id == "h1":
             return Reply(Code.OK, "", b"a lie")

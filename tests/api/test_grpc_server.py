@@ -24,7 +24,7 @@ class Reader:
         self.ended = asyncio.Event()
 
     async def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+        self, method: str, requests: AsyncIterator[bytes], timeout_s: float, metadata: Mapping[str, str], told: object
     ) -> AsyncIterator[bytes]:
         reading = asyncio.create_task(self._read(requests))
         try:

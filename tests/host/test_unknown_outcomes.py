@@ -46,7 +46,7 @@ class Cuttable:
     async def ready(self, timeout_s: float) -> bool:
         return not self.cut
 
-    async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, method: str, request: bytes, timeout_s: float, *more: object) -> Reply:
         if self.cut:
             return Reply(Code.UNAVAILABLE, "down", b"")
         reply = await self._inner.call(method, request, timeout_s)

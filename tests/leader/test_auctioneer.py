@@ -18,6 +18,7 @@ from billet.core.errors import (
     Code,
     CreateOutcomeUnknown,
     DeleteNotRecorded,
+    HostVerdict,
     NoRoom,
     PreconditionFailed,
     StoreError,
@@ -370,7 +371,7 @@ async def test_a_client_that_gives_up_while_its_reservation_is_written_gets_no_m
 class DeletingHosts(Hosts):
     """Hosts that accept every Delete."""
 
-    async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, host_id: str, method: str, request: bytes, timeout_s: float, *more: object) -> Reply:
         return Reply(Code.OK, "", b"deleted")
 
 
@@ -444,6 +445,22 @@ async def test_promise_2_only_a_started_microvm_becomes_releasing(
     assert await maker.delete("U1", "DeleteMicroVM", b"") == b"deleted"
     assert ledger.state.placements["vm"].state is after
     assert ledger.state.room("h1") == room
+
+
+async def test_a_delete_passes_metadata_on_and_the_details_of_a_refusal_back(ledger: Ledger) -> None:
+    """Broken on purpose (the refusal has no trailers): the client gets the text without its details."""
+    sent, said = (("x-request-id", "r1"),), (("grpc-status-details-bin", b"why"),)
+
+    class RefusingHosts(Hosts):
+        async def call(self, host_id: str, method: str, request: bytes, timeout_s: float, *more: object) -> Reply:
+            assert more == (sent,)
+            return Reply(Code.UNKNOWN, "no", b"", trailers=said)
+
+    await ledger.finish([PutPlacement(Placement("vm", "ns", "vm", SHAPE, "h1", PlacementState.STARTED, uid="U1"))])
+    maker, _ = auctioneer(ledger, RefusingHosts())
+    with pytest.raises(HostVerdict, match="no") as refused:
+        await maker.delete("U1", "DeleteMicroVM", b"", sent)
+    assert refused.value.trailers == said
 
 
 async def test_a_delete_that_the_full_disk_does_not_take_is_reported_as_it_is_and_recorded_later(

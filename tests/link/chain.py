@@ -37,7 +37,11 @@ START = protobuf(1, protobuf(1, UID.encode()) + protobuf(2, b"cat"))
 ROOM = Resources(8, 16384, 100_000, 10)
 INSECURE = TlsSettings(insecure=True)
 CANCEL_WITHIN_S = 0.2  # far more than it takes
-LIMITLESS = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+LIMITLESS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_metadata_size", 1 << 20),
+]
 
 Handler = Callable[["Seen", AsyncIterator[bytes], Any], AsyncIterator[bytes]]
 
@@ -174,7 +178,7 @@ async def chain(handler: Handler, through_follower: bool = False) -> AsyncIterat
 
 async def flintlockd_and_channel(handler: Handler, stack: AsyncExitStack) -> tuple[Flintlockd, GrpcFlintlock]:
     flintlockd = Flintlockd(handler)
-    server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    server = grpc.aio.server(options=LIMITLESS)
     server.add_generic_rpc_handlers((flintlockd,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

@@ -15,6 +15,7 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.core.errors import Code
 from billet.core.identity import Admitted, Claim, Refused, Verdict
+from billet.core.metadata import Metadata
 from billet.core.model import Auction, Host, Reason, Refusal, Resources
 from billet.core.report import InventoryUpdate, Report
 from billet.core.scoring import DEFAULT_WEIGHTS
@@ -165,10 +166,12 @@ async def test_a_large_list_does_not_break_the_link_of_its_host(
         large.microvm.add().spec.metadata["user-data"] = f"{n}" + "x" * (1 << 20)
     listed = large.SerializeToString()
 
-    async def with_a_large_list(self: GrpcFlintlock, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def with_a_large_list(
+        self: GrpcFlintlock, method: str, request: bytes, timeout_s: float, *more: Metadata
+    ) -> Reply:
         if request == flintlock.list_request("large"):
             return Reply(Code.OK, "", listed)
-        return await call(self, method, request, timeout_s)
+        return await call(self, method, request, timeout_s, *more)
 
     monkeypatch.setattr(GrpcFlintlock, "call", with_a_large_list)
     async with host(port, "one"):

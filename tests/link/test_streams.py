@@ -12,6 +12,7 @@ import pytest
 from picows import WSTransport
 
 from billet.core.errors import Cancelled
+from billet.core.metadata import ReplyMetadata
 from billet.link import dial, server
 from billet.link.streams import Pipe, receive_all, send_all
 from billet.wire import newer
@@ -189,18 +190,19 @@ async def test_input_that_a_client_cancels_half_way_does_not_end() -> None:
             assert not there.seen.half_closed.is_set()
 
 
-async def test_a_transport_that_tells_of_a_cancel_only_by_an_error_of_the_messages() -> None:
+@pytest.mark.parametrize("error", [Cancelled("the client cancelled the call"), asyncio.CancelledError()])
+async def test_a_transport_that_tells_of_a_cancel_only_by_an_error_of_the_messages(error: BaseException) -> None:
     """Broken on purpose (the error ends the sending task alone): the reply is awaited for ever."""
     told: list[str] = []
     pipe = Pipe(lambda: told.append("the agent"))
 
     async def messages() -> AsyncIterator[bytes]:
-        raise Cancelled("the client cancelled the call")
+        raise error
         yield b""
 
     sending = asyncio.create_task(send_all(pipe, messages()))
     with pytest.raises(Cancelled):
-        async for _ in receive_all(pipe):
+        async for _ in receive_all(pipe, ReplyMetadata()):
             pass
-    await sending
+    await asyncio.wait([sending])
     assert told == ["the agent"]

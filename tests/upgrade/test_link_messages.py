@@ -192,3 +192,4 @@ def test_streams_standby_and_goodbye() -> None:
     assert down("goodbye").goodbye.why == "another agent has this host's name"
     piece = read(pb.Piece, "piece")
     assert (piece.data, piece.end, piece.code, piece.text) == (b"data", True, 5, "text")
+    assert [*stream.metadata, *piece.headers, *piece.trailers, *down("stream").cancelled] == []

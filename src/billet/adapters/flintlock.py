@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from billet.closing import closing
 from billet.core.errors import Code, HostVerdict, Unreachable
+from billet.core.metadata import Metadata, ReplyMetadata
+from billet.grpc.client import CLIENT_LIMITS
 from billet.grpc.dial import Address
 from billet.grpc.engine import new_channel
 from billet.grpc.interface import exchange
 from billet.grpc.status import RpcError
 from billet.ports import Reply
 from billet.settings import split_endpoint
+from billet.wire.metadata import CHANNEL_BYTES, from_host
 from billet.wire.tls import ClientTls
 
 
@@ -19,34 +23,44 @@ class GrpcFlintlock:
     """ports.Flintlock over one channel. A reply may have any size: a host's List may be large."""
 
     def __init__(self, endpoint: str, tls: ClientTls | None = None, authorization: str = "") -> None:
-        self._channel = new_channel(Address(*split_endpoint(endpoint), tls))
-        self._metadata = (("authorization", authorization),) if authorization else ()
+        limits = replace(CLIENT_LIMITS, header_list_bytes=CHANNEL_BYTES)
+        self._channel = new_channel(Address(*split_endpoint(endpoint), tls), limits)
+        self._metadata: Metadata = (("authorization", authorization),) if authorization else ()
 
     async def ready(self, timeout_s: float) -> bool:
         """See ports.Flintlock."""
         return await self._channel.ready(timeout_s)
 
-    async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
         """See ports.Flintlock."""
         try:
-            response = await self._channel.unary(method, request, timeout_s, self._metadata)
+            response = await self._channel.unary(method, request, timeout_s, (*self._metadata, *metadata))
         except RpcError as error:
-            return Reply(error.code, error.text, b"")
-        return Reply(Code.OK, "", response.payload)
+            return Reply(error.code, error.text, b"", (), from_host(error.trailers))
+        return Reply(Code.OK, "", response.payload, from_host(response.headers), from_host(response.trailers))
 
     async def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Metadata = (),
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """See ports.Flintlock."""
+        told = told or ReplyMetadata()
         try:
-            call = await self._channel.stream(method, timeout_s, self._metadata)
+            call = await self._channel.stream(method, timeout_s, (*self._metadata, *metadata))
             async with closing(exchange(call, requests)) as messages:
                 async for message in messages:
+                    told.headers = told.headers or from_host(call.headers)
                     yield message
+            told.headers, told.trailers = from_host(call.headers), from_host(call.trailers)
         except RpcError as error:
             if error.code == Code.UNAVAILABLE:
                 raise Unreachable("its flintlockd does not answer") from None
-            raise HostVerdict(error.code, error.text) from None
+            told.trailers = from_host(error.trailers)
+            raise HostVerdict(error.code, error.text, told.trailers) from None
 
     async def close(self) -> None:
         """See ports.Flintlock."""

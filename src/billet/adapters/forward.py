@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 from grpc_health.v1 import health_pb2
 
 from billet.closing import closing
 from billet.core.errors import Code, HostVerdict, LeaderLost, Unreachable
+from billet.core.metadata import Metadata, ReplyMetadata
+from billet.grpc.client import CLIENT_LIMITS
 from billet.grpc.dial import Address
 from billet.grpc.engine import new_channel
 from billet.grpc.health import SERVING, WATCH
@@ -19,6 +22,7 @@ from billet.ports import Answer, Leader
 from billet.settings import split_endpoint
 from billet.wire import tls
 from billet.wire.headers import ANSWERED
+from billet.wire.metadata import CHANNEL_BYTES, from_client, from_host
 
 LOOK_AGAIN_S = 0.1  # pause before the leader's health is watched again
 CONNECT_S = 1.0
@@ -39,8 +43,9 @@ class LeaderForward:
         self.leader = leader
         self._passed_on = passed_on
         trusted = ca or settings.client_ca or settings.cert
+        limits = replace(CLIENT_LIMITS, header_list_bytes=CHANNEL_BYTES)
         files = None if settings.insecure else tls.ClientTls(trusted, settings.cert, settings.key)
-        self._channel = new_channel(Address(*split_endpoint(leader.grpc), files))
+        self._channel = new_channel(Address(*split_endpoint(leader.grpc), files), limits)
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """See ports.Backend."""
@@ -48,19 +53,28 @@ class LeaderForward:
             response = await self._channel.unary(method, request, timeout_s, self._metadata(metadata))
         except RpcError as error:
             raise _translated(error) from None
-        trailers = ((k, v) for k, v in response.trailers if isinstance(v, str) and k.startswith("x-billet-"))
-        return Answer(response.payload, tuple(trailers))
+        own = tuple((key, value) for key, value in response.trailers if key.startswith("x-billet-"))
+        return Answer(response.payload, (*own, *from_host(response.trailers)), from_host(response.headers))
 
     async def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Mapping[str, str],
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """See ports.Backend."""
+        told = told or ReplyMetadata()
         try:
             call = await self._channel.stream(method, timeout_s, self._metadata(metadata))
             async with closing(exchange(call, requests)) as messages:
                 async for message in messages:
+                    told.headers = told.headers or from_host(call.headers)
                     yield message
+            told.headers, told.trailers = from_host(call.headers), from_host(call.trailers)
         except RpcError as error:
+            told.trailers = from_host(error.trailers)
             raise _translated(error) from None
 
     async def dead(self) -> None:
@@ -85,9 +99,9 @@ class LeaderForward:
         """Close the connection."""
         await self._channel.close()
 
-    def _metadata(self, metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-        kept = ((k, v) for k, v in metadata.items() if k == "authorization" or k.startswith("x-"))
-        return (*kept, *self._passed_on)
+    def _metadata(self, metadata: Mapping[str, str]) -> Metadata:
+        own = ((k, v) for k, v in metadata.items() if k == "authorization" or k.startswith("x-billet-"))
+        return (*own, *from_client(metadata), *self._passed_on)
 
 
 def _serves(answer: bytes) -> bool:
@@ -113,4 +127,4 @@ def _translated(error: RpcError) -> Unreachable | HostVerdict:
     answered = any(key == ANSWERED for key, _ in error.trailers)
     if error.code in UNANSWERED and not answered:
         return LeaderLost("the leader does not answer; try again")
-    return HostVerdict(error.code, error.text)
+    return HostVerdict(error.code, error.text, from_host(error.trailers))

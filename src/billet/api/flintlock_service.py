@@ -20,6 +20,7 @@ from billet.core.errors import (
     Unreachable,
     says_not_found,
 )
+from billet.core.metadata import Metadata, ReplyMetadata
 from billet.core.model import Auction, Placement, PlacementState
 from billet.leader.auctioneer import Caller
 from billet.leader.leadership import Leadership
@@ -27,6 +28,7 @@ from billet.ports import Answer, Reply
 from billet.wire import flintlock as wire
 from billet.wire import newer
 from billet.wire.headers import TOKEN, ZONE
+from billet.wire.metadata import from_client
 
 log = structlog.get_logger()
 
@@ -61,7 +63,12 @@ class FlintlockService:
         return await self._methods[method](request, timeout_s, metadata)
 
     async def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Mapping[str, str],
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """See Backend."""
         try:
@@ -70,7 +77,7 @@ class FlintlockService:
             raise InvalidRequest(f"the client ended {method} before its first message") from None
         replies = (
             self._list_stream(first) if method == wire.LIST_STREAM
-            else self._forward(method, first, requests, timeout_s)
+            else self._forward(method, first, requests, timeout_s, from_client(metadata), told)
         )  # fmt: skip
         async with closing(replies):
             async for reply in replies:
@@ -125,7 +132,9 @@ class FlintlockService:
         if self._placement(uid, wire.DELETE) is None:
             return Answer(await self._ask_all_hosts_for(uid, wire.DELETE, request))
         # A client that disconnects must not stop it between the commit and the ledger.
-        deleting = asyncio.create_task(self._leadership.auctioneer.delete(uid, wire.DELETE, request))
+        deleting = asyncio.create_task(
+            self._leadership.auctioneer.delete(uid, wire.DELETE, request, from_client(metadata))
+        )
         self._deletes.add(deleting)
         deleting.add_done_callback(self._deletes.discard)
         return Answer(await asyncio.shield(deleting))
@@ -135,7 +144,8 @@ class FlintlockService:
         placement = self._placement(uid, wire.GET)
         if placement is None:
             return Answer(await self._ask_all_hosts_for(uid, wire.GET, request))
-        return Answer(payload(await self._call(placement.host, wire.GET, request)))
+        reply = await self._call(placement.host, wire.GET, request, from_client(metadata))
+        return Answer(payload(reply), reply.trailers, reply.headers)
 
     async def _list(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """The lists of all hosts, merged by concatenating their bytes, as protobuf allows."""
@@ -169,7 +179,13 @@ class FlintlockService:
         return Answer(payload(min(told, key=lambda reply: newer.version_of(reply.payload))))
 
     async def _forward(
-        self, method: str, first: bytes, rest: AsyncIterator[bytes], timeout_s: float | None
+        self,
+        method: str,
+        first: bytes,
+        rest: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Metadata,
+        told: ReplyMetadata | None,
     ) -> AsyncIterator[bytes]:
         """Forward a method that Billet has no stubs for to the host of the uid in the first message."""
         uid = newer.stream_uid(method, first)
@@ -184,7 +200,8 @@ class FlintlockService:
             async for message in rest:
                 yield message
 
-        async with closing(self._leadership.hosts.stream(host_id, method, requests(), timeout_s)) as replies:
+        hosts = self._leadership.hosts
+        async with closing(hosts.stream(host_id, method, requests(), timeout_s, metadata, told)) as replies:
             async for reply in replies:
                 yield reply
 
@@ -259,14 +276,15 @@ class FlintlockService:
         except Unreachable:
             return None
 
-    async def _call(self, host_id: str, method: str, request: bytes) -> Reply:
-        return await self._leadership.hosts.call(host_id, method, request, self._leadership.rules.call_timeout_s)
+    async def _call(self, host_id: str, method: str, request: bytes, metadata: Metadata = ()) -> Reply:
+        timeout_s = self._leadership.rules.call_timeout_s
+        return await self._leadership.hosts.call(host_id, method, request, timeout_s, metadata)
 
 
 def payload(reply: Reply) -> bytes:
     """The reply's message. Raises HostVerdict with flintlockd's own text unless its code is OK."""
     if reply.code != Code.OK:
-        raise HostVerdict(reply.code, reply.text)
+        raise HostVerdict(reply.code, reply.text, reply.trailers)
     return reply.payload
 
 

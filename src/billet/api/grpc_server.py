@@ -9,10 +9,12 @@ import structlog
 
 from billet.api import fleet_service as fleet
 from billet.closing import closing
-from billet.core.errors import BilletError, Cancelled, Code, LeaderLost
+from billet.core.errors import BilletError, Cancelled, Code, HostVerdict, LeaderLost
+from billet.core.metadata import ReplyMetadata
 from billet.grpc import health
 from billet.grpc.engine import new_server
 from billet.grpc.interface import Routes, ServerCall
+from billet.grpc.limits import Limits
 from billet.grpc.reflection import Reflection
 from billet.grpc.status import RpcError
 from billet.ports import Backend
@@ -21,6 +23,7 @@ from billet.wire import flintlock as wire
 from billet.wire import newer, tls
 from billet.wire.auth import check_basic
 from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL, ZONE
+from billet.wire.metadata import CHANNEL_BYTES, CallMetadata
 from billet.wire.pb import fleet_pb2, flintlock_exec_pb2, flintlock_pb2, flintlock_ssh_pb2
 
 log = structlog.get_logger()
@@ -69,7 +72,8 @@ class GrpcServer:
                 streams={**self._health.streams, **Reflection(SERVICES).streams},
                 fallback=self._stream,
                 admit=self._admit if token else None,
-            )
+            ),
+            Limits(header_list_bytes=CHANNEL_BYTES),
         )
 
     async def listen(self, endpoint: str, settings: tls.TlsSettings) -> int:
@@ -97,10 +101,11 @@ class GrpcServer:
 
     def _metadata(self, call: ServerCall) -> dict[str, str]:
         """The call's metadata. Headers reserved for servers are dropped unless the caller presents the proof."""
-        metadata = {key: value for key, value in call.metadata if isinstance(value, str)}
-        if compare_digest(metadata.get(FORWARDED, "").encode(), self._proof.encode()):
-            return metadata
-        return {key: value for key, value in metadata.items() if key not in INTERNAL} | self._zone
+        pairs = call.metadata
+        texts = {key: value for key, value in pairs if isinstance(value, str)}
+        if not compare_digest(texts.get(FORWARDED, "").encode(), self._proof.encode()):
+            texts = {key: value for key, value in texts.items() if key not in INTERNAL} | self._zone
+        return CallMetadata(texts, pairs)
 
     async def _unary(self, request: bytes, call: ServerCall) -> bytes:
         left_s = call.time_left_s()
@@ -110,17 +115,23 @@ class GrpcServer:
             )
         except Exception as error:
             raise _rpc_error(call.method, error) from error
+        if answer.headers:
+            call.start(answer.headers)
         call.trailers = answer.trailers
         return answer.payload
 
     async def _stream(self, call: ServerCall) -> None:
+        told = ReplyMetadata()
+        left_s, metadata = call.time_left_s(), self._metadata(call)
         try:
-            replies = self._backend.stream(call.method, _requests(call), call.time_left_s(), self._metadata(call))
-            async with closing(replies):
+            async with closing(self._backend.stream(call.method, _requests(call), left_s, metadata, told)) as replies:
                 async for reply in replies:
+                    call.start(told.headers)
                     await call.write(reply)
         except Exception as error:
             raise _rpc_error(call.method, error) from error
+        call.start(told.headers)
+        call.trailers = told.trailers
 
 
 async def _requests(call: ServerCall) -> AsyncIterator[bytes]:
@@ -143,4 +154,5 @@ def _rpc_error(method: str, error: Exception) -> RpcError:
             log.exception("unexpected error", method=method, exc_info=error)
             code, text = Code.INTERNAL, "internal error; see the server's log"
     answered = () if isinstance(error, LeaderLost) else ((ANSWERED, "1"),)
-    return RpcError(code, text, answered)
+    trailers = error.trailers if isinstance(error, HostVerdict) else ()
+    return RpcError(code, text, (*trailers, *answered))

@@ -22,6 +22,7 @@ from billet.core.errors import (
     Unreachable,
     says_not_found,
 )
+from billet.core.metadata import ReplyMetadata
 from billet.core.reconcile import RESEND_S
 from billet.ports import Answer, Backend
 from billet.wire import flintlock as wire
@@ -85,7 +86,12 @@ class LeaderProxy:
         return await self._steadily(method, request, timeout_s, metadata)
 
     async def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Mapping[str, str],
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """See ports.Backend. Waits for a leader at the start; when a stream breaks, the client must reopen it."""
         loop = asyncio.get_running_loop()
@@ -93,7 +99,7 @@ class LeaderProxy:
         while self._backend is None or (FORWARDED in metadata and not self._leads):
             if FORWARDED in metadata or not await self._until_moved(self._moved.next, given_up_s):
                 raise LeaderLost(self._why)
-        async with closing(self._backend.stream(method, requests, timeout_s, metadata)) as replies:
+        async with closing(self._backend.stream(method, requests, timeout_s, metadata, told)) as replies:
             async for reply in replies:
                 yield reply
 

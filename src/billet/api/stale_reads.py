@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 from billet.api.leader_proxy import READS
 from billet.core.errors import HostVerdict, LeaderLost, Unreachable
+from billet.core.metadata import ReplyMetadata
 from billet.leader.server import Service
 from billet.ports import Answer
 from billet.wire import flintlock as wire
@@ -35,10 +36,15 @@ class StaleReads:
                 ) from None
             raise
         age_s = self._monotonic_s() - self._ended_s
-        return Answer(answer.payload, (*answer.trailers, (STALE, f"{age_s:.1f}")))
+        return answer._replace(trailers=(*answer.trailers, (STALE, f"{age_s:.1f}")))
 
     async def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Mapping[str, str],
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """See ports.Backend."""
         raise LeaderLost("no server leads at the moment; try again")

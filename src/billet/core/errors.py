@@ -35,6 +35,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar
 
+from billet.core.metadata import Metadata
+
 # flintlockd has one code (UNKNOWN) for every failure. Only these words say that a microVM does not exist.
 NOT_FOUND = "not found"
 
@@ -145,9 +147,10 @@ class HostVerdict(BilletError):
 
     code = Code.UNKNOWN
 
-    def __init__(self, status: int, text: str) -> None:
+    def __init__(self, status: int, text: str, trailers: Metadata = ()) -> None:
         super().__init__(text)
         self._status = status
+        self.trailers = trailers  # the server's trailing metadata, with the details of the status
 
     @property
     def status(self) -> int:

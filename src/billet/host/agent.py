@@ -14,6 +14,7 @@ import structlog
 
 from billet.core import bidding
 from billet.core.boots.queue import BootQueue
+from billet.core.metadata import Metadata
 from billet.core.model import Auction, Bid, Facts, Host, Reason, Refusal, Resources, VmState
 from billet.core.pressure import NO_STALLS, Stalls, backed_mib, felt
 from billet.core.report import NOTHING_KNOWN, InventoryUpdate, MachineFacts, Report
@@ -126,9 +127,9 @@ class Agent:
         """Carry out an award once, even when the order arrives several times."""
         return await self._orders.create(order)
 
-    async def call(self, term: int, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, term: int, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
         """Pass a unary call on to flintlockd."""
-        return await self._orders.call(term, method, request, timeout_s)
+        return await self._orders.call(term, method, request, timeout_s, metadata)
 
     # Inventory (see Watcher).
 

@@ -7,6 +7,7 @@ import asyncio
 from billet.core import bidding
 from billet.core.errors import Code
 from billet.core.memory import remember
+from billet.core.metadata import Metadata
 from billet.core.model import Host, Observed, Reason, Refusal, VmState
 from billet.host.flintlockd import CONNECT_S, Codec, CreateOrder, Daemon, describe
 from billet.host.watcher import Watcher
@@ -172,7 +173,7 @@ class Orders:
 
     # Other calls.
 
-    async def call(self, term: int, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, term: int, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
         """Pass a unary call on to flintlockd. Reads are answered whatever their term is."""
         reads = method in (self._codec.GET, self._codec.LIST)
         if not self.accepts(term) and not reads:
@@ -181,7 +182,9 @@ class Orders:
             return Reply(Code.UNAVAILABLE, "its flintlockd does not answer", b"")
         deletes = method == self._codec.DELETE
         reply = await (
-            self._delete(request, timeout_s) if deletes else self._flintlock.call(method, request, timeout_s)
+            self._delete(request, timeout_s, metadata)
+            if deletes
+            else self._flintlock.call(method, request, timeout_s, metadata)
         )
         if reply.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
             return reply._replace(text=f"its flintlockd does not answer ({describe(reply)})")
@@ -192,7 +195,7 @@ class Orders:
     def _outdated(self, term: int) -> str:
         return f"the order is of term {term}, and a leader of term {self.term} has taken over"
 
-    async def _delete(self, request: bytes, timeout_s: float) -> Reply:
+    async def _delete(self, request: bytes, timeout_s: float, metadata: Metadata) -> Reply:
         """Pass a Delete on. A microVM that no List has shown is looked at first: later, nobody knows its token."""
         uid = self._codec.read_uid(request)
         row = self._inventory.rows.get(uid)
@@ -201,7 +204,7 @@ class Orders:
             if got.code in UNANSWERED:
                 return got
             row = self._codec.read_created(got.payload) if got.code == Code.OK else None
-        reply = await self._flintlock.call(self._codec.DELETE, request, timeout_s)
+        reply = await self._flintlock.call(self._codec.DELETE, request, timeout_s, metadata)
         if row:
             self._deleted(row, reply.code)
         return reply

@@ -26,6 +26,7 @@ from billet.core.errors import (
     Unreachable,
     says_not_found,
 )
+from billet.core.metadata import Metadata
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import exceeded
 from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again
@@ -314,7 +315,7 @@ class Auctioneer:
     def _timeout_s(self, caller: Caller) -> float:
         return min(self._rules.create_timeout_s, caller.timeout_s)
 
-    async def delete(self, uid: str, method: str, request: bytes) -> bytes:
+    async def delete(self, uid: str, method: str, request: bytes, metadata: Metadata = ()) -> bytes:
         """Pass a Delete on to the microVM's host. Its room is free once the host no longer shows it."""
         ledger = self._ledger
         known = ledger.state.of_uid(uid)
@@ -322,11 +323,11 @@ class Auctioneer:
             raise Unreachable(f"microVM {uid} is on no host that Billet knows")
         async with ledger.hold(known.id):
             placement = ledger.state.of_uid(uid) or known
-            reply = await self._hosts.call(placement.host, method, request, self._rules.call_timeout_s)
+            reply = await self._hosts.call(placement.host, method, request, self._rules.call_timeout_s, metadata)
             if reply.code == Code.OK:
                 await self._delete_records.write(placement)
         if reply.code != Code.OK:
-            raise HostVerdict(reply.code, reply.text)
+            raise HostVerdict(reply.code, reply.text, reply.trailers)
         return reply.payload
 
     def _releasing(self, known: Placement) -> Placement:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -12,8 +12,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
-from billet.closing import closing
-from billet.core.errors import BilletError, Code, HostVerdict, Unreachable
+from billet.core.errors import Code, Unreachable
 from billet.core.identity import END_OF_TERMS
 from billet.core.memory import remember
 from billet.core.report import InventoryUpdate, Report
@@ -23,7 +22,7 @@ from billet.link import bid_messages, messages
 from billet.link.dial import Dial
 from billet.link.hello import put_hello, sign
 from billet.link.outbox import MAX_MESSAGE_BYTES, Inbox, Outbox
-from billet.link.streams import Pipe
+from billet.link.streams import Pipe, copy_all
 from billet.log_throttle import LogThrottle
 from billet.ports import CreateOptions, Flintlock, Identity, Reply, Unknown
 from billet.wire.pb import link_pb2 as pb
@@ -271,7 +270,8 @@ class AgentDialler:
 
     async def _call(self, link: AgentLink, order: pb.Order) -> None:
         try:
-            reply = await self._agent.call(order.term, order.method, order.payload, order.timeout_ms / 1e3)
+            metadata = messages.get_metadata(order.metadata)
+            reply = await self._agent.call(order.term, order.method, order.payload, order.timeout_ms / 1e3, metadata)
         except Exception:
             log.exception("call failed unexpectedly", method=order.method)
             reply = Reply(Code.UNAVAILABLE, "internal error in the agent; see its log", b"")
@@ -288,7 +288,7 @@ class AgentDialler:
         except OSError as error:
             log.warning("cannot open stream", server=server, method=opening.method, error=str(error))
             return
-        copying = asyncio.ensure_future(self._copy(opening, pipe))
+        copying = asyncio.ensure_future(copy_all(pipe, opening, self._flintlock))
         pipe.when_closed(copying.cancel)
         try:
             with suppress(Unreachable):
@@ -302,31 +302,11 @@ class AgentDialler:
         finally:
             pipe.close()
 
-    async def _copy(self, opening: pb.OpenStream, pipe: Pipe) -> pb.Piece:
-        """Copy messages both ways; return the last piece, with flintlockd's status."""
-        timeout_s = opening.timeout_ms / 1e3 if opening.timeout_ms else None
-        try:
-            async with closing(self._flintlock.stream(opening.method, _data(pipe), timeout_s)) as messages:
-                async for message in messages:
-                    await pipe.send(pb.Piece(data=message))
-        except HostVerdict as verdict:
-            return pb.Piece(end=True, code=verdict.status, text=verdict.text)
-        except BilletError as error:
-            return pb.Piece(end=True, code=Code.UNAVAILABLE, text=error.text)
-        return pb.Piece(end=True)
-
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-async def _data(pipe: Pipe) -> AsyncIterator[bytes]:
-    """The client's messages. They end when it has half-closed, and with an error when the stream broke off."""
-    async for piece in pipe.pieces():
-        if not piece.end:
-            yield piece.data
 
 
 def _answer(order: int, reply: Reply) -> pb.Answer:
@@ -336,4 +316,11 @@ def _answer(order: int, reply: Reply) -> pb.Answer:
             f"the reply has {len(reply.payload) >> 20} MiB, more than the link carries: list one namespace at a time"
         )
         return pb.Answer(order=order, code=Code.RESOURCE_EXHAUSTED, text=text)
-    return pb.Answer(order=order, code=reply.code, text=reply.text, payload=reply.payload)
+    return pb.Answer(
+        order=order,
+        code=reply.code,
+        text=reply.text,
+        payload=reply.payload,
+        headers=messages.put_metadata(reply.headers),
+        trailers=messages.put_metadata(reply.trailers),
+    )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from billet.core.identity import ROWS
+from billet.core.metadata import Metadata
 from billet.core.model import (
     UNCERTAINTY,
     Facts,
@@ -17,6 +20,7 @@ from billet.core.report import InventoryUpdate, MachineFacts, Report
 from billet.core.scoring import Weights
 from billet.link import bounds
 from billet.ports import Created, Denied, Ended, NotTaken, Outcome, Unknown
+from billet.wire.metadata import from_host, is_binary
 from billet.wire.pb import link_pb2 as pb
 
 
@@ -196,6 +200,17 @@ def get_refusal(host_id: str, message: pb.Refusal) -> Refusal:
     reason = Reason[message.reason] if known else Reason.DECLINED
     detail = message.detail if known else f"{message.reason} {message.detail}".strip()
     return Refusal(host_id, reason, bounds.clean(detail))
+
+
+def put_metadata(metadata: Metadata) -> list[pb.Pair]:
+    """Metadata as messages."""
+    return [pb.Pair(key=key, value=text.encode() if isinstance(text, str) else text) for key, text in metadata]
+
+
+def get_metadata(pairs: Iterable[pb.Pair]) -> Metadata:
+    """Metadata of messages, as far as it may be passed on."""
+    values = ((pair.key, pair.value) for pair in pairs)
+    return from_host((key, value if is_binary(key) else value.decode(errors="replace")) for key, value in values)
 
 
 def put_outcome(order: int, outcome: Outcome) -> pb.Answer:

@@ -21,6 +21,7 @@ from picows import (
 from billet.adapters.tls_errors import throttle_tls_errors
 from billet.broadcast import Broadcast
 from billet.core.errors import NotSent, Unreachable
+from billet.core.metadata import Metadata, ReplyMetadata
 from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.core.report import Report
 from billet.leader.leadership import LinkTerm
@@ -240,12 +241,16 @@ class LinkServer:
         """See ports.Hosts."""
         return await self.call(host_id, flintlock.DELETE, flintlock.with_uid(uid), timeout_s)
 
-    async def call(self, host_id: str, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(
+        self, host_id: str, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()
+    ) -> Reply:
         """See ports.Hosts."""
-        answer = await self._order(host_id, pb.Order(method=method, payload=request), timeout_s)
+        order = pb.Order(method=method, payload=request, metadata=messages.put_metadata(metadata))
+        answer = await self._order(host_id, order, timeout_s)
         if answer.code == Unreachable.code:
             raise Unreachable(f"host {host_id}: {answer.text}")
-        return Reply(bounds.status(answer.code), answer.text, answer.payload)
+        headers, trailers = messages.get_metadata(answer.headers), messages.get_metadata(answer.trailers)
+        return Reply(bounds.status(answer.code), answer.text, answer.payload, headers, trailers)
 
     async def _order(self, host_id: str, order: pb.Order, timeout_s: float) -> pb.Answer:
         """Send an order and wait for its answer. Raises NotSent, or Unreachable when it may have been carried out."""
@@ -272,13 +277,20 @@ class LinkServer:
         return connection
 
     async def stream(
-        self, host_id: str, method: str, requests: AsyncIterator[bytes], timeout_s: float | None
+        self,
+        host_id: str,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Metadata = (),
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """See ports.Hosts."""
         connection = await self._connection(host_id)
         pipe_id = token_urlsafe(16)
         pipe = self._pipes[pipe_id] = Pipe(lambda: connection.put(pb.Down(cancelled=[pipe_id])))
         opening = pb.OpenStream(id=pipe_id, method=method, timeout_ms=int((timeout_s or 0) * 1e3))
+        opening.metadata.extend(messages.put_metadata(metadata))
         connection.put(pb.Down(streams=[opening]))
         connection.streams.add(pipe)
         sending: asyncio.Task[None] | None = None
@@ -286,7 +298,7 @@ class LinkServer:
             async with asyncio.timeout(PIPE_WITHIN_S):
                 await pipe.opened.wait()
             sending = asyncio.create_task(send_all(pipe, requests))
-            async for message in receive_all(pipe):
+            async for message in receive_all(pipe, told or ReplyMetadata()):
                 yield message
         except TimeoutError:
             raise Unreachable(f"host {host_id} did not open the stream within {PIPE_WITHIN_S:.0f} s") from None

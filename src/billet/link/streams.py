@@ -19,7 +19,12 @@ from collections.abc import AsyncIterator, Callable
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport
 
+from billet.closing import closing
 from billet.core.errors import BilletError, Cancelled, Code, HostVerdict, Unreachable
+from billet.core.metadata import ReplyMetadata
+from billet.link import bounds
+from billet.link.messages import get_metadata, put_metadata
+from billet.ports import Flintlock
 from billet.wire.pb import link_pb2 as pb
 
 HIGH_WATER = 64  # unread pieces at which reading from the connection is paused
@@ -146,15 +151,44 @@ async def send_all(pipe: Pipe, messages: AsyncIterator[bytes]) -> None:
         return  # who reads from the pipe notices it too, after what has arrived: perhaps flintlockd's status
     except BilletError as error:
         pipe.fail(error)
-    except Exception:
+    except (Exception, asyncio.CancelledError):
         pipe.fail(Cancelled("the client's messages broke off"))
         raise
 
 
-async def receive_all(pipe: Pipe) -> AsyncIterator[bytes]:
-    """flintlockd's messages. Raises HostVerdict when its status is not OK."""
+async def receive_all(pipe: Pipe, told: ReplyMetadata) -> AsyncIterator[bytes]:
+    """flintlockd's messages; its metadata goes into `told`. Raises HostVerdict when its status is not OK."""
+    async for piece in pipe.pieces():
+        if piece.headers:
+            told.headers = get_metadata(piece.headers)
+        if not piece.end:
+            yield piece.data
+            continue
+        told.trailers = get_metadata(piece.trailers)
+        if piece.code != Code.OK:
+            raise HostVerdict(bounds.status(piece.code), piece.text, told.trailers)
+
+
+async def copy_all(pipe: Pipe, opening: pb.OpenStream, flintlock: Flintlock) -> pb.Piece:
+    """The agent's part: copy messages between leader and flintlockd. Return the last piece, with the status."""
+    timeout_s = opening.timeout_ms / 1e3 if opening.timeout_ms else None
+    sent, told = get_metadata(opening.metadata), ReplyMetadata()
+    status, text = int(Code.OK), ""
+    try:
+        async with closing(flintlock.stream(opening.method, _sent_by_client(pipe), timeout_s, sent, told)) as replies:
+            async for reply in replies:
+                await pipe.send(pb.Piece(data=reply, headers=put_metadata(told.headers)))
+                told.headers = ()  # they are sent
+    except HostVerdict as verdict:
+        status, text = verdict.status, verdict.text
+    except BilletError as error:
+        status, text = int(Code.UNAVAILABLE), error.text
+    headers, trailers = put_metadata(told.headers), put_metadata(told.trailers)
+    return pb.Piece(end=True, code=status, text=text, headers=headers, trailers=trailers)
+
+
+async def _sent_by_client(pipe: Pipe) -> AsyncIterator[bytes]:
+    """The client's messages. They end when it has half-closed, and with an error when the stream broke off."""
     async for piece in pipe.pieces():
         if not piece.end:
             yield piece.data
-        elif piece.code != Code.OK:
-            raise HostVerdict(piece.code, piece.text)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from billet.core.errors import NOT_FOUND, Code, HostVerdict
+from billet.core.metadata import Metadata, ReplyMetadata
 from billet.core.model import Host, Resources
 from billet.ports import Reply
 from billet.sim.history import Accepted, Declined, Listed, Removed, Tried
@@ -210,7 +211,7 @@ class Loopback:
             waited_s += 0.1
         return self._daemon.up
 
-    async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
         """See ports.Flintlock."""
         daemon, world = self._daemon, self._world
         if not daemon.up or daemon.process is None:
@@ -238,7 +239,14 @@ class Loopback:
             timer.cancel()
             process.at_death.remove(died)
 
-    def stream(self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None) -> AsyncIterator[bytes]:
+    def stream(
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Metadata = (),
+        told: ReplyMetadata | None = None,
+    ) -> AsyncIterator[bytes]:
         """See ports.Flintlock. Not used in the simulation."""
         raise NotImplementedError
 

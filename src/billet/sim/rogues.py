@@ -18,6 +18,7 @@ from picows import WSListener
 from billet.adapters.identity import KeyIdentity
 from billet.core.errors import NOT_FOUND, Code
 from billet.core.identity import LARGEST_TERM
+from billet.core.metadata import Metadata, ReplyMetadata
 from billet.core.model import Host
 from billet.core.state import State, holds_room
 from billet.host.agent import Agent, Measured
@@ -44,11 +45,18 @@ class EmptyFlintlockd:
         """See ports.Flintlock."""
         return True
 
-    async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
         """See ports.Flintlock."""
         return Reply(Code.OK, "", b"") if method == wire.LIST else Reply(Code.UNKNOWN, NOT_FOUND, b"")
 
-    def stream(self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None) -> AsyncIterator[bytes]:
+    def stream(
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Metadata = (),
+        told: ReplyMetadata | None = None,
+    ) -> AsyncIterator[bytes]:
         """See ports.Flintlock. Not used in the simulation."""
         raise NotImplementedError
 
@@ -65,7 +73,7 @@ class CopyingFlintlockd(EmptyFlintlockd):
     def __init__(self, copied: Callable[[], list[SimVm]]) -> None:
         self._copied = copied
 
-    async def call(self, method: str, request: bytes, timeout_s: float) -> Reply:
+    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
         """See ports.Flintlock."""
         vms = {vm.uid: vm for vm in self._copied()}
         match method:

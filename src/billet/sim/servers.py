@@ -17,6 +17,7 @@ from billet.api.leader_proxy import LeaderProxy
 from billet.api.stale_reads import StaleReads
 from billet.core.accuracy import Outcome
 from billet.core.errors import Code, HostVerdict, LeaderLost
+from billet.core.metadata import ReplyMetadata
 from billet.core.model import Placement
 from billet.core.quotas import Quota, Quotas
 from billet.core.scoring import Weights
@@ -78,7 +79,12 @@ class SimForward:
         raise HostVerdict(said.code, said.text)
 
     def stream(
-        self, method: str, requests: AsyncIterator[bytes], timeout_s: float | None, metadata: Mapping[str, str]
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Mapping[str, str],
+        told: ReplyMetadata | None = None,
     ) -> AsyncIterator[bytes]:
         """See ports.Backend. No simulated client opens a stream."""
         raise NotImplementedError

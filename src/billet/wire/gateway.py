@@ -58,7 +58,8 @@ def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
             answer = await call(method, request, http.headers)
         except BilletError as error:
             return error_response(error)
-        return JSONResponse(to_json(reply.FromString(answer.payload)), headers=dict(answer.trailers))
+        own = {key: str(value) for key, value in answer.trailers if key.startswith("x-billet-")}
+        return JSONResponse(to_json(reply.FromString(answer.payload)), headers=own)
 
     async def create(http: Request) -> Response:
         try:

@@ -582,6 +582,8 @@ class Answer(_message.Message):
     PAYLOAD_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    TRAILERS_FIELD_NUMBER: _builtins.int
     order: _builtins.int
     kind: Global___Answer.Kind.ValueType
     code: _builtins.int
@@ -590,6 +592,10 @@ class Answer(_message.Message):
     uid: _builtins.str
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pair]: ...
+    @_builtins.property
+    def trailers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pair]: ...
     def __init__(
         self,
         *,
@@ -600,10 +606,12 @@ class Answer(_message.Message):
         payload: _builtins.bytes = ...,
         uid: _builtins.str = ...,
         refusal: Global___Refusal | None = ...,
+        headers: _abc.Iterable[Global___Pair] | None = ...,
+        trailers: _abc.Iterable[Global___Pair] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "kind", b"kind", "order", b"order", "payload", b"payload", "refusal", b"refusal", "text", b"text", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "headers", b"headers", "kind", b"kind", "order", b"order", "payload", b"payload", "refusal", b"refusal", "text", b"text", "trailers", b"trailers", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -854,6 +862,30 @@ class Images(_message.Message):
 Global___Images: _TypeAlias = Images  # noqa: Y015
 
 @_typing.final
+class Pair(_message.Message):
+    """One key and value of a call's metadata."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    value: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pair: _TypeAlias = Pair  # noqa: Y015
+
+@_typing.final
 class Order(_message.Message):
     """A unary call for flintlockd."""
 
@@ -869,6 +901,7 @@ class Order(_message.Message):
     VERDICT_ONLY_FIELD_NUMBER: _builtins.int
     RESENT_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     term: _builtins.int
     method: _builtins.str
@@ -886,6 +919,8 @@ class Order(_message.Message):
     def demand(self) -> Global___Resources:
         """creates only"""
 
+    @_builtins.property
+    def metadata(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pair]: ...
     def __init__(
         self,
         *,
@@ -899,10 +934,11 @@ class Order(_message.Message):
         verdict_only: _builtins.bool = ...,
         resent: _builtins.bool = ...,
         instance: _builtins.str = ...,
+        metadata: _abc.Iterable[Global___Pair] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "id", b"id", "instance", b"instance", "method", b"method", "payload", b"payload", "resent", b"resent", "term", b"term", "timeout_ms", b"timeout_ms", "token", b"token", "verdict_only", b"verdict_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "id", b"id", "instance", b"instance", "metadata", b"metadata", "method", b"method", "payload", b"payload", "resent", b"resent", "term", b"term", "timeout_ms", b"timeout_ms", "token", b"token", "verdict_only", b"verdict_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -917,20 +953,24 @@ class OpenStream(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     METHOD_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     method: _builtins.str
     timeout_ms: _builtins.int
     """0 = none"""
+    @_builtins.property
+    def metadata(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pair]: ...
     def __init__(
         self,
         *,
         id: _builtins.str = ...,
         method: _builtins.str = ...,
         timeout_ms: _builtins.int = ...,
+        metadata: _abc.Iterable[Global___Pair] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "method", b"method", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "metadata", b"metadata", "method", b"method", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -946,11 +986,21 @@ class Piece(_message.Message):
     END_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
     TEXT_FIELD_NUMBER: _builtins.int
+    HEADERS_FIELD_NUMBER: _builtins.int
+    TRAILERS_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     end: _builtins.bool
     """no more data in this direction: the client has half-closed; from the agent, with flintlockd's status"""
     code: _builtins.int
     text: _builtins.str
+    @_builtins.property
+    def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pair]:
+        """from the agent, with its first piece"""
+
+    @_builtins.property
+    def trailers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pair]:
+        """from the agent, with its last piece"""
+
     def __init__(
         self,
         *,
@@ -958,10 +1008,12 @@ class Piece(_message.Message):
         end: _builtins.bool = ...,
         code: _builtins.int = ...,
         text: _builtins.str = ...,
+        headers: _abc.Iterable[Global___Pair] | None = ...,
+        trailers: _abc.Iterable[Global___Pair] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "data", b"data", "end", b"end", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "data", b"data", "end", b"end", "headers", b"headers", "text", b"text", "trailers", b"trailers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
