@@ -1,0 +1,154 @@
+"""Build the Go programs of the interop tests, and fetch the tools: `python -m tests.interop.toolchain`.
+
+Everything goes to .tools/interop: programs to bin/, generated code to src/ and py/, Go's caches to cache/. Quick when
+there is nothing to do. Without Go it says so and the tests that need Go are skipped.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+CHECKOUT = HERE.parents[1]
+HOME = CHECKOUT / ".tools" / "interop"
+BIN, SRC, PY, PROTO = HOME / "bin", HOME / "src", HOME / "py", HOME / "proto"
+TOOLS = {
+    "protoc-gen-go": "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12",
+    "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2",
+    "grpcurl": "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4",
+    "ghz": "github.com/bojand/ghz/cmd/ghz@v0.93.0",
+    "h2spec": "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
+}
+NO_GO = "no Go: the interop tests with grpc-go, grpcurl, ghz and h2spec are skipped. To have them: install Go 1.26"
+PACKAGES = {  # the Go package of each .proto
+    "billet/wire/pb/flintlock.proto": "flintlock",
+    "billet/wire/pb/flintlock_types.proto": "types",
+    "exec.proto": "exec",
+    "ssh.proto": "ssh",
+}
+# What later releases of Flintlock add to the service that Billet's own .proto describes.
+SERVER_INFO = """
+message ServerVersion { string version = 1; string commit_hash = 2; string build_date = 3; }
+message ServerInfoResponse { ServerVersion version = 1; }
+"""
+FETCHED_WITHIN_S = 1500
+
+
+def go() -> str | None:
+    """The go command, or None."""
+    usual = Path("/usr/local/go/bin/go")
+    return shutil.which("go") or (str(usual) if usual.exists() else None)
+
+
+def build() -> None:
+    """Bring bin/, src/ and py/ to where the sources are. Raises RuntimeError with the output of what failed."""
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # each worker of pytest comes here
+        if not _up_to_date("py", digest := _digest(HERE / "proto")):
+            _python_messages()
+            _done("py", digest)
+        command = go()
+        if command is None:
+            return
+        for tool, module in TOOLS.items():
+            if not _up_to_date(tool, module):
+                _say(f"{tool}, into .tools")
+                _run([command, "install", module], HOME)
+                _done(tool, module)
+        sources = (HERE / "go", HERE / "proto", CHECKOUT / "src/billet/wire/pb", HERE / "toolchain.py")
+        if not _up_to_date("programs", digest := _digest(*sources)):
+            _say("Go programs")
+            _programs(command)
+            _done("programs", digest)
+
+
+def _python_messages() -> None:
+    PY.mkdir(exist_ok=True)
+    protoc = [sys.executable, "-m", "grpc_tools.protoc"]
+    _run([*protoc, f"-I{HERE}/proto", f"--python_out={PY}", "interop.proto", "exec.proto", "ssh.proto"], HOME)
+
+
+def _programs(command: str) -> None:
+    """Copy the sources, generate the stubs beside them, and build all."""
+    for folder in (SRC, PROTO):
+        shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(HERE / "go", SRC)
+    shutil.copytree(HERE / "proto", PROTO)
+    wire = PROTO / "billet/wire/pb"
+    wire.mkdir(parents=True)
+    for name in ("flintlock.proto", "flintlock_types.proto"):
+        (wire / name).write_text(_with_server_info((CHECKOUT / "src/billet/wire/pb" / name).read_text()))
+    mapping = [f"M{proto}=interop/pb/{package}" for proto, package in PACKAGES.items()]
+    options = [f"--{kind}_opt={item}" for kind in ("go", "go-grpc") for item in (*mapping, "module=interop")]
+    plugins = [f"--plugin={BIN}/protoc-gen-{kind}" for kind in ("go", "go-grpc")]
+    protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", *plugins, *options]
+    _run([*protoc, f"--go_out={SRC}", f"--go-grpc_out={SRC}", *PACKAGES], HOME)
+    _run([command, "build", "-o", f"{BIN}/", "./..."], SRC)
+
+
+def _with_server_info(proto: str) -> str:
+    if "service MicroVM {" not in proto or "ServerInfo" in proto:
+        return proto
+    method = "service MicroVM {\n  rpc ServerInfo(google.protobuf.Empty) returns (ServerInfoResponse);"
+    return proto.replace("service MicroVM {", method) + SERVER_INFO
+
+
+def _environment() -> dict[str, str]:
+    """Go's caches are ours. What the machine has downloaded already is read, not fetched again."""
+    command = go()
+    assert command
+    asked = subprocess.run(
+        [command, "env", "-json", "GOMODCACHE", "GOPROXY"], capture_output=True, check=True, text=True
+    )
+    machine = json.loads(asked.stdout)
+    own = {
+        "GOBIN": str(BIN), "GOMODCACHE": str(HOME / "cache/mod"), "GOCACHE": str(HOME / "cache/build"),
+        "GOPROXY": f"file://{machine['GOMODCACHE']}/cache/download,{machine['GOPROXY']}",
+        "GOFLAGS": "-modcacherw", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0",
+    }  # fmt: skip
+    return {**os.environ, **own}
+
+
+def _run(command: list[str], folder: Path) -> None:
+    environment = _environment() if go() else dict(os.environ)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=FETCHED_WITHIN_S, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+
+
+def _digest(*places: Path) -> str:
+    files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*")))]
+    total = hashlib.sha256()
+    for file in files:
+        if file.suffix in (".go", ".mod", ".sum", ".proto", ".py"):
+            total.update(file.name.encode() + b"\0" + file.read_bytes())
+    return total.hexdigest()
+
+
+def _up_to_date(name: str, state: str) -> bool:
+    stamp = HOME / f"{name}.stamp"
+    return stamp.exists() and stamp.read_text() == state
+
+
+def _done(name: str, state: str) -> None:
+    (HOME / f"{name}.stamp").write_text(state)
+
+
+def _say(text: str) -> None:
+    print(f"interop: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    build()
+    if go() is None:
+        _say(NO_GO)
