@@ -28,10 +28,18 @@ class GoHost:
 
     def streams(self, uid: str = "") -> list[dict[str, Any]]:
         """What became of each exec and SSH stream, of one microVM or of all."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{self._control}/streams", timeout=30) as reply:
-            accounts: list[dict[str, Any]] = json.loads(reply.read()) or []
+        accounts: list[dict[str, Any]] = self._ask("streams") or []
         return [account for account in accounts if uid in ("", account["Uid"])]
+
+    def creating(self) -> int:
+        """How many slow creates are in progress."""
+        count: int = self._ask("creating")
+        return count
+
+    def _ask(self, what: str) -> Any:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(f"http://{self._control}/{what}", timeout=30) as reply:
+            return json.loads(reply.read())
 
 
 class GoCluster(Cluster):
@@ -71,12 +79,13 @@ class GoCluster(Cluster):
 def go_cluster(
     folder: Path, hosts: int = 1, versions: tuple[str, ...] = ("0.15.2",), **settings: Any
 ) -> Iterator[GoCluster]:
-    """A running cluster whose hosts have all told of themselves."""
+    """A running cluster. Its hosts have all told of themselves, unless it has TLS."""
     cluster = GoCluster(folder, plans(hosts, folder), **settings)
     cluster.versions = versions
     cluster.start()
     try:
-        wait_until(lambda: ready_hosts(cluster.address, "") == hosts, "all hosts are in the cluster")
+        if cluster.tls.insecure:
+            wait_until(lambda: ready_hosts(cluster.address, "") == hosts, "all hosts are in the cluster")
         yield cluster
     finally:
         cluster.stop()

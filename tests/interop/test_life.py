@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.interop.clusters import GoCluster, go_cluster
-from tests.interop.programs import fault, run
+from tests.interop.programs import fault, go_program, run, running, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +46,38 @@ def test_a_deadline_that_passes_is_deadline_exceeded(cluster: GoCluster) -> None
     done = run("client", "-addr", cluster.address, "-id", "slow-3s", "-timeout", "500ms", "create")
 
     assert done.last["code"] == "DeadlineExceeded", done.last
+
+
+@fault(5, "SIGTERM answers calls in flight with CANCELLED")
+@pytest.mark.parametrize("attempt", range(3))
+def test_a_server_that_is_told_to_stop_cancels_no_create(attempt: int, tmp_path: Path) -> None:
+    with go_cluster(tmp_path) as cluster:
+        flags = ("-id", "load", "-count", "30", "-apart")
+        with running(*go_program("client", "-addr", cluster.address, *flags, "load")) as client:
+            client.until("event")
+            cluster.server[0].signal(signal.SIGTERM)
+            codes = [client.next()["code"] for _ in range(30)]
+
+    assert set(codes) == {"Unavailable"}, codes
+
+
+def test_creates_that_a_host_is_slow_with_end_well_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
+    with go_cluster(tmp_path) as cluster:
+        flags = ("-id", "slow-1s", "-count", "30", "-apart")
+        with running(*go_program("client", "-addr", cluster.address, *flags, "create")) as client:
+            wait_until(lambda: cluster.host.creating() == 30, "all creates are at the host")
+            cluster.server[0].signal(signal.SIGTERM)
+            codes = [client.next()["code"] for _ in range(30)]
+
+    assert set(codes) == {"OK"}, codes
+
+
+@fault(7, "versions are read as text, so that the lowest one is not found")
+def test_the_version_of_a_fleet_is_the_lowest_of_its_hosts(tmp_path: Path) -> None:
+    with go_cluster(tmp_path, hosts=3, versions=("0.15.10", "0.15.9", "1.0.0")) as cluster:
+        info = run("client", "-addr", cluster.address, "info").last
+
+    assert (info["code"], info["version"]) == ("OK", "0.15.9"), info
 
 
 @pytest.mark.parametrize("bytes_", [4_000, 20_000, 60_000])

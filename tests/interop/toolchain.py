@@ -18,7 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 HOME = CHECKOUT / ".tools" / "interop"
-BIN, SRC, PY, PROTO = HOME / "bin", HOME / "src", HOME / "py", HOME / "proto"
+BIN, SRC, PY, PROTO, NODE = (HOME / name for name in ("bin", "src", "py", "proto", "node"))
 TOOLS = {
     "protoc-gen-go": "google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12",
     "protoc-gen-go-grpc": "google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2",
@@ -26,6 +26,7 @@ TOOLS = {
     "ghz": "github.com/bojand/ghz/cmd/ghz@v0.93.0",
     "h2spec": "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible",
 }
+NO_NODE = "no Node.js with npm: the interop test with grpc-js is skipped"
 NO_GO = "no Go: the interop tests with grpc-go, grpcurl, ghz and h2spec are skipped. To have them: install Go 1.26"
 PACKAGES = {  # the Go package of each .proto
     "billet/wire/pb/flintlock.proto": "flintlock",
@@ -47,8 +48,13 @@ def go() -> str | None:
     return shutil.which("go") or (str(usual) if usual.exists() else None)
 
 
+def node() -> bool:
+    """Whether there is Node.js, and npm."""
+    return bool(shutil.which("node") and shutil.which("npm"))
+
+
 def build() -> None:
-    """Bring bin/, src/ and py/ to where the sources are. Raises RuntimeError with the output of what failed."""
+    """Bring .tools/interop to where the sources are. Raises RuntimeError with the output of what failed."""
     HOME.mkdir(parents=True, exist_ok=True)
     with (HOME / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # each worker of pytest comes here
@@ -68,6 +74,12 @@ def build() -> None:
             _say("Go programs")
             _programs(command)
             _done("programs", digest)
+        if node() and not _up_to_date("node", digest := _digest(HERE / "node")):
+            _say("grpc-js, into .tools")
+            shutil.rmtree(NODE, ignore_errors=True)
+            shutil.copytree(HERE / "node", NODE)
+            _run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], NODE)
+            _done("node", digest)
 
 
 def _python_messages() -> None:
@@ -130,7 +142,7 @@ def _digest(*places: Path) -> str:
     files = [file for place in places for file in ([place] if place.is_file() else sorted(place.rglob("*")))]
     total = hashlib.sha256()
     for file in files:
-        if file.suffix in (".go", ".mod", ".sum", ".proto", ".py"):
+        if file.suffix in (".go", ".mod", ".sum", ".proto", ".py", ".js", ".json"):
             total.update(file.name.encode() + b"\0" + file.read_bytes())
     return total.hexdigest()
 
@@ -150,5 +162,6 @@ def _say(text: str) -> None:
 
 if __name__ == "__main__":
     build()
-    if go() is None:
-        _say(NO_GO)
+    for present, text in ((go(), NO_GO), (node(), NO_NODE)):
+        if not present:
+            _say(text)

@@ -20,6 +20,8 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
+	_ "google.golang.org/protobuf/types/known/wrapperspb" // of details
 
 	"interop/pb/flintlock"
 	"interop/pb/types"
@@ -30,6 +32,7 @@ var (
 	id       = flag.String("id", "vm", "the id of the microVM to create")
 	uid      = flag.String("uid", "", "the uid of the microVM")
 	count    = flag.Int("count", 1, "creates: how many at once")
+	apart    = flag.Bool("apart", false, "creates: a connection for each")
 	timeout  = flag.Duration("timeout", 50*time.Second, "deadline of each call")
 	gzip     = flag.Bool("gzip", false, "compress requests")
 	metaSize = flag.Int("metadata", 0, "bytes of metadata to send, half to come back in headers, half in trailers")
@@ -38,20 +41,36 @@ var (
 
 func main() {
 	flag.Parse()
-	options := []grpc.CallOption{grpc.MaxCallSendMsgSize(64 << 20)}
+	options := []grpc.CallOption{grpc.MaxCallSendMsgSize(64 << 20), grpc.MaxCallRecvMsgSize(64 << 20)}
 	if *gzip {
 		options = append(options, grpc.UseCompressor("gzip"))
 	}
-	conn, err := grpc.NewClient(*addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(options...), grpc.WithMaxHeaderListSize(256<<10))
-	if err != nil {
-		log.Fatal(err)
+	dial := func() *grpc.ClientConn {
+		conn, err := grpc.NewClient(*addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithDefaultCallOptions(options...), grpc.WithMaxHeaderListSize(256<<10))
+		if err != nil {
+			log.Fatal(err)
+		}
+		return conn
 	}
+	conn := dial()
 	ctx, cancel := context.WithTimeout(context.Background(), *timeout)
 	defer cancel()
-	switch client := flintlock.NewMicroVMClient(conn); flag.Arg(0) {
+	client := flintlock.NewMicroVMClient(conn)
+	connect := func() flintlock.MicroVMClient {
+		if *apart {
+			return flintlock.NewMicroVMClient(dial())
+		}
+		return client
+	}
+	switch flag.Arg(0) {
 	case "create":
-		create(ctx, client)
+		create(ctx, connect)
+	case "load":
+		load(ctx, connect)
+	case "info":
+		info, err := client.ServerInfo(ctx, &emptypb.Empty{})
+		ended(err, map[string]any{"version": info.GetVersion().GetVersion()})
 	case "life":
 		life(ctx, client)
 	case "exec", "ssh":
@@ -101,7 +120,7 @@ func request(name string) *flintlock.CreateMicroVMRequest {
 }
 
 // create makes -count microVMs at once and says how each call ended.
-func create(ctx context.Context, client flintlock.MicroVMClient) {
+func create(ctx context.Context, client func() flintlock.MicroVMClient) {
 	if given := strings.Repeat("m", *metaSize/2); given != "" {
 		ctx = metadata.AppendToOutgoingContext(ctx, "x-head-large", given, "x-tail-large", given)
 	}
@@ -114,7 +133,7 @@ func create(ctx context.Context, client flintlock.MicroVMClient) {
 				name = fmt.Sprintf("%s-%d", *id, n)
 			}
 			var header, trailer metadata.MD
-			reply, err := client.CreateMicroVM(ctx, request(name),
+			reply, err := client().CreateMicroVM(ctx, request(name),
 				grpc.Header(&header), grpc.Trailer(&trailer))
 			mu.Lock()
 			defer mu.Unlock()
@@ -122,6 +141,35 @@ func create(ctx context.Context, client flintlock.MicroVMClient) {
 				"header": size(header, "x-head-large"), "trailer": size(trailer, "x-tail-large")})
 		})
 	}
+	all.Wait()
+}
+
+// load has -count workers that create and create, each until a create fails, and says how those failed. It says
+// {"event": "loaded"} when each worker has created once.
+func load(ctx context.Context, connect func() flintlock.MicroVMClient) {
+	var all, first sync.WaitGroup
+	var mu sync.Mutex
+	first.Add(*count)
+	for n := range *count {
+		all.Go(func() {
+			client := connect()
+			for done := 0; ; done++ {
+				if done == 1 {
+					first.Done()
+				}
+				name := fmt.Sprintf("%s-%d-%d", *id, n, done)
+				_, err := client.CreateMicroVM(ctx, request(name))
+				if err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					ended(err, map[string]any{"created": done})
+					return
+				}
+			}
+		})
+	}
+	first.Wait()
+	say(map[string]any{"event": "loaded"})
 	all.Wait()
 }
 

@@ -1,5 +1,6 @@
 // flintlockd is a Flintlock host on grpc-go for tests: microVMs in memory, exec and SSH streams, ServerInfo, reflection.
-// It prints {"grpc": ADDRESS, "control": ADDRESS}; GET /streams on the second says what became of each stream.
+// It prints {"grpc": ADDRESS, "control": ADDRESS}. GET /streams on the second says what became of each stream,
+// and GET /creating how many slow creates are in progress.
 package main
 
 import (
@@ -35,6 +36,7 @@ func main() {
 	ssh.RegisterMicroVMSSHProxyServer(server, sshProxy{guests: guests})
 	reflection.Register(server)
 	http.HandleFunc("/streams", guests.tell)
+	http.HandleFunc("/creating", func(w http.ResponseWriter, _ *http.Request) { json.NewEncoder(w).Encode(host.creating.Load()) })
 	go http.Serve(control, nil)
 	json.NewEncoder(os.Stdout).Encode(map[string]string{
 		"grpc": listener.Addr().String(), "control": control.Addr().String()})

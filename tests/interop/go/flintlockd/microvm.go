@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -26,13 +27,14 @@ const (
 
 type vm = types.MicroVM
 
-// host is the MicroVM service. A microVM's id can ask for trouble: "slow-DURATION" is created late, and "detailed" is
+// host is the MicroVM service. A microVM's id can ask for trouble: "slow-DURATION-NAME" is created late, and "detailed" is
 // refused with a status that has details.
 type host struct {
 	flintlock.UnimplementedMicroVMServer
-	mu      sync.Mutex
-	vms     map[string]*vm
-	version string
+	mu       sync.Mutex
+	vms      map[string]*vm
+	version  string
+	creating atomic.Int32 // slow creates in progress
 }
 
 func (h *host) CreateMicroVM(ctx context.Context, in *flintlock.CreateMicroVMRequest) (*flintlock.CreateMicroVMResponse, error) {
@@ -45,8 +47,11 @@ func (h *host) CreateMicroVM(ctx context.Context, in *flintlock.CreateMicroVMReq
 		return nil, refused.Err()
 	}
 	if text, slow := strings.CutPrefix(spec.Id, "slow-"); slow {
+		text, _, _ = strings.Cut(text, "-")
 		wait, _ := time.ParseDuration(text)
+		h.creating.Add(1)
 		time.Sleep(wait)
+		h.creating.Add(-1)
 	}
 	if spec.Vcpu == 0 {
 		spec.Vcpu = 2
