@@ -21,8 +21,8 @@ EXEC = "microvmexec.services.api.v1alpha1.MicroVMExec"
 TOKEN = "s3cret"
 SPEC = {
     "id": "tool", "namespace": "tools", "vcpu": 1, "memory_in_mb": 1024,
-    "kernel": {"image": "docker.io/library/kernel:1", "filename": "vmlinux"},
-    "root_volume": {"id": "root", "source": {"container_source": "docker.io/library/root:1"}},
+    "kernel": {"image": "r.example/kernel:1", "filename": "vmlinux"},
+    "root_volume": {"id": "root", "source": {"container_source": "r.example/root:1"}},
     "interfaces": [{"device_id": "eth1", "type": "TAP"}],
 }  # fmt: skip
 REFLECTION = fault(6, "reflection differs from grpc-go's")

@@ -22,8 +22,8 @@ const call = (method, request) =>
 const create = async () => {
   const spec = {
     id: given.id ?? "js", namespace: "js", vcpu: 1, memoryInMb: 1024,
-    kernel: { image: "docker.io/library/kernel:1", filename: "vmlinux" },
-    rootVolume: { id: "root", source: { containerSource: "docker.io/library/root:1" } },
+    kernel: { image: "r.example/kernel:1", filename: "vmlinux" },
+    rootVolume: { id: "root", source: { containerSource: "r.example/root:1" } },
     interfaces: [{ deviceId: "eth1", type: "TAP" }],
   };
   return (await call("CreateMicroVM", { microvm: spec })).microvm.spec;

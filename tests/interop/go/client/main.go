@@ -100,10 +100,10 @@ func ended(err error, more map[string]any) {
 
 func spec(name string) *types.MicroVMSpec {
 	tap := &types.NetworkInterface{DeviceId: "eth1", Type: types.NetworkInterface_TAP}
-	image := &types.VolumeSource{ContainerSource: proto.String("docker.io/library/root:1")}
+	image := &types.VolumeSource{ContainerSource: proto.String("r.example/root:1")}
 	return &types.MicroVMSpec{
 		Id: name, Namespace: "interop", Vcpu: 1, MemoryInMb: 1024,
-		Kernel:     &types.Kernel{Image: "docker.io/library/kernel:1", Filename: proto.String("vmlinux")},
+		Kernel:     &types.Kernel{Image: "r.example/kernel:1", Filename: proto.String("vmlinux")},
 		RootVolume: &types.Volume{Id: "root", Source: image},
 		Interfaces: []*types.NetworkInterface{tap},
 	}
