@@ -1,12 +1,13 @@
-"""The interop cases as a client, on any engine: each calls a server of grpc-go's TestService."""
+"""The interop cases as a client of Billet's gRPC layer: each calls a server of grpc-go's TestService."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from billet.grpc.interface import Channel, ClientCall
+from billet.grpc.status import RpcError
 from tests.interop.interop_service import ECHO_INITIAL, ECHO_TRAILING, SERVICE, Value, pb
 
 OK, CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, UNAVAILABLE = 0, 1, 2, 4, 12, 14
@@ -27,29 +28,59 @@ class Ended:
     trailers: dict[str, Value] = field(default_factory=dict)
 
 
-class Stream(Protocol):
+class Stream:
     """A call with any number of messages each way."""
 
-    async def send(self, message: bytes) -> None: ...
+    def __init__(self, call: ClientCall | None, error: RpcError | None = None) -> None:
+        self._call, self._error = call, error
 
-    async def half_close(self) -> None: ...
+    async def send(self, message: bytes) -> None:
+        if self._call:
+            await self._call.write(message)
+
+    async def half_close(self) -> None:
+        if self._call:
+            self._call.end()
 
     async def receive(self) -> bytes | None:
-        """The next message; None when the call has ended."""
+        """The next message; None when the call has ended, well or not."""
+        try:
+            return await self._call.read() if self._call and not self._error else None
+        except RpcError as error:
+            self._error = error
+            return None
 
-    def cancel(self) -> None: ...
+    def cancel(self) -> None:
+        if self._call:
+            self._call.cancel()
 
-    async def ended(self) -> Ended: ...
+    async def ended(self) -> Ended:
+        """How it ended, once it has."""
+        while await self.receive() is not None:
+            pass
+        headers, trailers = (dict(self._call.headers), dict(self._call.trailers)) if self._call else ({}, {})
+        error = self._error or RpcError(OK)
+        return Ended(error.code, error.text, b"", headers, trailers)
 
 
-class Client(Protocol):
-    """One connection to the server."""
+class Client:
+    """One channel to the server; calls end with a status instead of an exception."""
 
-    async def unary(
-        self, method: str, request: bytes, metadata: Metadata = (), timeout_s: float | None = None
-    ) -> Ended: ...
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
 
-    def stream(self, method: str, metadata: Metadata = (), timeout_s: float | None = None) -> Stream: ...
+    async def unary(self, method: str, request: bytes, metadata: Metadata = ()) -> Ended:
+        try:
+            reply = await self._channel.unary(method, request, None, metadata)
+        except RpcError as error:
+            return Ended(error.code, error.text, b"", {}, dict(error.trailers))
+        return Ended(OK, "", reply.payload, dict(reply.headers), dict(reply.trailers))
+
+    async def stream(self, method: str, metadata: Metadata = (), timeout_s: float | None = None) -> Stream:
+        try:
+            return Stream(await self._channel.stream(method, timeout_s, metadata))
+        except RpcError as error:
+            return Stream(None, error)
 
 
 async def empty_unary(client: Client) -> None:
@@ -62,7 +93,7 @@ async def large_unary(client: Client) -> None:
 
 
 async def client_streaming(client: Client) -> None:
-    stream = client.stream(f"{SERVICE}StreamingInputCall")
+    stream = await client.stream(f"{SERVICE}StreamingInputCall")
     for size in REQUEST_SIZES:
         await stream.send(pb.StreamingInputCallRequest(payload=_payload(size)).SerializeToString())
     await stream.half_close()
@@ -73,7 +104,7 @@ async def client_streaming(client: Client) -> None:
 
 
 async def server_streaming(client: Client) -> None:
-    stream = client.stream(f"{SERVICE}StreamingOutputCall")
+    stream = await client.stream(f"{SERVICE}StreamingOutputCall")
     await stream.send(_output(*REPLY_SIZES))
     await stream.half_close()
     for size in REPLY_SIZES:
@@ -82,7 +113,7 @@ async def server_streaming(client: Client) -> None:
 
 
 async def ping_pong(client: Client) -> None:
-    stream = client.stream(f"{SERVICE}FullDuplexCall")
+    stream = await client.stream(f"{SERVICE}FullDuplexCall")
     for asked, sent in zip(REPLY_SIZES, REQUEST_SIZES, strict=True):
         await stream.send(_output(asked, payload=_payload(sent)))
         assert await _size_of_next(stream) == asked
@@ -91,19 +122,19 @@ async def ping_pong(client: Client) -> None:
 
 
 async def empty_stream(client: Client) -> None:
-    stream = client.stream(f"{SERVICE}FullDuplexCall")
+    stream = await client.stream(f"{SERVICE}FullDuplexCall")
     await stream.half_close()
     await _ends_well(stream)
 
 
 async def cancel_after_begin(client: Client) -> None:
-    stream = client.stream(f"{SERVICE}StreamingInputCall")
+    stream = await client.stream(f"{SERVICE}StreamingInputCall")
     stream.cancel()
     assert (await stream.ended()).code == CANCELLED
 
 
 async def cancel_after_first_response(client: Client) -> None:
-    stream = client.stream(f"{SERVICE}FullDuplexCall")
+    stream = await client.stream(f"{SERVICE}FullDuplexCall")
     await stream.send(_output(31415, payload=_payload(27182)))
     assert await _size_of_next(stream) == 31415
     stream.cancel()
@@ -111,7 +142,7 @@ async def cancel_after_first_response(client: Client) -> None:
 
 
 async def timeout_on_sleeping_server(client: Client) -> None:
-    stream = client.stream(f"{SERVICE}FullDuplexCall", timeout_s=0.001)
+    stream = await client.stream(f"{SERVICE}FullDuplexCall", timeout_s=0.001)
     assert (await stream.ended()).code == DEADLINE_EXCEEDED
 
 
@@ -119,7 +150,7 @@ async def status_code_and_message(client: Client) -> None:
     status = pb.EchoStatus(code=UNKNOWN, message="test status message")
     reply = await _simple(client, response_status=status)
     assert (reply.code, reply.text) == (UNKNOWN, "test status message")
-    stream = client.stream(f"{SERVICE}FullDuplexCall")
+    stream = await client.stream(f"{SERVICE}FullDuplexCall")
     await stream.send(pb.StreamingOutputCallRequest(response_status=status).SerializeToString())
     assert await stream.receive() is None
     ended = await stream.ended()
@@ -151,7 +182,7 @@ async def large_metadata(client: Client) -> None:
 async def large_messages(client: Client) -> None:
     reply = await _simple(client, response_size=LARGE, payload=_payload(LARGE))
     assert len(pb.SimpleResponse.FromString(reply.payload).payload.body) == LARGE
-    stream = client.stream(f"{SERVICE}FullDuplexCall")
+    stream = await client.stream(f"{SERVICE}FullDuplexCall")
     await stream.send(_output(LARGE, payload=_payload(LARGE)))
     assert await _size_of_next(stream) == LARGE
     await stream.half_close()
@@ -159,7 +190,7 @@ async def large_messages(client: Client) -> None:
 
 
 async def thousand_streams(client: Client) -> None:
-    streams = [client.stream(f"{SERVICE}FullDuplexCall") for _ in range(1000)]
+    streams = [await client.stream(f"{SERVICE}FullDuplexCall") for _ in range(1000)]
 
     async def exchange(n: int, stream: Stream) -> None:
         await stream.send(_output(n))
@@ -173,7 +204,7 @@ async def thousand_streams(client: Client) -> None:
 
 async def slow_reader(client: Client) -> None:
     """A stream whose replies nobody reads does not hold up the others on its connection."""
-    unread = client.stream(f"{SERVICE}StreamingOutputCall")
+    unread = await client.stream(f"{SERVICE}StreamingOutputCall")
     await unread.send(_output(*[1 << 20] * 64))
     await unread.half_close()
     assert await _size_of_next(unread) == 1 << 20
@@ -187,7 +218,7 @@ async def slow_reader(client: Client) -> None:
 async def early_end(client: Client) -> None:
     """A call that ends while its input is still being sent has its own status, not that of the failed write."""
     for _ in range(50):
-        stream = client.stream(f"{SERVICE}FullDuplexCall")
+        stream = await client.stream(f"{SERVICE}FullDuplexCall")
         status = pb.EchoStatus(code=UNKNOWN, message="enough")
         await stream.send(pb.StreamingOutputCallRequest(response_status=status).SerializeToString())
         for _ in range(200):
@@ -212,7 +243,7 @@ async def _echoes(client: Client, initial: str, trailing: bytes) -> None:
     reply = await _simple(client, metadata, response_size=1, payload=_payload(1))
     assert reply.headers.get(ECHO_INITIAL) == initial
     assert reply.trailers.get(ECHO_TRAILING) == trailing
-    stream = client.stream(f"{SERVICE}FullDuplexCall", metadata)
+    stream = await client.stream(f"{SERVICE}FullDuplexCall", metadata)
     await stream.send(_output(1, payload=_payload(1)))
     assert await _size_of_next(stream) == 1
     await stream.half_close()

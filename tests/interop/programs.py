@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from billet.grpc.engine import GRPCIO, chosen
 from billet.launch import ends_with_parent
 from tests.interop.toolchain import BIN, CHECKOUT
 
@@ -121,6 +122,11 @@ def running(*line: str) -> Iterator[Running]:
 def fault(row: int, what: str) -> pytest.MarkDecorator:
     """Marks a test of what Billet is known to do wrong: `row` of the list of faults in the transport."""
     return pytest.mark.xfail(reason=f"row {row}: {what}", strict=False)
+
+
+def grpcio_fault(what: str) -> pytest.MarkDecorator:
+    """Marks a test of what grpcio does wrong; Billet's own engine passes it."""
+    return pytest.mark.xfail(chosen() == GRPCIO, reason=f"grpcio: {what}", strict=False)
 
 
 def go_program(program: str, *arguments: str) -> list[str]:

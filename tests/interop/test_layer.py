@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.interop.interop_cases import CASES
-from tests.interop.programs import fault, go_program, python_module, run, running
+from tests.interop.programs import go_program, grpcio_fault, python_module, run, running
 
 OF_GRPC_GO = (
     "empty_unary", "large_unary", "client_streaming", "server_streaming", "ping_pong", "empty_stream",
@@ -16,8 +16,7 @@ OF_GRPC_GO = (
     "special_status_message", "custom_metadata", "unimplemented_method", "unimplemented_service",
 )  # fmt: skip
 OF_OURS = ("large_metadata", "large_messages", "gzip", "thousand_streams", "slow_reader")
-# What grpc.aio does wrong, by case.
-FAULTS = {"early_end": fault(4, "a failed write overwrites the call's own status")}
+GRPCIO_FAULTS = {"early_end": grpcio_fault("a failed write overwrites the call's own status")}
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def client_results(go_server: str) -> dict[str, str]:
         return {line["case"]: line["why"] for line in (client.next() for _ in CASES)}
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=FAULTS.get(case, ())) for case in CASES])
+@pytest.mark.parametrize("case", [pytest.param(case, marks=GRPCIO_FAULTS.get(case, ())) for case in CASES])
 def test_grpc_go_as_a_server_serves_our_client(case: str, client_results: dict[str, str]) -> None:
     assert client_results[case] == ""
 

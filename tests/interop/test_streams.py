@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.interop.clusters import GoCluster, go_cluster
-from tests.interop.programs import Done, fault, go_program, run, running, wait_until
+from tests.interop.programs import Done, go_program, grpcio_fault, run, running, wait_until
 
 CANCELLED_WITHIN_S = 5.0  # generous; it takes a few milliseconds
 Account = dict[str, Any]
@@ -74,7 +74,6 @@ def test_an_unknown_uid_is_told_as_the_host_tells_it(cluster: GoCluster) -> None
     assert "not found" in done.last["text"]
 
 
-@fault(8, "an empty uid is refused as unknown")
 def test_an_empty_uid_is_an_invalid_argument(cluster: GoCluster) -> None:
     assert exec_(cluster, "", "-half-close").last["code"] == "InvalidArgument"
 
@@ -82,7 +81,7 @@ def test_an_empty_uid_is_an_invalid_argument(cluster: GoCluster) -> None:
 # A command that ends while its input is being sent.
 
 
-@fault(4, "a failed write overwrites the call's own status")
+@grpcio_fault("a failed write overwrites the call's own status")
 @pytest.mark.parametrize("attempt", range(3))
 def test_a_command_that_ends_early_has_its_own_status(attempt: int, cluster: GoCluster, uid: str) -> None:
     for _ in range(10):
@@ -118,22 +117,15 @@ STATES = (
     State("both ways", ("-cmd", "cat", "-pieces", "-1"), lambda seen: seen["Sent"] > 1_000_000),
 )
 ENDS = ("cancel", "deadline", "close", "kill")
-NOT_NOTICED = fault(3, "a cancelled stream stays open at the host, or ends there as if its input had ended")
-UNNOTICED = (
-    "started", "waiting for input", "sending input", "input that nobody reads", "half-closed, silent", "both ways",
-)  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "state",
-    [pytest.param(s, id=s.name, marks=NOT_NOTICED if s.name in UNNOTICED else ()) for s in STATES],
-)
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
 @pytest.mark.parametrize("how", ENDS)
 def test_a_cancel_is_a_cancel_at_the_host(how: str, state: State, cluster: GoCluster, uid: str) -> None:
     flags = [*state.flags, *(("-timeout", "2s") if how == "deadline" else ())]
     with running(*go_program("client", "-addr", cluster.address, "-uid", uid, *flags, "exec")) as client:
         wait_until(lambda: any(state.at_the_host(seen) for seen in cluster.host.streams(uid)), state.name)
-        if state.blocked:
+        if state.blocked and how != "deadline":  # which may pass before the client has noticed
             client.until("event")
         if how == "kill":
             client.kill()

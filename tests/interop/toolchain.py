@@ -29,17 +29,8 @@ TOOLS = {
 }
 NO_NODE = "no Node.js with npm: the interop test with grpc-js is skipped"
 NO_GO = "no Go: the interop tests with grpc-go, grpcurl, ghz and h2spec are skipped. To have them: install Go 1.26"
-PACKAGES = {  # the Go package of each .proto
-    "billet/wire/pb/flintlock.proto": "flintlock",
-    "billet/wire/pb/flintlock_types.proto": "types",
-    "exec.proto": "exec",
-    "ssh.proto": "ssh",
-}
-# What later releases of Flintlock add to the service that Billet's own .proto describes.
-SERVER_INFO = """
-message ServerVersion { string version = 1; string commit_hash = 2; string build_date = 3; }
-message ServerInfoResponse { ServerVersion version = 1; }
-"""
+WIRE = "billet/wire/pb"
+PACKAGES = {"flintlock": "flintlock", "flintlock_types": "types", "flintlock_exec": "exec", "flintlock_ssh": "ssh"}
 FETCHED_WITHIN_S = 1500
 
 
@@ -70,7 +61,7 @@ def build() -> None:
                 _say(f"{tool}, into .tools")
                 _run([command, "install", module], HOME)
                 _done(tool, module)
-        sources = (HERE / "go", HERE / "proto", CHECKOUT / "src/billet/wire/pb", HERE / "toolchain.py")
+        sources = (HERE / "go", CHECKOUT / "src" / WIRE, HERE / "toolchain.py")
         if not _up_to_date("programs", digest := _digest(*sources)):
             _say("Go programs")
             _programs(command)
@@ -86,32 +77,24 @@ def build() -> None:
 def _python_messages() -> None:
     PY.mkdir(exist_ok=True)
     protoc = [sys.executable, "-m", "grpc_tools.protoc"]
-    _run([*protoc, f"-I{HERE}/proto", f"--python_out={PY}", "interop.proto", "exec.proto", "ssh.proto"], HOME)
+    _run([*protoc, f"-I{HERE}/proto", f"--python_out={PY}", "interop.proto"], HOME)
 
 
 def _programs(command: str) -> None:
-    """Copy the sources, generate the stubs beside them, and build all."""
+    """Copy the sources, generate the stubs of Billet's own .proto files beside them, and build all."""
     for folder in (SRC, PROTO):
         shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(HERE / "go", SRC)
-    shutil.copytree(HERE / "proto", PROTO)
-    wire = PROTO / "billet/wire/pb"
-    wire.mkdir(parents=True)
-    for name in ("flintlock.proto", "flintlock_types.proto"):
-        (wire / name).write_text(_with_server_info((CHECKOUT / "src/billet/wire/pb" / name).read_text()))
-    mapping = [f"M{proto}=interop/pb/{package}" for proto, package in PACKAGES.items()]
+    files = {f"{WIRE}/{name}.proto": package for name, package in PACKAGES.items()}
+    for name in files:  # without the others, for those who load them from here
+        (PROTO / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / "src" / name, PROTO / name)
+    mapping = [f"M{name}=interop/pb/{package}" for name, package in files.items()]
     options = [f"--{kind}_opt={item}" for kind in ("go", "go-grpc") for item in (*mapping, "module=interop")]
     plugins = [f"--plugin={BIN}/protoc-gen-{kind}" for kind in ("go", "go-grpc")]
     protoc = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTO}", *plugins, *options]
-    _run([*protoc, f"--go_out={SRC}", f"--go-grpc_out={SRC}", *PACKAGES], HOME)
+    _run([*protoc, f"--go_out={SRC}", f"--go-grpc_out={SRC}", *files], HOME)
     _run([command, "build", "-o", f"{BIN}/", "./..."], SRC)
-
-
-def _with_server_info(proto: str) -> str:
-    if "service MicroVM {" not in proto or "ServerInfo" in proto:
-        return proto
-    method = "service MicroVM {\n  rpc ServerInfo(google.protobuf.Empty) returns (ServerInfoResponse);"
-    return proto.replace("service MicroVM {", method) + SERVER_INFO
 
 
 def _environment() -> dict[str, str]:

@@ -6,7 +6,7 @@ import loader from "@grpc/proto-loader";
 const given = JSON.parse(process.argv[2]); // addr, action, protos, id, uid, ca, token, keepaliveMs
 const load = (file) => grpc.loadPackageDefinition(loader.loadSync(file, { includeDirs: [given.protos] }));
 const MicroVM = load("billet/wire/pb/flintlock.proto").microvm.services.api.v1alpha1.MicroVM;
-const Exec = load("exec.proto").microvmexec.services.api.v1alpha1.MicroVMExec;
+const Exec = load("billet/wire/pb/flintlock_exec.proto").microvmexec.services.api.v1alpha1.MicroVMExec;
 const credentials = given.ca ? grpc.credentials.createSsl(readFileSync(given.ca)) : grpc.credentials.createInsecure();
 const options = { "grpc.enable_http_proxy": 0, "grpc.enable_retries": 0 };
 if (given.keepaliveMs) options["grpc.keepalive_time_ms"] = given.keepaliveMs;

@@ -116,7 +116,7 @@ func (h *host) ListMicroVMsStream(in *flintlock.ListMicroVMsRequest, out grpc.Se
 }
 
 func (h *host) ServerInfo(context.Context, *emptypb.Empty) (*flintlock.ServerInfoResponse, error) {
-	return &flintlock.ServerInfoResponse{Version: &flintlock.ServerVersion{Version: h.version}}, nil
+	return &flintlock.ServerInfoResponse{Version: &flintlock.VersionInfo{Version: h.version}}, nil
 }
 
 func (h *host) find(namespace, name string) (found []*vm) {
