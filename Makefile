@@ -1,7 +1,7 @@
 # Each target first sets up what it needs.
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench chaos table conformance proto clean
+.PHONY: help setup demo test check bench chaos table conformance interop proto clean
 
 PATH := $(CURDIR)/.venv/bin:$(PATH):$(CURDIR)/.tools/bin
 export PATH
@@ -21,6 +21,7 @@ demo: setup ## run a whole cluster on this machine; ARGS="--hosts 8 --keep"
 PYTEST := pytest --numprocesses 4 --dist worksteal
 
 test: setup ## run all tests; ARGS="-k auction"; ARGS="--randomly-seed=1" repeats an order
+	@python -m tests.interop.toolchain
 	$(PYTEST) $(ARGS)
 
 check: setup ## check format, lint, types, import rules, private names, sizes, old words, generated code; run the fast tests
@@ -45,6 +46,10 @@ table: setup ## print the central table of docs/lab/score-comparison.md from gen
 
 conformance: setup ## check any Flintlock endpoint: TARGET=host:port ARGS="--token T --ca ca.pem"; without TARGET: usage
 	@python -m tests.conformance $(TARGET) $(ARGS)
+
+interop: setup ## test against grpc-go, grpcurl, ghz, grpc-js and h2spec; needs Go; ARGS="-k streams"
+	@python -m tests.interop.toolchain
+	pytest tests/interop --numprocesses 2 --dist worksteal $(ARGS)
 
 proto: setup ## generate Python code from the .proto files
 	sh scripts/proto

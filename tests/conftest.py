@@ -19,6 +19,7 @@ settings.load_profile("billet")
 SLOW = (
     "tests/cluster/",
     "tests/chaos/test_rehearsal",
+    "tests/interop/",
     "tests/test_benchmarks",
     "tests/stores/test_trouble",
     "[cluster-",

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#billet/wire/pb/flintlock_exec.proto\x12!microvmexec.services.api.v1alpha1\"\x84\x01\n\x12\x45xecCommandRequest\x12=\n\x05start\x18\x01 \x01(\x0b\x32,.microvmexec.services.api.v1alpha1.ExecStartH\x00\x12\x0f\n\x05stdin\x18\x02 \x01(\x0cH\x00\x12\x13\n\tstdin_eof\x18\x03 \x01(\x08H\x00\x42\t\n\x07request\"\xf9\x01\n\tExecStart\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0b\n\x03\x63md\x18\x02 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x03 \x03(\t\x12\x0b\n\x03\x63wd\x18\x04 \x01(\t\x12\x42\n\x03\x65nv\x18\x05 \x03(\x0b\x32\x35.microvmexec.services.api.v1alpha1.ExecStart.EnvEntry\x12\r\n\x05shell\x18\x06 \x01(\x08\x12\x0c\n\x04user\x18\x07 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x08 \x01(\x05\x12\x11\n\thas_stdin\x18\t \x01(\x08\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"k\n\x13\x45xecCommandResponse\x12\x10\n\x06stdout\x18\x01 \x01(\x0cH\x00\x12\x10\n\x06stderr\x18\x02 \x01(\x0cH\x00\x12\x13\n\texit_code\x18\x03 \x01(\x05H\x00\x12\x0f\n\x05\x65rror\x18\x04 \x01(\tH\x00\x42\n\n\x08response2\x90\x01\n\x0bMicroVMExec\x12\x80\x01\n\x0b\x45xecCommand\x12\x35.microvmexec.services.api.v1alpha1.ExecCommandRequest\x1a\x36.microvmexec.services.api.v1alpha1.ExecCommandResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#billet/wire/pb/flintlock_exec.proto\x12!microvmexec.services.api.v1alpha1\"\x84\x01\n\x12\x45xecCommandRequest\x12=\n\x05start\x18\x01 \x01(\x0b\x32,.microvmexec.services.api.v1alpha1.ExecStartH\x00\x12\x0f\n\x05stdin\x18\x02 \x01(\x0cH\x00\x12\x13\n\tstdin_eof\x18\x03 \x01(\x08H\x00\x42\t\n\x07payload\"\xf9\x01\n\tExecStart\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x0b\n\x03\x63md\x18\x02 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x03 \x03(\t\x12\x0b\n\x03\x63wd\x18\x04 \x01(\t\x12\x42\n\x03\x65nv\x18\x05 \x03(\x0b\x32\x35.microvmexec.services.api.v1alpha1.ExecStart.EnvEntry\x12\r\n\x05shell\x18\x06 \x01(\x08\x12\x0c\n\x04user\x18\x07 \x01(\t\x12\x17\n\x0ftimeout_seconds\x18\x08 \x01(\x05\x12\x11\n\thas_stdin\x18\t \x01(\x08\x1a*\n\x08\x45nvEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"j\n\x13\x45xecCommandResponse\x12\x10\n\x06stdout\x18\x01 \x01(\x0cH\x00\x12\x10\n\x06stderr\x18\x02 \x01(\x0cH\x00\x12\x13\n\texit_code\x18\x03 \x01(\x05H\x00\x12\x0f\n\x05\x65rror\x18\x04 \x01(\tH\x00\x42\t\n\x07payload2\x90\x01\n\x0bMicroVMExec\x12\x80\x01\n\x0b\x45xecCommand\x12\x35.microvmexec.services.api.v1alpha1.ExecCommandRequest\x1a\x36.microvmexec.services.api.v1alpha1.ExecCommandResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,7 +40,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECSTART_ENVENTRY']._serialized_start=417
   _globals['_EXECSTART_ENVENTRY']._serialized_end=459
   _globals['_EXECCOMMANDRESPONSE']._serialized_start=461
-  _globals['_EXECCOMMANDRESPONSE']._serialized_end=568
-  _globals['_MICROVMEXEC']._serialized_start=571
-  _globals['_MICROVMEXEC']._serialized_end=715
+  _globals['_EXECCOMMANDRESPONSE']._serialized_end=567
+  _globals['_MICROVMEXEC']._serialized_start=570
+  _globals['_MICROVMEXEC']._serialized_end=714
 # @@protoc_insertion_point(module_scope)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"billet/wire/pb/flintlock_ssh.proto\x12%microvmsshproxy.services.api.v1alpha1\";\n\x0fSSHProxyRequest\x12\r\n\x03uid\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07request\" \n\x10SSHProxyResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x92\x01\n\x0fMicroVMSSHProxy\x12\x7f\n\x08SSHProxy\x12\x36.microvmsshproxy.services.api.v1alpha1.SSHProxyRequest\x1a\x37.microvmsshproxy.services.api.v1alpha1.SSHProxyResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"billet/wire/pb/flintlock_ssh.proto\x12%microvmsshproxy.services.api.v1alpha1\";\n\x0fSSHProxyRequest\x12\r\n\x03uid\x18\x01 \x01(\tH\x00\x12\x0e\n\x04\x64\x61ta\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\" \n\x10SSHProxyResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\x92\x01\n\x0fMicroVMSSHProxy\x12\x7f\n\x08SSHProxy\x12\x36.microvmsshproxy.services.api.v1alpha1.SSHProxyRequest\x1a\x37.microvmsshproxy.services.api.v1alpha1.SSHProxyResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
