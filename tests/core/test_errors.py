@@ -15,6 +15,9 @@ SRC = Path(errors.__file__).parents[1]
 
 # Exception classes outside core/errors.py, each with its reason.
 ELSEWHERE = {
+    "grpc/client_connection.py:NotSeen": "an RpcError; the client makes the call again",
+    "grpc/metadata.py:Malformed": "the gRPC layer catches it",
+    "grpc/status.py:RpcError": "how any gRPC call ends; the adapters and the API translate it",
     "cli.py:CommandError": "click prints it and sets the exit code",
     "cli.py:UsageFailure": "click prints it and sets the exit code",
     "fake/http.py:PortTaken": "the fake flintlockd is a program of its own; its command catches it",

@@ -139,10 +139,10 @@ class ClientConnection(Connection[ClientCall]):
     async def begin(self, head: list[tuple[bytes, bytes]]) -> ClientCall | None:
         """Begin a call; None if no further call may begin here."""
         while self.usable and len(self.calls) >= self._limit:
-            turn = self.loop.create_future()
-            self._waiting.append(turn)
+            place = self.loop.create_future()
+            self._waiting.append(place)
             try:
-                await turn
+                await place
             except asyncio.CancelledError:
                 self._next()
                 raise
@@ -194,13 +194,13 @@ class ClientConnection(Connection[ClientCall]):
             error = RpcError(Code.INTERNAL, "the reply ends inside a message")
         if not call.half_closed:
             self.reset(call.id, CANCEL)
-        self._settle(call, error)
+        self._conclude(call, error)
 
     def failed(self, call: ClientCall, error: RpcError) -> None:
         """See Connection: give a call up."""
         if call.open:
             self.reset(call.id, CANCEL)
-            self._settle(call, error)
+            self._conclude(call, error)
 
     def reset_received(self, call: ClientCall, h2_code: int) -> None:
         """See Connection."""
@@ -209,13 +209,13 @@ class ClientConnection(Connection[ClientCall]):
         else:
             code = from_reset(h2_code)
             error = RpcError(code, f"the server has reset the call ({name_of(code)}, HTTP/2 error {h2_code})")
-        self._settle(call, error)
+        self._conclude(call, error)
 
     def lost(self, call: ClientCall, why: str) -> None:
         """See Connection."""
-        self._settle(call, NotSeen(why) if call.id > self._sent else RpcError(Code.UNAVAILABLE, why))
+        self._conclude(call, NotSeen(why) if call.id > self._sent else RpcError(Code.UNAVAILABLE, why))
 
-    def _settle(self, call: ClientCall, error: RpcError | None) -> None:
+    def _conclude(self, call: ClientCall, error: RpcError | None) -> None:
         call.error, call.ended = error, True
         self.forget(call)
         if not call.done.done():
@@ -225,10 +225,10 @@ class ClientConnection(Connection[ClientCall]):
             self.flush_soon()
 
     def goaway_received(self, last_stream_id: int, h2_code: int, text: bytes) -> None:
-        """See Connection: calls that the server has not seen are made again elsewhere."""
+        """See Connection: calls that the server has not seen are repeated elsewhere."""
         self._lost(self)
         for call in [call for call in self.calls.values() if call.id > last_stream_id]:
-            self._settle(call, NotSeen("the server goes away"))
+            self._conclude(call, NotSeen("the server goes away"))
         self.drain()
         self._wake_all()
 
@@ -248,13 +248,13 @@ class ClientConnection(Connection[ClientCall]):
         """Let as many calls begin as the server allows."""
         free = self._limit - len(self.calls)
         while self._waiting and free > 0:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
                 free -= 1
 
     def _wake_all(self) -> None:
         while self._waiting:
-            turn = self._waiting.popleft()
-            if not turn.done():
-                turn.set_result(None)
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)

@@ -39,11 +39,16 @@ class RpcError(Exception):
         self, code: int, text: str = "", trailers: Metadata = (), *, unsent: bool = False, answered: bool = False
     ) -> None:
         super().__init__(code, text)
-        self.code = int(code)
+        self._code = int(code)
         self.text = text
         self.trailers = trailers
         self.unsent = unsent
         self.answered = answered
+
+    @property
+    def code(self) -> int:
+        """The number of the gRPC status."""
+        return self._code
 
     def __str__(self) -> str:
         return f"{name_of(self.code)}: {self.text}"
