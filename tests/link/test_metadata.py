@@ -91,11 +91,12 @@ async def test_status_details_of_a_unary_call_reach_the_client(through_follower:
 @pytest.mark.parametrize("size", [60_000, MAX_BYTES + 1])
 async def test_metadata_passes_up_to_64_kib(through_follower: bool, size: int) -> None:
     async with asyncio.timeout(WITHIN_S), chain(succeeds, through_follower) as there:
-        call = there.open(metadata=(("large", "x" * size),))
+        # In two: libnghttp2 closes the connection for a single value of more than 65,536 bytes.
+        call = there.open(metadata=(("large", "x" * (size - 100)), ("small", "y" * 100)))
         await call.write(START)
         if size < MAX_BYTES:
             assert await call.read() == b""
-            assert ("large", "x" * size) in pairs(there.seen.metadata)
+            assert ("large", "x" * (size - 100)) in pairs(there.seen.metadata)
             return
         assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT
         assert "at most 65,536" in await call.details()
