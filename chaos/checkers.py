@@ -14,9 +14,6 @@ from chaos.history import History, Kind, Op, Sample, World
 
 # What a client may be told when a call could not be done. Anything else is an error that nobody foresaw.
 CODES = {"OK", "UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"}
-# gRPC's own answer to a call that it has accepted, but not yet handed to a server that is being stopped. Nothing was
-# done, and grpc.aio cannot avoid it. What Billet cancels has a text of its own.
-STOPPED = ("CANCELLED", "CANCELLED")
 HOLDING = ("STARTED", "RELEASING")
 
 Checker = Callable[[History, World], Iterator[str]]
@@ -185,7 +182,7 @@ def errors_are_those_foreseen(history: History, world: World) -> Iterator[str]:
     found: Counter[tuple[str, str, str]] = Counter()
     deletes = history.of(Kind.DELETE)
     for op in history.ops:
-        foreseen = op.code in CODES or op.said_gone or (op.code, op.text) == STOPPED
+        foreseen = op.code in CODES or op.said_gone
         if op.ended_s and not foreseen and not _ended_before(op, deletes):
             found[op.kind, op.code, op.text] += 1
     for (kind, code, text), times in found.items():
