@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from billet.grpc.limits import Limits
-from tests.grpc_layer import floods
+from tests.grpc_layer import floods, fuzz
 from tests.grpc_layer.peers import BOUND_S, ECHO, WAIT, connected, serving, until
 
 # A flood ends when its connection is closed, or after BOUND_S: then it has sent hundreds of megabytes. Below this, it
@@ -49,3 +49,9 @@ async def test_half_a_preface_costs_no_more_than_a_connection_for_a_while() -> N
         await until(lambda: len(server.connections) == 1)
         for _, writer in halves:
             writer.close()
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+async def test_a_short_fuzz_of_each_side(side: str) -> None:
+    """Bytes that nobody sends on purpose. `python -m tests.grpc_layer.fuzz` does it for an hour."""
+    assert await fuzz.fuzz(side, 2.0, seed=1) > 10

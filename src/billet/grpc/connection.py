@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         self._ignored_bytes = 0  # since something happened; below 0: so many of calls that we ended may still come
         self._flush_scheduled = False
         self._paused = False  # the transport takes no more at the moment
-        self._held_bytes = 0  # that came and were not read
+        self.held_bytes = 0  # that came and were not read
         self.control = Bucket(limits.control_frames_per_s)
         self._timer: asyncio.TimerHandle | None = None
         self.live = Liveness(limits, self.loop.time())
@@ -227,8 +227,8 @@ class Connection(asyncio.Protocol, Generic[S]):
 
     def hold(self, size: int) -> bool:
         """Count bytes that came and wait to be read, or that wait no longer; False: there are too many."""
-        self._held_bytes += size
-        return not self.limits.held_bytes or self._held_bytes <= self.limits.held_bytes
+        self.held_bytes += size
+        return not self.limits.held_bytes or self.held_bytes <= self.limits.held_bytes
 
     def backed_up(self, stream_id: int, limit_bytes: int) -> bool:
         """Whether a call's writer has to wait."""
