@@ -165,6 +165,7 @@ class Denied(NamedTuple):
 
     code: int
     text: str
+    trailers: Metadata = ()  # with the details of the status
 
 
 class NotTaken(NamedTuple):

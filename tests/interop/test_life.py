@@ -86,7 +86,6 @@ def test_metadata_of_a_create_is_accepted(bytes_: int, cluster: GoCluster) -> No
     assert done.last["code"] == "OK", done.last
 
 
-@fault(8, "details of a host's status do not pass")
 def test_the_details_of_a_hosts_status_reach_the_client(cluster: GoCluster) -> None:
     at_the_host = run("client", "-addr", cluster.host.grpc_address, "-id", "detailed", "create")
     through_billet = run("client", "-addr", cluster.address, "-id", "detailed", "create")
@@ -95,7 +94,7 @@ def test_the_details_of_a_hosts_status_reach_the_client(cluster: GoCluster) -> N
     assert through_billet.last == at_the_host.last
 
 
-@fault(8, "metadata of forwarded calls do not pass")
+@fault(8, "a create is an auction: only the details of a host's refusal pass, no other metadata")
 def test_headers_and_trailers_of_a_create_pass_both_ways(cluster: GoCluster) -> None:
     done = run("client", "-addr", cluster.address, "-id", "both-ways", "-metadata", "2000", "create")
 

@@ -36,7 +36,7 @@ class GrpcFlintlock:
         try:
             response = await self._channel.unary(method, request, timeout_s, (*self._metadata, *metadata))
         except RpcError as error:
-            return Reply(error.code, error.text, b"", (), from_host(error.trailers))
+            return Reply(_code(error), error.text, b"", (), from_host(error.trailers))
         return Reply(Code.OK, "", response.payload, from_host(response.headers), from_host(response.trailers))
 
     async def stream(
@@ -65,3 +65,8 @@ class GrpcFlintlock:
     async def close(self) -> None:
         """See ports.Flintlock."""
         await self._channel.close()
+
+
+def _code(error: RpcError) -> int:
+    """flintlockd's own code. A call that ended otherwise may have been carried out, whatever gRPC calls it."""
+    return error.code if error.answered or error.code == Code.DEADLINE_EXCEEDED else Code.UNAVAILABLE

@@ -125,6 +125,7 @@ async def _refused(endpoint: str) -> bool:
 def _translated(error: RpcError) -> Unreachable | HostVerdict:
     """The leader's own answer as HostVerdict. Without one, LeaderLost in our words: gRPC's may say "not found"."""
     answered = any(key == ANSWERED for key, _ in error.trailers)
-    if error.code in UNANSWERED and not answered:
+    unanswered = error.code in UNANSWERED or not (error.answered or error.code == Code.DEADLINE_EXCEEDED)
+    if unanswered and not answered:
         return LeaderLost("the leader does not answer; try again")
     return HostVerdict(error.code, error.text, from_host(error.trailers))

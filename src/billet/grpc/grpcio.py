@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # at run time, grpc's classes are not generic
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
+BROKEN = {Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE}
 CANCEL_WITHIN_S = 0.02  # grpcio tells of a cancel within this time of the end of the client's messages
 QUIET_S = 0.1  # a call that grpcio has accepted reaches its handler within this time
 
@@ -300,7 +301,10 @@ class AioChannel:
 
 
 def rpc_error(error: grpc.aio.AioRpcError) -> RpcError:
-    """grpcio's error as ours. It does not say whose status it is: one with trailers is taken for the server's own."""
+    """grpcio's error as ours.
+
+    It does not say whose status it is: the codes of a broken connection are the server's only if they have trailers.
+    """
     trailers = tuple(error.trailing_metadata() or ())
     code: int = error.code().value[0]
-    return RpcError(code, error.details() or "", trailers, answered=bool(trailers))
+    return RpcError(code, error.details() or "", trailers, answered=bool(trailers) or code not in BROKEN)

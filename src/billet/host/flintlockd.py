@@ -86,7 +86,7 @@ class Daemon:
             case Code.UNKNOWN if reply.text == BROKEN:
                 return await self.look_up(order, describe(reply))
             case _:
-                return Denied(reply.code, reply.text)
+                return Denied(reply.code, reply.text, reply.trailers)
 
     async def _take_back(self, reply: Reply) -> Outcome:
         """Delete a microVM that flintlockd was expected to refuse: no room was reserved for it."""

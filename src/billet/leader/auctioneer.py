@@ -233,9 +233,9 @@ class Auctioneer:
                 job.recorder.leg("start")
                 job.recorder.created(placement.host, uid)
                 return reply
-            case Denied(code, text):
+            case Denied(code, text, trailers):
                 await ledger.finish([DropPlacement(placement.id)])
-                raise HostVerdict(code, text)
+                raise HostVerdict(code, text, trailers)
             case NotTaken(refusal):
                 await ledger.finish([DropPlacement(placement.id)])
                 return refusal
@@ -304,8 +304,8 @@ class Auctioneer:
         for host_id in order[:ASKED_FOR_VERDICT]:
             timeout_s = self._timeout_s(job.caller)
             match await self._hosts.create(host_id, job.auction, job.request, timeout_s, options):
-                case Denied(code, text):
-                    raise HostVerdict(code, text)
+                case Denied(code, text, trailers):
+                    raise HostVerdict(code, text, trailers)
                 case Unknown(text):
                     raise CreateOutcomeUnknown(f"host {host_id} did not answer: {text}")
         raise Unreachable(

@@ -218,8 +218,8 @@ def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
     match outcome:
         case Created(uid, reply):
             return pb.Answer(order=order, uid=uid, payload=reply)
-        case Denied(code, text):
-            return pb.Answer(order=order, code=code, text=text)
+        case Denied(code, text, trailers):
+            return pb.Answer(order=order, code=code, text=text, trailers=put_metadata(trailers))
         case NotTaken(refusal):
             return pb.Answer(order=order, kind=pb.Answer.NOT_TAKEN, refusal=put_refusal(refusal))
         case Unknown(text):
@@ -240,4 +240,4 @@ def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
         return Unknown("its answer names no microVM")
     if answer.code == 0:
         return Created(answer.uid, answer.payload)
-    return Denied(bounds.status(answer.code), answer.text)
+    return Denied(bounds.status(answer.code), answer.text, get_metadata(answer.trailers))
