@@ -208,14 +208,21 @@ class AioClientCall:
         """See ClientCall."""
         try:
             message = await self._call.read()
+            self.headers = self.headers or tuple(await self._call.initial_metadata() or ())
             if message is not grpc.aio.EOF:
                 return message  # type: ignore[return-value]
             self.trailers = tuple(await self._call.trailing_metadata() or ())
+            code = await self._call.code()
         except grpc.aio.AioRpcError as error:
+            self.trailers = tuple(error.trailing_metadata() or ())
             raise rpc_error(error) from None
-        if await self._call.code() is not grpc.StatusCode.OK:
-            code: int = (await self._call.code()).value[0]
-            raise RpcError(code, await self._call.details() or "", self.trailers, answered=True)
+        except asyncio.CancelledError:
+            if not self._call.done():
+                raise  # it is our task that is cancelled
+            code = await self._call.code()
+        if code is not grpc.StatusCode.OK:
+            number: int = code.value[0]
+            raise RpcError(number, await self._call.details() or "", self.trailers, answered=True)
         return None
 
     async def write(self, message: bytes) -> bool:
