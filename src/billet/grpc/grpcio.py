@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # at run time, grpc's classes are not generic
     Handler = grpc.RpcMethodHandler[Any, Any]
 
 CODES = {code.value[0]: code for code in grpc.StatusCode}
-BROKEN = {Code.CANCELLED, Code.UNKNOWN, Code.INTERNAL, Code.UNAVAILABLE}
+BROKEN = {Code.CANCELLED, Code.INTERNAL, Code.UNAVAILABLE}
 CANCEL_WITHIN_S = 0.02  # grpcio tells of a cancel within this time of the end of the client's messages
 QUIET_S = 0.1  # a call that grpcio has accepted reaches its handler within this time
 
