@@ -18,12 +18,14 @@ from billet.settings import split_endpoint
 from billet.wire.metadata import CHANNEL_BYTES, from_host
 from billet.wire.tls import ClientTls
 
+KEEPALIVE_S = 330.0  # grpc-go closes a connection that pings more often than every 300 s
+
 
 class GrpcFlintlock:
     """ports.Flintlock over one channel. A reply may have any size: a host's List may be large."""
 
     def __init__(self, endpoint: str, tls: ClientTls | None = None, authorization: str = "") -> None:
-        limits = replace(CLIENT_LIMITS, header_list_bytes=CHANNEL_BYTES)
+        limits = replace(CLIENT_LIMITS, header_list_bytes=CHANNEL_BYTES, keepalive_s=KEEPALIVE_S)
         self._channel = new_channel(Address(*split_endpoint(endpoint), tls), limits)
         self._metadata: Metadata = (("authorization", authorization),) if authorization else ()
 

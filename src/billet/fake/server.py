@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from billet.core.errors import HostVerdict
@@ -20,6 +21,7 @@ from billet.fake.http import HttpListener, check_free
 from billet.fake.model import StoredMicroVm
 from billet.fake.service import MicroVMs
 from billet.fake.settings import FakeConfig
+from billet.grpc.client import CLIENT_LIMITS
 from billet.grpc.dial import Address
 from billet.grpc.engine import new_channel, new_server
 from billet.grpc.interface import Channel, Server, exchange
@@ -30,7 +32,7 @@ from billet.settings import split_endpoint
 from billet.wire.gateway import gateway_app
 from billet.wire.pb import flintlock_types_pb2 as types
 
-RECEIVED = Limits(message_bytes=4 << 20)  # grpc-go's default; there is none for sending
+RECEIVED_BYTES = 4 << 20  # grpc-go's default; there is none for sending
 
 
 class FakeFlintlockd:
@@ -94,7 +96,9 @@ class FakeFlintlockd:
         }
 
     async def _start_grpc(self) -> None:
-        server = new_server(Handlers(self.config, self.vms, self.faults, self._die).routes, RECEIVED)
+        server = new_server(
+            Handlers(self.config, self.vms, self.faults, self._die).routes, Limits(message_bytes=RECEIVED_BYTES)
+        )
         at = self.config.grpc_endpoint
         check_free(at, "--grpc-endpoint")
         host, port = split_endpoint(at)
@@ -104,7 +108,9 @@ class FakeFlintlockd:
 
     async def _start_http(self) -> str:
         # As flintlockd: the gateway dials its own gRPC port without TLS, so it works only with --insecure.
-        self._gateway = new_channel(Address(*split_endpoint(self.grpc_address)), RECEIVED)
+        self._gateway = new_channel(
+            Address(*split_endpoint(self.grpc_address)), replace(CLIENT_LIMITS, message_bytes=RECEIVED_BYTES)
+        )
         app = gateway_app(self._call, self._stream)
         return await self._listen(app, self.config.http_endpoint, "--http-endpoint")
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 
 from billet.core.errors import Code
 from billet.grpc import metadata as md
 from billet.grpc.client_connection import ClientCall, ClientConnection, NotSeen
 from billet.grpc.dial import Address, dial
+from billet.grpc.http2 import NO_ERROR
 from billet.grpc.interface import Response
 from billet.grpc.limits import MIB, Limits
 from billet.grpc.metadata import Metadata
@@ -27,12 +29,10 @@ USER_AGENT = f"grpc-python-billet/{version('billet')}".encode()
 class Channel:
     """interface.Channel: one connection, shared by all calls."""
 
-    def __init__(self, address: Address, limits: Limits = CLIENT_LIMITS, user_agent: str = "") -> None:
-        """`user_agent` is put before our own."""
+    def __init__(self, address: Address, limits: Limits = CLIENT_LIMITS) -> None:
         self._address = address
         self._context = address.context()
         self._limits = limits
-        agent = f"{user_agent} ".encode() + USER_AGENT if user_agent else USER_AGENT
         self._pseudo = [
             (b":method", b"POST"),
             (b":scheme", b"https" if address.tls else b"http"),
@@ -41,14 +41,14 @@ class Channel:
         self._head = [
             (b"te", b"trailers"),
             (b"content-type", b"application/grpc"),
-            (b"user-agent", agent),
+            (b"user-agent", USER_AGENT),
             (b"grpc-accept-encoding", b"identity,gzip"),
         ]
         self._connection: ClientConnection | None = None
         self._connecting: asyncio.Task[ClientConnection] | None = None
         self._failures = 0
         self._retry_at_s = 0.0
-        self._last_error: BaseException = RpcError(Code.UNAVAILABLE, unsent=True)
+        self._last_error = RpcError(Code.UNAVAILABLE, unsent=True)
         self._closed = False
 
     async def ready(self, timeout_s: float) -> bool:
@@ -58,13 +58,14 @@ class Channel:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(timeout_s):
-                while True:
+                while not self._closed:
                     await asyncio.sleep(max(0.0, self._retry_at_s - loop.time()))
                     with suppress(RpcError):
                         await self._connected()
                         return True
         except TimeoutError:
-            return False
+            pass
+        return False
 
     async def unary(
         self, method: str, request: bytes, timeout_s: float | None = None, metadata: Metadata = ()
@@ -107,8 +108,7 @@ class Channel:
         if self._connection:
             for call in list(self._connection.calls.values()):
                 call.cancel()
-            self._connection.drain()
-            self._connection.flush()
+            self._connection.give_up("the channel is closed", NO_ERROR)
         self._connection = None
 
     def _lost(self, connection: ClientConnection) -> None:
@@ -157,7 +157,8 @@ class Channel:
             return connection
         loop = asyncio.get_running_loop()
         if not self._connecting and loop.time() < self._retry_at_s:
-            raise self._last_error
+            last = self._last_error
+            raise RpcError(Code.UNAVAILABLE, last.text, unsent=True) from last.__cause__
         if not self._connecting:
             self._connecting = loop.create_task(self._connect())
             self._connecting.add_done_callback(self._connect_ended)
@@ -169,16 +170,18 @@ class Channel:
             raise
 
     async def _connect(self) -> ClientConnection:
-        connection: ClientConnection | None = None
         try:
             async with asyncio.timeout(CONNECT_S):
-                connection = await dial(
-                    self._address, self._context, lambda: ClientConnection(self._limits, self._lost)
-                )
-                await connection.ready
-        except (OSError, TimeoutError) as error:
-            if connection:
-                connection.transport.abort()
+                new = partial(ClientConnection, self._limits, self._lost)
+                connection = await dial(self._address, self._context, new)
+                try:
+                    await connection.ready
+                except BaseException:
+                    connection.transport.abort()
+                    raise
+                if not connection.usable:
+                    raise ConnectionError("the server goes away")
+        except (OSError, TimeoutError, UnicodeError) as error:
             text = f"no answer within {CONNECT_S:g} s" if isinstance(error, TimeoutError) else str(error)
             raise RpcError(
                 Code.UNAVAILABLE, f"cannot connect to {self._address.authority}: {text}", unsent=True
@@ -195,4 +198,4 @@ class Channel:
         first_s, longest_s = BACKOFF_S
         self._retry_at_s = asyncio.get_running_loop().time() + min(longest_s, first_s * 2**self._failures)
         self._failures += 1
-        self._last_error = error
+        self._last_error = error if isinstance(error, RpcError) else RpcError(Code.UNAVAILABLE, str(error))

@@ -13,6 +13,7 @@ from billet.core.errors import Code
 from billet.grpc import metadata as md
 from billet.grpc.connection import Connection
 from billet.grpc.http2 import CANCEL, REFUSED_STREAM, SETTING_PUSH, SETTING_STREAMS, SETTING_WINDOW
+from billet.grpc.interface import Pairs
 from billet.grpc.limits import Limits
 from billet.grpc.messages import frame
 from billet.grpc.metadata import Headers
@@ -22,6 +23,7 @@ from billet.grpc.stream import Stream
 WINDOW_BYTES = (1 << 31) - 1  # of a connection: only the calls' own windows bound what a server may send
 TLS_ALERT = b"\x15\x03"  # what a TLS server answers to a client without TLS
 NOT_GRPC = "it is not a gRPC port"
+STATUS_DIGITS = 10
 CLOSES = "it closes the connection"
 STREAMS_AT_FIRST = 100  # calls at a time until the server says how many
 STATUS, TEXT, HTTP_STATUS = b"grpc-status", b"grpc-message", b":status"
@@ -37,25 +39,16 @@ class NotSeen(RpcError):
 class ClientCall(Stream):
     """interface.ClientCall."""
 
-    __slots__ = ("_client", "_head", "_tail", "_until_s", "done", "half_closed")
+    __slots__ = ("_client", "_head", "_tail", "done", "half_closed", "headers", "trailers")
 
     def __init__(self, connection: ClientConnection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
         self._client = connection
         self._head: Headers | None = None
-        self._tail: Headers = ()
+        self.headers: Pairs = ()
+        self.trailers: Pairs = ()
         self.done: asyncio.Future[RpcError | None] = connection.loop.create_future()
         self.half_closed = False  # this side has ended its messages
-
-    @property
-    def headers(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The metadata that came with the first message."""
-        return md.decode(self._head or ())
-
-    @property
-    def trailers(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The metadata that came at the end."""
-        return md.decode(self._tail)
 
     async def write(self, message: bytes) -> bool:
         """Send a message, and wait while the server reads too slowly. False: the call is over; read() says how."""
@@ -77,15 +70,16 @@ class ClientCall(Stream):
         self._client.failed(self, RpcError(code, text))
 
     def head_received(self, headers: Headers) -> None:
-        """The reply's headers came."""
+        """The reply's headers came. Raises Malformed."""
         self._head = headers
+        self.headers = md.decode(headers)
         for name, value in headers:
             if name == b"grpc-encoding":
                 self.reader.encoding = value
 
     def outcome(self, tail: Headers) -> RpcError | None:
-        """The call's end by its last headers; None = OK."""
-        self._tail = tail
+        """The call's end by its last headers; None = OK. Raises Malformed."""
+        self.trailers = md.decode(tail)
         fields = dict(tail) if tail else {}
         head = dict(self._head or ())
         status = fields.get(STATUS) or head.get(STATUS)
@@ -95,9 +89,9 @@ class ClientCall(Stream):
             return RpcError(from_http(http), text)
         if status == b"0":
             return None
-        code = int(status) if status.isdigit() else Code.UNKNOWN
+        code = int(status) if status.isdigit() and len(status) < STATUS_DIGITS else Code.UNKNOWN
         text = md.decode_text(fields.get(TEXT) or head.get(TEXT) or b"")
-        return RpcError(code, text, md.decode(tail or self._head or ()), answered=True)
+        return RpcError(code, text, self.trailers if tail else self.headers, answered=True)
 
 
 class ClientConnection(Connection[ClientCall]):
@@ -179,8 +173,11 @@ class ClientConnection(Connection[ClientCall]):
     def headers(self, stream_id: int, headers: Headers, end: bool) -> None:
         """See Connection: the reply's headers."""
         if call := self.calls.get(stream_id):
-            call.head_received(headers)
-            if end:
+            try:
+                call.head_received(headers)
+            except md.Malformed as malformed:
+                self.failed(call, RpcError(Code.INTERNAL, str(malformed)))
+            if end and call.open:
                 self.messages_ended(call, ())
 
     def messages_ended(self, call: ClientCall, trailers: Headers) -> None:
@@ -227,7 +224,7 @@ class ClientConnection(Connection[ClientCall]):
     def goaway_received(self, last_stream_id: int, h2_code: int, text: bytes) -> None:
         """See Connection: calls that the server has not seen are repeated elsewhere."""
         self._lost(self)
-        for call in [call for call in self.calls.values() if call.id > last_stream_id]:
+        for call in [call for call in self.calls.values() if call.id > min(last_stream_id, self._sent)]:
             self._conclude(call, NotSeen("the server goes away"))
         self.drain()
         self._wake_all()

@@ -44,6 +44,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         self.h2.initiate_connection({SETTING_HEADER_LIST: limits.header_list_bytes, **settings})
         self.h2.set_local_window_size(window_bytes)
         self._before = b""  # to be sent before what libnghttp2 has
+        self._sent_bytes = 0  # of messages
         self._ignored_bytes = 0  # since something happened; below 0: so many of calls that we ended may still come
         self._flush_scheduled = False
         self._paused = False  # the transport takes no more at the moment
@@ -74,20 +75,23 @@ class Connection(asyncio.Protocol, Generic[S]):
 
     def _received(self, data: bytes) -> bool:
         """Handle the events of some bytes; True when the connection is over."""
-        cost = 0
+        cost: int | None = None
         try:
             self.h2.receive_data(data)
         finally:
-            found = self.h2.events()
-            for event in found:
-                handle = _HANDLERS.get(type(event))
-                cost += handle(self, event) if handle else 0
-        self._ignored_bytes = min(self._ignored_bytes, 0) if found else self._ignored_bytes + len(data)
+            cost = self._handle_events()
+        self._ignored_bytes = self._ignored_bytes + len(data) if cost is None else min(self._ignored_bytes, 0)
         if self._ignored_bytes > UNFINISHED_BYTES:
             cost = len(data) // BYTES_PER_IGNORED_FRAME
         if cost and not self.control.take(cost):
             self.give_up("too many control frames", CALM_DOWN)
         return bool(self.transport.is_closing())
+
+    def _handle_events(self) -> int | None:
+        """Handle what has happened; how many control frames that counts for, None if nothing has."""
+        if not (found := self.h2.events()):
+            return None
+        return sum(_HANDLERS[type(event)](self, event) for event in found if type(event) in _HANDLERS)
 
     def pause_writing(self) -> None:
         """See asyncio.Protocol."""
@@ -96,7 +100,7 @@ class Connection(asyncio.Protocol, Generic[S]):
     def resume_writing(self) -> None:
         """See asyncio.Protocol."""
         self._paused = False
-        self.flush()
+        self.flush_soon()  # asyncio calls connection_lost twice if the transport is closed in here
         self._wake_writers()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -148,10 +152,6 @@ class Connection(asyncio.Protocol, Generic[S]):
         self.settings_received()
         return 1
 
-    def _on_window(self, event: events.WindowUpdated) -> int:
-        self.live.moved_s = self.live.heard_s
-        return 1
-
     def _on_pong(self, event: events.PingAcknowledged) -> int:
         self.pong_received(event.opaque_data)
         return 1
@@ -162,7 +162,7 @@ class Connection(asyncio.Protocol, Generic[S]):
 
     def _on_closed(self, event: events.ConnectionClosed) -> int:
         self.give_up(f"HTTP/2: the connection ended with error {event.error_code}")
-        return 0
+        return 1
 
     # What subclasses say
 
@@ -205,19 +205,18 @@ class Connection(asyncio.Protocol, Generic[S]):
             return False
         self.control.give(2 + len(data) // BYTES_PER_FRAME)
         self.live.busy_s = self.loop.time()
+        self._sent_bytes += len(data)
         self.flush_soon()
         return True
 
     def reset(self, stream_id: int, h2_code: int) -> None:
         """Reset a call's stream after what it has to send and may send now. What was under way to us is ignored."""
         self._ignored_bytes -= self.limits.window_bytes
-        try:
-            self._before += (
-                self.h2.data_to_send()
-            )  # libnghttp2 drops what a stream still has to send once it is reset
+        with suppress(ngh2.NGH2Error):
+            # libnghttp2 drops what a stream still has to send once it is reset.
+            self._before += self.h2.data_to_send()
+            self.flushed()
             self.h2.reset_stream(stream_id, h2_code)
-        except ngh2.NGH2Error:
-            pass
         self.flush_soon()
 
     def consumed(self, stream_id: int, size: int) -> None:
@@ -257,9 +256,9 @@ class Connection(asyncio.Protocol, Generic[S]):
         self._before = b""
         if data:
             self.transport.write(data)
-            self.live.moved_s = self.loop.time()
             self.flushed()
             self._wake_writers()
+        self._handle_events()  # libnghttp2 ends calls while it sends: those with headers that HTTP/2 does not allow
         done = self.draining and not self.calls and not self.queued_bytes()
         if done or not (self.h2.want_read or self.h2.want_write):
             self.transport.close()
@@ -294,6 +293,7 @@ class Connection(asyncio.Protocol, Generic[S]):
                 self.h2.terminate_connection(h2_code)
             if data := self._before + self.h2.data_to_send():
                 self.transport.write(data)
+                self.flushed()
         self._before = b""
         self.transport.close()
         for call in list(self.calls.values()):
@@ -305,17 +305,19 @@ class Connection(asyncio.Protocol, Generic[S]):
 
     def ping(self, data: bytes = PING) -> None:
         """Ask the peer for a sign of life."""
-        try:
+        with suppress(ngh2.NGH2Error):
             self.h2.ping(data)
-        except ngh2.NGH2Error:
-            return
         self.flush()
 
     def _tick(self) -> None:
         """Look at the time now and then."""
         if self.transport.is_closing():
             return
-        match self.live.look(self.loop.time(), self.established, self.queued_bytes(), len(self.calls)):
+        waits_bytes = self.queued_bytes() + self.transport.get_write_buffer_size()
+        calls, taken_bytes = len(self.calls), self._sent_bytes - waits_bytes
+        finishing = self.draining and not calls
+        now_s = self.loop.time()
+        match self.live.look(now_s, self.established, waits_bytes, taken_bytes, calls, finishing=finishing):
             case Due.SILENT:
                 self.give_up("the other side does not speak HTTP/2, or is too slow")
             case Due.STALLED:
@@ -340,7 +342,7 @@ _HANDLERS: dict[type[events.Event], Callable[[Any, Any], int]] = {
     events.StreamReset: Connection._on_reset,
     events.StreamClosed: Connection._on_closed_stream,
     events.SettingsReceived: Connection._on_settings,
-    events.WindowUpdated: Connection._on_window,
+    events.WindowUpdated: lambda connection, update: 1,
     events.PingReceived: lambda connection, ping: 1,
     events.PingAcknowledged: Connection._on_pong,
     events.GoAwayReceived: Connection._on_goaway,

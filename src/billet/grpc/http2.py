@@ -15,7 +15,7 @@ CANCEL = 0x8
 CALM_DOWN = 0xB  # ENHANCE_YOUR_CALM
 
 HARD_LIMIT = 4  # times the size of headers at which a call is refused, the connection is closed
-HEADER_COUNT = 1024  # headers in one list
+HEADER_COUNT = 1 << 16  # headers in one list: none of its own, as HTTP/2 counts 32 bytes for each
 
 
 def configuration(limits: Limits) -> ngh2.Configuration:

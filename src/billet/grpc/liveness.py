@@ -23,13 +23,13 @@ class Due(Enum):
 class Liveness:
     """What one connection has seen, and when: monotonic seconds."""
 
-    __slots__ = ("_limits", "_made_s", "_ticked_s", "_waits_s", "busy_s", "heard_s", "moved_s", "pinged")
+    __slots__ = ("_limits", "_made_s", "_taken_bytes", "_waits_s", "busy_s", "heard_s", "pinged")
 
     def __init__(self, limits: Limits, now_s: float) -> None:
         self._limits = limits
-        self._made_s = self._ticked_s = self._waits_s = now_s
+        self._made_s = self._waits_s = now_s
+        self._taken_bytes = 0  # of messages, by the other side, at the last look
         self.heard_s = now_s  # the last bytes came
-        self.moved_s = now_s  # the last bytes were taken by the other side
         self.busy_s = now_s  # the last sign of a call
         self.pinged = False  # and nothing was heard since
 
@@ -48,10 +48,16 @@ class Liveness:
             waits_s.append(limits.preface_s)
         return min(waits_s, default=NO_LIMIT_S)
 
-    def look(self, now_s: float, established: bool, queued_bytes: int, calls: int) -> Due:
-        """What is due now."""
+    def look(
+        self, now_s: float, established: bool, waits_bytes: int, taken_bytes: int, calls: int, *, finishing: bool
+    ) -> Due:
+        """What is due now.
+
+        `waits_bytes`: what the other side has not taken yet; `taken_bytes`: what it has, of all messages so far.
+        `finishing`: the connection only waits for that.
+        """
         limits = self._limits
-        stalled = self._stalled(now_s, queued_bytes)
+        stalled = self._stalled(now_s, waits_bytes, taken_bytes, 0 if finishing else limits.stalled_bytes)
         if not established and limits.preface_s and now_s - self._made_s >= limits.preface_s:
             return Due.SILENT
         if stalled:
@@ -65,9 +71,9 @@ class Liveness:
             return Due.IDLE
         return Due.NOTHING
 
-    def _stalled(self, now_s: float, queued_bytes: int) -> bool:
-        """Whether much data has waited for `stalled_s` without any of it being taken."""
-        if queued_bytes <= self._limits.stalled_bytes or self.moved_s > self._ticked_s:
+    def _stalled(self, now_s: float, waits_bytes: int, taken_bytes: int, limit_bytes: int) -> bool:
+        """Whether more than the limit has waited for `stalled_s` without any of it being taken."""
+        if waits_bytes <= limit_bytes or taken_bytes > self._taken_bytes:
             self._waits_s = now_s + self.wait_s(True)  # what is queued now has not been offered yet
-        self._ticked_s = now_s
+        self._taken_bytes = taken_bytes
         return bool(self._limits.stalled_s) and now_s - self._waits_s > self._limits.stalled_s

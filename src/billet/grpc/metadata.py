@@ -16,6 +16,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT_DIGITS = 8
+_TEXT_CHARS = 8192  # a longer status text is cut
 _PLAIN = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"  # what a status text may have beside letters and digits; no "%"
 _OWN = {b"te", b"content-type", b"user-agent", b"content-length"}  # the transport's own headers
 _PASSED = {b"grpc-status-details-bin", b"grpc-tags-bin", b"grpc-trace-bin"}  # users' own, despite their prefix
@@ -46,7 +47,7 @@ def _value(name: str, value: str | bytes) -> bytes:
     if name.endswith("-bin"):
         raw = value if isinstance(value, bytes) else value.encode()
         return b64encode(raw).rstrip(b"=")
-    text = value.encode() if isinstance(value, str) else value
+    text = (value.encode() if isinstance(value, str) else value).strip(b" ")  # HTTP/2 allows none at the ends
     if not all(0x20 <= byte < 0x7F for byte in text):
         raise Malformed(f"the value of metadata {name!r} is not printable ASCII; names of binary values end in -bin")
     return text
@@ -98,8 +99,11 @@ def decode_timeout(value: bytes) -> float:
 
 
 def encode_text(text: str) -> bytes:
-    """A status text for the grpc-message header."""
-    return quote(text, safe=_PLAIN, errors="replace").encode()
+    """A status text for the grpc-message header, which has no spaces at its ends."""
+    encoded = quote(text[:_TEXT_CHARS], safe=_PLAIN, errors="replace")
+    inner = encoded.strip(" ")
+    before = len(encoded) - len(encoded.lstrip(" "))
+    return ("%20" * before + inner + "%20" * (len(encoded) - before - len(inner))).encode() if inner else b""
 
 
 def decode_text(value: bytes) -> str:

@@ -10,7 +10,7 @@ import structlog
 
 from billet.grpc.interface import Routes
 from billet.grpc.limits import Limits
-from billet.grpc.server_connection import STOPPING, ServerConnection
+from billet.grpc.server_connection import ServerConnection
 from billet.log_throttle import LogThrottle
 from billet.wire.tls import TlsSettings, server_ssl
 
@@ -27,6 +27,7 @@ class Server:
         self._per_address: dict[str, int] = {}
         self._throttle = LogThrottle()
         self._listener: asyncio.Server | None = None
+        self.stopping = self._stopped = False
         self._all_left = asyncio.Event()
         self._all_left.set()
 
@@ -49,6 +50,8 @@ class Server:
     def entered(self, connection: ServerConnection, address: str) -> bool:
         """A client has connected; False: it must leave."""
         limits = self.limits
+        if self._stopped:
+            return False
         count = self._per_address.get(address, 0) + 1
         self.connections.add(connection)
         self._per_address[address] = count
@@ -82,8 +85,9 @@ class Server:
         if self._listener:
             self._listener.close()
 
-    async def stop(self, grace_s: float, text: str = STOPPING) -> None:
+    async def stop(self, grace_s: float) -> None:
         """Accept no more; let the calls that arrived finish within `grace_s`; fail the rest with UNAVAILABLE."""
+        self.stopping = True
         self.stop_listening()
         for connection in tuple(self.connections):
             connection.go_away()
@@ -91,7 +95,8 @@ class Server:
             async with asyncio.timeout(grace_s):
                 await self._all_left.wait()
         for connection in tuple(self.connections):
-            connection.stop(text)
+            connection.stop()
+        self._stopped = True
         for _ in range(2):  # what was written goes out
             await asyncio.sleep(0)
         for connection in tuple(self.connections):

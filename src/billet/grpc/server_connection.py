@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Protocol
@@ -14,7 +15,7 @@ from billet.core.errors import Code
 from billet.grpc import metadata as md
 from billet.grpc.connection import Connection
 from billet.grpc.http2 import NO_ERROR, SETTING_STREAMS, SETTING_WINDOW
-from billet.grpc.interface import Routes, StreamHandler, UnaryHandler
+from billet.grpc.interface import Pairs, Routes, StreamHandler, UnaryHandler
 from billet.grpc.limits import MIB, Limits
 from billet.grpc.messages import frame
 from billet.grpc.metadata import Headers, Metadata
@@ -36,6 +37,7 @@ class Owner(Protocol):
 
     routes: Routes
     limits: Limits
+    stopping: bool
 
     def entered(self, connection: ServerConnection, address: str) -> bool:
         """A client has connected; False: it must leave."""
@@ -47,12 +49,12 @@ class Owner(Protocol):
 class ServerCall(Stream):
     """interface.ServerCall."""
 
-    __slots__ = ("_headers", "_until_s", "connection", "handler", "method", "started", "task", "trailers")
+    __slots__ = ("_metadata", "_until_s", "connection", "handler", "method", "started", "task", "trailers")
 
-    def __init__(self, connection: ServerConnection, stream_id: int, headers: Headers, method: str) -> None:
+    def __init__(self, connection: ServerConnection, stream_id: int, method: str) -> None:
         super().__init__(connection, stream_id)
         self.connection = connection
-        self._headers = headers
+        self._metadata: Pairs = ()
         self._until_s: float | None = None
         self.method = method
         self.handler: UnaryHandler | None = None
@@ -63,7 +65,7 @@ class ServerCall(Stream):
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
         """The client's metadata."""
-        return md.decode(self._headers)
+        return self._metadata
 
     @property
     def transport(self) -> asyncio.BaseTransport:
@@ -75,6 +77,10 @@ class ServerCall(Stream):
         """The time until the deadline; None without one."""
         return None if self._until_s is None else max(0.0, self._until_s - self.connection.loop.time())
 
+    def admit(self, headers: Headers) -> None:
+        """Take the client's metadata. Raises Malformed."""
+        self._metadata = md.decode(headers)
+
     def expire_in(self, seconds: float) -> None:
         """Set the deadline."""
         self._until_s = self.connection.loop.time() + seconds
@@ -85,8 +91,9 @@ class ServerCall(Stream):
     def start(self, metadata: Metadata = ()) -> None:
         """Send the reply's headers, with metadata. The first write does it otherwise. Later calls have no effect."""
         if not self.started and self.open:
+            head = HEAD + md.encode(metadata) if metadata else HEAD
             self.started = True
-            self.connection.respond(self.id, HEAD + md.encode(metadata) if metadata else HEAD)
+            self.connection.respond(self.id, head)
 
     async def write(self, message: bytes) -> None:
         """Send a message, and wait while the client reads too slowly. Raises RpcError once the call is over."""
@@ -107,6 +114,7 @@ class ServerConnection(Connection[ServerCall]):
         settings = {SETTING_STREAMS: limits.streams, SETTING_WINDOW: limits.window_bytes}
         super().__init__(ngh2.Role.SERVER, limits, settings, WINDOW_BYTES)
         self._server = server
+        self._later: deque[tuple[ServerCall, bytes]] = deque()  # unary calls that have not been started
         self._address = ""
         self._last_goaway: asyncio.TimerHandle | None = None
 
@@ -118,8 +126,10 @@ class ServerConnection(Connection[ServerCall]):
         speaks_http2 = tls is None or tls.selected_alpn_protocol() == "h2"
         if not (self._server.entered(self, self._address) and speaks_http2):
             self.transport.abort()
-        else:
-            super().connection_made(transport)
+            return
+        super().connection_made(transport)
+        if self._server.stopping:
+            self.go_away()
 
     def connection_lost(self, error: Exception | None) -> None:
         """See asyncio.Protocol."""
@@ -133,7 +143,7 @@ class ServerConnection(Connection[ServerCall]):
         if self.transport.is_closing():
             return
         fields = dict(headers)
-        call = ServerCall(self, stream_id, headers, fields.get(b":path", b"").decode("ascii", "replace"))
+        call = ServerCall(self, stream_id, fields.get(b":path", b"").decode("ascii", "replace"))
         self.calls[stream_id] = call
         is_post = fields.get(b":method") == b"POST"
         if not is_post or not fields.get(b"content-type", b"").startswith(b"application/grpc"):
@@ -154,6 +164,7 @@ class ServerConnection(Connection[ServerCall]):
             call.reader.encoding = encoding
         if (timeout := fields.get(b"grpc-timeout")) is not None:
             call.expire_in(md.decode_timeout(timeout))
+        call.admit(headers)
         if md.list_bytes(headers) > self.limits.header_list_bytes:
             raise RpcError(
                 Code.RESOURCE_EXHAUSTED, f"metadata larger than max ({self.limits.header_list_bytes} bytes)"
@@ -163,7 +174,6 @@ class ServerConnection(Connection[ServerCall]):
             routes.admit(call)
         call.handler = routes.unary.get(call.method)
         if call.handler is None:
-            self._check_queue()
             handler = routes.streams.get(call.method) or routes.fallback
             call.task = self.loop.create_task(self._run_stream(call, handler))
 
@@ -175,19 +185,16 @@ class ServerConnection(Connection[ServerCall]):
         elif (request := call.only()) is None:
             self.failed(call, RpcError(Code.INTERNAL, "this method takes exactly one message"))
         else:
-            try:
-                self._check_queue()
-            except RpcError as error:
-                self.failed(call, error)
-                return
-            call.task = self.loop.create_task(self._run_unary(call, call.handler, request))
+            self._later.append((call, request))
+            self.flushed()
 
-    def _check_queue(self) -> None:
+    def flushed(self) -> None:
+        """See Connection: start the unary calls that came, unless the client first has many replies to take."""
         limit_bytes = self.limits.queued_bytes
-        if limit_bytes and self.queued_bytes() > limit_bytes:
-            raise RpcError(
-                Code.RESOURCE_EXHAUSTED, f"first read the replies that wait: more than {limit_bytes} bytes"
-            )
+        while self._later and not (limit_bytes and self.queued_bytes() > limit_bytes):
+            call, request = self._later.popleft()
+            if call.open and call.handler:
+                call.task = self.loop.create_task(self._run_unary(call, call.handler, request))
 
     async def _run_unary(self, call: ServerCall, handler: UnaryHandler, request: bytes) -> None:
         try:
@@ -247,8 +254,10 @@ class ServerConnection(Connection[ServerCall]):
 
     def _hang_up(self, call: ServerCall, ended: bool) -> None:
         """Forget a call that was answered; the client need not send the rest."""
-        if not ended and not self.backed_up(call.id, 0):
-            self.reset(call.id, NO_ERROR)
+        if not ended:
+            self.flush()
+            if not self.backed_up(call.id, 0):
+                self.reset(call.id, NO_ERROR)
         self.forget(call)
         self.flush_soon()
 
@@ -317,10 +326,10 @@ class ServerConnection(Connection[ServerCall]):
         """See Connection."""
         self.go_away()
 
-    def stop(self, text: str) -> None:
+    def stop(self) -> None:
         """End the calls that are left with UNAVAILABLE, and close."""
         for call in list(self.calls.values()):
-            self.failed(call, RpcError(Code.UNAVAILABLE, text))
+            self.failed(call, RpcError(Code.UNAVAILABLE, STOPPING))
         self.draining = True
         self.flush()
         if not self.transport.is_closing():

@@ -56,7 +56,7 @@ class Stream:
         self._held += held_bytes
         if not self._connection.hold(held_bytes):
             raise RpcError(
-                Code.RESOURCE_EXHAUSTED, "this connection's calls hold too many bytes that wait to be read"
+                Code.UNAVAILABLE, "this connection's calls hold too many bytes that wait to be read; try again"
             )
         if messages:
             self._messages.extend(messages)
@@ -85,7 +85,7 @@ class Stream:
         while not self._messages:
             if self.error:
                 raise self.error
-            if self.ended:
+            if self.ended or not self.open:
                 return None
             self._reading = self._connection.loop.create_future()
             await self._reading
