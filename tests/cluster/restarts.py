@@ -191,9 +191,20 @@ async def leader_killed(cluster: Cluster) -> Round:
     return seen(cluster, await load.stop())
 
 
-def apart(cluster: Cluster) -> list[grpc.aio.Channel]:
+async def single_killed(cluster: Cluster) -> Round:
+    """The only server is killed and started again, under clients that retry as the documentation says."""
+    load = Load(apart(cluster, retry_policy()), APART, request_ids=True)
+    await load.flowing()
+    await asyncio.to_thread(cluster.server[0].kill)
+    await asyncio.to_thread(cluster.restart_server, 0)
+    await load.flowing()
+    return seen(cluster, await load.stop())
+
+
+def apart(cluster: Cluster, config: dict[str, object] | None = None) -> list[grpc.aio.Channel]:
     """A connection for each create."""
-    return [grpc.aio.insecure_channel(cluster.grpc[0], options=ROOMY) for _ in range(APART)]
+    options = [*ROOMY, ("grpc.service_config", json.dumps(config or {}))]
+    return [grpc.aio.insecure_channel(cluster.grpc[0], options=options) for _ in range(APART)]
 
 
 async def stopped(cluster: Cluster, n: int) -> None:
@@ -240,7 +251,8 @@ SCENARIOS = {
     "rolling": Scenario(rolling_restart, SERVERS),
     "single": Scenario(single_stop, 1, (UNAVAILABLE,)),
     "outlasting": Scenario(outlasting_stop, 1, (UNAVAILABLE,), ("--create-timeout-s", "300")),
-    "killed": Scenario(leader_killed, SERVERS),
+    "leader-killed": Scenario(leader_killed, SERVERS),
+    "single-killed": Scenario(single_killed, 1),
 }
 
 

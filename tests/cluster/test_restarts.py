@@ -44,9 +44,10 @@ async def test_creates_that_outlast_a_server_that_is_told_to_stop_are_unavailabl
 
 
 @pytest.mark.long
-async def test_promise_4_a_killed_leader_is_not_seen_by_clients_with_the_documented_retry_policy(
-    tmp_path: Path,
+@pytest.mark.parametrize("who", ["leader", "single"])
+async def test_promise_4_a_killed_server_is_not_seen_by_clients_with_the_documented_retry_policy(
+    who: str, tmp_path: Path
 ) -> None:
-    found = await round_of("killed", tmp_path)
+    found = await round_of(f"{who}-killed", tmp_path)
 
     assert set(found.codes) == {"OK"}
