@@ -24,7 +24,7 @@ from billet.wire import flintlock as wire
 from billet.wire.headers import REQUEST_ID
 from billet.wire.pb import flintlock_pb2 as rpc
 from tests.cluster.clients import DEADLINE_S, ROOMY, Clients, all_ready, create_request, eventually, leading, on_hosts
-from tests.docs.pages import blocks
+from tests.docs.pages import retry_policy
 from tests.harness import Cluster, plans
 
 HOSTS, SERVERS = 3, 3
@@ -32,7 +32,6 @@ IN_FLIGHT = 64
 APART = 30  # creates, each on a connection of its own
 ENDS_WITHIN_S = 90.0  # a server; generous: its own grace is 30 s
 FLOWING = 200  # creates that are answered between two events
-PAGE = Path("docs/compatibility.md")
 OK = grpc.StatusCode.OK
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -110,13 +109,6 @@ async def create(channel: grpc.aio.Channel, name: str, request_id: bool = False)
     except grpc.aio.AioRpcError as error:
         return Created(name, error.code(), error.details() or "")
     return Created(name, OK, uid=rpc.CreateMicroVMResponse.FromString(reply).microvm.spec.uid)
-
-
-def retry_policy() -> dict[str, object]:
-    """The service config that docs/compatibility.md says to set."""
-    block = next(block for block in blocks(PAGE) if block.language == "json")
-    config: dict[str, object] = json.loads(block.text)
-    return config
 
 
 def channels(cluster: Cluster, config: dict[str, object]) -> list[grpc.aio.Channel]:
