@@ -12,6 +12,7 @@ import grpc
 import grpc.aio
 
 from billet.api import fleet_service as fleet
+from billet.store.etcd import EtcdStore
 from billet.wire import flintlock as wire
 from billet.wire.headers import REQUEST_ID
 from billet.wire.pb import fleet_pb2
@@ -128,6 +129,15 @@ async def all_ready(clients: Clients, count: int) -> bool:
     except grpc.aio.AioRpcError:
         return False  # nobody leads yet
     return [host.state for host in hosts.values()] == [fleet_pb2.READY] * count
+
+
+async def leading(cluster: Cluster) -> int:
+    """The number of the server that leads."""
+    store = EtcdStore([f"http://{endpoint}" for endpoint in cluster.etcd_endpoints])
+    try:
+        return int((await eventually(store.leader)).id.removeprefix("server-"))
+    finally:
+        await store.close()
 
 
 async def eventually(true: Callable[[], Any], timeout_s: float = 120.0) -> Any:

@@ -11,7 +11,6 @@ import grpc
 import grpc.aio
 import pytest
 
-from billet.store.etcd import EtcdStore
 from billet.wire.flintlock import GET, with_uid
 from billet.wire.headers import STALE
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -19,6 +18,7 @@ from tests.cluster.clients import (
     Clients,
     Outcomes,
     eventually,
+    leading,
     names_on_hosts,
     numbered,
     uids_on_hosts,
@@ -41,16 +41,6 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
     yield run
     for cluster in running:
         await asyncio.to_thread(cluster.stop)
-
-
-async def leading(cluster: Cluster) -> int:
-    """The number of the server that leads."""
-    store = EtcdStore([f"http://{endpoint}" for endpoint in cluster.etcd_endpoints])
-    try:
-        leader = await eventually(store.leader)
-        return int(leader.id.removeprefix("server-"))
-    finally:
-        await store.close()
 
 
 async def survivor(cluster: Cluster) -> Clients:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted(
@@ -64,3 +65,11 @@ def commands(page: Path) -> Iterator[Command]:
                 while raw[-1] != end[1]:
                     raw.append(next(lines))
             yield Command(page, text, "\n".join(raw))
+
+
+def retry_policy() -> dict[str, Any]:
+    """The service config that docs/compatibility.md tells clients to set."""
+    config: dict[str, Any] = next(
+        json.loads(block.text) for block in blocks(Path("docs/compatibility.md")) if block.language == "json"
+    )
+    return config

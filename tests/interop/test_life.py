@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from billet.wire.flintlock import LIST
+from billet.wire.pb import flintlock_pb2 as rpc
+from tests.docs.pages import retry_policy
 from tests.interop.clusters import GoCluster, go_cluster
-from tests.interop.programs import fault, go_program, grpcio_fault, run, running, wait_until
+from tests.interop.programs import ENDS_WITHIN_S, fault, go_program, grpcio_fault, run, running, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +75,21 @@ def test_creates_that_a_host_is_slow_with_end_well_when_the_server_is_told_to_st
             codes = [client.next()["code"] for _ in range(30)]
 
     assert set(codes) == {"OK"}, codes
+
+
+def test_a_server_that_is_killed_is_not_seen_with_the_documented_retry_policy(tmp_path: Path) -> None:
+    with go_cluster(tmp_path) as cluster:
+        flags = ("-id", "slow-1s", "-count", "30", "-apart", "-once", "-config", json.dumps(retry_policy()))
+        with running(*go_program("client", "-addr", cluster.address, *flags, "create")) as client:
+            wait_until(lambda: cluster.host.creating() == 30, "all creates are at the host")
+            cluster.server[0].kill()
+            cluster.restart_server()
+            done = [client.next() for _ in range(30)]
+        with grpc.insecure_channel(cluster.host.grpc_address) as channel:
+            listed = rpc.ListMicroVMsResponse.FromString(channel.unary_unary(LIST)(b"", timeout=ENDS_WITHIN_S))
+
+    assert {line["code"] for line in done} == {"OK"}, done
+    assert sorted(line["uid"] for line in done) == sorted(vm.spec.uid for vm in listed.microvm)
 
 
 def test_the_version_of_a_fleet_is_the_lowest_of_its_hosts(tmp_path: Path) -> None:

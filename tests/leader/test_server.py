@@ -1,17 +1,18 @@
-"""The life of a server: what it says while it cannot lead."""
+"""The life of a server: what it says while it cannot lead, and how it ends."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import cast
-from unittest.mock import MagicMock
+from unittest.mock import AsyncMock, MagicMock
 
 import pytest
 from structlog.testing import capture_logs
 
 from billet.core.errors import StoreError
 from billet.leader import server as module
-from billet.leader.server import Factories, Server
+from billet.leader.server import Factories, Server, Service
 from billet.log_throttle import AGAIN_AFTER_S
 from billet.ports import Leader, Store, Term
 from tests.leader.test_reconciler import HandClock
@@ -64,3 +65,26 @@ async def test_a_store_that_stays_lost_is_logged_once_a_minute(monkeypatch: pyte
         await server.run()
     assert [line["error"] for line in lines] == [LOST, "etcd has no leader", "etcd has no leader"]
     assert len(said) == store.attempts, "clients are always told"
+
+
+class Leading(Server):
+    """Leads with a service of the test's."""
+
+    def lead_with(self, service: Service) -> None:
+        self._service = service
+
+
+async def test_a_create_that_no_host_answers_does_not_keep_a_server_from_its_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "OVERTIME_S", 0.0)
+    listeners, service, build = AsyncMock(), AsyncMock(), cast(Factories, MagicMock())
+    service.drain.side_effect = asyncio.Event().wait  # for ever
+    server = Leading(Leader("a", "", ""), AsyncMock(), MagicMock(), MagicMock(), listeners, HandClock(), build)
+    server.lead_with(service)
+
+    async with asyncio.timeout(60.0):
+        await server.finish(grace_s=0.0)
+
+    listeners.stop.assert_awaited_once_with(0.0)
+    service.drain.assert_awaited_once_with()

@@ -23,6 +23,7 @@ from billet.ports import Backend, Clock, Leader, Store
 log = structlog.get_logger()
 
 RETRY_S = 1.0  # pause after the store failed
+OVERTIME_S = 5.0  # after the grace, to commit what has become of creates whose clients were answered
 
 
 class Link(Protocol):
@@ -137,9 +138,10 @@ class Server:
         """Accept no new calls, and complete those in flight.
 
         If another server waits to lead, hand over at once: clients' calls move to it. Otherwise lead until all calls
-        are answered.
+        are answered. A create that takes longer than that is left to the next leader, which asks its host for it.
         """
         self.stopping = True
+        until_s = asyncio.get_running_loop().time() + grace_s + OVERTIME_S
         service, leadership = self._service, self.leadership
         await self._listeners.serving(False)
         with suppress(StoreError):
@@ -147,7 +149,9 @@ class Server:
                 leadership.ledger.end("this server is stopping")
         await self._listeners.stop(grace_s)
         if service:
-            await service.drain()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(until_s):
+                    await service.drain()
 
     async def close(self) -> None:
         """Close all connections and the store."""

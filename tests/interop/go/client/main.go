@@ -36,6 +36,8 @@ var (
 	timeout  = flag.Duration("timeout", 50*time.Second, "deadline of each call")
 	gzip     = flag.Bool("gzip", false, "compress requests")
 	metaSize = flag.Int("metadata", 0, "bytes of metadata to send, half to come back in headers, half in trailers")
+	config   = flag.String("config", "{}", "the service config, in JSON")
+	once     = flag.Bool("once", false, "creates: with a request id, the same at each attempt")
 	reqSize  = flag.Int("request", 0, "bytes of the create's request, filled up in spec.metadata")
 )
 
@@ -47,7 +49,8 @@ func main() {
 	}
 	dial := func() *grpc.ClientConn {
 		conn, err := grpc.NewClient(*addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(options...), grpc.WithMaxHeaderListSize(256<<10))
+			grpc.WithDefaultCallOptions(options...), grpc.WithMaxHeaderListSize(256<<10),
+			grpc.WithDefaultServiceConfig(*config))
 		if err != nil {
 			log.Fatal(err)
 		}
@@ -131,6 +134,10 @@ func create(ctx context.Context, client func() flintlock.MicroVMClient) {
 			name := *id
 			if *count > 1 {
 				name = fmt.Sprintf("%s-%d", *id, n)
+			}
+			ctx := ctx
+			if *once {
+				ctx = metadata.AppendToOutgoingContext(ctx, "x-billet-request-id", name)
 			}
 			var header, trailer metadata.MD
 			reply, err := client().CreateMicroVM(ctx, request(name),
