@@ -264,7 +264,7 @@ def client_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **values: Any) -> Any:
-        from billet.client import Address  # late: grpc takes 100 ms to import, and --help needs none of it
+        from billet.client import Address  # late: --help needs none of what it imports
 
         check_endpoint("--server", values["server"])
         address: Address = Address(
