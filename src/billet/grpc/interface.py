@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from billet.core import metadata as core
 from billet.core.errors import Code
 from billet.grpc.metadata import Metadata
 from billet.grpc.status import RpcError
 from billet.wire.tls import TlsSettings
 
-Pairs = tuple[tuple[str, str | bytes], ...]
+Pairs = core.Metadata  # what comes; what is sent may be any sequence of pairs
 
 
 class ServerCall(Protocol):

@@ -32,10 +32,8 @@ def encode(metadata: Metadata) -> list[tuple[bytes, bytes]]:
 
 
 def _name(name: str) -> bytes:
-    if not name or not name.isascii() or (not name.islower() and name.upper() != name.lower()):
-        raise Malformed(f"metadata name {name!r}: small letters, digits and -_. only")
     encoded = name.encode()
-    if not all(byte in _NAME_BYTES for byte in encoded):
+    if not encoded or not _NAME_BYTES.issuperset(encoded):
         raise Malformed(f"metadata name {name!r}: small letters, digits and -_. only")
     return encoded
 
