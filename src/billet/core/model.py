@@ -249,6 +249,7 @@ class Reason(Enum):
     SILENT = "did not answer the call for bids"
     AWAY = "is not connected"
     DECLINED = "withdrew its bid"
+    FAULT = "its flintlockd failed to create it"
 
 
 class Refusal(NamedTuple):

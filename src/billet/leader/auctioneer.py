@@ -7,8 +7,8 @@ the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from billet.core.auction import award, explain_unplaced, hopeless, reservation, some_unreachable, tie_break
 from billet.core.bidding import CAPABILITY_REASONS
@@ -34,36 +34,14 @@ from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
 from billet.leader.deletes import DeleteRecords
+from billet.leader.jobs import Caller, Job, host_verdict
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
 from billet.leader.rules import Rules
-from billet.ports import Clock, Created, CreateOptions, Denied, Ended, Hosts, NotTaken, Unknown
+from billet.ports import Clock, Created, CreateOptions, Denied, Ended, Failed, Hosts, NotTaken, Unknown
 
 ASKED_FOR_VERDICT = 3  # hosts that are tried, one after another, for flintlockd's own words
-
-
-class Caller:
-    """The clients that wait for one create. Once none is left, the create is abandoned if no host was told yet."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-        self.waiting = 0  # more than 1 when the same create was sent again
-
-    @property
-    def gone(self) -> bool:
-        """Whether no client waits any more."""
-        return self.waiting == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One create: the auction, the client's CreateMicroVMRequest as bytes, its clients, and its record."""
-
-    auction: Auction
-    request: bytes
-    caller: Caller
-    recorder: AuctionRecorder
 
 
 class Auctioneer:
@@ -147,11 +125,11 @@ class Auctioneer:
 
     async def _first_bids(self, job: Job) -> list[Bid | Refusal]:
         job.recorder.record.called = called(self._ledger.state, self._ready, self._limits)
-        answers = await self._ask_next(job.auction, set())
+        answers = await self._ask_next(job.auction, job.failed.keys())
         job.recorder.leg("bids")
-        return answers
+        return job.refusals() + answers
 
-    async def _ask_next(self, auction: Auction, asked: set[str]) -> list[Bid | Refusal]:
+    async def _ask_next(self, auction: Auction, asked: Collection[str]) -> list[Bid | Refusal]:
         host_ids, refusals = next_call(self._ledger.state, self._ready, auction, asked, self._limits)
         return refusals + (await self._hosts.call_for_bids(auction, host_ids) if host_ids else [])
 
@@ -233,9 +211,12 @@ class Auctioneer:
                 job.recorder.leg("start")
                 job.recorder.created(placement.host, uid)
                 return reply
-            case Denied(code, text, trailers):
+            case Denied():
                 await ledger.finish([DropPlacement(placement.id)])
-                raise HostVerdict(code, text, trailers)
+                raise host_verdict(outcome)
+            case Failed():
+                await ledger.finish([DropPlacement(placement.id)])
+                return job.failed_on(placement.host, outcome)
             case NotTaken(refusal):
                 await ledger.finish([DropPlacement(placement.id)])
                 return refusal
@@ -286,6 +267,8 @@ class Auctioneer:
 
     async def _unplaced(self, job: Job, decision: Unplaced) -> bytes:
         """No host takes it: raise NoRoom or Unreachable with the reasons, or have a host say that none is capable."""
+        if job.failed:
+            raise job.last_failure()
         unplaced = all_refusals(self._ledger.state, job.auction, decision)
         refusals = unplaced.refusals
         if refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in refusals):
@@ -303,9 +286,10 @@ class Auctioneer:
         options = CreateOptions(verdict_only=True)
         for host_id in order[:ASKED_FOR_VERDICT]:
             timeout_s = self._timeout_s(job.caller)
-            match await self._hosts.create(host_id, job.auction, job.request, timeout_s, options):
-                case Denied(code, text, trailers):
-                    raise HostVerdict(code, text, trailers)
+            outcome = await self._hosts.create(host_id, job.auction, job.request, timeout_s, options)
+            match outcome:
+                case Denied():
+                    raise host_verdict(outcome)
                 case Unknown(text):
                     raise CreateOutcomeUnknown(f"host {host_id} did not answer: {text}")
         raise Unreachable(
