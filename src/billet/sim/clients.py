@@ -219,7 +219,8 @@ class Crowd:
             f"OK {uid[-6:] if created else ''}".rstrip() if said.code == Code.OK else f"{_code(said)}: {said.text}"
         )
         world.tell(name, f"{kind} {what[-6:] or 'all'}: {answer}")
-        world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text))
+        state = wire.read_created(said.payload).state.name if kind == "get" and said.code == Code.OK else ""
+        world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text, state))
 
     async def _create_directly(self, name: str, chance: Random) -> None:
         """Create a microVM on a host that has room, bypassing Billet. Then perhaps get it through Billet."""

@@ -82,6 +82,8 @@ class FaultPlan:
     create_fails: float = 0.0  # nothing is created
     create_locked: float = 0.0  # the same, for a moment
     create_unclear: float = 0.0  # it may be there, and boots later
+    delete_lost: float = 0.0  # that a Delete during the microVM's own boot is forgotten
+    list_races: float = 0.0  # that a List meets a removal
 
 
 class Maybe(Protocol):
@@ -158,6 +160,8 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         create_fails=maybe(0.02, 0.5, 0.3),
         create_locked=maybe(0.05, 0.5, 0.2),
         create_unclear=maybe(0.02, 0.3, 0.3),
+        delete_lost=maybe(0.1, 0.9, 0.4),
+        list_races=maybe(0.02, 0.25, 0.3),
     )
 
 

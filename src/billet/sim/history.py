@@ -206,6 +206,14 @@ class Declined(NamedTuple):
     fault: bool = False
 
 
+class DeletedTwice(NamedTuple):
+    """An agent sends its flintlockd a Delete, though that has told it to delete the microVM already."""
+
+    at_s: float
+    host: str
+    uid: str
+
+
 class Listed(NamedTuple):
     """An agent received a List of its flintlockd, called at `called_s`."""
 
@@ -215,7 +223,8 @@ class Listed(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A client's call and its answer. `uid`: the microVM of the call, or of the answer to a create."""
+    """A client's call and its answer. `uid`: the microVM of the call, or of the answer to a create. `state`: of the
+    microVM in the answer to a Get."""
 
     at_s: float
     asked_s: float
@@ -225,6 +234,7 @@ class Answered(NamedTuple):
     uid: str
     code: int
     text: str
+    state: str = ""
 
 
 class Recorded(NamedTuple):
@@ -250,6 +260,6 @@ class Quiescent(NamedTuple):
 
 Event = (
     HostMade | QuotaSet | Accepted | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
-    | TermRaised | Ordered | Passed | Told | Reported | Parted | InHand | Waits | Tried | Declined | Listed
-    | Answered | Recorded | Unexpected | Quiescent
+    | TermRaised | Ordered | Passed | Told | Reported | Parted | InHand | Waits | Tried | Declined | DeletedTwice
+    | Listed | Answered | Recorded | Unexpected | Quiescent
 )  # fmt: skip
