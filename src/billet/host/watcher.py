@@ -140,12 +140,11 @@ class Watcher:
         """Poll the microVM that is booting. flintlockd boots one at a time, in order."""
         while True:
             await asyncio.sleep(min(self.inventory.boot_queue.look_every_s, self._interval_s))
-            rows = self.inventory.rows if self.known else {}
-            waiting = [uid for uid, row in rows.items() if row.state is VmState.PENDING]
+            waiting = self.inventory.next_boots() if self.known else []
             ended = []
             for uid in waiting[:BOOTS_AT_ONCE]:
                 row = await self._daemon.look_at(uid, self._interval_s)
-                if row is None or row.state is VmState.PENDING:
+                if row is None or (row.state is VmState.PENDING and not row.retry):
                     break
                 ended.append(row)
             if len(ended) == BOOTS_AT_ONCE:
