@@ -82,6 +82,7 @@ class FaultPlan:
     create_fails: float = 0.0  # nothing is created
     create_locked: float = 0.0  # the same, for a moment
     create_unclear: float = 0.0  # it may be there, and boots later
+    far: float = 0.0  # share of the hosts that are behind a slow line
     delete_lost: float = 0.0  # that a Delete during the microVM's own boot is forgotten
     list_races: float = 0.0  # that a List meets a removal
 
@@ -160,6 +161,7 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         create_fails=maybe(0.02, 0.5, 0.3),
         create_locked=maybe(0.05, 0.5, 0.2),
         create_unclear=maybe(0.02, 0.3, 0.3),
+        far=maybe(0.2, 0.6, 0.3),
         delete_lost=maybe(0.1, 0.9, 0.4),
         list_races=maybe(0.02, 0.25, 0.3),
     )
