@@ -168,6 +168,14 @@ class Denied(NamedTuple):
     trailers: Metadata = ()  # with the details of the status
 
 
+class Failed(NamedTuple):
+    """The host's own fault: flintlockd tried, and surely has not created the microVM. Another host may be asked."""
+
+    code: int
+    text: str
+    trailers: Metadata = ()  # with the details of the status
+
+
 class NotTaken(NamedTuple):
     """The host certainly does not have the microVM and will not get it: another host may be asked."""
 
@@ -186,7 +194,7 @@ class Ended(NamedTuple):
     uid: str
 
 
-Outcome = Created | Denied | NotTaken | Unknown | Ended
+Outcome = Created | Denied | Failed | NotTaken | Unknown | Ended
 
 
 class CreateOptions(NamedTuple):

@@ -13,7 +13,7 @@ from billet.api.flintlock_service import FlintlockService
 from billet.core.errors import Cancelled, Code, HostVerdict, Unreachable
 from billet.core.model import Auction, Host, Placement, PlacementState, Resources
 from billet.core.state import PutHost, PutPlacement, State, apply
-from billet.leader.auctioneer import Caller
+from billet.leader.jobs import Caller
 from billet.leader.leadership import Leadership
 from billet.ports import Reply
 from billet.wire import flintlock as wire

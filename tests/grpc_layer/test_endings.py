@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -28,6 +30,19 @@ async def test_promise_4_what_was_written_as_the_connection_is_given_up_counts_a
     error = await call.done
     assert error
     assert (error.code, error.unsent) == (Code.UNAVAILABLE, False)
+
+
+async def test_a_connection_that_was_given_up_takes_no_memory_once_it_is_closed() -> None:
+    """Broken on purpose (the timer that cuts it off goes on): floods of bad connections take 17 KB each for 20 s."""
+    connection = ClientConnection(CLIENT_LIMITS, lambda connection: None)
+    connection.connection_made(StandIn(connection))
+    connection.give_up("a flood")
+    given_up = weakref.ref(connection)
+    del connection
+    for _ in range(3):
+        await asyncio.sleep(0)  # its transport says that it is closed
+    gc.collect()
+    assert given_up() is None
 
 
 async def test_values_and_texts_with_spaces_at_their_ends_do_not_hang_a_call() -> None:

@@ -40,7 +40,8 @@ from billet.core.reconcile import release, repair
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, apply, check, load
 from billet.leader import deletes
-from billet.leader.auctioneer import Auctioneer, Caller
+from billet.leader.auctioneer import Auctioneer
+from billet.leader.jobs import Caller
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder

@@ -16,8 +16,9 @@ from billet.core.model import ZERO, Auction, Bid, Facts, Host, Placement, Placem
 from billet.core.quotas import Quota, Quotas
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import Change, PutHost, State, load
-from billet.leader.auctioneer import Auctioneer, Caller
+from billet.leader.auctioneer import Auctioneer
 from billet.leader.batching import Clearing, Slot
+from billet.leader.jobs import Caller
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder

@@ -16,7 +16,8 @@ from billet.core.model import Auction, Bid, Facts, Host, Observed, PlacementStat
 from billet.core.report import Report
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.leader import operator as operators
-from billet.leader.auctioneer import Auctioneer, Caller
+from billet.leader.auctioneer import Auctioneer
+from billet.leader.jobs import Caller
 from billet.leader.ledger import Ledger
 from billet.leader.rules import Rules
 from billet.ports import Created, CreateOptions, Leader, Outcome, Reply, Unknown

@@ -10,7 +10,7 @@ from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, 
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.link import bid_messages as link
 from billet.link.messages import get_outcome, put_outcome
-from billet.ports import Ended, Unknown
+from billet.ports import Denied, Ended, Failed, Unknown
 from billet.wire.pb import link_pb2 as pb
 
 ROOM = Resources(16, 16384, 100_000, 100)
@@ -67,6 +67,19 @@ def test_a_leader_that_does_not_know_that_a_microvm_can_be_deleted_before_its_an
     assert get_outcome("h1", answer) == Ended("U1")
     answer.ClearField("uid")  # which that leader does not look at
     assert isinstance(get_outcome("h1", answer), Unknown)
+
+
+def test_a_leader_that_does_not_know_that_a_host_can_fail_passes_its_text_on() -> None:
+    failed = Failed(2, "creating microvm: checking to see if spec exists: unavailable", (("k", "v"),))
+    answer = pb.Answer.FromString(put_outcome(7, failed).SerializeToString())
+    assert get_outcome("h1", answer) == failed
+    answer.ClearField("kind")  # those leaders compare it with the two kinds that they know
+    assert get_outcome("h1", answer) == Denied(*failed)
+
+
+def test_a_failure_without_a_code_proves_nothing() -> None:
+    assert isinstance(get_outcome("h1", pb.Answer(kind=pb.Answer.FAILED)), Unknown)
+    assert isinstance(get_outcome("h1", pb.Answer(kind=pb.Answer.FAILED, uid="01U")), Unknown)
 
 
 def test_pulls_of_an_older_agent_count_as_pulls_of_this_lots_images() -> None:

@@ -22,7 +22,7 @@ from billet.core.errors import (
 )
 from billet.core.metadata import Metadata, ReplyMetadata
 from billet.core.model import Auction, Placement, PlacementState
-from billet.leader.auctioneer import Caller
+from billet.leader.jobs import Caller
 from billet.leader.leadership import Leadership
 from billet.ports import Answer, Reply
 from billet.wire import flintlock as wire

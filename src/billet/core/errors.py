@@ -65,6 +65,11 @@ def says_not_found(text: str) -> bool:
     return NOT_FOUND in text
 
 
+def without_not_found(text: str) -> str:
+    """The text of a failed create without those words: to a client they would say that a microVM is gone."""
+    return text.replace(NOT_FOUND, "missing")
+
+
 class BilletError(Exception):
     """The root of all errors. `text` is what a user or a client reads."""
 

@@ -29,7 +29,9 @@ STALL_BOOTS = 10  # nor for less than this many mean boots
 PULL_S = 300.0  # what is added while the host may be pulling an image
 STALL_PULLS = 5  # or this many mean pulls, if that is longer
 
-STALLED = "boots nothing: {} waiting, none booted for {:.0f} s; restart its flintlockd (was its containerd restarted?)"
+STALLED = (
+    "boots nothing: {} waiting, none booted for {:.0f} s; restart its flintlockd (was its containerd restarted?)"
+)
 
 
 class Kind(Enum):
@@ -70,7 +72,7 @@ class Health:
         return bool(self.failures) and self.failures[-1].kind is Kind.STALL
 
     def failed(self, failure: Failure, ordered_s: float) -> None:
-        """Something has failed that was ordered at `ordered_s`. What was ordered before the last failure was no try."""
+        """Something has failed that was ordered at `ordered_s`. It was a try if that was after the last failure."""
         tried = not self.failures or ordered_s >= self.failures[-1].at_s
         self.failures = [*self.failures, failure][-KEPT:]
         if tried:
@@ -113,7 +115,9 @@ class Health:
         if self.stalled:
             return self.failures[-1].text
         left_s = self.next_try_s - now_s
-        when = "being tried" if self.trying else f"next try in {max(1.0, left_s):.0f} s" if left_s > 0 else "to be tried"
+        when = (
+            "being tried" if self.trying else f"next try in {max(1.0, left_s):.0f} s" if left_s > 0 else "to be tried"
+        )
         return f"{self._failed()}; {when}"
 
     def _failed(self) -> str:

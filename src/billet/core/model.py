@@ -178,8 +178,8 @@ class Peers(NamedTuple):
 class Auction:
     """One microVM that needs a host. `id` is also the token that identifies the microVM on its host.
 
-    `recipe` stands for everything in the spec that decides whether it boots: microVMs with the same one boot, or fail,
-    alike (core/blame.py)."""
+    `recipe` stands for everything in the spec that decides whether it boots (core/blame.py).
+    """
 
     id: str
     namespace: str
@@ -264,6 +264,7 @@ class Reason(Enum):
     SILENT = "did not answer the call for bids"
     AWAY = "is not connected"
     DECLINED = "withdrew its bid"
+    FAULT = "its flintlockd failed to create it"
     SUSPECT = "is suspect"
 
 

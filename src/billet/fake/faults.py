@@ -13,6 +13,7 @@ class FaultKind(StrEnum):
     """Kinds of faults. "Accepted": the method has done its work, such as saving a microVM."""
 
     REFUSE = "refuse"  # answered at once with `code` and `text`; nothing is done
+    REFUSE_AFTER_ACCEPT = "refuse_after_accept"  # done, but answered with `code` and `text`
     HANG = "hang"  # never answered, nothing is done; ends when the client gives up
     HANG_AFTER_ACCEPT = "hang_after_accept"  # done, but never answered
     CUT_BEFORE_ACCEPT = "cut_before_accept"  # nothing is done, the client's TCP connection is closed

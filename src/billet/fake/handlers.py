@@ -109,6 +109,8 @@ class Handlers:
 
     async def _after(self, fault: Fault, call: ServerCall) -> None:
         match fault.kind:
+            case FaultKind.REFUSE_AFTER_ACCEPT:
+                raise RpcError(fault.code, fault.text)
             case FaultKind.DIE_AFTER_ACCEPT:
                 self._die(PANIC_EXIT)
             case FaultKind.CUT_AFTER_ACCEPT:

@@ -22,9 +22,7 @@ S = TypeVar("S", bound=Stream)
 SLICE_BYTES = 16 << 10  # data is looked at in slices, so that a flood is noticed before it has cost much
 PING = b"billet/k"
 UNFINISHED_BYTES = 32 << 10  # of a frame that is not complete: twice the largest
-BYTES_PER_IGNORED_FRAME = (
-    256  # above that, bytes mean nothing, as those of calls that have ended; this many count as one frame
-)
+BYTES_PER_IGNORED_FRAME = 256  # above that, bytes mean nothing, as those of ended calls; so many count as one frame
 BYTES_PER_FRAME = 1024  # sent data that explains one more control frame from the peer
 
 
@@ -58,7 +56,7 @@ class Connection(asyncio.Protocol, Generic[S]):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self.transport = transport
-        self._timer = self.loop.call_later(self.live.wait_s(False), self._tick)
+        self._wake_in(self.live.wait_s(False), self._tick)
         self.flush()
 
     def data_received(self, data: bytes) -> None:
@@ -196,7 +194,6 @@ class Connection(asyncio.Protocol, Generic[S]):
         """The other side wants no further calls; it has seen none beyond this stream."""
 
     # Sending. Each call of ngh2 may raise, as the peer may have ended the stream or the connection meanwhile.
-
     def send_data(self, stream_id: int, data: bytes) -> bool:
         """Queue data of a call; False if its stream has ended."""
         try:
@@ -299,9 +296,7 @@ class Connection(asyncio.Protocol, Generic[S]):
         for call in list(self.calls.values()):
             self.lost(call, why)
         # A peer that reads nothing would keep a closed connection for ever.
-        self.loop.call_later(self.limits.keepalive_wait_s, self.transport.abort)
-
-    # Time
+        self._wake_in(self.limits.keepalive_wait_s, self.transport.abort)
 
     def ping(self, data: bytes = PING) -> None:
         """Ask the peer for a sign of life."""
@@ -309,14 +304,17 @@ class Connection(asyncio.Protocol, Generic[S]):
             self.h2.ping(data)
         self.flush()
 
+    def _wake_in(self, seconds: float, then: Callable[[], None]) -> None:
+        """Set the one timer: it keeps a closed connection in memory until then, or until `connection_lost`."""
+        if self._timer:
+            self._timer.cancel()
+        self._timer = self.loop.call_later(seconds, then)
+
     def _tick(self) -> None:
         """Look at the time now and then."""
-        if self.transport.is_closing():
-            return
         waits_bytes = self.queued_bytes() + self.transport.get_write_buffer_size()
         calls, taken_bytes = len(self.calls), self._sent_bytes - waits_bytes
-        finishing = self.draining and not calls
-        now_s = self.loop.time()
+        finishing, now_s = self.draining and not calls, self.loop.time()
         match self.live.look(now_s, self.established, waits_bytes, taken_bytes, calls, finishing=finishing):
             case Due.SILENT:
                 self.give_up("the other side does not speak HTTP/2, or is too slow")
@@ -328,7 +326,8 @@ class Connection(asyncio.Protocol, Generic[S]):
                 self.ping()
             case Due.IDLE:
                 self.idle()
-        self._timer = self.loop.call_later(self.live.wait_s(self.established), self._tick)
+        if not self.transport.is_closing():
+            self._wake_in(self.live.wait_s(self.established), self._tick)
 
     def idle(self) -> None:
         """There has been no call for `idle_s`."""

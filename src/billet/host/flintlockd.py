@@ -5,15 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from billet.core.errors import Code
+from billet.core.errors import Code, without_not_found
 from billet.core.model import Image, Observed, Reason, Refusal, Resources
-from billet.ports import DEFAULT_OPTIONS, Created, CreateOptions, Denied, Flintlock, NotTaken, Outcome, Reply, Unknown
+from billet.host.verdicts import BROKEN, Meaning, meaning
+from billet.ports import (
+    DEFAULT_OPTIONS,
+    Created,
+    CreateOptions,
+    Denied,
+    Failed,
+    Flintlock,
+    NotTaken,
+    Outcome,
+    Reply,
+    Unknown,
+)
 
 LOOKUPS = 5  # how many Lists look for the token of a create whose outcome is unknown
 LOOKUP_PAUSE_S = 0.5
-BROKEN = "Stream removed"  # text of the status UNKNOWN that gRPC may report for a broken connection
+BUSY_TRIES = 4  # creates that are sent while flintlockd says that a record is locked
+BUSY_PAUSE_S = 0.1  # before the second of them; one more of it before each later one
 CONNECT_S = 2.0  # a create that has no connection to flintlockd by then counts as not sent
 
 
@@ -62,6 +75,16 @@ class CreateOrder:
     options: CreateOptions = DEFAULT_OPTIONS
 
 
+class Unsure(NamedTuple):
+    """The token of a create has to be looked up. `cause` says why.
+
+    `if_absent`: the outcome when flintlockd answers Lists and does not show the microVM; None = it stays unknown.
+    """
+
+    cause: str
+    if_absent: Outcome | None = None
+
+
 class Daemon:
     """One flintlockd: creates and lookups. It keeps no state between calls."""
 
@@ -74,29 +97,46 @@ class Daemon:
         """Send a create and return its outcome; look the token up when the answer is lost."""
         if not await self._flintlock.ready(min(CONNECT_S, order.timeout_s)):
             return NotTaken(Refusal(self._host_id, Reason.DAEMON_AWAY))
+        outcome = self._interpret(await self._send(order))
+        if isinstance(outcome, Unsure):
+            outcome = await self.look_up(order, outcome.cause, outcome.if_absent)
+        if isinstance(outcome, Created) and order.options.verdict_only:
+            return await self._take_back(outcome.uid)
+        return outcome
+
+    def _interpret(self, reply: Reply) -> Outcome | Unsure:
+        """The outcome of a create by flintlockd's answer."""
+        if reply.code == Code.OK:
+            return Created(self._codec.read_created(reply.payload).uid, reply.payload)
+        answer = (reply.code, reply.text, reply.trailers)
+        match meaning(reply.code, reply.text):
+            case Meaning.VERDICT:
+                return Denied(*answer)
+            case Meaning.HOST_FAULT | Meaning.BUSY:
+                return Failed(*answer)
+            case Meaning.UNRECOGNISED:
+                return Unsure(describe(reply), Denied(*answer))
+        return Unsure(describe(reply))
+
+    async def _send(self, order: CreateOrder) -> Reply:
+        """Send a create; send it again while its record is locked, since that has created nothing."""
         request = self._codec.with_token(order.request, order.token)
         reply = await self._flintlock.call(self._codec.CREATE, request, order.timeout_s)
-        match reply.code:
-            case Code.OK if order.options.verdict_only:
-                return await self._take_back(reply)
-            case Code.OK:
-                return Created(self._codec.read_created(reply.payload).uid, reply.payload)
-            case Code.UNAVAILABLE | Code.DEADLINE_EXCEEDED | Code.CANCELLED | Code.INTERNAL:
-                return await self.look_up(order, describe(reply))
-            case Code.UNKNOWN if reply.text == BROKEN:
-                return await self.look_up(order, describe(reply))
-            case _:
-                return Denied(reply.code, reply.text, reply.trailers)
+        for tried in range(1, BUSY_TRIES):
+            if reply.code == Code.OK or meaning(reply.code, reply.text) is not Meaning.BUSY:
+                break
+            await asyncio.sleep(tried * BUSY_PAUSE_S)
+            reply = await self._flintlock.call(self._codec.CREATE, request, order.timeout_s)
+        return reply
 
-    async def _take_back(self, reply: Reply) -> Outcome:
+    async def _take_back(self, uid: str) -> Outcome:
         """Delete a microVM that flintlockd was expected to refuse: no room was reserved for it."""
-        uid = self._codec.read_created(reply.payload).uid
         await self._flintlock.call(self._codec.DELETE, self._codec.with_uid(uid), CONNECT_S)
         detail = "its flintlockd accepted a create that Billet expected it to refuse; the microVM was deleted"
         return NotTaken(Refusal(self._host_id, Reason.DECLINED, detail))
 
-    async def look_up(self, order: CreateOrder, cause: str) -> Outcome:
-        """Look for the token of a create whose outcome is unknown (promise 4). `cause` says why it is unknown."""
+    async def look_up(self, order: CreateOrder, cause: str, if_absent: Outcome | None = None) -> Outcome:
+        """Look for the token of a create whose outcome is unknown (promise 4). The arguments are those of Unsure."""
         looked = False
         for attempt in range(LOOKUPS):
             if attempt:
@@ -107,8 +147,10 @@ class Daemon:
             uid = self.find(order, rows or ())
             if uid and (found := await self.fetch(uid, order.timeout_s)):
                 return found
+        if looked and if_absent:
+            return if_absent
         found_what = "it does not show the microVM so far" if looked else "it does not answer"
-        return Unknown(f"flintlockd did not answer the create ({cause}), and {found_what}")
+        return Unknown(f"flintlockd did not confirm the create ({cause}), and {found_what}")
 
     def find(self, order: CreateOrder, rows: Iterable[Observed]) -> str:
         """The uid of the microVM that this order has created; "" = it is not among these.
@@ -135,5 +177,7 @@ class Daemon:
 
 
 def describe(reply: Reply) -> str:
-    """A status by name, without gRPC's own text: that may contain "not found", which must not reach a client."""
+    """A status by name, and flintlockd's own text, but not gRPC's: neither may tell a client "not found"."""
+    if reply.code == Code.UNKNOWN and reply.text != BROKEN:
+        return without_not_found(reply.text)
     return f"{Code(reply.code).name}" if reply.code in set(Code) else f"code {reply.code}"

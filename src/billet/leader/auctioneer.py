@@ -7,8 +7,8 @@ the store.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
 from billet.core.auction import award, explain_unplaced, hopeless, reservation, some_unreachable, tie_break
 from billet.core.bidding import CAPABILITY_REASONS
@@ -34,36 +34,15 @@ from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
 from billet.leader.deletes import DeleteRecords
+from billet.leader.health import HealthTracker
+from billet.leader.jobs import Caller, Job, host_verdict
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
 from billet.leader.rules import Rules
-from billet.ports import Clock, Created, CreateOptions, Denied, Ended, Hosts, NotTaken, Unknown
+from billet.ports import Clock, Created, CreateOptions, Denied, Ended, Failed, Hosts, NotTaken, Unknown
 
 ASKED_FOR_VERDICT = 3  # hosts that are tried, one after another, for flintlockd's own words
-
-
-class Caller:
-    """The clients that wait for one create. Once none is left, the create is abandoned if no host was told yet."""
-
-    def __init__(self, timeout_s: float) -> None:
-        self.timeout_s = timeout_s
-        self.waiting = 0  # more than 1 when the same create was sent again
-
-    @property
-    def gone(self) -> bool:
-        """Whether no client waits any more."""
-        return self.waiting == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One create: the auction, the client's CreateMicroVMRequest as bytes, its clients, and its record."""
-
-    auction: Auction
-    request: bytes
-    caller: Caller
-    recorder: AuctionRecorder
 
 
 class Auctioneer:
@@ -78,6 +57,7 @@ class Auctioneer:
         clock: Clock,
         record: Callable[[AuctionRecorder], None],
         accuracy: AccuracyTracker | None = None,
+        health: HealthTracker | None = None,
     ) -> None:
         self._ledger = ledger
         self._hosts = hosts
@@ -87,6 +67,7 @@ class Auctioneer:
         self._clock = clock
         self._record = record
         self._accuracy = accuracy
+        self._health = health or HealthTracker(ledger.state, clock, rules.suspect_share)
         self._clearing = Clearing(ledger.state)
         self._delete_records = DeleteRecords(ledger, self._releasing)
         self._arrived_by_s = clock.monotonic_s() + rules.arrive_s
@@ -131,7 +112,8 @@ class Auctioneer:
             self._track(job.auction, answers, views, decision)
             instance = self._hosts.instance(decision.host)
             placement = reservation(job.auction, decision, instance, self._clock.now_s())
-            outcome = await self._carry_out(placement, job)
+            with self._health.order(job.auction, decision.host):
+                outcome = await self._carry_out(placement, job)
             if isinstance(outcome, bytes):
                 return outcome
             answers = [outcome if answer.host == outcome.host else answer for answer in answers]
@@ -147,20 +129,23 @@ class Auctioneer:
 
     async def _first_bids(self, job: Job) -> list[Bid | Refusal]:
         job.recorder.record.called = called(self._ledger.state, self._ready, self._limits)
-        answers = await self._ask_next(job.auction, set())
+        answers = await self._ask_next(job.auction, job.failed.keys())
         job.recorder.leg("bids")
-        return answers
+        return job.refusals() + answers
 
-    async def _ask_next(self, auction: Auction, asked: set[str]) -> list[Bid | Refusal]:
-        host_ids, refusals = next_call(self._ledger.state, self._ready, auction, asked, self._limits)
+    async def _ask_next(self, auction: Auction, asked: Collection[str]) -> list[Bid | Refusal]:
+        refusing = self._health.refusing()
+        host_ids, refusals = next_call(self._ledger.state, self._ready, auction, asked, self._limits, refusing)
         return refusals + (await self._hosts.call_for_bids(auction, host_ids) if host_ids else [])
 
     async def _decide(self, job: Job, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
         """Wait for a slot, then award. No await after the slot: the ledger must not move before the claim."""
         slot = await self._clearing.slot(job.auction, answers)
+        answers = self._health.screened(job.auction, answers, self._ready)
         views = self._ledger.state.views((answer.host for answer in answers), job.auction)
         if self._accuracy:
             views = self._accuracy.discounted(views)
+        views = self._health.troubled(views)
         decision = award(job.auction, answers, views, self._rules.weights)
         job.recorder.decided(answers, views, decision, slot)
         return views, decision
@@ -226,6 +211,7 @@ class Auctioneer:
         ledger, auction = self._ledger, job.auction
         options, timeout_s = CreateOptions(placement.instance, resent), self._timeout_s(job.caller)
         outcome = await self._hosts.create(placement.host, auction, job.request, timeout_s, options)
+        self._health.answered(auction.id, placement.host, outcome)
         job.recorder.leg("boot_order")
         match outcome:
             case Created(uid, reply):
@@ -233,9 +219,12 @@ class Auctioneer:
                 job.recorder.leg("start")
                 job.recorder.created(placement.host, uid)
                 return reply
-            case Denied(code, text, trailers):
+            case Denied():
                 await ledger.finish([DropPlacement(placement.id)])
-                raise HostVerdict(code, text, trailers)
+                raise host_verdict(outcome)
+            case Failed():
+                await ledger.finish([DropPlacement(placement.id)])
+                return job.failed_on(placement.host, outcome)
             case NotTaken(refusal):
                 await ledger.finish([DropPlacement(placement.id)])
                 return refusal
@@ -286,6 +275,8 @@ class Auctioneer:
 
     async def _unplaced(self, job: Job, decision: Unplaced) -> bytes:
         """No host takes it: raise NoRoom or Unreachable with the reasons, or have a host say that none is capable."""
+        if job.failed:
+            raise job.last_failure()
         unplaced = all_refusals(self._ledger.state, job.auction, decision)
         refusals = unplaced.refusals
         if refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in refusals):
@@ -303,9 +294,10 @@ class Auctioneer:
         options = CreateOptions(verdict_only=True)
         for host_id in order[:ASKED_FOR_VERDICT]:
             timeout_s = self._timeout_s(job.caller)
-            match await self._hosts.create(host_id, job.auction, job.request, timeout_s, options):
-                case Denied(code, text, trailers):
-                    raise HostVerdict(code, text, trailers)
+            outcome = await self._hosts.create(host_id, job.auction, job.request, timeout_s, options)
+            match outcome:
+                case Denied():
+                    raise host_verdict(outcome)
                 case Unknown(text):
                     raise CreateOutcomeUnknown(f"host {host_id} did not answer: {text}")
         raise Unreachable(

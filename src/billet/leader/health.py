@@ -100,7 +100,9 @@ class HealthTracker:
     def troubled(self, views: Mapping[str, HostView]) -> dict[str, HostView]:
         """The views, with what failures and a crowd of microVMs that do not boot add to the host's score."""
         found = self._troubles(views)
-        return {host_id: v._replace(trouble=found[host_id]) if host_id in found else v for host_id, v in views.items()}
+        return {
+            host_id: v._replace(trouble=found[host_id]) if host_id in found else v for host_id, v in views.items()
+        }
 
     def _troubles(self, host_ids: Collection[str]) -> dict[str, Trouble]:
         placed = {host_id: len(self._hosts[host_id].placed) for host_id in host_ids if host_id in self._hosts}
@@ -146,7 +148,7 @@ class HealthTracker:
 
     @contextmanager
     def order(self, auction: Auction, host_id: str) -> Iterator[None]:
-        """An award to this host is carried out. If nothing is `answered` in between, the host did not get the order."""
+        """An award to this host is carried out. If it is not `answered` meanwhile, the host did not get the order."""
         now_s = self._clock.monotonic_s()
         order = Order(host_id, auction.namespace, auction.recipe, now_s)
         remember(self._orders, auction.id, order)

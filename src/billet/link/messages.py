@@ -19,7 +19,7 @@ from billet.core.pressure import Stalls
 from billet.core.report import InventoryUpdate, MachineFacts, Report
 from billet.core.scoring import Weights
 from billet.link import bounds
-from billet.ports import Created, Denied, Ended, NotTaken, Outcome, Unknown
+from billet.ports import Created, Denied, Ended, Failed, NotTaken, Outcome, Unknown
 from billet.wire.metadata import from_host, is_binary
 from billet.wire.pb import link_pb2 as pb
 
@@ -220,6 +220,9 @@ def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
             return pb.Answer(order=order, uid=uid, payload=reply)
         case Denied(code, text, trailers):
             return pb.Answer(order=order, code=code, text=text, trailers=put_metadata(trailers))
+        case Failed(code, text, trailers):
+            metadata = put_metadata(trailers)
+            return pb.Answer(order=order, kind=pb.Answer.FAILED, code=code, text=text, trailers=metadata)
         case NotTaken(refusal):
             return pb.Answer(order=order, kind=pb.Answer.NOT_TAKEN, refusal=put_refusal(refusal))
         case Unknown(text):
@@ -236,8 +239,10 @@ def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
         return NotTaken(get_refusal(host_id, answer.refusal))
     if answer.kind == pb.Answer.UNKNOWN:
         return Ended(answer.uid) if bounds.is_uid(answer.uid) else Unknown(answer.text)
-    if answer.code == 0 and not bounds.is_uid(answer.uid):
+    failed = answer.kind == pb.Answer.FAILED
+    if answer.code == 0 and (failed or not bounds.is_uid(answer.uid)):
         return Unknown("its answer names no microVM")
     if answer.code == 0:
         return Created(answer.uid, answer.payload)
-    return Denied(bounds.status(answer.code), answer.text, get_metadata(answer.trailers))
+    kind = Failed if failed else Denied
+    return kind(bounds.status(answer.code), answer.text, get_metadata(answer.trailers))

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from billet.core.model import FORMULA, Reason
+from billet.core.model import FORMULA, NO_TROUBLE, Reason
 from billet.core.plural import counted
 from billet.show.marks import bar, duration, gib, table
 
@@ -120,7 +120,8 @@ def _offers(attempt: AuctionRecord) -> tuple[list[dict[str, Any]], list[Mapping[
         if "reason" in counted:
             withdrawn.append({"host": bid["host"], **counted})
             continue
-        by_host = counted["total"] - counted.get("preference", 0.0)  # the leader adds it to every bid
+        added = counted.get("preference", 0.0) + counted.get("trouble", 0.0)  # by the leader, which knows of them
+        by_host = counted["total"] - added
         repriced = abs(by_host - bid["score"]["total"]) > SAME
         offers.append({**bid, "counted": counted, "repriced": repriced})
     return sorted(offers, key=lambda offer: _rank(offer, attempt.get("award") or {})), withdrawn
@@ -194,6 +195,10 @@ def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterab
     corrected = [host for host, correction in corrections.items() if correction != NOT_CORRECTED]
     if corrected:
         yield Text(f"  corrected because earlier predictions were wrong: {', '.join(corrected)}", style="dim")
+    for offer in offers:
+        penalty, why = (ledger.get(offer["host"], {}).get("trouble") or NO_TROUBLE._asdict()).values()
+        if penalty:
+            yield Text(f"  {offer['host']} has {penalty:.3f} in its score: {why}", style="dim")
     forecasts = [forecast for offer in offers[:5] if (forecast := _forecast(offer))]
     if forecasts:
         yield Text(f"  predicted time to CREATED: {', '.join(forecasts)}", style="dim")

@@ -14,6 +14,7 @@ from billet.core.questions.record import faithful
 from billet.core.state import PutPlacement
 from billet.sim.checker_state import CheckerState, Violation, takes_room, total
 from billet.sim.expected_prices import expected_prices, winners, wrong_award
+from billet.sim.failure_checkers import FAILURE_CHECKERS
 from billet.sim.history import (
     Accepted,
     Answered,
@@ -332,6 +333,7 @@ CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
     nothing_unexpected,
     *ORDER_CHECKERS,
     *OWNER_CHECKERS,
+    *FAILURE_CHECKERS,
 )
 
 

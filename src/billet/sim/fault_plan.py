@@ -78,6 +78,10 @@ class FaultPlan:
     thieves: float = 0.0  # a machine shows the microVMs of another host
     copied_tokens: float = 0.0  # share of the creates that bypass Billet and have the token of another microVM
     untimely: float = 0.0  # that a create is sent again just as its reservation ends, or flintlockd goes on
+    # What a real flintlockd answers to a create when something beneath it fails.
+    create_fails: float = 0.0  # nothing is created
+    create_locked: float = 0.0  # the same, for a moment
+    create_unclear: float = 0.0  # it may be there, and boots later
 
 
 class Maybe(Protocol):
@@ -151,6 +155,9 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         thieves=maybe(0.05, 0.3, 0.3),
         copied_tokens=maybe(0.1, 0.9, 0.4),
         untimely=maybe(0.3, 1.0, 0.5),
+        create_fails=maybe(0.02, 0.5, 0.3),
+        create_locked=maybe(0.05, 0.5, 0.2),
+        create_unclear=maybe(0.02, 0.3, 0.3),
     )
 
 

@@ -26,6 +26,18 @@ SLOW_S = 8.0  # the longest delay of a call; with all other delays less than the
 BACKLOG_S = 15.0  # after an outage, in addition
 HANG_S = 10.0  # the longest hang, except in outages
 VCPU_MAX = 64
+RESYNC_S = 20.0  # the latest that a microVM whose event was lost is noticed; real ones take up to 600 s
+_SAVING = "creating microvm: saving microvm spec: "
+FAULTS = (
+    "creating microvm: checking to see if spec exists: getting vm spec from store: connection refused",
+    f"{_SAVING}getting lease for owner: namespace {NOT_FOUND}",
+    f"{_SAVING}getting containerd writer: write ref: no space left on device",
+)
+LOCKED = f"{_SAVING}getting containerd writer: ref flintlock/vm locked for 9ms: unavailable"
+UNCLEAR = (
+    f"{_SAVING}committing content to store: unavailable",
+    "creating microvm: publishing microvm created event: unavailable",
+)
 BROKE = Reply(Code.UNAVAILABLE, "connection reset", b"")
 
 PENDING = types.MicroVMStatus.PENDING
@@ -64,6 +76,7 @@ class Flintlockd:
         self._number = number
         self._made = 0
         self._chance = world.chance(f"flintlockd of {host.id}")
+        self._failing = world.chance(f"failures of {host.id}")
         self._backlog = world.chance(f"backlog of {host.id}")
         self._queue: deque[str] = deque()
         self._busy = False
@@ -120,6 +133,11 @@ class Flintlockd:
         if spec.vcpu > VCPU_MAX:
             self._world.note(Declined(self._world.now_s, self.host.id, wire.observe(types.MicroVM(spec=spec)).token))
             raise HostVerdict(Code.UNKNOWN, "creating microvm: 'VCPU' failed on the 'lte' tag")
+        if not direct:
+            self._fail(spec)
+        unclear = not direct and self._world.happens(self._failing, self._world.faults.create_unclear)
+        if unclear and self._failing.random() < 0.5:
+            raise HostVerdict(Code.UNKNOWN, UNCLEAR[0])
         self._made += 1
         spec.uid = f"01SHST{self._made:017d}{self._number:03d}"
         message = types.MicroVM(version=1, spec=spec, status=types.MicroVMStatus(state=PENDING))
@@ -128,8 +146,24 @@ class Flintlockd:
         vm = self.vms[spec.uid] = SimVm(spec.uid, token, seen.demand, message)
         self._world.note(Accepted(self._world.now_s, self.host.id, vm.uid, spec.id, vm.token, vm.demand, called_s))
         self._world.tell(self.host.id, f"has {spec.id} as {vm.uid[-6:]}, token {vm.token[-6:] or 'none'}")
+        if unclear and self.process:
+            boots_s = self._world.now_s + self._failing.uniform(0.0, RESYNC_S)
+            self.process.call_at(boots_s, self._enqueue, vm.uid)
+            raise HostVerdict(Code.UNKNOWN, UNCLEAR[self._failing.randrange(2)])
         self._enqueue(vm.uid)
         return rpc.CreateMicroVMResponse(microvm=message).SerializeToString()
+
+    def _fail(self, spec: types.MicroVMSpec) -> None:
+        """Refuse a create because something beneath flintlockd fails, if the plan says so. Nothing is created."""
+        text = ""
+        if self._world.happens(self._failing, self._world.faults.create_fails):
+            text = FAULTS[self._failing.randrange(len(FAULTS))]
+        elif self._world.happens(self._failing, self._world.faults.create_locked):
+            text = LOCKED
+        if text:
+            token = wire.observe(types.MicroVM(spec=spec)).token
+            self._world.note(Declined(self._world.now_s, self.host.id, token, fault=True))
+            raise HostVerdict(Code.UNKNOWN, text)
 
     def delete(self, uid: str) -> bytes:
         """DeleteMicroVM."""

@@ -198,11 +198,12 @@ class Tried(NamedTuple):
 
 
 class Declined(NamedTuple):
-    """A flintlockd has refused a create for good."""
+    """A flintlockd has refused a create, and has created nothing. `fault`: by the host's own fault."""
 
     at_s: float
     host: str
     token: str
+    fault: bool = False
 
 
 class Listed(NamedTuple):

@@ -566,6 +566,8 @@ class Answer(_message.Message):
         """a create that did not reach flintlockd: refusal"""
         UNKNOWN: Answer._Kind.ValueType  # 2
         """a create with an unknown outcome: text; with uid, one whose microVM was deleted since"""
+        FAILED: Answer._Kind.ValueType  # 3
+        """a create that failed by the host's own fault and has created nothing: code, text (leaders before"""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     REPLIED: Answer.Kind.ValueType  # 0
@@ -574,6 +576,8 @@ class Answer(_message.Message):
     """a create that did not reach flintlockd: refusal"""
     UNKNOWN: Answer.Kind.ValueType  # 2
     """a create with an unknown outcome: text; with uid, one whose microVM was deleted since"""
+    FAILED: Answer.Kind.ValueType  # 3
+    """a create that failed by the host's own fault and has created nothing: code, text (leaders before"""
 
     ORDER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
