@@ -17,8 +17,9 @@ from billet.api.http import http_app
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import exposition
 from billet.core.accuracy import Outcome
+from billet.core.corrections import NO_DISCOUNT, Discount
 from billet.core.errors import InvalidRequest
-from billet.core.model import NO_DISCOUNT, Discount, Forecast, Host, Resources
+from billet.core.model import Forecast, Host, Resources
 from billet.core.state import State
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.leadership import Leadership

@@ -8,7 +8,8 @@ import pytest
 from billet.api.fleet_service import host_view
 from billet.commands.lists import as_dicts
 from billet.commands.rebalance import CANNOT_MIGRATE, Limits, fleet_of, print_plan
-from billet.core.model import NO_DISCOUNT, Facts, Host, Resources
+from billet.core.corrections import NO_DISCOUNT
+from billet.core.model import Facts, Host, Resources
 from billet.core.report import Report
 from billet.core.state import State
 from billet.wire.pb import fleet_pb2 as pb

@@ -8,7 +8,8 @@ from rich.console import Console
 
 from billet.commands.lists import as_dicts
 from billet.core.accuracy import Outcome
-from billet.core.model import NO_DISCOUNT, Discount, Forecast
+from billet.core.corrections import NO_DISCOUNT, Discount
+from billet.core.model import Forecast
 from billet.show.accuracy import accuracy_report
 from billet.show.explain import auction_report, older_auctions
 from billet.show.marks import age, bar, duration, gib

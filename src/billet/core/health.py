@@ -12,13 +12,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from billet.core.model import NO_TROUBLE, Facts, Trouble
+from billet.core.corrections import NO_TROUBLE, Trouble
+from billet.core.model import Facts
 from billet.core.plural import counted
 
 SUSPECT_AFTER = 2  # failures in a row
 FIRST_TRY_S = 2.0  # from the first failure to the next try
 LAST_TRY_S = 300.0  # most seconds between two tries
 FORGET_S = 900.0  # a memory that nothing has confirmed for so long says nothing any more
+TEXT_MAX = 160  # characters of a failure's text that are kept
 KEPT = 16  # failures kept per host
 PENALTY = 2.0  # added to the score: more than a full host costs
 
@@ -127,6 +129,11 @@ class Health:
         return f"{what} failed ({last.text})" if last.text else f"{what} failed"
 
 
+def shortened(text: str) -> str:
+    """A failure's text, short enough to stand in other texts: its end says what is wrong."""
+    return text if len(text) <= TEXT_MAX else f"...{text[-TEXT_MAX:]}"
+
+
 def most_refusing(hosts: int, share: float) -> int:
     """How many of `hosts` may be without orders at once for what has failed on them: a share, at least one."""
     return max(1, int(hosts * share))
@@ -150,7 +157,7 @@ def trouble(health: Health, worst_ones: Collection[str], host_id: str, now_s: fl
 
 
 def crowded(placed: Mapping[str, int]) -> list[str]:
-    """The bidders on which many microVMs were placed since their last finished boot, more than twice the median.
+    """The bidders on which many microVMs were placed since their last finished boot, more than 1.5 times the median.
 
     `placed`: that number, by host. In a fleet that boots slowly all hosts have many, and none is crowded. A host that
     boots nothing stands out soon, long before its boot queue is late enough to be called stalled.
@@ -158,7 +165,7 @@ def crowded(placed: Mapping[str, int]) -> list[str]:
     counts = sorted(placed.values())
     if not counts or counts[-1] < CROWD:
         return []
-    limit = max(CROWD, 2 * counts[(len(counts) - 1) // 2] + 1)
+    limit = max(CROWD, 3 * counts[(len(counts) - 1) // 2] // 2 + 1)
     return [host_id for host_id, count in placed.items() if count >= limit]
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from billet.core.corrections import NO_DISCOUNT, NO_TROUBLE, Discount, Trouble
+
 
 class Resources(NamedTuple):
     """Amounts of the resources that microVMs take: a demand, a host's capacity, or its free room."""
@@ -96,27 +98,6 @@ class Facts(NamedTuple):
     ) -> Facts:
         """The facts with other values of fields 1 to 5. Twice as fast as `_replace`, for every overtaken bid."""
         return Facts(self[0], pending, boot_s, ahead_s, pull_s, uncertainty, *self[6:])
-
-
-class Discount(NamedTuple):
-    """The correction of a host's inaccurate bids (core/accuracy.py): `delay` multiplies the predicted seconds,
-    `utilisation` is added to the score."""
-
-    delay: float = 1.0
-    utilisation: float = 0.0
-
-
-NO_DISCOUNT = Discount()
-
-
-class Trouble(NamedTuple):
-    """What a host's failures add to its score (core/health.py), and what has failed."""
-
-    penalty: float = 0.0
-    why: str = ""
-
-
-NO_TROUBLE = Trouble()
 
 
 class Constraints(NamedTuple):

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import structlog
 
 from billet.core.blame import Blame, Charges
+from billet.core.corrections import NO_TROUBLE, Trouble
+from billet.core.errors import without_not_found
 from billet.core.health import (
     PENALTY,
     PULL_S,
@@ -23,12 +25,13 @@ from billet.core.health import (
     Kind,
     crowded,
     most_refusing,
+    shortened,
     stall_limit_s,
     trouble,
     worst,
 )
 from billet.core.memory import remember
-from billet.core.model import Auction, Bid, Host, HostView, Observed, Reason, Refusal, Trouble, VmState
+from billet.core.model import Auction, Bid, Host, HostView, Observed, Reason, Refusal, VmState
 from billet.core.plural import counted
 from billet.core.report import InventoryUpdate, Report
 from billet.core.state import State
@@ -128,16 +131,17 @@ class HealthTracker:
         found = ((host_id, self._health[host_id]) for host_id in self._worst())
         return {host_id: health.why(now_s) for host_id, health in found if health.refuses(now_s)}
 
-    def suspects(self) -> dict[str, str]:
-        """The hosts that are suspect, and why."""
-        self.refusing()  # forgets
-        now_s = self._clock.monotonic_s()
-        found = ((host_id, self._health[host_id]) for host_id in self._worst())
-        return {host_id: health.why(now_s) for host_id, health in found if health.suspect}
+    def suspects(self, host_id: str) -> bool:
+        """Whether a host is suspect."""
+        health = self._health.get(host_id)
+        return health is not None and health.suspect and host_id in self._worst()
 
-    def troubles(self) -> dict[str, Trouble]:
-        """What is added to the scores of connected hosts, for people."""
-        return self._troubles(self._hosts.keys())
+    def trouble(self, host_id: str) -> Trouble:
+        """What has failed on a host, and what is added to its score now; a crowd is left out."""
+        health, now_s = self._health.get(host_id), self._clock.monotonic_s()
+        if health is None or health.forgotten(now_s):
+            return NO_TROUBLE
+        return Trouble(trouble(health, self._worst(), host_id, now_s).penalty, health.why(now_s))
 
     def _worst(self) -> list[str]:
         """Those that may be without orders: a part of the fleet at most, the worst first."""
@@ -171,7 +175,11 @@ class HealthTracker:
             return  # the inventory shows what becomes of it
         if isinstance(outcome, Failed):
             now_s = self._clock.monotonic_s()
-            self._failed(host_id, Failure(Kind.CREATE, now_s, outcome.text), order.at_s if order else now_s)
+            self._failed(
+                host_id,
+                Failure(Kind.CREATE, now_s, shortened(without_not_found(outcome.text))),
+                order.at_s if order else now_s,
+            )
         self._end(host_id, token)
 
     def _end(self, host_id: str, token: str) -> None:
