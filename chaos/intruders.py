@@ -23,6 +23,7 @@ BOOT_ID, MACHINE_ID = "/proc/sys/kernel/random/boot_id", "/etc/machine-id"
 NOTICED_S = 30.0  # how long a fleet that is whole may take to notice a copied identity
 REFUSED_S = 10.0  # how long to wait until an agent is refused; without a leader it is not
 LISTED_S = 15.0  # within which a host that was let in is listed
+REMOVED_S = 15.0  # within which a host without microVMs is removed
 OPERATOR_S = 60.0  # how long the operator tries
 
 
@@ -150,13 +151,16 @@ class Second(Intruder):
     async def _clear_up(self) -> None:
         """A name that was let in while the true agent was away stays in the fleet until it is removed.
 
-        The operator looks for a while: an answer that was given without a leader does not have it yet.
+        Its microVMs are those of the true host, whose agent is refused as long as it does not own them. The operator
+        looks for a while: an answer that was given without a leader does not have the name yet.
         """
-        operator = self.cluster.operator
-        if await operator.wait(self._claimed, lambda view: True, LISTED_S) and await operator.change(
-            self._claimed, pb.REMOVE, OPERATOR_S
-        ):
-            self.remedies.append(f"billet host remove {self._claimed}")
+        operator, name = self.cluster.operator, self._claimed
+        if not await operator.wait(name, lambda view: True, LISTED_S):
+            return
+        if await operator.change(name, pb.REMOVE, REMOVED_S):
+            self.remedies.append(f"billet host remove {name}")
+        elif await operator.change(name, pb.REMOVE, OPERATOR_S, self.host):
+            self.remedies.append(f"billet host remove {name} --to {self.host}")
 
 
 @dataclass

@@ -34,9 +34,9 @@ class Operator:
         reply = await self._ask(fleet.HOSTS, pb.HostsRequest().SerializeToString(), timeout_s)
         return pb.HostsReply.FromString(reply) if reply is not None else None
 
-    async def change(self, host: str, verb: pb.HostVerb.ValueType, timeout_s: float) -> bool:
+    async def change(self, host: str, verb: pb.HostVerb.ValueType, timeout_s: float, to: str = "") -> bool:
         """`billet host rebind` and the like. Returns whether it was done."""
-        request = pb.ChangeHostRequest(host=host, verb=verb)
+        request = pb.ChangeHostRequest(host=host, verb=verb, to=to)
         return await self._ask(fleet.CHANGE_HOST, request.SerializeToString(), timeout_s) is not None
 
     async def wait(self, host: str, when: Callable[[pb.HostView], bool], timeout_s: float) -> bool:

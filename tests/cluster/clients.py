@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 from tests.harness import Cluster
+from tests.zygote import ZYGOTE
 
 DEADLINE_S = 120.0
 ROOMY = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
@@ -152,3 +154,8 @@ async def eventually(true: Callable[[], Any], timeout_s: float = 120.0) -> Any:
         if time.monotonic() > deadline_s:
             raise AssertionError(f"not within {timeout_s:g} s: {true}")
         await asyncio.sleep(0.05)
+
+
+async def billet(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """What a person types."""
+    return await asyncio.to_thread(ZYGOTE.run, *arguments, "--server", cluster.grpc[0])

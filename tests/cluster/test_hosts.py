@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -25,6 +24,7 @@ from billet.wire.pb import flintlock_types_pb2 as types
 from tests.cluster.clients import (
     Clients,
     all_ready,
+    billet,
     eventually,
     names_on_hosts,
     numbered,
@@ -34,7 +34,6 @@ from tests.cluster.clients import (
 )
 from tests.cluster.conftest import Start
 from tests.harness import Cluster
-from tests.zygote import ZYGOTE
 
 CREATED = types.MicroVMStatus.CREATED
 
@@ -88,11 +87,6 @@ async def controllers() -> AsyncIterator[Callable[..., list[Controller]]]:
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
-
-
-async def billet(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """What a person types."""
-    return await asyncio.to_thread(ZYGOTE.run, *arguments, "--server", cluster.grpc[0])
 
 
 async def states(clients: Clients) -> dict[str, str]:

@@ -22,7 +22,7 @@ from billet.fake.settings import FakeConfig
 from billet.link.hello import put_hello, sign
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import link_pb2 as pb
-from tests.cluster.clients import Clients, eventually, numbered, uids_on_hosts
+from tests.cluster.clients import Clients, billet, eventually, numbered, uids_on_hosts
 from tests.cluster.conftest import Start
 from tests.harness import LINK_TOKEN, Cluster
 from tests.zygote import ZYGOTE
@@ -157,6 +157,29 @@ async def test_two_agents_beside_one_flintlockd_are_one_host(start: Start) -> No
     await eventually(is_ready(clients, "h0"))
     assert await state_of(clients, "h0-b") in ("", "AWAY")
     assert sorted([(await clients.get(uid)).spec.uid for uid in crowd.uids.values()]) == sorted(crowd.uids.values())
+
+
+async def test_what_a_second_name_was_given_goes_back_to_the_host_whose_flintlockd_it_is(start: Start) -> None:
+    """The second agent joins while the first is away, and is given microVMs before the first is back."""
+    cluster, clients = await start(1, vcpu=8)
+    await asyncio.to_thread(cluster.agent[0].kill)
+    second = start_agent(cluster, "second", "--id", "h0-b")
+    await eventually(is_ready(clients, "h0-b"))
+    crowd = await clients.crowd(numbered("vm", 3), at_once=3)
+    first = cluster.launch_agent(0)
+    await eventually(said(first, "have the same flintlockd"))
+    await asyncio.to_thread(second.kill)
+    await eventually(said(first, "shows microVM"))
+    refused = await billet(cluster, "host", "remove", "h0-b")
+    assert "h0 shows them too. If both names mean one machine, give --to h0" in refused.stderr
+    removed = await billet(cluster, "host", "remove", "h0-b", "--to", "h0")
+    assert removed.stdout == "h0-b is no longer part of the fleet. Its microVMs are h0's.\n"
+    await eventually(is_ready(clients, "h0"))
+    assert set(await clients.hosts()) == {"h0"}
+    assert sorted([(await clients.get(uid)).spec.uid for uid in crowd.uids.values()]) == sorted(crowd.uids.values())
+    for uid in crowd.uids.values():
+        await clients.delete(uid)
+    await eventually(lambda: not uids_on_hosts(cluster))
 
 
 async def test_a_new_host_waits_until_it_is_admitted(start: Start) -> None:

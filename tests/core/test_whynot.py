@@ -10,7 +10,22 @@ from hypothesis import strategies as st
 from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.corrections import NO_DISCOUNT, Discount
-from billet.core.model import ZERO, Auction, Facts, Host, HostView, Reason, Refusal, Resources, )  # fmt: skip from billet.core.policies import POLICIES from billet.core.questions.record import AuctionRecord, Called, attempt_of from billet.core.questions.whynot import PRESSURE_STEP, RESOURCES, Change, Lever, What, why_not from billet.core.scoring import DEFAULT_WEIGHTS, Weights  ROOM = Resources(16, 65536, 100_000, 100
+from billet.core.model import (
+    ZERO,
+    Auction,
+    Facts,
+    Host,
+    HostView,
+    Reason,
+    Refusal,
+    Resources,
+)  # fmt: skip
+from billet.core.policies import POLICIES
+from billet.core.questions.record import AuctionRecord, Called, attempt_of
+from billet.core.questions.whynot import PRESSURE_STEP, RESOURCES, Change, Lever, What, why_not
+from billet.core.scoring import DEFAULT_WEIGHTS, Weights
+
+ROOM = Resources(16, 65536, 100_000, 100)
 AUCTION = Auction("01AUCTION", "ns", "vm", Resources(2, 2048, 0, 1))
 
 

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from billet.core.errors import InvalidRequest
+from billet.core.errors import InvalidRequest, PreconditionFailed
 from billet.core.identity import ROWS, Admitted, Claim, Refused, Verdict, Waiting
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.report import InventoryUpdate, Report
 from billet.core.state import PutHost, PutPlacement, load
+from billet.leader import operator as operators
 from billet.leader.admission import Admission
 from billet.leader.ledger import Ledger
+from billet.leader.operator import Operator
 from billet.leader.reconciler import Reconciler
 from billet.ports import Leader
 from billet.process import SystemClock
@@ -272,3 +274,59 @@ async def test_two_agents_with_microvms_on_one_flintlockd_do_not_lock_each_other
     await fleet.reconciler.fence("a")
     fleet.admission.reported("b", Report(Facts(), 0.0, 0, 0, 0, 0, True, 1.0))
     await eventually(lambda: fleet.deleted == [("b", "a1")])
+
+
+async def _second_agent_won(fleet: Fleet) -> None:
+    """`a` has lost what it had when its flintlockd was replaced; `b` joined beside the new one and was given b1."""
+    for name, uid in (("a", "a1"), ("a", "a2"), ("b", "b1")):
+        await fleet.ledger.finish([PutHost(Host(name, ROOM, ROOM, key=key(ord(name))))])
+        await fleet.ledger.claim([PutPlacement(Placement(uid, "ns", uid, SHAPE, name, PlacementState.STARTED, uid))])
+
+
+async def test_two_agents_of_which_one_has_microvms_do_not_relieve_each_other(fleet: Fleet) -> None:
+    """Broken on purpose (the one with fewer microVMs goes, whoever shows whose): they alternate for ever."""
+    await _second_agent_won(fleet)
+    fleet.hello("b", key(ord("b")), daemon="socket")
+    fleet.shows("b", "b1")
+    joined = []
+    for _ in range(3):
+        for name in ("a", "b"):
+            if not fleet.is_joined(name) and isinstance(fleet.hello(name, key(ord(name)), daemon="socket"), Admitted):
+                fleet.shows(name, "b1")
+                joined.append(name)
+    assert joined == ["a", "b"]
+    assert fleet.is_joined("b")
+
+
+async def test_a_host_takes_over_what_a_second_agent_beside_its_flintlockd_was_given(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operators, "SURELY_AWAY_S", 0.0)
+    operator = Operator(fleet.ledger, fleet.reconciler, fleet.admission.sharing)
+    await _second_agent_won(fleet)
+    with pytest.raises(PreconditionFailed, match="a has shown no microVM of b"):
+        await operator.remove("b", False, "a")
+    fleet.hello("a", key(ord("a")))
+    fleet.shows("a", "b1")
+    assert fleet.refused() == ["a"]
+    with pytest.raises(PreconditionFailed, match=r"a shows them too\. If both names mean one machine, give --to a"):
+        await operator.remove("b", False)
+    await operator.remove("b", False, "a")
+    assert set(fleet.ledger.state.hosts) == {"a"}
+    assert fleet.ledger.state.placements["b1"].host == "a"
+    fleet.hello("a", key(ord("a")))
+    fleet.shows("a", "b1")
+    await eventually(lambda: "a" in fleet.reconciler.ready)
+    assert fleet.ledger.state.placements["b1"].state is PlacementState.STARTED
+    assert fleet.ledger.state.placements["a1"].state is PlacementState.LOST
+
+
+async def test_a_fenced_host_hands_nothing_over(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "SURELY_AWAY_S", 0.0)
+    operator = Operator(fleet.ledger, fleet.reconciler, fleet.admission.sharing)
+    await _second_agent_won(fleet)
+    fleet.hello("a", key(ord("a")))
+    fleet.shows("a", "b1")
+    await operator.fence("b")
+    with pytest.raises(PreconditionFailed, match="b was fenced, so its microVMs are given up"):
+        await operator.remove("b", True, "a")

@@ -67,7 +67,7 @@ class LeaderTerm:
 
     @property
     def operator(self) -> Operator:
-        return Operator(self.ledger, self.reconciler)
+        return Operator(self.ledger, self.reconciler, lambda host_id: [])
 
     def state_of(self, placement_id: str) -> PlacementState | None:
         placement = self.ledger.state.placements.get(placement_id)

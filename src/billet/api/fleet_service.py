@@ -132,14 +132,14 @@ class _Fleet:
 
 async def _change(leadership: Leadership, wanted: pb.ChangeHostRequest) -> int:
     """Carry out the operation. Returns the number of microVMs that a fence has released. Raises BilletError."""
-    operator = Operator(leadership.ledger, leadership.reconciler)
+    operator = Operator(leadership.ledger, leadership.reconciler, leadership.admission.sharing)
     match wanted.verb:
         case pb.CORDON | pb.UNCORDON:
             await operator.cordon(wanted.host, wanted.verb == pb.CORDON)
         case pb.FENCE:
             return await operator.fence(wanted.host)
         case pb.REMOVE:
-            await operator.remove(wanted.host, wanted.gone)
+            await operator.remove(wanted.host, wanted.gone, wanted.to)
         case pb.REBIND:
             await leadership.admission.rebind(wanted.host)
         case pb.ADMIT:

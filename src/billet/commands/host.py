@@ -113,12 +113,19 @@ def fence(address: Address, output: str, name: str, yes: bool) -> None:
 @click.option(
     "--gone", is_flag=True, help="The machine never comes back: forget the microVMs that were fenced on it too."
 )
+@click.option(
+    "--to", default="", metavar="HOST", help="Both names mean one flintlockd: this one takes over its microVMs."
+)
 @client_options
 @output_option
-def remove(address: Address, output: str, name: str, gone: bool) -> None:
-    """Remove a host from the fleet. It must have no microVMs, and its agent must be stopped."""
-    reply = change(address, name, "REMOVE", gone=gone)
-    _print(reply, output, f"{name} is no longer part of the fleet.")
+def remove(address: Address, output: str, name: str, gone: bool, to: str) -> None:
+    """Remove a host from the fleet. Its agent must be stopped, and it must have no microVMs.
+
+    If its flintlockd goes on under another name, which is refused since it shows microVMs of this host, --to gives
+    them to that name.
+    """
+    reply = change(address, name, "REMOVE", gone=gone, to=to)
+    _print(reply, output, f"{name} is no longer part of the fleet." + (f" Its microVMs are {to}'s." if to else ""))
 
 
 @host.command()
@@ -161,12 +168,14 @@ def accept_term(address: Address, output: str, name: str) -> None:
     _print(reply, output, f"The leader begins a term that {name} obeys.")
 
 
-def change(address: Address, name: str, verb: str, timeout_s: float = 30.0, gone: bool = False) -> dict[str, Any]:
+def change(
+    address: Address, name: str, verb: str, timeout_s: float = 30.0, gone: bool = False, to: str = ""
+) -> dict[str, Any]:
     """Call ChangeHost with a HostVerb and return the reply as a dict."""
     from billet.client import Client
     from billet.wire.pb.fleet_pb2 import ChangeHostReply, ChangeHostRequest, HostVerb
 
-    request = ChangeHostRequest(host=name, verb=HostVerb.Value(verb), gone=gone)
+    request = ChangeHostRequest(host=name, verb=HostVerb.Value(verb), gone=gone, to=to)
     with Client(address, timeout_s) as client:
         return as_dicts(client.fleet("ChangeHost", request, ChangeHostReply))
 

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from billet.fake import names
 from billet.fake.disk import Disk
-from billet.fake.faults import Faults
+from billet.fake.faults import FaultKind, Faults
 from billet.fake.model import DELETING, FAILED, PENDING, StoredMicroVm, images, run
 from billet.fake.settings import FakeConfig
 
 RETRY_STEP_S = 20.0  # retry n waits n times this
-RETRIES_MAX = 10
+RETRIES_MAX = 10  # the eleventh failure is final
+RESYNC_S = 600.0  # between two looks at all microVMs; the first one is at the start
+RESYNC_MIN_S = 0.2  # however fast time runs
+DEAD_PID = (1 << 22) + 1  # more than any process of Linux has
 PANIC_EXIT = 2  # exit code of a Go program that panics
 
 
@@ -52,28 +57,37 @@ class BootWorker:
         self._chance = random.Random(config.seed)
         self._queue: asyncio.Queue[str] = asyncio.Queue()
         self._cached: set[str] = set()
-        self._timers: set[asyncio.TimerHandle] = set()
+        self._backing_off: dict[str, asyncio.TimerHandle] = {}  # by uid, until when nothing is done about it
+        self._resync: asyncio.TimerHandle | None = None
         self._worker: asyncio.Task[None] | None = None
         self.stats = BootStats()
 
     def start(self) -> None:
-        """Start with a resync: microVMs that were PENDING or DELETING before a restart are queued."""
-        for record in self._records.values():
-            if record.vm.status.state in (PENDING, DELETING):
-                self._queue.put_nowait(record.uid)
+        """Start with a resync. It leaves what backs off: its timer was lost, so it waits for the next resync."""
+        self._look_at_all({uid for uid, record in self._records.items() if record.vm.status.retry})
         self._worker = asyncio.create_task(self._work(), name="reconcile")
+
+    def _look_at_all(self, leave: Collection[str]) -> None:
+        """Queue what is PENDING or DELETING. One unreadable record ends the look before it has begun."""
+        if not any(names.is_unreadable(record.vm.spec) for record in self._records.values()):
+            for uid, record in self._records.items():
+                if record.vm.status.state in (PENDING, DELETING) and uid not in leave:
+                    self._queue.put_nowait(uid)
+        delay_s = max(RESYNC_S * self._config.time_scale, RESYNC_MIN_S)
+        self._resync = asyncio.get_running_loop().call_later(delay_s, self._look_at_all, self._backing_off)
 
     async def stop(self) -> None:
         """Stop the worker, even during a boot."""
-        for timer in self._timers:
+        for timer in (*self._backing_off.values(), *([self._resync] if self._resync else [])):
             timer.cancel()
         if self._worker is not None:
             self._worker.cancel()
             await asyncio.gather(self._worker, return_exceptions=True)
 
     def wake(self, uid: str) -> None:
-        """Queue a microVM to be booted or deleted."""
-        self._queue.put_nowait(uid)
+        """Queue a microVM to be booted or deleted, unless nobody hears of it."""
+        if not self._faults.stands(FaultKind.CONTAINERD_RESTARTED):
+            self._queue.put_nowait(uid)
 
     def preload(self, image: str) -> None:
         """Mark an image as pulled and unpacked."""
@@ -92,29 +106,36 @@ class BootWorker:
     async def _work(self) -> None:
         while True:
             record = self._records.get(await self._queue.get())
-            if record is None:
+            if record is None or record.uid in self._backing_off or names.never_ends(record.vm.spec):
+                continue
+            if names.is_unreadable(record.vm.spec):
                 continue
             if record.vm.status.state == PENDING:
                 await self._reconcile(record)
-            if record.vm.status.state == DELETING:
+            if record.vm.status.state == DELETING and record.uid not in self._backing_off:
                 await self._delete(record)
 
     async def _reconcile(self, record: StoredMicroVm) -> None:
         status = record.vm.status
-        if status.retry > RETRIES_MAX:
-            status.state = FAILED
-            self.save(record)
-            return
         booted = await self._boot(record)
+        if status.state == DELETING and self._faults.strikes(FaultKind.LOSE_DELETE):
+            run(record.vm)  # the save of the boot's end has the same version as the Delete's, and comes later
+            self._disk.save(record)
+            return
         if status.state != PENDING:
             return  # deleted meanwhile
         if booted:
             run(record.vm)
+            self._disk.write_pid(record, DEAD_PID if self._faults.strikes(FaultKind.DEAD_VMM) else os.getpid())
             if record.accepted_s:
                 self.stats.created_s[record.uid] = time.monotonic() - record.accepted_s
         else:
             status.retry += 1
-            self._retry_later(record.uid, status.retry * RETRY_STEP_S * self._config.time_scale)
+            if status.retry > RETRIES_MAX:
+                self.save(record)
+                status.state = FAILED
+            else:
+                self._back_off(record)
         self.save(record)
 
     async def _boot(self, record: StoredMicroVm) -> bool:
@@ -130,7 +151,12 @@ class BootWorker:
             await asyncio.sleep(self.draw_s(self._config.boot_mean_s))
         finally:
             stats.running -= 1
-        return not self._faults.boot_fails() and self._chance.random() >= self._config.boot_failure_share
+        works = not (self._is_cut_off() or names.cannot_boot(record.vm.spec))
+        works = works and not self._faults.strikes(FaultKind.FAIL_BOOT)
+        return works and self._chance.random() >= self._config.boot_failure_share
+
+    def _is_cut_off(self) -> bool:
+        return any(self._faults.stands(kind) for kind in (FaultKind.CONTAINERD_DOWN, FaultKind.CONTAINERD_FULL))
 
     async def _pull(self, image: str) -> None:
         if image in self._cached:
@@ -141,16 +167,23 @@ class BootWorker:
 
     async def _delete(self, record: StoredMicroVm) -> None:
         await asyncio.sleep(self.draw_s(self._config.delete_mean_s))
+        if self._is_cut_off() or self._faults.strikes(FaultKind.FAIL_DELETE):
+            record.vm.status.retry += 1
+            self._back_off(record)
+            self.save(record)
+            return
         self._records.pop(record.uid, None)
-        self._disk.remove(record.uid)
+        self._disk.remove(record)
 
-    def _retry_later(self, uid: str, delay_s: float) -> None:
-        def fire() -> None:
-            self._timers.discard(timer)
-            self._queue.put_nowait(uid)
+    def _back_off(self, record: StoredMicroVm) -> None:
+        """Do nothing about it for a while, not even delete it."""
 
-        timer = asyncio.get_running_loop().call_later(delay_s, fire)
-        self._timers.add(timer)
+        def end() -> None:
+            del self._backing_off[record.uid]
+            self.wake(record.uid)
+
+        delay_s = record.vm.status.retry * RETRY_STEP_S * self._config.time_scale
+        self._backing_off[record.uid] = asyncio.get_running_loop().call_later(delay_s, end)
 
     def draw_s(self, mean_s: float) -> float:
         """Draw a lognormal duration with this mean."""

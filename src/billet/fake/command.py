@@ -67,6 +67,7 @@ _TLS_FLAGS = ("insecure", "cert", "key", "client_validate", "client_ca")
 @click.option("--boot-mean-s", default=0.5, help="Mean seconds of a boot. Boots run one after another.")
 @click.option("--pull-mean-s", default=2.0, help="Mean seconds of a pull, at the first use of each image.")
 @click.option("--delete-mean-s", default=0.05, help="Mean seconds of a deletion.")
+@click.option("--create-mean-s", default=0.0, help="Mean seconds until a create is answered.")
 @click.option(
     "--sigma",
     default=0.3,
@@ -79,6 +80,13 @@ _TLS_FLAGS = ("insecure", "cert", "key", "client_validate", "client_ca")
     help="Factor for the pauses before retries: the n-th retry of a failed boot waits n x 20 s x this.",
 )
 @click.option("--boot-failure-share", default=0.0, help="Share of boot attempts that fail, 0 to 1.")
+@click.option(
+    "--state-dir",
+    default="",
+    show_default=False,
+    metavar="FOLDER",
+    help="Folder for the pid files of VMMs, as flintlockd has. Empty = none.",
+)
 @click.option(
     "--state",
     "state_file",

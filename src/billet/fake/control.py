@@ -1,12 +1,13 @@
 """The control port: set faults, and read statistics. Plain HTTP and JSON, without authentication: for tests only.
 
     POST   /fault    {"kind": .., "method": "CreateMicroVM", "count": 1, "delay_s": 0, "text": "..", "code": 14}
-    DELETE /fault    no fault stands any more; calls that hang already go on hanging
+    DELETE /fault    no fault stands any more; calls that hang already go on hanging. ?kind=..: those of one kind
     GET    /stats    creates accepted, microVMs with state and metadata, boots, pulls
     POST   /preload  {"image": ".."}: taken as pulled
 
-The kinds, and what each does, are in faults.Kind. `method` is the method's short name, "*" for any, reflection
-excepted. `count` is how many calls are hit, -1 for all until cleared. `code` is the gRPC status of a refusal.
+The kinds, and what each does, are in faults.FaultKind. Those of containerd have methods and texts of their own.
+`method` is the method's short name, "*" for any, reflection excepted. `count` is how many calls are hit, -1 for all
+until cleared. `code` is the gRPC status of a refusal.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ def control_app(faults: Faults, stats: Callable[[], dict[str, Any]], preload: Ca
             return JSONResponse({"error": error.text}, 400)
         return JSONResponse({})
 
-    async def clear_faults(_: Request) -> JSONResponse:
-        faults.clear()
+    async def clear_faults(http: Request) -> JSONResponse:
+        faults.clear(http.query_params.get("kind", ""))
         return JSONResponse({})
 
     async def read_stats(_: Request) -> JSONResponse:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+from pathlib import Path
 
 from billet.core.errors import ConfigError
 from billet.fake.model import StoredMicroVm
@@ -15,7 +17,8 @@ class Disk:
     With path "" nothing is kept and every call returns at once.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, state_dir: str = "") -> None:
+        self._state_dir = state_dir  # of flintlockd: a folder for each microVM, "" = none
         self._db: sqlite3.Connection | None = None
         if not path:
             return
@@ -45,10 +48,23 @@ class Disk:
             row = (record.uid, record.provider, record.poisoned, record.vm.SerializeToString())
             self._db.execute("INSERT OR REPLACE INTO microvm VALUES (?, ?, ?, ?)", row)
 
-    def remove(self, uid: str) -> None:
+    def remove(self, record: StoredMicroVm) -> None:
         """Delete one microVM."""
         if self._db is not None:
-            self._db.execute("DELETE FROM microvm WHERE uid = ?", (uid,))
+            self._db.execute("DELETE FROM microvm WHERE uid = ?", (record.uid,))
+        if self._state_dir:
+            shutil.rmtree(self._folder(record), ignore_errors=True)
+
+    def write_pid(self, record: StoredMicroVm, pid: int) -> None:
+        """Write the pid file of a VMM."""
+        if self._state_dir:
+            folder = self._folder(record)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{record.provider}.pid").write_text(f"{pid}\n")
+
+    def _folder(self, record: StoredMicroVm) -> Path:
+        spec = record.vm.spec
+        return Path(self._state_dir, spec.namespace, spec.id, spec.uid)
 
     def close(self) -> None:
         """Close the file."""

@@ -21,10 +21,25 @@ class FaultKind(StrEnum):
     SLOW = "slow"  # waits `delay_s`, then goes on as usual
     DIE = "die"  # the process ends at once, nothing is done
     DIE_AFTER_ACCEPT = "die_after_accept"  # done, then the process ends before any reply
-    FAIL_BOOT = "fail_boot"  # not a call: the next boot attempts fail and are retried
+    # containerd, beneath flintlockd. The first three stand until cleared, or until the process ends.
+    CONTAINERD_DOWN = "containerd_down"  # every call fails, boots and removals are retried
+    CONTAINERD_FULL = "containerd_full"  # the same for all that writes; Get and List say OK
+    CONTAINERD_RESTARTED = "containerd_restarted"  # nothing hears of creates and Deletes until the next resync
+    LOCKED = "locked"  # two writers met at one record; nothing is done
+    LIST_RACE = "list_race"  # a List met a removal
+    COMMIT_FAILS = "commit_fails"  # a create fails at its last step, and is not there
+    COMMIT_UNCLEAR = "commit_unclear"  # the same answer, but it is there, and boots at the next resync
+    PUBLISH_FAILS = "publish_fails"  # a create is there, and boots at the next resync
+    # Not calls: the next boots and removals. A boot that always fails: the snapshotter is full, the image is missing.
+    FAIL_BOOT = "fail_boot"  # fails, and is retried
+    FAIL_DELETE = "fail_delete"  # the same for a removal
+    DEAD_VMM = "dead_vmm"  # ends CREATED, though nothing runs
+    LOSE_DELETE = "lose_delete"  # a Delete during the microVM's own boot is forgotten
 
 
 ALWAYS = -1
+STANDING = frozenset({FaultKind.CONTAINERD_DOWN, FaultKind.CONTAINERD_FULL, FaultKind.CONTAINERD_RESTARTED})
+OF_BOOTS = frozenset({FaultKind.FAIL_BOOT, FaultKind.FAIL_DELETE, FaultKind.DEAD_VMM, FaultKind.LOSE_DELETE})
 
 
 @dataclass(slots=True, eq=False)
@@ -37,6 +52,13 @@ class Fault:
     delay_s: float = 0.0
     text: str = "fault on command"
     code: int = Code.UNAVAILABLE
+
+    def __post_init__(self) -> None:
+        """Set what the kind alone decides."""
+        if self.kind is FaultKind.LIST_RACE:
+            self.method = "ListMicroVMs"
+        if self.kind in STANDING:
+            self.count = ALWAYS
 
     @classmethod
     def read(cls, document: object) -> Fault:
@@ -65,22 +87,26 @@ class Faults:
         """Add a fault."""
         self._orders.append(fault)
 
-    def clear(self) -> None:
-        """Remove all faults. Calls that hang already stay so."""
-        self._orders.clear()
+    def clear(self, kind: str = "") -> None:
+        """Remove all faults, or those of one kind. Calls that hang already stay so."""
+        self._orders = [fault for fault in self._orders if kind and fault.kind != kind]
 
     def take(self, method: str) -> Fault | None:
         """The fault that hits this call, if any. Counts it down."""
-        return self._take(lambda fault: fault.kind != FaultKind.FAIL_BOOT and fault.method in ("*", method))
+        return self._take(lambda fault: fault.kind not in STANDING | OF_BOOTS and fault.method in ("*", method))
+
+    def stands(self, kind: FaultKind) -> bool:
+        """Whether a fault of this kind is active."""
+        return any(fault.kind == kind for fault in self._orders)
 
     @property
     def standing(self) -> list[str]:
         """The kinds of the active faults."""
         return [str(fault.kind) for fault in self._orders]
 
-    def boot_fails(self) -> bool:
-        """Whether this boot attempt must fail. Counts the fault down."""
-        return self._take(lambda fault: fault.kind == FaultKind.FAIL_BOOT) is not None
+    def strikes(self, kind: FaultKind) -> bool:
+        """Whether a fault OF_BOOTS hits this boot or removal. Counts it down."""
+        return self._take(lambda fault: fault.kind == kind) is not None
 
     def _take(self, hits: Callable[[Fault], bool]) -> Fault | None:
         fault = next((fault for fault in self._orders if hits(fault)), None)

@@ -11,6 +11,7 @@ from billet.fake.faults import Fault, FaultKind, Faults
 from billet.fake.guest import exec_command, server_info, ssh_proxy
 from billet.fake.service import MicroVMs
 from billet.fake.settings import EXEC_SINCE, SERVER_INFO_SINCE, FakeConfig
+from billet.fake.trouble import ANSWERS
 from billet.grpc.interface import Routes, ServerCall, StreamHandler, UnaryHandler
 from billet.grpc.reflection import SERVICES as REFLECTIONS
 from billet.grpc.reflection import Reflection
@@ -29,6 +30,7 @@ class Handlers:
     def __init__(self, config: FakeConfig, vms: MicroVMs, faults: Faults, die: Callable[[int], object]) -> None:
         self._token = config.basic_auth_token
         self._faults = faults
+        self._vms = vms
         self._die = die
         unary: dict[str, Unary] = {CREATE: vms.create, DELETE: vms.delete, GET: vms.get, LIST: vms.list_all}
         has_info = config.version() >= SERVER_INFO_SINCE
@@ -66,7 +68,13 @@ class Handlers:
             fault = self._faults.take(name)
             if fault:
                 await self._before(fault, call)
+            if method == CREATE:
+                await asyncio.sleep(self._vms.create_delay_s())
             try:
+                if fault and (answer := ANSWERS.get(fault.kind)):
+                    if answer.accepted:
+                        self._vms.create(request, heard=False)
+                    raise HostVerdict(Code.UNKNOWN, answer.text)
                 reply = work(request)
             except HostVerdict as verdict:
                 raise RpcError(verdict.status, verdict.text) from verdict

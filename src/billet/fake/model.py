@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from billet.core.errors import Code, HostVerdict
+from billet.fake import names
 from billet.fake.settings import PROVIDERS
 from billet.fake.validate import failures, is_empty, is_zero
 from billet.wire.flintlock import DEFAULT_MEMORY_MIB, DEFAULT_NAMESPACE, DEFAULT_VCPU, NO_NAME, NO_SPEC
@@ -71,6 +72,8 @@ def accept(request: rpc.CreateMicroVMRequest, uid: str, default_provider: str) -
     check_capabilities(spec, provider)
     poisoned = is_empty(spec.kernel)
     set_instance_id(spec, uid)
+    if text := names.refusal(spec):
+        raise _refuse(text)
     if provider in _METADATA_SERVICE:
         add_metadata_nic(spec)
     show(spec, uid)

@@ -72,9 +72,9 @@ class FakeProcess:
         """Add a fault; settings as in control.py."""
         self._control("POST", "/fault", {"kind": str(kind), **settings})
 
-    def clear_faults(self) -> None:
-        """Remove all faults."""
-        self._control("DELETE", "/fault")
+    def clear_faults(self, kind: FaultKind | str = "") -> None:
+        """Remove all faults, or those of one kind."""
+        self._control("DELETE", f"/fault?kind={kind}")
 
     def preload(self, image: str) -> None:
         """Mark an image as pulled."""
@@ -124,11 +124,13 @@ def arguments(config: FakeConfig) -> list[str]:
         "--boot-mean-s": config.boot_mean_s,
         "--pull-mean-s": config.pull_mean_s,
         "--delete-mean-s": config.delete_mean_s,
+        "--create-mean-s": config.create_mean_s,
         "--sigma": config.sigma,
         "--seed": config.seed,
         "--time-scale": config.time_scale,
         "--boot-failure-share": config.boot_failure_share,
         "--state": config.state_file,
+        "--state-dir": config.state_dir,
     }
     switches = {
         "--enable-http": config.enable_http,

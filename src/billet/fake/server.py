@@ -47,9 +47,9 @@ class FakeFlintlockd:
         self.faults = Faults()
         self.grpc_address = self.http_address = self.control_address = ""
         self.records: dict[str, StoredMicroVm] = {}
-        self._disk = Disk(config.state_file)
+        self._disk = Disk(config.state_file, config.state_dir)
         self.boots = BootWorker(config, self.records, self._disk, self.faults, die)
-        self.vms = MicroVMs(config.default_provider, self.records, self._disk, self.boots, die)
+        self.vms = MicroVMs(config, self.records, self._disk, self.boots, self.faults, die)
         self._die = die
         self._server: Server | None = None
         self._gateway: Channel | None = None
@@ -93,6 +93,7 @@ class FakeFlintlockd:
             "pulls": boots.pulls,
             "images": self.boots.cached,
             "faults": self.faults.standing,
+            "spinning": sorted(self.vms.spinning),
         }
 
     async def _start_grpc(self) -> None:

@@ -32,11 +32,13 @@ class FakeConfig:
     boot_mean_s: float = 0.5
     pull_mean_s: float = 2.0  # the first boot that needs an image pays this, once for each image
     delete_mean_s: float = 0.05
+    create_mean_s: float = 0.0  # of a create's answer; real ones take 0.01 to 0.02
     sigma: float = 0.3
     seed: int = 0
     time_scale: float = 1.0  # the waits between retries are n times 20 s times this
     boot_failure_share: float = 0.0  # 0 to 1: how many boot attempts fail
 
+    state_dir: str = ""  # flintlockd's own: a folder for each microVM, with the VMM's pid file; "" = none
     state_file: str = ""  # SQLite file that keeps microVMs over a restart, as containerd does; "" = memory
     json_ready: bool = False  # print one JSON line with the addresses on stdout when ready
 
@@ -49,6 +51,7 @@ class FakeConfig:
             ("--boot-mean-s", self.boot_mean_s),
             ("--pull-mean-s", self.pull_mean_s),
             ("--delete-mean-s", self.delete_mean_s),
+            ("--create-mean-s", self.create_mean_s),
             ("--sigma", self.sigma),
             ("--time-scale", self.time_scale),
         ):

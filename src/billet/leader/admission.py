@@ -164,6 +164,12 @@ class Admission:
                 self._shown.pop(uid, None)
             self._inner.left(host_id)
 
+    def sharing(self, host_id: str) -> list[str]:
+        """The agents that were refused since they show a microVM of this host, by name."""
+        showing = {name for (name, _), (other, uid) in self._beside.items()
+                   if other == host_id and self._owner(uid, name) == host_id}  # fmt: skip
+        return sorted(showing - {host_id})
+
     # What an operator does.
 
     async def rebind(self, host_id: str) -> None:
@@ -243,7 +249,7 @@ class Admission:
         of_key, of_daemon = self._of_key.get(claim.host.key, ""), self._of_daemon.get(claim.daemon, "")
         other, uid = self._beside.get((name, claim.instance), ("", ""))
         if other and not self._outranks(name, other) and other in (self._shown.get(uid), self._owner(uid, name)):
-            of_daemon = other
+            return Conflicts(of_key if of_key != name else "", other)  # however few microVMs that one has
         if of_daemon in self._joined and of_daemon != name and self._yields(name, of_daemon) == of_daemon:
             self._dismiss(of_daemon, one_flintlockd(of_daemon, name))
             of_daemon = ""

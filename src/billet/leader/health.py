@@ -174,12 +174,8 @@ class HealthTracker:
         if isinstance(outcome, Created | Unknown):
             return  # the inventory shows what becomes of it
         if isinstance(outcome, Failed):
-            now_s = self._clock.monotonic_s()
-            self._failed(
-                host_id,
-                Failure(Kind.CREATE, now_s, shortened(without_not_found(outcome.text))),
-                order.at_s if order else now_s,
-            )
+            now_s, text = self._clock.monotonic_s(), shortened(without_not_found(outcome.text))
+            self._failed(host_id, Failure(Kind.CREATE, now_s, text), order.at_s if order else now_s)
         self._end(host_id, token)
 
     def _end(self, host_id: str, token: str) -> None:

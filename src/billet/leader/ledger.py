@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
 from typing import TypeVar
 
 import structlog
@@ -153,6 +154,13 @@ class Ledger:
             wanted = become(known) if known else None
             if wanted and wanted != known:
                 await self.finish([PutPlacement(wanted)])
+
+    async def move(self, placement_id: str, host_id: str) -> None:
+        """Give a placement to another host, whose room it takes from now on."""
+        async with self.hold(placement_id), self._changing[placement_id]:
+            known = self.state.placements.get(placement_id)
+            if known:
+                await self.claim([PutPlacement(replace(known, host=host_id))])
 
     async def finish_answered(self, made: Placement) -> None:
         """Write what a host's answer has made of a placement. CreateOutcomeUnknown if the uid is another one's."""

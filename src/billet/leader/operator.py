@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
 
 from billet.core.errors import InvalidRequest, PreconditionFailed, StaleTerm
-from billet.core.model import Host, PlacementState
+from billet.core.model import Host, Placement, PlacementState
 from billet.core.plural import counted
 from billet.core.state import DropPlacement, holds_room
 from billet.leader.ledger import Ledger
@@ -20,9 +21,11 @@ log = structlog.get_logger()
 class Operator:
     """Carries out the operator's commands in one term."""
 
-    def __init__(self, ledger: Ledger, reconciler: Reconciler) -> None:
+    def __init__(self, ledger: Ledger, reconciler: Reconciler, sharing: Callable[[str], list[str]]) -> None:
+        """`sharing`: the agents that show microVMs of a host (Admission.sharing)."""
         self._ledger = ledger
         self._reconciler = reconciler
+        self._sharing = sharing
 
     async def cordon(self, host_id: str, yes: bool) -> None:
         """Cordon a host, so that it gets no new microVMs, or uncordon it. Raises InvalidRequest."""
@@ -48,18 +51,22 @@ class Operator:
             )
         return self._fenced(host_id)
 
-    async def remove(self, host_id: str, gone_for_good: bool) -> None:
-        """Forget a host that is empty and not connected. One that was fenced with microVMs needs `gone_for_good`."""
+    async def remove(self, host_id: str, gone_for_good: bool, heir: str = "") -> None:
+        """Forget a host that is empty and not connected. One that was fenced with microVMs needs `gone_for_good`.
+
+        `heir`: the host that takes over its microVMs, since both names stand for one flintlockd; "" = none. Raises
+        InvalidRequest, PreconditionFailed, StoreError.
+        """
         self._known(host_id)
         await self._surely_away(host_id, "stop its agent, or it will join again at once")
+        if heir:
+            await self._hand_over(host_id, heir)
         self._known(host_id)
-        state = self._ledger.state
-        placements = [state.placements[placement_id] for placement_id in sorted(state.on_host.get(host_id, ()))]
+        placements = self._placements(host_id)
         holding = sum(holds_room(placement) for placement in placements)
         if holding:
             raise PreconditionFailed(
-                f"host {host_id} still has {counted(holding, 'microVM')}: "
-                "start its agent and drain it, or fence it if it is dead"
+                f"host {host_id} still has {counted(holding, 'microVM')}: {self._way_out(host_id)}"
             )
         fenced = self._fenced(host_id)
         if fenced and not gone_for_good:
@@ -71,6 +78,36 @@ class Operator:
         await self._ledger.finish_each(drops)
         await self._ledger.amend(host_id, lambda _: None)
         log.warning("host removed", host=host_id, forgotten=len(drops))
+
+    async def _hand_over(self, host_id: str, heir: str) -> None:
+        """Make what was placed on one host the other's. May be done again after an error or a change of leader."""
+        self._known(heir)
+        if self._known(host_id).fenced:
+            raise PreconditionFailed(
+                f"host {host_id} was fenced, so its microVMs are given up: {heir} deletes them when it joins"
+            )
+        if heir not in self._sharing(host_id):
+            raise PreconditionFailed(
+                f"host {heir} has shown no microVM of {host_id}, so they have two flintlockds: start the agent of "
+                f"{heir} beside the flintlockd that has the microVMs, and try again"
+            )
+        placements = self._placements(host_id)
+        await asyncio.gather(*(self._ledger.move(placement.id, heir) for placement in placements))
+        log.warning("microVMs handed over", host=host_id, to=heir, microvms=len(placements))
+
+    def _way_out(self, host_id: str) -> str:
+        """What to do with a host that is away and has microVMs."""
+        advice = "start its agent and drain it, or fence it if it is dead"
+        heirs = self._sharing(host_id)
+        if not heirs:
+            return advice
+        return (
+            f"{', '.join(heirs)} shows them too. If both names mean one machine, give --to {heirs[0]}; else {advice}"
+        )
+
+    def _placements(self, host_id: str) -> list[Placement]:
+        state = self._ledger.state
+        return [state.placements[placement_id] for placement_id in sorted(state.on_host.get(host_id, ()))]
 
     def _fenced(self, host_id: str) -> int:
         state = self._ledger.state

@@ -798,20 +798,24 @@ class ChangeHostRequest(_message.Message):
     HOST_FIELD_NUMBER: _builtins.int
     VERB_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
+    TO_FIELD_NUMBER: _builtins.int
     host: _builtins.str
     verb: Global___HostVerb.ValueType
     gone: _builtins.bool
     """REMOVE: the machine never comes back; forget its fenced microVMs too"""
+    to: _builtins.str
+    """REMOVE: the host that takes over its microVMs, since both have one flintlockd"""
     def __init__(
         self,
         *,
         host: _builtins.str = ...,
         verb: Global___HostVerb.ValueType = ...,
         gone: _builtins.bool = ...,
+        to: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "host", b"host", "verb", b"verb"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gone", b"gone", "host", b"host", "to", b"to", "verb", b"verb"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
