@@ -18,8 +18,8 @@ from pathlib import Path
 import click
 
 from billet.api import fleet_service as fleet
-from billet.core.errors import Code
 from billet.core.questions.record import AuctionRecord
+from billet.fake.faults import FaultKind
 from billet.wire import auction_records
 from billet.wire import flintlock as wire
 from billet.wire.pb import fleet_pb2
@@ -30,8 +30,7 @@ from tests.harness import Cluster, plans
 IN_FLIGHT = 64
 BOOT_S = 0.1
 NEVER_S = 1e6
-FULL_TEXT = "creating microvm: saving microvm spec: getting containerd writer: no space left on device"
-MISSING = "r.example/missing:1"
+MISSING = "r.invalid/o:1"  # its registry does not exist
 
 
 @dataclass
@@ -68,20 +67,26 @@ async def records(clients: Clients) -> list[AuctionRecord]:
             return found
 
 
-async def black_hole(cluster: Cluster, clients: Clients, creates: int) -> Outcomes:
-    """h0 fails every create at once."""
-    cluster.fakes[0].fault("refuse", count=-1, code=int(Code.UNKNOWN), text=FULL_TEXT)
-    return await clients.crowd(numbered("vm", creates), at_once=IN_FLIGHT)
+async def full(cluster: Cluster, clients: Clients, creates: int, in_flight: int) -> Outcomes:
+    """The disk of h0's containerd is full: every create fails at once."""
+    cluster.fakes[0].fault(FaultKind.CONTAINERD_FULL)
+    return await clients.crowd(numbered("vm", creates), at_once=in_flight)
 
 
-async def never_boots(cluster: Cluster, clients: Clients, creates: int) -> Outcomes:
+async def never_boots(cluster: Cluster, clients: Clients, creates: int, in_flight: int) -> Outcomes:
     """h0 accepts every create, and boots nothing."""
-    return await clients.crowd(numbered("vm", creates), at_once=IN_FLIGHT)
+    return await clients.crowd(numbered("vm", creates), at_once=in_flight)
 
 
-async def bad_image(cluster: Cluster, clients: Clients, creates: int) -> Outcomes:
+async def restarted(cluster: Cluster, clients: Clients, creates: int, in_flight: int) -> Outcomes:
+    """The containerd of h0 was restarted: its flintlockd hears of no create any more."""
+    cluster.fakes[0].fault(FaultKind.CONTAINERD_RESTARTED)
+    return await clients.crowd(numbered("vm", creates), at_once=in_flight)
+
+
+async def bad_image(cluster: Cluster, clients: Clients, creates: int, in_flight: int) -> Outcomes:
     """Half of the creates are of a namespace whose image does not exist. No host is broken."""
-    good = asyncio.create_task(clients.crowd(numbered("good", creates // 2), at_once=IN_FLIGHT // 2))
+    good = asyncio.create_task(clients.crowd(numbered("good", creates // 2), at_once=in_flight // 2))
     names = numbered("bad", creates // 2)
 
     async def create_bad() -> None:
@@ -90,15 +95,18 @@ async def bad_image(cluster: Cluster, clients: Clients, creates: int) -> Outcome
             bad.namespace, bad.root_volume.source.container_source = "bad", MISSING
             await clients.call(wire.CREATE, rpc.CreateMicroVMRequest(microvm=bad).SerializeToString())
 
-    await asyncio.gather(*(create_bad() for _ in range(IN_FLIGHT // 2)))
+    await asyncio.gather(*(create_bad() for _ in range(in_flight // 2)))
     return await good
 
 
-Scenario = Callable[[Cluster, Clients, int], Awaitable[Outcomes]]
-SCENARIOS: dict[str, Scenario] = {"black-hole": black_hole, "never-boots": never_boots, "bad-image": bad_image}
+Scenario = Callable[[Cluster, Clients, int, int], Awaitable[Outcomes]]
+SCENARIOS: dict[str, Scenario] = {
+    "full": full, "never-boots": never_boots, "restarted": restarted, "bad-image": bad_image,
+}  # fmt: skip
+NOT_BOOTING = ("never-boots", "restarted")
 
 
-async def play(name: str, folder: Path, hosts: int, creates: int) -> Result:
+async def play(name: str, folder: Path, hosts: int, creates: int, in_flight: int = IN_FLIGHT) -> Result:
     """Run one scenario on a fleet of its own."""
     found = plans(hosts, folder, boot_mean_s=BOOT_S, sigma=0.3)
     if name == "never-boots":
@@ -109,11 +117,11 @@ async def play(name: str, folder: Path, hosts: int, creates: int) -> Result:
     try:
         await eventually(lambda: all_ready(clients, hosts))
         begun_s = time.monotonic()
-        outcomes = await SCENARIOS[name](cluster, clients, creates)
+        outcomes = await SCENARIOS[name](cluster, clients, creates, in_flight)
         seconds = time.monotonic() - begun_s
         result = await _result(clients, outcomes, creates)
         result.seconds = seconds
-        await _count_homes(cluster, result, broken="h0" if name == "never-boots" else "")
+        await _count_homes(cluster, result, broken="h0" if name in NOT_BOOTING else "")
         return result
     finally:
         await clients.close()

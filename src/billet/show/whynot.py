@@ -155,6 +155,8 @@ def _change(change: Change) -> str:
     match change.what:
         case What.CORDONED | What.FENCED:
             return f"if it were not {change.what.value}"
+        case What.TROUBLE:
+            return "if nothing had failed on it"
         case What.REFUSING:
             return "if it had bid"
         case What.PROVIDER:
