@@ -1,12 +1,14 @@
-"""The faults of issue 11 that a simulator can see: their patches still fit the code, and each is noticed."""
+"""The faults of issues 11 and 13 that a simulator can see: their patches still fit the code, and each is noticed."""
 
 from __future__ import annotations
 
 import pytest
 
 from billet.sim.seed import run_seed
+from tests.sim import bugs_issue11, bugs_late_hosts
 from tests.sim.bugs import SEEDS, Bug
-from tests.sim.bugs_issue11 import BUGS
+
+BUGS = (*bugs_issue11.BUGS, *bugs_late_hosts.BUGS)
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))

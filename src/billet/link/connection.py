@@ -12,7 +12,9 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 from billet.adapters.tls_errors import address_of
 from billet.core.errors import Unreachable
 from billet.core.identity import Claim
+from billet.core.model import Host
 from billet.link.outbox import Inbox, Outbox
+from billet.link.standing import Standing
 from billet.link.streams import Pipe
 from billet.wire.pb import link_pb2 as pb
 from billet.wire.tls import peer_names
@@ -39,6 +41,7 @@ class AgentConnection(WSListener):
     def __init__(self, owner: Owner) -> None:
         self.claim: Claim | None = None
         self.late = False  # see rounds.Bidder
+        self.standing = Standing()
         self.doubted = False  # another machine has shown the same key; whether this agent lives is asked
         self.nonce = b""  # of the latest challenge
         self._owner = owner
@@ -52,6 +55,12 @@ class AgentConnection(WSListener):
     def host_id(self) -> str:
         """The host's name; "" before the hello."""
         return self.claim.host.id if self.claim else ""
+
+    @property
+    def host(self) -> Host:
+        """The host as its agent has described it. Only after the hello."""
+        assert self.claim
+        return self.claim.host
 
     @property
     def instance(self) -> str:

@@ -9,13 +9,16 @@ from typing import Protocol
 
 import structlog
 
-from billet.core.model import Auction, Bid, Reason, Refusal
+from billet.core.memory import remember
+from billet.core.model import Auction, Bid, Host, Reason, Refusal
 from billet.link import bid_messages
+from billet.link.standing import Standing
 from billet.log_throttle import LogThrottle
 from billet.wire.pb import link_pb2 as pb
 
 log = structlog.get_logger()
 
+ENDED = 64  # rounds whose late answers are still understood
 GAP_S = 0.01  # while a round is open, new auctions wait for its end, or this long, and share the next round
 
 
@@ -23,10 +26,15 @@ class Bidder(Protocol):
     """One connected host, as a round sees it."""
 
     late: bool  # it missed the end of a round; later rounds do not wait for it until it answers again
+    standing: Standing
 
     @property
     def host_id(self) -> str:
         """Its name."""
+
+    @property
+    def host(self) -> Host:
+        """As it has described itself."""
 
     def put_bytes(self, serialised: bytes) -> None:
         """Queue a serialised message."""
@@ -64,7 +72,8 @@ class Rounds:
     """All rounds of one leader.
 
     A lot with a bid waits until every host that is not late has answered, `bid_wait_s` at most. A lot without a bid
-    (refusals do not count) waits for its first one until all hosts have answered, `bid_wait_max_s` at most.
+    (refusals do not count) waits for its first one until all hosts have answered, `bid_wait_max_s` at most. A host
+    that has not answered by then takes part with its standing bid.
     """
 
     def __init__(self, bidders: Callable[[str], Bidder | None], bid_wait_s: float, bid_wait_max_s: float) -> None:
@@ -73,12 +82,16 @@ class Rounds:
         self._wait_max_s = max(bid_wait_s, bid_wait_max_s)
         self._next: list[Lot] = []
         self._open: dict[int, Round] = {}
+        self._ended: dict[int, list[Lot]] = {}  # lots of the last rounds that ended without some host
         self._number = 0
         self._call_out: asyncio.Handle | None = None
         self._throttle = LogThrottle()
 
     async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
-        """The answers of these hosts: SILENT for one that was not in time, AWAY for one that is not connected."""
+        """The answers of these hosts.
+
+        AWAY for one that is not connected; for one that was not in time its standing bid, or SILENT if it has none.
+        """
         loop = asyncio.get_running_loop()
         lot = Lot(auction, host_ids, loop.create_future())
         self._next.append(lot)
@@ -87,19 +100,24 @@ class Rounds:
         return await lot.bids
 
     def answered(self, bidder: Bidder, message: pb.Bids) -> None:
-        """Record one host's answers to a round. Answers to a closed round only end its being late."""
+        """Record one host's answers to a round. Those to a round that has ended are its standing bid for the next."""
         bidder.late = False
         current = self._open.get(message.round)
-        if current is None:
+        lots = current.lots if current else self._ended.get(message.round)
+        if lots is None:
             return
-        if bidder.host_id not in current.unanswered:
-            return  # it was not asked, or has answered
-        for lot, answer in self._answers(bidder.host_id, message, len(current.lots)).items():
-            if bidder.host_id in current.lots[lot].host_ids:
-                current.lots[lot].answers.append(answer)
-        current.unanswered.discard(bidder.host_id)
-        current.waiting.discard(bidder.host_id)
-        self._close_lots(message.round)
+        answers = self._answers(bidder.host_id, message, len(lots))
+        bidder.standing.answered(list(answers.values()), asyncio.get_running_loop().time())
+        in_time = current is not None and bidder.host_id in current.unanswered
+        for n, answer in answers.items():
+            if lots[n].bids.done() and isinstance(answer, Bid):
+                bidder.standing.pulls(lots[n].auction.images, answer)
+            elif in_time and bidder.host_id in lots[n].host_ids:
+                lots[n].answers.append(answer)
+        if current and in_time:
+            current.unanswered.discard(bidder.host_id)
+            current.waiting.discard(bidder.host_id)
+            self._close_lots(message.round)
 
     def _answers(self, host_id: str, message: pb.Bids, lots: int) -> dict[int, Bid | Refusal]:
         """A host's answers by lot, the first of each; none if the message cannot be an answer to these lots."""
@@ -191,7 +209,7 @@ class Rounds:
         elif current.closing or not current.waiting:
             for lot in current.lots:
                 if lot.has_bid:
-                    _close(lot, current.asked)
+                    self._close(lot, current.asked)
             if all(lot.bids.done() for lot in current.lots):
                 self._end(number)
 
@@ -203,19 +221,23 @@ class Rounds:
             self._call_out.cancel()
             self._call_out = asyncio.get_running_loop().call_soon(self._begin)
         for lot in current.lots:
-            _close(lot, current.asked)
+            self._close(lot, current.asked)
+        if current.unanswered:
+            remember(self._ended, number, current.lots, ENDED)
 
+    def _close(self, lot: Lot, asked: Collection[str]) -> None:
+        """Close a lot: deliver its answers, and for hosts without one what is known of them."""
+        if lot.bids.done():
+            return
+        answered = {answer.host for answer in lot.answers}
+        missing = max((answer.missing for answer in lot.answers if isinstance(answer, Bid)), default=0)
+        absent = [host_id for host_id in lot.host_ids if host_id not in answered]
+        lot.bids.set_result(lot.answers + [self._in_absence(host_id, lot, missing, asked) for host_id in absent])
 
-def _close(lot: Lot, asked: Collection[str]) -> None:
-    """Close a lot: deliver its answers."""
-    if lot.bids.done():
-        return
-    answered = {answer.host for answer in lot.answers}
-    lot.bids.set_result(
-        lot.answers
-        + [
-            Refusal(host_id, Reason.SILENT if host_id in asked else Reason.AWAY)
-            for host_id in lot.host_ids
-            if host_id not in answered
-        ]
-    )
+    def _in_absence(self, host_id: str, lot: Lot, missing: int, asked: Collection[str]) -> Bid | Refusal:
+        """What counts for a host that has not answered. `missing`: images that the others have to pull, at most."""
+        bidder = self._bidders(host_id) if host_id in asked else None
+        if bidder is None:
+            return Refusal(host_id, Reason.AWAY)
+        now_s = asyncio.get_running_loop().time()
+        return bidder.standing.bid(bidder.host, lot.auction, missing, now_s) or Refusal(host_id, Reason.SILENT)

@@ -172,6 +172,7 @@ class LinkServer:
                 return
             self._term.gate.observed(host_id, inventory)
         if self._term and up.HasField("report") and (report := self._report(host_id, up.report)):
+            connection.standing.reported(report, asyncio.get_running_loop().time())
             self._term.gate.reported(host_id, report)
 
     def _report(self, host_id: str, message: pb.Report) -> Report | None:

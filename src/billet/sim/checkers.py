@@ -30,6 +30,7 @@ from billet.sim.history import (
     TermRaised,
     Unexpected,
 )
+from billet.sim.late_checker import late_is_not_absent
 from billet.sim.order_checkers import ORDER_CHECKERS
 from billet.sim.owner_checkers import OWNER_CHECKERS
 from billet.sim.quota_checker import quotas_kept
@@ -330,6 +331,7 @@ CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
     hosts_are_the_truth,
     decisions_replay,
     quotas_kept,
+    late_is_not_absent,
     nothing_unexpected,
     *ORDER_CHECKERS,
     *OWNER_CHECKERS,

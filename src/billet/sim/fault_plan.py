@@ -82,6 +82,7 @@ class FaultPlan:
     create_fails: float = 0.0  # nothing is created
     create_locked: float = 0.0  # the same, for a moment
     create_unclear: float = 0.0  # it may be there, and boots later
+    far: float = 0.0  # share of the hosts that are behind a slow line
 
 
 class Maybe(Protocol):
@@ -158,6 +159,7 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         create_fails=maybe(0.02, 0.5, 0.3),
         create_locked=maybe(0.05, 0.5, 0.2),
         create_unclear=maybe(0.02, 0.3, 0.3),
+        far=maybe(0.2, 0.6, 0.3),
     )
 
 

@@ -163,6 +163,15 @@ class Reported(NamedTuple):
     gone: Sequence[str]
 
 
+class Heard(NamedTuple):
+    """A server received a host's report or bids. `well`: its flintlockd answers, and its agent is not stopping."""
+
+    at_s: float
+    host: str
+    server: str
+    well: bool
+
+
 class Parted(NamedTuple):
     """A server's end of a link was closed, or its agent has said hello on another link."""
 
@@ -250,6 +259,6 @@ class Quiescent(NamedTuple):
 
 Event = (
     HostMade | QuotaSet | Accepted | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
-    | TermRaised | Ordered | Passed | Told | Reported | Parted | InHand | Waits | Tried | Declined | Listed
+    | TermRaised | Ordered | Passed | Told | Reported | Heard | Parted | InHand | Waits | Tried | Declined | Listed
     | Answered | Recorded | Unexpected | Quiescent
 )  # fmt: skip

@@ -17,9 +17,10 @@ from typing import Any
 from picows import WSListener
 
 from billet.link.outbox import PING_AFTER_S, PONG_WITHIN_S
+from billet.link.standing import AWAY
 from billet.sim.calls import REFUSED, TOO_LATE, Arrival, Said, Work, resolve
 from billet.sim.connection import End, SimFrame
-from billet.sim.history import Ordered, Parted, Passed, Reported, Shown, Told
+from billet.sim.history import Heard, Ordered, Parted, Passed, Reported, Shown, Told
 from billet.sim.loop import SimProcess
 from billet.sim.world import World
 from billet.wire import flintlock as wire
@@ -27,6 +28,8 @@ from billet.wire.pb import link_pb2 as pb
 
 STORE = "store"
 CONNECT_S = 2.0  # timeout of a connection attempt that is not refused
+NOT_WELL = frozenset(reason.name for reason in AWAY)
+LINE_S = (0.03, 0.2)  # one way, of the hosts behind a slow line
 LATE_S = 5.0  # longest delay of a reordered frame or of a duplicate
 
 
@@ -42,6 +45,7 @@ class Network:
         self.parted_from: Callable[[str], None] = lambda host: None  # called when a server has lost a host's link
         self._chance = world.chance("network")
         self._half = world.chance("half-broken links")
+        self._lines_s: dict[str, float] = {}  # by host
         self._numbers = itertools.count(1)  # of connections
         self._shown: set[str] = set()  # uids that agents have reported
         self._cuts: dict[tuple[str, str], float] = {}  # end of each cut, by (from, to)
@@ -132,7 +136,7 @@ class Network:
 
     def _pass_on(self, end: End, frame: SimFrame | None) -> None:
         world, faults = self.world, self.world.faults
-        when_s = world.now_s + self.delay_s()
+        when_s = world.now_s + self.delay_s() + self._line_s(end.name if end.kind is pb.Up else end.peer.name)
         if frame and not world.calm and (faults.frame_lost or faults.frame_twice or faults.frame_late):
             repeatable = self._repeatable(end, frame)
             if repeatable == frame.payload and world.happens(self._chance, faults.frame_lost):
@@ -147,6 +151,13 @@ class Network:
                 return
         end.last_s = max(end.last_s, when_s)
         end.peer.process.call_at(end.last_s, self._deliver, end, frame)
+
+    def _line_s(self, host: str) -> float:
+        """How long the line to a host takes, on top of the delay that all messages have."""
+        if self.world.faults.far and host not in self._lines_s:
+            chance = self.world.chance(f"line to {host}")
+            self._lines_s[host] = chance.uniform(*LINE_S) if chance.random() < self.world.faults.far else 0.0
+        return self._lines_s.get(host, 0.0)
 
     def _note_shown(self, end: End, inventory: pb.InventoryUpdate) -> None:
         new = [row.uid for row in inventory.seen if row.uid not in self._shown]
@@ -205,6 +216,11 @@ class Network:
             self._of_host[server, host] = end.link
             if before != end.link:
                 self.parted_from(host)
+        if up.HasField("report") or up.bids:
+            away = [refusal for bids in up.bids for refusal in bids.refusals if refusal.reason in NOT_WELL]
+            if up.HasField("report") or away:
+                well = not away and (up.report.daemon_ok or not up.HasField("report"))
+                self.world.note(Heard(now_s, host, server, well))
         if up.HasField("inventory"):
             inventory = up.inventory
             rows = {row.uid: row.token for row in inventory.seen}

@@ -202,5 +202,6 @@ def _bid(bid: Bid, forecast: Forecast | None) -> dict[str, Any]:
         "missing": bid.missing,
         "coming": bid.coming,
         "formula": bid.formula,
+        "age_s": bid.age_s,
         "forecast": forecast._asdict() if forecast else None,
     }
