@@ -30,6 +30,7 @@ from billet.demo.processes import Processes
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.admission import Admission
 from billet.leader.auctioneer import Auctioneer
+from billet.leader.health import HealthTracker
 from billet.leader.leadership import Leadership, LinkTerm
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
@@ -150,9 +151,10 @@ async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[Virt
     clock, rules = SystemClock(), Rules()
     reconciler = Reconciler(ledger, clock, 60.0, 86_400.0, refuse)
     accuracy = AccuracyTracker(ledger.state, clock, reconciler, lambda outcome: None)
-    auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda recorder: None, accuracy)
-    admission = Admission(ledger, reconciler, reconciler, link, False, clock)
-    leadership = Leadership(ledger, auctioneer, reconciler, link, rules, accuracy, admission)
+    health = HealthTracker(ledger.state, clock, rules.suspect_share, reconciler)
+    auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda recorder: None, accuracy, health)
+    admission = Admission(ledger, reconciler, health, link, False, clock)
+    leadership = Leadership(ledger, auctioneer, reconciler, link, rules, accuracy, health, admission)
     service = FlintlockService(leadership, NoRecordedAuctions(), "bench")
     link.begin(LinkTerm(term.number, rules.weights, admission, rules.arrive_s))
     reconciling = asyncio.create_task(reconciler.run())

@@ -164,6 +164,12 @@ class ServerConfig:
         " Lower restores microVMs sooner, but is more likely to fence a host that is alive. Never before 5 s,"
         " and never while more than half of the hosts are away.", low=0, high=604_800,
     )  # fmt: skip
+    max_suspect_percent: float = setting(
+        25.0, AUCTION, "Most per cent of the connected hosts that may be suspect at once and get no microVMs, because"
+        " creates or boots have failed on them; one host always may. 0 = never more than one. Higher wastes fewer"
+        " creates when much is broken; lower keeps more hosts in use when Billet is wrong about them.",
+        low=0, high=100,
+    )  # fmt: skip
     record_auctions: int = setting(
         10_000, AUCTION, "Number of auctions kept for `billet explain`, about 5 KiB each. 0 = none.", low=0
     )

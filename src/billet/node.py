@@ -191,6 +191,7 @@ def leader_settings(config: ServerConfig) -> LeaderSettings:
         config.call_timeout_s,
         config.shadow_weights,
         quotas=config.quota_of,
+        suspect_share=config.max_suspect_percent / 100,
     )
     return LeaderSettings(rules, config.resolve_after_s, config.fence_after_s, config.join == "approve")
 

@@ -17,10 +17,12 @@ from billet.api.http import http_app
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import exposition
 from billet.core.accuracy import Outcome
+from billet.core.corrections import NO_DISCOUNT, Discount
 from billet.core.errors import InvalidRequest
-from billet.core.model import NO_DISCOUNT, Discount, Forecast, Host, Resources
+from billet.core.model import Forecast, Host, Resources
 from billet.core.state import State
 from billet.leader.accuracy import AccuracyTracker
+from billet.leader.health import HealthTracker
 from billet.leader.leadership import Leadership
 from billet.ports import HostsListener
 from billet.process import SystemClock
@@ -66,8 +68,9 @@ def test_the_corrections_of_a_hosts_bids_are_shown() -> None:
         discounted=lambda views: {h: view._replace(discount=known.get(h, NO_DISCOUNT)) for h, view in views.items()}
     )
     seen = SimpleNamespace(
-        ledger=SimpleNamespace(state=State()), reconciler=SimpleNamespace(seen={}), accuracy=accuracy
-    )
+        ledger=SimpleNamespace(state=State()), reconciler=SimpleNamespace(seen={}), accuracy=accuracy,
+        health=HealthTracker(State(), SystemClock(), 0.25),
+    )  # fmt: skip
     views = [fleet.host_view(cast("Leadership", seen), host) for host in (wrong, right)]
     assert [(view.delay_correction, view.utilisation_correction) for view in views] == [(1.5, 0.25), (0.0, 0.0)]
 

@@ -8,9 +8,12 @@ import pytest
 from billet.api.fleet_service import host_view
 from billet.commands.lists import as_dicts
 from billet.commands.rebalance import CANNOT_MIGRATE, Limits, fleet_of, print_plan
-from billet.core.model import NO_DISCOUNT, Facts, Host, Resources
+from billet.core.corrections import NO_DISCOUNT
+from billet.core.model import Facts, Host, Resources
 from billet.core.report import Report
 from billet.core.state import State
+from billet.leader.health import HealthTracker
+from billet.process import SystemClock
 from billet.wire.pb import fleet_pb2 as pb
 
 ALLOWED = {"billet.io/evict": "allow"}
@@ -117,6 +120,7 @@ def test_a_host_is_priced_with_all_reported_metrics(facts):
     leadership = SimpleNamespace(
         ledger=SimpleNamespace(state=State()),
         accuracy=SimpleNamespace(discounted=lambda views: views),
+        health=HealthTracker(State(), SystemClock(), 0.25),
         reconciler=SimpleNamespace(
             seen={"h0": SimpleNamespace(complete=True, report=Report(facts, 0.0, 0, 0, 0, 0, True, 2.0))},
             age_s=lambda seen: 0.0,

@@ -8,12 +8,13 @@ from rich.console import Console
 
 from billet.commands.lists import as_dicts
 from billet.core.accuracy import Outcome
-from billet.core.model import NO_DISCOUNT, Discount, Forecast
+from billet.core.corrections import NO_DISCOUNT, Discount
+from billet.core.model import Forecast
 from billet.show.accuracy import accuracy_report
 from billet.show.explain import auction_report, older_auctions
 from billet.show.marks import age, bar, duration, gib
 from billet.show.simulate import BurstRow, bursts_table, columns, comparison_table
-from billet.show.tables import hosts_table, natural, placements_table
+from billet.show.tables import host_table, hosts_table, natural, placements_table, troubles
 from billet.whatif.bursts import Accuracy, Waits
 from billet.wire.pb import fleet_pb2 as pb
 
@@ -71,7 +72,7 @@ def test_repriced_bids_and_the_winner_are_marked():
     output = text(auction_report(a_record(AWARDED)))
     assert "repriced because the ledger had changed since the bid: host-2 bid 0.210" in output
     assert "host-1 won at 0.310, the lowest of 3 scores; runner-up: host-2." in output
-    assert "booted on host-1 as 01UID" in output
+    assert "accepted by host-1 as 01UID\n" in output
 
 
 @pytest.mark.parametrize(("taken", "words"), [("host-2", "host-2"), ("host-1", "the same host")])
@@ -161,6 +162,36 @@ def test_a_second_attempt_follows_the_first():
     record = a_record(AWARDED)
     record["attempts"] = [AWARDED, AWARDED]
     assert "Attempt 2 of 2" in text(auction_report(record))
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        ("CREATED", "booted on host-1 as 01UID\n"),
+        ("PENDING", "accepted by host-1 as 01UID, which has not booted it yet"),
+        ("FAILED", "did not boot on host-1 as 01UID, which has given up"),
+    ],
+)
+def test_what_became_of_a_microvm_is_told(now, words):
+    assert words in text(auction_report(a_record(AWARDED), now))
+
+
+def test_the_failures_of_a_host_are_told():
+    trouble = {"penalty": 2.0, "why": "1 create failed (disk full); next try in 2 s"}
+    ledger = {"host-2": {**AWARDED["ledger"]["host-1"], "trouble": trouble}}
+    output = " ".join(text(auction_report(a_record({**AWARDED, "ledger": AWARDED["ledger"] | ledger}))).split())
+    assert "host-2 has 2.000 in its score: 1 create failed (disk full); next try in 2 s" in output
+
+
+def test_a_suspect_host_shows_why():
+    view = pb.HostView(
+        id="a", state=pb.SUSPECT, allocatable=pb.Resources(), taken=pb.Resources(), trouble="2 creates failed (full)",
+        trouble_score=2.0,
+    )  # fmt: skip
+    rows = as_dicts(pb.HostsReply(hosts=[view]))["hosts"]
+    assert "SUSPECT" in text(hosts_table(rows))
+    assert troubles(rows) == ["a: 2 creates failed (full)"]
+    assert "2 creates failed (full); 2 is added to its score" in " ".join(text(host_table(rows[0])).split())
 
 
 def test_an_empty_record_can_be_shown():

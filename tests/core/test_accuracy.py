@@ -17,7 +17,8 @@ from billet.core.accuracy import (
 )
 from billet.core.auction import award
 from billet.core.bidding import bid
-from billet.core.model import NO_DISCOUNT, Auction, Discount, Facts, Forecast, Host, HostView, Resources
+from billet.core.corrections import NO_DISCOUNT, Discount
+from billet.core.model import Auction, Facts, Forecast, Host, HostView, Resources
 from billet.core.questions.record import Attempt, AuctionRecord, faithful
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.wire.auction_records import decode, decode_outcomes, encode, encode_outcome

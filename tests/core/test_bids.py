@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from billet.core.bidding import bid
 from billet.core.boots.forecast import behind
-from billet.core.model import NO_DISCOUNT, Auction, Bid, Discount, Facts, Host, Reason, Refusal, Resources
+from billet.core.corrections import NO_DISCOUNT, Discount
+from billet.core.model import Auction, Bid, Facts, Host, Reason, Refusal, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS, PATIENT, Tolerance, Weights, price
 from tests.core.strategies import amounts, auctions, capacities, facts, host_ids, hosts
 

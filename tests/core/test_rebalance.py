@@ -7,18 +7,8 @@ from hypothesis import strategies as st
 
 from billet.core.auction import award, unpriced_bid
 from billet.core.constraints import read
-from billet.core.model import (
-    ZERO,
-    Auction,
-    Discount,
-    Facts,
-    Host,
-    HostView,
-    Placement,
-    PlacementState,
-    Resources,
-    Unplaced,
-)
+from billet.core.corrections import Discount
+from billet.core.model import ZERO, Auction, Facts, Host, HostView, Placement, PlacementState, Resources, Unplaced
 from billet.core.questions.rebalance import Place, Resident, evenness, plan
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import PutHost, PutPlacement, State, apply

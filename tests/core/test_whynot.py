@@ -9,11 +9,10 @@ from hypothesis import strategies as st
 
 from billet.core.auction import award
 from billet.core.bidding import bid
+from billet.core.corrections import NO_DISCOUNT, NO_TROUBLE, Discount, Trouble
 from billet.core.model import (
-    NO_DISCOUNT,
     ZERO,
     Auction,
-    Discount,
     Facts,
     Host,
     HostView,
@@ -90,6 +89,7 @@ def hosts_like_this(draw_taken):
         cordoned=st.sampled_from([False, False, False, True]),
         excluded_by=st.none(),
         peers=st.just(()),
+        trouble=st.just(NO_TROUBLE),
         discount=st.sampled_from([NO_DISCOUNT, NO_DISCOUNT, Discount(1.5, 0.1)]),
     )
 
@@ -264,3 +264,14 @@ def test_a_full_host_that_did_not_answer_would_have_had_to_do_both():
         assert What.REFUSING in [change.what for change in way]
         assert len(way) > 1
     assert why_not(held(AUCTION, {"a": view(4), "b": full}, {}, silent={"b"}), "b").ways
+
+
+def test_a_host_that_failed_would_have_won_otherwise():
+    views = {
+        "h0": HostView(ROOM, ZERO, trouble=Trouble(2.0, "1 create failed (disk full); next try in 2 s")),
+        "h1": HostView(ROOM, Resources(2, 4096, 0, 1)),
+    }
+    record = held(AUCTION, views, {"h0": Facts(), "h1": Facts()}, Weights())
+    found = why_not(record, "h0")
+    assert found.winner == "h1"
+    assert found.ways == ((Change(What.TROUBLE, 1, 0),),)

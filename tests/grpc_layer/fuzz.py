@@ -182,21 +182,21 @@ async def settled(connection: Connection[Any]) -> None:
     assert not connection.blocked, "writers are left"
 
 
-async def to_server(random: random.Random) -> None:
-    """One input for a server."""
+async def to_server(random: random.Random, data: bytes = b"") -> None:
+    """One input for a server: these bytes, or else changed ones of an honest client."""
     server = Server(ROUTES, Limits())
     connection = ServerConnection(server)
     connection.connection_made(StandIn(connection))
     start = PREFACE if random.random() < 0.98 else random.randbytes(24)
-    feed(connection, start + mutated(client_frames(random), random), random)
+    feed(connection, data or start + mutated(client_frames(random), random), random)
     await settled(connection)
     assert not server.connections, "the connection is left"
     assert connection.hold(0) is True
     assert connection.held_bytes == 0, f"{connection.held_bytes} held bytes are left"
 
 
-async def to_client(random: random.Random) -> None:
-    """One input for a client with four calls."""
+async def to_client(random: random.Random, data: bytes = b"") -> None:
+    """One input for a client with four calls: these bytes, or else changed ones of an honest server."""
     connection = ClientConnection(CLIENT_LIMITS, lambda connection: None)
     connection.connection_made(StandIn(connection))
     calls = [await connection.begin(HEAD) for _ in range(4)]
@@ -208,7 +208,7 @@ async def to_client(random: random.Random) -> None:
         if random.random() < 0.5:
             call.end()
     connection.flush()
-    feed(connection, mutated(server_frames(random), random), random)
+    feed(connection, data or mutated(server_frames(random), random), random)
     await settled(connection)
     for call in calls:
         assert call

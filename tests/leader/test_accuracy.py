@@ -10,8 +10,8 @@ import structlog.testing
 from billet.api.metrics import exposition
 from billet.core.accuracy import NEEDED, WINDOW, Outcome
 from billet.core.bidding import bid
+from billet.core.corrections import NO_DISCOUNT
 from billet.core.model import (
-    NO_DISCOUNT,
     ZERO,
     Auction,
     Bid,

@@ -15,7 +15,7 @@ from billet.wire.auction_records import decode, decode_gone, decode_outcomes, en
 
 HERE = Path(__file__).parent
 OLD, LAYOUT_2 = HERE / "47881c4", HERE / "layout-2"
-ADDED_SINCE = (Reason.FAULT,)  # reasons that no stored record of that time can have
+ADDED_SINCE = (Reason.FAULT, Reason.SUSPECT)  # reasons that no stored record of that time can have
 
 
 def stored(folder: Path, name: str) -> bytes:

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+from billet.core.corrections import NO_DISCOUNT
 from billet.core.errors import InvalidRequest
 from billet.core.identity import Waiting, fingerprint
-from billet.core.model import NO_DISCOUNT, ZERO, Host, HostView, Placement, PlacementState, Resources
+from billet.core.model import ZERO, Host, HostView, Placement, PlacementState, Resources
 from billet.core.report import Report
 from billet.core.scoring import utilisation
 from billet.leader.admission import NotJoined
@@ -154,6 +155,7 @@ def host_view(leadership: Leadership, host: Host) -> pb.HostView:
     """One host: its allocation in the ledger and the metrics of its last report."""
     taken = leadership.ledger.state.taken.get(host.id, ZERO)
     seen = leadership.reconciler.seen.get(host.id)
+    trouble = leadership.health.trouble(host.id)
     view = pb.HostView(
         id=host.id,
         zone=host.zone,
@@ -168,6 +170,8 @@ def host_view(leadership: Leadership, host: Host) -> pb.HostView:
         key=fingerprint(host.key),
         machine=host.machine,
         duplicate=host.duplicate,
+        trouble=trouble.why,
+        trouble_score=trouble.penalty,
     )
     discount = leadership.accuracy.discounted({host.id: HostView(host.allocatable, taken)})[host.id].discount
     if discount != NO_DISCOUNT:
@@ -262,7 +266,9 @@ def _state(leadership: Leadership, host: Host) -> pb.HostState.ValueType:
         return pb.AWAY
     if not seen.complete or (seen.report and not seen.report.daemon_ok):
         return pb.DAEMON_DOWN
-    return pb.CORDONED if host.cordoned else pb.READY
+    if host.cordoned:
+        return pb.CORDONED
+    return pb.SUSPECT if leadership.health.suspects(host.id) else pb.READY
 
 
 def _resources(value: Resources) -> pb.Resources:

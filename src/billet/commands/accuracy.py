@@ -35,7 +35,7 @@ def accuracy(address: Address, output: str, host: str) -> None:
                        +: this is added to its score
     """
     from billet.client import Client
-    from billet.core.model import Discount
+    from billet.core.corrections import Discount
     from billet.show.accuracy import accuracy_report
     from billet.wire.auction_records import decode_outcomes
     from billet.wire.pb.fleet_pb2 import AccuracyReply, AccuracyRequest, HostsReply, HostsRequest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,7 @@ from billet.commands.options import client_options, console, output_option
 from billet.core.errors import BilletError
 
 if TYPE_CHECKING:
-    from billet.client import Address
+    from billet.client import Address, Client
 
 
 @click.command()
@@ -60,16 +60,29 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
 
     with Client(address) as client:
         reply = client.fleet("Explain", ExplainRequest(key=key), ExplainReply)
-    records = [json.loads(record) for record in reply.record_json]
+        records = [json.loads(record) for record in reply.record_json]
+        now = _state_now(client, records[0]) if records and output != "json" else ""
     if not records:
         raise _no_record(key)
     if output == "json":
         click.echo(json.dumps(records, indent=2))
         return
     screen = console()
-    screen.print(auction_report(records[0]))
+    screen.print(auction_report(records[0], now))
     if len(records) > 1:
         screen.print(older_auctions(records, key), style="dim")
+
+
+def _state_now(client: Client, record: dict[str, Any]) -> str:
+    """flintlockd's state of the microVM of a record; "" if it is not known, or there is none."""
+    from billet.wire.pb.fleet_pb2 import PlacementsReply, PlacementsRequest
+
+    auction, uid = record["auction"], record["outcome"]["uid"]
+    if not uid:
+        return ""
+    wanted = PlacementsRequest(namespace=auction["namespace"], name=auction["name"])
+    rows = client.fleet("Placements", wanted, PlacementsReply).placements
+    return next((row.vm_state for row in rows if row.uid == uid), "")
 
 
 def _no_record(key: str) -> BilletError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.padding import Padding
+from rich.text import Text
 
 from billet.commands.options import client_options, console, output_option
 
@@ -35,7 +36,7 @@ def hosts(address: Address, output: str, only_agents: bool) -> None:
                 over the last 10 s
     """
     from billet.client import Client
-    from billet.show.tables import agents_table, hosts_table, unavailable_metrics
+    from billet.show.tables import agents_table, hosts_table, troubles, unavailable_metrics
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
 
     with Client(address) as client:
@@ -51,6 +52,8 @@ def hosts(address: Address, output: str, only_agents: bool) -> None:
         click.echo("No host has joined yet; start `billet agent` beside each flintlockd.")
     if rows:
         screen.print(hosts_table(rows))
+        for line in troubles(rows):
+            screen.print(Text(line, style="yellow"))
         for line in unavailable_metrics(rows):
             screen.print(Padding.indent(line.lstrip(), len(line) - len(line.lstrip())), style="dim")
     if agents:

@@ -17,8 +17,9 @@ from billet.commands.drain import POLL_S, Row, delete, remaining_on_host
 from billet.commands.lists import as_dicts
 from billet.commands.options import FiniteFloat, client_options, console, output_option, print_sentence
 from billet.core.constraints import read
+from billet.core.corrections import Discount
 from billet.core.errors import BilletError
-from billet.core.model import NO_CONSTRAINTS, ZERO, Discount, Facts, Host, HostView, Resources
+from billet.core.model import NO_CONSTRAINTS, ZERO, Facts, Host, HostView, Resources
 from billet.core.plural import counted
 from billet.core.questions.rebalance import Move, Place, Resident, evenness, plan
 from billet.core.scoring import Weights

@@ -8,7 +8,8 @@ from statistics import median
 from typing import NamedTuple
 
 from billet.core.boots.forecast import BEYOND
-from billet.core.model import NO_DISCOUNT, Discount, Forecast
+from billet.core.corrections import NO_DISCOUNT, Discount
+from billet.core.model import Forecast
 
 WINDOW = 30  # a host's discount follows from its last 30 microVMs; after 30 accurate ones it is gone
 NEEDED = 10  # outcomes before there is a discount

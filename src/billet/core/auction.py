@@ -149,7 +149,10 @@ def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, 
     of_policy = weights.under(auction.constraints.policy)
     wait = tolerance(auction, bid, facts, of_policy, pooled)
     score = price(view.allocatable, view.taken, auction.demand, facts, of_policy, bid.missing, view.discount, wait)
-    return with_preferences(score, view.peers, weights) if view.peers else score
+    if view.peers:
+        score = with_preferences(score, view.peers, weights)
+    penalty = view.trouble.penalty
+    return score._replace(total=score.total + penalty, trouble=penalty) if penalty else score
 
 
 def forecast_of(bid: Bid, auction: Auction, view: HostView) -> Forecast:
@@ -232,7 +235,9 @@ def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
 
 CONSTRAINT_REASONS = frozenset({Reason.ZONE, Reason.HOST, Reason.LABEL, Reason.AVOIDED, Reason.APART})
 HOSTS_NAMED = 8
-AWAY_REASONS = frozenset({Reason.AWAY, Reason.SILENT, Reason.DAEMON_AWAY, Reason.STOPPING, Reason.DECLINED})
+AWAY_REASONS = frozenset(
+    {Reason.AWAY, Reason.SILENT, Reason.DAEMON_AWAY, Reason.STOPPING, Reason.DECLINED, Reason.SUSPECT}
+)
 
 
 def some_unreachable(unplaced: Unplaced) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
+from billet.core.corrections import NO_DISCOUNT, NO_TROUBLE, Discount, Trouble
+
 
 class Resources(NamedTuple):
     """Amounts of the resources that microVMs take: a demand, a host's capacity, or its free room."""
@@ -98,17 +100,6 @@ class Facts(NamedTuple):
         return Facts(self[0], pending, boot_s, ahead_s, pull_s, uncertainty, *self[6:])
 
 
-class Discount(NamedTuple):
-    """The correction of a host's inaccurate bids (core/accuracy.py): `delay` multiplies the predicted seconds,
-    `utilisation` is added to the score."""
-
-    delay: float = 1.0
-    utilisation: float = 0.0
-
-
-NO_DISCOUNT = Discount()
-
-
 class Constraints(NamedTuple):
     """Constraints and preferences of a request, from its labels (core/constraints.py). Empty fields ask for nothing.
 
@@ -166,7 +157,10 @@ class Peers(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Auction:
-    """One microVM that needs a host. `id` is also the token that identifies the microVM on its host."""
+    """One microVM that needs a host. `id` is also the token that identifies the microVM on its host.
+
+    `recipe` stands for everything in the spec that decides whether it boots (core/blame.py).
+    """
 
     id: str
     namespace: str
@@ -178,13 +172,14 @@ class Auction:
     labels: Mapping[str, str] = field(default_factory=dict)
     constraints: Constraints = NO_CONSTRAINTS
     images: tuple[Image, ...] = ()
+    recipe: str = ""
 
 
 class Score(NamedTuple):
     """A score and its parts: `total` is the sum of the others; lower is better.
 
-    The leader adds `preference`, for the request's preferences, and `correction`, for the error of the host's earlier
-    bids. In a bid both are 0.
+    The leader adds `preference`, for the request's preferences, `correction`, for the error of the host's earlier
+    bids, and `trouble`, for what has failed on the host. In a bid they are 0.
     """
 
     total: float
@@ -194,6 +189,7 @@ class Score(NamedTuple):
     shape: float = 0.0  # defaults from here on: older records lack these fields
     preference: float = 0.0
     correction: float = 0.0
+    trouble: float = 0.0
 
 
 FORMULA = 6  # version of the score's formula and of the meaning of a bid; one more with each change
@@ -251,6 +247,7 @@ class Reason(Enum):
     AWAY = "is not connected"
     DECLINED = "withdrew its bid"
     FAULT = "its flintlockd failed to create it"
+    SUSPECT = "is suspect"
 
 
 class Refusal(NamedTuple):
@@ -265,7 +262,7 @@ class HostView(NamedTuple):
     """A host in the ledger at the moment of an award.
 
     `excluded_by`: the constraint that excludes it from this auction. `peers`: the counts for preferences. `discount`:
-    the correction of its bids.
+    the correction of its bids. `trouble`: what has failed there.
     """
 
     allocatable: Resources
@@ -275,6 +272,7 @@ class HostView(NamedTuple):
     excluded_by: Refusal | None = None
     peers: tuple[Peers, ...] = ()
     discount: Discount = NO_DISCOUNT
+    trouble: Trouble = NO_TROUBLE
 
 
 class Award(NamedTuple):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from billet.core.boots.forecast import within_s
-from billet.core.model import NO_DISCOUNT, Discount, Facts, Resources, Score
+from billet.core.corrections import NO_DISCOUNT, Discount
+from billet.core.model import Facts, Resources, Score
 from billet.core.policies import DEFAULT, named
 
 

@@ -35,11 +35,17 @@ class CallForBids(NamedTuple):
 
 
 def next_call(
-    state: State, ready: Collection[str], auction: Auction, asked: Collection[str], limits: AskLimits
+    state: State,
+    ready: Collection[str],
+    auction: Auction,
+    asked: Collection[str],
+    limits: AskLimits,
+    last: Collection[str] = (),
 ) -> CallForBids:
-    """The next hosts to ask, without those that were `asked` before."""
+    """The next hosts to ask, without those that were `asked` before. On a large fleet, `last` come after the rest."""
     if _is_large(state, limits):
-        return CallForBids(shortlist(state, ready, auction, asked, limits), [])
+        found = shortlist(state, ready, auction, {*asked, *last}, limits)
+        return CallForBids(found or (shortlist(state, ready, auction, asked, limits) if last else []), [])
     host_ids = [host_id for host_id in ready if host_id not in asked]
     if auction.constraints == NO_CONSTRAINTS:
         return CallForBids(host_ids, [])

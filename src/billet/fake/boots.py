@@ -145,6 +145,8 @@ class BootWorker:
         stats.running_max = max(stats.running_max, stats.running)
         try:
             for image in images(record.vm.spec):
+                if names.cannot_resolve(image):
+                    return False
                 await self._pull(image)
             if record.poisoned:
                 self._die(PANIC_EXIT)

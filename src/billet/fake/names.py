@@ -43,6 +43,11 @@ def cannot_boot(spec: types.MicroVMSpec) -> bool:
     return max(len(spec.id), len(spec.namespace)) > PATH_MAX_BYTES
 
 
+def cannot_resolve(image: str) -> bool:
+    """Whether an image cannot be pulled, because its registry is below .invalid, where nothing exists (RFC 2606)."""
+    return image.partition("/")[0].partition(":")[0].endswith(".invalid")
+
+
 def unreadable(spec: types.MicroVMSpec) -> str:
     """The end of the text of every call that reads an unreadable record."""
     vmid = f"{spec.namespace}/{spec.id}/{spec.uid}"

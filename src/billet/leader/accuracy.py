@@ -10,18 +10,9 @@ import structlog
 
 from billet.core.accuracy import WINDOW, Outcome, discount
 from billet.core.auction import forecast_of
+from billet.core.corrections import NO_DISCOUNT, Discount
 from billet.core.memory import remember
-from billet.core.model import (
-    NO_DISCOUNT,
-    ZERO,
-    Auction,
-    Bid,
-    Discount,
-    Forecast,
-    Host,
-    HostView,
-    VmState,
-)
+from billet.core.model import ZERO, Auction, Bid, Forecast, Host, HostView, VmState
 from billet.core.report import InventoryUpdate, Report
 from billet.core.scoring import utilisation
 from billet.core.state import State

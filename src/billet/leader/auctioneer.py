@@ -34,6 +34,7 @@ from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
 from billet.leader.deletes import DeleteRecords
+from billet.leader.health import HealthTracker
 from billet.leader.jobs import Caller, Job, host_verdict
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
@@ -56,6 +57,7 @@ class Auctioneer:
         clock: Clock,
         record: Callable[[AuctionRecorder], None],
         accuracy: AccuracyTracker | None = None,
+        health: HealthTracker | None = None,
     ) -> None:
         self._ledger = ledger
         self._hosts = hosts
@@ -65,6 +67,7 @@ class Auctioneer:
         self._clock = clock
         self._record = record
         self._accuracy = accuracy
+        self._health = health or HealthTracker(ledger.state, clock, rules.suspect_share)
         self._clearing = Clearing(ledger.state)
         self._delete_records = DeleteRecords(ledger, self._releasing)
         self._arrived_by_s = clock.monotonic_s() + rules.arrive_s
@@ -109,7 +112,8 @@ class Auctioneer:
             self._track(job.auction, answers, views, decision)
             instance = self._hosts.instance(decision.host)
             placement = reservation(job.auction, decision, instance, self._clock.now_s())
-            outcome = await self._carry_out(placement, job)
+            with self._health.order(job.auction, decision.host):
+                outcome = await self._carry_out(placement, job)
             if isinstance(outcome, bytes):
                 return outcome
             answers = [outcome if answer.host == outcome.host else answer for answer in answers]
@@ -130,15 +134,18 @@ class Auctioneer:
         return job.refusals() + answers
 
     async def _ask_next(self, auction: Auction, asked: Collection[str]) -> list[Bid | Refusal]:
-        host_ids, refusals = next_call(self._ledger.state, self._ready, auction, asked, self._limits)
+        refusing = self._health.refusing()
+        host_ids, refusals = next_call(self._ledger.state, self._ready, auction, asked, self._limits, refusing)
         return refusals + (await self._hosts.call_for_bids(auction, host_ids) if host_ids else [])
 
     async def _decide(self, job: Job, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
         """Wait for a slot, then award. No await after the slot: the ledger must not move before the claim."""
         slot = await self._clearing.slot(job.auction, answers)
+        answers = self._health.screened(job.auction, answers, self._ready)
         views = self._ledger.state.views((answer.host for answer in answers), job.auction)
         if self._accuracy:
             views = self._accuracy.discounted(views)
+        views = self._health.troubled(views)
         decision = award(job.auction, answers, views, self._rules.weights)
         job.recorder.decided(answers, views, decision, slot)
         return views, decision
@@ -204,6 +211,7 @@ class Auctioneer:
         ledger, auction = self._ledger, job.auction
         options, timeout_s = CreateOptions(placement.instance, resent), self._timeout_s(job.caller)
         outcome = await self._hosts.create(placement.host, auction, job.request, timeout_s, options)
+        self._health.answered(auction.id, placement.host, outcome)
         job.recorder.leg("boot_order")
         match outcome:
             case Created(uid, reply):

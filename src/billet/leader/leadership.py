@@ -13,6 +13,7 @@ from billet.core.scoring import Weights
 from billet.leader.accuracy import AccuracyTracker, taken_up
 from billet.leader.admission import Admission
 from billet.leader.auctioneer import Auctioneer
+from billet.leader.health import HealthTracker
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
 from billet.leader.recorder import AuctionRecorder
@@ -50,7 +51,7 @@ class LeaderSettings:
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """The parts of one term. `hosts` reaches the agents; `admission` hears them first, then `accuracy`, which informs
+    """The parts of one term. `hosts` reaches the agents; `admission` hears them first, then `health`, `accuracy` and
     the reconciler."""
 
     ledger: Ledger
@@ -59,6 +60,7 @@ class Leadership:
     hosts: Hosts
     rules: Rules
     accuracy: AccuracyTracker
+    health: HealthTracker
     admission: Admission
 
 
@@ -87,6 +89,7 @@ def open_leadership(
     each = taken_up(len(ledger.state.hosts))
     for host_id in ledger.state.hosts:
         accuracy.restore(host_id, archive.outcomes(host_id, each))
-    auctioneer = Auctioneer(ledger, hosts, reconciler.ready, rules, clock, archive.add_auction, accuracy)
-    admission = Admission(ledger, reconciler, accuracy, hosts, settings.approve, clock)
-    return Leadership(ledger, auctioneer, reconciler, hosts, rules, accuracy, admission)
+    health = HealthTracker(ledger.state, clock, rules.suspect_share, accuracy)
+    auctioneer = Auctioneer(ledger, hosts, reconciler.ready, rules, clock, archive.add_auction, accuracy, health)
+    admission = Admission(ledger, reconciler, health, hosts, settings.approve, clock)
+    return Leadership(ledger, auctioneer, reconciler, hosts, rules, accuracy, health, admission)

@@ -19,4 +19,5 @@ class Rules:
     call_timeout_s: float = 10.0
     shadow: Weights | None = None  # a second policy, which decides for the record only
     arrive_s: float = 5.0  # how long a new leader waits for hosts that have not connected to it yet
+    suspect_share: float = 0.25  # of the connected hosts that may be suspect at once
     quotas: Quotas = field(default_factory=dict)

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from billet.core.accuracy import LATE, WINDOW, Errors, Outcome, errors
-from billet.core.model import NO_DISCOUNT, Discount
+from billet.core.corrections import NO_DISCOUNT, Discount
 from billet.show.marks import table
 from billet.show.tables import natural
 

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from billet.core.corrections import NO_TROUBLE
 from billet.core.model import FORMULA, Reason
 from billet.core.plural import counted
 from billet.show.marks import bar, duration, gib, table
@@ -40,15 +41,15 @@ MAX_GROUPS = 4  # hosts whose group members are shown
 SAME = 1e-9  # scores that differ by less are equal: only the order of addition differed
 
 
-def auction_report(record: AuctionRecord) -> RenderableType:
-    """The output of `billet explain` for one auction."""
+def auction_report(record: AuctionRecord, now: str = "") -> RenderableType:
+    """The output of `billet explain` for one auction. `now`: flintlockd's state of its microVM, "" = unknown."""
     parts: list[RenderableType] = [_request(record)]
     attempts = record.get("attempts", [])
     for number, attempt in enumerate(attempts, 1):
         if len(attempts) > 1:
             parts.append(Text(f"Attempt {number} of {len(attempts)}", style="bold"))
         parts += [*_attempt(attempt, _counts_long_waits(record)), *_shadow(record, attempt)]
-    parts.append(_outcome(record.get("outcome", {}), attempts))
+    parts.append(_outcome(record.get("outcome", {}), attempts, now))
     legs = _legs(record.get("legs_ms", {}))
     return Group(*parts, legs) if legs else Group(*parts)
 
@@ -120,7 +121,8 @@ def _offers(attempt: AuctionRecord) -> tuple[list[dict[str, Any]], list[Mapping[
         if "reason" in counted:
             withdrawn.append({"host": bid["host"], **counted})
             continue
-        by_host = counted["total"] - counted.get("preference", 0.0)  # the leader adds it to every bid
+        added = counted.get("preference", 0.0) + counted.get("trouble", 0.0)  # by the leader, which knows of them
+        by_host = counted["total"] - added
         repriced = abs(by_host - bid["score"]["total"]) > SAME
         offers.append({**bid, "counted": counted, "repriced": repriced})
     return sorted(offers, key=lambda offer: _rank(offer, attempt.get("award") or {})), withdrawn
@@ -194,6 +196,10 @@ def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterab
     corrected = [host for host, correction in corrections.items() if correction != NOT_CORRECTED]
     if corrected:
         yield Text(f"  corrected because earlier predictions were wrong: {', '.join(corrected)}", style="dim")
+    for offer in offers:
+        penalty, why = (ledger.get(offer["host"], {}).get("trouble") or NO_TROUBLE._asdict()).values()
+        if penalty:
+            yield Text(f"  {offer['host']} has {penalty:.3f} in its score: {why}", style="dim")
     forecasts = [forecast for offer in offers[:5] if (forecast := _forecast(offer))]
     if forecasts:
         yield Text(f"  predicted time to CREATED: {', '.join(forecasts)}", style="dim")
@@ -280,10 +286,24 @@ def _shadow(record: AuctionRecord, attempt: AuctionRecord) -> Iterable[Text]:
         yield Text(f"  shadow policy {record.get('shadow')} chose {'the same host' if same else other}", style="dim")
 
 
-def _outcome(outcome: AuctionRecord, attempts: Sequence[AuctionRecord]) -> Text:
+# What became of a microVM that a host has taken, by flintlockd's state of it; CREATED is what flintlockd says.
+NOW = {
+    "CREATED": "booted on",
+    "PENDING": "accepted by",
+    "FAILED": "did not boot on",
+    "DELETING": "being deleted from",
+    "UNREACHABLE": "accepted by",
+}
+STILL = {"PENDING": "which has not booted it yet", "FAILED": "which has given up", "UNREACHABLE": "which is away"}
+
+
+def _outcome(outcome: AuctionRecord, attempts: Sequence[AuctionRecord], now: str) -> Text:
     kind = outcome.get("kind", "")
     if kind == "created":
-        return Text(f"  booted on {outcome.get('host', '?')} as ").append(outcome.get("uid", "?"), style="cyan")
+        style = "red" if now == "FAILED" else ""
+        text = Text(f"  {NOW.get(now, 'accepted by')} {outcome.get('host', '?')} as ", style=style)
+        text.append(outcome.get("uid", "?"), style="cyan")
+        return text.append(f", {STILL[now]}" if now in STILL else "")
     # The last winner rejected it; if there was no auction, a host that was asked for its verdict.
     award = attempts[-1].get("award") if attempts else None
     words = {

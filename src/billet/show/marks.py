@@ -8,7 +8,7 @@ from rich.text import Text
 
 EIGHTHS = " ▏▎▍▌▋▊▉"
 STATE_STYLES = {
-    "READY": "green", "AWAY": "red", "DAEMON_DOWN": "red", "CORDONED": "yellow",
+    "READY": "green", "AWAY": "red", "DAEMON_DOWN": "red", "CORDONED": "yellow", "SUSPECT": "yellow",
     "FENCED": "magenta", "UNREACHABLE": "red", "REFUSED": "red", "LATER_TERM": "yellow",
     "CREATED": "green", "STARTED": "green", "PENDING": "cyan", "RESERVED": "cyan",
     "FAILED": "red", "LOST": "red", "DELETING": "dim", "RELEASING": "dim",

@@ -36,6 +36,12 @@ def hosts_table(hosts: Iterable[Row]) -> Table:
     return result
 
 
+def troubles(hosts: Iterable[Row]) -> list[str]:
+    """Lines that say what has failed on which host."""
+    rows = sorted(hosts, key=lambda row: natural(row["id"]))
+    return [f"{row['id']}: {row['trouble']}" for row in rows if row.get("trouble")]
+
+
 def agents_table(agents: Iterable[Row]) -> Table:
     """The agents of a HostsReply (as dicts): those that were not let in, and why."""
     result = table("~HOST", "STATE", "~FROM", "~KEY", ">HEARD", "~WHY")
@@ -84,6 +90,7 @@ def host_table(row: Row) -> Table:
     pull = duration(row["pull_s"]) if "pull_s" in row else "no pull seen yet"
     for name, value in (
         ("state", _host_state(row)),
+        *([("  recent failures", _trouble(row))] if row.get("trouble") else []),
         ("zone", Text(row["zone"] or UNKNOWN)),
         ("labels", ", ".join(f"{key}={value}" for key, value in sorted(row["labels"].items())) or UNKNOWN),
         ("key, machine", f"{row['key'] or 'not bound'}, {row['machine'] or UNKNOWN}"),
@@ -108,6 +115,11 @@ def host_table(row: Row) -> Table:
 
 
 UNKNOWN = "-"
+
+
+def _trouble(row: Row) -> Text:
+    added = row["trouble_score"]
+    return Text(row["trouble"] + (f"; {added:g} is added to its score" if added else ""), style="yellow")
 
 
 def _share(row: Row, key: str) -> str:

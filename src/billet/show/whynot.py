@@ -17,8 +17,17 @@ PARTS = {
     "delay": "boot delay",
     "preference": "preferences",
     "correction": "the correction of its earlier predictions",
+    "trouble": "what has failed on it",
 }
-FIELDS = ("utilisation", "shape", "pressure", "delay", "preference", "correction")  # in the order of `billet explain`
+FIELDS = (
+    "utilisation",
+    "shape",
+    "pressure",
+    "delay",
+    "preference",
+    "correction",
+    "trouble",
+)  # in the order of `billet explain`
 VISIBLE = 0.0005  # smaller differences would print as +0.000
 HEADINGS = {"utilisation": "FULL AFTER", "delay": "BOOT DELAY"}  # the same as in `billet explain`
 KINDS = {What.VCPU: "vCPU", What.MEMORY: "memory", What.DISK: "disk", What.SLOTS: "microVM slots"}
@@ -146,6 +155,8 @@ def _change(change: Change) -> str:
     match change.what:
         case What.CORDONED | What.FENCED:
             return f"if it were not {change.what.value}"
+        case What.TROUBLE:
+            return "if nothing had failed on it"
         case What.REFUSING:
             return "if it had bid"
         case What.PROVIDER:

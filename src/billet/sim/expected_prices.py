@@ -53,7 +53,14 @@ def _price(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) ->
     full = 0.25 * share**10 * abs(vcpu - memory) + 0.12 * share**6
     shape = shape_weight * (0.4 * (1 - sqrt(max(alone))) + 0.25 * share**3 * size + 0.26 * misfit + full)
     pressure = pressure_weight * (bid.facts.pressure or 0.0)
-    return share + shape + pressure + _delay(view, bid, record, attempt) + view.discount.utilisation
+    return (
+        share
+        + shape
+        + pressure
+        + _delay(view, bid, record, attempt)
+        + view.discount.utilisation
+        + view.trouble.penalty
+    )
 
 
 def _delay(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) -> float:

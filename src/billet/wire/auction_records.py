@@ -189,6 +189,7 @@ def _host_view(view: HostView) -> dict[str, Any]:
         "taken": view.taken._asdict(),
         "peers": [peers._asdict() for peers in view.peers],
         "discount": view.discount._asdict(),
+        "trouble": view.trouble._asdict(),
     }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterator
+from hashlib import blake2b
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -78,6 +79,7 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
         labels=labels,
         constraints=read(labels, vm.id, zone) if labels or zone else NO_CONSTRAINTS,
         images=images(vm),
+        recipe=recipe(vm),
     )
 
 
@@ -99,6 +101,15 @@ def images(vm: types.MicroVMSpec) -> tuple[Image, ...]:
     volumes = [volume.source.container_source for volume in (vm.root_volume, *vm.additional_volumes)]
     found = [Image(_clean(ref), kernel=True) for ref in kernels] + [Image(_clean(ref)) for ref in volumes]
     return tuple(dict.fromkeys(image for image in found if image.ref))
+
+
+def recipe(vm: types.MicroVMSpec) -> str:
+    """A digest of what decides whether a microVM boots: provider, kernel, initrd, and where its volumes come from."""
+    digest = blake2b(vm.provider.encode(), digest_size=8)
+    for part in (vm.kernel, vm.initrd, vm.root_volume.source, *(more.source for more in vm.additional_volumes)):
+        data = part.SerializeToString(deterministic=True)
+        digest.update(len(data).to_bytes(4) + data)
+    return digest.hexdigest()
 
 
 def _clean(ref: str) -> str:

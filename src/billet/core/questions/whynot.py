@@ -14,12 +14,15 @@ from typing import NamedTuple
 from billet.core.auction import award, unpriced_bid, updated_bid
 from billet.core.bidding import CAPABILITY_REASONS, PROVIDERS, incapable
 from billet.core.boots.forecast import behind
+from billet.core.corrections import NO_TROUBLE
 from billet.core.model import Auction, Award, Bid, Facts, HostView, Reason, Refusal, Resources, Score
 from billet.core.questions.record import Attempt, AuctionRecord, prices
 from billet.core.scoring import Weights
 
 PRESSURE_STEP = 0.01
-NO_ANSWER = frozenset({Reason.DAEMON_AWAY, Reason.STOPPING, Reason.SILENT, Reason.AWAY, Reason.DECLINED})
+NO_ANSWER = frozenset(
+    {Reason.DAEMON_AWAY, Reason.STOPPING, Reason.SILENT, Reason.AWAY, Reason.DECLINED, Reason.SUSPECT}
+)
 
 
 class What(Enum):
@@ -36,6 +39,7 @@ class What(Enum):
     CORDONED = "cordoned"
     FENCED = "fenced"
     PROVIDER = "provider"  # flintlockd's default provider, which cannot run this microVM
+    TROUBLE = "trouble"  # failures, or many microVMs that it has not booted
     REFUSING = "refusing"  # though the ledger has room
 
 
@@ -148,6 +152,8 @@ def changed(standing: Standing, demand: Resources, changes: Sequence[Change]) ->
                 missing = int(change.to)
             case What.PRESSURE:
                 facts = facts._replace(pressure=change.to)
+            case What.TROUBLE:
+                view = view._replace(trouble=NO_TROUBLE)
             case What.CORDONED:
                 view = view._replace(cordoned=False)
             case What.FENCED:
@@ -230,6 +236,7 @@ def _levers(standing: Standing, demand: Resources) -> Iterator[Lever]:
     yield Lever(What.QUEUE, facts.pending, facts.pending)
     yield Lever(What.IMAGES, standing.missing, standing.missing)
     pressure = facts.pressure or 0.0
+    yield Lever(What.TROUBLE, 1, int(standing.view.trouble.penalty > 0))
     yield Lever(What.PRESSURE, pressure, ceil(pressure / PRESSURE_STEP), PRESSURE_STEP)
 
 
@@ -273,7 +280,7 @@ def _size(change: Change, allocatable: Resources, demand: Resources) -> float:
     match change.what:
         case What.LIKE:
             return max(by * wanted / whole for wanted, whole in zip(demand, allocatable, strict=True) if whole)
-        case What.QUEUE | What.IMAGES:
+        case What.QUEUE | What.IMAGES | What.TROUBLE:
             return 1.0 + by / max(change.was, 1.0)
         case What.PRESSURE:
             return 1.0 + by

@@ -36,6 +36,8 @@ class _HostStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HostState.V
     """its agent is connected, but its flintlockd does not respond"""
     FENCED: _HostState.ValueType  # 5
     """declared dead; it bids again once it has deleted the released microVMs"""
+    SUSPECT: _HostState.ValueType  # 6
+    """creates or boots have failed on it: it is tried now and then, with one create; see `trouble`"""
 
 class HostState(_HostState, metaclass=_HostStateEnumTypeWrapper): ...
 
@@ -50,6 +52,8 @@ DAEMON_DOWN: HostState.ValueType  # 4
 """its agent is connected, but its flintlockd does not respond"""
 FENCED: HostState.ValueType  # 5
 """declared dead; it bids again once it has deleted the released microVMs"""
+SUSPECT: HostState.ValueType  # 6
+"""creates or boots have failed on it: it is tried now and then, with one create; see `trouble`"""
 Global___HostState: _TypeAlias = HostState  # noqa: Y015
 
 class _HostVerb:
@@ -319,6 +323,8 @@ class HostView(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     MACHINE_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
+    TROUBLE_FIELD_NUMBER: _builtins.int
+    TROUBLE_SCORE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     zone: _builtins.str
     state: Global___HostState.ValueType
@@ -380,6 +386,10 @@ class HostView(_message.Message):
     """machine id that its name is bound to, "" = unknown"""
     duplicate: _builtins.bool
     """its key was seen on two machines; only the boot that was connected is let in"""
+    trouble: _builtins.str
+    """what has failed on it lately, and when it is tried next; "" = nothing"""
+    trouble_score: _builtins.float
+    """added to its score for that"""
     @_builtins.property
     def allocatable(self) -> Global___Resources: ...
     @_builtins.property
@@ -434,10 +444,12 @@ class HostView(_message.Message):
         key: _builtins.str = ...,
         machine: _builtins.str = ...,
         duplicate: _builtins.bool = ...,
+        trouble: _builtins.str = ...,
+        trouble_score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "taken", b"taken", "uncertainty", b"uncertainty", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "delay_correction", b"delay_correction", "duplicate", b"duplicate", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "key", b"key", "kvm", b"kvm", "labels", b"labels", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "delay_correction", b"delay_correction", "duplicate", b"duplicate", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "key", b"key", "kvm", b"kvm", "labels", b"labels", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "trouble", b"trouble", "trouble_score", b"trouble_score", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
     _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015

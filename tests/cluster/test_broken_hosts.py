@@ -1,0 +1,33 @@
+"""One broken host of eight attracts nothing. tests/cluster/broken_hosts.py plays the same with 20 hosts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.cluster.broken_hosts import play
+
+HOSTS, CREATES = 8, 240
+
+
+async def test_a_black_hole_costs_its_first_orders_and_no_client_an_error(tmp_path: Path) -> None:
+    result = await play("full", tmp_path, HOSTS, CREATES)
+    assert result.errors == []
+    assert result.most_orders == 2, "one more order at most"
+    assert result.h0 <= 16, "those in flight when the first one failed, one more, and the tries"
+    assert "creates failed" in result.suspects["h0"]
+
+
+async def test_a_host_that_never_boots_gets_few(tmp_path: Path) -> None:
+    result = await play(
+        "never-boots", tmp_path, HOSTS, CREATES, in_flight=4
+    )  # slower than a burst that outruns all boots
+    assert result.errors == []
+    others = [count for host, count in result.homes.items() if host != "h0"]
+    assert result.homes["h0"] < min(others) / 2
+
+
+async def test_an_image_that_does_not_exist_makes_no_host_suspect(tmp_path: Path) -> None:
+    result = await play("bad-image", tmp_path, HOSTS, CREATES)
+    assert result.errors == []
+    assert result.suspects == {}
+    assert result.not_booted == {"bad": CREATES // 2}

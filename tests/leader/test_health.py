@@ -1,0 +1,261 @@
+"""HealthTracker: what it learns from orders and inventories, and what auctions hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from billet.core.bidding import bid
+from billet.core.health import CROWD, FIRST_TRY_S, PENALTY, PULL_S, STALL_S
+from billet.core.model import (
+    ZERO,
+    Auction,
+    Bid,
+    Constraints,
+    Facts,
+    Host,
+    Observed,
+    Reason,
+    Refusal,
+    Resources,
+    VmState,
+)
+from billet.core.report import InventoryUpdate, Report
+from billet.core.scoring import DEFAULT_WEIGHTS
+from billet.core.state import PutHost, State, apply
+from billet.leader.health import HealthTracker
+from billet.ports import Created, Denied, Failed, Outcome, Unknown
+from tests.leader.test_accuracy import Clock, Inner
+
+ROOM, SHAPE = Resources(10, 10_240, 0, 10), Resources(1, 1024, 0, 1)
+FAILED = Failed(2, "creating microvm: saving microvm spec: no space left on device")
+CREATED = Created("uid", b"")
+HOSTS = tuple(f"h{n}" for n in range(8))
+
+
+def auction(name: str, recipe: str = "r", namespace: str = "ns", constraints: Constraints | None = None) -> Auction:
+    return Auction(name, namespace, name, SHAPE, constraints=constraints or Constraints(), recipe=recipe)
+
+
+class Rig:
+    """A tracker of eight hosts that are connected; h0 is in a zone of its own."""
+
+    def __init__(self) -> None:
+        self.state, self.clock, self.inner = State(), Clock(), Inner()
+        self.health = HealthTracker(self.state, self.clock, 0.25, self.inner)
+        for name in HOSTS:
+            host = Host(name, ROOM, ROOM, zone="z0" if name == "h0" else "z1")
+            apply(self.state, PutHost(host))
+            self.health.joined(host)
+
+    def answers(self) -> list[Bid | Refusal]:
+        return [bid(self.state.hosts[name], ZERO, Facts(), auction("any"), DEFAULT_WEIGHTS) for name in HOSTS]
+
+    def refused(self, constraints: Constraints | None = None) -> dict[str, str]:
+        """The hosts whose bids are replaced, with the text."""
+        found = self.health.screened(auction("any", constraints=constraints), self.answers(), HOSTS)
+        return {a.host: a.detail for a in found if isinstance(a, Refusal) and a.reason is Reason.SUSPECT}
+
+    def penalties(self) -> dict[str, float]:
+        views = self.health.troubled(self.state.views(HOSTS, auction("any")))
+        return {host_id: view.trouble.penalty for host_id, view in views.items() if view.trouble.penalty}
+
+    def order(
+        self, name: str, outcome: Outcome | None = CREATED, host: str = "h0", recipe: str = "r", ns: str = "ns"
+    ) -> None:
+        with self.health.order(auction(name, recipe, ns), host):
+            if outcome:
+                self.health.answered(name, host, outcome)
+
+    def shows(self, name: str, state: VmState, retry: int = 0, host: str = "h0") -> None:
+        row = Observed(f"U-{name}", "ns", name, SHAPE, state, name, retry)
+        self.health.observed(host, InventoryUpdate(False, [row], [], []))
+
+    def gone(self, name: str, host: str = "h0") -> None:
+        self.health.observed(host, InventoryUpdate(False, [], [f"U-{name}"], []))
+
+    def boots(self, name: str, host: str = "h0", recipe: str = "r") -> None:
+        self.order(name, host=host, recipe=recipe)
+        self.shows(name, VmState.PENDING, host=host)
+        self.shows(name, VmState.CREATED, host=host)
+
+    def reports(self, seconds: float, host: str = "h0", facts: Facts | None = None, ok: bool = True) -> None:
+        """A report every 2 s."""
+        for _ in range(int(seconds / 2)):
+            self.clock.at_s += 2.0
+            known = facts or Facts(boot_s=0.3, boots_seen=20.0)
+            self.health.reported(host, Report(known, 0.0, 0, 0, 0, 0, ok, 2.0))
+
+    def suspects(self) -> Sequence[str]:
+        return [name for name in HOSTS if self.health.suspects(name)]
+
+
+@pytest.fixture
+def rig() -> Rig:
+    return Rig()
+
+
+def test_one_failed_create_leaves_the_host_one_order_at_a_high_price(rig: Rig) -> None:
+    rig.order("a", FAILED)
+    assert rig.penalties() == {"h0": PENALTY}
+    assert rig.refused() == {}
+    with rig.health.order(auction("b"), "h0"):
+        assert list(rig.refused()) == ["h0"], "one order at a time"
+    assert rig.refused() == {}, "it was not sent"
+
+
+def test_two_failed_creates_make_the_host_suspect(rig: Rig) -> None:
+    rig.order("a", FAILED)
+    rig.order("b", FAILED)
+    assert rig.suspects() == ["h0"]
+    assert rig.refused() == {"h0": f"2 creates failed ({FAILED.text}); next try in 4 s"}
+    rig.clock.at_s += 2 * FIRST_TRY_S
+    assert rig.refused() == {}
+    rig.order("c")  # the try is accepted, and not booted yet
+    assert rig.refused() == {"h0": f"2 creates failed ({FAILED.text}); being tried"}
+    rig.shows("c", VmState.PENDING)
+    rig.shows("c", VmState.CREATED)
+    assert rig.refused() == {}
+    assert rig.suspects() == []
+
+
+def test_a_host_that_leaves_and_comes_back_has_not_recovered(rig: Rig) -> None:
+    rig.order("a", FAILED)
+    rig.order("b", FAILED)
+    rig.health.left("h0")
+    assert rig.suspects() == []
+    rig.health.joined(rig.state.hosts["h0"])
+    assert rig.suspects() == ["h0"]
+
+
+def test_a_verdict_on_the_request_is_no_failure_of_the_host(rig: Rig) -> None:
+    for name in "abc":
+        rig.order(name, Denied(2, "creating microvm: validation failures found"))
+    rig.order("d", Unknown("connection lost"))
+    assert rig.penalties() == {}
+
+
+def test_at_most_a_share_of_the_hosts_is_suspect(rig: Rig) -> None:
+    for name in HOSTS:
+        rig.order(f"a-{name}", FAILED, host=name)
+        rig.order(f"b-{name}", FAILED, host=name)
+    assert rig.suspects() == ["h0", "h1"], "25 % of 8"
+    assert list(rig.refused()) == ["h0", "h1"]
+    assert sorted(rig.penalties()) == list(HOSTS), "the others are still asked"
+
+
+def test_the_last_host_of_a_required_zone_still_serves_it(rig: Rig) -> None:
+    rig.order("a", FAILED)
+    rig.order("b", FAILED)
+    assert list(rig.refused()) == ["h0"]
+    assert rig.refused(Constraints(zone="z0")) == {}
+    assert rig.refused(Constraints(host="h0")) == {}
+
+
+def test_a_host_whose_boots_fail_is_charged_when_the_image_boots_elsewhere(rig: Rig) -> None:
+    rig.boots("good", host="h1")
+    for name in "ab":
+        rig.order(name)
+        rig.shows(name, VmState.PENDING)
+        rig.shows(name, VmState.PENDING, retry=1)
+        rig.shows(name, VmState.PENDING, retry=2)
+    assert rig.suspects() == ["h0"]
+    assert "2 boots failed (ns/b is PENDING, retry 1)" in rig.refused()["h0"]
+
+
+def test_an_image_that_does_not_exist_takes_no_host_out(rig: Rig) -> None:
+    for n in range(300):
+        host, name = HOSTS[n % len(HOSTS)], f"bad-{n}"
+        rig.order(name, host=host, recipe="missing", ns="bad")
+        rig.shows(name, VmState.PENDING, retry=1, host=host)
+        rig.boots(f"good-{n}", host=host)
+        assert rig.suspects() == []
+    assert rig.penalties() == {}
+
+
+# Hosts that accept and boot nothing.
+
+
+def test_a_host_with_a_crowd_that_does_not_boot_ranks_behind(rig: Rig) -> None:
+    for n in range(CROWD - 1):
+        rig.order(f"a{n}")
+    assert rig.penalties() == {}
+    rig.order("last")
+    assert rig.penalties() == {"h0": PENALTY}
+    assert rig.refused() == {}, "a price, no exclusion"
+    rig.shows("a0", VmState.PENDING)
+    rig.shows("a0", VmState.CREATED)
+    assert rig.penalties() == {}, "it boots"
+
+
+def test_a_crowd_that_was_deleted_is_none(rig: Rig) -> None:
+    for n in range(CROWD):
+        rig.order(f"a{n}")
+        rig.shows(f"a{n}", VmState.PENDING)
+    rig.gone("a0")
+    assert rig.penalties() == {}
+
+
+def test_a_queue_that_stands_still_makes_the_host_suspect_with_the_cure(rig: Rig) -> None:
+    rig.boots("before")
+    rig.order("a")
+    rig.shows("a", VmState.PENDING)
+    rig.reports(STALL_S)
+    assert rig.suspects() == []
+    rig.reports(4.0)
+    assert rig.suspects() == ["h0"]
+    assert "restart its flintlockd" in rig.refused()["h0"]
+    assert "1 microVM waiting" in rig.refused()["h0"]
+    rig.reports(100.0)
+    assert list(rig.refused()) == ["h0"], "what waits there is the try"
+    rig.shows("a", VmState.CREATED)
+    assert rig.refused() == {}
+
+
+def test_a_stalled_host_whose_queue_was_deleted_is_tried_again(rig: Rig) -> None:
+    rig.boots("before")
+    rig.order("a")
+    rig.shows("a", VmState.PENDING)
+    rig.reports(STALL_S + 4.0)
+    rig.gone("a")
+    rig.clock.at_s += 2 * FIRST_TRY_S
+    assert rig.refused() == {}
+    assert rig.suspects() == ["h0"]
+
+
+def test_a_host_that_may_be_pulling_has_not_stalled(rig: Rig) -> None:
+    rig.boots("before")
+    rig.order("a", recipe="new")
+    rig.shows("a", VmState.PENDING)
+    rig.reports(PULL_S)
+    assert rig.suspects() == []
+    rig.reports(STALL_S + 2.0)
+    assert rig.suspects() == ["h0"]
+
+
+def test_a_queue_that_moves_has_not_stalled(rig: Rig) -> None:
+    rig.boots("before")
+    for n in range(20):
+        rig.order(f"a{n}")
+        rig.shows(f"a{n}", VmState.PENDING)
+    for n in range(19):
+        rig.reports(10.0)
+        rig.shows(f"a{n}", VmState.CREATED)
+    assert rig.suspects() == []
+
+
+def test_a_flintlockd_that_was_away_has_not_stalled(rig: Rig) -> None:
+    rig.boots("before")
+    rig.order("a")
+    rig.shows("a", VmState.PENDING)
+    rig.reports(60.0, ok=False)
+    rig.reports(STALL_S)
+    assert rig.suspects() == []
+
+
+def test_everything_is_passed_on(rig: Rig) -> None:
+    rig.shows("a", VmState.PENDING)
+    rig.reports(2.0)
+    rig.health.left("h0")
+    assert rig.inner.heard[-3:] == ["observed", "reported", "left"]
