@@ -83,6 +83,10 @@ class FaultPlan:
     create_locked: float = 0.0  # the same, for a moment
     create_unclear: float = 0.0  # it may be there, and boots later
     far: float = 0.0  # share of the hosts that are behind a slow line
+    # Broken hosts (broken_hosts.py).
+    black_holes: float = 0.0  # containerd's disk is full for about `broken_s`
+    stalls: float = 0.0  # containerd was restarted: its flintlockd hears of nothing for about `broken_s`
+    broken_s: float = 0.0
 
 
 class Maybe(Protocol):
@@ -160,6 +164,9 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         create_locked=maybe(0.05, 0.5, 0.2),
         create_unclear=maybe(0.02, 0.3, 0.3),
         far=maybe(0.2, 0.6, 0.3),
+        black_holes=maybe(0.02, 0.2, 0.3),
+        stalls=maybe(0.02, 0.2, 0.2),
+        broken_s=between(3.0, 60.0),
     )
 
 

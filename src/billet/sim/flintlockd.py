@@ -69,6 +69,8 @@ class Flintlockd:
         self.host = host
         self.vms: dict[str, SimVm] = {}
         self.process: SimProcess | None = None
+        self.full = False  # its containerd's disk: every create fails
+        self.stale = False  # its subscription: it hears of no create and no Delete
         self.hangs_until_s = 0.0  # calls wait until then
         self.removed: Callable[[], None] = lambda: None  # called when a microVM is gone
         self.backlog_s = 0.0  # how much later than that the last create of them begins
@@ -89,7 +91,7 @@ class Flintlockd:
     def start(self) -> None:
         """Start with the microVMs on disk."""
         self.process = self._world.loop.process(f"flintlockd of {self.host.id}")
-        self._busy = False
+        self._busy = self.stale = False
         self._queue = deque(uid for uid, vm in self.vms.items() if vm.message.status.state in (PENDING, DELETING))
         self._work_on()
 
@@ -156,7 +158,9 @@ class Flintlockd:
     def _fail(self, spec: types.MicroVMSpec) -> None:
         """Refuse a create because something beneath flintlockd fails, if the plan says so. Nothing is created."""
         text = ""
-        if self._world.happens(self._failing, self._world.faults.create_fails):
+        if self.full:
+            text = FAULTS[0]
+        elif self._world.happens(self._failing, self._world.faults.create_fails):
             text = FAULTS[self._failing.randrange(len(FAULTS))]
         elif self._world.happens(self._failing, self._world.faults.create_locked):
             text = LOCKED
@@ -202,8 +206,18 @@ class Flintlockd:
     # The boot queue.
 
     def _enqueue(self, uid: str) -> None:
-        self._queue.append(uid)
-        self._work_on()
+        if not self.stale:
+            self._queue.append(uid)
+            self._work_on()
+
+    def hear(self) -> None:
+        """Hear of everything again: a resync."""
+        if self.stale:
+            self.stale = False
+            for uid, vm in self.vms.items():
+                if vm.message.status.state in (PENDING, DELETING):
+                    self._queue.append(uid)
+            self._work_on()
 
     def _work_on(self) -> None:
         while self._queue and not self._busy and self.process:
