@@ -2,8 +2,8 @@
 
 `python -m tests.sim.bugs_issue13_suspects [NAME]...` prints the first seed that shows each.
 
-What the simulator does not see: stalls and crowds, since its hosts get too few microVMs, and whose fault a failed boot
-is, since its boots do not fail (tests/leader/test_health.py, tests/core/test_health.py).
+What the simulator does not see: stalls and crowds, since its hosts get too few microVMs; and whose fault a failed
+boot is, since its boots do not fail (tests/leader/test_health.py, tests/core/test_health.py).
 """
 
 from __future__ import annotations
