@@ -78,6 +78,9 @@ class AgentConfig:
         "/run/containerd/containerd.sock", FLINTLOCKD, "flintlockd's --containerd-socket. The agent asks it which"
         " images are unpacked. Empty = only images that this agent has seen booted count as unpacked.",
     )  # fmt: skip
+    containerd_namespace: str = setting(
+        "flintlock", FLINTLOCKD, "flintlockd's --containerd-ns: its namespace in containerd."
+    )
     containerd_volume_ss: str = setting(
         "devmapper", FLINTLOCKD, "containerd snapshotter into which volumes are unpacked."
     )

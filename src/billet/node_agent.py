@@ -44,7 +44,8 @@ async def run_agent(config: AgentConfig) -> None:
     log.info("agent starts", host=config.id, key=key, state=str(state.path))
     agent, dialler, daemon, machine = build_agent(config, identity)
     throttle_tls_errors()
-    containerd = Containerd(config.containerd, config.containerd_volume_ss, config.containerd_kernel_ss)
+    snapshotters = config.containerd_volume_ss, config.containerd_kernel_ss
+    containerd = Containerd(config.containerd, *snapshotters, config.containerd_namespace)
 
     async def work() -> None:
         if config.containerd:
@@ -125,6 +126,7 @@ def build_agent(config: AgentConfig, identity: Identity) -> tuple[Agent, AgentDi
         instance=secrets.token_hex(8),
         machine=known,
         daemon_id=DaemonSocket(*split_endpoint(config.flintlock)),
+        namespace=config.containerd_namespace,
     )
     context = None if config.link_insecure else tls.client_context(config.link_ca, config.link_cert, config.link_key)
     dial = WebSocketDial(config.link_token, context)

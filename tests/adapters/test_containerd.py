@@ -41,6 +41,9 @@ async def test_an_image_is_there_for_the_use_that_it_is_unpacked_for(
     assert await asked.unpacked() == {Image(KERNEL, kernel=True)}  # pulled, and not unpacked
     daemon.load(ROOT, "overlayfs")
     assert await asked.unpacked() == {Image(KERNEL, kernel=True), Image(ROOT)}
+    other = Containerd(str(daemon.socket), "overlayfs", "native", namespace="other")
+    assert await other.unpacked() == frozenset(), "a flintlockd with another --containerd-ns has none of them"
+    await other.close()
     daemon.remove(KERNEL)
     assert await asked.unpacked() == {Image(ROOT)}
 

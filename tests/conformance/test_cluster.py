@@ -269,7 +269,9 @@ def test_check_34_poison_pills_reach_no_host(cluster: Target, start: Callable[..
     client = Client(service.address)
     no_bridge = types.NetworkInterface(device_id="eth1", type=types.NetworkInterface.TAP)
     no_bridge.overrides.SetInParent()
-    for poison in (spec(interfaces=[no_bridge]), spec(kernel=types.Kernel()), spec_without_kernel()):
+    crash = [spec(interfaces=[no_bridge]), spec(kernel=types.Kernel()), spec_without_kernel()]
+    cripple = [spec(id="a/b"), spec(id="a\\b"), spec(namespace="a/b"), spec(namespace="a\\b")]
+    for poison in crash + cripple:
         code, text = refused(client.create, poison)
         assert code == grpc.StatusCode.INVALID_ARGUMENT
         assert GONE not in text

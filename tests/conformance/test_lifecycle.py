@@ -9,7 +9,7 @@ from ulid import ULID
 from billet.wire.pb import flintlock_types_pb2 as types
 
 from .calls import CREATED, DELETING, GONE, PENDING, Client, Refusal, attempt, eventually, own, refused, spec
-from .targets import Service
+from .targets import Service, Target
 
 UNKNOWN, INVALID = grpc.StatusCode.UNKNOWN, grpc.StatusCode.INVALID_ARGUMENT
 
@@ -66,6 +66,15 @@ def test_check_21_delete_twice(slow_client: Client) -> None:
     uid = slow_client.create(spec()).spec.uid
     assert slow_client.delete(uid) == b""
     assert slow_client.delete(uid) == b""
+
+
+def test_check_21_no_host_gets_a_second_delete(cluster: Target, slow: Service, slow_client: Client) -> None:
+    """Broken on purpose (every Delete is passed on): the host would spin until its restart."""
+    uid = slow_client.create(spec()).spec.uid
+    for _ in range(4):
+        assert slow_client.delete(uid) == b""
+    assert slow_client.get(uid).status.state == DELETING
+    assert uid not in [spinning for host in slow.hosts for spinning in host.stats()["spinning"]]
 
 
 def test_check_22_list_everything(client: Client) -> None:

@@ -86,9 +86,9 @@ class Rig:
         assert view
         return view
 
-    def shows(self, name: str, state: VmState, after_s: float = 0.0) -> None:
+    def shows(self, name: str, state: VmState, after_s: float = 0.0, retry: int = 0) -> None:
         self.clock.at_s += after_s
-        row = Observed(f"uid of {name}", "ns", name, SHAPE, state, token=name)
+        row = Observed(f"uid of {name}", "ns", name, SHAPE, state, token=name, retry=retry)
         self.accuracy.observed("h", InventoryUpdate(False, [row], [], []))
 
     def reports(self, taken: Resources | None = None, ok: bool = True) -> None:
@@ -146,6 +146,10 @@ def test_an_award_that_was_not_observed_to_the_end_is_not_scored() -> None:
     rig.award("b")
     rig.shows("b", VmState.FAILED)
     rig.shows("b", VmState.CREATED)
+    rig.reports()
+    rig.award("retried")
+    rig.shows("retried", VmState.PENDING, retry=1)  # its next try is 20 s later, and no fault of the forecast
+    rig.shows("retried", VmState.CREATED, after_s=20.0)
     rig.reports()
     rig.award("c")
     rig.shows("c", VmState.CREATED)

@@ -129,7 +129,8 @@ def failed_list_taken_for_an_empty_one() -> list[AbstractContextManager[Any]]:
     right = Daemon.list_all
 
     async def list_all(self: Daemon, timeout_s: float) -> Any:
-        return await right(self, timeout_s) or []
+        listed = await right(self, timeout_s)
+        return listed._replace(rows=listed.rows or [])
 
     return [patch.object(Daemon, "list_all", list_all)]
 

@@ -14,7 +14,6 @@ from billet.core.model import Image
 from billet.wire.pb import containerd_pb2 as pb
 
 SERVICES = "containerd.services"
-HEADERS = (("containerd-namespace", "flintlock"),)  # flintlockd keeps everything in this namespace
 TIMEOUT_S = 5.0
 OPTIONS = (("grpc.max_receive_message_length", 64 * 1024 * 1024), ("grpc.default_authority", "localhost"))
 COMMITTED = 3
@@ -27,8 +26,9 @@ M = TypeVar("M", bound=Message)
 class Containerd:
     """The images in flintlockd's namespace. `volume_ss` and `kernel_ss` name its two snapshotters."""
 
-    def __init__(self, socket: str, volume_ss: str, kernel_ss: str) -> None:
+    def __init__(self, socket: str, volume_ss: str, kernel_ss: str, namespace: str = "flintlock") -> None:
         self._socket = socket
+        self._headers = (("containerd-namespace", namespace),)
         self._snapshotters = {False: volume_ss, True: kernel_ss}
         self._channel: grpc.aio.Channel | None = None
 
@@ -66,7 +66,7 @@ class Containerd:
             pb.ListImagesRequest.SerializeToString,
             pb.ListImagesResponse.FromString,
         )
-        reply = await ask(pb.ListImagesRequest(), timeout=TIMEOUT_S, metadata=HEADERS)
+        reply = await ask(pb.ListImagesRequest(), timeout=TIMEOUT_S, metadata=self._headers)
         return {image.name: image.target.digest for image in reply.images}
 
     async def _blobs(self) -> dict[str, Mapping[str, str]]:
@@ -83,7 +83,7 @@ class Containerd:
     async def _stream(self, method: str, request: Message, reply: type[M]) -> AsyncIterator[M]:
         """The messages of a streamed list."""
         ask = self._open().unary_stream(f"/{SERVICES}.{method}", type(request).SerializeToString, reply.FromString)
-        async for message in ask(request, timeout=TIMEOUT_S, metadata=HEADERS):
+        async for message in ask(request, timeout=TIMEOUT_S, metadata=self._headers):
             yield message
 
     def _open(self) -> grpc.aio.Channel:

@@ -145,7 +145,10 @@ class FlintlockService:
         if placement is None:
             return Answer(await self._ask_all_hosts_for(uid, wire.GET, request))
         reply = await self._call(placement.host, wire.GET, request, from_client(metadata))
-        return Answer(payload(reply), reply.trailers, reply.headers)
+        shown = payload(reply)
+        if (now := self._leadership.ledger.state.of_uid(uid)) and now.state is PlacementState.RELEASING:
+            shown = wire.deleting_in(shown, {uid})  # also when flintlockd has lost the Delete, which is sent again
+        return Answer(shown, reply.trailers, reply.headers)
 
     async def _list(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """The lists of all hosts, merged by concatenating their bytes, as protobuf allows."""
@@ -155,7 +158,10 @@ class FlintlockService:
                 f"the list would be incomplete: {', '.join(sorted(missing))} did not answer; "
                 f"send the metadata `{PARTIAL}: allow` to get a partial list"
             )
-        whole = b"".join(self._without_fenced(host_id, payload(reply)) for host_id, reply in replies.items())
+        whole = b"".join(
+            self._with_deletes(host_id, self._without_fenced(host_id, payload(reply)))
+            for host_id, reply in replies.items()
+        )
         return Answer(whole, ((PARTIAL, ",".join(sorted(missing))),) if missing else ())
 
     async def _list_stream(self, request: bytes) -> AsyncIterator[bytes]:
@@ -229,6 +235,13 @@ class FlintlockService:
         if ended or placement.state is PlacementState.FENCED:
             raise HostVerdict(Code.UNKNOWN, wire.unknown_uid(method, uid))
         return placement
+
+    def _with_deletes(self, host_id: str, shown: bytes) -> bytes:
+        """What a host shows, with accepted Deletes: one that flintlockd has lost will be sent again."""
+        state = self._leadership.ledger.state
+        placements = (state.placements[placement_id] for placement_id in state.on_host.get(host_id, ()))
+        uids = {placement.uid for placement in placements if placement.state is PlacementState.RELEASING}
+        return wire.deleting_in(shown, uids) if uids else shown
 
     def _without_fenced(self, host_id: str, listed: bytes) -> bytes:
         """A host's list without the microVMs that a fence declared gone and the host has not deleted yet."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 16
 POLL_S = 0.2
+RETRIED_S = 1_100  # from a first failed boot to flintlockd's FAILED, with its default --maximum-retry
 
 
 timeout_option = click.option(
@@ -129,7 +130,7 @@ def _wait_until_booted(client: Client, vm: MicroVM, deadline_s: float, failures:
             late = time.monotonic() > deadline_s
             vm = client.flintlock("GetMicroVM", GetMicroVMRequest(uid=vm.spec.uid), GetMicroVMResponse).microvm
             if late and vm.status.state == MicroVMStatus.PENDING:
-                raise Unreachable(f"{name} is still PENDING; it may still boot, see `billet vms`")
+                raise Unreachable(f"{name} is still PENDING{_failed_boots(vm)}; it may still boot, see `billet vms`")
             if vm.status.state == MicroVMStatus.PENDING:
                 time.sleep(POLL_S)
         if vm.status.state != MicroVMStatus.CREATED:
@@ -138,6 +139,14 @@ def _wait_until_booted(client: Client, vm: MicroVM, deadline_s: float, failures:
     except BilletError as error:
         failures.append(FailedCall(vm.spec.id, error))
     return vm
+
+
+def _failed_boots(vm: MicroVM) -> str:
+    """How often its boot has failed, which flintlockd tells nowhere else before it is FAILED."""
+    tried = vm.status.retry
+    return (
+        f" after {counted(tried, 'failed boot')}, which flintlockd retries for up to {RETRIED_S} s" if tried else ""
+    )
 
 
 def _summary(failures: list[FailedCall], tried: int, wanted: int) -> BilletError:

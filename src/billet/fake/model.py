@@ -15,9 +15,10 @@ from billet.core.errors import Code, HostVerdict
 from billet.fake import names
 from billet.fake.settings import PROVIDERS
 from billet.fake.validate import failures, is_empty, is_zero
-from billet.wire.flintlock import DEFAULT_MEMORY_MIB, DEFAULT_NAMESPACE, DEFAULT_VCPU, NO_NAME, NO_SPEC
+from billet.wire.flintlock import DEFAULT_MEMORY_MIB, DEFAULT_NAMESPACE, DEFAULT_VCPU, NO_SPEC
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
+from billet.wire.poison import NO_NAME
 
 PENDING = types.MicroVMStatus.PENDING
 CREATED = types.MicroVMStatus.CREATED

@@ -56,9 +56,10 @@ class Agent:
         instance: str,
         machine: MachineFacts = NOTHING_KNOWN,
         daemon_id: Callable[[], str] = lambda: "",
+        namespace: str = "flintlock",
     ) -> None:
         """`instance` names this process; no other process ever has the same name. `daemon_id` identifies the socket
-        of flintlockd, "" when it cannot."""
+        of flintlockd, "" when it cannot. `namespace` is flintlockd's in containerd."""
         self._daemon_id = daemon_id
         self.host = host
         self.instance = instance
@@ -71,7 +72,7 @@ class Agent:
         self._unavailable: dict[str, str] = {}  # metrics that are unavailable now, and why, by source
         self._pressure: float | None = None
         daemon = Daemon(host.id, flintlock, codec)
-        self._watcher = Watcher(host.id, flintlock, daemon, clock, report_interval_s, self.report)
+        self._watcher = Watcher(host.id, flintlock, daemon, clock, report_interval_s, self.report, namespace)
         self._orders = Orders(host, instance, flintlock, daemon, codec, self._watcher, clock)
 
     async def run(self) -> None:
@@ -177,6 +178,7 @@ class Agent:
         measured = self._measure()
         self._pressure = self._felt(measured)
         rows = self._watcher.inventory.rows
+        trouble = (self._watcher.trouble,) if self._watcher.trouble else ()
         return Report(
             facts=self.facts,
             cpu_share=measured.cpu_share,
@@ -191,7 +193,7 @@ class Agent:
             memory_free_mib=measured.memory_free_mib,
             volumes_free_mib=measured.volumes_free_mib,
             images=self.boot_queue.images,
-            machine=self._machine._replace(lacks=(*self._machine.lacks, *self._unavailable.values())),
+            machine=self._machine._replace(lacks=(*trouble, *self._machine.lacks, *self._unavailable.values())),
             flintlockd=self.daemon_id,
         )
 

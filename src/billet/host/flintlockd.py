@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from billet.core.errors import Code, without_not_found
+from billet.core.metadata import Metadata
 from billet.core.model import Image, Observed, Reason, Refusal, Resources
-from billet.host.verdicts import BROKEN, Meaning, meaning
+from billet.host.verdicts import BROKEN, Meaning, meaning, passes
 from billet.ports import (
     DEFAULT_OPTIONS,
     Created,
@@ -27,6 +28,8 @@ LOOKUPS = 5  # how many Lists look for the token of a create whose outcome is un
 LOOKUP_PAUSE_S = 0.5
 BUSY_TRIES = 4  # creates that are sent while flintlockd says that a record is locked
 BUSY_PAUSE_S = 0.1  # before the second of them; one more of it before each later one
+RACE_TRIES = 8  # calls that are made while each meets a removal; on a busy host one List in four does
+RACE_PAUSE_S = 0.05  # before the second of them; one more of it before each later one
 CONNECT_S = 2.0  # a create that has no connection to flintlockd by then counts as not sent
 
 
@@ -83,6 +86,14 @@ class Unsure(NamedTuple):
 
     cause: str
     if_absent: Outcome | None = None
+
+
+class Listed(NamedTuple):
+    """The answer to a List. `rows`: all microVMs that flintlockd shows; None with the code and text of its error."""
+
+    rows: list[Observed] | None
+    code: int = Code.OK
+    text: str = ""
 
 
 class Daemon:
@@ -142,7 +153,7 @@ class Daemon:
             if attempt:
                 await asyncio.sleep(LOOKUP_PAUSE_S)
             await self._flintlock.ready(CONNECT_S)
-            rows = await self.list_all(order.timeout_s)
+            rows = (await self.list_all(order.timeout_s)).rows
             looked = looked or rows is not None
             uid = self.find(order, rows or ())
             if uid and (found := await self.fetch(uid, order.timeout_s)):
@@ -162,17 +173,29 @@ class Daemon:
 
     async def fetch(self, uid: str, timeout_s: float) -> Created | None:
         """Replace a lost Create reply by a Get, which has the same form on the wire. None when it fails."""
-        got = await self._flintlock.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
+        got = await self.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
         return Created(uid, got.payload) if got.code == Code.OK else None
 
-    async def list_all(self, timeout_s: float) -> list[Observed] | None:
-        """All microVMs that it shows, None when it does not answer."""
-        reply = await self._flintlock.call(self._codec.LIST, b"", timeout_s)
-        return self._codec.read_list(reply.payload) if reply.code == Code.OK else None
+    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
+        """Make any call but a create. One that has met another call or a removal at one record is repeated."""
+        reply = await self._flintlock.call(method, request, timeout_s, metadata)
+        for tried in range(1, RACE_TRIES):
+            if not passes(reply.code, reply.text):
+                break
+            await asyncio.sleep(tried * RACE_PAUSE_S)
+            reply = await self._flintlock.call(method, request, timeout_s, metadata)
+        return reply
+
+    async def list_all(self, timeout_s: float) -> Listed:
+        """All microVMs that it shows."""
+        reply = await self.call(self._codec.LIST, b"", timeout_s)
+        if reply.code != Code.OK:
+            return Listed(None, reply.code, reply.text)
+        return Listed(self._codec.read_list(reply.payload))
 
     async def look_at(self, uid: str, timeout_s: float) -> Observed | None:
         """One microVM as flintlockd shows it now, None when it does not show it."""
-        reply = await self._flintlock.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
+        reply = await self.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
         return self._codec.read_created(reply.payload) if reply.code == Code.OK else None
 
 

@@ -57,13 +57,23 @@ class HostInventory:
         listed = {row.uid for row in rows}
         changed = [r for r in rows if self.rows.get(r.uid) != r and self._seen_s.get(r.uid, 0.0) < begun_s]
         gone = [uid for uid in self.rows if uid not in listed and self._seen_s[uid] < begun_s]
-        ended = [row for row in changed if row.state is not VmState.PENDING and self.is_pending(row.uid)]
+        ended = [row for row in changed if self._has_ended(row)]
+        removed = sum(_is_next(self.rows[uid], VmState.DELETING) for uid in gone)
         for row in changed:
             self.put(row)
         for uid in gone:
             self._drop(uid)
+        deletes = sum(_is_next(row, VmState.DELETING) for row in self.rows.values())
+        self.boot_queue.listed(deletes, removed, bool(ended), self._clock.monotonic_s())
         self.note_ended(ended)
         return changed, gone
+
+    def _has_ended(self, row: Observed) -> bool:
+        """Whether flintlockd's latest try to boot this microVM has ended since the last look, well or not."""
+        old = self.rows.get(row.uid)
+        if old is None or old.state is not VmState.PENDING:
+            return False
+        return row.state is not VmState.PENDING or row.retry > old.retry
 
     def note_ended(self, ended: Sequence[Observed]) -> None:
         """Teach the boot queue from the boots that have ended since the last look, successfully or not."""
@@ -77,6 +87,10 @@ class HostInventory:
         """Whether flintlockd showed this microVM waiting for its boot."""
         row = self.rows.get(uid)
         return row is not None and row.state is VmState.PENDING
+
+    def next_boots(self) -> list[str]:
+        """The microVMs that flintlockd boots next, in order. One whose boot has failed waits for minutes."""
+        return [uid for uid, row in self.rows.items() if _is_next(row, VmState.PENDING)]
 
     def put(self, row: Observed) -> None:
         """Record one microVM as flintlockd shows it now."""
@@ -96,7 +110,16 @@ class HostInventory:
 
     def _add(self, row: Observed, sign: int) -> None:
         self.taken = self.taken.plus(row.demand) if sign > 0 else self.taken.minus(row.demand)
-        if row.state is VmState.PENDING and sign > 0:
+        if row.state is not VmState.PENDING:
+            return
+        if row.retry:
+            self.boot_queue.failed(row.token or row.uid)
+        elif sign > 0:
             self.boot_queue.waits(row.token or row.uid, row.images)
-        elif row.state is VmState.PENDING:
+        else:
             self.boot_queue.waits_no_longer(row.token or row.uid)
+
+
+def _is_next(row: Observed, state: VmState) -> bool:
+    """Whether a microVM is in this state and has not failed in it: after a failure it waits, and others go on."""
+    return row.state is state and not row.retry

@@ -42,6 +42,7 @@ class Orders:
         self._inventory = watcher.inventory
         self._clock = clock
         self._doing: dict[str, asyncio.Task[Outcome]] = {}  # creates in hand, by token
+        self._deleting: dict[str, asyncio.Task[Reply]] = {}  # Deletes in progress, by uid
         self._carried_out: dict[str, str] = {}  # uid by token, of the latest creates
         self._ended: dict[str, str] = {}  # uid by token, of the latest microVMs that were deleted by an order
         self._unresolved_s: dict[str, float] = {}  # by token: when a create ended with an unknown outcome
@@ -180,12 +181,10 @@ class Orders:
             return Reply(Code.UNAVAILABLE, self._outdated(term), b"")
         if not await self._flintlock.ready(min(CONNECT_S if self._watcher.known else RECONNECT_S, timeout_s)):
             return Reply(Code.UNAVAILABLE, "its flintlockd does not answer", b"")
-        deletes = method == self._codec.DELETE
-        reply = await (
-            self._delete(request, timeout_s, metadata)
-            if deletes
-            else self._flintlock.call(method, request, timeout_s, metadata)
-        )
+        if method == self._codec.DELETE:
+            reply = await self._delete(request, timeout_s, metadata)
+        else:
+            reply = await self._daemon.call(method, request, timeout_s, metadata)
         if reply.code in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED):
             return reply._replace(text=f"its flintlockd does not answer ({describe(reply)})")
         if reply.code == Code.OK and reads:
@@ -196,16 +195,29 @@ class Orders:
         return f"the order is of term {term}, and a leader of term {self.term} has taken over"
 
     async def _delete(self, request: bytes, timeout_s: float, metadata: Metadata) -> Reply:
-        """Pass a Delete on. A microVM that no List has shown is looked at first: later, nobody knows its token."""
+        """Pass a Delete on, unless one is in progress: a second one makes flintlockd spin until it is restarted."""
         uid = self._codec.read_uid(request)
-        row = self._inventory.rows.get(uid)
-        if row is None:
-            got = await self._flintlock.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
-            if got.code in UNANSWERED:
-                return got
-            row = self._codec.read_created(got.payload) if got.code == Code.OK else None
-        reply = await self._flintlock.call(self._codec.DELETE, request, timeout_s, metadata)
-        if row:
+        deleting = self._deleting.get(uid)
+        if deleting is None:
+            deleting = asyncio.create_task(self._look_and_delete(uid, request, timeout_s, metadata))
+            self._deleting[uid] = deleting
+            deleting.add_done_callback(lambda _: self._deleting.pop(uid, None))
+        return await asyncio.shield(deleting)
+
+    async def _look_and_delete(self, uid: str, request: bytes, timeout_s: float, metadata: Metadata) -> Reply:
+        """Look at the microVM, then delete it unless flintlockd says that it does so already.
+
+        What the inventory says may be old: flintlockd may have accepted a Delete since, or lost one.
+        """
+        got = await self._daemon.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
+        if got.code in UNANSWERED:
+            return got
+        row = self._codec.read_created(got.payload) if got.code == Code.OK else None
+        if row and row.state is VmState.DELETING:
+            self._deleted(row, Code.OK)
+            return Reply(Code.OK, "", b"")
+        reply = await self._daemon.call(self._codec.DELETE, request, timeout_s, metadata)
+        if row := row or self._inventory.rows.get(uid):
             self._deleted(row, reply.code)
         return reply
 

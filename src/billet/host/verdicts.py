@@ -1,4 +1,4 @@
-"""What flintlockd's answer to a create means: whether it has the microVM now, and whose fault a failure is.
+"""What flintlockd's error texts mean. After a create: whether it has the microVM now, and whose fault a failure is.
 
 flintlockd has one code (UNKNOWN) for nearly every failure, so the beginning of the text decides. It saves a microVM
 first and publishes an event then: what fails before the save has created nothing, what fails after it has.
@@ -12,6 +12,7 @@ must not become an error that is worth a retry.
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 
 from billet.core.errors import Code
@@ -55,7 +56,8 @@ _BEFORE_THE_SAVE = (
 )
 _FROM_THE_SAVE_ON = ("creating microvm: publishing ", _SAVING)
 _BAD_NAME = ("filters: parse error", "non-printable ASCII")  # the id or the namespace, which containerd cannot take
-_LOCKED = "locked for"
+_RACES = ("locked for", "failed reading from content store")  # two calls, or a call and a removal, met at one record
+_UNREADABLE = "unexpected vmid format: "  # then namespace, id and uid, of which the first two have a slash
 
 
 def meaning(code: int, text: str) -> Meaning:
@@ -69,5 +71,30 @@ def meaning(code: int, text: str) -> Meaning:
     if text.startswith(_BEFORE_THE_SAVE):
         if any(words in text for words in _BAD_NAME):
             return Meaning.VERDICT
-        return Meaning.BUSY if _LOCKED in text else Meaning.HOST_FAULT
+        return Meaning.BUSY if passes(code, text) else Meaning.HOST_FAULT
     return Meaning.OUTCOME_UNKNOWN if text.startswith(_FROM_THE_SAVE_ON) else Meaning.UNRECOGNISED
+
+
+def passes(code: int, text: str) -> bool:
+    """Whether a call has failed by a race: its work is not done, and it succeeds when it is repeated.
+
+    Not for a create that has failed from the save on.
+    """
+    return code == Code.UNKNOWN and any(words in text for words in _RACES)
+
+
+def why_no_list(code: int, text: str, namespace: str) -> str:
+    """Why flintlockd lists no microVMs, and what helps; "" = it does not answer, which is all that is known.
+
+    `namespace` is the one that flintlockd has in containerd.
+    """
+    if code in _UNANSWERED or text == BROKEN:
+        return ""
+    _, poisoned, vmid = text.partition(_UNREADABLE)
+    if poisoned:
+        lease = shlex.quote(f"flintlock/{vmid.strip()}")
+        return (
+            f"flintlockd cannot read the record of microVM {vmid.strip()}, whose name has a slash, and so it lists "
+            f"none: remove it on the host by `ctr -n {shlex.quote(namespace)} leases rm --sync {lease}`"
+        )
+    return f"flintlockd lists no microVMs: {text}"

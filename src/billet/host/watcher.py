@@ -11,8 +11,9 @@ import structlog
 
 from billet.core.model import Observed, VmState
 from billet.core.report import InventoryUpdate, Report
-from billet.host.flintlockd import CONNECT_S, Daemon
+from billet.host.flintlockd import CONNECT_S, Daemon, Listed
 from billet.host.inventory import HostInventory
+from billet.host.verdicts import why_no_list
 from billet.ports import Clock, Flintlock
 
 log = structlog.get_logger()
@@ -42,12 +43,18 @@ class Watcher:
         clock: Clock,
         interval_s: float,
         report: Callable[[], Report],
+        namespace: str,
     ) -> None:
-        """`report` makes the host's current report, which is sent after each List."""
+        """`report` makes the host's current report, which is sent after each List.
+
+        `namespace` is flintlockd's in containerd.
+        """
         self.uplink: Uplink | None = None  # None while no leader is connected; updates are dropped then
         self.inventory = HostInventory(clock)
         self.known = False  # the last List was answered, so the inventory is current
         self.known_since_s: float | None = None  # when the first of the unbroken row of answered Lists began
+        self.trouble = ""  # why the last List failed, and what helps; "" = it did not fail, or nobody knows
+        self._namespace = namespace
         self._missed = False  # the last List was not answered, and that was logged
         self._host_id = host_id
         self._flintlock = flintlock
@@ -79,12 +86,15 @@ class Watcher:
     async def refresh(self) -> bool:
         """List all microVMs and tell the leader what changed. Return False when flintlockd does not answer."""
         begun_s = self._clock.monotonic_s()
-        rows = await self._list()
-        if rows is None and await self._flintlock.ready(CONNECT_S):  # one failed List proves nothing
-            rows = await self._list()
+        listed = await self._list()
+        if listed.rows is None and await self._flintlock.ready(CONNECT_S):  # one failed List proves nothing
+            listed = await self._list()
+        rows = listed.rows
+        self.trouble = "" if rows is not None else why_no_list(listed.code, listed.text, self._namespace)
         if rows is None:
             if not self._missed:
-                log.warning("flintlockd not responding, this host does not bid", host=self._host_id)
+                why = {"why": self.trouble} if self.trouble else {}
+                log.warning("flintlockd not responding, this host does not bid", host=self._host_id, **why)
             self.known, self._missed = False, True
             self.known_since_s = None
             return False
@@ -100,7 +110,7 @@ class Watcher:
             self._tell(*self.inventory.merge(rows, begun_s))
         return True
 
-    async def _list(self) -> list[Observed] | None:
+    async def _list(self) -> Listed:
         return await self._daemon.list_all(self._interval_s * LIST_INTERVALS)
 
     def everything(self) -> InventoryUpdate:
@@ -130,12 +140,11 @@ class Watcher:
         """Poll the microVM that is booting. flintlockd boots one at a time, in order."""
         while True:
             await asyncio.sleep(min(self.inventory.boot_queue.look_every_s, self._interval_s))
-            rows = self.inventory.rows if self.known else {}
-            waiting = [uid for uid, row in rows.items() if row.state is VmState.PENDING]
+            waiting = self.inventory.next_boots() if self.known else []
             ended = []
             for uid in waiting[:BOOTS_AT_ONCE]:
                 row = await self._daemon.look_at(uid, self._interval_s)
-                if row is None or row.state is VmState.PENDING:
+                if row is None or (row.state is VmState.PENDING and not row.retry):
                     break
                 ended.append(row)
             if len(ended) == BOOTS_AT_ONCE:

@@ -101,8 +101,8 @@ class AccuracyTracker:
         self._inner.observed(host_id, inventory)
         for row in inventory.seen:
             watch = self._watched.get(row.token) if row.token else None
-            if watch is None or watch.host != host_id or row.state is VmState.PENDING:
-                continue
+            if watch is None or watch.host != host_id or (row.state is VmState.PENDING and not row.retry):
+                continue  # a forecast is for the first boot; one that fails tells nothing about it
             del self._watched[row.token]
             if row.state is VmState.CREATED:
                 watch.uid, watch.took_s = row.uid, self._clock.monotonic_s() - watch.begun_s

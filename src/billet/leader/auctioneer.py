@@ -308,7 +308,10 @@ class Auctioneer:
         return min(self._rules.create_timeout_s, caller.timeout_s)
 
     async def delete(self, uid: str, method: str, request: bytes, metadata: Metadata = ()) -> bytes:
-        """Pass a Delete on to the microVM's host. Its room is free once the host no longer shows it."""
+        """Pass a Delete on to the microVM's host. Its room is free once the host no longer shows it.
+
+        Its agent passes it on unless flintlockd says that it deletes the microVM already.
+        """
         ledger = self._ledger
         known = ledger.state.of_uid(uid)
         if known is None:

@@ -56,6 +56,7 @@ class Crowd:
         # A stream of its own: runs without constraints are the same as if constraints did not exist.
         self._constrained = world.chance("labels")
         self._haste = world.chance("hasty deletes")
+        self._looking = world.chance("looks after deletes")
         self._hasty = self._haste.random() < HASTY
         self._constraints = self._constrained.random() < CONSTRAINED
 
@@ -76,6 +77,15 @@ class Crowd:
             else:
                 uid = self.uids.pop(self._one(chance))
                 await self.call(name, chance, "delete", uid, wire.DELETE, wire.with_uid(uid), TIMEOUT_S)
+                if self._world.faults.delete_lost:
+                    await self._look_after_delete(name, uid)
+
+    async def _look_after_delete(self, name: str, uid: str) -> None:
+        """Get a microVM that was deleted some times more, while it may come back."""
+        chance = self._looking
+        for _ in range(LOOKS):
+            await asyncio.sleep(chance.uniform(0.0, LOOK_EVERY_S))
+            await self.get(name, chance, uid)
 
     def _one(self, chance: Random) -> int:
         """Index of a microVM: half of the time the newest, which is the most likely to reveal a fault."""
@@ -219,7 +229,8 @@ class Crowd:
             f"OK {uid[-6:] if created else ''}".rstrip() if said.code == Code.OK else f"{_code(said)}: {said.text}"
         )
         world.tell(name, f"{kind} {what[-6:] or 'all'}: {answer}")
-        world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text))
+        state = wire.read_created(said.payload).state.name if kind == "get" and said.code == Code.OK else ""
+        world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text, state))
 
     async def _create_directly(self, name: str, chance: Random) -> None:
         """Create a microVM on a host that has room, bypassing Billet. Then perhaps get it through Billet."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from billet.core.errors import without_not_found
-from billet.core.model import Reason
+from billet.core.errors import Code, without_not_found
+from billet.core.model import Reason, VmState
+from billet.core.state import PutPlacement
 from billet.leader.jobs import FAILED_HOSTS
 from billet.sim.checker_state import Violation
-from billet.sim.flintlockd import FAULTS, LOCKED
-from billet.sim.history import Event, Recorded
+from billet.sim.flintlockd_texts import FAULTS, LOCKED
+from billet.sim.history import Answered, Committed, DeletedTwice, Event, Recorded
 
 TEXTS = {without_not_found(text) for text in (*FAULTS, LOCKED)}
 
@@ -26,4 +27,28 @@ def faults_are_no_verdicts(history: Sequence[Event]) -> Iterator[Violation]:
                 yield Violation(0, event.at_s, text)
 
 
-FAILURE_CHECKERS = (faults_are_no_verdicts,)
+def nothing_is_deleted_twice(history: Sequence[Event]) -> Iterator[Violation]:
+    """No agent sends a second Delete to a flintlockd that has told it of the first: it would spin until restarted."""
+    for event in history:
+        if isinstance(event, DeletedTwice):
+            yield Violation(0, event.at_s, f"{event.host} gets a second Delete of {event.uid}")
+
+
+def deletes_stay_accepted(history: Sequence[Event]) -> Iterator[Violation]:
+    """Promise 4: after an acknowledged Delete of a recorded microVM, a Get says DELETING, or that it is gone."""
+    written_s: dict[str, float] = {}
+    deleted_s: dict[str, float] = {}
+    for event in history:
+        match event:
+            case Committed(at_s, _, changes):
+                for change in changes:
+                    if isinstance(change, PutPlacement):
+                        written_s.setdefault(change.placement.uid, at_s)
+            case Answered(at_s, asked_s, _, "delete", _, uid, Code.OK) if written_s.get(uid, asked_s) < asked_s:
+                deleted_s.setdefault(uid, at_s)
+            case Answered(at_s, asked_s, _, "get", _, uid, Code.OK, _, state) if asked_s > deleted_s.get(uid, at_s):
+                if state != VmState.DELETING.name:
+                    yield Violation(4, at_s, f"{uid} was deleted, and a Get says {state}")
+
+
+FAILURE_CHECKERS = (faults_are_no_verdicts, nothing_is_deleted_twice, deletes_stay_accepted)

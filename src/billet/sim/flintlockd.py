@@ -13,9 +13,10 @@ from typing import Any
 
 from billet.core.errors import NOT_FOUND, Code, HostVerdict
 from billet.core.metadata import Metadata, ReplyMetadata
-from billet.core.model import Host, Resources
+from billet.core.model import Host, Resources, VmState
 from billet.ports import Reply
-from billet.sim.history import Accepted, Declined, Listed, Removed, Tried
+from billet.sim.flintlockd_texts import FAULTS, LIST_RACE, LOCKED, UNCLEAR
+from billet.sim.history import Accepted, Declined, DeletedTwice, Listed, Removed, Tried
 from billet.sim.loop import SimProcess
 from billet.sim.world import World
 from billet.wire import flintlock as wire
@@ -27,17 +28,6 @@ BACKLOG_S = 15.0  # after an outage, in addition
 HANG_S = 10.0  # the longest hang, except in outages
 VCPU_MAX = 64
 RESYNC_S = 20.0  # the latest that a microVM whose event was lost is noticed; real ones take up to 600 s
-_SAVING = "creating microvm: saving microvm spec: "
-FAULTS = (
-    "creating microvm: checking to see if spec exists: getting vm spec from store: connection refused",
-    f"{_SAVING}getting lease for owner: namespace {NOT_FOUND}",
-    f"{_SAVING}getting containerd writer: write ref: no space left on device",
-)
-LOCKED = f"{_SAVING}getting containerd writer: ref flintlock/vm locked for 9ms: unavailable"
-UNCLEAR = (
-    f"{_SAVING}committing content to store: unavailable",
-    "creating microvm: publishing microvm created event: unavailable",
-)
 BROKE = Reply(Code.UNAVAILABLE, "connection reset", b"")
 
 PENDING = types.MicroVMStatus.PENDING
@@ -187,6 +177,8 @@ class Flintlockd:
 
     def list_all(self) -> bytes:
         """ListMicroVMs, of all namespaces."""
+        if self._world.happens(self._failing, self._world.faults.list_races):
+            raise HostVerdict(Code.UNKNOWN, LIST_RACE)
         vms = list(self.vms.values())
         return b"".join(wrapped(vm.bytes()) for vm in (reversed(vms) if self._world.faults.copied_tokens else vms))
 
@@ -227,13 +219,19 @@ class Flintlockd:
             deleting = vm.message.status.state == DELETING
             mean_s = self._world.faults.delete_s if deleting else self._world.faults.boot_s
             self._busy = True
-            self.process.call_at(self._world.now_s + self._chance.expovariate(1.0) * mean_s, self._done, vm)
+            self.process.call_at(
+                self._world.now_s + self._chance.expovariate(1.0) * mean_s, self._done, vm, not deleting
+            )
 
-    def _done(self, vm: SimVm) -> None:
+    def _done(self, vm: SimVm, booted: bool) -> None:
         self._busy = False
-        if vm.message.status.state == PENDING:
+        state = vm.message.status.state
+        if state == PENDING:
             vm.message.status.state, vm.row = CREATED, b""
             vm.message.version += 1
+        elif state == DELETING and booted and self._world.happens(self._failing, self._world.faults.delete_lost):
+            vm.message.status.state, vm.row = CREATED, b""
+            self._world.tell(self.host.id, f"loses the Delete of {vm.uid[-6:]} by the end of its boot")
         elif self.vms.pop(vm.uid, None):
             self._world.note(Removed(self._world.now_s, self.host.id, vm.uid))
             self._world.tell(self.host.id, f"has removed {vm.uid[-6:]}")
@@ -250,6 +248,7 @@ class Loopback:
         self._agent = agent
         self._host_id = host_id  # the agent's host
         self._chance = world.chance(f"loopback of {agent.name}")
+        self._deleted: set[str] = set()  # uids that flintlockd has told this agent to delete
 
     async def ready(self, timeout_s: float) -> bool:
         """See ports.Flintlock."""
@@ -276,10 +275,13 @@ class Loopback:
         process.at_death.append(died)
         called_s = world.now_s
         self._note_tried(method, request)
+        if method == wire.DELETE and (uid := wire.read_uid(request)) in self._deleted:
+            world.note(DeletedTwice(called_s, self._host_id, uid))
         self._send(process, method, request, answer)
         timer = world.loop.call_later(timeout_s, _resolve, answer, Reply(Code.DEADLINE_EXCEEDED, "", b""))
         try:
             reply = await answer
+            self._look_at(method, request, reply)
             if method == wire.LIST and reply.code == Code.OK:
                 world.note(Listed(world.now_s, self._host_id, called_s))
             return reply
@@ -300,6 +302,14 @@ class Loopback:
 
     async def close(self) -> None:
         """See ports.Flintlock."""
+
+    def _look_at(self, method: str, request: bytes, reply: Reply) -> None:
+        """Note which microVMs flintlockd has said to delete, by its latest answer about each."""
+        if method == wire.DELETE and reply.code == Code.OK:
+            self._deleted.add(wire.read_uid(request))
+        if method == wire.GET:
+            deletes = reply.code == Code.OK and wire.read_created(reply.payload).state is VmState.DELETING
+            (self._deleted.add if deletes else self._deleted.discard)(wire.read_uid(request))
 
     def _note_tried(self, method: str, request: bytes) -> None:
         if method == wire.CREATE:

@@ -215,6 +215,14 @@ class Declined(NamedTuple):
     fault: bool = False
 
 
+class DeletedTwice(NamedTuple):
+    """An agent sends its flintlockd a Delete, though that has told it to delete the microVM already."""
+
+    at_s: float
+    host: str
+    uid: str
+
+
 class Listed(NamedTuple):
     """An agent received a List of its flintlockd, called at `called_s`."""
 
@@ -224,7 +232,8 @@ class Listed(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A client's call and its answer. `uid`: the microVM of the call, or of the answer to a create."""
+    """A client's call and its answer. `uid`: the microVM of the call, or of the answer to a create. `state`: of the
+    microVM in the answer to a Get."""
 
     at_s: float
     asked_s: float
@@ -234,6 +243,7 @@ class Answered(NamedTuple):
     uid: str
     code: int
     text: str
+    state: str = ""
 
 
 class Recorded(NamedTuple):
@@ -259,6 +269,6 @@ class Quiescent(NamedTuple):
 
 Event = (
     HostMade | QuotaSet | Accepted | Removed | Shown | Elected | Deposed | Leads | Stopped | Committed | LedgerSeen
-    | TermRaised | Ordered | Passed | Told | Reported | Heard | Parted | InHand | Waits | Tried | Declined | Listed
-    | Answered | Recorded | Unexpected | Quiescent
+    | TermRaised | Ordered | Passed | Told | Reported | Heard | Parted | InHand | Waits | Tried | Declined
+    | DeletedTwice | Listed | Answered | Recorded | Unexpected | Quiescent
 )  # fmt: skip

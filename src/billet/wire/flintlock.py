@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import unicodedata
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from hashlib import blake2b
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from billet.core.constraints import CLUSTER_LABEL, PLANE_LABEL, PREFIX, read
-from billet.core.errors import NOT_FOUND, Code, HostVerdict, InvalidRequest
+from billet.core.errors import NOT_FOUND, InvalidRequest
 from billet.core.model import NO_CONSTRAINTS, Auction, Image, Observed, Resources, VmState
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
+from billet.wire.poison import refuse_oversized, refuse_poison
 
 SERVICE = "microvm.services.api.v1alpha1.MicroVM"
 CREATE = f"/{SERVICE}/CreateMicroVM"
@@ -36,7 +37,6 @@ DEFAULT_VCPU = 2
 DEFAULT_MEMORY_MIB = 1024
 
 NO_SPEC = "invalid create microvm request: MicroVMSpec required"
-NO_NAME = "converting request: creating vmid from spec: name is required"
 INVALID = "invalid request"
 _UNKNOWN_UID = {
     GET: "getting microvm: error attempting to locate microvm with uid: {uid}: microvm spec //{uid} " + NOT_FOUND,
@@ -44,18 +44,17 @@ _UNKNOWN_UID = {
 }
 
 REQUEST_MAX_BYTES = 4_194_304  # that flintlockd receives: the default of gRPC for Go
-NAME_MAX_BYTES = 1024  # of a microVM's id, and of its namespace
-LABELS_MAX_BYTES = 16_384  # of all labels that Billet keeps, keys and values
 
 _TOKEN_KEY_BYTES = TOKEN_KEY.encode()
 _MICROVM, _SPEC, _METADATA = 1, 2, 11  # field numbers that lead to the token
+_DELETING = types.MicroVM(status=types.MicroVMStatus(state=types.MicroVMStatus.DELETING)).SerializeToString()
 _BYTES = 2  # wire type of strings and messages
 
 
 def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
     """Read a CreateMicroVMRequest as an auction. `zone`: of the address that received the call, "" = none.
 
-    Raises InvalidRequest for requests that no host may get: without a spec, the two that crash flintlockd
+    Raises InvalidRequest for requests that no host may get: without a spec, those that crash or cripple flintlockd
     (docs/compatibility.md; HostVerdict if they have no name), and with malformed constraints or preferences.
     flintlockd itself refuses everything else.
     """
@@ -88,47 +87,6 @@ def read_labels(request: bytes) -> tuple[str, dict[str, str]]:
     """The namespace and all labels of a CreateMicroVMRequest."""
     vm = parse(rpc.CreateMicroVMRequest, request).microvm
     return vm.namespace or DEFAULT_NAMESPACE, dict(vm.labels)
-
-
-def refuse_poison(vm: types.MicroVMSpec) -> None:
-    """Raise InvalidRequest for the two kinds of spec that crash flintlockd.
-
-    Without a name it is flintlockd's own refusal: the name is what it checks first, and then it does not crash.
-    """
-    problem = poison(vm)
-    if problem and not vm.id:
-        raise HostVerdict(Code.UNKNOWN, NO_NAME)
-    if problem:
-        raise InvalidRequest(problem)
-
-
-def poison(vm: types.MicroVMSpec) -> str:
-    """What crashes flintlockd in this spec, and what would help; "" = nothing."""
-    for nic in vm.interfaces:
-        if nic.HasField("overrides") and not nic.overrides.HasField("bridge_name"):
-            return (
-                f"interface {nic.device_id!r} has overrides without bridge_name, which crashes flintlockd: "
-                "set overrides.bridge_name or leave overrides out"
-            )
-    if not vm.HasField("kernel") or vm.kernel == types.Kernel():
-        return (
-            "kernel is empty, which crashes flintlockd when it boots the microVM: "
-            "set kernel.image and kernel.filename"
-        )
-    return ""
-
-
-def refuse_oversized(vm: types.MicroVMSpec, labels: Mapping[str, str]) -> None:
-    """Raise InvalidRequest if the placement's record would be too large. `labels`: those that Billet keeps."""
-    for field, text in (("id", vm.id), ("namespace", vm.namespace)):
-        if len(text.encode()) > NAME_MAX_BYTES:
-            raise InvalidRequest(f"{field} has {len(text.encode())} bytes; at most {NAME_MAX_BYTES} are allowed")
-    size = sum(len(key.encode()) + len(value.encode()) for key, value in labels.items())
-    if size > LABELS_MAX_BYTES:
-        raise InvalidRequest(
-            f"the labels that Billet keeps ({PREFIX}…, {CLUSTER_LABEL}) have {size} bytes; "
-            f"at most {LABELS_MAX_BYTES} are allowed"
-        )
 
 
 def demand(vm: types.MicroVMSpec) -> Resources:
@@ -260,6 +218,19 @@ def without_token(reply: bytes) -> bytes:
     """A reply with microVMs in field 1 (of Create, Get, List or a list stream), without the token's entry."""
     return b"".join(
         field(_MICROVM, _cut_spec(reply[start:end])) if number == _MICROVM else reply[at:end]
+        for number, at, start, end in fields(reply)
+    )
+
+
+def deleting_in(reply: bytes, uids: Collection[str]) -> bytes:
+    """A reply with microVMs in field 1, in which these have the state DELETING.
+
+    Protobuf merges a message field that occurs twice, so a second status with nothing but the state is appended.
+    """
+    return b"".join(
+        field(_MICROVM, reply[start:end] + _DELETING)
+        if number == _MICROVM and types.MicroVM.FromString(reply[start:end]).spec.uid in uids
+        else reply[at:end]
         for number, at, start, end in fields(reply)
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from billet.core.boots.deletes import DeleteQueue
 from billet.core.boots.estimator import BootEstimator
 from billet.core.boots.forecast import bound_s
 from billet.core.memory import remember
@@ -24,6 +25,7 @@ class BootQueue:
 
     def __init__(self) -> None:
         self.boots = BootEstimator()
+        self.deletes = DeleteQueue()
         self._waiting: dict[str, tuple[Image, ...]] = {}  # by token, or by uid without one; in order
         self._wanted: Counter[Image] = Counter()  # by waiting microVMs
         self._unpacked: set[Image] = set()
@@ -56,7 +58,7 @@ class BootQueue:
         """The facts that this host's bids carry."""
         boots, pending = self.boots, len(self._waiting)
         pulls = self._lacking(self._wanted)
-        ahead_s = boots.ahead_s(pending, pulls, now_s)
+        ahead_s = self._ahead_s(pending, pulls, now_s)
         return Facts(
             pressure=pressure,
             pending=pending,
@@ -68,6 +70,11 @@ class BootQueue:
             boots_seen=boots.boots_seen,
             pulls_seen=boots.pulls_seen,
         )
+
+    def _ahead_s(self, pending: int, pulls: int, now_s: float) -> float | None:
+        """Seconds until these are CREATED, behind the Deletes that wait; None before the first boot."""
+        ahead_s = self.boots.ahead_s(pending, pulls, now_s)
+        return None if ahead_s is None else ahead_s + self.deletes.ahead_s
 
     def missing(self, images: Iterable[Image]) -> int:
         """How many of these images would have to be pulled for this microVM alone."""
@@ -103,6 +110,17 @@ class BootQueue:
             if not self._wanted[image]:
                 del self._wanted[image]
 
+    def failed(self, key: str) -> None:
+        """A boot has failed and will be retried: it waits aside, and others go on. Its forecast was for this boot."""
+        self.waits_no_longer(key)
+        self._forecasts.pop(key, None)
+
+    def listed(self, deletes: int, removed: int, boots: bool, now_s: float) -> None:
+        """See DeleteQueue. Time in which only Deletes were carried out is no boot time."""
+        self.deletes.listed(deletes, removed, boots or bool(self._waiting), now_s)
+        if removed and not boots:
+            self.boots.gave_up()
+
     def looked(self, rows: Sequence[tuple[str, tuple[Image, ...]]], now_s: float, in_hand: int = 0) -> None:
         """`rows` (token, images) became CREATED since the last look. Of those that still wait, flintlockd does not
         know the `in_hand` creates yet."""
@@ -132,7 +150,7 @@ class BootQueue:
             lacking.update(image for image in images if image not in self._unpacked)
             if token in self._forecasts:
                 began_s, bound = self._forecasts[token]
-                still_s = self.boots.ahead_s(place, len(lacking), now_s) or 0.0
+                still_s = self._ahead_s(place, len(lacking), now_s) or 0.0
                 late += now_s - began_s + still_s > bound
         return late
 
