@@ -18,7 +18,7 @@ from tests.sim.bugs_item7 import Patches, edited, print_found
 
 
 def failures_are_forgotten() -> Patches:
-    return [patch.object(HealthTracker, "_failed", lambda *rest: None)]
+    return [patch.object(HealthTracker, "answered", lambda *rest: None)]
 
 
 def a_suspect_is_not_left_alone() -> Patches:
