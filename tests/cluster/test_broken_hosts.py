@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -49,8 +50,6 @@ async def test_a_vmm_that_died_is_shown(start: Start, tmp_path: Path) -> None:
         return found == {dead: True, alive: False} and (await clients.hosts())["h0"].dead_vmms == 1
 
     await eventually(shown)
-    said = subprocess.run(
-        [sys.executable, "-m", "billet", "explain", dead, "--server", cluster.grpc[0]],
-        capture_output=True, text=True, timeout=60, check=True,
-    )  # fmt: skip
+    command = [sys.executable, "-m", "billet", "explain", dead, "--server", cluster.grpc[0]]
+    said = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60, check=True)
     assert "but its VMM is dead: nothing runs" in " ".join(said.stdout.split())
