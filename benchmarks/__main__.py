@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import figures
-from benchmarks.cluster import encoded, running, until_counted
+from benchmarks.cluster import encoded, running, until_counted, using_grpc
 from benchmarks.plan import PER_HOST_MAX, STORES, Case, Fleet, Machine, Measured, Plan, Report, Run, Settings
 from benchmarks.screen import WIDTH, draw, markdown, table
 from billet.core.errors import BilletError
@@ -28,6 +28,7 @@ from billet.demo.etcd import etcd_program
 from billet.demo.processes import Processes
 from billet.demo.walkthrough import stopping_on_signals
 from billet.demo.workload import HostSize
+from billet.grpc.engine import GRPCIO, OWN, VARIABLE
 
 WARM_UP = 20  # creates at least, before each run
 ONE_IN_FLIGHT_SHARE = 3  # runs with one in flight make a third of the creates: they take the longest
@@ -59,6 +60,10 @@ def numbers(context: click.Context, option: click.Parameter, value: str) -> list
 @click.option("--creates", default=600, show_default=True, help="Creates per run; a third with one in flight.")
 @click.option("--repeats", default=3, show_default=True, help="Runs per case; the median is reported.")
 @click.option("--link-tls/--no-link-tls", default=True, show_default=True, help="TLS between server and agents.")
+@click.option(
+    "--fake-grpc", type=click.Choice([OWN, GRPCIO]), default=OWN, show_default=True,
+    help=f"The fakes' implementation of gRPC. Billet's own is that of {VARIABLE}.",
+)  # fmt: skip
 @click.option("--quick", is_flag=True, help="Smaller runs: under a minute, for a first look.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), default="benchmarks/results/latest.json",
@@ -101,7 +106,8 @@ def run_all(settings: Settings, console: Console) -> list[Case]:
     ):
         runs = 2 * settings.repeats * len(settings.in_flight)
         shown = progress.add_task("", total=runs * len(fleets))
-        floor = start_floor(processes, [HostSize("floor", 1, 1, 1)], BootTimes(0.0, 0.0, 0.0, seed=1), "fake")[0]
+        with using_grpc(settings.fake_grpc):
+            floor = start_floor(processes, [HostSize("floor", 1, 1, 1)], BootTimes(0.0, 0.0, 0.0, seed=1), "fake")[0]
         for fleet in fleets:
             progress.update(shown, description=describe(fleet))
             measured = []
@@ -117,7 +123,7 @@ def measure(settings: Settings, fleet: Fleet, floor: FakeHost) -> Iterator[Measu
     creates = [(in_flight, *amounts(settings, in_flight)) for in_flight in settings.in_flight] * settings.repeats
     total = fleet.placed + sum(count + warm_up for _, count, warm_up in creates)
     capacity = 100 + 3 * total // fleet.hosts
-    with running(fleet, capacity, settings.link_tls) as cluster:
+    with running(fleet, capacity, settings.link_tls, settings.fake_grpc) as cluster:
         runs = [
             Run(target, address, in_flight, count, warm_up)
             for in_flight, count, warm_up in creates

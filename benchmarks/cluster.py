@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from billet.client import Address, Client
 from billet.core.errors import BilletError
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import ChildProcess, Processes
+from billet.grpc.engine import VARIABLE
 from billet.wire.pb.fleet_pb2 import READY, HostsReply, HostsRequest
 
 TOKEN = "benchmark"
@@ -34,12 +36,24 @@ class Cluster(NamedTuple):
 
 
 @contextmanager
-def running(fleet: Fleet, capacity: int, link_tls: bool) -> Iterator[Cluster]:
+def using_grpc(engine: str) -> Iterator[None]:
+    """Give the processes that are started meanwhile this implementation of gRPC."""
+    before = os.environ.get(VARIABLE, "")
+    os.environ[VARIABLE] = engine
+    try:
+        yield
+    finally:
+        os.environ[VARIABLE] = before
+
+
+@contextmanager
+def running(fleet: Fleet, capacity: int, link_tls: bool, fake_grpc: str) -> Iterator[Cluster]:
     """A cluster with room for `capacity` microVMs, all its hosts in and all that is placed counted by the ledger."""
     with TemporaryDirectory(prefix="billet-bench-") as folder, Processes(Path(folder)) as processes:
         store = "sqlite:///billet.db" if fleet.store == "sqlite" else start_etcd(processes, 1)
         server, said = start_server(processes, store, link_tls)
-        flintlocks, faking = start_fakes(processes, fleet)
+        with using_grpc(fake_grpc):
+            flintlocks, faking = start_fakes(processes, fleet)
         order = agents.Order(
             flintlocks,
             link=said["link"],

@@ -22,6 +22,7 @@ class Settings:
     creates: int
     repeats: int
     link_tls: bool
+    fake_grpc: str
 
     def fleets(self) -> list[Fleet]:
         """Every cluster that is to be measured, the small ones first."""

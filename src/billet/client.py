@@ -7,17 +7,19 @@ import base64
 import socket
 import ssl
 import threading
+from collections.abc import Coroutine
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from billet.core.errors import Code, ConfigError, HostVerdict, Unimplemented, Unreachable
 from billet.grpc.client_connection import CLOSES, NOT_GRPC
 from billet.grpc.dial import Address as ChannelAddress
 from billet.grpc.engine import new_channel
+from billet.grpc.interface import Channel
 from billet.grpc.status import RpcError, name_of
 from billet.settings import split_endpoint
 from billet.wire.tls import ClientTls
@@ -31,6 +33,7 @@ CHECK_SERVER = "check --server (or BILLET_SERVER)"
 HOSTNAME_MISMATCH, IP_MISMATCH = 62, 64  # OpenSSL's X509_V_ERR_… numbers
 
 Reply = TypeVar("Reply", bound="Message")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Client:
         self._address = address
         self._timeout_s = timeout_s
         self._loop = _loop()
-        self._channel = new_channel(_channel_address(address))
+        self._channel = self._wait(_new_channel(address))
         token = base64.b64encode(address.token.encode()).decode()
         self._metadata = [("authorization", f"Basic {token}")] if address.token else []
 
@@ -61,7 +64,10 @@ class Client:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        asyncio.run_coroutine_threadsafe(self._channel.close(), self._loop).result()
+        self._wait(self._channel.close())
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     def flintlock(self, method: str, request: Message, reply: type[Reply]) -> Reply:
         """Call a method of Flintlock's service and return its reply."""
@@ -143,6 +149,11 @@ def _loop() -> asyncio.AbstractEventLoop:
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="billet client", daemon=True).start()
     return loop
+
+
+async def _new_channel(address: Address) -> Channel:
+    """A channel of the running loop: grpcio's belongs to the one in which it is created."""
+    return new_channel(_channel_address(address))
 
 
 def _channel_address(address: Address) -> ChannelAddress:

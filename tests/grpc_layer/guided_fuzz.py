@@ -1,4 +1,4 @@
-"""Fuzz one side of the gRPC layer, guided by coverage: `python -m tests.grpc_layer.guided_fuzz server|client [FLAGS]`.
+"""Fuzz a side of the gRPC layer, guided by coverage: `python -m tests.grpc_layer.guided_fuzz server|client [FLAGS]`.
 
 FLAGS are libFuzzer's, such as `-max_total_time=900`. Needs atheris, which is not among the locked packages: it has no
 wheels for some machines. What tests/grpc_layer/fuzz.py makes by chance is where it begins.
