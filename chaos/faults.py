@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from chaos.broken import black_hole, stalled
+from chaos.broken import black_hole, careless, stalled
 from chaos.cluster import CLIENTS, ETCD, HOSTS, SERVERS, Cluster, between
 from chaos.intruders import clone, lying_term, second_agent, twin
 from chaos.namespaces import Pair
@@ -317,6 +317,7 @@ SHAPES: tuple[tuple[Draw, float], ...] = (
     (full_disk, 1),
     (black_hole, 2),
     (stalled, 2),
+    (careless, 3),
     (twin, 3),
     (clone, 2),
     (second_agent, 3),
