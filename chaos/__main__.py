@@ -40,8 +40,9 @@ def main(
     """Inject faults into three servers, three etcd members and six hosts, each in a network namespace of its own.
 
     storm: random faults under load, with all promises checked after each round. rehearsal: a storm of one minute with
-    three fixed faults. intruders: the same, with agents that are not what they say. failover: measures how long each
-    single failure is felt; runs all its scenarios one after another, each of which can also be named alone.
+    three fixed faults. intruders: the same, with agents that are not what they say. broken: with flintlockds that
+    answer and do not work. failover: measures how long each single failure is felt; runs all its scenarios one after
+    another, each of which can also be named alone.
     """
     seed = random.SystemRandom().randrange(1 << 30) if seed is None else seed
     try:

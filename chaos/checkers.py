@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator
 from math import inf
 
+from chaos.broken import FULL
 from chaos.history import History, Kind, Op, Sample, World
 
 # What a client may be told when a call could not be done. Anything else is an error that nobody foresaw.
@@ -182,7 +183,7 @@ def errors_are_those_foreseen(history: History, world: World) -> Iterator[str]:
     found: Counter[tuple[str, str, str]] = Counter()
     deletes = history.of(Kind.DELETE)
     for op in history.ops:
-        foreseen = op.code in CODES or op.said_gone
+        foreseen = op.code in CODES or op.said_gone or FULL in op.text
         if op.ended_s and not foreseen and not _ended_before(op, deletes):
             found[op.kind, op.code, op.text] += 1
     for (kind, code, text), times in found.items():

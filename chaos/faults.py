@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from chaos.broken import black_hole, careless, stalled
 from chaos.cluster import CLIENTS, ETCD, HOSTS, SERVERS, Cluster, between
 from chaos.intruders import clone, lying_term, second_agent, twin
 from chaos.namespaces import Pair
@@ -314,6 +315,9 @@ SHAPES: tuple[tuple[Draw, float], ...] = (
     (halves, 2),
     (one_way, 3),
     (full_disk, 1),
+    (black_hole, 2),
+    (stalled, 2),
+    (careless, 3),
     (twin, 3),
     (clone, 2),
     (second_agent, 3),

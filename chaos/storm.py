@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+from chaos.broken import black_hole, careless, stalled
 from chaos.cluster import SERVERS
 from chaos.faults import Draw, Fault, cut_host, cut_leader, draw, kill_leader
 from chaos.history import History, Kind
@@ -28,6 +29,7 @@ REHEARSING, REHEARSED_S = 8, 3.0  # clients, and how long each fault lasts
 REHEARSALS: dict[str, Sequence[Draw]] = {
     "rehearsal": (kill_leader, cut_leader, cut_host),
     "intruders": (twin, clone, second_agent, lying_term),
+    "broken": (black_hole, stalled, careless),
 }
 
 

@@ -116,7 +116,9 @@ class Watch:
         try:
             for server in SERVERS:
                 hosts = await self._hosts(server)
-                away = [f"{h.id} is {fleet_pb2.HostState.Name(h.state)}" for h in hosts if h.state != fleet_pb2.READY]
+                # What was broken is SUSPECT until a create tries it, which may be after the last client's end.
+                well = (fleet_pb2.READY, fleet_pb2.SUSPECT)
+                away = [f"{h.id} is {fleet_pb2.HostState.Name(h.state)}" for h in hosts if h.state not in well]
                 if away or len(hosts) != len(HOSTS):
                     return f"{server} says: {', '.join(away) or f'{len(hosts)} hosts'}"
             return await self._unresolved()

@@ -17,6 +17,7 @@ from billet.adapters.listener import DaemonSocket
 from billet.adapters.machine import MachineProbe
 from billet.adapters.thinpool import pool_free_mib
 from billet.adapters.tls_errors import throttle_tls_errors
+from billet.adapters.vmm import VmmProbe
 from billet.config_agent import AgentConfig
 from billet.core.errors import BilletError, ConfigError
 from billet.core.identity import fingerprint
@@ -127,6 +128,7 @@ def build_agent(config: AgentConfig, identity: Identity) -> tuple[Agent, AgentDi
         machine=known,
         daemon_id=DaemonSocket(*split_endpoint(config.flintlock)),
         namespace=config.containerd_namespace,
+        look=VmmProbe(config.state_dir).look,
     )
     context = None if config.link_insecure else tls.client_context(config.link_ca, config.link_cert, config.link_key)
     dial = WebSocketDial(config.link_token, context)

@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).parents[2]
     ("scenario", "seed", "faults"),
     [
         ("rehearsal", 1, ["kill -9 the leader", "vanishes"]),
+        ("broken", 2, ["has a full disk", "is restarted", "loses Deletes"]),
         ("intruders", 4, ["a twin", "a clone", "billet host rebind", "a second agent", "claims term"]),
     ],
 )

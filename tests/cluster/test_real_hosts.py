@@ -47,7 +47,7 @@ async def test_the_last_hosts_own_words_are_reported(start: Start) -> None:
 
 @pytest.mark.parametrize("kind", [FaultKind.PUBLISH_FAILS, FaultKind.COMMIT_UNCLEAR])
 async def test_promise_4_an_unclear_create_is_found_and_made_once(start: Start, kind: FaultKind) -> None:
-    """Before: the client got the error, and 2 microVMs existed once it had tried again."""
+    """Before: the client got the error, though the microVM was there."""
     cluster, clients = await start(hosts=3)
     for fake in cluster.fakes:
         await asyncio.to_thread(fake.fault, kind)

@@ -24,7 +24,9 @@ from billet.core.model import (
 from billet.core.report import InventoryUpdate, Report
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import PutHost, State, apply
+from billet.core.vmm import Vmm
 from billet.leader.health import HealthTracker
+from billet.leader.vmms import LIVES_S
 from billet.ports import Created, Denied, Failed, Outcome, Unknown
 from tests.leader.test_accuracy import Clock, Inner
 
@@ -259,3 +261,47 @@ def test_everything_is_passed_on(rig: Rig) -> None:
     rig.reports(2.0)
     rig.health.left("h0")
     assert rig.inner.heard[-3:] == ["observed", "reported", "left"]
+
+
+# VMMs that die at once, though flintlockd says CREATED.
+
+
+def starts(rig: Rig, name: str, vmm: Vmm, host: str = "h0", recipe: str = "r") -> None:
+    rig.order(name, host=host, recipe=recipe)
+    shows_vmm(rig, name, vmm, host)
+
+
+def shows_vmm(rig: Rig, name: str, vmm: Vmm, host: str = "h0") -> None:
+    row = Observed(f"U-{name}", "ns", name, SHAPE, VmState.CREATED, name, vmm=vmm)
+    rig.health.observed(host, InventoryUpdate(False, [row], [], []))
+
+
+def test_vmms_that_die_at_once_are_charged_when_they_live_elsewhere(rig: Rig) -> None:
+    starts(rig, "good", Vmm.RUNS, host="h1")
+    rig.reports(LIVES_S + 2.0, host="h1")
+    starts(rig, "a", Vmm.DEAD)
+    assert not rig.suspects()
+    starts(rig, "b", Vmm.RUNS)
+    shows_vmm(rig, "b", Vmm.DEAD)
+    assert rig.suspects() == ["h0"]
+    assert "2 VMMs failed (the VMM of ns/b died at once)" in rig.refused()["h0"]
+    rig.clock.at_s += 2 * FIRST_TRY_S
+    starts(rig, "c", Vmm.RUNS)
+    assert rig.suspects() == ["h0"], "it has not lived yet"
+    rig.reports(LIVES_S + 2.0)
+    assert rig.suspects() == []
+
+
+def test_a_kernel_that_runs_nowhere_takes_no_host_out(rig: Rig) -> None:
+    for n in range(40):
+        starts(rig, f"bad-{n}", Vmm.DEAD, host=HOSTS[n % 8], recipe="wrong kernel")
+        assert not any(rig.health.suspects(host) for host in HOSTS)
+
+
+def test_a_vmm_that_ends_later_is_no_failure(rig: Rig) -> None:
+    starts(rig, "good", Vmm.RUNS, host="h1")
+    starts(rig, "a", Vmm.RUNS)
+    rig.reports(LIVES_S + 2.0, host="h1")
+    rig.reports(2.0)
+    shows_vmm(rig, "a", Vmm.DEAD)
+    assert rig.penalties() == {}

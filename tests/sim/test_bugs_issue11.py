@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from billet.sim.seed import run_seed
-from tests.sim import bugs_issue11, bugs_late_hosts
+from tests.sim import bugs_issue11, bugs_issue13_suspects, bugs_late_hosts
 from tests.sim.bugs import SEEDS, Bug
 
-BUGS = (*bugs_issue11.BUGS, *bugs_late_hosts.BUGS)
+BUGS = (*bugs_issue11.BUGS, *bugs_late_hosts.BUGS, *bugs_issue13_suspects.BUGS)
 
 
 @pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug.name.replace(" ", "-"))

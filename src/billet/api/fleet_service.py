@@ -12,6 +12,7 @@ from billet.core.identity import Waiting, fingerprint
 from billet.core.model import ZERO, Host, HostView, Placement, PlacementState, Resources
 from billet.core.report import Report
 from billet.core.scoring import utilisation
+from billet.core.vmm import Vmm
 from billet.leader.admission import NotJoined
 from billet.leader.leadership import Leadership
 from billet.leader.operator import Operator
@@ -171,6 +172,7 @@ def host_view(leadership: Leadership, host: Host) -> pb.HostView:
         machine=host.machine,
         duplicate=host.duplicate,
         trouble=trouble.why,
+        dead_vmms=sum(row.vmm is Vmm.DEAD for row in seen.rows.values()) if seen else 0,
         trouble_score=trouble.penalty,
     )
     discount = leadership.accuracy.discounted({host.id: HostView(host.allocatable, taken)})[host.id].discount
@@ -245,6 +247,7 @@ def placement_view(leadership: Leadership, placement: Placement) -> pb.Placement
         adopted=placement.adopted,
         changed_at_s=placement.changed_at_s,
         labels=placement.labels,
+        vmm_dead=row is not None and row.vmm is Vmm.DEAD,
     )
 
 

@@ -74,7 +74,7 @@ def explain(address: Address, output: str, key: str, host: str) -> None:
 
 
 def _state_now(client: Client, record: dict[str, Any]) -> str:
-    """flintlockd's state of the microVM of a record; "" if it is not known, or there is none."""
+    """flintlockd's state of the microVM of a record, DEAD if its VMM is; "" if unknown, or there is no microVM."""
     from billet.wire.pb.fleet_pb2 import PlacementsReply, PlacementsRequest
 
     auction, uid = record["auction"], record["outcome"]["uid"]
@@ -82,7 +82,7 @@ def _state_now(client: Client, record: dict[str, Any]) -> str:
         return ""
     wanted = PlacementsRequest(namespace=auction["namespace"], name=auction["name"])
     rows = client.fleet("Placements", wanted, PlacementsReply).placements
-    return next((row.vm_state for row in rows if row.uid == uid), "")
+    return next(("DEAD" if row.vmm_dead else row.vm_state for row in rows if row.uid == uid), "")
 
 
 def _no_record(key: str) -> BilletError:

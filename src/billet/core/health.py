@@ -40,7 +40,8 @@ class Kind(Enum):
     """What failed."""
 
     CREATE = "create"  # flintlockd answered a create with a fault of its own
-    BOOT = "boot"  # flintlockd tried to boot a microVM and could not, or its VMM died at once
+    BOOT = "boot"  # flintlockd tried to boot a microVM and could not
+    VMM = "VMM"  # a microVM became CREATED, and its VMM died at once
     STALL = "stall"  # flintlockd has booted nothing for a long time, though microVMs wait
 
 
@@ -83,7 +84,15 @@ class Health:
 
     def booted(self, ordered_s: float) -> None:
         """A microVM that was ordered at `ordered_s` has booted. Creates that failed after that are not cleared."""
-        self._keep([f for f in self.failures if f.kind is Kind.CREATE and f.at_s > ordered_s])
+        self._keep([f for f in self.failures if f.kind is Kind.VMM or self._create_after(f, ordered_s)])
+
+    def lived(self, ordered_s: float) -> None:
+        """The VMM of a microVM that was ordered at `ordered_s` has lived for a while."""
+        self._keep([f for f in self.failures if self._create_after(f, ordered_s)])
+
+    @staticmethod
+    def _create_after(failure: Failure, ordered_s: float) -> bool:
+        return failure.kind is Kind.CREATE and failure.at_s > ordered_s
 
     def lift(self, recipe: str) -> None:
         """Failures of this recipe are the image's own."""

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from billet.core.corrections import NO_DISCOUNT, NO_TROUBLE, Discount, Trouble
+from billet.core.vmm import Vmm
 
 
 class Resources(NamedTuple):
@@ -346,3 +347,4 @@ class Observed(NamedTuple):
     token: str = ""
     retry: int = 0
     images: tuple[Image, ...] = ()  # used by the host's own agent only
+    vmm: Vmm = Vmm.UNKNOWN

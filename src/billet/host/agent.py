@@ -15,7 +15,7 @@ import structlog
 from billet.core import bidding
 from billet.core.boots.queue import BootQueue
 from billet.core.metadata import Metadata
-from billet.core.model import Auction, Bid, Facts, Host, Reason, Refusal, Resources, VmState
+from billet.core.model import Auction, Bid, Facts, Host, Observed, Reason, Refusal, Resources, VmState
 from billet.core.pressure import NO_STALLS, Stalls, backed_mib, felt
 from billet.core.report import NOTHING_KNOWN, InventoryUpdate, MachineFacts, Report
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
@@ -57,9 +57,11 @@ class Agent:
         machine: MachineFacts = NOTHING_KNOWN,
         daemon_id: Callable[[], str] = lambda: "",
         namespace: str = "flintlock",
+        look: Callable[[Observed], Observed] = lambda row: row,
     ) -> None:
         """`instance` names this process; no other process ever has the same name. `daemon_id` identifies the socket
-        of flintlockd, "" when it cannot. `namespace` is flintlockd's in containerd."""
+        of flintlockd, "" when it cannot. `namespace` is flintlockd's in containerd. `look`
+        adds what a microVM's VMM does."""
         self._daemon_id = daemon_id
         self.host = host
         self.instance = instance
@@ -71,7 +73,7 @@ class Agent:
         self._machine = machine
         self._unavailable: dict[str, str] = {}  # metrics that are unavailable now, and why, by source
         self._pressure: float | None = None
-        daemon = Daemon(host.id, flintlock, codec)
+        daemon = Daemon(host.id, flintlock, codec, look)
         self._watcher = Watcher(host.id, flintlock, daemon, clock, report_interval_s, self.report, namespace)
         self._orders = Orders(host, instance, flintlock, daemon, codec, self._watcher, clock)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -99,7 +99,15 @@ class Listed(NamedTuple):
 class Daemon:
     """One flintlockd: creates and lookups. It keeps no state between calls."""
 
-    def __init__(self, host_id: str, flintlock: Flintlock, codec: Codec) -> None:
+    def __init__(
+        self,
+        host_id: str,
+        flintlock: Flintlock,
+        codec: Codec,
+        look: Callable[[Observed], Observed] = lambda row: row,
+    ) -> None:
+        """`look` adds what a microVM's VMM does."""
+        self._look = look
         self._host_id = host_id
         self._flintlock = flintlock
         self._codec = codec
@@ -191,12 +199,12 @@ class Daemon:
         reply = await self.call(self._codec.LIST, b"", timeout_s)
         if reply.code != Code.OK:
             return Listed(None, reply.code, reply.text)
-        return Listed(self._codec.read_list(reply.payload))
+        return Listed([self._look(row) for row in self._codec.read_list(reply.payload)])
 
     async def look_at(self, uid: str, timeout_s: float) -> Observed | None:
         """One microVM as flintlockd shows it now, None when it does not show it."""
         reply = await self.call(self._codec.GET, self._codec.with_uid(uid), timeout_s)
-        return self._codec.read_created(reply.payload) if reply.code == Code.OK else None
+        return self._look(self._codec.read_created(reply.payload)) if reply.code == Code.OK else None
 
 
 def describe(reply: Reply) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import structlog
 
@@ -35,34 +34,14 @@ from billet.core.model import Auction, Bid, Host, HostView, Observed, Reason, Re
 from billet.core.plural import counted
 from billet.core.report import InventoryUpdate, Report
 from billet.core.state import State
+from billet.core.vmm import Vmm
+from billet.leader.vmms import Started, VmmWatch
+from billet.leader.watched import Order, Watched
 from billet.ports import Clock, Created, Failed, HostsListener, Outcome, Unknown
 
 log = structlog.get_logger()
 
 STILL_REPORTS = 3  # reports without a finished boot before a boot queue counts as stalled
-
-
-@dataclass(slots=True)
-class Order:
-    """A microVM that was ordered in this term and has not booted yet."""
-
-    host: str
-    namespace: str
-    recipe: str
-    at_s: float
-    answered: bool = False
-    failed: bool = False  # its boot has failed, and flintlockd tries again
-
-
-@dataclass(slots=True)
-class Watched:
-    """What is known of one connected host's boot queue."""
-
-    waiting: dict[str, tuple[str, float]] = field(default_factory=dict)  # by uid: token, and since when (s)
-    placed: set[str] = field(default_factory=set)  # tokens: ordered since the last finished boot, not booted yet
-    moved_s: float = 0.0  # when a boot or a Delete finished last, or the host came
-    still: int = 0  # reports since then
-    report: Report | None = None
 
 
 class HealthTracker:
@@ -76,6 +55,8 @@ class HealthTracker:
         self._inner = inner
         self._health: dict[str, Health] = {}  # of hosts that have failed since they succeeded last
         self._blame = Blame()
+        self._blame_of_vmms = Blame()
+        self._vmms = VmmWatch()
         self._orders: dict[str, Order] = {}  # by token
         self._hosts: dict[str, Watched] = {}  # that are connected
 
@@ -217,6 +198,7 @@ class HealthTracker:
             gone += [uid for uid in watched.waiting if uid not in shown]
         for uid in gone:
             token, _ = watched.waiting.pop(uid, ("", 0.0))
+            self._vmms.ended(token)
             self._end(host_id, token or uid)
         if gone:
             self._moved(watched)
@@ -235,12 +217,16 @@ class HealthTracker:
         match row.state:
             case VmState.CREATED if waited or order:
                 self._booted(host_id, watched, row.token, order)
+                self._started(host_id, row, order)
+            case VmState.CREATED if row.vmm is Vmm.DEAD:
+                self._died(row, self._vmms.ended(row.token))
             case VmState.PENDING | VmState.FAILED:
                 self._moved(watched)
                 if order and not order.failed:
                     order.failed = True
                     self._boot_failed(host_id, row, order)
             case VmState.DELETING:
+                self._vmms.ended(row.token)
                 self._end(host_id, row.token or row.uid)
 
     def _moved(self, watched: Watched) -> None:
@@ -251,11 +237,34 @@ class HealthTracker:
         watched.placed.clear()
         if health := self._health.get(host_id):
             health.booted(order.at_s if order else 0.0)
-            if not health.failures:
-                del self._health[host_id]
-                log.info("host has recovered", host=host_id)
+            self._drop_if_well(host_id)
         self._apply(self._blame.booted(host_id, order.recipe if order else ""), 0.0)
         self._end(host_id, token)
+
+    def _started(self, host_id: str, row: Observed, order: Order | None) -> None:
+        """A microVM is CREATED: whether its VMM lives shows later, unless it is dead already."""
+        if order is None or row.vmm is Vmm.UNKNOWN:
+            return
+        vmm = Started(host_id, order.namespace, order.recipe, order.at_s, self._clock.monotonic_s())
+        if row.vmm is Vmm.DEAD:
+            self._died(row, vmm)
+        else:
+            self._vmms.started(row.token, vmm)
+
+    def _died(self, row: Observed, vmm: Started | None) -> None:
+        """A VMM is dead. One that had lived for a while is no failure: its guest may have powered off."""
+        if vmm:
+            text = f"the VMM of {row.namespace}/{row.name} died at once"
+            failure = Failure(Kind.VMM, self._clock.monotonic_s(), text, vmm.recipe)
+            self._apply(self._blame_of_vmms.failed(vmm.host, vmm.namespace, failure), vmm.ordered_s)
+
+    def _lived(self, host_id: str) -> None:
+        """VMMs that have lived for a while clear the host."""
+        for vmm in self._vmms.lived(host_id, self._clock.monotonic_s()):
+            if health := self._health.get(host_id):
+                health.lived(vmm.ordered_s)
+                self._drop_if_well(host_id)
+            self._apply(self._blame_of_vmms.booted(host_id, vmm.recipe), 0.0)
 
     def _boot_failed(self, host_id: str, row: Observed, order: Order) -> None:
         """A boot has failed: the host, or the image, is at fault. The order is kept: flintlockd tries again."""
@@ -271,10 +280,14 @@ class HealthTracker:
         for host_id in charges.lifted:
             if health := self._health.get(host_id):
                 health.lift(charges.recipe)
-                if not health.failures:
-                    del self._health[host_id]
+                self._drop_if_well(host_id)
         for host_id, failure in charges.charged:
             self._failed(host_id, failure, ordered_s)
+
+    def _drop_if_well(self, host_id: str) -> None:
+        if not self._health[host_id].failures:
+            del self._health[host_id]
+            log.info("host has recovered", host=host_id)
 
     def _failed(self, host_id: str, failure: Failure, ordered_s: float) -> None:
         health = self._health.setdefault(host_id, Health())
@@ -290,9 +303,9 @@ class HealthTracker:
         watched = self._hosts.get(host_id)
         if watched is None:
             return
-        watched.report = report
         if report.daemon_ok:
             watched.still += 1
+            self._lived(host_id)
             self._look(host_id, watched, report)
         else:
             self._moved(watched)  # flintlockd is away, which is shown as such

@@ -18,10 +18,13 @@ from billet.core.model import (
 from billet.core.pressure import Stalls
 from billet.core.report import InventoryUpdate, MachineFacts, Report
 from billet.core.scoring import Weights
+from billet.core.vmm import Vmm
 from billet.link import bounds
 from billet.ports import Created, Denied, Ended, Failed, NotTaken, Outcome, Unknown
 from billet.wire.metadata import from_host, is_binary
 from billet.wire.pb import link_pb2 as pb
+
+KNOWN_VMMS = {vmm.value for vmm in Vmm}
 
 
 def put_resources(value: Resources) -> pb.Resources:
@@ -164,6 +167,7 @@ def _put_row(row: Observed) -> pb.MicroVM:
         state=row.state.value,
         token=row.token,
         retry=row.retry,
+        vmm=row.vmm.value,
     )
 
 
@@ -186,6 +190,7 @@ def _get_row(row: pb.MicroVM) -> Observed:
         VmState(row.state),
         row.token if len(row.token) <= bounds.NAME_CHARS else "",
         max(row.retry, 0),
+        vmm=Vmm(row.vmm) if row.vmm in KNOWN_VMMS else Vmm.UNKNOWN,
     )
 
 

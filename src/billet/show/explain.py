@@ -291,16 +291,22 @@ NOW = {
     "CREATED": "booted on",
     "PENDING": "accepted by",
     "FAILED": "did not boot on",
+    "DEAD": "created on",
     "DELETING": "being deleted from",
     "UNREACHABLE": "accepted by",
 }
-STILL = {"PENDING": "which has not booted it yet", "FAILED": "which has given up", "UNREACHABLE": "which is away"}
+STILL = {
+    "PENDING": "which has not booted it yet",
+    "FAILED": "which has given up",
+    "DEAD": "but its VMM is dead: nothing runs",
+    "UNREACHABLE": "which is away",
+}
 
 
 def _outcome(outcome: AuctionRecord, attempts: Sequence[AuctionRecord], now: str) -> Text:
     kind = outcome.get("kind", "")
     if kind == "created":
-        style = "red" if now == "FAILED" else ""
+        style = "red" if now in ("FAILED", "DEAD") else ""
         text = Text(f"  {NOW.get(now, 'accepted by')} {outcome.get('host', '?')} as ", style=style)
         text.append(outcome.get("uid", "?"), style="cyan")
         return text.append(f", {STILL[now]}" if now in STILL else "")

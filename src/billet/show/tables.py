@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from billet.core.plural import counted
 from billet.show.marks import age, bar, duration, gib, state, table
 
 Row = Mapping[str, Any]
@@ -91,6 +92,7 @@ def host_table(row: Row) -> Table:
     for name, value in (
         ("state", _host_state(row)),
         *([("  recent failures", _trouble(row))] if row.get("trouble") else []),
+        *([("  dead VMMs", _dead(row))] if row.get("dead_vmms") else []),
         ("zone", Text(row["zone"] or UNKNOWN)),
         ("labels", ", ".join(f"{key}={value}" for key, value in sorted(row["labels"].items())) or UNKNOWN),
         ("key, machine", f"{row['key'] or 'not bound'}, {row['machine'] or UNKNOWN}"),
@@ -115,6 +117,11 @@ def host_table(row: Row) -> Table:
 
 
 UNKNOWN = "-"
+
+
+def _dead(row: Row) -> Text:
+    what = counted(row["dead_vmms"], "microVM")
+    return Text(f"{what} CREATED, though nothing runs: `billet vms --host {row['id']}`", style="red")
 
 
 def _trouble(row: Row) -> Text:
@@ -167,7 +174,8 @@ def placements_table(placements: Iterable[Row], now_s: float) -> Table:
 
 def _vm_state(row: Row) -> Text:
     """flintlockd's state if the placement is STARTED and one is known, else the placement's state."""
-    return state(row["vm_state"] if row["state"] == "STARTED" and row["vm_state"] else row["state"])
+    text = state(row["vm_state"] if row["state"] == "STARTED" and row["vm_state"] else row["state"])
+    return text.append(", VMM dead", style="red") if row.get("vmm_dead") else text
 
 
 def remaining_table(rows: Iterable[tuple[Row, str]]) -> Table:

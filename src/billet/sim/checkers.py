@@ -34,6 +34,7 @@ from billet.sim.late_checker import late_is_not_absent
 from billet.sim.order_checkers import ORDER_CHECKERS
 from billet.sim.owner_checkers import OWNER_CHECKERS
 from billet.sim.quota_checker import quotas_kept
+from billet.sim.suspect_checker import broken_hosts_cost_little
 from billet.wire import auction_records
 
 # Promise 1: a stale bid can waste a chance, it can never overcommit.
@@ -332,6 +333,7 @@ CHECKERS: tuple[Callable[[Sequence[Event]], Iterator[Violation]], ...] = (
     decisions_replay,
     quotas_kept,
     late_is_not_absent,
+    broken_hosts_cost_little,
     nothing_unexpected,
     *ORDER_CHECKERS,
     *OWNER_CHECKERS,

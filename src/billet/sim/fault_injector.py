@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from billet.core.model import Placement, PlacementState
+from billet.sim.broken_hosts import BrokenHosts
 from billet.sim.etcd import Etcd
 from billet.sim.flintlockd import BACKLOG_S
 from billet.sim.hosts import SimMachine
@@ -36,6 +37,7 @@ class FaultInjector:
         self._more = world.chance("more faults of the injector")
         etcd.reserved = self._race
         self._rogues = Rogues(world, net, etcd, servers, machines)
+        self._broken = BrokenHosts(world, machines)
 
     def begin(self) -> None:
         """Start everything, and schedule the faults."""
@@ -66,13 +68,14 @@ class FaultInjector:
             (faults.late_cuts, self._cut_late),
             (faults.day_jumps, self._jump_a_day),
         ))  # fmt: skip
-        for chance, rogues in self._rogues.strikes():
-            self._schedule(chance, rogues)
+        for chance, strikes in (*self._rogues.strikes(), *self._broken.strikes()):
+            self._schedule(chance, strikes)
 
     def calm(self) -> None:
         """End all faults, and start everything that is down."""
         self._world.calm = True
         self._rogues.end()
+        self._broken.end()
         self._net.heal()
         for server in self._servers:
             server.stand_still(False)

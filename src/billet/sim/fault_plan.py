@@ -85,6 +85,10 @@ class FaultPlan:
     far: float = 0.0  # share of the hosts that are behind a slow line
     delete_lost: float = 0.0  # that a Delete during the microVM's own boot is forgotten
     list_races: float = 0.0  # that a List meets a removal
+    # Broken hosts (broken_hosts.py).
+    black_holes: float = 0.0  # containerd's disk is full for about `broken_s`
+    stalls: float = 0.0  # containerd was restarted: its flintlockd hears of nothing for about `broken_s`
+    broken_s: float = 0.0
 
 
 class Maybe(Protocol):
@@ -164,6 +168,9 @@ def _with_later_faults(plan: FaultPlan, more: Random) -> FaultPlan:
         far=maybe(0.2, 0.6, 0.3),
         delete_lost=maybe(0.1, 0.9, 0.4),
         list_races=maybe(0.02, 0.25, 0.3),
+        black_holes=maybe(0.02, 0.2, 0.3),
+        stalls=maybe(0.02, 0.2, 0.2),
+        broken_s=between(3.0, 60.0),
     )
 
 

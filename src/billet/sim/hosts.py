@@ -14,9 +14,10 @@ from billet.core.pressure import Stalls
 from billet.host.agent import Agent, Measured
 from billet.link.agent import AgentDialler
 from billet.sim.connection import End
-from billet.sim.flintlockd import Flintlockd, Loopback
+from billet.sim.flintlockd import Flintlockd
 from billet.sim.history import HostMade
 from billet.sim.loop import SimProcess
+from billet.sim.loopback import Loopback
 from billet.sim.network import Network
 from billet.sim.world import SimClock, World
 from billet.wire import flintlock as wire

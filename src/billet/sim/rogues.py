@@ -26,10 +26,11 @@ from billet.link.agent import AgentDialler
 from billet.ports import Flintlock, Reply
 from billet.sim.connection import End
 from billet.sim.etcd import Etcd
-from billet.sim.flintlockd import Loopback, SimVm, unknown, wrapped
+from billet.sim.flintlockd import SimVm, unknown, wrapped
 from billet.sim.history import HUGE, HostMade
 from billet.sim.hosts import REPORT_S, SimDial, SimMachine
 from billet.sim.loop import SimProcess
+from billet.sim.loopback import Loopback
 from billet.sim.network import Network
 from billet.sim.servers import SimServer
 from billet.sim.world import SimClock, World

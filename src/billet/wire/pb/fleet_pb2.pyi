@@ -324,6 +324,7 @@ class HostView(_message.Message):
     MACHINE_FIELD_NUMBER: _builtins.int
     DUPLICATE_FIELD_NUMBER: _builtins.int
     TROUBLE_FIELD_NUMBER: _builtins.int
+    DEAD_VMMS_FIELD_NUMBER: _builtins.int
     TROUBLE_SCORE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     zone: _builtins.str
@@ -388,6 +389,8 @@ class HostView(_message.Message):
     """its key was seen on two machines; only the boot that was connected is let in"""
     trouble: _builtins.str
     """what has failed on it lately, and when it is tried next; "" = nothing"""
+    dead_vmms: _builtins.int
+    """CREATED microVMs whose VMM is dead"""
     trouble_score: _builtins.float
     """added to its score for that"""
     @_builtins.property
@@ -445,11 +448,12 @@ class HostView(_message.Message):
         machine: _builtins.str = ...,
         duplicate: _builtins.bool = ...,
         trouble: _builtins.str = ...,
+        dead_vmms: _builtins.int = ...,
         trouble_score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "taken", b"taken", "uncertainty", b"uncertainty", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "delay_correction", b"delay_correction", "duplicate", b"duplicate", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "key", b"key", "kvm", b"kvm", "labels", b"labels", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "trouble", b"trouble", "trouble_score", b"trouble_score", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "dead_vmms", b"dead_vmms", "delay_correction", b"delay_correction", "duplicate", b"duplicate", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "key", b"key", "kvm", b"kvm", "labels", b"labels", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "trouble", b"trouble", "trouble_score", b"trouble_score", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
     _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015
@@ -591,6 +595,7 @@ class PlacementView(_message.Message):
     CHANGED_AT_S_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     DISK_MIB_FIELD_NUMBER: _builtins.int
+    VMM_DEAD_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
@@ -611,6 +616,8 @@ class PlacementView(_message.Message):
     changed_at_s: _builtins.float
     """seconds since 1970"""
     disk_mib: _builtins.int
+    vmm_dead: _builtins.bool
+    """CREATED, but the process of its VMM is gone"""
     @_builtins.property
     def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """only billet.io/... and cluster-name"""
@@ -632,10 +639,11 @@ class PlacementView(_message.Message):
         changed_at_s: _builtins.float = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         disk_mib: _builtins.int = ...,
+        vmm_dead: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "changed_at_s", b"changed_at_s", "disk_mib", b"disk_mib", "host", b"host", "labels", b"labels", "memory_mib", b"memory_mib", "name", b"name", "namespace", b"namespace", "runner_up", b"runner_up", "score", b"score", "state", b"state", "uid", b"uid", "vcpu", b"vcpu", "vm_state", b"vm_state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "changed_at_s", b"changed_at_s", "disk_mib", b"disk_mib", "host", b"host", "labels", b"labels", "memory_mib", b"memory_mib", "name", b"name", "namespace", b"namespace", "runner_up", b"runner_up", "score", b"score", "state", b"state", "uid", b"uid", "vcpu", b"vcpu", "vm_state", b"vm_state", "vmm_dead", b"vmm_dead"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

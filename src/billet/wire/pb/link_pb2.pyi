@@ -426,12 +426,15 @@ class MicroVM(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     TOKEN_FIELD_NUMBER: _builtins.int
     RETRY_FIELD_NUMBER: _builtins.int
+    VMM_FIELD_NUMBER: _builtins.int
     uid: _builtins.str
     namespace: _builtins.str
     name: _builtins.str
     state: _builtins.int
     token: _builtins.str
     retry: _builtins.int
+    vmm: _builtins.int
+    """its VMM: 0 unknown, 1 runs, 2 dead"""
     @_builtins.property
     def demand(self) -> Global___Resources: ...
     def __init__(
@@ -444,10 +447,11 @@ class MicroVM(_message.Message):
         state: _builtins.int = ...,
         token: _builtins.str = ...,
         retry: _builtins.int = ...,
+        vmm: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "name", b"name", "namespace", b"namespace", "retry", b"retry", "state", b"state", "token", b"token", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["demand", b"demand", "name", b"name", "namespace", b"namespace", "retry", b"retry", "state", b"state", "token", b"token", "uid", b"uid", "vmm", b"vmm"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,39 @@
+"""VMMs that have just been started: flintlockd says CREATED, and whether they live shows a moment later."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from billet.core.memory import remember
+
+LIVES_S = 5.0  # a VMM that dies within this time of CREATED never worked; one that ends later may have been told to
+
+
+class Started(NamedTuple):
+    """A microVM that is CREATED, and whose host sees its VMM. `ordered_s`: when it was ordered."""
+
+    host: str
+    namespace: str
+    recipe: str
+    ordered_s: float
+    since_s: float
+
+
+class VmmWatch:
+    """The VMMs that have not lived for LIVES_S yet."""
+
+    def __init__(self) -> None:
+        self._started: dict[str, Started] = {}  # by token, in order
+
+    def started(self, token: str, vmm: Started) -> None:
+        """A VMM runs as its microVM becomes CREATED."""
+        remember(self._started, token, vmm)
+
+    def ended(self, token: str) -> Started | None:
+        """A VMM is dead, or its microVM is deleted; None if it had lived."""
+        return self._started.pop(token, None)
+
+    def lived(self, host_id: str, now_s: float) -> list[Started]:
+        """The VMMs of a host that have lived long enough since the last call."""
+        old = [(token, vmm) for token, vmm in self._started.items() if vmm.host == host_id]
+        return [self._started.pop(token) for token, vmm in old if now_s - vmm.since_s >= LIVES_S]
