@@ -301,8 +301,8 @@ def test_check_38_the_largest_create_over_http(cluster: Target, start: Callable[
     """flintlockd's gateway answers 429 (RESOURCE_EXHAUSTED), which here would mean that there is no room."""
     address = start(http=True).http_address
     large = json_spec("large", "http") | {"metadata": {"user-data": "x" * wire.REQUEST_MAX_BYTES}}
-    status, _ = http(address, "POST", "/v1alpha1/microvm", large)
-    assert status == 413
+    status, body = http(address, "POST", "/v1alpha1/microvm", large)
+    assert (status, json.loads(body)["code"]) == (413, 8)
 
 
 def test_check_37_server_info(client: Client, inside: Service, start: Callable[..., Service]) -> None:

@@ -52,8 +52,12 @@ def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> St
         # In a thread: the medians of a large fleet take a second, which would block all auctions.
         return Response(await asyncio.to_thread(metrics), media_type=EXPOSITION)
 
-    routes = [Route("/healthz", health), Route("/metrics", exposition), *gateway_routes(call, stream, metadata)]
-    return application(routes, BODY_BYTES)
+    routes = [
+        Route("/healthz", health),
+        Route("/metrics", exposition),
+        *gateway_routes(call, stream, metadata, BODY_BYTES),
+    ]
+    return application(routes, 2 * BODY_BYTES)
 
 
 def is_metadata(header: str) -> bool:

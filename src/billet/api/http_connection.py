@@ -12,7 +12,7 @@ HEADERS_S = 10.0  # from the connection, or from the last reply, to the end of a
 BODY_S = 30.0  # from the headers to the end of the body
 STALLED_S = 60.0  # a reply of which the client takes nothing
 REFUSED_S = 1.0  # that a client which is still sending gets to read a refusal
-DISCARDED_BYTES = 65_536  # a refused body up to this size is read and thrown away; the connection stays
+DISCARDED_BYTES = 65_536  # a refused body up to this size is thrown away as it comes; the connection stays
 
 
 class HttpConnection(H11Protocol):

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
+from math import inf
 from typing import Any, TypeVar, cast
 
 from google.protobuf import json_format
@@ -52,28 +54,31 @@ def gateway_app(call: Call, stream: Stream) -> Starlette:
 def application(routes: Sequence[BaseRoute], body_bytes: int | None = None) -> Starlette:
     """An application with these routes, and grpc-gateway's answers where there is none.
 
-    `body_bytes` limits the bodies of requests; None = no limit.
+    `body_bytes` is the size above which no request's body is read on; None = no limit.
     """
     app = Starlette(routes=routes, exception_handlers={HTTPException: routing_error}, max_body_size=body_bytes)
     app.router.redirect_slashes = False  # a path with a slash at its end is another path
     return app
 
 
-def gateway_routes(call: Call, stream: Stream, admit: Admit = lambda headers: None) -> list[BaseRoute]:
-    """The gateway's routes, for an application with other routes. `admit` decides whether a body is read at all."""
+def gateway_routes(
+    call: Call, stream: Stream, admit: Admit = lambda headers: None, body_bytes: float = inf
+) -> list[BaseRoute]:
+    """The gateway's routes, for an application with other routes.
+
+    `admit` decides whether a body is read at all; above `body_bytes` it is refused.
+    """
+    read = partial(_read, admit, body_bytes)
 
     async def unary(http: Request, method: str, request: bytes, reply: type[Message]) -> Response:
         try:
-            answer = await call(method, request, http.headers)
+            return await _written(await call(method, request, http.headers), reply)
         except BilletError as error:
             return error_response(error)
-        own = {key: str(value) for key, value in answer.trailers if key.startswith("x-billet-")}
-        size = len(answer.payload)
-        return await _aside(size, lambda: JSONResponse(to_json(reply.FromString(answer.payload)), headers=own))
 
     async def create(http: Request) -> Response:
         try:
-            request = await _read(http, admit, create_request)
+            request = await read(http, create_request)
         except BilletError as error:
             return error_response(error)
         return await unary(http, CREATE, request, rpc.CreateMicroVMResponse)
@@ -88,7 +93,7 @@ def gateway_routes(call: Call, stream: Stream, admit: Admit = lambda headers: No
 
     async def list_stream(http: Request) -> Response:
         try:
-            request = await _read(http, admit, stream_request)
+            request = await read(http, stream_request)
         except Unauthenticated as error:
             return _stream_error(error)
         except BilletError as error:
@@ -105,14 +110,30 @@ def gateway_routes(call: Call, stream: Stream, admit: Admit = lambda headers: No
     ]
 
 
-async def _read(http: Request, admit: Admit, parse: Callable[[bytes], bytes]) -> bytes:
-    """The protobuf request for a request's body. Raises BilletError; without the right to call, nothing is read."""
+async def _read(admit: Admit, body_bytes: float, http: Request, parse: Callable[[bytes], bytes]) -> bytes:
+    """The protobuf request for a request's body. Raises BilletError; without the right to call, nothing is read.
+
+    What is above the limit is thrown away as it comes, since some clients read no answer before they have sent all.
+    """
     admit(http.headers)
+    body, size = bytearray(), 0
     try:
-        body = await http.body()
+        async for part in http.stream():
+            size += len(part)
+            if size <= body_bytes:
+                body += part
     except ClientDisconnect:
         raise Cancelled("the client has left") from None
-    return await _aside(len(body), lambda: parse(body))
+    if size > body_bytes:
+        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    return await _aside(size, lambda: parse(bytes(body)))
+
+
+async def _written(answer: Answer, reply: type[Message]) -> Response:
+    """The HTTP response for a reply."""
+    own = {key: str(value) for key, value in answer.trailers if key.startswith("x-billet-")}
+    payload = answer.payload
+    return await _aside(len(payload), lambda: JSONResponse(to_json(reply.FromString(payload)), headers=own))
 
 
 async def _aside(size: int, work: Callable[[], T]) -> T:
