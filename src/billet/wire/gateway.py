@@ -94,10 +94,8 @@ def gateway_routes(
     async def list_stream(http: Request) -> Response:
         try:
             request = await read(http, stream_request)
-        except Unauthenticated as error:
-            return _stream_error(error)
         except BilletError as error:
-            return error_response(error)
+            return _stream_error(error) if isinstance(error, Unauthenticated) else error_response(error)
         return await stream_response(stream(LIST_STREAM, request, http.headers))
 
     return [
