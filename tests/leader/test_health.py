@@ -137,6 +137,17 @@ def test_a_host_that_leaves_and_comes_back_has_not_recovered(rig: Rig) -> None:
     assert rig.suspects() == ["h0"]
 
 
+def test_a_create_that_flintlockd_fails_unclearly_is_a_failure(rig: Rig) -> None:
+    for name in "ab":
+        rig.order(name, Unknown("flintlockd did not confirm the create (committing content to store)", fault=True))
+    assert rig.suspects() == ["h0"]
+    assert "2 creates failed" in rig.refused()["h0"]
+    for name in "ab":
+        apply(rig.state, DropPlacement(name))
+    rig.reports(2.0)
+    assert "2 creates failed" in rig.health.trouble("h0").why, "counted once"
+
+
 def test_a_verdict_on_the_request_is_no_failure_of_the_host(rig: Rig) -> None:
     for name in "abc":
         rig.order(name, Denied(2, "creating microvm: validation failures found"))

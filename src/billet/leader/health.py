@@ -151,12 +151,11 @@ class HealthTracker:
         order = self._orders.get(token)
         if order:
             order.answered = True
-            order.unknown = outcome.text if isinstance(outcome, Unknown) else ""
-        if isinstance(outcome, Created | Unknown):
-            return  # the inventory shows what becomes of it
-        if isinstance(outcome, Failed):
+            order.unknown = outcome.text if isinstance(outcome, Unknown) and not outcome.fault else ""
+        if isinstance(outcome, Failed) or (isinstance(outcome, Unknown) and outcome.fault):
             self._create_failed(host_id, outcome.text, order.at_s if order else self._clock.monotonic_s())
-        self._end(host_id, token)
+        if not isinstance(outcome, Created | Unknown):  # the inventory shows what becomes of those
+            self._end(host_id, token)
 
     def _end(self, host_id: str, token: str) -> None:
         """A host no longer has an order in hand, or a microVM in its boot queue."""
