@@ -14,6 +14,7 @@ from typing import Any
 import structlog
 from ulid import ULID
 
+from billet.accepting import raise_descriptor_limit
 from billet.adapters.forward import LeaderForward
 from billet.api.flintlock_service import FlintlockService
 from billet.api.grpc_server import GrpcServer
@@ -44,6 +45,7 @@ log = structlog.get_logger()
 async def run_server(config: ServerConfig) -> None:
     """Run a server until SIGTERM or SIGINT. Raises BilletError, with one line, when it cannot start or continue."""
     logging_to_stderr()
+    raise_descriptor_limit()
     node = Node(config)
     try:
         await node.start()

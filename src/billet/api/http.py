@@ -13,12 +13,14 @@ from starlette.routing import Route
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import EXPOSITION
 from billet.core.errors import Unauthenticated
+from billet.grpc.limits import MIB
 from billet.ports import Answer
 from billet.wire.auth import check_basic
 from billet.wire.gateway import application, gateway_routes
 from billet.wire.headers import INTERNAL
 
 FOREVER_S = 1e6
+BODY_BYTES = 4 * MIB  # of a request; as gRPC messages
 
 
 def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> Starlette:
@@ -50,8 +52,12 @@ def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> St
         # In a thread: the medians of a large fleet take a second, which would block all auctions.
         return Response(await asyncio.to_thread(metrics), media_type=EXPOSITION)
 
-    routes = [Route("/healthz", health), Route("/metrics", exposition), *gateway_routes(call, stream)]
-    return application(routes)
+    routes = [
+        Route("/healthz", health),
+        Route("/metrics", exposition),
+        *gateway_routes(call, stream, metadata, BODY_BYTES),
+    ]
+    return application(routes, 2 * BODY_BYTES)
 
 
 def is_metadata(header: str) -> bool:

@@ -7,9 +7,12 @@ too.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from http import HTTPStatus
+from math import inf
 from typing import Any, TypeVar, cast
 
 from google.protobuf import json_format
@@ -17,11 +20,11 @@ from google.protobuf.empty_pb2 import Empty
 from google.protobuf.message import Message
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from billet.core.errors import BilletError, Code, InvalidRequest
+from billet.core.errors import BilletError, Cancelled, Code, InvalidRequest, Unauthenticated
 from billet.ports import Answer
 from billet.wire.flintlock import CREATE, DELETE, LIST, LIST_STREAM, with_uid
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -31,7 +34,12 @@ from billet.wire.pb import flintlock_pb2 as rpc
 Call = Callable[[str, bytes, Mapping[str, str]], Awaitable[Answer]]
 Stream = Callable[[str, bytes, Mapping[str, str]], AsyncIterator[bytes]]
 
+Admit = Callable[[Mapping[str, str]], object]  # headers; raises BilletError for a request without the right token
+
 M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+LARGE_BYTES = 65_536  # of a message that is parsed or written in a thread
 
 # Indexed by gRPC code, 0 to 16, as grpc-gateway maps them.
 HTTP_STATUS = (200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401)
@@ -43,28 +51,35 @@ def gateway_app(call: Call, stream: Stream) -> Starlette:
     return application(gateway_routes(call, stream))
 
 
-def application(routes: Sequence[BaseRoute]) -> Starlette:
-    """An application with these routes, and grpc-gateway's answers where there is none."""
-    app = Starlette(routes=routes, exception_handlers={HTTPException: routing_error})
+def application(routes: Sequence[BaseRoute], body_bytes: int | None = None) -> Starlette:
+    """An application with these routes, and grpc-gateway's answers where there is none.
+
+    `body_bytes` is the size above which no request's body is read on; None = no limit.
+    """
+    app = Starlette(routes=routes, exception_handlers={HTTPException: routing_error}, max_body_size=body_bytes)
     app.router.redirect_slashes = False  # a path with a slash at its end is another path
     return app
 
 
-def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
-    """The gateway's routes, for an application with other routes."""
+def gateway_routes(
+    call: Call, stream: Stream, admit: Admit = lambda headers: None, body_bytes: float = inf
+) -> list[BaseRoute]:
+    """The gateway's routes, for an application with other routes.
+
+    `admit` decides whether a body is read at all; above `body_bytes` it is refused.
+    """
+    read = partial(_read, admit, body_bytes)
 
     async def unary(http: Request, method: str, request: bytes, reply: type[Message]) -> Response:
         try:
-            answer = await call(method, request, http.headers)
+            return await _written(await call(method, request, http.headers), reply)
         except BilletError as error:
             return error_response(error)
-        own = {key: str(value) for key, value in answer.trailers if key.startswith("x-billet-")}
-        return JSONResponse(to_json(reply.FromString(answer.payload)), headers=own)
 
     async def create(http: Request) -> Response:
         try:
-            request = create_request(await http.body())
-        except InvalidRequest as error:
+            request = await read(http, create_request)
+        except BilletError as error:
             return error_response(error)
         return await unary(http, CREATE, request, rpc.CreateMicroVMResponse)
 
@@ -78,9 +93,9 @@ def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
 
     async def list_stream(http: Request) -> Response:
         try:
-            request = parse_json(rpc.ListMicroVMsRequest(), await http.body()).SerializeToString()
-        except InvalidRequest as error:
-            return error_response(error)
+            request = await read(http, stream_request)
+        except BilletError as error:
+            return _stream_error(error) if isinstance(error, Unauthenticated) else error_response(error)
         return await stream_response(stream(LIST_STREAM, request, http.headers))
 
     return [
@@ -93,12 +108,48 @@ def gateway_routes(call: Call, stream: Stream) -> list[BaseRoute]:
     ]
 
 
+async def _read(admit: Admit, body_bytes: float, http: Request, parse: Callable[[bytes], bytes]) -> bytes:
+    """The protobuf request for a request's body. Raises BilletError; without the right to call, nothing is read.
+
+    What is above the limit is thrown away as it comes, since some clients read no answer before they have sent all.
+    """
+    admit(http.headers)
+    body, size = bytearray(), 0
+    try:
+        async for part in http.stream():
+            size += len(part)
+            if size <= body_bytes:
+                body += part
+    except ClientDisconnect:
+        raise Cancelled("the client has left") from None
+    if size > body_bytes:
+        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    return await _aside(size, lambda: parse(bytes(body)))
+
+
+async def _written(answer: Answer, reply: type[Message]) -> Response:
+    """The HTTP response for a reply."""
+    own = {key: str(value) for key, value in answer.trailers if key.startswith("x-billet-")}
+    payload = answer.payload
+    return await _aside(len(payload), lambda: JSONResponse(to_json(reply.FromString(payload)), headers=own))
+
+
+async def _aside(size: int, work: Callable[[], T]) -> T:
+    """Do the work for a message of `size` bytes: of a large one in a thread, because it would block all auctions."""
+    return await asyncio.to_thread(work) if size > LARGE_BYTES else work()
+
+
 def create_request(body: bytes) -> bytes:
     """The request for a body, which is the spec itself. An empty body is an empty spec, as in flintlockd."""
     request = rpc.CreateMicroVMRequest()
     request.microvm.SetInParent()
     parse_json(request.microvm, body)
     return request.SerializeToString()
+
+
+def stream_request(body: bytes) -> bytes:
+    """The request for the body of a ListMicroVMsStream."""
+    return parse_json(rpc.ListMicroVMsRequest(), body).SerializeToString()
 
 
 def list_request(namespace: str, name: str | None) -> bytes:
@@ -165,6 +216,8 @@ def status_of(error: BilletError) -> tuple[int, str]:
 async def routing_error(_: Request, error: Exception) -> Response:
     """The answer to an unknown path or a wrong verb, as grpc-gateway writes it: 501 for a wrong verb."""
     http = error.status_code if isinstance(error, HTTPException) else HTTPStatus.INTERNAL_SERVER_ERROR
+    if http == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return JSONResponse(_status(Code.RESOURCE_EXHAUSTED, "the body is too large"), http)
     code = _ROUTING_CODES.get(HTTPStatus(http), Code.INTERNAL)
     return JSONResponse(_status(code, HTTPStatus(http).phrase), HTTP_STATUS[code])
 
@@ -179,8 +232,12 @@ async def stream_response(replies: AsyncIterator[bytes]) -> Response:
     try:
         first = await anext(replies, None)
     except BilletError as error:
-        return Response(_error_line(error), HTTP_STATUS[status_of(error)[0]], media_type="application/json")
+        return _stream_error(error)
     return StreamingResponse(_lines(first, replies), media_type="application/json")
+
+
+def _stream_error(error: BilletError) -> Response:
+    return Response(_error_line(error), HTTP_STATUS[status_of(error)[0]], media_type="application/json")
 
 
 async def _lines(first: bytes | None, replies: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
