@@ -18,7 +18,7 @@ FULL = "no space left on device"
 NO_SPACE = f"creating microvm: saving microvm spec: getting containerd writer: failed to create ref: write: {FULL}"
 BLACK_HOLE = {"kind": "refuse", "method": "CreateMicroVM", "count": -1, "code": UNKNOWN, "text": NO_SPACE}
 STALLED = {"kind": "containerd_restarted"}
-RACES = ("lose_delete", "fail_delete", "list_race", "locked", "commit_fails", "commit_unclear", "publish_fails")
+RACES = ("lose_delete", "list_race", "locked", "commit_fails", "commit_unclear", "publish_fails")
 TOLD_WITHIN_S = 2.0
 
 

@@ -186,6 +186,7 @@ class Unknown(NamedTuple):
     """The host may have the microVM. No other host may be asked until this is resolved."""
 
     text: str
+    fault: bool = False  # flintlockd has answered, with an error of its own
 
 
 class Ended(NamedTuple):
@@ -200,12 +201,11 @@ Outcome = Created | Denied | Failed | NotTaken | Unknown | Ended
 class CreateOptions(NamedTuple):
     """Options of a create order.
 
-    `instance` is the agent's process that the microVM was reserved for; the first order goes to no other.
     `resent`: an earlier leader may have sent the order: unless the agent knows its outcome, it looks for the token.
     `verdict_only`: flintlockd is expected to reject it, and no room is reserved: a microVM is deleted at once.
     """
 
-    instance: str = ""
+    instance: str = ""  # the agent's process that the room was reserved for; the first order goes to no other
     resent: bool = False
     verdict_only: bool = False
 

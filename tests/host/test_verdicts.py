@@ -94,6 +94,7 @@ async def test_promise_4_an_ambiguous_failure_is_looked_up(pair: Pair, text: str
     fake.faults.add(refuse(text))
     outcome = await agent.create(order("01NOT"))
     assert isinstance(outcome, Unknown)
+    assert outcome.fault
     assert text in outcome.text
 
 

@@ -16,6 +16,8 @@ from billet.core.model import (
     Facts,
     Host,
     Observed,
+    Placement,
+    PlacementState,
     Reason,
     Refusal,
     Resources,
@@ -23,7 +25,7 @@ from billet.core.model import (
 )
 from billet.core.report import InventoryUpdate, Report
 from billet.core.scoring import DEFAULT_WEIGHTS
-from billet.core.state import PutHost, State, apply
+from billet.core.state import DropPlacement, PutHost, PutPlacement, State, apply
 from billet.core.vmm import Vmm
 from billet.leader.health import HealthTracker
 from billet.leader.vmms import LIVES_S
@@ -66,7 +68,11 @@ class Rig:
     def order(
         self, name: str, outcome: Outcome | None = CREATED, host: str = "h0", recipe: str = "r", ns: str = "ns"
     ) -> None:
-        with self.health.order(auction(name, recipe, ns), host):
+        wanted = auction(name, recipe, ns)
+        with self.health.order(wanted, host):
+            if isinstance(outcome, Created | Unknown):
+                placement = Placement(name, ns, name, SHAPE, host, PlacementState.RESERVED)
+                apply(self.state, PutPlacement(placement))
             if outcome:
                 self.health.answered(name, host, outcome)
 
@@ -129,6 +135,17 @@ def test_a_host_that_leaves_and_comes_back_has_not_recovered(rig: Rig) -> None:
     assert rig.suspects() == []
     rig.health.joined(rig.state.hosts["h0"])
     assert rig.suspects() == ["h0"]
+
+
+def test_a_create_that_flintlockd_fails_unclearly_is_a_failure(rig: Rig) -> None:
+    for name in "ab":
+        rig.order(name, Unknown("flintlockd did not confirm the create (committing content to store)", fault=True))
+    assert rig.suspects() == ["h0"]
+    assert "2 creates failed" in rig.refused()["h0"]
+    for name in "ab":
+        apply(rig.state, DropPlacement(name))
+    rig.reports(2.0)
+    assert "2 creates failed" in rig.health.trouble("h0").why, "counted once"
 
 
 def test_a_verdict_on_the_request_is_no_failure_of_the_host(rig: Rig) -> None:
@@ -197,6 +214,45 @@ def test_a_crowd_that_was_deleted_is_none(rig: Rig) -> None:
         rig.shows(f"a{n}", VmState.PENDING)
     rig.gone("a0")
     assert rig.penalties() == {}
+
+
+def test_creates_that_turn_out_not_to_exist_are_failures_and_no_crowd(rig: Rig) -> None:
+    for n in range(CROWD):
+        rig.order(f"a{n}", Unknown("no trace"))
+    rig.reports(2.0)
+    assert rig.penalties() == {"h0": PENALTY}
+    for n in range(CROWD):
+        apply(rig.state, DropPlacement(f"a{n}"))  # as the reconciler does when its host shows no trace of it
+    rig.reports(2.0)
+    assert rig.suspects() == ["h0"]
+    assert "8 creates failed (no trace)" in rig.refused()["h0"]
+    rig.clock.at_s += 2 * FIRST_TRY_S
+    assert rig.penalties() == {}
+    assert rig.refused() == {}
+
+
+def test_a_create_without_a_trace_is_no_failure_of_a_host_that_has_booted_since(rig: Rig) -> None:
+    for name in "ab":
+        rig.order(name, Unknown("no trace"))
+    rig.boots("c")
+    for name in "ab":
+        apply(rig.state, DropPlacement(name))
+    rig.reports(2.0)
+    assert rig.penalties() == {}
+
+
+def test_a_try_that_turns_out_not_to_exist_is_followed_by_another(rig: Rig) -> None:
+    rig.order("a", FAILED)
+    rig.order("b", FAILED)
+    rig.clock.at_s += 2 * FIRST_TRY_S
+    rig.order("c", Unknown("connection lost"))
+    rig.reports(2.0)
+    assert list(rig.refused()) == ["h0"]
+    apply(rig.state, DropPlacement("c"))
+    rig.reports(2.0)
+    assert "3 creates failed (connection lost); next try in 8 s" in rig.refused()["h0"]
+    rig.clock.at_s += 4 * FIRST_TRY_S
+    assert rig.refused() == {}
 
 
 def test_a_queue_that_stands_still_makes_the_host_suspect_with_the_cure(rig: Rig) -> None:
@@ -290,6 +346,28 @@ def test_vmms_that_die_at_once_are_charged_when_they_live_elsewhere(rig: Rig) ->
     assert rig.suspects() == ["h0"], "it has not lived yet"
     rig.reports(LIVES_S + 2.0)
     assert rig.suspects() == []
+
+
+def test_a_copied_token_charges_no_other_host(rig: Rig) -> None:
+    starts(rig, "good", Vmm.RUNS, host="h1")
+    rig.reports(LIVES_S + 2.0, host="h1")
+    for name in "ab":
+        starts(rig, name, Vmm.RUNS)
+        shows_vmm(rig, name, Vmm.DEAD, host="h7")  # where a client has created a microVM with its token
+    assert not rig.suspects()
+
+
+def test_a_name_in_a_failure_says_no_microvm_is_gone(rig: Rig) -> None:
+    rig.boots("good", host="h1")
+    starts(rig, "vm", Vmm.RUNS, host="h1")
+    rig.reports(LIVES_S + 2.0, host="h1")
+    for name in ("a not found", "x" * 1000):
+        rig.order(name)
+        rig.shows(name, VmState.PENDING, retry=1)
+        assert "not found" not in rig.health.trouble("h0").why
+    assert len(rig.refused()["h0"]) < 300
+    starts(rig, "b not found", Vmm.DEAD)
+    assert "not found" not in rig.health.trouble("h0").why
 
 
 def test_a_kernel_that_runs_nowhere_takes_no_host_out(rig: Rig) -> None:

@@ -118,3 +118,10 @@ def test_a_bid_with_invalid_facts_becomes_a_refusal(facts: Facts) -> None:
     assert isinstance(good, Bid)
     message = link.put_bids(1, [(0, good._replace(facts=facts))])
     assert link.get_bids("h1", message) == [(0, Refusal("h1", Reason.DECLINED, link.NO_SENSE))]
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_an_unknown_outcome_says_whether_flintlockd_has_answered_with_an_error(fault: bool) -> None:
+    unknown = Unknown("may have it", fault)
+    answer = pb.Answer.FromString(put_outcome(7, unknown).SerializeToString())
+    assert get_outcome("h1", answer) == unknown

@@ -1,6 +1,7 @@
 """Requests and replies pass as bytes: only the token is put in and cut out."""
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -125,3 +126,39 @@ def test_the_poison_pills_are_refused_with_what_would_help():
 def test_no_spec_at_all_gets_flintlockds_own_words():
     with pytest.raises(InvalidRequest, match="invalid create microvm request: MicroVMSpec required"):
         wire.read_create(b"", "01A")
+
+
+def test_what_can_make_a_boot_fail_is_part_of_the_recipe() -> None:
+    spec = types.MicroVMSpec(id="a", namespace="n", vcpu=2, memory_in_mb=1024)
+    spec.kernel.image, spec.root_volume.source.container_source = "kernel", "image"
+    spec.interfaces.add(device_id="eth1", type=types.NetworkInterface.TAP)
+    recipe = wire.recipe(spec)
+
+    def changed(change: Callable[[types.MicroVMSpec], object]) -> str:
+        other = types.MicroVMSpec()
+        other.CopyFrom(spec)
+        change(other)
+        return wire.recipe(other)
+
+    own: list[Callable[[types.MicroVMSpec], object]] = [
+        lambda vm: setattr(vm, "id", "b"),
+        lambda vm: setattr(vm, "namespace", "other"),
+        lambda vm: vm.labels.update(a="b"),
+        lambda vm: vm.metadata.update({"user-data": "x"}),
+        lambda vm: setattr(vm.interfaces[0], "guest_mac", "aa:bb"),
+        lambda vm: setattr(vm.interfaces[0].address, "address", "10.0.0.2/24"),
+    ]
+    decisive: list[Callable[[types.MicroVMSpec], object]] = [
+        lambda vm: setattr(vm, "vcpu", 64),
+        lambda vm: setattr(vm, "memory_in_mb", 32_768),
+        lambda vm: setattr(vm, "provider", "cloudhypervisor"),
+        lambda vm: setattr(vm.kernel, "filename", "vmlinux"),
+        lambda vm: vm.kernel.cmdline.update(init="/none"),
+        lambda vm: setattr(vm.initrd, "image", "initrd"),
+        lambda vm: setattr(vm.root_volume.source, "container_source", "missing"),
+        lambda vm: setattr(vm.root_volume, "size_in_mb", 1),
+        lambda vm: vm.additional_volumes.add(id="more"),
+        lambda vm: setattr(vm.interfaces[0].overrides, "bridge_name", "missing"),
+    ]
+    assert {changed(change) for change in own} == {recipe}
+    assert len({recipe, *map(changed, decisive)}) == 1 + len(decisive)

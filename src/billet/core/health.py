@@ -13,6 +13,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from billet.core.corrections import NO_TROUBLE, Trouble
+from billet.core.errors import without_not_found
 from billet.core.model import Facts
 from billet.core.plural import counted
 
@@ -138,8 +139,9 @@ class Health:
         return f"{what} failed ({last.text})" if last.text else f"{what} failed"
 
 
-def shortened(text: str) -> str:
-    """A failure's text, short enough to stand in other texts: its end says what is wrong."""
+def told(text: str) -> str:
+    """A failure's text, short enough to stand in others (its end says what is wrong), and never "not found"."""
+    text = without_not_found(text)
     return text if len(text) <= TEXT_MAX else f"...{text[-TEXT_MAX:]}"
 
 

@@ -82,10 +82,12 @@ class Unsure(NamedTuple):
     """The token of a create has to be looked up. `cause` says why.
 
     `if_absent`: the outcome when flintlockd answers Lists and does not show the microVM; None = it stays unknown.
+    `fault`: see Unknown.
     """
 
     cause: str
     if_absent: Outcome | None = None
+    fault: bool = False
 
 
 class Listed(NamedTuple):
@@ -118,7 +120,9 @@ class Daemon:
             return NotTaken(Refusal(self._host_id, Reason.DAEMON_AWAY))
         outcome = self._interpret(await self._send(order))
         if isinstance(outcome, Unsure):
-            outcome = await self.look_up(order, outcome.cause, outcome.if_absent)
+            fault, outcome = outcome.fault, await self.look_up(order, outcome.cause, outcome.if_absent)
+            if isinstance(outcome, Unknown):
+                outcome = outcome._replace(fault=fault)
         if isinstance(outcome, Created) and order.options.verdict_only:
             return await self._take_back(outcome.uid)
         return outcome
@@ -135,7 +139,7 @@ class Daemon:
                 return Failed(*answer)
             case Meaning.UNRECOGNISED:
                 return Unsure(describe(reply), Denied(*answer))
-        return Unsure(describe(reply))
+        return Unsure(describe(reply), fault=reply.code == Code.UNKNOWN and reply.text != BROKEN)
 
     async def _send(self, order: CreateOrder) -> Reply:
         """Send a create; send it again while its record is locked, since that has created nothing."""

@@ -13,7 +13,6 @@ import structlog
 
 from billet.core.blame import Blame, Charges
 from billet.core.corrections import NO_TROUBLE, Trouble
-from billet.core.errors import without_not_found
 from billet.core.health import (
     PENALTY,
     PULL_S,
@@ -24,8 +23,8 @@ from billet.core.health import (
     Kind,
     crowded,
     most_refusing,
-    shortened,
     stall_limit_s,
+    told,
     trouble,
     worst,
 )
@@ -152,12 +151,11 @@ class HealthTracker:
         order = self._orders.get(token)
         if order:
             order.answered = True
-        if isinstance(outcome, Created | Unknown):
-            return  # the inventory shows what becomes of it
-        if isinstance(outcome, Failed):
-            now_s, text = self._clock.monotonic_s(), shortened(without_not_found(outcome.text))
-            self._failed(host_id, Failure(Kind.CREATE, now_s, text), order.at_s if order else now_s)
-        self._end(host_id, token)
+            order.unknown = outcome.text if isinstance(outcome, Unknown) and not outcome.fault else ""
+        if isinstance(outcome, Failed) or (isinstance(outcome, Unknown) and outcome.fault):
+            self._create_failed(host_id, outcome.text, order.at_s if order else self._clock.monotonic_s())
+        if not isinstance(outcome, Created | Unknown):  # the inventory shows what becomes of those
+            self._end(host_id, token)
 
     def _end(self, host_id: str, token: str) -> None:
         """A host no longer has an order in hand, or a microVM in its boot queue."""
@@ -198,10 +196,10 @@ class HealthTracker:
             gone += [uid for uid in watched.waiting if uid not in shown]
         for uid in gone:
             token, _ = watched.waiting.pop(uid, ("", 0.0))
-            self._vmms.ended(token)
+            self._vmms.ended(host_id, token)
             self._end(host_id, token or uid)
         if gone:
-            self._moved(watched)
+            watched.moved(self._clock.monotonic_s())
         for row in inventory.seen:
             self._row(host_id, watched, row)
 
@@ -219,21 +217,18 @@ class HealthTracker:
                 self._booted(host_id, watched, row.token, order)
                 self._started(host_id, row, order)
             case VmState.CREATED if row.vmm is Vmm.DEAD:
-                self._died(row, self._vmms.ended(row.token))
+                self._died(row, self._vmms.ended(host_id, row.token))
             case VmState.PENDING | VmState.FAILED:
-                self._moved(watched)
+                watched.moved(self._clock.monotonic_s())
                 if order and not order.failed:
                     order.failed = True
                     self._boot_failed(host_id, row, order)
             case VmState.DELETING:
-                self._vmms.ended(row.token)
+                self._vmms.ended(host_id, row.token)
                 self._end(host_id, row.token or row.uid)
 
-    def _moved(self, watched: Watched) -> None:
-        watched.moved_s, watched.still = self._clock.monotonic_s(), 0
-
     def _booted(self, host_id: str, watched: Watched, token: str, order: Order | None) -> None:
-        self._moved(watched)
+        watched.moved(self._clock.monotonic_s())
         watched.placed.clear()
         if health := self._health.get(host_id):
             health.booted(order.at_s if order else 0.0)
@@ -254,7 +249,7 @@ class HealthTracker:
     def _died(self, row: Observed, vmm: Started | None) -> None:
         """A VMM is dead. One that had lived for a while is no failure: its guest may have powered off."""
         if vmm:
-            text = f"the VMM of {row.namespace}/{row.name} died at once"
+            text = told(f"the VMM of {row.namespace}/{row.name} died at once")
             failure = Failure(Kind.VMM, self._clock.monotonic_s(), text, vmm.recipe)
             self._apply(self._blame_of_vmms.failed(vmm.host, vmm.namespace, failure), vmm.ordered_s)
 
@@ -270,7 +265,7 @@ class HealthTracker:
         """A boot has failed: the host, or the image, is at fault. The order is kept: flintlockd tries again."""
         if watched := self._hosts.get(host_id):
             watched.placed.discard(row.token)
-        text = f"{row.namespace}/{row.name} is {row.state.name}, retry {row.retry}"
+        text = told(f"{row.namespace}/{row.name} is {row.state.name}, retry {row.retry}")
         failure = Failure(Kind.BOOT, self._clock.monotonic_s(), text, order.recipe)
         self._apply(self._blame.failed(host_id, order.namespace, failure), order.at_s)
         if health := self._health.get(host_id):
@@ -288,6 +283,9 @@ class HealthTracker:
         if not self._health[host_id].failures:
             del self._health[host_id]
             log.info("host has recovered", host=host_id)
+
+    def _create_failed(self, host_id: str, text: str, ordered_s: float) -> None:
+        self._failed(host_id, Failure(Kind.CREATE, self._clock.monotonic_s(), told(text)), ordered_s)
 
     def _failed(self, host_id: str, failure: Failure, ordered_s: float) -> None:
         health = self._health.setdefault(host_id, Health())
@@ -308,13 +306,24 @@ class HealthTracker:
             self._lived(host_id)
             self._look(host_id, watched, report)
         else:
-            self._moved(watched)  # flintlockd is away, which is shown as such
+            watched.moved(self._clock.monotonic_s())  # flintlockd is away, which is shown as such
+
+    def _resolve(self, host_id: str, watched: Watched) -> None:
+        """End the orders whose outcome was unknown, and which the host turned out not to have. They have failed."""
+        health = self._health.get(host_id)
+        for token in (*watched.placed, health.trying if health else ""):
+            known, order = self._state.placements.get(token), self._orders.get(token)
+            if known is None or known.host != host_id:
+                self._end(host_id, token)
+                if order and order.host == host_id and order.unknown:
+                    self._create_failed(host_id, order.unknown, order.at_s)
 
     def _look(self, host_id: str, watched: Watched, report: Report) -> None:
         """Whether the host has stalled: its oldest microVM waits, and nothing has finished, for far too long.
 
         What waits there is then the next try: it boots once the host has recovered, and no other need go there.
         """
+        self._resolve(host_id, watched)
         now_s, health = self._clock.monotonic_s(), self._health.get(host_id)
         if not watched.waiting:
             if health and health.trying and now_s - health.trying_since_s > PULL_S:

@@ -23,17 +23,18 @@ class VmmWatch:
     """The VMMs that have not lived for LIVES_S yet."""
 
     def __init__(self) -> None:
-        self._started: dict[str, Started] = {}  # by token, in order
+        self._started: dict[str, dict[str, Started]] = {}  # by host and token, in order
 
     def started(self, token: str, vmm: Started) -> None:
         """A VMM runs as its microVM becomes CREATED."""
-        remember(self._started, token, vmm)
+        remember(self._started.setdefault(vmm.host, {}), token, vmm)
 
-    def ended(self, token: str) -> Started | None:
-        """A VMM is dead, or its microVM is deleted; None if it had lived."""
-        return self._started.pop(token, None)
+    def ended(self, host_id: str, token: str) -> Started | None:
+        """A VMM is dead on this host, or its microVM is deleted; None if it had lived, or runs on another host."""
+        return self._started.get(host_id, {}).pop(token, None)
 
     def lived(self, host_id: str, now_s: float) -> list[Started]:
         """The VMMs of a host that have lived long enough since the last call."""
-        old = [(token, vmm) for token, vmm in self._started.items() if vmm.host == host_id]
-        return [self._started.pop(token) for token, vmm in old if now_s - vmm.since_s >= LIVES_S]
+        started = self._started.get(host_id, {})
+        old = [token for token, vmm in started.items() if now_s - vmm.since_s >= LIVES_S]
+        return [started.pop(token) for token in old]

@@ -14,6 +14,7 @@ class Order:
     recipe: str
     at_s: float
     answered: bool = False
+    unknown: str = ""  # why its outcome is unknown; "" = it is not
     failed: bool = False  # its boot has failed, and flintlockd tries again
 
 
@@ -25,3 +26,7 @@ class Watched:
     placed: set[str] = field(default_factory=set)  # tokens: ordered since the last finished boot, not booted yet
     moved_s: float = 0.0  # when a boot or a Delete finished last, or the host came
     still: int = 0  # reports since then
+
+    def moved(self, now_s: float) -> None:
+        """A boot or a Delete has finished."""
+        self.moved_s, self.still = now_s, 0

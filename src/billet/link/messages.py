@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from billet.core.errors import Code
 from billet.core.identity import ROWS
 from billet.core.metadata import Metadata
 from billet.core.model import (
@@ -230,8 +231,8 @@ def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
             return pb.Answer(order=order, kind=pb.Answer.FAILED, code=code, text=text, trailers=metadata)
         case NotTaken(refusal):
             return pb.Answer(order=order, kind=pb.Answer.NOT_TAKEN, refusal=put_refusal(refusal))
-        case Unknown(text):
-            return pb.Answer(order=order, kind=pb.Answer.UNKNOWN, text=text)
+        case Unknown(text, fault):
+            return pb.Answer(order=order, kind=pb.Answer.UNKNOWN, text=text, code=Code.UNKNOWN if fault else 0)
         case Ended(uid):
             return pb.Answer(
                 order=order, kind=pb.Answer.UNKNOWN, uid=uid, text=f"its microVM {uid} was deleted since"
@@ -243,7 +244,7 @@ def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
     if answer.kind == pb.Answer.NOT_TAKEN:
         return NotTaken(get_refusal(host_id, answer.refusal))
     if answer.kind == pb.Answer.UNKNOWN:
-        return Ended(answer.uid) if bounds.is_uid(answer.uid) else Unknown(answer.text)
+        return Ended(answer.uid) if bounds.is_uid(answer.uid) else Unknown(answer.text, answer.code != 0)
     failed = answer.kind == pb.Answer.FAILED
     if answer.code == 0 and (failed or not bounds.is_uid(answer.uid)):
         return Unknown("its answer names no microVM")

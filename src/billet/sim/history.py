@@ -247,10 +247,11 @@ class Answered(NamedTuple):
 
 
 class Recorded(NamedTuple):
-    """An auction has ended, with this record."""
+    """An auction has ended on a server, with this record."""
 
     at_s: float
     record: AuctionRecord
+    server: str = ""
 
 
 class Unexpected(NamedTuple):

@@ -29,8 +29,8 @@ def late_is_not_absent(history: Sequence[Event]) -> Iterator[Violation]:
             case Leads(_, _, server, leads):  # a server remembers what hosts say while it leads
                 (leading.add if leads else leading.discard)(server)
                 heard = {pair: said for pair, said in heard.items() if pair[0] != server}
-            case Recorded(at_s, record) if len(leading) == 1:
-                by_host = {host: said for (server, host), said in heard.items() if server in leading}
+            case Recorded(at_s, record, leader) if leader in leading:
+                by_host = {host: said for (server, host), said in heard.items() if server == leader}
                 yield from _not_silent(at_s, record, by_host)
 
 

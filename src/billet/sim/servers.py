@@ -288,7 +288,7 @@ class SimServer:
     def _record(self, recorder: AuctionRecorder) -> None:
         record = recorder.record
         self._world.tell(self.process.name, f"auction {record.auction.id[-6:]}: {record.outcome} {record.host}")
-        self._world.note(Recorded(self._world.now_s, record))
+        self._world.note(Recorded(self._world.now_s, record, self.id))
 
     def _leads(self, ledger: Ledger) -> None:
         self._term = term = ledger.term.number

@@ -10,7 +10,7 @@ import unicodedata
 from base64 import b64decode, b64encode
 from collections.abc import Collection, Iterator
 from hashlib import blake2b
-from typing import TypeVar
+from typing import Literal, TypeVar, get_args
 
 from google.protobuf.message import DecodeError, Message
 
@@ -49,6 +49,8 @@ _TOKEN_KEY_BYTES = TOKEN_KEY.encode()
 _MICROVM, _SPEC, _METADATA = 1, 2, 11  # field numbers that lead to the token
 _DELETING = types.MicroVM(status=types.MicroVMStatus(state=types.MicroVMStatus.DELETING)).SerializeToString()
 _BYTES = 2  # wire type of strings and messages
+_Own = Literal["id", "namespace", "uid", "labels", "metadata", "created_at", "updated_at", "deleted_at"]
+_OWN_FIELDS: tuple[_Own, ...] = get_args(_Own)  # of a spec: those in which microVMs of one recipe differ
 
 
 def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
@@ -104,12 +106,15 @@ def images(vm: types.MicroVMSpec) -> tuple[Image, ...]:
 
 
 def recipe(vm: types.MicroVMSpec) -> str:
-    """A digest of what decides whether a microVM boots: provider, kernel, initrd, and where its volumes come from."""
-    digest = blake2b(vm.provider.encode(), digest_size=8)
-    for part in (vm.kernel, vm.initrd, vm.root_volume.source, *(more.source for more in vm.additional_volumes)):
-        data = part.SerializeToString(deterministic=True)
-        digest.update(len(data).to_bytes(4) + data)
-    return digest.hexdigest()
+    """A digest of what decides whether a microVM boots: all of its spec but what is each microVM's own."""
+    common = types.MicroVMSpec()
+    common.CopyFrom(vm)
+    for own in _OWN_FIELDS:
+        common.ClearField(own)
+    for nic in common.interfaces:
+        nic.ClearField("guest_mac")
+        nic.ClearField("address")
+    return blake2b(common.SerializeToString(deterministic=True), digest_size=8).hexdigest()
 
 
 def _clean(ref: str) -> str:

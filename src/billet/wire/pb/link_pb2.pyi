@@ -569,9 +569,11 @@ class Answer(_message.Message):
         NOT_TAKEN: Answer._Kind.ValueType  # 1
         """a create that did not reach flintlockd: refusal"""
         UNKNOWN: Answer._Kind.ValueType  # 2
-        """a create with an unknown outcome: text; with uid, one whose microVM was deleted since"""
+        """a create with an unknown outcome: text, with code if flintlockd itself answered with an error;"""
         FAILED: Answer._Kind.ValueType  # 3
-        """a create that failed by the host's own fault and has created nothing: code, text (leaders before"""
+        """with uid, one whose microVM was deleted since
+        a create that failed by the host's own fault and has created nothing: code, text (leaders before
+        """
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     REPLIED: Answer.Kind.ValueType  # 0
@@ -579,9 +581,11 @@ class Answer(_message.Message):
     NOT_TAKEN: Answer.Kind.ValueType  # 1
     """a create that did not reach flintlockd: refusal"""
     UNKNOWN: Answer.Kind.ValueType  # 2
-    """a create with an unknown outcome: text; with uid, one whose microVM was deleted since"""
+    """a create with an unknown outcome: text, with code if flintlockd itself answered with an error;"""
     FAILED: Answer.Kind.ValueType  # 3
-    """a create that failed by the host's own fault and has created nothing: code, text (leaders before"""
+    """with uid, one whose microVM was deleted since
+    a create that failed by the host's own fault and has created nothing: code, text (leaders before
+    """
 
     ORDER_FIELD_NUMBER: _builtins.int
     KIND_FIELD_NUMBER: _builtins.int
