@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from billet.core.identity import Claim, Verdict
@@ -20,13 +20,12 @@ class Leader:
     id: str
     grpc: str
     link: str
+    secret: str = field(default="", compare=False, repr=False)  # of servers that call it
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One leader's period of leadership. `number` only grows, also when a store is restored from a backup
-    (docs/adr/0024); hosts and the store refuse an older one.
-    """
+    """A leader's period of leadership. `number` only grows (docs/adr/0024); hosts and store refuse an older one."""
 
     number: int
     leader: Leader
