@@ -193,6 +193,26 @@ def test_an_image_that_does_not_exist_takes_no_host_out(rig: Rig) -> None:
     assert rig.penalties() == {}
 
 
+def test_two_hosts_whose_boots_fail_do_not_protect_each_other(rig: Rig) -> None:
+    for n in range(4):
+        for host in ("h0", "h1"):
+            rig.order(f"{host}-{n}", host=host)
+            rig.shows(f"{host}-{n}", VmState.PENDING, retry=1, host=host)
+    assert rig.suspects() == []
+    rig.boots("good", host="h2")
+    assert rig.suspects() == ["h0", "h1"]
+
+
+def test_recipes_of_many_namespaces_that_never_boot_take_no_host_out(rig: Rig) -> None:
+    for n in range(100):
+        rig.order(f"x{n}", recipe=f"x{n}", ns=f"n{n}")
+        rig.shows(f"x{n}", VmState.PENDING, retry=1)
+    assert rig.suspects() == []
+    assert rig.penalties() == {"h0": PENALTY}, "a crowd"
+    rig.boots("good")
+    assert rig.penalties() == {}
+
+
 # Hosts that accept and boot nothing.
 
 
@@ -374,6 +394,22 @@ def test_a_kernel_that_runs_nowhere_takes_no_host_out(rig: Rig) -> None:
     for n in range(40):
         starts(rig, f"bad-{n}", Vmm.DEAD, host=HOSTS[n % 8], recipe="wrong kernel")
         assert not any(rig.health.suspects(host) for host in HOSTS)
+
+
+def test_guests_that_power_off_at_once_take_no_host_out(rig: Rig) -> None:
+    """Half of the microVMs of one recipe end by themselves, as their metadata tells them."""
+    for name in ("a", "b"):
+        starts(rig, f"lives-{name}", Vmm.RUNS)
+        starts(rig, f"ends-{name}", Vmm.RUNS)
+        shows_vmm(rig, f"ends-{name}", Vmm.DEAD)
+    rig.reports(LIVES_S + 2.0)
+    assert rig.penalties() == {}
+    starts(rig, "ends", Vmm.DEAD, host="h1")
+    starts(rig, "lives", Vmm.RUNS, host="h1")
+    rig.reports(LIVES_S + 2.0, host="h1")
+    for name in "cdef":
+        starts(rig, name, Vmm.DEAD)
+    assert rig.suspects() == []
 
 
 def test_a_vmm_that_ends_later_is_no_failure(rig: Rig) -> None:

@@ -54,7 +54,7 @@ class HealthTracker:
         self._inner = inner
         self._health: dict[str, Health] = {}  # of hosts that have failed since they succeeded last
         self._blame = Blame()
-        self._blame_of_vmms = Blame()
+        self._blame_of_vmms = Blame(may_end=True)
         self._vmms = VmmWatch()
         self._orders: dict[str, Order] = {}  # by token
         self._hosts: dict[str, Watched] = {}  # that are connected
@@ -134,7 +134,7 @@ class HealthTracker:
     def order(self, auction: Auction, host_id: str) -> Iterator[None]:
         """An award to this host is carried out. If it is not `answered` meanwhile, the host did not get the order."""
         now_s = self._clock.monotonic_s()
-        order = Order(host_id, auction.namespace, auction.recipe, now_s)
+        order = Order(host_id, auction.recipe, now_s)
         remember(self._orders, auction.id, order)
         if watched := self._hosts.get(host_id):
             watched.placed.add(auction.id)
@@ -233,25 +233,25 @@ class HealthTracker:
         if health := self._health.get(host_id):
             health.booted(order.at_s if order else 0.0)
             self._drop_if_well(host_id)
-        self._apply(self._blame.booted(host_id, order.recipe if order else ""), 0.0)
+        self._apply(self._blame.succeeded(host_id, order.recipe if order else ""), 0.0)
         self._end(host_id, token)
 
     def _started(self, host_id: str, row: Observed, order: Order | None) -> None:
         """A microVM is CREATED: whether its VMM lives shows later, unless it is dead already."""
         if order is None or row.vmm is Vmm.UNKNOWN:
             return
-        vmm = Started(host_id, order.namespace, order.recipe, order.at_s, self._clock.monotonic_s())
+        vmm = Started(host_id, order.recipe, order.at_s, self._clock.monotonic_s())
         if row.vmm is Vmm.DEAD:
             self._died(row, vmm)
         else:
             self._vmms.started(row.token, vmm)
 
     def _died(self, row: Observed, vmm: Started | None) -> None:
-        """A VMM is dead. One that had lived for a while is no failure: its guest may have powered off."""
-        if vmm:
+        """A VMM is dead. That is no failure if it had lived for a while or others run: its guest may have ended."""
+        if vmm and not self._vmms.some_run(vmm.host):
             text = told(f"the VMM of {row.namespace}/{row.name} died at once")
             failure = Failure(Kind.VMM, self._clock.monotonic_s(), text, vmm.recipe)
-            self._apply(self._blame_of_vmms.failed(vmm.host, vmm.namespace, failure), vmm.ordered_s)
+            self._apply(self._blame_of_vmms.failed(vmm.host, failure), vmm.ordered_s)
 
     def _lived(self, host_id: str) -> None:
         """VMMs that have lived for a while clear the host."""
@@ -259,15 +259,13 @@ class HealthTracker:
             if health := self._health.get(host_id):
                 health.lived(vmm.ordered_s)
                 self._drop_if_well(host_id)
-            self._apply(self._blame_of_vmms.booted(host_id, vmm.recipe), 0.0)
+            self._apply(self._blame_of_vmms.succeeded(host_id, vmm.recipe), 0.0)
 
     def _boot_failed(self, host_id: str, row: Observed, order: Order) -> None:
         """A boot has failed: the host, or the image, is at fault. The order is kept: flintlockd tries again."""
-        if watched := self._hosts.get(host_id):
-            watched.placed.discard(row.token)
         text = told(f"{row.namespace}/{row.name} is {row.state.name}, retry {row.retry}")
         failure = Failure(Kind.BOOT, self._clock.monotonic_s(), text, order.recipe)
-        self._apply(self._blame.failed(host_id, order.namespace, failure), order.at_s)
+        self._apply(self._blame.failed(host_id, failure), order.at_s)
         if health := self._health.get(host_id):
             health.ended(row.token)
 

@@ -10,7 +10,6 @@ class Order:
     """A microVM that was ordered in this term and has not booted yet."""
 
     host: str
-    namespace: str
     recipe: str
     at_s: float
     answered: bool = False
