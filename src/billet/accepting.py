@@ -41,28 +41,35 @@ class ConnectionLimits:
     reserve_most: int = 128
 
 
+Peer = tuple[str, int]  # address and port
+
+
 class Counter:
     """Counts the connections of one port, and decides whether another one may enter."""
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
+        self._peers: set[Peer] = set()
         self._per_address: dict[str, int] = {}
-        self._total = 0
         self._throttle = LogThrottle()
 
-    def enter(self, descriptor: int, address: str) -> bool:
+    def enter(self, descriptor: int, peer: Peer) -> bool:
         """A connection has come: count it. False = it was not counted, and must be closed."""
+        address = peer[0]
         if why := self._full(descriptor, address):
             if self._throttle.should_log("", why, asyncio.get_running_loop().time()):
                 log.warning("refused a connection", address=address, reason=why)
             return False
-        self._total += 1
+        self._peers.add(peer)
         self._per_address[address] = self._per_address.get(address, 0) + 1
         return True
 
-    def leave(self, address: str) -> None:
-        """A connection that was counted is closed."""
-        self._total -= 1
+    def leave(self, peer: Peer) -> None:
+        """A connection counts no more: it is closed, or its peer has proven who it is. It may be said twice."""
+        if peer not in self._peers:
+            return
+        address = peer[0]
+        self._peers.discard(peer)
         self._per_address[address] -= 1
         if not self._per_address[address]:
             del self._per_address[address]
@@ -70,7 +77,7 @@ class Counter:
     def _full(self, descriptor: int, address: str) -> str:
         limits, here = self.limits, self._per_address.get(address, 0)
         open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if limits.connections and self._total >= limits.connections:
+        if limits.connections and len(self._peers) >= limits.connections:
             return f"there are {limits.connections} connections already"
         if limits.connections_per_address and here >= min(limits.connections_per_address, max(1, open_files // 4)):
             return "there are too many connections from one address already"
@@ -110,25 +117,26 @@ class ListeningSocket(socket.socket):
         """See socket. Raises BlockingIOError when there is nobody to let in for now."""
         for _ in range(AT_ONCE):
             connection, peer = super().accept()
-            address = str(peer[0])
-            if self.counter.enter(connection.fileno(), address):
+            if self.counter.enter(connection.fileno(), peer[:2]):
                 accepted = Accepted(self.family, self.type, self.proto, fileno=connection.detach())
-                accepted.left = partial(self.counter.leave, address)
+                accepted.left = partial(self.counter.leave, peer[:2])
                 accepted.setblocking(False)
                 return accepted, peer
             connection.close()
         raise BlockingIOError
 
 
-async def bind(host: str, port: int, limits: ConnectionLimits) -> list[ListeningSocket]:
+async def bind(
+    host: str, port: int, limits: ConnectionLimits, kind: type[ListeningSocket] = ListeningSocket
+) -> list[ListeningSocket]:
     """A socket for each address of `host` ("" = all), which share the limits and the port. Raises OSError."""
     loop, counter = asyncio.get_running_loop(), Counter(limits)
     found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = list(dict.fromkeys(found))
     bound: list[ListeningSocket] = []
     try:
-        for family, kind, protocol, _, address in addresses:
-            one = ListeningSocket(family, kind, protocol)
+        for family, type_, protocol, _, address in addresses:
+            one = kind(family, type_, protocol)
             one.counter = counter
             bound.append(one)
             one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -13,7 +13,7 @@ from tests.cluster.conftest import Start
 
 SPARE = 5  # descriptors that the server may still open; each connection beyond them stays in the backlog
 LOG_BYTES = 20_000  # of which a spinning server writes megabytes
-REFUSED = "cannot accept agents: raise the limit of open files"
+REFUSED = "raise the limit of open files"
 
 
 def highest(pid: int) -> int:

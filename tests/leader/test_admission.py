@@ -321,12 +321,19 @@ async def test_a_host_takes_over_what_a_second_agent_beside_its_flintlockd_was_g
     assert fleet.ledger.state.placements["a1"].state is PlacementState.LOST
 
 
-async def test_a_fenced_host_hands_nothing_over(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fenced_host_hands_nothing_over_and_takes_nothing_over(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(operators, "SURELY_AWAY_S", 0.0)
     operator = Operator(fleet.ledger, fleet.reconciler, fleet.admission.sharing)
     await _second_agent_won(fleet)
     fleet.hello("a", key(ord("a")))
     fleet.shows("a", "b1")
+    await operator.fence("a")
+    with pytest.raises(PreconditionFailed, match="a is fenced: it deletes what it had"):
+        await operator.remove("b", True, "a")
+    await operator.remove("a", True)
+    await fleet.ledger.finish([PutHost(Host("a", ROOM, ROOM, key=key(ord("a"))))])
     await operator.fence("b")
     with pytest.raises(PreconditionFailed, match="b was fenced, so its microVMs are given up"):
         await operator.remove("b", True, "a")

@@ -39,10 +39,10 @@ class Owner(Protocol):
     limits: Limits
     stopping: bool
 
-    def entered(self, connection: ServerConnection, address: str) -> bool:
+    def entered(self, connection: ServerConnection) -> bool:
         """A client has connected; False: it must leave."""
 
-    def left(self, connection: ServerConnection, address: str) -> None:
+    def left(self, connection: ServerConnection) -> None:
         """A client's connection has ended."""
 
 
@@ -115,16 +115,14 @@ class ServerConnection(Connection[ServerCall]):
         super().__init__(ngh2.Role.SERVER, limits, settings, WINDOW_BYTES)
         self._server = server
         self._later: deque[tuple[ServerCall, bytes]] = deque()  # unary calls that have not been started
-        self._address = ""
         self._last_goaway: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self.transport = transport
-        self._address = str((transport.get_extra_info("peername") or ("",))[0])
         tls = transport.get_extra_info("ssl_object")
         speaks_http2 = tls is None or tls.selected_alpn_protocol() == "h2"
-        if not (self._server.entered(self, self._address) and speaks_http2):
+        if not (self._server.entered(self) and speaks_http2):
             self.transport.abort()
             return
         super().connection_made(transport)
@@ -133,7 +131,7 @@ class ServerConnection(Connection[ServerCall]):
 
     def connection_lost(self, error: Exception | None) -> None:
         """See asyncio.Protocol."""
-        self._server.left(self, self._address)
+        self._server.left(self)
         if self._last_goaway:
             self._last_goaway.cancel()
         super().connection_lost(error)

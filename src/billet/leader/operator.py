@@ -81,7 +81,10 @@ class Operator:
 
     async def _hand_over(self, host_id: str, heir: str) -> None:
         """Make what was placed on one host the other's. May be done again after an error or a change of leader."""
-        self._known(heir)
+        if self._known(heir).fenced:
+            raise PreconditionFailed(
+                f"host {heir} is fenced: it deletes what it had, and may take over others' microVMs after that"
+            )
         if self._known(host_id).fenced:
             raise PreconditionFailed(
                 f"host {host_id} was fenced, so its microVMs are given up: {heir} deletes them when it joins"

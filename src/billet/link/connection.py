@@ -21,6 +21,9 @@ from billet.wire.tls import peer_names
 
 log = structlog.get_logger()
 
+HELLO_WITHIN_S = 10.0  # from the handshake
+HELLO_BYTES = 2 << 20  # of a message before the agent is known; its labels may have 1 MiB
+
 
 class Owner(Protocol):
     """The server that keeps the connections."""
@@ -50,6 +53,7 @@ class AgentConnection(WSListener):
         self._inbox = Inbox()
         self._outbox: Outbox | None = None
         self._transport: WSTransport | None = None
+        self._no_hello: asyncio.TimerHandle | None = None
 
     @property
     def host_id(self) -> str:
@@ -73,6 +77,11 @@ class AgentConnection(WSListener):
         return address_of(self._transport.underlying_transport if self._transport else None)
 
     @property
+    def peer(self) -> tuple[str, int]:
+        """The agent's address and port."""
+        return peer_of(self._transport)
+
+    @property
     def certified_names(self) -> frozenset[str]:
         """The names in the agent's certificate; none without one."""
         return peer_names(self._transport.underlying_transport if self._transport else None)
@@ -81,7 +90,12 @@ class AgentConnection(WSListener):
         """The handshake is complete."""
         self._transport = transport
         self._outbox = Outbox(transport)
+        self._no_hello = asyncio.get_running_loop().call_later(HELLO_WITHIN_S, self._give_up_waiting)
         self._owner.opened(self)
+
+    def _give_up_waiting(self) -> None:
+        if not self.claim:
+            self.say_goodbye(f"no hello within {HELLO_WITHIN_S:.0f} s")
 
     def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
         """Handle a frame from the agent."""
@@ -89,7 +103,7 @@ class AgentConnection(WSListener):
             transport.disconnect()
         elif frame.msg_type in (WSMsgType.BINARY, WSMsgType.CONTINUATION):
             try:
-                if (message := self._inbox.whole(frame)) is not None:
+                if (message := self._inbox.whole(frame, 0 if self.claim else HELLO_BYTES)) is not None:
                     self._owner.received(self, pb.Up.FromString(message))
             except (DecodeError, ValueError) as error:
                 log.warning("closing link: malformed message from agent", host=self.host_id, error=str(error))
@@ -97,6 +111,8 @@ class AgentConnection(WSListener):
 
     def on_ws_disconnected(self, transport: WSTransport) -> None:
         """The connection is closed."""
+        if self._no_hello:
+            self._no_hello.cancel()
         self._owner.gone(self)
         self.abandon_orders(f"the link to host {self.host_id} closed")
         for pipe in list(self.streams):
@@ -150,3 +166,9 @@ class AgentConnection(WSListener):
             if not future.done():
                 future.set_exception(Unreachable(why))
         self._orders.clear()
+
+
+def peer_of(transport: WSTransport | None) -> tuple[str, int]:
+    """The address and port at the other end of a connection."""
+    peer = transport.underlying_transport.get_extra_info("peername") if transport else None
+    return peer[:2] if isinstance(peer, tuple) else ("", 0)

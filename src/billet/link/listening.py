@@ -8,14 +8,17 @@ from typing import Any
 
 import structlog
 
+from billet.accepting import ConnectionLimits, ListeningSocket
 from billet.log_throttle import LogThrottle
 
 log = structlog.get_logger()
 
-BACKLOG = 100  # connections that the kernel keeps until they are accepted
+# Only of connections whose agents have not proven yet who they are. Fewer descriptors are kept in reserve than on the
+# other ports: when these accept no more, agents still get in.
+AGENT_LIMITS = ConnectionLimits(2_000, 1_000, 1 / 16, 64)
 
 
-class ListeningSocket(socket.socket):
+class AgentsSocket(ListeningSocket):
     """A socket that pauses accepting for a second when file descriptors run out.
 
     aiofastnet, below picows, means to do this. But it calls `remove_reader` of the socket instead of that of the
@@ -26,7 +29,7 @@ class ListeningSocket(socket.socket):
     _paused = False  # until the next turn of the event loop
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """See socket. During a pause, nothing is there to accept."""
+        """See ListeningSocket. During a pause, nothing is there to accept."""
         if self._paused:
             raise BlockingIOError
         return super().accept()
@@ -37,26 +40,6 @@ class ListeningSocket(socket.socket):
         loop.remove_reader(descriptor)
         self._paused = True
         loop.call_soon(setattr, self, "_paused", False)
-
-
-async def bind(host: str, port: int) -> list[ListeningSocket]:
-    """A socket for each address of `host` ("" = all addresses). Raises OSError."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    bound: list[ListeningSocket] = []
-    try:
-        for family, kind, protocol, _, address in dict.fromkeys(found):
-            bound.append(ListeningSocket(family, kind, protocol))
-            bound[-1].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                bound[-1].setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            bound[-1].bind(address)
-            bound[-1].setblocking(False)
-    except OSError:
-        for one in bound:
-            one.close()
-        raise
-    return bound
 
 
 def throttle_shortage() -> None:

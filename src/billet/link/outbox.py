@@ -63,15 +63,19 @@ class Inbox:
     def __init__(self) -> None:
         self._joined = bytearray()  # not a list: one of many tiny fragments would cost time and memory for each
 
-    def whole(self, frame: WSFrame) -> bytes | None:
-        """The message that ends with this frame; None when more frames follow. Raises ValueError if too large."""
+    def whole(self, frame: WSFrame, most_bytes: int = 0) -> bytes | None:
+        """The message that ends with this frame; None when more frames follow.
+
+        Raises ValueError if it is larger than `most_bytes`; 0 = MAX_MESSAGE_BYTES.
+        """
+        most_bytes = most_bytes or MAX_MESSAGE_BYTES
         payload = frame.get_payload_as_bytes()
+        if len(self._joined) + len(payload) > most_bytes:
+            self._joined = bytearray()
+            raise ValueError(f"a message of more than {most_bytes >> 20} MiB")
         if not self._joined and frame.fin:
             return payload
         self._joined += payload
-        if len(self._joined) > MAX_MESSAGE_BYTES:
-            self._joined = bytearray()
-            raise ValueError(f"a message of more than {MAX_MESSAGE_BYTES >> 20} MiB")
         if not frame.fin:
             return None
         whole, self._joined = bytes(self._joined), bytearray()

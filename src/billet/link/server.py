@@ -18,6 +18,7 @@ from picows import (
     ws_create_server,
 )
 
+from billet.accepting import BACKLOG, ConnectionLimits, Counter, bind
 from billet.adapters.tls_errors import throttle_tls_errors
 from billet.broadcast import Broadcast
 from billet.core.errors import NotSent, Unreachable
@@ -26,9 +27,9 @@ from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.core.report import Report
 from billet.leader.leadership import LinkTerm
 from billet.link import bounds, messages
-from billet.link.connection import AgentConnection
+from billet.link.connection import AgentConnection, peer_of
 from billet.link.hello import NONCE_BYTES
-from billet.link.listening import BACKLOG, bind, throttle_shortage
+from billet.link.listening import AGENT_LIMITS, AgentsSocket, throttle_shortage
 from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
 from billet.link.roster import Roster
 from billet.link.rounds import Rounds
@@ -41,6 +42,7 @@ from billet.wire.pb import link_pb2 as pb
 log = structlog.get_logger()
 
 ANSWER_GRACE_S = 10.0  # added to an order's timeout, so that the agent can look up an unknown outcome
+HANDSHAKE_S = 5.0  # for each of TLS, and WebSocket's with the token
 PIPE_WITHIN_S = 5.0  # time for an agent to open a stream's connection
 NO_HANDSHAKE = (
     "TLS handshake failed on the link: the agent uses no TLS or does not trust the certificate; give it --link-ca"
@@ -60,6 +62,7 @@ class LinkServer:
         bid_wait_max_s: float,
         certificates: bool = False,
         nonce: Callable[[], bytes] = lambda: token_bytes(NONCE_BYTES),
+        limits: ConnectionLimits = AGENT_LIMITS,
     ) -> None:
         """`certificates`: agents show certificates, which must name their hosts. `nonce` draws random bytes."""
         self._token = token
@@ -70,6 +73,8 @@ class LinkServer:
         self._arrived_by_s = 0.0  # until when calls wait for hosts that are not connected; loop time
         self._order_id = 0
         self._servers: list[asyncio.Server] = []
+        self._limits = limits
+        self._unproven: Counter | None = None
         self._throttle = LogThrottle()
 
     @property
@@ -87,12 +92,15 @@ class LinkServer:
         """Accept agents from now on; return the port. Raises OSError when the port is taken."""
         throttle_tls_errors(NO_HANDSHAKE)
         throttle_shortage()
-        sockets = await bind(host, port)
+        sockets = await bind(host, port, self._limits, AgentsSocket)
+        self._unproven = sockets[0].counter
         self._servers = [
             await ws_create_server(
                 self.accept,
                 sock=sock,
                 ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+                websocket_handshake_timeout=HANDSHAKE_S,
                 backlog=BACKLOG,
                 max_frame_size=MAX_FRAME_BYTES,
                 enable_auto_ping=True,
@@ -157,6 +165,8 @@ class LinkServer:
         """Handle a message from an agent."""
         if up.HasField("hello"):
             self._roster.hello(connection, up.hello)
+            if connection.claim:
+                self._proven(connection.peer)
         host_id = connection.host_id
         if self._hosts.get(host_id) is not connection:
             return
@@ -174,6 +184,11 @@ class LinkServer:
         if self._term and up.HasField("report") and (report := self._report(host_id, up.report)):
             connection.standing.reported(report, asyncio.get_running_loop().time())
             self._term.gate.reported(host_id, report)
+
+    def _proven(self, peer: tuple[str, int]) -> None:
+        """It is known who is at the other end of a connection, which no longer counts for the limits."""
+        if self._unproven:
+            self._unproven.leave(peer)
 
     def _report(self, host_id: str, message: pb.Report) -> Report | None:
         """The report of a message; None for one that cannot be true."""
@@ -298,6 +313,7 @@ class LinkServer:
         try:
             async with asyncio.timeout(PIPE_WITHIN_S):
                 await pipe.opened.wait()
+            self._proven(peer_of(pipe.transport))
             sending = asyncio.create_task(send_all(pipe, requests))
             async for message in receive_all(pipe, told or ReplyMetadata()):
                 yield message
