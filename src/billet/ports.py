@@ -24,9 +24,7 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One leader's period of leadership. `number` only grows, also when a store is restored from a backup
-    (docs/adr/0024); hosts and the store refuse an older one.
-    """
+    """One leader's period of leadership. `number` only grows, also over restores; an older one is refused."""
 
     number: int
     leader: Leader
@@ -165,7 +163,8 @@ class Denied(NamedTuple):
 
     code: int
     text: str
-    trailers: Metadata = ()  # with the details of the status
+    trailers: Metadata = ()  # as in Failed
+    unclear: bool = False  # its text is not known here: it may be the host's own fault
 
 
 class Failed(NamedTuple):

@@ -47,10 +47,11 @@ def test_two_failures_make_a_host_suspect_until_its_next_try() -> None:
     health.failed(failed(10.0), ordered_s=9.0)
     health.failed(failed(10.5), ordered_s=9.1)  # was in flight: no try of its own
     assert health.suspect
-    assert health.why(10.5) == "2 creates failed (disk full); next try in 2 s"
+    assert health.why(10.5) == "2 creates failed; next try in 2 s"
+    assert health.why(10.5, in_full=True) == "2 creates failed (disk full); next try in 2 s"
     assert health.refuses(10.6)
     assert not health.refuses(13.0)
-    assert health.why(13.0) == "2 creates failed (disk full); to be tried"
+    assert health.why(13.0) == "2 creates failed; to be tried"
 
 
 def test_each_failed_try_doubles_the_pause_up_to_a_limit() -> None:
@@ -86,6 +87,9 @@ def test_a_memory_that_nothing_confirms_is_forgotten() -> None:
     health = Health()
     health.failed(failed(10.0), ordered_s=9.0)
     assert not health.forgotten(10.0 + FORGET_S)
+    health.takes("order", 12.0)
+    assert not health.forgotten(11.0 + FORGET_S), "a try is in hand"
+    health.ended("order")
     assert health.forgotten(11.0 + FORGET_S)
 
 
