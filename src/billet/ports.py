@@ -25,7 +25,7 @@ class Leader:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A leader's period of leadership. `number` only grows (docs/adr/0024); hosts and store refuse an older one."""
+    """One leader's period of leadership. `number` only grows, also over restores; an older one is refused."""
 
     number: int
     leader: Leader
@@ -164,7 +164,8 @@ class Denied(NamedTuple):
 
     code: int
     text: str
-    trailers: Metadata = ()  # with the details of the status
+    trailers: Metadata = ()  # as in Failed
+    unclear: bool = False  # its text is not known here: it may be the host's own fault
 
 
 class Failed(NamedTuple):

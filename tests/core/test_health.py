@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from billet.core.blame import Blame
+from billet.core.blame import Blame, Charges
 from billet.core.health import (
     CROWD,
     FIRST_TRY_S,
@@ -47,10 +47,11 @@ def test_two_failures_make_a_host_suspect_until_its_next_try() -> None:
     health.failed(failed(10.0), ordered_s=9.0)
     health.failed(failed(10.5), ordered_s=9.1)  # was in flight: no try of its own
     assert health.suspect
-    assert health.why(10.5) == "2 creates failed (disk full); next try in 2 s"
+    assert health.why(10.5) == "2 creates failed; next try in 2 s"
+    assert health.why(10.5, in_full=True) == "2 creates failed (disk full); next try in 2 s"
     assert health.refuses(10.6)
     assert not health.refuses(13.0)
-    assert health.why(13.0) == "2 creates failed (disk full); to be tried"
+    assert health.why(13.0) == "2 creates failed; to be tried"
 
 
 def test_each_failed_try_doubles_the_pause_up_to_a_limit() -> None:
@@ -86,6 +87,9 @@ def test_a_memory_that_nothing_confirms_is_forgotten() -> None:
     health = Health()
     health.failed(failed(10.0), ordered_s=9.0)
     assert not health.forgotten(10.0 + FORGET_S)
+    health.takes("order", 12.0)
+    assert not health.forgotten(11.0 + FORGET_S), "a try is in hand"
+    health.ended("order")
     assert health.forgotten(11.0 + FORGET_S)
 
 
@@ -128,49 +132,71 @@ def boot(recipe: str, at_s: float = 0.0) -> Failure:
     return Failure(Kind.BOOT, at_s, f"{recipe} fails", recipe)
 
 
+def hosts(charges: Charges) -> list[str]:
+    return [host_id for host_id, _ in charges.charged]
+
+
 def test_a_first_failure_is_charged_to_nobody() -> None:
-    assert Blame().failed("h1", "ns", boot("r")).charged == ()
+    assert Blame().failed("h1", boot("r")).charged == ()
 
 
 def test_a_recipe_that_boots_elsewhere_is_charged_to_the_host() -> None:
     blame = Blame()
-    blame.booted("h2", "r")
-    assert [host for host, _ in blame.failed("h1", "ns", boot("r")).charged] == ["h1"]
+    blame.succeeded("h2", "r")
+    assert hosts(blame.failed("h1", boot("r"))) == ["h1"]
 
 
 def test_a_recipe_that_boots_elsewhere_later_is_charged_then() -> None:
     blame = Blame()
-    blame.failed("h1", "ns", boot("r"))
-    assert [host for host, _ in blame.booted("h2", "r").charged] == ["h1"]
-    assert blame.booted("h3", "r").charged == (), "once"
+    blame.failed("h1", boot("r"))
+    assert hosts(blame.succeeded("h2", "r")) == ["h1"]
+    assert blame.succeeded("h3", "r").charged == (), "once"
 
 
-def test_a_recipe_that_fails_on_a_second_host_is_at_fault_itself() -> None:
+def test_two_broken_hosts_are_charged_together_when_the_recipe_boots_elsewhere() -> None:
     blame = Blame()
-    blame.booted("h3", "r")
-    assert blame.failed("h1", "ns", boot("r")).charged
-    lifted = blame.failed("h2", "ns", boot("r"))
-    assert (lifted.charged, lifted.recipe) == ((), "r")
-    assert set(lifted.lifted) == {"h1", "h2"}
-    assert blame.failed("h4", "ns", boot("r")).charged == ()
-    assert blame.booted("h5", "r").charged == (), "it was pushed since: nobody is charged for what was before"
+    blame.failed("h1", boot("r"))
+    assert blame.failed("h2", boot("r")).charged == ()
+    assert hosts(blame.succeeded("h3", "r")) == ["h1", "h2"]
+    assert hosts(blame.failed("h1", boot("r"))) == ["h1"]
+    assert hosts(blame.failed("h2", boot("r"))) == ["h2"], "that is no news, and lifts nothing"
 
 
-def test_recipes_of_one_namespace_alone_take_no_host_out() -> None:
-    """A client can invent as many images as it likes."""
+def test_a_recipe_that_fails_on_a_second_host_may_be_at_fault_itself() -> None:
+    blame = Blame()
+    blame.succeeded("h3", "r")
+    assert blame.failed("h1", boot("r")).charged
+    lifted = blame.failed("h2", boot("r"))
+    assert (lifted.charged, lifted.recipe, lifted.lifted) == ((), "r", ("h1",))
+    for host_id in ("h4", "h5", "h6"):
+        assert blame.failed(host_id, boot("r")).charged == ()
+    assert blame.succeeded("h7", "r").charged == (), "it fails on five hosts and boots on two"
+
+
+def test_recipes_that_have_never_booted_take_no_host_out() -> None:
+    """A client can invent as many images, and as many namespaces, as it likes."""
     blame = Blame()
     for n in range(300):
-        assert blame.failed(f"h{n % 3}", "ns", boot(f"r{n}")).charged == ()
+        assert blame.failed(f"h{n % 3}", boot(f"r{n}")).charged == ()
 
 
-def test_recipes_of_two_namespaces_that_fail_on_one_host_alone_are_charged_to_it() -> None:
+def test_a_recipe_that_has_booted_on_this_host_alone_is_charged_to_it() -> None:
     blame = Blame()
-    blame.failed("h1", "one", boot("r"))
-    assert [failure.recipe for _, failure in blame.failed("h1", "two", boot("q")).charged] == ["r", "q"]
+    blame.succeeded("h1", "r")
+    assert hosts(blame.failed("h1", boot("r"))) == ["h1"]
 
 
 def test_a_host_that_boots_has_nothing_held_against_it() -> None:
     blame = Blame()
-    blame.failed("h1", "one", boot("r"))
-    blame.booted("h1", "other")
-    assert blame.failed("h1", "two", boot("q")).charged == ()
+    blame.failed("h1", boot("r"))
+    blame.succeeded("h1", "other")
+    assert blame.succeeded("h2", "r").charged == ()
+
+
+def test_a_guest_that_may_end_charges_nobody_once_it_has_lived_where_it_ended() -> None:
+    blame = Blame(may_end=True)
+    blame.succeeded("h2", "r")
+    assert hosts(blame.failed("h1", boot("r"))) == ["h1"]
+    blame.succeeded("h1", "r")
+    assert blame.failed("h2", boot("r", 1.0)).charged == ()
+    assert hosts(blame.failed("h2", boot("r", 1.0 + FORGET_S))), "it was the host, and has been repaired"

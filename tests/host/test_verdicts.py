@@ -105,7 +105,7 @@ async def test_promise_4_an_unrecognised_failure_is_final_once_flintlockd_shows_
     fake.faults.add(refuse(NEWER, FaultKind.REFUSE_AFTER_ACCEPT, 1))
     assert isinstance(await agent.create(order("01THERE")), Created)
     fake.faults.add(refuse(NEWER))
-    assert await agent.create(order("01NOT")) == Denied(Code.UNKNOWN, NEWER)
+    assert await agent.create(order("01NOT")) == Denied(Code.UNKNOWN, NEWER, unclear=True)
     fake.faults.add(Fault(FaultKind.REFUSE, "ListMicroVMs", ALWAYS))
     assert isinstance(await agent.create(order("01SILENT")), Unknown)
 

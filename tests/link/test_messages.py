@@ -77,6 +77,13 @@ def test_a_leader_that_does_not_know_that_a_host_can_fail_passes_its_text_on() -
     assert get_outcome("h1", answer) == Denied(*failed)
 
 
+def test_a_verdict_whose_text_the_agent_does_not_know_says_so() -> None:
+    for unclear in (True, False):
+        answer = pb.Answer.FromString(put_outcome(7, Denied(2, "strange", (), unclear)).SerializeToString())
+        assert get_outcome("h1", answer) == Denied(2, "strange", (), unclear)
+    assert get_outcome("h1", pb.Answer(code=2, text="strange")) == Denied(2, "strange"), "of an older agent"
+
+
 def test_a_failure_without_a_code_proves_nothing() -> None:
     assert isinstance(get_outcome("h1", pb.Answer(kind=pb.Answer.FAILED)), Unknown)
     assert isinstance(get_outcome("h1", pb.Answer(kind=pb.Answer.FAILED, uid="01U")), Unknown)

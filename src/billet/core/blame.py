@@ -1,9 +1,10 @@
-"""Whose fault a failed boot is: the host's, or that of what was to boot there.
+"""Whose fault a failure is: the host's, or that of what was to run there.
 
 A client must not be able to take hosts out. A microVM whose image does not exist, or whose kernel has another file
-name, fails on every host. So a failed boot is charged to the host only where the same recipe has booted elsewhere,
-or where a recipe of another namespace fails as well that fails nowhere else. A recipe that fails on a second host,
-without having booted since, is at fault itself, and what was charged for it before is lifted.
+name, fails on every host. So a failure is charged to the host only where the same recipe has succeeded somewhere. A
+recipe that fails on a second host, without having succeeded since, may be at fault itself: what was charged for it is
+lifted, and held until it succeeds again. Then all of it is charged, unless it fails on clearly more hosts than it
+succeeds on.
 """
 
 from __future__ import annotations
@@ -11,29 +12,39 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from billet.core.health import Failure
+from billet.core.health import FORGET_S, SUSPECT_AFTER, Failure
 from billet.core.memory import remember
 
 RECIPES = 1000  # recipes that are remembered
 
 
-class Attempt(NamedTuple):
-    """A failed boot that is charged to nobody yet."""
+@dataclass(slots=True)
+class Held:
+    """The last failures of one recipe on one host: those that are held, and those that are charged to the host."""
 
-    namespace: str
-    failure: Failure
+    event: int = 0
+    held: list[Failure] = field(default_factory=list)
+    charged: list[Failure] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Tried:
-    """Where one recipe has booted, and where it has failed since it booted last."""
+    """How one recipe has done lately. Each host is where its last attempt has ended."""
 
-    booted: dict[str, None] = field(default_factory=dict)  # hosts
-    failed: dict[str, None] = field(default_factory=dict)
+    succeeded: dict[str, None] = field(default_factory=dict)  # hosts
+    failed: dict[str, Held] = field(default_factory=dict)  # by host
+    since: set[str] = field(default_factory=set)  # hosts not charged on which it has failed since it succeeded last
+    ever: bool = False  # it has succeeded
+    recovered_s: float = -FORGET_S  # when it failed last on a host on which it has succeeded since
+
+    @property
+    def hosts_to_blame(self) -> bool:
+        """Whether the hosts on which it fails are to blame, not the recipe."""
+        return self.ever and len(self.since) <= 1 and len(self.failed) <= len(self.succeeded) + 1
 
 
 class Charges(NamedTuple):
-    """What follows from a boot: failures to charge to hosts, and hosts from which those of the recipe are lifted."""
+    """What follows from an attempt: failures to charge to hosts, and hosts from which those of it are lifted."""
 
     charged: tuple[tuple[str, Failure], ...] = ()
     lifted: tuple[str, ...] = ()
@@ -44,52 +55,67 @@ NOTHING = Charges()
 
 
 class Blame:
-    """Where recipes have booted and failed lately. A recipe is everything in a spec that decides whether it boots."""
+    """Where recipes have succeeded and failed lately. A recipe is all of a spec that decides whether it boots."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_end: bool = False) -> None:
+        """`may_end`: a failure may also be what its guest wanted, such as a VMM that has ended.
+
+        So a recipe that fails on a host and then succeeds there, lately, is charged to nobody.
+        """
+        self._may_end = may_end
         self._tried: dict[str, Tried] = {}  # by recipe
-        self._held: dict[str, dict[str, Attempt]] = {}  # by host and recipe: charged to nobody yet
+        self._events = 0
+        self._cleared: dict[str, int] = {}  # by host: the event since which nothing has succeeded there
 
-    def failed(self, host_id: str, namespace: str, failure: Failure) -> Charges:
-        """A boot has failed on a host."""
-        recipe = failure.recipe
-        tried = self._of(recipe)
-        tried.failed[host_id] = None
-        if len(tried.failed) > 1:
-            for other in tried.failed:
-                self._held.get(other, {}).pop(recipe, None)
-            return Charges(lifted=tuple(tried.failed), recipe=recipe)
-        if tried.booted.keys() - {host_id}:
-            return Charges(((host_id, failure),))
-        held = self._held.setdefault(host_id, {})
-        others = [attempt for attempt in held.values() if attempt.namespace != namespace]
-        if not others:
-            held[recipe] = Attempt(namespace, failure)
+    def failed(self, host_id: str, failure: Failure) -> Charges:
+        """An attempt has failed on a host."""
+        tried, held = self._of(failure.recipe), Held()
+        known = tried.failed.pop(host_id, None)
+        if known and known.event >= self._cleared.get(host_id, 0):
+            held = known
+        held.event = self._events
+        held.held = [*held.held, failure][-SUSPECT_AFTER:]
+        tried.failed[host_id] = held
+        tried.succeeded.pop(host_id, None)
+        if not held.charged:
+            tried.since.add(host_id)
+        if self._may_end and failure.at_s - tried.recovered_s < FORGET_S:
             return NOTHING
-        del self._held[host_id]
-        return Charges(tuple((host_id, attempt.failure) for attempt in (*others, Attempt(namespace, failure))))
+        return self._judged(failure.recipe, tried)
 
-    def booted(self, host_id: str, recipe: str) -> Charges:
-        """A microVM has booted on a host. If its recipe has failed on one other host only, that host is to blame."""
-        self.cleared(host_id)
+    def succeeded(self, host_id: str, recipe: str) -> Charges:
+        """An attempt has succeeded on a host, so that nothing counts that is held against the host."""
+        self._events += 1
+        remember(self._cleared, host_id, self._events)
         if not recipe:
             return NOTHING
         tried = self._of(recipe)
-        held = [(other, attempt.failure) for other in tried.failed if other != host_id
-                if (attempt := self._held.get(other, {}).pop(recipe, None))]  # fmt: skip
-        charged = tuple(held) if len(tried.failed) == 1 else ()
-        tried.failed.clear()
-        tried.booted[host_id] = None
-        return Charges(charged)
-
-    def cleared(self, host_id: str) -> None:
-        """A host boots, or is gone: nothing that is held against it counts."""
-        self._held.pop(host_id, None)
+        known = tried.failed.pop(host_id, None)
+        if known and (failures := known.held or known.charged):
+            tried.recovered_s = failures[-1].at_s
+        tried.succeeded[host_id] = None
+        tried.since.clear()
+        tried.ever = True
+        return self._judged(recipe, tried)
 
     def has_booted(self, host_id: str, recipe: str) -> bool:
-        """Whether a host has booted this recipe before, so that it has the images."""
+        """Whether a host has booted this recipe when it tried last, so that it has the images."""
         tried = self._tried.get(recipe)
-        return tried is not None and host_id in tried.booted
+        return tried is not None and host_id in tried.succeeded
+
+    def _judged(self, recipe: str, tried: Tried) -> Charges:
+        if not tried.hosts_to_blame:
+            lifted = tuple(host_id for host_id, known in tried.failed.items() if known.charged)
+            for host_id in lifted:
+                known = tried.failed[host_id]
+                known.held, known.charged = [*known.charged, *known.held][-SUSPECT_AFTER:], []
+            return Charges((), lifted, recipe)
+        charged = []
+        for host_id, known in tried.failed.items():
+            if known.held and known.event >= self._cleared.get(host_id, 0):
+                charged += [(host_id, failure) for failure in known.held]
+                known.held, known.charged = [], [*known.charged, *known.held][-SUSPECT_AFTER:]
+        return Charges(tuple(charged))
 
     def _of(self, recipe: str) -> Tried:
         tried = self._tried.pop(recipe, None) or Tried()

@@ -64,6 +64,7 @@ class Health:
     next_try_s: float = 0.0
     trying: str = ""  # the order that the host has in hand since its last failure; "" = none
     trying_since_s: float = 0.0
+    confirmed_s: float = 0.0  # when it was last seen to fail still
 
     @property
     def suspect(self) -> bool:
@@ -80,7 +81,8 @@ class Health:
         tried = not self.failures or ordered_s >= self.failures[-1].at_s
         self.failures = [*self.failures, failure][-KEPT:]
         if tried:
-            self.pause_s = min(LAST_TRY_S, max(FIRST_TRY_S, 2 * self.pause_s))
+            first_s = STALL_S if failure.kind is Kind.STALL else FIRST_TRY_S
+            self.pause_s = min(LAST_TRY_S, max(first_s, 2 * self.pause_s))
         self.next_try_s = max(self.next_try_s, failure.at_s + self.pause_s)
 
     def booted(self, ordered_s: float) -> None:
@@ -94,6 +96,10 @@ class Health:
     @staticmethod
     def _create_after(failure: Failure, ordered_s: float) -> bool:
         return failure.kind is Kind.CREATE and failure.at_s > ordered_s
+
+    def created(self) -> None:
+        """A create has succeeded. That clears those that failed with a text that says not whose fault it is."""
+        self._keep([f for f in self.failures if f.kind is not Kind.CREATE or not f.recipe])
 
     def lift(self, recipe: str) -> None:
         """Failures of this recipe are the image's own."""
@@ -116,27 +122,38 @@ class Health:
 
     def forgotten(self, now_s: float) -> bool:
         """Whether nothing is worth remembering."""
-        return not self.failures or now_s - self.failures[-1].at_s > FORGET_S
+        return not self.failures or (not self.trying and now_s > self._forget_s)
+
+    @property
+    def _forget_s(self) -> float:
+        return max(self.failures[-1].at_s, self.confirmed_s) + FORGET_S
+
+    def changes_s(self, now_s: float) -> float:
+        """When time alone changes what follows from this memory."""
+        return self.next_try_s if now_s < self.next_try_s else max(self._forget_s, now_s + FIRST_TRY_S)
 
     def refuses(self, now_s: float) -> bool:
         """Whether the host gets no order now."""
         return bool(self.failures) and (bool(self.trying) or (self.suspect and now_s < self.next_try_s))
 
-    def why(self, now_s: float) -> str:
-        """What has failed, and when the host is tried again: "2 creates failed (TEXT); next try in 8 s"."""
-        if self.stalled:
-            return self.failures[-1].text
+    def why(self, now_s: float, in_full: bool = False) -> str:
+        """What has failed, and when the host is tried again: "2 creates failed; next try in 8 s".
+
+        `in_full`: with the last failure's text, which may name other clients' microVMs.
+        """
         left_s = self.next_try_s - now_s
         when = (
             "being tried" if self.trying else f"next try in {max(1.0, left_s):.0f} s" if left_s > 0 else "to be tried"
         )
-        return f"{self._failed()}; {when}"
+        return f"{self._what(in_full)}; {when}"
 
-    def _failed(self) -> str:
+    def _what(self, in_full: bool) -> str:
         last = self.failures[-1]
+        if self.stalled:
+            return last.text
         counts = {kind: sum(f.kind is kind for f in self.failures) for kind in Kind}
         what = " and ".join(counted(count, kind.value) for kind, count in counts.items() if count)
-        return f"{what} failed ({last.text})" if last.text else f"{what} failed"
+        return f"{what} failed ({last.text})" if last.text and in_full else f"{what} failed"
 
 
 def told(text: str) -> str:

@@ -138,7 +138,7 @@ class Daemon:
             case Meaning.HOST_FAULT | Meaning.BUSY:
                 return Failed(*answer)
             case Meaning.UNRECOGNISED:
-                return Unsure(describe(reply), Denied(*answer))
+                return Unsure(describe(reply), Denied(*answer, unclear=True))
         return Unsure(describe(reply), fault=reply.code == Code.UNKNOWN and reply.text != BROKEN)
 
     async def _send(self, order: CreateOrder) -> Reply:

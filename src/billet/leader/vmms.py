@@ -13,7 +13,6 @@ class Started(NamedTuple):
     """A microVM that is CREATED, and whose host sees its VMM. `ordered_s`: when it was ordered."""
 
     host: str
-    namespace: str
     recipe: str
     ordered_s: float
     since_s: float
@@ -32,6 +31,10 @@ class VmmWatch:
     def ended(self, host_id: str, token: str) -> Started | None:
         """A VMM is dead on this host, or its microVM is deleted; None if it had lived, or runs on another host."""
         return self._started.get(host_id, {}).pop(token, None)
+
+    def some_run(self, host_id: str) -> bool:
+        """Whether VMMs that have been started lately still run on a host."""
+        return bool(self._started.get(host_id))
 
     def lived(self, host_id: str, now_s: float) -> list[Started]:
         """The VMMs of a host that have lived long enough since the last call."""

@@ -224,8 +224,9 @@ def put_outcome(order: int, outcome: Outcome) -> pb.Answer:
     match outcome:
         case Created(uid, reply):
             return pb.Answer(order=order, uid=uid, payload=reply)
-        case Denied(code, text, trailers):
-            return pb.Answer(order=order, code=code, text=text, trailers=put_metadata(trailers))
+        case Denied(code, text, trailers, unclear):
+            metadata = put_metadata(trailers)
+            return pb.Answer(order=order, code=code, text=text, trailers=metadata, unclear=unclear)
         case Failed(code, text, trailers):
             metadata = put_metadata(trailers)
             return pb.Answer(order=order, kind=pb.Answer.FAILED, code=code, text=text, trailers=metadata)
@@ -250,5 +251,5 @@ def get_outcome(host_id: str, answer: pb.Answer) -> Outcome:
         return Unknown("its answer names no microVM")
     if answer.code == 0:
         return Created(answer.uid, answer.payload)
-    kind = Failed if failed else Denied
-    return kind(bounds.status(answer.code), answer.text, get_metadata(answer.trailers))
+    code, metadata = bounds.status(answer.code), get_metadata(answer.trailers)
+    return Failed(code, answer.text, metadata) if failed else Denied(code, answer.text, metadata, answer.unclear)

@@ -596,12 +596,15 @@ class Answer(_message.Message):
     REFUSAL_FIELD_NUMBER: _builtins.int
     HEADERS_FIELD_NUMBER: _builtins.int
     TRAILERS_FIELD_NUMBER: _builtins.int
+    UNCLEAR_FIELD_NUMBER: _builtins.int
     order: _builtins.int
     kind: Global___Answer.Kind.ValueType
     code: _builtins.int
     text: _builtins.str
     payload: _builtins.bytes
     uid: _builtins.str
+    unclear: _builtins.bool
+    """REPLIED to a create, by an error text that the agent does not know: maybe the host's own fault"""
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
     @_builtins.property
@@ -620,10 +623,11 @@ class Answer(_message.Message):
         refusal: Global___Refusal | None = ...,
         headers: _abc.Iterable[Global___Pair] | None = ...,
         trailers: _abc.Iterable[Global___Pair] | None = ...,
+        unclear: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["refusal", b"refusal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "headers", b"headers", "kind", b"kind", "order", b"order", "payload", b"payload", "refusal", b"refusal", "text", b"text", "trailers", b"trailers", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "headers", b"headers", "kind", b"kind", "order", b"order", "payload", b"payload", "refusal", b"refusal", "text", b"text", "trailers", b"trailers", "uid", b"uid", "unclear", b"unclear"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
