@@ -64,7 +64,9 @@ class CommandError(click.ClickException):
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Write the first line in red, then the rest of the message (a child process's log) as it is."""
-        line, _, rest = self.message.partition("\n")
+        from billet.show.plain import plain  # rich takes long to import
+
+        line, _, rest = plain(self.message, lines=True).partition("\n")
         click.secho(f"billet: {line}", err=file is None, file=file, fg="red")
         if rest:
             click.echo(rest, err=file is None, file=file)

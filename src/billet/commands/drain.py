@@ -15,7 +15,7 @@ import click
 
 from billet.commands.confirm import confirm, yes_option
 from billet.commands.lists import as_dicts
-from billet.commands.options import FiniteFloat, client_options, console, output_option
+from billet.commands.options import FiniteFloat, client_options, console, output_option, say
 from billet.core.errors import BilletError, HostVerdict, says_not_found
 from billet.core.plural import counted
 
@@ -124,7 +124,7 @@ def _evict(client: Client, name: str, at_once: int, pace_s: float, evicted: list
             delete(client, row["uid"])
             evicted.append(row["uid"])
             after = len(left.evictable) - batch.index(row) - 1
-            click.echo(f"{name}: deleted {row['namespace']}/{row['name']} ({row['uid']}); {after} to go", err=True)
+            say(f"{name}: deleted {row['namespace']}/{row['name']} ({row['uid']}); {after} to go", err=True)
         if not batch and len(left.moving) != waiting_for:
             click.echo(f"{name}: {len(left.moving)} in progress, {len(left.evictable)} to go", err=True)
         waiting_for = len(left.moving)

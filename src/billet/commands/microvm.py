@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from billet.commands.options import FiniteFloat, client_options, console, output_option
+from billet.commands.options import FiniteFloat, client_options, console, output_option, say
 from billet.core.errors import BilletError, Unreachable
 from billet.core.plural import counted
 
@@ -154,7 +154,7 @@ def _summary(failures: list[FailedCall], tried: int, wanted: int) -> BilletError
     if wanted == 1:
         return failures[0].error
     for failure in failures:
-        click.echo(f"{failure.name}: {failure.error.text}", err=True)
+        say(f"{failure.name}: {failure.error.text}", err=True)
     rest = f"; {counted(wanted - tried, 'other')} not tried" if tried < wanted else ""
     return BilletError(f"{len(failures)} of {wanted} failed: {', '.join(each.name for each in failures)}{rest}")
 

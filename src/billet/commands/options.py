@@ -17,6 +17,7 @@ from billet.config import STORE_FIELDS, ServerConfig
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
 from billet.settings import SINGULAR, SettingInfo, check_endpoint, flag
+from billet.show.plain import PlainConsole, plain
 
 if TYPE_CHECKING:
     from billet.client import Address
@@ -229,8 +230,13 @@ def secret(name: str, path: str, given: str) -> str:
 
 def console() -> Console:
     """The console for tables. Into a pipe it is 250 columns wide, so that `grep` sees whole lines."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=250)
+    terminal = PlainConsole()
+    return terminal if terminal.is_terminal else PlainConsole(width=250)
+
+
+def say(sentence: str, err: bool = False) -> None:
+    """Print one line, in which names may have been chosen by clients."""
+    click.echo(plain(sentence), err=err)
 
 
 def print_sentence(screen: Console, line: str) -> None:

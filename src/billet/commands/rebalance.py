@@ -15,7 +15,7 @@ import click
 from billet.commands.confirm import confirm, yes_option
 from billet.commands.drain import POLL_S, Row, delete, remaining_on_host
 from billet.commands.lists import as_dicts
-from billet.commands.options import FiniteFloat, client_options, console, output_option, print_sentence
+from billet.commands.options import FiniteFloat, client_options, console, output_option, print_sentence, say
 from billet.core.constraints import read
 from billet.core.corrections import Discount
 from billet.core.errors import BilletError
@@ -208,7 +208,7 @@ def _apply(
 
 def _move(client: Client, move: Move, count: str, wait_s: float) -> dict[str, Any]:
     """Delete one microVM and wait until its controller has recreated it. BilletError if that takes too long."""
-    click.echo(f"{count}: deleting {move.name} ({move.uid}) on {move.source}; expected on {move.target}", err=True)
+    say(f"{count}: deleting {move.name} ({move.uid}) on {move.source}; expected on {move.target}", err=True)
     delete(client, move.uid)
     begun_s = time.monotonic()
     while time.monotonic() - begun_s < wait_s:
@@ -216,7 +216,7 @@ def _move(client: Client, move: Move, count: str, wait_s: float) -> dict[str, An
         if row:
             took_s = time.monotonic() - begun_s
             cov = evenness(read_fleet(client).places)
-            click.echo(f"{count}: recreated on {row['host']} after {took_s:.1f} s; CoV is {cov:.3f}", err=True)
+            say(f"{count}: recreated on {row['host']} after {took_s:.1f} s; CoV is {cov:.3f}", err=True)
             return {"name": move.name, "source": move.source, "expected": move.target, "target": row["host"],
                     "uid": row["uid"], "seconds": round(took_s, 3), "cov": cov}  # fmt: skip
         time.sleep(POLL_S)

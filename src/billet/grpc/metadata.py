@@ -16,7 +16,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 _SECONDS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 _TIMEOUT_DIGITS = 8
-_TEXT_CHARS = 8192  # a longer status text is cut
+_TEXT_BYTES = 4096  # a status text that is longer as it is sent is cut; some clients take 8 KiB of trailers in all
 _PLAIN = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"  # what a status text may have beside letters and digits; no "%"
 _OWN = {b"te", b"content-type", b"user-agent", b"content-length"}  # the transport's own headers
 _PASSED = {b"grpc-status-details-bin", b"grpc-tags-bin", b"grpc-trace-bin"}  # users' own, despite their prefix
@@ -98,7 +98,10 @@ def decode_timeout(value: bytes) -> float:
 
 def encode_text(text: str) -> bytes:
     """A status text for the grpc-message header, which has no spaces at its ends."""
-    encoded = quote(text[:_TEXT_CHARS], safe=_PLAIN, errors="replace")
+    encoded = quote(text[:_TEXT_BYTES], safe=_PLAIN, errors="replace")
+    while len(encoded) > _TEXT_BYTES:
+        text = text[: min(len(text), _TEXT_BYTES) * _TEXT_BYTES // len(encoded)]
+        encoded = quote(text, safe=_PLAIN, errors="replace")
     inner = encoded.strip(" ")
     before = len(encoded) - len(encoded.lstrip(" "))
     return ("%20" * before + inner + "%20" * (len(encoded) - before - len(inner))).encode() if inner else b""

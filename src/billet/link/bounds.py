@@ -12,6 +12,7 @@ from billet.wire.pb import link_pb2 as pb
 
 NAME_CHARS = 256
 TEXT_CHARS = 1024
+ERROR_CHARS = 4096
 LABELS = 64
 LABEL_KEY_CHARS = 317  # as Kubernetes: a prefix of 253, a slash, a name of 63
 LABEL_VALUE_CHARS = 4096
@@ -37,6 +38,12 @@ def clean(text: str, most: int = TEXT_CHARS) -> str:
     """A text for people, with what cannot be printed replaced and the rest cut off."""
     text = text[:most]
     return text if text.isprintable() else "".join(char if char.isprintable() else "?" for char in text)
+
+
+def error(text: str) -> str:
+    """An error's text from a host: flintlockd's own may have several lines, and is longer than others."""
+    text = text[:ERROR_CHARS]
+    return "".join(char if char.isprintable() or char in "\n\t" else "?" for char in text)
 
 
 def labels(given: Mapping[str, str]) -> dict[str, str]:

@@ -13,6 +13,7 @@ from billet.adapters.tls_errors import address_of
 from billet.core.errors import Unreachable
 from billet.core.identity import Claim
 from billet.core.model import Host
+from billet.link import bounds
 from billet.link.outbox import Inbox, Outbox
 from billet.link.standing import Standing
 from billet.link.streams import Pipe
@@ -158,6 +159,7 @@ class AgentConnection(WSListener):
         """Hand an answer to the order that waits for it, if it still waits."""
         future = self._orders.pop(answer.order, None)
         if future and not future.done():
+            answer.text = bounds.error(answer.text)
             future.set_result(answer)
 
     def abandon_orders(self, why: str) -> None:

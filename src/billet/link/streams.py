@@ -166,7 +166,7 @@ async def receive_all(pipe: Pipe, told: ReplyMetadata) -> AsyncIterator[bytes]:
             continue
         told.trailers = get_metadata(piece.trailers)
         if piece.code != Code.OK:
-            raise HostVerdict(bounds.status(piece.code), piece.text, told.trailers)
+            raise HostVerdict(bounds.status(piece.code), bounds.error(piece.text), told.trailers)
 
 
 async def copy_all(pipe: Pipe, opening: pb.OpenStream, flintlock: Flintlock) -> pb.Piece:

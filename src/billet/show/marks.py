@@ -6,6 +6,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from billet.show.plain import PlainTable
+
 EIGHTHS = " ▏▎▍▌▋▊▉"
 STATE_STYLES = {
     "READY": "green", "AWAY": "red", "DAEMON_DOWN": "red", "CORDONED": "yellow", "SUSPECT": "yellow",
@@ -66,7 +68,7 @@ def size(count_bytes: int) -> str:
 
 def table(*columns: str, title: str = "") -> Table:
     """A table without frames. ">" before a column's title aligns it right; "~" lets it fold on a narrow terminal."""
-    frameless = Table(
+    frameless = PlainTable(
         box=SIMPLE_HEAD,
         title=title or None,
         title_justify="left",

@@ -33,6 +33,8 @@ def poison(vm: types.MicroVMSpec) -> str:
                 f"{what} {name!r} has a slash or backslash, after which flintlockd can list no microVM any more, or "
                 "never deletes this one: use letters, digits, '-', '_' and '.'"
             )
+        if not name.isprintable():
+            return f"{what} {name!r} has characters that cannot be printed, which flintlockd refuses too"
     for nic in vm.interfaces:
         if nic.HasField("overrides") and not nic.overrides.HasField("bridge_name"):
             return (
@@ -48,7 +50,13 @@ def poison(vm: types.MicroVMSpec) -> str:
 
 
 def refuse_oversized(vm: types.MicroVMSpec, labels: Mapping[str, str]) -> None:
-    """Raise InvalidRequest if the placement's record would be too large. `labels`: those that Billet keeps."""
+    """Raise InvalidRequest if the placement's record would be too large, or its labels could not be shown.
+
+    `labels`: those that Billet keeps.
+    """
+    for key, value in labels.items():
+        if not (key + value).isprintable():
+            raise InvalidRequest(f"label {key!r} has characters that cannot be printed")
     for field, text in (("id", vm.id), ("namespace", vm.namespace)):
         if len(text.encode()) > NAME_MAX_BYTES:
             raise InvalidRequest(f"{field} has {len(text.encode())} bytes; at most {NAME_MAX_BYTES} are allowed")
