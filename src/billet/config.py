@@ -94,7 +94,7 @@ class ServerConfig:
         "0.0.0.0:9095", LINK, "Address on which agents connect. Port 0 = any free port.", kind="endpoint"
     )
     link_token: str = setting(
-        "", LINK, "Secret that agents and the other servers must present; the same on all of them."
+        "", LINK, "Secret that agents and servers present to each other; the same on all of them."
         " Required without --link-insecure.", kind="secret",
     )  # fmt: skip
     link_tls_cert: str = setting(

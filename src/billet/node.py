@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from billet.api.http import http_app
 from billet.api.http_server import HttpServer
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import exposition
+from billet.api.servers import Secrets
 from billet.api.stale_reads import StaleReads
 from billet.config import ServerConfig
 from billet.core.errors import BilletError, ConfigError, StoreUnreachable
@@ -37,7 +38,7 @@ from billet.store.archive import LogArchive
 from billet.store.auction_log import AuctionLog
 from billet.store.open import open_store
 from billet.wire import tls
-from billet.wire.headers import FORWARDED, proof, token_of
+from billet.wire.headers import FORWARDED, token_of
 
 log = structlog.get_logger()
 
@@ -73,12 +74,12 @@ class Node:
         self._link = LinkServer(
             config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3, bool(config.link_client_ca)
         )
-        self._proof = proof(config.link_token)
+        self._secrets = Secrets(config.link_token, self._clock.monotonic_s)
         self._proxy = LeaderProxy(lambda request, metadata: token_of(request, metadata, new_id), config.hold_s)
         self._tls = tls.TlsSettings(
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
-        self._listeners = GrpcListeners(config, self._proxy, self._proof, self._tls)
+        self._listeners = GrpcListeners(config, self._proxy, self._secrets.accepts, self._tls)
         self._http = HttpServer(http_app(self._proxy, config.basic_auth_token, self._metrics), self._tls)
         # Its own address follows in `start`: a port of 0 is known only once it is bound.
         factories = Factories(self._leadership, self._service, self._stale_reads, self._forward)
@@ -102,6 +103,7 @@ class Node:
             config.id,
             reachable(config.grpc_endpoint, grpc_ports[0], config.advertise_host),
             reachable(config.link_endpoint, link_port, config.advertise_host),
+            self._secrets.own,
         )
         zones = [
             (zone, reachable(endpoint, port, config.advertise_host))
@@ -145,6 +147,7 @@ class Node:
     # What one term, or one leader, needs (leader.server.Factories).
 
     def _leadership(self, ledger: Ledger) -> Leadership:
+        self._secrets.leads()
         return open_leadership(ledger, self._link, self._clock, leader_settings(self._config), self._archive)
 
     def _service(self, leadership: Leadership) -> FlintlockService:
@@ -154,16 +157,20 @@ class Node:
         return StaleReads(service, ended_s, self._clock.monotonic_s)
 
     def _forward(self, leader: Leader) -> LeaderForward:
-        return LeaderForward(leader, self._tls, self._config.servers_ca, ((FORWARDED, self._proof),))
+        return LeaderForward(
+            leader, self._tls, self._config.servers_ca, ((FORWARDED, self._secrets.to_show(leader)),)
+        )
 
 
 class GrpcListeners:
     """leader.server.Listeners: the gRPC port for all zones, and one for each zone that has its own endpoint."""
 
-    def __init__(self, config: ServerConfig, proxy: LeaderProxy, proof: str, settings: tls.TlsSettings) -> None:
+    def __init__(
+        self, config: ServerConfig, proxy: LeaderProxy, is_server: Callable[[str], bool], settings: tls.TlsSettings
+    ) -> None:
         self._settings = settings
         self._servers = [
-            (endpoint, GrpcServer(proxy, config.basic_auth_token, proof, zone))
+            (endpoint, GrpcServer(proxy, config.basic_auth_token, is_server, zone))
             for zone, endpoint in (("", config.grpc_endpoint), *config.zones)
         ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from billet.core.identity import Claim, Verdict
@@ -20,6 +20,7 @@ class Leader:
     id: str
     grpc: str
     link: str
+    secret: str = field(default="", compare=False, repr=False)  # of servers that call it
 
 
 @dataclass(frozen=True, slots=True)

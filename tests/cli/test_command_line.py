@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from billet.cli import COMMANDS, main
-from billet.commands.options import build
+from billet.commands.options import build, secret
 from billet.config import ServerConfig
 from billet.config_agent import AgentConfig
 from billet.core.errors import ConfigError
@@ -224,3 +224,22 @@ def test_what_is_no_number_or_beyond_all_is_refused_before_anything_is_done(args
     option, value = args.split()[-2:]
     shown = float(value) if "range" in why else f"'{value}'"
     assert f"Invalid value for '{option}': {shown} {why}" in done.stderr
+
+
+SECRETS = ["link_token", "basic_auth_token", "etcd_password", "flintlock_token", "token"]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("content", ["", "\n", " \n\n"])
+def test_an_empty_file_for_a_secret_is_refused(tmp_path, name, content):
+    """Before the fix: it is the same as no token, so a server starts without authentication."""
+    path = tmp_path / "token"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match="which is empty: write the secret into it"):
+        secret(f"{name}_file", str(path), "")
+
+
+def test_a_server_with_an_empty_token_file_does_not_start(tmp_path):
+    (tmp_path / "token").touch()
+    with pytest.raises(ConfigError, match=r"--basic-auth-token-file is .* which is empty"):
+        build(ServerConfig, {"basic_auth_token_file": str(tmp_path / "token"), "basic_auth_token": ""})

@@ -189,7 +189,7 @@ async def flintlockd_and_channel(handler: Handler, stack: AsyncExitStack) -> tup
 
 
 async def serve(proxy: LeaderProxy, stack: AsyncExitStack) -> str:
-    server = GrpcServer(proxy, "", "proof")
+    server = GrpcServer(proxy, "", "proof".__eq__)
     port = await server.listen("127.0.0.1:0", INSECURE)
     stack.push_async_callback(server.stop, 0.0)
     return f"127.0.0.1:{port}"

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from hmac import compare_digest
+from collections.abc import AsyncIterator, Callable
 
 import structlog
 
@@ -56,14 +55,15 @@ SERVICES = [
 class GrpcServer:
     """One listening gRPC server in front of a Backend.
 
-    `token` is the Basic token required from clients, "" = none. `proof` is the secret of servers that forward calls.
+    `token` is the Basic token required from clients, "" = none. `is_server` decides by its secret whether
+    another server calls.
     `zone`, unless "", is the zone that creates through this address are constrained to.
     """
 
-    def __init__(self, backend: Backend, token: str, proof: str, zone: str = "") -> None:
+    def __init__(self, backend: Backend, token: str, is_server: Callable[[str], bool], zone: str = "") -> None:
         self._backend = backend
         self._token = token
-        self._proof = proof
+        self._is_server = is_server
         self._zone = {ZONE: zone} if zone else {}
         self._health = health.Health()
         self._server = new_server(
@@ -100,11 +100,17 @@ class GrpcServer:
             raise RpcError(Code.UNAUTHENTICATED, problem)
 
     def _metadata(self, call: ServerCall) -> dict[str, str]:
-        """The call's metadata. Headers reserved for servers are dropped unless the caller presents the proof."""
+        """The call's metadata. Headers reserved for servers are dropped unless another server calls.
+
+        Raises LeaderLost for a server that knows another secret: it forwards the call to whoever leads next. As a
+        client's call it might be carried out twice.
+        """
         pairs = call.metadata
         texts = {key: value for key, value in pairs if isinstance(value, str)}
-        if not compare_digest(texts.get(FORWARDED, "").encode(), self._proof.encode()):
+        if FORWARDED not in texts:
             texts = {key: value for key, value in texts.items() if key not in INTERNAL} | self._zone
+        elif not self._is_server(texts[FORWARDED]):
+            raise LeaderLost("the call was forwarded with a secret that is not this leader's")
         return CallMetadata(texts, pairs)
 
     async def _unary(self, request: bytes, call: ServerCall) -> bytes:
@@ -122,8 +128,9 @@ class GrpcServer:
 
     async def _stream(self, call: ServerCall) -> None:
         told = ReplyMetadata()
-        left_s, metadata = call.time_left_s(), self._metadata(call)
+        left_s = call.time_left_s()
         try:
+            metadata = self._metadata(call)
             async with closing(self._backend.stream(call.method, _requests(call), left_s, metadata, told)) as replies:
                 async for reply in replies:
                     call.start(told.headers)

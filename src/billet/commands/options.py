@@ -219,9 +219,12 @@ def secret(name: str, path: str, given: str) -> str:
     if given:
         raise ConfigError(f"{flag(name)} and {flag(name.removesuffix('_file'))} are both set; drop one of them")
     try:
-        return Path(path).read_text().rstrip("\r\n")
+        content = Path(path).read_text().rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{flag(name)} is {path!r}, which cannot be read: {error}") from None
+    if not content.strip():  # no secret would be no protection
+        raise ConfigError(f"{flag(name)} is {path!r}, which is empty: write the secret into it, or drop the setting")
+    return content
 
 
 def console() -> Console:

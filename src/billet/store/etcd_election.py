@@ -82,21 +82,21 @@ class Election:
     async def leaders(self) -> AsyncIterator[Leader | None]:
         """See ports.Store."""
         known_s = time.monotonic()
-        told: list[Leader | None] = []  # the last answer, once there is one
+        told: list[bytes] = []  # the record of the last answer, once there is one; b"" = nobody leads
         while True:
             try:
                 standing = await self.standing(limit=1, within_s=self._ttl_s / 3)
-                now = read_leader(standing.kvs[0].value) if standing.kvs else None
+                record = standing.kvs[0].value if standing.kvs else b""
                 known_s, revision = time.monotonic(), standing.header.revision
             except StoreError:
                 self._client.check_open()
                 await asyncio.sleep(PAUSE_S)
                 if time.monotonic() - known_s < self._ttl_s:
                     continue
-                now, revision = None, 0
-            if [now] != told:
-                told = [now]
-                yield now
+                record, revision = b"", 0
+            if [record] != told:
+                told = [record]
+                yield read_leader(record) if record else None
             if revision:
                 await self._changed(revision)
 

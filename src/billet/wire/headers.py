@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from hashlib import blake2b, sha256
+from hashlib import blake2b
 
 from billet.core.errors import InvalidRequest
 from billet.core.model import REQUESTED
@@ -40,8 +40,3 @@ def token_of(request: bytes, metadata: Mapping[str, str], new_id: Callable[[], s
             f"the request id has {len(wanted)} characters; at most {REQUEST_ID_MAX_CHARS} are allowed"
         )
     return REQUESTED + blake2b(f"{namespace}\0{wanted}".encode(), digest_size=16).hexdigest()
-
-
-def proof(link_token: str) -> str:
-    """The proof, sent with a forwarded call, that the caller is a server: a hash of the link token."""
-    return sha256(f"forwarded\0{link_token}".encode()).hexdigest()
