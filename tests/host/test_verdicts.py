@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from billet.adapters.flintlock import GrpcFlintlock
 from billet.core.errors import Code
 from billet.fake.faults import ALWAYS, Fault, FaultKind
 from billet.host import flintlockd
 from billet.host.verdicts import Meaning, meaning
 from billet.ports import Created, Denied, Failed, Unknown
+from billet.wire import flintlock as wire
 from tests.cluster.clients import eventually
 from tests.host.test_agent import Pair, order, pair  # noqa: F401
 
@@ -84,6 +86,17 @@ async def test_a_locked_record_is_tried_again_on_the_same_host(pair: Pair) -> No
     fake.faults.add(refuse(LOCKED))
     assert await agent.create(order("01LOCKED")) == Failed(Code.UNKNOWN, LOCKED)
     assert fake.stats()["creates_accepted"] == 1
+
+
+async def test_promise_1_a_create_is_not_sent_again_once_its_room_is_gone(pair: Pair) -> None:  # noqa: F811
+    """Somebody creates a microVM on the host directly, between two tries (seed 3635 of the simulator)."""
+    _, fake = pair
+    fake.faults.add(refuse(LOCKED, count=1))
+    client = GrpcFlintlock(fake.grpc_address)
+    daemon = flintlockd.Daemon("h1", client, wire)
+    assert await daemon.create(order("01FULL"), lambda: False) == Failed(Code.UNKNOWN, LOCKED)
+    assert fake.stats()["creates_accepted"] == 0
+    await client.close()
 
 
 @pytest.mark.parametrize("text", [PUBLISHING, COMMITTING])

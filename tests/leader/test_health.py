@@ -384,7 +384,7 @@ def test_who_is_refused_is_looked_at_anew_only_when_a_memory_changes(
     for _ in range(10):
         assert list(rig.refused()) == ["h0"]
         assert rig.suspects() == ["h0"]
-        assert rig.penalties() == {"h0": PENALTY}
+        assert rig.penalties() == {"h0": 2 * PENALTY}
     assert len(looks) == 1
 
 

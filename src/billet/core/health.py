@@ -23,7 +23,7 @@ LAST_TRY_S = 300.0  # most seconds between two tries
 FORGET_S = 900.0  # a memory that nothing has confirmed for so long says nothing any more
 TEXT_MAX = 160  # characters of a failure's text that are kept
 KEPT = 16  # failures kept per host
-PENALTY = 2.0  # added to the score: more than a full host costs
+PENALTY = 2.0  # that each adds to the score: more than a full host costs
 
 CROWD = 8  # microVMs placed on a host since its last finished boot, from which it ranks behind hosts that boot
 
@@ -178,9 +178,12 @@ def _weight(health: Health) -> float:
 
 
 def trouble(health: Health, worst_ones: Collection[str], host_id: str, now_s: float) -> Trouble:
-    """What failures add to a host's score until its next try; for good if it is spared because others are worse."""
+    """What failures add to a host's score until its next try; for good if it is spared because others are worse.
+
+    Each adds, so that a long wait on the last good host of a small fleet is no reason to go back to the broken ones.
+    """
     if now_s < health.next_try_s or (health.suspect and host_id not in worst_ones):
-        return Trouble(PENALTY, health.why(now_s))
+        return Trouble(PENALTY * len(health.failures), health.why(now_s))
     return NO_TROUBLE
 
 

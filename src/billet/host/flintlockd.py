@@ -114,11 +114,14 @@ class Daemon:
         self._flintlock = flintlock
         self._codec = codec
 
-    async def create(self, order: CreateOrder) -> Outcome:
-        """Send a create and return its outcome; look the token up when the answer is lost."""
+    async def create(self, order: CreateOrder, fits: Callable[[], bool] = lambda: True) -> Outcome:
+        """Send a create and return its outcome; look the token up when the answer is lost.
+
+        `fits`: whether the host still has room for it: others may take that before it is sent again.
+        """
         if not await self._flintlock.ready(min(CONNECT_S, order.timeout_s)):
             return NotTaken(Refusal(self._host_id, Reason.DAEMON_AWAY))
-        outcome = self._interpret(await self._send(order))
+        outcome = self._interpret(await self._send(order, fits))
         if isinstance(outcome, Unsure):
             fault, outcome = outcome.fault, await self.look_up(order, outcome.cause, outcome.if_absent)
             if isinstance(outcome, Unknown):
@@ -141,7 +144,7 @@ class Daemon:
                 return Unsure(describe(reply), Denied(*answer, unclear=True))
         return Unsure(describe(reply), fault=reply.code == Code.UNKNOWN and reply.text != BROKEN)
 
-    async def _send(self, order: CreateOrder) -> Reply:
+    async def _send(self, order: CreateOrder, fits: Callable[[], bool]) -> Reply:
         """Send a create; send it again while its record is locked, since that has created nothing."""
         request = self._codec.with_token(order.request, order.token)
         reply = await self._flintlock.call(self._codec.CREATE, request, order.timeout_s)
@@ -149,6 +152,8 @@ class Daemon:
             if reply.code == Code.OK or meaning(reply.code, reply.text) is not Meaning.BUSY:
                 break
             await asyncio.sleep(tried * BUSY_PAUSE_S)
+            if not fits():
+                break
             reply = await self._flintlock.call(self._codec.CREATE, request, order.timeout_s)
         return reply
 

@@ -147,11 +147,17 @@ class Orders:
             return None
         return bidding.no_room(host_id, self._host.allocatable, self._inventory.taken, order.demand)
 
+    def _fits(self) -> bool:
+        """Whether all that is on the host and all creates in hand have room."""
+        return self._host.allocatable.covers(self._inventory.taken)
+
     async def _create(self, order: CreateOrder, look_first: bool) -> Outcome:
         outcome: Outcome = Unknown("the agent was stopped")
         try:
             outcome = await (
-                self._daemon.look_up(order, "an earlier attempt") if look_first else self._daemon.create(order)
+                self._daemon.look_up(order, "an earlier attempt")
+                if look_first
+                else self._daemon.create(order, self._fits)
             )
         finally:
             self._doing.pop(order.token, None)

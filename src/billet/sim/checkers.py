@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from billet.core.errors import Code, says_not_found
-from billet.core.model import ZERO, Placement, PlacementState, Resources
+from billet.core.model import ZERO, Placement, PlacementState, Reason, Resources
 from billet.core.questions.record import faithful
 from billet.core.state import PutPlacement
 from billet.sim.checker_state import CheckerState, Violation, takes_room, total
@@ -248,7 +248,10 @@ def hosts_are_the_truth(history: Sequence[Event]) -> Iterator[Violation]:
             case Quiescent(at_s, found):
                 yield from (Violation(6, at_s, text) for text in found)
             case Answered(at_s, _, "probe", kind, name, uid, code, text):
-                well = code == Code.OK or (kind == "create" and code == Code.RESOURCE_EXHAUSTED)
+                waits = (
+                    Reason.SUSPECT.value in text
+                )  # until the next try of a host that has failed; the others are full
+                well = code == Code.OK or (kind == "create" and (waits or code == Code.RESOURCE_EXHAUSTED))
                 if not well and uid not in state.released:
                     yield Violation(6, at_s, f"the {kind} of {name} fails after all faults have ended: {code} {text}")
 
