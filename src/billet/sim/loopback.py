@@ -22,7 +22,25 @@ SLOW_S = 8.0  # the longest delay of a call; with all other delays less than the
 BROKE = Reply(Code.UNAVAILABLE, "connection reset", b"")
 
 
-class Loopback:
+class UnaryOnly:
+    """The part of ports.Flintlock that the simulation does not use."""
+
+    def stream(
+        self,
+        method: str,
+        requests: AsyncIterator[bytes],
+        timeout_s: float | None,
+        metadata: Metadata = (),
+        told: ReplyMetadata | None = None,
+    ) -> AsyncIterator[bytes]:
+        """See ports.Flintlock. Not used in the simulation."""
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """See ports.Flintlock."""
+
+
+class Loopback(UnaryOnly):
     """ports.Flintlock for one start of an agent."""
 
     def __init__(self, world: World, daemon: Flintlockd, agent: SimProcess, host_id: str) -> None:
@@ -71,20 +89,6 @@ class Loopback:
         finally:
             timer.cancel()
             process.at_death.remove(died)
-
-    def stream(
-        self,
-        method: str,
-        requests: AsyncIterator[bytes],
-        timeout_s: float | None,
-        metadata: Metadata = (),
-        told: ReplyMetadata | None = None,
-    ) -> AsyncIterator[bytes]:
-        """See ports.Flintlock. Not used in the simulation."""
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """See ports.Flintlock."""
 
     def _look_at(self, method: str, request: bytes, reply: Reply) -> None:
         """Note which microVMs flintlockd has said to delete, by its latest answer about each."""

@@ -9,7 +9,7 @@ because one of its microVMs is recorded. Otherwise nobody could tell which of th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from random import Random
 
@@ -18,7 +18,7 @@ from picows import WSListener
 from billet.adapters.identity import KeyIdentity
 from billet.core.errors import NOT_FOUND, Code
 from billet.core.identity import LARGEST_TERM
-from billet.core.metadata import Metadata, ReplyMetadata
+from billet.core.metadata import Metadata
 from billet.core.model import Host
 from billet.core.state import State, holds_room
 from billet.host.agent import Agent, Measured
@@ -30,7 +30,7 @@ from billet.sim.flintlockd import SimVm, unknown, wrapped
 from billet.sim.history import HUGE, HostMade
 from billet.sim.hosts import REPORT_S, SimDial, SimMachine
 from billet.sim.loop import SimProcess
-from billet.sim.loopback import Loopback
+from billet.sim.loopback import Loopback, UnaryOnly
 from billet.sim.network import Network
 from billet.sim.servers import SimServer
 from billet.sim.world import SimClock, World
@@ -39,7 +39,7 @@ from billet.wire import flintlock as wire
 TERMS = (HUGE, HUGE, LARGEST_TERM, LARGEST_TERM + 1, (1 << 64) - 1)  # that no leader had; the last two cannot be
 
 
-class EmptyFlintlockd:
+class EmptyFlintlockd(UnaryOnly):
     """ports.Flintlock of a machine without microVMs."""
 
     async def ready(self, timeout_s: float) -> bool:
@@ -49,20 +49,6 @@ class EmptyFlintlockd:
     async def call(self, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
         """See ports.Flintlock."""
         return Reply(Code.OK, "", b"") if method == wire.LIST else Reply(Code.UNKNOWN, NOT_FOUND, b"")
-
-    def stream(
-        self,
-        method: str,
-        requests: AsyncIterator[bytes],
-        timeout_s: float | None,
-        metadata: Metadata = (),
-        told: ReplyMetadata | None = None,
-    ) -> AsyncIterator[bytes]:
-        """See ports.Flintlock. Not used in the simulation."""
-        raise NotImplementedError
-
-    async def close(self) -> None:
-        """See ports.Flintlock."""
 
 
 class CopyingFlintlockd(EmptyFlintlockd):
