@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
-from billet.core.model import Resources
+from billet.core.model import Auction, Resources
 from billet.core.questions.record import AuctionRecord
 from billet.core.scoring import Weights
 from billet.whatif.measures import balance
@@ -18,6 +19,7 @@ from tests.harness import HostPlan
 
 SHAPES = ((1, 2), (1, 4), (2, 4), (2, 8), (4, 8), (4, 16), (8, 16))  # vCPU, GiB
 MARK_EVERY = 50  # decisions
+ORDERS = 20
 WINDOW = 32  # decisions in a row among which a herd would show
 
 
@@ -35,24 +37,45 @@ async def create_all(clients: Clients, count: int, at_once: int) -> list[str]:
     return uids
 
 
-def as_the_simulator_says(plans: Sequence[HostPlan], records: Sequence[AuctionRecord]) -> None:
-    """CoV of what was awarded within a tenth of the simulator's, on the way and at the end; and no herd."""
-    records = sorted(records, key=lambda record: record.attempts[-1].slot)  # the stream in the order of decisions
+def as_the_simulator_says(plans: Sequence[HostPlan], records: Sequence[AuctionRecord], at_once: int) -> None:
+    """CoV of what was awarded as the simulator's for orders in which the same creates can come; and no herd.
+
+    On the way within a tenth of its mean: over 30 orders the simulator itself stays within 5 %. At the end only not
+    half as much again: the simulator's end differs by 25 % from order to order; random hosts end 5 times as high and
+    the better of two 1.6 to 3 times.
+    """
+    records = sorted(records, key=lambda record: record.attempts[-1].slot)  # in the order of decisions
     rooms = {plan.id: Resources(plan.vcpu, plan.memory_mib, plan.disk_mib, plan.max_vms) for plan in plans}
-    stream = Workload("live", rooms)
     taken = dict.fromkeys(rooms, Resources())
     live: list[float] = []
     for n, record in enumerate(records, 1):
-        demand = record.auction.demand
-        stream.events.append(Create(record.auction.id, demand))
-        taken[record.host] = taken[record.host].plus(demand)
+        taken[record.host] = taken[record.host].plus(record.auction.demand)
+        if n % MARK_EVERY == 0:
+            live.append(balance(list(rooms.values()), list(taken.values())).cov)
+    simulated = [_simulated(rooms, order) for order in _orders([record.auction for record in records], at_once)]
+    ways, ends = [sum(covs) for covs in simulated], [covs[-1] for covs in simulated]
+    assert abs(sum(live) - fmean(ways)) <= 0.1 * fmean(ways), (live, ways)
+    assert live[-1] <= 1.5 * fmean(ends), (live, ends)
+    _no_herd(rooms, records)
+
+
+def _simulated(rooms: Mapping[str, Resources], auctions: Sequence[Auction]) -> list[float]:
+    """CoV at each mark."""
+    stream = Workload("live", dict(rooms))
+    for n, auction in enumerate(auctions, 1):
+        stream.events.append(Create(auction.id, auction.demand))
         if n % MARK_EVERY == 0:
             stream.events.append(Mark(str(n)))
-            live.append(balance(list(rooms.values()), list(taken.values())).cov)
-    simulated = [balance.cov for balance in run(stream, own(Weights())).marks.values()]
-    assert abs(live[-1] - simulated[-1]) <= 0.1 * simulated[-1], (live, simulated)
-    assert abs(sum(live) - sum(simulated)) <= 0.1 * sum(simulated), (live, simulated)
-    _no_herd(rooms, records)
+    return [balance.cov for balance in run(stream, own(Weights())).marks.values()]
+
+
+def _orders(auctions: Sequence[Auction], at_once: int) -> Iterator[list[Auction]]:
+    """Orders in which these may be decided when so many are under way at once: the first is as it was."""
+    chance = random.Random(7)
+    yield list(auctions)
+    for _ in range(ORDERS - 1):
+        moved = [(n + chance.uniform(0, at_once), n) for n in range(len(auctions))]
+        yield [auctions[n] for _, n in sorted(moved)]
 
 
 def _no_herd(rooms: dict[str, Resources], records: Sequence[AuctionRecord]) -> None:

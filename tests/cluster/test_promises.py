@@ -77,7 +77,7 @@ async def test_promises_1_and_2_no_host_is_ever_overcommitted(start: Start, stor
     rooms = {"vcpu": VCPUS, "memory_mib": MEMORY_MIB}
     cluster, clients = await start(20, store, **rooms, boot_mean_s=0.0, together=True)
     uids = await balance.create_all(clients, 400, at_once=32)
-    balance.as_the_simulator_says(cluster.plans, await stored_records(cluster, 400))
+    balance.as_the_simulator_says(cluster.plans, await stored_records(cluster, 400), at_once=32)
     await sweep(cluster, clients, uids)
     limits = {plan.id: plan.vcpu for plan in cluster.plans}
     for turn in range(3):
