@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from billet.core.errors import BilletError, Code, LeaderLost
+from billet.core.metadata import Metadata
+from billet.ports import Answer
 from billet.sim.loop import SimProcess
 
 if TYPE_CHECKING:
@@ -20,13 +22,14 @@ class Said(NamedTuple):
     text: str
     payload: bytes = b""
     answered: bool = False
+    trailers: Metadata = ()
 
 
 REFUSED = Said(Code.UNAVAILABLE, "connection refused")
 BROKE = Said(Code.UNAVAILABLE, "the connection broke")
 TOO_LATE = Said(Code.DEADLINE_EXCEEDED, "Deadline Exceeded", b"", True)
 
-Work = Callable[[], Coroutine[Any, Any, bytes]]
+Work = Callable[[], Coroutine[Any, Any, Answer]]
 
 
 class Arrival:
@@ -55,7 +58,8 @@ class Arrival:
 
     async def _run(self) -> None:
         try:
-            said = Said(Code.OK, "", await self._work(), True)
+            answer = await self._work()
+            said = Said(Code.OK, "", answer.payload, True, answer.trailers)
         except BilletError as error:
             said = Said(error.status, error.text, b"", not isinstance(error, LeaderLost))
         self._send(said)

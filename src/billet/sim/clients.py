@@ -19,7 +19,7 @@ from billet.sim.network import Network
 from billet.sim.servers import SimServer
 from billet.sim.world import World
 from billet.wire import flintlock as wire
-from billet.wire.headers import REQUEST_ID
+from billet.wire.headers import REQUEST_ID, STALE
 from billet.wire.pb import fleet_pb2
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -230,7 +230,8 @@ class Crowd:
         )
         world.tell(name, f"{kind} {what[-6:] or 'all'}: {answer}")
         state = wire.read_created(said.payload).state.name if kind == "get" and said.code == Code.OK else ""
-        world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text, state))
+        stale = any(key == STALE for key, _ in said.trailers)
+        world.note(Answered(world.now_s, asked_s, name, kind, what, uid, said.code, said.text, state, stale))
 
     async def _create_directly(self, name: str, chance: Random) -> None:
         """Create a microVM on a host that has room, bypassing Billet. Then perhaps get it through Billet."""

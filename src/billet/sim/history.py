@@ -233,7 +233,7 @@ class Listed(NamedTuple):
 
 class Answered(NamedTuple):
     """A client's call and its answer. `uid`: the microVM of the call, or of the answer to a create. `state`: of the
-    microVM in the answer to a Get."""
+    microVM in the answer to a Get. `stale`: the answer says that it was given without a leader."""
 
     at_s: float
     asked_s: float
@@ -244,6 +244,7 @@ class Answered(NamedTuple):
     code: int
     text: str
     state: str = ""
+    stale: bool = False
 
 
 class Recorded(NamedTuple):

@@ -73,7 +73,7 @@ class SimForward:
         work = partial(there.serve, method, request, timeout_s, forwarded)
         said = await self._net.call(self._here, there.id, there.process, work, timeout_s)
         if said.code == Code.OK:
-            return Answer(said.payload)
+            return Answer(said.payload, said.trailers)
         if said.code in UNANSWERED and not said.answered:
             raise LeaderLost("the leader does not answer; try again")
         raise HostVerdict(said.code, said.text)
@@ -126,13 +126,13 @@ class SimListeners:
         self._open = True
         self._calls = 0  # in flight
 
-    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> bytes:
+    async def call(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """A unary call from a client or another server. Raises BilletError."""
         if not self._open:
             raise LeaderLost("this server is stopping")
         self._calls += 1
         try:
-            return (await self._proxy.unary(method, request, timeout_s, metadata)).payload
+            return await self._proxy.unary(method, request, timeout_s, metadata)
         finally:
             self._calls -= 1
 
@@ -232,7 +232,7 @@ class SimServer:
         else:
             self.process.go_on()
 
-    async def serve(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> bytes:
+    async def serve(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         """A call from a client or another server. Raises BilletError."""
         if self._listeners is None:
             raise LeaderLost("this server is starting")

@@ -15,6 +15,14 @@ COSTS = 2  # failed creates
 NO_ROOM = frozenset({Reason.NO_VCPU, Reason.NO_MEMORY, Reason.NO_DISK, Reason.NO_SLOT})
 
 
+class Failure(NamedTuple):
+    """A create that a host failed at `at_s`, and when the leader surely knew."""
+
+    known_s: float
+    at_s: float
+    host: str
+
+
 class Given(NamedTuple):
     """An order that an auction gave to a host."""
 
@@ -31,16 +39,15 @@ def broken_hosts_cost_little(history: Sequence[Event]) -> Iterator[Violation]:
     fleet may be without orders. Whatever a host accepts may have booted, and clears it.
     """
     for leads_s, part in _terms(history):
-        failed_s = {(e.host, e.token): e.at_s for e in part if isinstance(e, Declined) and e.fault}
+        failed = [e for e in part if isinstance(e, Declined) and e.fault]
         cleared = [(e.at_s, e.host) for e in part if isinstance(e, Accepted | Parted)]
         records = [e for e in part if isinstance(e, Recorded) and _begun_s(e) > leads_s]
-        known = sorted(pair for event in records for pair in _known(event))
+        known = sorted(failure for event in records for failure in _known(event, failed))
         for given in (given for event in records for given in _given(event)):
             since_s = max((at_s for at_s, host in cleared if host == given.host and at_s <= given.at_s), default=0.0)
-            before = [(host, token) for at_s, host, token in known if at_s < given.at_s]
-            failing = {host for host, _ in before}
-            mine = [when_s for host, token in before if host == given.host
-                    if (when_s := failed_s.get((host, token), 0.0)) > since_s]  # fmt: skip
+            before = [failure for failure in known if failure.known_s < given.at_s]
+            failing = {failure.host for failure in before}
+            mine = {failure.at_s for failure in before if failure.host == given.host and failure.at_s > since_s}
             if len(mine) < COSTS or len(failing) > 1 or not given.others - failing:
                 continue
             if given.at_s < max(mine) + PAUSE_S:
@@ -64,15 +71,17 @@ def _begun_s(event: Recorded) -> float:
     return event.at_s - event.record.legs_ms["total"] / 1e3
 
 
-def _known(event: Recorded) -> Iterator[tuple[float, str, str]]:
-    """When the leader surely knew that a host had failed this create: when it decided without that host."""
+def _known(event: Recorded, failed: Sequence[Declined]) -> Iterator[Failure]:
+    """The failures that the leader surely knew of: when it decided without that host. A create may fail twice."""
     record = event.record
     known = set[str]()
     for attempt in record.attempts:
         for no in attempt.refusals:
             if no.reason is Reason.FAULT and no.host not in known:
                 known.add(no.host)
-                yield _decided_s(event, attempt), no.host, record.auction.id
+                known_s = _decided_s(event, attempt)
+                mine = [e.at_s for e in failed if (e.host, e.token) == (no.host, record.auction.id)]
+                yield Failure(known_s, max((at_s for at_s in mine if at_s <= known_s), default=0.0), no.host)
 
 
 def _given(event: Recorded) -> Iterator[Given]:
