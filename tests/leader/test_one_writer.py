@@ -7,24 +7,30 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 
-from billet.core.errors import CreateOutcomeUnknown, DeleteNotRecorded, StoreError
+from billet.api.fleet_service import NoRecordedAuctions
+from billet.api.flintlock_service import FlintlockService
+from billet.core.errors import Code, CreateOutcomeUnknown, DeleteNotRecorded, StoreError
 from billet.core.model import Auction, Bid, Facts, Host, Observed, PlacementState, VmState
 from billet.core.report import Report
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.leader import operator as operators
 from billet.leader.auctioneer import Auctioneer
 from billet.leader.jobs import Caller
+from billet.leader.leadership import Leadership
 from billet.leader.ledger import Ledger
 from billet.leader.rules import Rules
-from billet.ports import Created, CreateOptions, Leader, Outcome, Reply, Unknown
+from billet.ports import Created, CreateOptions, Hosts, Leader, Outcome, Reply, Unknown
 from billet.process import SystemClock
 from billet.store.sqlite import SqliteStore
+from billet.wire import flintlock as wire
+from billet.wire.headers import TOKEN
+from tests.cluster.clients import create_request
 from tests.leader.test_auctioneer import bids
-from tests.leader.test_reconciler import ROOM, SHAPE, LeaderTerm, eventually, place
+from tests.leader.test_reconciler import ROOM, SHAPE, LeaderTerm, eventually, place, row
 
 REPORT = Report(Facts(), 0.0, 0, 0, 0, 0, daemon_ok=True, interval_s=2.0)
 RESERVED, STARTED, RELEASING = PlacementState.RESERVED, PlacementState.STARTED, PlacementState.RELEASING
@@ -58,6 +64,8 @@ class OneHost:
 
     def __init__(self, *answers: Outcome) -> None:
         self.orders: list[str] = []
+        self.calls: list[tuple[str, str]] = []  # method and host
+        self.empty: set[str] = set()  # hosts without any microVM
         self._answers = list(answers)
 
     def instance(self, host_id: str) -> str:
@@ -73,7 +81,8 @@ class OneHost:
         return self._answers.pop(0)
 
     async def call(self, host_id: str, method: str, request: bytes, timeout_s: float, *more: object) -> Reply:
-        return Reply(0, "", b"")
+        self.calls.append((method, host_id))
+        return Reply(Code.UNKNOWN, "not found", b"") if host_id in self.empty else Reply(0, "", b"")
 
 
 class Rig(NamedTuple):
@@ -85,6 +94,15 @@ class Rig(NamedTuple):
     def auctioneer(self, hosts: OneHost) -> Auctioneer:
         ledger, ready = self.leader.ledger, self.leader.reconciler.ready
         return Auctioneer(ledger, hosts, ready, Rules(), SystemClock(), lambda recorder: None)  # type: ignore[arg-type]
+
+    def flintlock(self, hosts: OneHost) -> FlintlockService:
+        """What clients call. h1 has no microVM."""
+        hosts.empty.add("h1")
+        term = Leadership(
+            self.leader.ledger, self.auctioneer(hosts), self.leader.reconciler, cast("Hosts", hosts), Rules(),
+            cast("Any", None), cast("Any", None), cast("Any", None),
+        )  # fmt: skip
+        return FlintlockService(term, NoRecordedAuctions(), "s1")
 
     async def pass_time(self, seconds: float) -> None:
         """Let time pass, and the reconciler look."""
@@ -252,6 +270,51 @@ async def test_two_deletes_that_the_store_refuses_leave_the_ledger_as_the_store_
     gate.refuses = False
     await creates.delete(uid, "Delete", b"")
     assert leader.state_of("s") is await rig.stored("s") is RELEASING
+
+
+async def test_promise_4_a_delete_that_overtakes_the_record_of_its_create_is_kept(rig: Rig) -> None:
+    """A client lists the host's new microVM and deletes it, while the store is still writing the create's outcome.
+
+    Broken on purpose (the host's answer is passed on, as for an unknown uid): the ledger says STARTED, and when
+    flintlockd loses the Delete by the end of the boot, nobody sends it again.
+    """
+    leader, gate = rig
+    await rig.connect("h2")
+
+    async def shut(changes: Sequence[Change]) -> None:
+        gate.open.clear()  # after the reservation: the outcome waits
+
+    gate.after = shut
+    hosts = OneHost(Created("U2", b"reply"))
+    flintlock = rig.flintlock(hosts)
+    creating = asyncio.create_task(flintlock.unary(wire.CREATE, create_request("vm"), 5.0, {TOKEN: "t"}))
+    await eventually(lambda: hosts.orders == ["h2"])
+    deleting = asyncio.create_task(flintlock.unary(wire.DELETE, wire.with_uid("U2"), 5.0, {}))
+    await eventually(lambda: (wire.DELETE, "h2") in hosts.calls)
+    await asyncio.sleep(0.05)
+    assert not deleting.done()
+    gate.after = None
+    gate.open.set()
+    assert (await creating).payload == b"reply"
+    assert (await deleting).payload == b""
+    assert leader.state_of("t") is await rig.stored("t") is RELEASING
+
+
+async def test_promise_4_a_delete_of_a_microvm_whose_create_is_unknown_is_kept(rig: Rig) -> None:
+    """A client finds the microVM in a List, and deletes it before the leader has learnt of it.
+
+    Broken on purpose (the ledger forgets such Deletes): STARTED, once the host shows that it has lost the Delete.
+    """
+    leader, _ = rig
+    await rig.connect("h2")
+    hosts = OneHost(Unknown("the answer was lost"))
+    flintlock = rig.flintlock(hosts)
+    with pytest.raises(CreateOutcomeUnknown):
+        await flintlock.unary(wire.CREATE, create_request("vm"), 5.0, {TOKEN: "t"})
+    await flintlock.unary(wire.DELETE, wire.with_uid("U2"), 5.0, {})
+    leader.announce("h2", row("U2", "t"))
+    await eventually(lambda: leader.state_of("t") is not RESERVED)
+    assert leader.state_of("t") is await rig.stored("t") is RELEASING
 
 
 async def test_idle_time_does_not_count_while_flintlockd_hangs(rig: Rig) -> None:

@@ -130,14 +130,20 @@ class FlintlockService:
     async def _delete(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)
         if self._placement(uid, wire.DELETE) is None:
-            return Answer(await self._ask_all_hosts_for(uid, wire.DELETE, request))
+            delete = self._delete_unrecorded(uid, request)
+        else:
+            delete = self._leadership.auctioneer.delete(uid, wire.DELETE, request, from_client(metadata))
         # A client that disconnects must not stop it between the commit and the ledger.
-        deleting = asyncio.create_task(
-            self._leadership.auctioneer.delete(uid, wire.DELETE, request, from_client(metadata))
-        )
+        deleting = asyncio.create_task(delete)
         self._deletes.add(deleting)
         deleting.add_done_callback(self._deletes.discard)
         return Answer(await asyncio.shield(deleting))
+
+    async def _delete_unrecorded(self, uid: str, request: bytes) -> bytes:
+        """Delete a microVM without a placement; what the leader is only about to record is recorded as deleted."""
+        empty = await self._ask_all_hosts_for(uid, wire.DELETE, request)
+        await self._leadership.auctioneer.deleted(uid)
+        return empty
 
     async def _get(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)

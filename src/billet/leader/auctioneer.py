@@ -325,6 +325,13 @@ class Auctioneer:
             raise HostVerdict(reply.code, reply.text, reply.trailers)
         return reply.payload
 
+    async def deleted(self, uid: str) -> None:
+        """Record a Delete that the host accepted before the ledger knew the microVM. Errors as above."""
+        await self._ledger.deleted(uid)
+        if known := self._ledger.state.of_uid(uid):
+            async with self._ledger.hold(known.id):
+                await self._delete_records.write(known)
+
     def _releasing(self, known: Placement) -> Placement:
         """What a Delete makes of a placement. Only one that is STARTED is released by it."""
         if known.state is not PlacementState.STARTED:

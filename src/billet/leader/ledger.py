@@ -12,13 +12,14 @@ from typing import TypeVar
 import structlog
 
 from billet.core.errors import CommitOutcomeUnknown, CreateOutcomeUnknown, StaleTerm, StoreError
-from billet.core.model import Host, Placement
+from billet.core.model import Host, Placement, PlacementState
 from billet.core.reconcile import answered
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
 from billet.ports import Leader, Store, Term
 
 log = structlog.get_logger()
 
+DELETED_KEPT = 4096  # Deletes that wait for the record of their microVM; one that had none is never recorded
 AT_ONCE = 100  # commits that wait for the store together, of changes that need not be written together
 
 
@@ -57,12 +58,15 @@ class Ledger:
         self._amending: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by host
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by placement in hand
         self._writing: dict[str, asyncio.Event] = {}  # placements that the reconciler is writing
+        self._finishing: set[asyncio.Future[None]] = set()  # calls of `finish` in progress
+        self._deleted: dict[str, None] = {}  # uids that a host has agreed to delete, and that are not recorded yet
 
     async def claim(self, changes: Sequence[PutPlacement]) -> None:
         """Commit changes that take room or keep it. They are applied first, and undone when the store refuses them.
 
         Raises StoreError: StaleTerm and CommitOutcomeUnknown end the term, others mean that nothing was written.
         """
+        changes = [self._with_delete(change) for change in changes]
         undo = [self._inverse(change) for change in changes]
         for change in changes:
             apply(self.state, change)
@@ -78,12 +82,32 @@ class Ledger:
 
     async def finish(self, changes: Sequence[Change]) -> None:
         """Commit changes that give room back or leave it as it is. They are applied once they are durable."""
-        await self._commit(changes)
-        for change in changes:
-            before = self._held(change)
-            apply(self.state, change)
-            if before and not self._held(change):
-                self.gone(before)
+        changes = [self._with_delete(change) if isinstance(change, PutPlacement) else change for change in changes]
+        ended = asyncio.get_running_loop().create_future()
+        self._finishing.add(ended)
+        try:
+            await self._commit(changes)
+            for change in changes:
+                before = self._held(change)
+                apply(self.state, change)
+                if before and not self._held(change):
+                    self.gone(before)
+        finally:
+            self._finishing.discard(ended)
+            ended.set_result(None)
+
+    async def deleted(self, uid: str) -> None:
+        """A host has accepted a Delete of a microVM without a placement: one that is recorded later is RELEASING.
+
+        Waits for the commits in progress. If one of them was the microVM's record, it has a placement then.
+        """
+        self._deleted[uid] = None
+        if len(self._deleted) > DELETED_KEPT:
+            del self._deleted[next(iter(self._deleted))]
+        if self._finishing:
+            await asyncio.wait(set(self._finishing))
+        if self.state.of_uid(uid):
+            self._deleted.pop(uid, None)
 
     async def claim_each(self, changes: Sequence[PutPlacement]) -> None:
         """As `claim`, for changes that need not be written together."""
@@ -179,6 +203,13 @@ class Ledger:
             self.why = why
             self.over.set()
             self.wake.set()
+
+    def _with_delete(self, change: PutPlacement) -> PutPlacement:
+        """The record of a microVM that was deleted before it was recorded is RELEASING from the beginning."""
+        placement = change.placement
+        if placement.uid not in self._deleted or placement.state is not PlacementState.STARTED:
+            return change
+        return PutPlacement(replace(placement, state=PlacementState.RELEASING))
 
     def _held(self, change: Change) -> Placement | None:
         """The placement that a change is about, if it holds room now."""
