@@ -75,7 +75,9 @@ class Node:
             config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3, bool(config.link_client_ca)
         )
         self._secrets = Secrets(config.link_token, self._clock.monotonic_s)
-        self._proxy = LeaderProxy(lambda request, metadata: token_of(request, metadata, new_id), config.hold_s)
+        self._proxy = LeaderProxy(
+            lambda request, metadata: token_of(request, metadata, new_id), config.hold_s, config.creates
+        )
         self._tls = tls.TlsSettings(
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
@@ -201,6 +203,7 @@ def leader_settings(config: ServerConfig) -> LeaderSettings:
         config.shadow_weights,
         quotas=config.quota_of,
         suspect_share=config.max_suspect_percent / 100,
+        creates=config.creates,
     )
     return LeaderSettings(rules, config.resolve_after_s, config.fence_after_s, config.join == "approve")
 

@@ -12,6 +12,7 @@ import ngh2
 import structlog
 
 from billet.core.errors import Code
+from billet.core.shares import Shares
 from billet.grpc import metadata as md
 from billet.grpc.connection import Connection
 from billet.grpc.http2 import NO_ERROR, SETTING_STREAMS, SETTING_WINDOW
@@ -37,6 +38,7 @@ class Owner(Protocol):
 
     routes: Routes
     limits: Limits
+    held: Shares[ServerConnection]
     stopping: bool
 
     def entered(self, connection: ServerConnection) -> bool:
@@ -135,6 +137,13 @@ class ServerConnection(Connection[ServerCall]):
         if self._last_goaway:
             self._last_goaway.cancel()
         super().connection_lost(error)
+
+    def hold(self, size: int) -> bool:
+        """See Connection. There are also too many if this connection has more than its share of the server's."""
+        held = self._server.held
+        fits = held.fits(self, size)
+        held.count(self, size)
+        return super().hold(size) and fits
 
     def headers(self, stream_id: int, headers: Headers, end: bool) -> None:
         """See Connection: a call begins."""

@@ -91,6 +91,15 @@ def read_labels(request: bytes) -> tuple[str, dict[str, str]]:
     return vm.namespace or DEFAULT_NAMESPACE, dict(vm.labels)
 
 
+def namespace_of(request: bytes) -> str:
+    """The namespace of a CreateMicroVMRequest; the default one also if it cannot be read."""
+    try:
+        namespace: str = rpc.CreateMicroVMRequest.FromString(request).microvm.namespace
+    except DecodeError:  # whoever reads all of it says what is wrong
+        namespace = ""
+    return namespace or DEFAULT_NAMESPACE
+
+
 def demand(vm: types.MicroVMSpec) -> Resources:
     """The resources that a microVM is charged: flintlockd's defaults for zeros, and volumes by their size_in_mb."""
     disk_mib = vm.root_volume.size_in_mb + sum(volume.size_in_mb for volume in vm.additional_volumes)
