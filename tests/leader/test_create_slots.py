@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from billet.api.metrics import exposition
 from billet.core.errors import Code, Overloaded
 from billet.core.fair_queue import Bounds, Key
 from billet.core.metadata import RETRY_PUSHBACK
@@ -137,3 +138,16 @@ async def test_a_create_that_takes_long_is_overtaken() -> None:
     works.end("slow")
     works.end("next")
     await asyncio.gather(*tasks)
+
+
+async def test_the_metrics_show_what_waits_and_what_was_refused() -> None:
+    slots = CreateSlots(BOUNDS._replace(waiting=2), "create")
+    works = Works(slots)
+    tasks = [works.create(str(n), BUSY) for n in range(4)]
+    await until(lambda: slots.refused > 0)
+    shown = exposition(None, slots).decode()
+    for line in ('in_work{at="server"} 1.0', 'waiting{at="server"} 2.0', 'refused_total{at="server"} 1.0'):
+        assert f"billet_creates_{line}" in shown
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
