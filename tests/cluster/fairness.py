@@ -25,7 +25,7 @@ import grpc.aio
 from billet.core.metadata import RETRY_PUSHBACK
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
-from tests.cluster.clients import ROOMY, Clients, all_ready, eventually, names_on_hosts, numbered, spec
+from tests.cluster.clients import ROOMY, Clients, all_ready, eventually, leading, names_on_hosts, numbered, spec
 from tests.harness import Cluster, plans
 
 BUSY, CALM = "busy", "calm"
@@ -81,13 +81,13 @@ class Crowd:
             return error.code().name, hints[0] if hints else PAUSE_S
 
 
-async def crowd(address: str, count: int, size: int, connections: int) -> Crowd:
+async def crowd(address: str, count: int, size: int, connections: int, prefix: str = BUSY) -> Crowd:
     """All creates at once."""
     channels = [grpc.aio.insecure_channel(address, options=ROOMY) for _ in range(connections)]
     await asyncio.gather(*(channel.channel_ready() for channel in channels))
     outcome, begun_s = Crowd(), time.monotonic()
     until_s = begun_s + PATIENCE_S
-    names = enumerate(numbered(BUSY, count))
+    names = enumerate(numbered(prefix, count))
     await asyncio.gather(*(outcome.create(channels[n % connections], name, size, until_s) for n, name in names))
     outcome.seconds = time.monotonic() - begun_s
     await asyncio.gather(*(channel.close() for channel in channels))
@@ -138,9 +138,9 @@ class Result:
     peak_mib: list[int]  # of each server's memory: before the crowd, and until its end
 
 
-async def play(cluster: Cluster, count: int, size: int, connections: int, alone: int) -> Result:
-    """A crowd, and one that creates one at a time before and meanwhile; through the last server."""
-    address = cluster.grpc[-1]
+async def play(cluster: Cluster, count: int, size: int, connections: int, alone: int, through: int = 0) -> Result:
+    """A crowd, and one that creates one at a time before and meanwhile; both through the server with this number."""
+    address = cluster.grpc[through]
     clients, calm = Clients(address), Calm()
     try:
         for _ in range(alone // 10):
@@ -206,7 +206,8 @@ async def run(
         clients = Clients(cluster.grpc[0])
         await eventually(lambda: all_ready(clients, hosts))
         await clients.close()
-        return await play(cluster, count, size, connections, alone)
+        follower = (await leading(cluster) + 1) % servers if servers > 1 else 0
+        return await play(cluster, count, size, connections, alone, follower)
     finally:
         await asyncio.to_thread(cluster.stop)
 
@@ -218,7 +219,7 @@ async def run(
 )
 @click.option("--bytes", "size", type=int, default=0, help="User-data of each.")
 @click.option("--connections", default=4, show_default=True, help="Of the crowd.")
-@click.option("--servers", default=1, show_default=True, help="With several, all calls go to the last one.")
+@click.option("--servers", default=1, show_default=True, help="With several, all calls go to one that does not lead.")
 @click.option("--hosts", default=20, show_default=True)
 @click.option("--alone", default=300, show_default=True, help="Creates of the calm namespace before the crowd.")
 @click.argument("server_flags", nargs=-1)
