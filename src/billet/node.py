@@ -97,7 +97,8 @@ class Node:
         link_host, link_port = split_endpoint(config.link_endpoint)
         context = None
         if not config.link_insecure:
-            context = tls.server_context(config.link_tls_cert, config.link_tls_key, config.link_client_ca)
+            self._link_tls = tls.kept_server(config.link_tls_cert, config.link_tls_key, config.link_client_ca)
+            self._link_tls.changed, context = self._link.renew_tls, self._link_tls.value
         link_port = await listening(self._link.listen(link_host, link_port, context), config.link_endpoint)
         me = self._server.me = Leader(
             config.id,

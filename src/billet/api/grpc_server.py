@@ -24,6 +24,7 @@ from billet.wire.auth import check_basic
 from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL, ZONE
 from billet.wire.metadata import CHANNEL_BYTES, CallMetadata
 from billet.wire.pb import fleet_pb2, flintlock_exec_pb2, flintlock_pb2, flintlock_ssh_pb2
+from billet.wire.secret import Secret
 
 log = structlog.get_logger()
 
@@ -62,7 +63,7 @@ class GrpcServer:
 
     def __init__(self, backend: Backend, token: str, is_server: Callable[[str], bool], zone: str = "") -> None:
         self._backend = backend
-        self._token = token
+        self._secret = Secret(token)
         self._is_server = is_server
         self._zone = {ZONE: zone} if zone else {}
         self._health = health.Health()
@@ -96,7 +97,7 @@ class GrpcServer:
         if call.method in health.METHODS:
             return
         given = dict(call.metadata).get("authorization")
-        if problem := check_basic(given if isinstance(given, str) else None, self._token):
+        if problem := check_basic(given if isinstance(given, str) else None, *self._secret.lines):
             raise RpcError(Code.UNAUTHENTICATED, problem)
 
     def _metadata(self, call: ServerCall) -> dict[str, str]:

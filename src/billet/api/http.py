@@ -18,6 +18,7 @@ from billet.ports import Answer
 from billet.wire.auth import check_basic
 from billet.wire.gateway import application, gateway_routes
 from billet.wire.headers import INTERNAL
+from billet.wire.secret import Secret
 
 FOREVER_S = 1e6
 BODY_BYTES = 4 * MIB  # of a request; as gRPC messages
@@ -26,8 +27,10 @@ BODY_BYTES = 4 * MIB  # of a request; as gRPC messages
 def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> Starlette:
     """The application. Calls go to the same leader proxy as gRPC calls; `token`, unless "", is required likewise."""
 
+    secret = Secret(token)
+
     def metadata(headers: Mapping[str, str]) -> dict[str, str]:
-        problem = check_basic(headers.get("authorization"), token) if token else None
+        problem = check_basic(headers.get("authorization"), *secret.lines)
         if problem:
             raise Unauthenticated(problem)
         return {key: value for key, value in headers.items() if is_metadata(key)}

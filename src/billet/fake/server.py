@@ -28,6 +28,7 @@ from billet.grpc.interface import Channel, Server, exchange
 from billet.grpc.limits import Limits
 from billet.grpc.status import RpcError
 from billet.ports import Answer
+from billet.reloading import Watch
 from billet.settings import split_endpoint
 from billet.wire.gateway import gateway_app
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -149,11 +150,13 @@ async def serve(config: FakeConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    watch = asyncio.create_task(Watch().run())
     try:
         await fake.start()
         _announce(fake)
         await stop.wait()
     finally:
+        watch.cancel()
         await fake.stop()
 
 

@@ -12,17 +12,18 @@ NO_TOKEN = (
 WRONG_TOKEN = "invalid auth token: failed basic authentication. Check the token supplied"
 
 
-def check_basic(authorization: str | None, token: str) -> str | None:
-    """Check an authorization header: None when it carries the token, else flintlockd's text for UNAUTHENTICATED.
+def check_basic(authorization: str | None, *tokens: str) -> str | None:
+    """Check an authorization header: None when it carries a token, else flintlockd's text for UNAUTHENTICATED.
 
-    `token` "" = the server accepts every call.
+    No token, or "" = the server accepts every call.
     """
-    if not token:
+    if not any(tokens):
         return None
     scheme, _, given = (authorization or "").partition(" ")
     if scheme.lower() != "basic":
         return NO_TOKEN
-    return None if compare_digest(given.encode(), _encode(token).encode()) else WRONG_TOKEN
+    right = any(compare_digest(given.encode(), _encode(token).encode()) for token in tokens)
+    return None if right else WRONG_TOKEN
 
 
 def basic_header(token: str) -> str:
