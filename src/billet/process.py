@@ -16,6 +16,23 @@ log = structlog.get_logger()
 
 GRACE_S = 30.0  # how long a shutdown waits for calls in flight
 
+_reload_hooks: list[Callable[[], None]] = []  # of the whole process, as signals are
+
+
+def on_reload(hook: Callable[[], None]) -> None:
+    """Call `hook` on the event loop whenever SIGHUP arrives while `until_stopped` runs. It must not block."""
+    _reload_hooks.append(hook)
+
+
+def reload_now() -> None:
+    """SIGHUP has arrived: call all hooks. One that fails is logged, and keeps no other from its work."""
+    log.info("reloading")
+    for hook in tuple(_reload_hooks):
+        try:
+            hook()
+        except Exception:
+            log.exception("a part could not be reloaded")
+
 
 class SystemClock:
     """ports.Clock from the operating system."""
@@ -30,11 +47,15 @@ class SystemClock:
 
 
 async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` until it fails or SIGTERM or SIGINT arrives; then await `finish` and cancel `work`."""
+    """Run `work` until it fails or SIGTERM or SIGINT arrives; then await `finish` and cancel `work`.
+
+    SIGHUP reloads what `on_reload` was told.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload_now)
     working = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)

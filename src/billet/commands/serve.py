@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from collections.abc import Coroutine
 from typing import Any
 
@@ -19,9 +20,10 @@ def server(**values: Any) -> None:
     """Serve Flintlock's API for the whole fleet.
 
     Run one server with SQLite, or 3 or 5 servers with etcd. Every server accepts every request; one of them leads.
-    On SIGTERM a server finishes the calls in flight. Each option is also an environment variable, for example
-    BILLET_SERVER_GRPC_ENDPOINT.
+    On SIGTERM a server finishes the calls in flight; on SIGHUP it reads its certificates and secret files again.
+    Each option is also an environment variable, for example BILLET_SERVER_GRPC_ENDPOINT.
     """
+    _survive_hangup()
     config = build(ServerConfig, values)
     from billet.node import run_server  # imported late: --help and invalid settings do not need it
 
@@ -33,13 +35,20 @@ def server(**values: Any) -> None:
 def agent(**values: Any) -> None:
     """Report and bid for one host. Runs beside its flintlockd.
 
-    The agent connects to the servers and listens on no port. A host offers (capacity - reserve) x ratio. Each option
-    is also an environment variable, for example BILLET_AGENT_LINK_TOKEN.
+    The agent connects to the servers and listens on no port. A host offers (capacity - reserve) x ratio. On SIGHUP
+    the agent reads its certificates and secret files again. Each option is also an environment variable, for example
+    BILLET_AGENT_LINK_TOKEN.
     """
+    _survive_hangup()
     config = build(AgentConfig, values)
     from billet.node_agent import run_agent
 
     _run(run_agent(config))
+
+
+def _survive_hangup() -> None:
+    """SIGHUP ends no server and no agent, not even while it starts. process.until_stopped handles it later."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def _run(main: Coroutine[Any, Any, None]) -> None:
