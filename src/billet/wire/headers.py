@@ -17,7 +17,8 @@ TOKEN = "x-billet-token"  # between servers: the id of a create's auction, the s
 ZONE = "x-billet-zone"  # between servers: the zone of the address that received the create
 FORWARDED = "x-billet-forwarded"  # between servers: this call was forwarded once and must not be forwarded again
 ANSWERED = "x-billet-answered"  # between servers, with an error: it comes from the leader, not from the connection
-INTERNAL = frozenset({TOKEN, ZONE, FORWARDED})
+IDENTITY = "x-billet-identity"  # between servers: the name of the caller's credential; "" = none is configured
+INTERNAL = frozenset({TOKEN, ZONE, FORWARDED, IDENTITY})
 
 REQUEST_ID_MAX_CHARS = 256
 
