@@ -203,6 +203,9 @@ class Hosts(Protocol):
     def instance(self, host_id: str) -> str:
         """The unique name of the process of a host's agent that is connected now; "" if none is."""
 
+    def certificate_ends_s(self, host_id: str) -> float:
+        """Until when the certificate of a host's agent is valid, in seconds since 1970; 0 if it has shown none."""
+
     async def create(
         self, host_id: str, auction: Auction, request: bytes, timeout_s: float, options: CreateOptions
     ) -> Outcome:

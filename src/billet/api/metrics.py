@@ -1,4 +1,4 @@
-"""Prometheus metrics: accuracy of the hosts' predictions, as seen by the leader. Followers have none."""
+"""Prometheus metrics: accuracy of the hosts' predictions, as the leader sees it, and each server's certificates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from billet.core.accuracy import errors
 from billet.leader.leadership import Leadership
+from billet.reloading import validities
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 BY = ["host"]
@@ -58,8 +59,24 @@ class AccuracyMetrics(Collector):
         yield from (outcomes, ratio, error, within, low, delay, share)
 
 
+class CertificateMetrics(Collector):
+    """Until when this server's certificates are valid."""
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample for each file."""
+        family = GaugeMetricFamily(
+            "billet_certificate_not_after_seconds",
+            "When a certificate expires, in seconds since 1970",
+            labels=["file"],
+        )
+        for path, valid in sorted(validities().items()):
+            family.add_metric([path], valid.ends_s)
+        yield family
+
+
 def exposition(leadership: Leadership | None) -> bytes:
     """The metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(AccuracyMetrics(leadership))
+    registry.register(CertificateMetrics())
     return generate_latest(registry)

@@ -240,6 +240,11 @@ class LinkServer:
         connection = self._hosts.get(host_id)
         return connection.instance if connection else ""
 
+    def certificate_ends_s(self, host_id: str) -> float:
+        """See ports.Hosts."""
+        connection = self._hosts.get(host_id)
+        return connection.certificate_ends_s if connection else 0.0
+
     def address(self, host_id: str) -> str:
         """The address of a host's agent, "host:port"; "" when it is not connected."""
         connection = self._hosts.get(host_id)

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from billet.core.expiry import DAY_S, urgency
 from billet.core.plural import counted
 from billet.show.marks import age, bar, duration, gib, state, table
 
@@ -41,6 +42,22 @@ def troubles(hosts: Iterable[Row]) -> list[str]:
     """Lines that say what has failed on which host."""
     rows = sorted(hosts, key=lambda row: natural(row["id"]))
     return [f"{row['id']}: {row['trouble']}" for row in rows if row.get("trouble")]
+
+
+def expiring(hosts: Iterable[Row], certificates: Iterable[Row], now_s: float) -> list[str]:
+    """Lines about certificates that expire within a month: the leader's, then those of the hosts' agents."""
+    ends = [(f"server {row['server']}: {row['file']}", row["ends_s"]) for row in certificates]
+    for row in sorted(hosts, key=lambda row: natural(row["id"])):
+        if row.get("certificate_ends_s"):
+            ends.append((f"{row['id']}: the agent's certificate", row["certificate_ends_s"]))
+    return [f"{name} {expiry(ends_s - now_s)}" for name, ends_s in ends if urgency(ends_s - now_s)]
+
+
+def expiry(left_s: float) -> str:
+    """When a certificate expires, or that it has."""
+    days = int(abs(left_s) / DAY_S)
+    when = counted(days, "day") if days else "less than a day"
+    return f"expires in {when}" if left_s > 0 else f"expired {when} ago"
 
 
 def agents_table(agents: Iterable[Row]) -> Table:

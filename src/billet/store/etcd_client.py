@@ -74,7 +74,7 @@ class EtcdClient:
         self.endpoints: list[str] = []
         self._urls: list[str] = []
         self._files = ca, cert, key
-        self._channels = Channels(*self._files)
+        self.channels = Channels(*self._files)
         self.configured = list(endpoints)
         self.active: list[int] = []  # indexes of the endpoints in use
         self._call_s = call_s
@@ -97,7 +97,7 @@ class EtcdClient:
         urls = list(dict.fromkeys([*self.configured, *learned]))
         for url in urls:
             if url not in self._urls:
-                self._channels.add(url)
+                self.channels.add(url)
                 self._urls.append(url)
                 self.endpoints.append(urlsplit(url).netloc or url)
         self.active = [self._urls.index(url) for url in urls]
@@ -154,7 +154,7 @@ class EtcdClient:
         self, at: int, method: str, request: Message, reply: type[R], timeout_s: float, metadata: Metadata
     ) -> R:
         self.check_open()
-        caller = self._channels[at].unary_unary(
+        caller = self.channels[at].unary_unary(
             f"/etcdserverpb.{method}", type(request).SerializeToString, reply.FromString
         )
         try:
@@ -185,7 +185,7 @@ class EtcdClient:
         self.check_open()
         at = self._at
         stream: grpc.aio.StreamStreamMultiCallable[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
-        stream = self._channels[at].stream_stream(
+        stream = self.channels[at].stream_stream(
             "/etcdserverpb.Lease/LeaseKeepAlive",
             pb.LeaseKeepAliveRequest.SerializeToString,
             pb.LeaseKeepAliveResponse.FromString,
@@ -226,7 +226,7 @@ class EtcdClient:
     async def close(self) -> None:
         """Close all connections. Waiting calls and watches end with StoreError."""
         self._closed = True
-        await self._channels.close()
+        await self.channels.close()
 
     def away_text(self) -> str:
         """The error text when etcd does not answer."""
@@ -250,7 +250,7 @@ class EtcdClient:
         self.check_open()
         at = self._at
         stream: grpc.aio.StreamStreamMultiCallable[pb.WatchRequest, pb.WatchResponse]
-        stream = self._channels[at].stream_stream(
+        stream = self.channels[at].stream_stream(
             "/etcdserverpb.Watch/Watch", pb.WatchRequest.SerializeToString, pb.WatchResponse.FromString
         )
         wanted = pb.WatchCreateRequest(key=key, range_end=range_end, start_revision=start)

@@ -193,6 +193,7 @@ class HostsReply(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """policy of the leader"""
     @_builtins.property
@@ -205,6 +206,10 @@ class HostsReply(_message.Message):
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentView]:
         """agents that were not let in"""
 
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateView]:
+        """of the leader"""
+
     def __init__(
         self,
         *,
@@ -212,14 +217,44 @@ class HostsReply(_message.Message):
         policy: _builtins.str = ...,
         weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         agents: _abc.Iterable[Global___AgentView] | None = ...,
+        certificates: _abc.Iterable[Global___CertificateView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "hosts", b"hosts", "policy", b"policy", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "certificates", b"certificates", "hosts", b"hosts", "policy", b"policy", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostsReply: _TypeAlias = HostsReply  # noqa: Y015
+
+@_typing.final
+class CertificateView(_message.Message):
+    """A certificate that a server uses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    ENDS_S_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """its id"""
+    file: _builtins.str
+    ends_s: _builtins.float
+    """until when it is valid, in seconds since 1970"""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        file: _builtins.str = ...,
+        ends_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_s", b"ends_s", "file", b"file", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertificateView: _TypeAlias = CertificateView  # noqa: Y015
 
 @_typing.final
 class AgentView(_message.Message):
@@ -326,6 +361,7 @@ class HostView(_message.Message):
     TROUBLE_FIELD_NUMBER: _builtins.int
     DEAD_VMMS_FIELD_NUMBER: _builtins.int
     TROUBLE_SCORE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_ENDS_S_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     zone: _builtins.str
     state: Global___HostState.ValueType
@@ -393,6 +429,8 @@ class HostView(_message.Message):
     """CREATED microVMs whose VMM is dead"""
     trouble_score: _builtins.float
     """added to its score for that"""
+    certificate_ends_s: _builtins.float
+    """until when its agent's certificate is valid, since 1970; 0 = it has shown none"""
     @_builtins.property
     def allocatable(self) -> Global___Resources: ...
     @_builtins.property
@@ -450,10 +488,11 @@ class HostView(_message.Message):
         trouble: _builtins.str = ...,
         dead_vmms: _builtins.int = ...,
         trouble_score: _builtins.float = ...,
+        certificate_ends_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "taken", b"taken", "uncertainty", b"uncertainty", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "dead_vmms", b"dead_vmms", "delay_correction", b"delay_correction", "duplicate", b"duplicate", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "key", b"key", "kvm", b"kvm", "labels", b"labels", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "trouble", b"trouble", "trouble_score", b"trouble_score", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "certificate_ends_s", b"certificate_ends_s", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "dead_vmms", b"dead_vmms", "delay_correction", b"delay_correction", "duplicate", b"duplicate", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "key", b"key", "kvm", b"kvm", "labels", b"labels", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "trouble", b"trouble", "trouble_score", b"trouble_score", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
     _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015
