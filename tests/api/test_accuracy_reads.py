@@ -69,7 +69,7 @@ def test_the_corrections_of_a_hosts_bids_are_shown() -> None:
     )
     seen = SimpleNamespace(
         ledger=SimpleNamespace(state=State()), reconciler=SimpleNamespace(seen={}), accuracy=accuracy,
-        health=HealthTracker(State(), SystemClock(), 0.25),
+        health=HealthTracker(State(), SystemClock(), 0.25), hosts=SimpleNamespace(certificate_ends_s=lambda _: 0.0),
     )  # fmt: skip
     views = [fleet.host_view(cast("Leadership", seen), host) for host in (wrong, right)]
     assert [(view.delay_correction, view.utilisation_correction) for view in views] == [(1.5, 0.25), (0.0, 0.0)]
