@@ -16,6 +16,7 @@ from structlog.testing import capture_logs
 
 from billet.accepting import FEW_DESCRIPTORS, Acceptor, ConnectionLimits, bind
 from billet.adapters.pki import write_pki
+from billet.reloading import Kept
 from billet.wire import tls
 
 WITHIN_S = 30.0
@@ -56,7 +57,7 @@ async def greeting(port: int, held: ExitStack | None = None) -> bytes:
             return b""
 
 
-async def serve(limits: ConnectionLimits, context: ssl.SSLContext | None = None, wait_s: float = 60.0) -> int:
+async def serve(limits: ConnectionLimits, context: Kept[ssl.SSLContext] | None = None, wait_s: float = 60.0) -> int:
     sockets = await bind("127.0.0.1", 0, limits)
     Acceptor(sockets, Greeter, context, wait_s)
     port: int = sockets[0].getsockname()[1]
@@ -87,7 +88,7 @@ def test_connections_count_before_tls_and_leave_when_it_fails(
 ) -> None:
     """Before the fix: what has not finished its handshake is not counted."""
     write_pki(tmp_path, ["127.0.0.1"], 1)
-    server = tls.server_context(str(tmp_path / "server.crt"), str(tmp_path / "server.key"))
+    server = tls.kept_server(str(tmp_path / "server.crt"), str(tmp_path / "server.key"))
     client = tls.client_context(str(tmp_path / "ca.crt"))
 
     async def connects(port: int) -> bool:

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from billet.log_throttle import LogThrottle
+from billet.reloading import Kept
 
 log = structlog.get_logger()
 
@@ -113,6 +114,12 @@ class ListeningSocket(socket.socket):
 
     counter: Counter
 
+    def again(self) -> ListeningSocket:
+        """Another descriptor of this socket, with the same limits."""
+        other = self.dup()
+        other.counter = self.counter
+        return other
+
     def accept(self) -> tuple[socket.socket, Any]:
         """See socket. Raises BlockingIOError when there is nobody to let in for now."""
         for _ in range(AT_ONCE):
@@ -159,15 +166,14 @@ class Acceptor:
         self,
         sockets: Sequence[ListeningSocket],
         protocol: Callable[[], asyncio.BaseProtocol],
-        tls: ssl.SSLContext | None,
+        tls: Kept[ssl.SSLContext] | None,
         handshake_s: float,
     ) -> None:
         """`handshake_s` is the time for a TLS handshake, and for the end of TLS."""
         self._sockets = sockets
         self._protocol = protocol
-        self._tls: dict[str, Any] = (
-            {"ssl": tls, "ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": handshake_s} if tls else {}
-        )
+        self._tls = tls
+        self._deadlines = {"ssl_handshake_timeout": handshake_s, "ssl_shutdown_timeout": handshake_s} if tls else {}
         self._loop = asyncio.get_running_loop()
         self._beginning: set[asyncio.Task[None]] = set()
         self._throttle = LogThrottle()
@@ -204,7 +210,8 @@ class Acceptor:
 
     async def _begin(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._protocol, connection, **self._tls)
+            context = self._tls.value if self._tls else None  # of this moment: its files may be replaced
+            await self._loop.connect_accepted_socket(self._protocol, connection, ssl=context, **self._deadlines)
         except OSError:  # TLS failed, or the client has left
             connection.close()
 

@@ -28,7 +28,7 @@ from billet.link.dial import WebSocketDial
 from billet.ports import Identity
 from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
 from billet.settings import split_endpoint
-from billet.wire import auth, flintlock, tls
+from billet.wire import flintlock, tls
 
 log = structlog.get_logger()
 
@@ -102,8 +102,7 @@ async def update_pool(agent: Agent, machine: MachineProbe, pool: str) -> None:
 def build_agent(config: AgentConfig, identity: Identity) -> tuple[Agent, AgentDialler, GrpcFlintlock, MachineProbe]:
     """Construct one agent without starting it."""
     files = tls.ClientTls(config.flintlock_tls_ca, config.flintlock_tls_cert, config.flintlock_tls_key)
-    authorization = auth.basic_header(config.flintlock_token) if config.flintlock_token else ""
-    daemon = GrpcFlintlock(config.flintlock, files if any(files) else None, authorization)
+    daemon = GrpcFlintlock(config.flintlock, files if any(files) else None, config.flintlock_token)
     machine = MachineProbe(config.state_dir)
     host = host_of(config, machine.capacity(config.max_vms))
     if machine.stands_in and not config.disk_mib:
@@ -130,8 +129,8 @@ def build_agent(config: AgentConfig, identity: Identity) -> tuple[Agent, AgentDi
         namespace=config.containerd_namespace,
         look=VmmProbe(config.state_dir).look,
     )
-    context = None if config.link_insecure else tls.client_context(config.link_ca, config.link_cert, config.link_key)
-    dial = WebSocketDial(config.link_token, context)
+    files = tls.ClientTls(config.link_ca, config.link_cert, config.link_key)
+    dial = WebSocketDial(config.link_token, None if config.link_insecure else tls.kept_client(*files))
     dialler = AgentDialler(agent, daemon, config.servers, dial, version("billet"), identity)
     return agent, dialler, daemon, machine
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from billet.core.access import Credential
 from billet.core.identity import Claim, Verdict
 from billet.core.metadata import Metadata, ReplyMetadata
 from billet.core.model import Auction, Bid, Host, Refusal
@@ -84,6 +85,9 @@ class Store(Protocol):
     async def load(self) -> Snapshot:
         """Read everything, linearizably."""
 
+    async def credentials(self) -> list[Credential]:
+        """Read the credentials alone, linearizably: every server does so every second."""
+
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """Make all of the changes durable, or none, if the term is still current; return the revision.
 
@@ -91,29 +95,6 @@ class Store(Protocol):
         CommitOutcomeUnknown when the answer was lost and the outcome could not be found out, StoreError when nothing
         was written. A commit that was sent cannot be undone: cancelling the caller does not stop it.
         """
-
-
-class Vitals(NamedTuple):
-    """The condition of a store's engine. Sizes are those of its file, or of the largest of several."""
-
-    engine: str  # "SQLite 3.40.1"
-    term: int  # the greatest term number so far
-    size_bytes: int
-    used_bytes: int  # the rest of the file is free for new records
-    troubles: tuple[str, ...] = ()  # one line each
-
-
-class Engine(Store, Protocol):
-    """A store as seen by backup, restore and checks: raw records."""
-
-    async def records(self) -> tuple[int, dict[str, bytes]]:
-        """The revision that was read, and every record by its key, not decoded."""
-
-    async def write(self, term: Term, writes: dict[str, bytes | None]) -> int:
-        """Write raw records as `commit` does; None deletes a key."""
-
-    async def vitals(self) -> Vitals:
-        """The condition of the engine."""
 
 
 class Reply(NamedTuple):
@@ -221,6 +202,9 @@ class Hosts(Protocol):
 
     def instance(self, host_id: str) -> str:
         """The unique name of the process of a host's agent that is connected now; "" if none is."""
+
+    def certificate_ends_s(self, host_id: str) -> float:
+        """Until when the certificate of a host's agent is valid, in seconds since 1970; 0 if it has shown none."""
 
     async def create(
         self, host_id: str, auction: Auction, request: bytes, timeout_s: float, options: CreateOptions

@@ -12,6 +12,8 @@ from typing import Any
 
 import structlog
 
+from billet.reloading import Watch
+
 log = structlog.get_logger()
 
 GRACE_S = 30.0  # how long a shutdown waits for calls in flight
@@ -49,17 +51,21 @@ class SystemClock:
 async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Awaitable[None]]) -> None:
     """Run `work` until it fails or SIGTERM or SIGINT arrives; then await `finish` and cancel `work`.
 
-    SIGHUP reloads what `on_reload` was told.
+    Meanwhile files that change are read again; SIGHUP does it at once, and calls what `on_reload` was told.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, reload_now)
+    watch = Watch()
+    on_reload(watch.look_now)
+    watching = asyncio.create_task(watch.run())
     working = asyncio.create_task(work)
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
+    watching.cancel()
     if working.done():
         working.result()
     log.info("shutting down")

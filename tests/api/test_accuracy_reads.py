@@ -28,6 +28,7 @@ from billet.ports import HostsListener
 from billet.process import SystemClock
 from billet.wire.auction_records import decode_outcomes, encode_outcome
 from billet.wire.pb import fleet_pb2
+from tests.api.callers import callers
 
 ROOM = Resources(16, 16384, 0, 99)
 OUTCOMES = [Outcome("h1", f"u{n}", float(n), Forecast(0.3, 1.5, 2.2), 1.5, 0.3, 0.3) for n in range(20)]
@@ -69,7 +70,7 @@ def test_the_corrections_of_a_hosts_bids_are_shown() -> None:
     )
     seen = SimpleNamespace(
         ledger=SimpleNamespace(state=State()), reconciler=SimpleNamespace(seen={}), accuracy=accuracy,
-        health=HealthTracker(State(), SystemClock(), 0.25),
+        health=HealthTracker(State(), SystemClock(), 0.25), hosts=SimpleNamespace(certificate_ends_s=lambda _: 0.0),
     )  # fmt: skip
     views = [fleet.host_view(cast("Leadership", seen), host) for host in (wrong, right)]
     assert [(view.delay_correction, view.utilisation_correction) for view in views] == [(1.5, 0.25), (0.0, 0.0)]
@@ -121,7 +122,7 @@ async def test_metrics_are_computed_in_a_thread(leadership: Leadership) -> None:
         threads.add(threading.get_ident())
         return exposition(leadership)
 
-    app = http_app(cast("LeaderProxy", None), "", noted)
+    app = http_app(cast("LeaderProxy", None), callers(), noted)
     metrics = next(route for route in app.routes if isinstance(route, Route) and route.path == "/metrics")
     page = bytes((await metrics.endpoint(Request({"type": "http", "headers": []}))).body).decode()
     assert 'billet_bid_outcomes{host="h1"} 20.0' in page

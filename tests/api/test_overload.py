@@ -21,6 +21,7 @@ from billet.core.metadata import RETRY_PUSHBACK
 from billet.ports import Answer, Backend, Leader
 from billet.wire import flintlock as wire
 from billet.wire.tls import TlsSettings
+from tests.api.callers import callers
 from tests.cluster.clients import create_request
 
 PLAIN = TlsSettings(insecure=True)
@@ -42,7 +43,7 @@ def proxied(backend: object) -> LeaderProxy:
 
 @asynccontextmanager
 async def serving(backend: Backend) -> AsyncIterator[str]:
-    server = GrpcServer(backend, "", lambda shown: shown == "secret")
+    server = GrpcServer(backend, callers(), lambda shown: shown == "secret")
     port = await server.listen("127.0.0.1:0", PLAIN)
     yield f"127.0.0.1:{port}"
     await server.stop(0.0)
@@ -66,7 +67,7 @@ async def test_grpc_clients_get_unavailable_with_the_reason_and_when_to_try_agai
 
 async def test_http_clients_get_503_and_when_to_try_again_in_whole_seconds() -> None:
     """Broken on purpose (rounded down): they come back too early."""
-    server = HttpServer(http_app(proxied(Full()), "", lambda: b""), PLAIN)
+    server = HttpServer(http_app(proxied(Full()), callers(), lambda: b""), PLAIN)
     port = await server.listen("127.0.0.1", 0)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"POST /v1alpha1/microvm HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")

@@ -121,6 +121,7 @@ def test_a_host_is_priced_with_all_reported_metrics(facts):
         ledger=SimpleNamespace(state=State()),
         accuracy=SimpleNamespace(discounted=lambda views: views),
         health=HealthTracker(State(), SystemClock(), 0.25),
+        hosts=SimpleNamespace(certificate_ends_s=lambda _: 0.0),
         reconciler=SimpleNamespace(
             seen={"h0": SimpleNamespace(complete=True, rows={}, report=Report(facts, 0.0, 0, 0, 0, 0, True, 2.0))},
             age_s=lambda seen: 0.0,

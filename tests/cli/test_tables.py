@@ -9,12 +9,13 @@ from rich.console import Console
 from billet.commands.lists import as_dicts
 from billet.core.accuracy import Outcome
 from billet.core.corrections import NO_DISCOUNT, Discount
+from billet.core.expiry import DAY_S
 from billet.core.model import Forecast
 from billet.show.accuracy import accuracy_report
 from billet.show.explain import auction_report, older_auctions
 from billet.show.marks import age, bar, duration, gib
 from billet.show.simulate import BurstRow, bursts_table, columns, comparison_table
-from billet.show.tables import host_table, hosts_table, natural, placements_table, troubles
+from billet.show.tables import expiring, host_table, hosts_table, natural, placements_table, troubles
 from billet.whatif.bursts import Accuracy, Waits
 from billet.wire.pb import fleet_pb2 as pb
 
@@ -345,3 +346,15 @@ def test_the_accuracy_table_fits_80_columns(host):
     output = text(accuracy_report([*kept, *others], {host: Discount(2.0, 0.12), "b": NO_DISCOUNT}), 80)
     figures = {"30", "2.00", "100.0%", "0.0%", "+12.00%", "12.00%", "+0.120"}
     assert figures <= set(output.split())
+
+
+def test_certificates_that_expire_within_a_month_are_named() -> None:
+    hosts = [{"id": "h1", "certificate_ends_s": 3.5 * DAY_S}, {"id": "h2", "certificate_ends_s": 0.0}, {"id": "h3"}]
+    certificates = [
+        {"server": "s1", "file": "a.crt", "ends_s": -2 * DAY_S},
+        {"server": "s1", "file": "b.crt", "ends_s": 400 * DAY_S},
+    ]
+    assert expiring(hosts, certificates, 0.0) == [
+        "server s1: a.crt expired 2 days ago",
+        "h1: the agent's certificate expires in 3 days",
+    ]

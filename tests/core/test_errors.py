@@ -20,6 +20,7 @@ ELSEWHERE = {
     "grpc/status.py:RpcError": "how any gRPC call ends; the adapters and the API translate it",
     "cli.py:CommandError": "click prints it and sets the exit code",
     "cli.py:UsageFailure": "click prints it and sets the exit code",
+    "link/dial.py:TokenRefused": "an OSError; the dialler tries the other token, or again later",
     "fake/http.py:PortTaken": "the fake flintlockd is a program of its own; its command catches it",
     "fake/model.py:Panic": "the fake flintlockd imitates a crash",
     "sim/loop.py:StuckError": "the simulator itself is broken; nobody may catch it as an error of Billet",

@@ -29,7 +29,7 @@ async def test_an_absolute_name_is_looked_up_as_it_is_and_checked_without_its_do
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolve)
-    opened = await WebSocketDial("", tls.client_context(str(files.ca)))(f"{name}:{port}", "/", WSListener())
+    opened = await WebSocketDial("", tls.kept_client(str(files.ca)))(f"{name}:{port}", "/", WSListener())
     assert asked == [name.lower()]
     opened.disconnect()  # type: ignore[attr-defined]
     await server.close()

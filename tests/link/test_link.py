@@ -21,6 +21,7 @@ from billet.link.dial import WebSocketDial
 from billet.link.server import LinkServer
 from billet.log_throttle import AGAIN_AFTER_S, LogThrottle
 from billet.process import SystemClock
+from billet.reloading import Kept
 from billet.wire import flintlock, tls
 
 TRIES = 4
@@ -30,7 +31,7 @@ ROOM = Resources(8, 16384, 100_000, 10)
 class CountingDial(WebSocketDial):
     """Sets `often` once it has dialled more than TRIES times."""
 
-    def __init__(self, token: str, context: ssl.SSLContext | None) -> None:
+    def __init__(self, token: str, context: Kept[ssl.SSLContext] | None) -> None:
         super().__init__(token, context)
         self.often = asyncio.Event()
         self.tries = 0
@@ -44,7 +45,7 @@ class CountingDial(WebSocketDial):
 
 @asynccontextmanager
 async def dialling(
-    port: int, instance: str, context: ssl.SSLContext | None = None, token: str = ""
+    port: int, instance: str, context: Kept[ssl.SSLContext] | None = None, token: str = ""
 ) -> AsyncIterator[CountingDial]:
     """Run an agent's dialler, without a flintlockd."""
     daemon = GrpcFlintlock("127.0.0.1:1")
@@ -73,12 +74,12 @@ def context(tmp_path: Path) -> ssl.SSLContext:
 
 
 @pytest.fixture
-def other_ca(tmp_path: Path) -> ssl.SSLContext:
-    return tls.client_context(str(write_pki(tmp_path / "other", ["127.0.0.1"], days=1).ca))
+def other_ca(tmp_path: Path) -> Kept[ssl.SSLContext]:
+    return tls.kept_client(str(write_pki(tmp_path / "other", ["127.0.0.1"], days=1).ca))
 
 
 async def lines_after_many_tries(
-    server: ssl.SSLContext | None, agent: ssl.SSLContext | None, tokens: tuple[str, str] = ("", "")
+    server: ssl.SSLContext | None, agent: Kept[ssl.SSLContext] | None, tokens: tuple[str, str] = ("", "")
 ) -> tuple[list[Any], list[str]]:
     """The warnings of the server and of the agent."""
     with capture_logs() as lines:
@@ -102,7 +103,7 @@ async def test_an_agent_without_tls_is_one_line_on_each_side(context: ssl.SSLCon
 
 
 async def test_an_agent_with_another_ca_is_one_line_on_each_side(
-    context: ssl.SSLContext, other_ca: ssl.SSLContext
+    context: ssl.SSLContext, other_ca: Kept[ssl.SSLContext]
 ) -> None:
     at_server, at_agent = await lines_after_many_tries(context, other_ca)
     assert len(at_agent) == 1

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import pytest
 
+from billet.core.access import Credential, Role
 from billet.core.model import Host, Placement, PlacementState, Resources
 from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Store, Term
@@ -117,6 +118,10 @@ def placement(n: int, host: str = "h1", state: PlacementState = PlacementState.R
 
 def host(name: str) -> Host:
     return Host(name, Resources(8, 1 << 14, 1 << 16, 64), Resources(7, 1 << 13, 1 << 15, 60), zone="z")
+
+
+def credential(name: str) -> Credential:
+    return Credential(name, Role.USER, ("ci-*",), exec=True, token_sha256="ab" * 32, created_at_s=1e9)
 
 
 def contents(snapshot: Snapshot) -> dict[str, bytes | None]:

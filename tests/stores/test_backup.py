@@ -9,12 +9,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from billet.cli import main
+from billet.core.access import PutCredential
 from billet.core.errors import ConfigError, StoreCorrupt, StoreError
 from billet.core.model import PlacementState
 from billet.core.questions.checkup import Finding, findings
 from billet.core.state import PutHost, PutPlacement
-from billet.ports import Engine, Term
+from billet.ports import Term
 from billet.store import backup as files
+from billet.store.engine import Engine
 from tests.etcd_fixture import LocalEtcd
 from tests.stores.backends import (
     ME,
@@ -24,13 +26,19 @@ from tests.stores.backends import (
     Opened,
     SqliteBackend,
     contents,
+    credential,
     host,
     placement,
     written,
 )  # fmt: skip
 
 WHEN = "2026-01-01T00:00:00+00:00"
-CHANGES = [PutHost(host("h1")), PutHost(host("h2")), *(PutPlacement(placement(n)) for n in range(2_500))]
+CHANGES = [
+    PutHost(host("h1")),
+    PutHost(host("h2")),
+    PutCredential(credential("ci")),
+    *(PutPlacement(placement(n)) for n in range(2_500)),
+]
 
 
 def silent(count: int) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from billet.core.access import DropCredential, PutCredential
 from billet.core.errors import StaleTerm, StoreCorrupt, StoreError
 from billet.core.model import PlacementState
 from billet.core.state import DropHost, DropPlacement, PutHost, PutPlacement
@@ -18,6 +19,7 @@ from tests.stores.backends import (
     Backend,
     Opened,
     contents,
+    credential,
     host,
     placement,
     told,
@@ -209,7 +211,13 @@ async def test_a_closed_store_says_so_in_one_line(opened: Opened) -> None:
     term = await store.campaign(ME)
     await store.close()
     await store.close()
-    for doing in (store.load(), store.leader(), store.commit(term, [PutPlacement(placement(1))]), store.campaign(ME)):
+    for doing in (
+        store.load(),
+        store.credentials(),
+        store.leader(),
+        store.commit(term, [PutPlacement(placement(1))]),
+        store.campaign(ME),
+    ):
         with pytest.raises(StoreError) as caught:
             await asyncio.wait_for(doing, SOON_S)
         assert "\n" not in caught.value.text
@@ -270,6 +278,31 @@ async def test_a_record_of_an_unknown_kind_is_not_passed_over(opened: Opened) ->
     await opened.backend.write_raw("flavours/f1", b'{"v": 1}')
     with pytest.raises(StoreCorrupt, match="flavours/f1"):
         await store.load()
+
+
+async def test_credentials_are_read_alone_by_a_server_that_does_not_lead(opened: Opened) -> None:
+    """Broken on purpose (the keys of another kind are read too): StoreCorrupt."""
+    leads, follows = await opened(), await opened()
+    assert await follows.credentials() == []
+    term = await leads.campaign(ME)
+    first, second = credential("ci"), credential("ops")
+    await leads.commit(term, [PutHost(host("h1")), PutCredential(first), PutCredential(second), PutHost(host("z"))])
+    assert await follows.credentials() == [first, second]
+    await leads.commit(term, [DropCredential("ci")])
+    assert await follows.credentials() == [second]
+    assert PutCredential(second) in (await leads.load()).changes
+
+
+async def test_promise_3_a_deposed_leader_cannot_create_a_credential(opened: Opened) -> None:
+    """Broken on purpose (credentials are written past the fence): the deposed leader's stands beside the other."""
+    first, second = await opened(), await opened()
+    old = await first.campaign(ME)
+    await opened.backend.depose(first, old)
+    new = await asyncio.wait_for(second.campaign(OTHER), SOON_S)
+    with pytest.raises(StaleTerm):
+        await first.commit(old, [PutCredential(credential("late"))])
+    await second.commit(new, [PutCredential(credential("ci"))])
+    assert await second.credentials() == [credential("ci")]
 
 
 async def killed_leader(backend: Backend, *arguments: str) -> list[int]:

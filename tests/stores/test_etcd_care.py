@@ -10,8 +10,9 @@ import pytest
 
 from billet.core.errors import StoreFull
 from billet.core.state import PutHost, PutPlacement
-from billet.ports import Term, Vitals
+from billet.ports import Term
 from billet.store import etcd_care
+from billet.store.engine import Vitals
 from billet.store.etcd import EtcdStore
 from billet.store.etcd_care import NOTHING, Care, Done, Member, Plan, due, members_of
 from billet.wire.pb import etcd_rpc_pb2 as pb

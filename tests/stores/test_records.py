@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billet.core.access import Credential, DropCredential, PutCredential, Role
 from billet.core.errors import StoreCorrupt
 from billet.core.model import Host, Placement, PlacementState, Resources
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement
@@ -29,11 +30,25 @@ placements = st.builds(
     adopted=st.booleans(),
     changed_at_s=st.floats(0, 1e11),
 )
+credentials = st.builds(
+    Credential,
+    name=texts,
+    role=st.sampled_from(Role),
+    namespaces=st.lists(texts, max_size=3).map(tuple),
+    exec=st.booleans(),
+    token_sha256=texts,
+    certificate=texts,
+    created_at_s=st.floats(0, 1e11),
+    created_by=texts,
+    expires_at_s=st.floats(0, 1e11),
+)
 changes = st.one_of(
     st.builds(PutHost, hosts),
     st.builds(DropHost, texts),
     st.builds(PutPlacement, placements),
     st.builds(DropPlacement, texts),
+    st.builds(PutCredential, credentials),
+    st.builds(DropCredential, texts),
 )
 
 
@@ -48,7 +63,9 @@ def test_bytes_that_are_no_record_are_called_corrupt(record: bytes) -> None:
         decode("placements/p1", record)
 
 
-@given(texts.filter(lambda key: not key.startswith(("hosts/", "placements/"))), st.none() | st.binary())
+@given(
+    texts.filter(lambda key: not key.startswith(("hosts/", "placements/", "credentials/"))), st.none() | st.binary()
+)
 def test_a_record_of_a_kind_that_is_not_known_is_called_corrupt(key: str, record: bytes | None) -> None:
     with pytest.raises(StoreCorrupt, match="upgrade Billet, or delete the record"):
         decode(key, record)

@@ -17,6 +17,7 @@ from billet.leader.admission import NotJoined
 from billet.leader.leadership import Leadership
 from billet.leader.operator import Operator
 from billet.ports import Answer
+from billet.reloading import validities
 from billet.wire.auction_records import encode_outcome, readable
 from billet.wire.flintlock import parse
 from billet.wire.pb import fleet_pb2 as pb
@@ -28,6 +29,9 @@ EXPLAIN = f"/{SERVICE}/Explain"
 RECORDS = f"/{SERVICE}/Records"
 ACCURACY = f"/{SERVICE}/Accuracy"
 CHANGE_HOST = f"/{SERVICE}/ChangeHost"
+CREATE_CREDENTIAL = f"/{SERVICE}/CreateCredential"  # these three: credential_service.py
+CREDENTIALS = f"/{SERVICE}/Credentials"
+REVOKE_CREDENTIAL = f"/{SERVICE}/RevokeCredential"
 UNREACHABLE = "UNREACHABLE"  # not a state of flintlockd: the host is not connected
 
 PAGE = 200  # records of 36 bids each stay below the 4 MB that gRPC accepts by default
@@ -85,7 +89,11 @@ class _Fleet:
         weights = leadership.rules.weights._asdict()
         policy = weights.pop("policy")
         agents = [agent_view(agent) for agent in leadership.admission.not_joined()]
-        reply = pb.HostsReply(hosts=views, policy=policy, weights=weights, agents=agents)
+        certificates = [
+            pb.CertificateView(server=self._server, file=path, ends_s=valid.ends_s)
+            for path, valid in sorted(validities().items())
+        ]
+        reply = pb.HostsReply(hosts=views, policy=policy, weights=weights, agents=agents, certificates=certificates)
         return Answer(reply.SerializeToString())
 
     async def placements(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
@@ -174,6 +182,7 @@ def host_view(leadership: Leadership, host: Host) -> pb.HostView:
         trouble=trouble.why,
         dead_vmms=sum(row.vmm is Vmm.DEAD for row in seen.rows.values()) if seen else 0,
         trouble_score=trouble.penalty,
+        certificate_ends_s=leadership.hosts.certificate_ends_s(host.id),
     )
     discount = leadership.accuracy.discounted({host.id: HostView(host.allocatable, taken)})[host.id].discount
     if discount != NO_DISCOUNT:

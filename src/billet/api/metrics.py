@@ -1,4 +1,4 @@
-"""Prometheus metrics: creates that wait, and, on the leader, the accuracy of the hosts' predictions."""
+"""Prometheus metrics: creates that wait and certificates of each server, accuracy of predictions on the leader."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from billet.core.accuracy import errors
 from billet.leader.create_slots import CreateSlots
 from billet.leader.leadership import Leadership
+from billet.reloading import validities
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 BY = ["host"]
@@ -81,10 +82,26 @@ class CreateMetrics(Collector):
         yield from (in_work, waiting, held, refused)
 
 
+class CertificateMetrics(Collector):
+    """Until when this server's certificates are valid."""
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample for each file."""
+        family = GaugeMetricFamily(
+            "billet_certificate_not_after_seconds",
+            "When a certificate expires, in seconds since 1970",
+            labels=["file"],
+        )
+        for path, valid in sorted(validities().items()):
+            family.add_metric([path], valid.ends_s)
+        yield family
+
+
 def exposition(leadership: Leadership | None, passing: CreateSlots | None = None) -> bytes:
     """The metrics in Prometheus' text format. `passing`: the creates that this server passes to the leader."""
     registry = CollectorRegistry()
     registry.register(AccuracyMetrics(leadership))
     slots = {"server": passing, "leader": leadership.slots if leadership else None}
     registry.register(CreateMetrics({at: one for at, one in slots.items() if one}))
+    registry.register(CertificateMetrics())
     return generate_latest(registry)

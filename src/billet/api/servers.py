@@ -8,6 +8,7 @@ from hmac import compare_digest
 from secrets import token_urlsafe
 
 from billet.ports import Leader
+from billet.wire.secret import Secret
 
 EARLIER_S = 120.0  # an earlier version's calls in flight last no longer after its term
 
@@ -17,7 +18,7 @@ class Secrets:
 
     def __init__(self, link_token: str, now_s: Callable[[], float]) -> None:
         self.own = token_urlsafe(32)
-        self._earlier = sha256(f"forwarded\0{link_token}".encode()).hexdigest()  # what earlier versions show
+        self._link_token = Secret(link_token)
         self._now_s = now_s
         self._after_earlier = False  # the last leader was of an earlier version
         self._earlier_until_s = 0.0
@@ -25,7 +26,7 @@ class Secrets:
     def to_show(self, leader: Leader) -> str:
         """What this leader accepts. Call it for each leader that is followed."""
         self._after_earlier = not leader.secret
-        return leader.secret or self._earlier
+        return leader.secret or _earlier(self._link_token.shown)
 
     def leads(self) -> None:
         """This server leads now. If the last leader was of an earlier version, its calls in flight may still come."""
@@ -37,4 +38,10 @@ class Secrets:
         given = shown.encode()
         if compare_digest(given, self.own.encode()):
             return True
-        return self._now_s() < self._earlier_until_s and compare_digest(given, self._earlier.encode())
+        earlier = [_earlier(line).encode() for line in self._link_token.lines or ("",)]
+        return self._now_s() < self._earlier_until_s and any(compare_digest(given, one) for one in earlier)
+
+
+def _earlier(link_token: str) -> str:
+    """What servers of earlier versions show."""
+    return sha256(f"forwarded\0{link_token}".encode()).hexdigest()

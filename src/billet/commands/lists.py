@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def hosts(address: Address, output: str, only_agents: bool) -> None:
     """List the hosts: how full they are, and how many microVMs wait for their boot.
 
-    Agents that were refused, or that wait for an operator, follow in a table of their own.
+    Agents that were refused, or that wait for an operator, follow in a table of their own. Certificates of the leader
+    and of agents that expire within a month are named; --output json has the date of each agent's.
 
     \b
     HOW FULL    allocated share of the host's scarcest resource
@@ -36,7 +37,7 @@ def hosts(address: Address, output: str, only_agents: bool) -> None:
                 over the last 10 s
     """
     from billet.client import Client
-    from billet.show.tables import agents_table, hosts_table, troubles, unavailable_metrics
+    from billet.show.tables import agents_table, expiring, hosts_table, troubles, unavailable_metrics
     from billet.wire.pb.fleet_pb2 import HostsReply, HostsRequest
 
     with Client(address) as client:
@@ -53,6 +54,8 @@ def hosts(address: Address, output: str, only_agents: bool) -> None:
     if rows:
         screen.print(hosts_table(rows))
         for line in troubles(rows):
+            screen.print(Text(line, style="yellow"))
+        for line in expiring(rows, reply["certificates"], time.time()):
             screen.print(Text(line, style="yellow"))
         for line in unavailable_metrics(rows):
             screen.print(Padding.indent(line.lstrip(), len(line) - len(line.lstrip())), style="dim")

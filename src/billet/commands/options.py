@@ -18,6 +18,7 @@ from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
 from billet.settings import SINGULAR, SettingInfo, check_endpoint, flag
 from billet.show.plain import PlainConsole, plain
+from billet.wire.secret import FileText, read_secret
 
 if TYPE_CHECKING:
     from billet.client import Address
@@ -220,12 +221,9 @@ def secret(name: str, path: str, given: str) -> str:
     if given:
         raise ConfigError(f"{flag(name)} and {flag(name.removesuffix('_file'))} are both set; drop one of them")
     try:
-        content = Path(path).read_text().rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{flag(name)} is {path!r}, which cannot be read: {error}") from None
-    if not content.strip():  # no secret would be no protection
-        raise ConfigError(f"{flag(name)} is {path!r}, which is empty: write the secret into it, or drop the setting")
-    return content
+        return FileText(read_secret(path), path)
+    except ConfigError as error:
+        raise ConfigError(f"{flag(name)} is {error.text}") from None
 
 
 def console() -> Console:
@@ -252,7 +250,7 @@ output_option = click.option(
 
 CLIENT_OPTIONS = (
     ("server", "localhost:9090", "HOST:PORT", "gRPC endpoint of any server."),
-    ("token", "", "TEXT", "The server's --basic-auth-token. Empty = no authentication."),
+    ("token", "", "TEXT", "Token of a credential (billet token), or the server's --basic-auth-token. Empty = none."),
     ("token-file", "", "FILE", "File that contains the token."),
     ("tls-ca", "", "FILE", "PEM file: CA of the server's certificate. Empty = no TLS."),
     ("tls-cert", "", "FILE", "PEM file: client certificate, if the server requires one."),

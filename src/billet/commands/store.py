@@ -22,7 +22,7 @@ from billet.core.plural import counted
 if TYPE_CHECKING:
     from billet.core.model import Host, Placement
     from billet.core.questions.checkup import Finding
-    from billet.ports import Engine
+    from billet.store.engine import Engine
 
 ROUND_TRIPS = 20
 

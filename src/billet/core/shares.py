@@ -25,18 +25,18 @@ class Shares(Generic[K]):
         """Whether so many bytes more are no more than is left free."""
         return not self.limit_bytes or self._held.get(key, 0) + size <= self.limit_bytes - self.total_bytes
 
-    def count(self, key: K, size: int) -> None:
-        """Count so many bytes more, or, below 0, less; whether they fit or not."""
+    def count(self, key: K, size: int) -> bool:
+        """Count so many bytes more, or, below 0, less, whether they fit or not. Returns whether they did."""
+        fits = self.fits(key, size)
         self.total_bytes += size
         self._held[key] += size
         if not self._held[key]:
             del self._held[key]
+        return fits
 
     def take(self, key: K, size: int) -> bool:
         """Count so many bytes more if they fit; False if not."""
-        if fits := self.fits(key, size):
-            self.count(key, size)
-        return fits
+        return self.fits(key, size) and self.count(key, size)
 
     def held_bytes(self, key: K) -> int:
         """What one of them holds."""

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from billet.core.access import Credential, DropCredential, PutCredential
 from billet.core.bidding import cannot
 from billet.core.constraints import violation
 from billet.core.groups import Groups, domain, peers_on
@@ -63,7 +64,7 @@ class DropPlacement:
     placement_id: str
 
 
-Change = PutHost | DropHost | PutPlacement | DropPlacement
+Change = PutHost | DropHost | PutPlacement | DropPlacement | PutCredential | DropCredential
 
 
 @dataclass(slots=True)
@@ -72,6 +73,7 @@ class State:
 
     hosts: dict[str, Host] = field(default_factory=dict)
     placements: dict[str, Placement] = field(default_factory=dict)
+    credentials: dict[str, Credential] = field(default_factory=dict)  # by name
     taken: dict[str, Resources] = field(default_factory=dict)
     moving: dict[str, Resources] = field(default_factory=dict)  # the part of `taken` that is RESERVED or RELEASING
     by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
@@ -173,6 +175,10 @@ def apply(state: State, change: Change) -> None:
             _insert(state, placement)
         case DropPlacement(placement_id):
             _remove(state, placement_id)
+        case PutCredential(credential):
+            state.credentials[credential.name] = credential
+        case DropCredential(name):
+            state.credentials.pop(name, None)
 
 
 def _offer(state: State, host_id: str, allocatable: Resources) -> None:

@@ -12,6 +12,7 @@ from billet.core.errors import ConfigError
 from billet.fake.http import PortTaken
 from billet.fake.server import serve
 from billet.fake.settings import PROVIDERS, FakeConfig
+from billet.wire.secret import FileText, read_secret
 from billet.wire.tls import TlsSettings
 
 _TLS_FLAGS = ("insecure", "cert", "key", "client_validate", "client_ca")
@@ -60,6 +61,13 @@ _TLS_FLAGS = ("insecure", "cert", "key", "client_validate", "client_ca")
     help="Token that clients must send. Empty = no authentication.",
 )
 @click.option(
+    "--basic-auth-token-file",
+    default="",
+    show_default=False,
+    metavar="FILE",
+    help="File of that token. It is read again when it changes, as are the TLS files; flintlockd must be restarted.",
+)
+@click.option(
     "--flintlock-version",
     default="0.11.0",
     help="Flintlock release to imitate. 0.13 and later have exec and ssh, 0.15 and later ServerInfo.",
@@ -96,7 +104,7 @@ _TLS_FLAGS = ("insecure", "cert", "key", "client_validate", "client_ca")
     help="SQLite file that keeps microVMs over restarts.",
 )
 @click.option("--json-ready", is_flag=True, help="Print one JSON line with the addresses when ready.")
-def fake_flintlockd(**options: Any) -> None:
+def fake_flintlockd(basic_auth_token_file: str, **options: Any) -> None:
     """Run a flintlockd without a hypervisor.
 
     It answers as flintlockd 0.11 does, to the letter of its error texts, boots one microVM at a time, crashes where
@@ -104,6 +112,8 @@ def fake_flintlockd(**options: Any) -> None:
     """
     tls = TlsSettings(**{name: options.pop(name) for name in _TLS_FLAGS})
     try:
+        if basic_auth_token_file:
+            options["basic_auth_token"] = FileText(read_secret(basic_auth_token_file), basic_auth_token_file)
         uvloop.run(serve(FakeConfig(tls=tls, **options)))
     except ConfigError as error:
         print(f"fake-flintlockd: {error.text}", file=sys.stderr)

@@ -19,6 +19,7 @@ from billet.grpc.status import RpcError
 from billet.wire.auth import check_basic
 from billet.wire.flintlock import CREATE, DELETE, GET, LIST, LIST_STREAM, SERVICE
 from billet.wire.newer import EXEC, SERVER_INFO, SSH
+from billet.wire.secret import Secret
 
 Unary = Callable[[bytes], bytes]
 Streamed = Callable[[AsyncIterator[bytes]], AsyncIterator[bytes]]
@@ -28,7 +29,7 @@ class Handlers:
     """The handlers of one fake, by the full name of the method."""
 
     def __init__(self, config: FakeConfig, vms: MicroVMs, faults: Faults, die: Callable[[int], object]) -> None:
-        self._token = config.basic_auth_token
+        self._secret = Secret(config.basic_auth_token)
         self._faults = faults
         self._vms = vms
         self._die = die
@@ -49,11 +50,11 @@ class Handlers:
             admit=self._admit,
         )
 
-    def _admit(self, call: ServerCall) -> None:
-        if self._token:
-            given = dict(call.metadata).get("authorization")
-            if text := check_basic(given if isinstance(given, str) else None, self._token):
-                raise RpcError(Code.UNAUTHENTICATED, text)
+    def _admit(self, call: ServerCall) -> str:
+        given = dict(call.metadata).get("authorization")
+        if text := check_basic(given if isinstance(given, str) else None, *self._secret.lines):
+            raise RpcError(Code.UNAUTHENTICATED, text)
+        return ""
 
     async def _unknown(self, call: ServerCall) -> None:
         _, service, name = call.method.split("/", 2) if call.method.count("/") >= 2 else ("", call.method, "")

@@ -15,6 +15,7 @@ from typing import IO, Any
 from billet.fake.faults import FaultKind
 from billet.fake.settings import FakeConfig
 from billet.launch import Child, Spawn, spawn
+from billet.wire.secret import FileText
 
 READY_S = 60.0  # generous: a loaded machine starts Python slowly
 
@@ -111,6 +112,7 @@ class FakeProcess:
 
 def arguments(config: FakeConfig) -> list[str]:
     """The command line for a config."""
+    token = config.basic_auth_token
     values = {
         "--grpc-endpoint": config.grpc_endpoint,
         "--http-endpoint": config.http_endpoint,
@@ -119,7 +121,8 @@ def arguments(config: FakeConfig) -> list[str]:
         "--tls-cert": config.tls.cert,
         "--tls-key": config.tls.key,
         "--tls-client-ca": config.tls.client_ca,
-        "--basic-auth-token": config.basic_auth_token,
+        "--basic-auth-token": "" if isinstance(token, FileText) else token,
+        "--basic-auth-token-file": token.path if isinstance(token, FileText) else "",
         "--flintlock-version": config.flintlock_version,
         "--boot-mean-s": config.boot_mean_s,
         "--pull-mean-s": config.pull_mean_s,

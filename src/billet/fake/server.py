@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from starlette.requests import Request
+
 from billet.core.errors import HostVerdict
 from billet.fake.boots import BootWorker
 from billet.fake.control import control_app
@@ -28,6 +30,7 @@ from billet.grpc.interface import Channel, Server, exchange
 from billet.grpc.limits import Limits
 from billet.grpc.status import RpcError
 from billet.ports import Answer
+from billet.reloading import Watch
 from billet.settings import split_endpoint
 from billet.wire.gateway import gateway_app
 from billet.wire.pb import flintlock_types_pb2 as types
@@ -121,18 +124,18 @@ class FakeFlintlockd:
         await listener.start()
         return listener.address
 
-    async def _call(self, method: str, request: bytes, headers: Mapping[str, str]) -> Answer:
+    async def _call(self, method: str, request: bytes, http: Request) -> Answer:
         assert self._gateway is not None
         try:
-            response = await self._gateway.unary(method, request, metadata=_metadata(headers))
+            response = await self._gateway.unary(method, request, metadata=_metadata(http.headers))
         except RpcError as error:
             raise HostVerdict(error.code, error.text) from error
         return Answer(response.payload)
 
-    async def _stream(self, method: str, request: bytes, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
+    async def _stream(self, method: str, request: bytes, http: Request) -> AsyncIterator[bytes]:
         assert self._gateway is not None
         try:
-            call = await self._gateway.stream(method, metadata=_metadata(headers))
+            call = await self._gateway.stream(method, metadata=_metadata(http.headers))
             async for reply in exchange(call, _once(request)):
                 yield reply
         except RpcError as error:
@@ -149,11 +152,13 @@ async def serve(config: FakeConfig) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    watch = asyncio.create_task(Watch().run())
     try:
         await fake.start()
         _announce(fake)
         await stop.wait()
     finally:
+        watch.cancel()
         await fake.stop()
 
 

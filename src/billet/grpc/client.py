@@ -173,7 +173,7 @@ class Channel:
         try:
             async with asyncio.timeout(CONNECT_S):
                 new = partial(ClientConnection, self._limits, self._lost)
-                connection = await dial(self._address, self._context, new)
+                connection = await dial(self._address, self._context.value if self._context else None, new)
                 try:
                     await connection.ready
                 except BaseException:

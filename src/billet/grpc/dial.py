@@ -12,7 +12,8 @@ from typing import TypeVar
 from urllib.parse import unquote, urlsplit
 
 from billet.core.errors import ConfigError
-from billet.wire.tls import ClientTls, client_context
+from billet.reloading import Kept
+from billet.wire.tls import ClientTls, kept_client
 
 P = TypeVar("P", bound=asyncio.Protocol)
 
@@ -33,13 +34,9 @@ class Address:
     name: str = ""
     proxy: str = ""
 
-    def context(self) -> ssl.SSLContext | None:
+    def context(self) -> Kept[ssl.SSLContext] | None:
         """Read the TLS files. Raises ConfigError."""
-        if self.tls is None:
-            return None
-        context = client_context(*self.tls)
-        context.set_alpn_protocols(["h2"])
-        return context
+        return kept_client(*self.tls, protocols=["h2"]) if self.tls else None
 
     @property
     def authority(self) -> str:

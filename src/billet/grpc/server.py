@@ -28,8 +28,7 @@ class Server:
 
     async def listen(self, host: str, port: int, tls: TlsSettings) -> int:
         """See interface.Server."""
-        if context := server_ssl(tls):
-            context.set_alpn_protocols(["h2"])
+        context = server_ssl(tls, "h2")
         limits = self.limits
         sockets = await bind(host, port, ConnectionLimits(limits.connections, limits.connections_per_address))
         self._acceptor = Acceptor(sockets, lambda: ServerConnection(self), context, limits.handshake_s or 60.0)

@@ -22,6 +22,7 @@ from billet.grpc.messages import frame
 from billet.grpc.metadata import Headers, Metadata
 from billet.grpc.status import RpcError
 from billet.grpc.stream import Stream
+from billet.wire.certificate_names import names_of_peer
 
 log = structlog.get_logger()
 
@@ -51,7 +52,9 @@ class Owner(Protocol):
 class ServerCall(Stream):
     """interface.ServerCall."""
 
-    __slots__ = ("_metadata", "_until_s", "connection", "handler", "method", "started", "task", "trailers")
+    __slots__ = (
+        "_metadata", "_until_s", "connection", "handler", "identity", "method", "started", "task", "trailers",
+    )  # fmt: skip
 
     def __init__(self, connection: ServerConnection, stream_id: int, method: str) -> None:
         super().__init__(connection, stream_id)
@@ -63,6 +66,12 @@ class ServerCall(Stream):
         self.started = False  # the reply's headers were sent
         self.task: asyncio.Task[None] | None = None
         self.trailers: Metadata = ()
+        self.identity = ""
+
+    @property
+    def certificate(self) -> tuple[str, ...]:
+        """See interface.ServerCall."""
+        return names_of_peer(self.connection.transport)
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -140,9 +149,7 @@ class ServerConnection(Connection[ServerCall]):
 
     def hold(self, size: int) -> bool:
         """See Connection. There are also too many if this connection has more than its share of the server's."""
-        held = self._server.held
-        fits = held.fits(self, size)
-        held.count(self, size)
+        fits = self._server.held.count(self, size)
         return super().hold(size) and fits
 
     def headers(self, stream_id: int, headers: Headers, end: bool) -> None:
@@ -178,7 +185,7 @@ class ServerConnection(Connection[ServerCall]):
             )
         routes = self._server.routes
         if routes.admit:
-            routes.admit(call)
+            call.identity = routes.admit(call)
         call.handler = routes.unary.get(call.method)
         if call.handler is None:
             handler = routes.streams.get(call.method) or routes.fallback

@@ -18,7 +18,7 @@ from billet.link.outbox import Inbox, Outbox
 from billet.link.standing import Standing
 from billet.link.streams import Pipe
 from billet.wire.pb import link_pb2 as pb
-from billet.wire.tls import peer_names
+from billet.wire.tls import peer_expiry_s, peer_names
 
 log = structlog.get_logger()
 
@@ -86,6 +86,11 @@ class AgentConnection(WSListener):
     def certified_names(self) -> frozenset[str]:
         """The names in the agent's certificate; none without one."""
         return peer_names(self._transport.underlying_transport if self._transport else None)
+
+    @property
+    def certificate_ends_s(self) -> float:
+        """Until when the agent's certificate is valid, in seconds since 1970; 0 without one."""
+        return peer_expiry_s(self._transport.underlying_transport if self._transport else None)
 
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The handshake is complete."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 import ssl
+from contextlib import suppress
+from http.client import UNAUTHORIZED
 from typing import Protocol
 
-from picows import WSError, WSListener, ws_connect
+from picows import WSError, WSHandshakeError, WSListener, ws_connect
 
 from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
+from billet.reloading import Kept
 from billet.settings import split_endpoint
+from billet.wire.secret import Secret
 
 HUNG_UP = "the server closes the connection before the WebSocket handshake"
 WITH_TLS = (
@@ -19,6 +23,12 @@ WITH_TLS = (
 WITHOUT_TLS = "its link probably has TLS: give --link-ca, the CA of its certificate, in place of --link-insecure"
 
 WITHOUT_CERT = "if the servers have --link-client-ca, give --link-cert and --link-key, signed by that CA"
+
+REFUSED = "the server refused the link token: give the agent the server's --link-token"
+
+
+class TokenRefused(OSError):
+    """The server does not know the link token that was shown."""
 
 
 class Connection(Protocol):
@@ -42,8 +52,8 @@ class Dial(Protocol):
 class WebSocketDial:
     """Dials over TCP, with TLS when there is a context."""
 
-    def __init__(self, token: str, tls: ssl.SSLContext | None) -> None:
-        self._headers = {"Authorization": f"Bearer {token}"}
+    def __init__(self, token: str, tls: Kept[ssl.SSLContext] | None) -> None:
+        self._secret = Secret(token)
         self._tls = tls
 
     @property
@@ -53,22 +63,32 @@ class WebSocketDial:
 
     async def __call__(self, server: str, path: str, listener: WSListener) -> Connection:
         """See Dial."""
+        *others, last = self._secret.lines or ("",)
+        for token in others:
+            with suppress(TokenRefused):
+                return await self._connect(server, path, listener, token)
+        return await self._connect(server, path, listener, last)
+
+    async def _connect(self, server: str, path: str, listener: WSListener, token: str) -> Connection:
         scheme = "wss" if self._tls else "ws"
         try:
             transport, _ = await ws_connect(
                 lambda: listener,
                 f"{scheme}://{server}{path}",
-                ssl_context=self._tls,
+                ssl_context=self._tls.value if self._tls else None,
                 server_hostname=certificate_name(server) if self._tls else None,
-                extra_headers=self._headers,
+                extra_headers={"Authorization": f"Bearer {token}"},
                 max_frame_size=MAX_FRAME_BYTES,
                 enable_auto_ping=True,
                 auto_ping_idle_timeout=PING_AFTER_S,
                 auto_ping_reply_timeout=PONG_WITHIN_S,
             )
         except (OSError, WSError) as error:
+            if isinstance(error, WSHandshakeError) and error.response and error.response.status == UNAUTHORIZED:
+                raise TokenRefused(REFUSED) from error
             reset = self._tls and isinstance(error, ConnectionResetError | ConnectionAbortedError)
             raise OSError(f"{HUNG_UP}; {WITH_TLS}" if reset else explain(error)) from error
+        self._secret.worked(token)
         return transport
 
 
@@ -91,6 +111,4 @@ def explain(error: BaseException) -> str:
         return "connection refused: check --server, and that `billet server` runs"
     if isinstance(error, socket.gaierror):
         return "the server's name cannot be resolved: check --server"
-    if "401" in text:
-        return "the server refused the link token: give the agent the server's --link-token"
     return text

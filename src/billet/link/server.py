@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
 from http import HTTPStatus
@@ -18,7 +17,7 @@ from picows import (
     ws_create_server,
 )
 
-from billet.accepting import BACKLOG, ConnectionLimits, Counter, bind
+from billet.accepting import BACKLOG, ConnectionLimits, Counter, ListeningSocket, bind
 from billet.adapters.tls_errors import throttle_tls_errors
 from billet.broadcast import Broadcast
 from billet.core.errors import NotSent, Unreachable
@@ -38,6 +37,7 @@ from billet.log_throttle import LogThrottle
 from billet.ports import CreateOptions, Leader, NotTaken, Outcome, Reply, Unknown
 from billet.wire import flintlock
 from billet.wire.pb import link_pb2 as pb
+from billet.wire.secret import Secret
 
 log = structlog.get_logger()
 
@@ -65,14 +65,15 @@ class LinkServer:
         limits: ConnectionLimits = AGENT_LIMITS,
     ) -> None:
         """`certificates`: agents show certificates, which must name their hosts. `nonce` draws random bytes."""
-        self._token = token
+        self._secret = Secret(token)
         self._roster = Roster(nonce, certificates, lambda host_id: self._rounds.left(host_id))
         self._hosts = self._roster.hosts
         self._pipes: dict[str, Pipe] = {}
         self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s)
         self._arrived_by_s = 0.0  # until when calls wait for hosts that are not connected; loop time
         self._order_id = 0
-        self._servers: list[asyncio.Server] = []
+        self._sockets: list[ListeningSocket] = []
+        self._servers: list[asyncio.Server] = []  # one for each socket
         self._limits = limits
         self._unproven: Counter | None = None
         self._throttle = LogThrottle()
@@ -92,25 +93,41 @@ class LinkServer:
         """Accept agents from now on; return the port. Raises OSError when the port is taken."""
         throttle_tls_errors(NO_HANDSHAKE)
         throttle_shortage()
-        sockets = await bind(host, port, self._limits, AgentsSocket)
-        self._unproven = sockets[0].counter
-        self._servers = [
-            await ws_create_server(
-                self.accept,
-                sock=sock,
-                ssl=tls,
-                ssl_handshake_timeout=HANDSHAKE_S if tls else None,
-                websocket_handshake_timeout=HANDSHAKE_S,
-                backlog=BACKLOG,
-                max_frame_size=MAX_FRAME_BYTES,
-                enable_auto_ping=True,
-                auto_ping_idle_timeout=PING_AFTER_S,
-                auto_ping_reply_timeout=PONG_WITHIN_S,
-            )
-            for sock in sockets
-        ]
-        bound: int = sockets[0].getsockname()[1]
+        self._sockets = await bind(host, port, self._limits, AgentsSocket)
+        self._unproven = self._sockets[0].counter
+        self._servers = [await self._serve(one, tls) for one in self._sockets]
+        bound: int = self._sockets[0].getsockname()[1]
         return bound
+
+    async def renew_tls(self, tls: ssl.SSLContext) -> None:
+        """New connections get this TLS from now on; those that exist go on.
+
+        A server of picows keeps its context, so another one takes its place at the same sockets.
+        """
+        former = self._sockets, self._servers
+        self._sockets = [one.again() for one in self._sockets]
+        self._servers = [await self._serve(one, tls) for one in self._sockets]
+        loop = asyncio.get_running_loop()
+        for socket in former[0]:
+            loop.remove_reader(socket.fileno())
+        for _ in range(2):  # what was accepted gets its protocol, or `close` would drop it
+            await asyncio.sleep(0)
+        for server in former[1]:
+            server.close()
+
+    async def _serve(self, at: ListeningSocket, tls: ssl.SSLContext | None) -> asyncio.Server:
+        return await ws_create_server(
+            self.accept,
+            sock=at,
+            ssl=tls,
+            ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+            websocket_handshake_timeout=HANDSHAKE_S,
+            backlog=BACKLOG,
+            max_frame_size=MAX_FRAME_BYTES,
+            enable_auto_ping=True,
+            auto_ping_idle_timeout=PING_AFTER_S,
+            auto_ping_reply_timeout=PONG_WITHIN_S,
+        )
 
     def begin(self, term: LinkTerm) -> None:
         """This server leads from now on: decide about all agents, and welcome those that join."""
@@ -142,7 +159,8 @@ class LinkServer:
     def accept(self, request: WSUpgradeRequest) -> WSListener | WSUpgradeResponseWithListener:
         """Answer a WebSocket handshake: a listener for an agent or a stream, or an HTTP error."""
         given = request.headers.get("Authorization", "")
-        if self._token and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+        scheme, _, shown = given.partition(" ")
+        if self._secret.lines and not (scheme == "Bearer" and self._secret.accepts(shown)):
             text = b"wrong link token: give the agent the server's --link-token\n"
             return WSUpgradeResponseWithListener(
                 WSUpgradeResponse.create_error_response(HTTPStatus.UNAUTHORIZED, text), None
@@ -221,6 +239,11 @@ class LinkServer:
         """See ports.Hosts."""
         connection = self._hosts.get(host_id)
         return connection.instance if connection else ""
+
+    def certificate_ends_s(self, host_id: str) -> float:
+        """See ports.Hosts."""
+        connection = self._hosts.get(host_id)
+        return connection.certificate_ends_s if connection else 0.0
 
     def address(self, host_id: str) -> str:
         """The address of a host's agent, "host:port"; "" when it is not connected."""

@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from billet.core.expiry import DAY_S, urgency
 from billet.core.plural import counted
 from billet.show.marks import age, bar, duration, gib, state, table
 
@@ -41,6 +42,22 @@ def troubles(hosts: Iterable[Row]) -> list[str]:
     """Lines that say what has failed on which host."""
     rows = sorted(hosts, key=lambda row: natural(row["id"]))
     return [f"{row['id']}: {row['trouble']}" for row in rows if row.get("trouble")]
+
+
+def expiring(hosts: Iterable[Row], certificates: Iterable[Row], now_s: float) -> list[str]:
+    """Lines about certificates that expire within a month: the leader's, then those of the hosts' agents."""
+    ends = [(f"server {row['server']}: {row['file']}", row["ends_s"]) for row in certificates]
+    for row in sorted(hosts, key=lambda row: natural(row["id"])):
+        if row.get("certificate_ends_s"):
+            ends.append((f"{row['id']}: the agent's certificate", row["certificate_ends_s"]))
+    return [f"{name} {expiry(ends_s - now_s)}" for name, ends_s in ends if urgency(ends_s - now_s)]
+
+
+def expiry(left_s: float) -> str:
+    """When a certificate expires, or that it has."""
+    days = int(abs(left_s) / DAY_S)
+    when = counted(days, "day") if days else "less than a day"
+    return f"expires in {when}" if left_s > 0 else f"expired {when} ago"
 
 
 def agents_table(agents: Iterable[Row]) -> Table:
@@ -190,3 +207,23 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts host-2 before host-10."""
     parts = re.split(r"([0-9]+)", name)
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+
+def credentials_table(credentials: Iterable[Row], now_s: float) -> Table:
+    """The credentials of a CredentialsReply (as dicts). `now_s` is the wall clock."""
+    result = table("~NAME", "ROLE", "~NAMESPACES", "EXEC", "~PROVEN BY", ">AGE", ">EXPIRES IN", "~CREATED BY")
+    for row in credentials:
+        left = Text("never")
+        if row["expires_at_s"]:
+            left = Text("expired", style="red") if row["expired"] else Text(age(row["expires_at_s"] - now_s))
+        result.add_row(
+            Text(row["name"], style="bold"),
+            row["role"].lower(),
+            Text(", ".join(row["namespaces"])),
+            "yes" if row["exec"] else "-",
+            Text(row["certificate"] or "token"),
+            age(now_s - row["created_at_s"]),
+            left,
+            Text(row["created_by"] or UNKNOWN),
+        )
+    return result

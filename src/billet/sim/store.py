@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from billet.core.access import Credential
 from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError, StoreUnreachable
 from billet.core.state import Change
 from billet.ports import Leader, Snapshot, Term
@@ -127,6 +128,10 @@ class SimStore:
     async def load(self) -> Snapshot:
         """See ports.Store."""
         return await self._steady(self._etcd.read)
+
+    async def credentials(self) -> list[Credential]:
+        """See ports.Store. No simulated client has any."""
+        return []
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""

@@ -19,7 +19,8 @@ from pathlib import Path
 import msgspec
 
 from billet.core.errors import ConfigError, StoreCorrupt, StoreError
-from billet.ports import Engine, Leader, Term
+from billet.ports import Leader, Term
+from billet.store.engine import Engine
 from billet.store.records import RESTORING, VERSION, decode, encode
 
 FORMAT = "billet store backup"

@@ -1,8 +1,8 @@
 """The store for several servers: etcd, and so Raft.
 
-Keys, below one prefix: hosts/<id> and placements/<id> are the records. election/<lease> is a candidate; the one with
-the lowest create revision leads, and that revision is its term, counted from term/base (etcd_election.py).
-commit/<lease> numbers a leader's transactions (etcd_commit.py).
+Keys, below one prefix: hosts/<id>, placements/<id> and credentials/<name> are the records. election/<lease> is a
+candidate; the one with the lowest create revision leads, and that revision is its term, counted from term/base
+(etcd_election.py). commit/<lease> numbers a leader's transactions (etcd_commit.py).
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from collections.abc import AsyncIterator, Sequence
 
 import structlog
 
+from billet.core.access import Credential
 from billet.core.errors import StoreError
 from billet.core.state import Change
-from billet.ports import Leader, Snapshot, Term, Vitals
+from billet.ports import Leader, Snapshot, Term
 from billet.store import etcd_care
+from billet.store.engine import Vitals
 from billet.store.etcd_candidacy import Candidacies, Candidacy
 from billet.store.etcd_client import CALL_S, STEADY_S, EtcdClient
 from billet.store.etcd_commit import FencedWriter
 from billet.store.etcd_election import Election, after_prefix
 from billet.store.etcd_members import Membership
 from billet.store.groupcommit import GroupCommit, Writes
-from billet.store.records import decode, read_leader
+from billet.store.records import CREDENTIALS, decode, read_credentials, read_leader
 from billet.wire.pb import etcd_rpc_pb2 as pb
 
 log = structlog.get_logger()
@@ -154,14 +156,22 @@ class EtcdStore:
         revision, records = await self.records()
         return Snapshot(revision, [decode(name, value) for name, value in records.items()])
 
+    async def credentials(self) -> list[Credential]:
+        """See ports.Store."""
+        return read_credentials((await self._below(self.prefix + CREDENTIALS.encode()))[1])
+
     async def records(self) -> tuple[int, dict[str, bytes]]:
-        """See ports.Engine. Reads in pages, all at the revision of the first."""
+        """See engine.Engine."""
+        return await self._below(self.prefix)
+
+    async def _below(self, prefix: bytes) -> tuple[int, dict[str, bytes]]:
+        """The records whose keys in etcd begin so. Reads in pages, all at the revision of the first."""
         records: dict[str, bytes] = {}
-        start, revision = self.prefix, 0
+        start, revision = prefix, 0
         while True:
             page = await self.client.steady(
                 "KV/Range",
-                pb.RangeRequest(key=start, range_end=after_prefix(self.prefix), limit=PAGE, revision=revision),
+                pb.RangeRequest(key=start, range_end=after_prefix(prefix), limit=PAGE, revision=revision),
                 pb.RangeResponse,
                 within_s=2 * STEADY_S,  # enough to try another member after one that hangs
                 timeout_s=PAGE_S,
@@ -181,7 +191,7 @@ class EtcdStore:
         return "" if name.startswith(OTHER_KEYS) else name
 
     async def vitals(self) -> Vitals:
-        """See ports.Engine."""
+        """See engine.Engine."""
         base, revision = await self._election.base(), (await self._election.standing(limit=1)).header.revision
         statuses = await self.client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
         return etcd_care.vitals(statuses.values(), base + revision)
@@ -191,7 +201,7 @@ class EtcdStore:
         return await self._group.commit(term.number, changes)
 
     async def write(self, term: Term, writes: Writes) -> int:
-        """See ports.Engine."""
+        """See engine.Engine."""
         return await self._group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import structlog
 
 from billet.core.errors import HistoryCompacted, StoreError
-from billet.ports import Vitals
+from billet.store.engine import Vitals
 from billet.store.etcd_client import EtcdClient
 from billet.wire.pb import etcd_rpc_pb2 as pb
 

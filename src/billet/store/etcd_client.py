@@ -25,24 +25,15 @@ from billet.core.errors import (
     StoreUnreachable,
     says_not_found,
 )
-from billet.wire import tls
+from billet.store.etcd_channels import Channels
 from billet.wire.pb import etcd_rpc_pb2 as pb
+from billet.wire.secret import Secret
 
 CALL_S = 0.5  # deadline of one attempt at one endpoint; a healthy member answers in milliseconds
 STEADY_S = 5.0  # how long a call is repeated, over all endpoints
 PAUSE_S = 0.05  # between attempts
-QUIET_S = 10.0  # silence on a connection after which it is probed
 AUTHENTICATE_S = 2.0  # etcd hashes passwords slowly on purpose
 METADATA = (("hasleader", "true"),)  # a member without a leader must refuse
-OPTIONS = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.enable_http_proxy", 0),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.keepalive_time_ms", int(QUIET_S * 1e3)),
-    ("grpc.keepalive_timeout_ms", 3000),
-    ("grpc.http2.max_pings_without_data", 0),  # a watch may be silent for hours, and is probed all the same
-]
 LOGIN = "check --etcd-user and --etcd-password-file"
 REFUSALS = {  # etcd changed nothing; after any other code the outcome is unknown
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -82,13 +73,13 @@ class EtcdClient:
         # Every endpoint so far, by index: an index stays valid while a call that uses it is in flight.
         self.endpoints: list[str] = []
         self._urls: list[str] = []
-        self._channels: list[grpc.aio.Channel] = []
         self._files = ca, cert, key
+        self.channels = Channels(*self._files)
         self.configured = list(endpoints)
         self.active: list[int] = []  # indexes of the endpoints in use
         self._call_s = call_s
         self.token = ""  # etcd's, of our login; fetched again when etcd no longer accepts it
-        self._user, self._password = user, password
+        self._user, self._password, self._secret = user, password, Secret(password)
         self._at = 0
         self.use(())
         self._leaderless: set[int] = set()  # endpoints whose last answer was that they have no leader
@@ -106,7 +97,7 @@ class EtcdClient:
         urls = list(dict.fromkeys([*self.configured, *learned]))
         for url in urls:
             if url not in self._urls:
-                self._channels.append(_channel(url, *self._files))
+                self.channels.add(url)
                 self._urls.append(url)
                 self.endpoints.append(urlsplit(url).netloc or url)
         self.active = [self._urls.index(url) for url in urls]
@@ -139,17 +130,31 @@ class EtcdClient:
     async def _metadata(self, at: int) -> Metadata:
         """The metadata of a call: with a user, the token of our login."""
         if self._user and not self.token:
-            asked = pb.AuthenticateRequest(name=self._user, password=self._password)
-            method = "Auth/Authenticate"
-            answer = await self._send(at, method, asked, pb.AuthenticateResponse, AUTHENTICATE_S, METADATA)
-            self.token = answer.token
+            await self._log_in(at)
         return (*METADATA, ("token", self.token)) if self.token else METADATA
+
+    async def _log_in(self, at: int) -> None:
+        """Get a token of etcd, with one of the passwords. Raises as `call`."""
+        *others, last = self._secret.lines or ("",)
+        for password in (*others, last):
+            asked = pb.AuthenticateRequest(name=self._user, password=password)
+            try:
+                answer = await self._send(
+                    at, "Auth/Authenticate", asked, pb.AuthenticateResponse, AUTHENTICATE_S, METADATA
+                )
+            except StoreError as error:
+                if password == last or LOGIN not in error.text:
+                    raise
+            else:
+                self.token = answer.token
+                self._secret.worked(password)
+                return
 
     async def _send(
         self, at: int, method: str, request: Message, reply: type[R], timeout_s: float, metadata: Metadata
     ) -> R:
         self.check_open()
-        caller = self._channels[at].unary_unary(
+        caller = self.channels[at].unary_unary(
             f"/etcdserverpb.{method}", type(request).SerializeToString, reply.FromString
         )
         try:
@@ -180,7 +185,7 @@ class EtcdClient:
         self.check_open()
         at = self._at
         stream: grpc.aio.StreamStreamMultiCallable[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
-        stream = self._channels[at].stream_stream(
+        stream = self.channels[at].stream_stream(
             "/etcdserverpb.Lease/LeaseKeepAlive",
             pb.LeaseKeepAliveRequest.SerializeToString,
             pb.LeaseKeepAliveResponse.FromString,
@@ -221,7 +226,7 @@ class EtcdClient:
     async def close(self) -> None:
         """Close all connections. Waiting calls and watches end with StoreError."""
         self._closed = True
-        await asyncio.gather(*(channel.close() for channel in self._channels))
+        await self.channels.close()
 
     def away_text(self) -> str:
         """The error text when etcd does not answer."""
@@ -245,7 +250,7 @@ class EtcdClient:
         self.check_open()
         at = self._at
         stream: grpc.aio.StreamStreamMultiCallable[pb.WatchRequest, pb.WatchResponse]
-        stream = self._channels[at].stream_stream(
+        stream = self.channels[at].stream_stream(
             "/etcdserverpb.Watch/Watch", pb.WatchRequest.SerializeToString, pb.WatchResponse.FromString
         )
         wanted = pb.WatchCreateRequest(key=key, range_end=range_end, start_revision=start)
@@ -293,20 +298,6 @@ class EtcdClient:
         if self._at == at:
             later = [other for other in self.active if other > at]
             self._at = later[0] if later else self.active[0]
-
-
-def _channel(endpoint: str, ca: str, cert: str, key: str) -> grpc.aio.Channel:
-    if endpoint.startswith("unix:"):
-        # A path is not a valid :authority, and Go's server refuses a call without one.
-        return grpc.aio.insecure_channel(endpoint, options=[*OPTIONS, ("grpc.default_authority", "localhost")])
-    parts = urlsplit(endpoint)
-    match parts.scheme:
-        case "http" if parts.netloc:
-            return grpc.aio.insecure_channel(parts.netloc, options=OPTIONS)
-        case "https" if parts.netloc:
-            return grpc.aio.secure_channel(parts.netloc, tls.channel_credentials(ca, cert, key), options=OPTIONS)
-        case _:
-            raise ConfigError(f"etcd endpoint {endpoint!r} is not http://HOST:PORT, https://HOST:PORT or unix:PATH")
 
 
 def put(key: bytes, value: bytes, lease: int = 0) -> pb.RequestOp:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from billet.core.errors import ConfigError
-from billet.ports import Engine
 from billet.settings import split_endpoint
+from billet.store.engine import Engine
 from billet.store.sqlite import SqliteStore
 
 FORMS = "sqlite:///RELATIVE/PATH, sqlite:////ABSOLUTE/PATH, or etcd://HOST:PORT,HOST:PORT (etcds:// with TLS)"

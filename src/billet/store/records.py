@@ -1,15 +1,17 @@
 """The store's records: core values to and from the stored bytes.
 
-One record per host and per placement, as JSON that is readable with the engine's own tools. Every record carries a
-version; a record of a newer version is refused, never guessed at.
+One record per host, placement and credential, as JSON that is readable with the engine's own tools. Every record
+carries a version; a record of a newer version is refused, never guessed at.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
 
+from billet.core.access import Credential, DropCredential, PutCredential
 from billet.core.errors import StoreCorrupt
 from billet.core.model import Host, Placement, Resources
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement
@@ -18,6 +20,7 @@ from billet.ports import Leader
 VERSION = 1
 HOSTS = "hosts/"
 PLACEMENTS = "placements/"
+CREDENTIALS = "credentials/"
 RESTORING = "restoring"  # key of a mark that exists while the store is being restored
 
 T = TypeVar("T")
@@ -35,6 +38,10 @@ def encode(change: Change) -> tuple[str, bytes | None]:
             return PLACEMENTS + placement.id, _write(placement, {"demand": placement.demand._asdict()})
         case DropPlacement(placement_id):
             return PLACEMENTS + placement_id, None
+        case PutCredential(credential):
+            return CREDENTIALS + credential.name, _write(credential, {})
+        case DropCredential(name):
+            return CREDENTIALS + name, None
 
 
 def decode(key: str, record: bytes | None) -> Change:
@@ -45,9 +52,17 @@ def decode(key: str, record: bytes | None) -> Change:
     if key.startswith(PLACEMENTS):
         name = key.removeprefix(PLACEMENTS)
         return DropPlacement(name) if record is None else PutPlacement(_read(key, record, Placement))
+    if key.startswith(CREDENTIALS):
+        name = key.removeprefix(CREDENTIALS)
+        return DropCredential(name) if record is None else PutCredential(_read(key, record, Credential))
     if key == RESTORING:
         raise StoreCorrupt("a restore of this store was interrupted: run billet store restore --force again")
     raise StoreCorrupt(f"record {key} is of an unknown kind: upgrade Billet, or delete the record")
+
+
+def read_credentials(records: Mapping[str, bytes]) -> list[Credential]:
+    """The credentials, from their records by key. Raises StoreCorrupt."""
+    return [_read(key, record, Credential) for key, record in records.items()]
 
 
 def read_leader(record: bytes) -> Leader:
@@ -60,7 +75,7 @@ def read_leader(record: bytes) -> Leader:
         ) from None
 
 
-def _write(value: Host | Placement, named: dict[str, dict[str, int]]) -> bytes:
+def _write(value: Host | Placement | Credential, named: dict[str, dict[str, int]]) -> bytes:
     fields: dict[str, Any] = {name: getattr(value, name) for name in value.__dataclass_fields__}
     return msgspec.json.encode({"v": VERSION, **fields, **named})
 

@@ -17,12 +17,14 @@ from typing import IO, Any, TypeVar
 
 import msgspec
 
+from billet.core.access import Credential
 from billet.core.errors import CommitOutcomeUnknown, StaleTerm, StoreError
 from billet.core.state import Change
-from billet.ports import Leader, Snapshot, Term, Vitals
+from billet.ports import Leader, Snapshot, Term
 from billet.store import sqlite_file
+from billet.store.engine import Vitals
 from billet.store.groupcommit import GroupCommit, Writes
-from billet.store.records import decode, read_leader
+from billet.store.records import CREDENTIALS, decode, read_credentials, read_leader
 
 LOOK_S = 1.0  # pause between looks whether the files are still in place; each commit looks as well
 LOCK_POLL_S = 0.1  # pause between attempts to get the lock, and between looks at the leader
@@ -188,8 +190,16 @@ class SqliteStore:
         revision, records = await self.records()
         return Snapshot(revision, [decode(key, value) for key, value in records.items()])
 
+    async def credentials(self) -> list[Credential]:
+        """See ports.Store."""
+        return read_credentials(await self._run(self._read_credentials))
+
+    def _read_credentials(self) -> dict[str, bytes]:
+        query = "SELECT key, value FROM records WHERE key BETWEEN ? AND ?"
+        return dict(self._connection().execute(query, (CREDENTIALS, CREDENTIALS + "~")).fetchall())
+
     async def records(self) -> tuple[int, dict[str, bytes]]:
-        """See ports.Engine."""
+        """See engine.Engine."""
         return await self._run(self._records)
 
     def _records(self) -> tuple[int, dict[str, bytes]]:
@@ -201,7 +211,7 @@ class SqliteStore:
         return revision, dict(rows)
 
     async def vitals(self) -> Vitals:
-        """See ports.Engine."""
+        """See engine.Engine."""
         return await self._run(self._vitals)
 
     def _vitals(self) -> Vitals:
@@ -218,7 +228,7 @@ class SqliteStore:
         return await self._group.commit(term.number, changes)
 
     async def write(self, term: Term, writes: Writes) -> int:
-        """See ports.Engine."""
+        """See engine.Engine."""
         return await self._group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ import grpc
 
 from billet import CIPHERS_VARIABLE, NO_TLS_1_2
 from billet.core.errors import ConfigError
+from billet.reloading import Kept
 
 _IN_TIME = os.environ.get(CIPHERS_VARIABLE) == NO_TLS_1_2
 
@@ -58,12 +60,15 @@ class ClientTls(NamedTuple):
     key: str = ""
 
 
-def server_ssl(settings: TlsSettings) -> ssl.SSLContext | None:
-    """A server's SSL context, None for plain text. Raises ConfigError."""
+def server_ssl(settings: TlsSettings, *protocols: str) -> Kept[ssl.SSLContext] | None:
+    """A server's SSL context for each new connection, None for plain text. `protocols` are ALPN's.
+
+    Raises ConfigError.
+    """
     settings.check()
     if settings.insecure:
         return None
-    return server_context(settings.cert, settings.key, settings.client_ca if settings.client_validate else "")
+    return kept_server(settings.cert, settings.key, settings.client_ca if settings.client_validate else "", protocols)
 
 
 def server_credentials(settings: TlsSettings) -> grpc.ServerCredentials | None:
@@ -89,9 +94,26 @@ def channel_credentials(ca: str = "", cert: str = "", key: str = "") -> grpc.Cha
     )
 
 
-def server_context(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
+def kept_server(cert: str, key: str, client_ca: str = "", protocols: Sequence[str] = ()) -> Kept[ssl.SSLContext]:
+    """A server_context that follows its files. Raises ConfigError."""
+    return Kept(lambda: server_context(cert, key, client_ca, protocols), (cert, key, client_ca), (cert, client_ca))
+
+
+def kept_client(ca: str = "", cert: str = "", key: str = "", protocols: Sequence[str] = ()) -> Kept[ssl.SSLContext]:
+    """A client_context that follows its files. Raises ConfigError."""
+    return Kept(lambda: client_context(ca, cert, key, protocols), (ca, cert, key), (ca, cert))
+
+
+def kept_credentials(
+    ca: str, cert: str, key: str, changed: Callable[[grpc.ChannelCredentials], Awaitable[None]]
+) -> Kept[grpc.ChannelCredentials]:
+    """channel_credentials that follow their files. Raises ConfigError."""
+    return Kept(lambda: channel_credentials(ca, cert, key), (ca, cert, key), (ca, cert), changed)
+
+
+def server_context(cert: str, key: str, client_ca: str = "", protocols: Sequence[str] = ()) -> ssl.SSLContext:
     """An SSL context for asyncio servers. With `client_ca`, clients need a certificate signed by it."""
-    context = _context(ssl.PROTOCOL_TLS_SERVER)
+    context = _context(ssl.PROTOCOL_TLS_SERVER, protocols)
     _load_pair(context, cert, key)
     if client_ca:
         _load_ca(context, client_ca)
@@ -99,9 +121,9 @@ def server_context(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
     return context
 
 
-def client_context(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContext:
+def client_context(ca: str = "", cert: str = "", key: str = "", protocols: Sequence[str] = ()) -> ssl.SSLContext:
     """An SSL context for asyncio clients. `ca` "" = the system's CAs; `cert` and `key` are for mutual TLS."""
-    context = _context(ssl.PROTOCOL_TLS_CLIENT)
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, protocols)
     if ca:
         _load_ca(context, ca)
     else:
@@ -113,17 +135,29 @@ def client_context(ca: str = "", cert: str = "", key: str = "") -> ssl.SSLContex
     return context
 
 
+def peer_expiry_s(transport: Any) -> float:
+    """Until when the certificate is valid that a connection's peer has shown, in seconds since 1970; 0 = none."""
+    ends = _peer_certificate(transport).get("notAfter")
+    return float(ssl.cert_time_to_seconds(ends)) if ends else 0.0
+
+
+def _peer_certificate(transport: Any) -> dict[str, Any]:
+    ssl_object = transport.get_extra_info("ssl_object") if transport else None
+    return (ssl_object.getpeercert() if ssl_object else None) or {}
+
+
 def peer_names(transport: Any) -> frozenset[str]:
     """The names in the certificate that a connection's peer has shown: common names and DNS names."""
-    ssl_object = transport.get_extra_info("ssl_object") if transport else None
-    shown = (ssl_object.getpeercert() if ssl_object else None) or {}
+    shown = _peer_certificate(transport)
     common = [value for part in shown.get("subject", ()) for kind, value in part if kind == "commonName"]
     return frozenset(common + [value for kind, value in shown.get("subjectAltName", ()) if kind == "DNS"])
 
 
-def _context(protocol: int) -> ssl.SSLContext:
+def _context(protocol: int, alpn: Sequence[str]) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if alpn:
+        context.set_alpn_protocols(alpn)
     return context
 
 

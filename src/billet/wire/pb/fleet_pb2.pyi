@@ -120,6 +120,31 @@ LATER_TERM: AgentState.ValueType  # 3
 """it obeys a later term than this leader's, so it does not join"""
 Global___AgentState: _TypeAlias = AgentState  # noqa: Y015
 
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    VIEWER: _Role.ValueType  # 1
+    """sees hosts, placements and auctions"""
+    USER: _Role.ValueType  # 2
+    """also creates, reads and deletes microVMs"""
+    OPERATOR: _Role.ValueType  # 3
+    """also changes hosts and credentials; in all namespaces"""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper): ...
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+VIEWER: Role.ValueType  # 1
+"""sees hosts, placements and auctions"""
+USER: Role.ValueType  # 2
+"""also creates, reads and deletes microVMs"""
+OPERATOR: Role.ValueType  # 3
+"""also changes hosts and credentials; in all namespaces"""
+Global___Role: _TypeAlias = Role  # noqa: Y015
+
 @_typing.final
 class Resources(_message.Message):
     """Amounts of a host's resources."""
@@ -193,6 +218,7 @@ class HostsReply(_message.Message):
     POLICY_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     AGENTS_FIELD_NUMBER: _builtins.int
+    CERTIFICATES_FIELD_NUMBER: _builtins.int
     policy: _builtins.str
     """policy of the leader"""
     @_builtins.property
@@ -205,6 +231,10 @@ class HostsReply(_message.Message):
     def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentView]:
         """agents that were not let in"""
 
+    @_builtins.property
+    def certificates(self) -> _containers.RepeatedCompositeFieldContainer[Global___CertificateView]:
+        """of the leader"""
+
     def __init__(
         self,
         *,
@@ -212,14 +242,44 @@ class HostsReply(_message.Message):
         policy: _builtins.str = ...,
         weights: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         agents: _abc.Iterable[Global___AgentView] | None = ...,
+        certificates: _abc.Iterable[Global___CertificateView] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "hosts", b"hosts", "policy", b"policy", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents", "certificates", b"certificates", "hosts", b"hosts", "policy", b"policy", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HostsReply: _TypeAlias = HostsReply  # noqa: Y015
+
+@_typing.final
+class CertificateView(_message.Message):
+    """A certificate that a server uses."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    ENDS_S_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """its id"""
+    file: _builtins.str
+    ends_s: _builtins.float
+    """until when it is valid, in seconds since 1970"""
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        file: _builtins.str = ...,
+        ends_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ends_s", b"ends_s", "file", b"file", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CertificateView: _TypeAlias = CertificateView  # noqa: Y015
 
 @_typing.final
 class AgentView(_message.Message):
@@ -326,6 +386,7 @@ class HostView(_message.Message):
     TROUBLE_FIELD_NUMBER: _builtins.int
     DEAD_VMMS_FIELD_NUMBER: _builtins.int
     TROUBLE_SCORE_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_ENDS_S_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     zone: _builtins.str
     state: Global___HostState.ValueType
@@ -393,6 +454,8 @@ class HostView(_message.Message):
     """CREATED microVMs whose VMM is dead"""
     trouble_score: _builtins.float
     """added to its score for that"""
+    certificate_ends_s: _builtins.float
+    """until when its agent's certificate is valid, since 1970; 0 = it has shown none"""
     @_builtins.property
     def allocatable(self) -> Global___Resources: ...
     @_builtins.property
@@ -450,10 +513,11 @@ class HostView(_message.Message):
         trouble: _builtins.str = ...,
         dead_vmms: _builtins.int = ...,
         trouble_score: _builtins.float = ...,
+        certificate_ends_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "cpu_model", b"cpu_model", "cpu_stall", b"cpu_stall", "images", b"images", "io_stall", b"io_stall", "kvm", b"kvm", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "pressure", b"pressure", "pull_s", b"pull_s", "taken", b"taken", "uncertainty", b"uncertainty", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "dead_vmms", b"dead_vmms", "delay_correction", b"delay_correction", "duplicate", b"duplicate", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "key", b"key", "kvm", b"kvm", "labels", b"labels", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "trouble", b"trouble", "trouble_score", b"trouble_score", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s", "_cpu_model", b"_cpu_model", "_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_kvm", b"_kvm", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_pressure", b"_pressure", "_pull_s", b"_pull_s", "_uncertainty", b"_uncertainty", "_volumes_free_mib", b"_volumes_free_mib", "ahead_s", b"ahead_s", "allocatable", b"allocatable", "boot_s", b"boot_s", "boots_seen", b"boots_seen", "certificate_ends_s", b"certificate_ends_s", "connected", b"connected", "cordoned", b"cordoned", "cpu_model", b"cpu_model", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "dead_vmms", b"dead_vmms", "delay_correction", b"delay_correction", "duplicate", b"duplicate", "failed", b"failed", "id", b"id", "images", b"images", "io_stall", b"io_stall", "key", b"key", "kvm", b"kvm", "labels", b"labels", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "pending", b"pending", "pressure", b"pressure", "providers", b"providers", "pull_s", b"pull_s", "pulls", b"pulls", "pulls_seen", b"pulls_seen", "report_age_s", b"report_age_s", "state", b"state", "taken", b"taken", "trouble", b"trouble", "trouble_score", b"trouble_score", "unavailable", b"unavailable", "uncertainty", b"uncertainty", "utilisation", b"utilisation", "utilisation_correction", b"utilisation_correction", "volumes_free_mib", b"volumes_free_mib", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ahead_s: _TypeAlias = _typing.Literal["ahead_s"]  # noqa: Y015
     _WhichOneofArgType__ahead_s: _TypeAlias = _typing.Literal["_ahead_s", b"_ahead_s"]  # noqa: Y015
@@ -854,3 +918,186 @@ class ChangeHostReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangeHostReply: _TypeAlias = ChangeHostReply  # noqa: Y015
+
+@_typing.final
+class CreateCredentialRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    EXEC_FIELD_NUMBER: _builtins.int
+    TOKEN_SHA256_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    role: Global___Role.ValueType
+    exec: _builtins.bool
+    """may run commands in the microVMs of its namespaces"""
+    token_sha256: _builtins.str
+    """of the token, in hexadecimal; the server never sees the token itself"""
+    certificate: _builtins.str
+    """instead of a token: a URI, DNS name or common name in the client's certificate"""
+    expires_in_s: _builtins.float
+    """0 = never"""
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names, or beginnings with * at their end; for an operator none or "*" """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        exec: _builtins.bool = ...,
+        token_sha256: _builtins.str = ...,
+        certificate: _builtins.str = ...,
+        expires_in_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "exec", b"exec", "expires_in_s", b"expires_in_s", "name", b"name", "namespaces", b"namespaces", "role", b"role", "token_sha256", b"token_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCredentialRequest: _TypeAlias = CreateCredentialRequest  # noqa: Y015
+
+@_typing.final
+class CreateCredentialReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def credential(self) -> Global___CredentialView: ...
+    def __init__(
+        self,
+        *,
+        credential: Global___CredentialView | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCredentialReply: _TypeAlias = CreateCredentialReply  # noqa: Y015
+
+@_typing.final
+class CredentialsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialsRequest: _TypeAlias = CredentialsRequest  # noqa: Y015
+
+@_typing.final
+class CredentialsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDENTIALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def credentials(self) -> _containers.RepeatedCompositeFieldContainer[Global___CredentialView]:
+        """by name"""
+
+    def __init__(
+        self,
+        *,
+        credentials: _abc.Iterable[Global___CredentialView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialsReply: _TypeAlias = CredentialsReply  # noqa: Y015
+
+@_typing.final
+class RevokeCredentialRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeCredentialRequest: _TypeAlias = RevokeCredentialRequest  # noqa: Y015
+
+@_typing.final
+class RevokeCredentialReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeCredentialReply: _TypeAlias = RevokeCredentialReply  # noqa: Y015
+
+@_typing.final
+class CredentialView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    EXEC_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_S_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_S_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    role: Global___Role.ValueType
+    exec: _builtins.bool
+    certificate: _builtins.str
+    """"" = it is proven by a token"""
+    created_at_s: _builtins.float
+    """seconds since 1970"""
+    created_by: _builtins.str
+    """name of the caller that created it, "" = nobody had a name"""
+    expires_at_s: _builtins.float
+    """seconds since 1970; 0 = never"""
+    expired: _builtins.bool
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        exec: _builtins.bool = ...,
+        certificate: _builtins.str = ...,
+        created_at_s: _builtins.float = ...,
+        created_by: _builtins.str = ...,
+        expires_at_s: _builtins.float = ...,
+        expired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "created_at_s", b"created_at_s", "created_by", b"created_by", "exec", b"exec", "expired", b"expired", "expires_at_s", b"expires_at_s", "name", b"name", "namespaces", b"namespaces", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialView: _TypeAlias = CredentialView  # noqa: Y015
