@@ -154,7 +154,7 @@ class Node:
         return reachable(endpoint, port, self._config.advertise_host)
 
     def _metrics(self) -> bytes:
-        return exposition(self._server.leadership, self._proxy.slots)
+        return exposition(self._server.leadership, self._callers.age_s, self._proxy.slots)
 
     # What one term, or one leader, needs (leader.server.Factories).
 

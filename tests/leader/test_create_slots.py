@@ -145,7 +145,7 @@ async def test_the_metrics_show_what_waits_and_what_was_refused() -> None:
     works = Works(slots)
     tasks = [works.create(str(n), BUSY) for n in range(4)]
     await until(lambda: slots.refused > 0)
-    shown = exposition(None, slots).decode()
+    shown = exposition(None, passing=slots).decode()
     for line in ('in_work{at="server"} 1.0', 'waiting{at="server"} 2.0', 'refused_total{at="server"} 1.0'):
         assert f"billet_creates_{line}" in shown
     for task in tasks:

@@ -97,11 +97,33 @@ class CertificateMetrics(Collector):
         yield family
 
 
-def exposition(leadership: Leadership | None, passing: CreateSlots | None = None) -> bytes:
-    """The metrics in Prometheus' text format. `passing`: the creates that this server passes to the leader."""
+class CredentialMetrics(Collector):
+    """How current the credentials are that this server goes by."""
+
+    def __init__(self, age_s: float | None) -> None:
+        self._age_s = age_s
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample, once they have been read."""
+        family = GaugeMetricFamily(
+            "billet_credentials_age_seconds", "Time since this server has read the credentials from the store"
+        )
+        if self._age_s is not None:
+            family.add_metric([], self._age_s)
+        yield family
+
+
+def exposition(
+    leadership: Leadership | None, credentials_age_s: float | None = None, passing: CreateSlots | None = None
+) -> bytes:
+    """The metrics in Prometheus' text format.
+
+    `credentials_age_s` None = they were not read yet. `passing`: the creates that this server passes to the leader.
+    """
     registry = CollectorRegistry()
     registry.register(AccuracyMetrics(leadership))
     slots = {"server": passing, "leader": leadership.slots if leadership else None}
     registry.register(CreateMetrics({at: one for at, one in slots.items() if one}))
     registry.register(CertificateMetrics())
+    registry.register(CredentialMetrics(credentials_age_s))
     return generate_latest(registry)
