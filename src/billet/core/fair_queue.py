@@ -34,10 +34,11 @@ class Bounds(NamedTuple):
     waiting: int  # creates that wait, of each identity and namespace
     held_bytes: int  # of all creates together, in work or waiting
     wait_s: float  # that a create waits
-    slow_s: float = 0.0  # after this time a create in work leaves its slot to the next: its host is slow
+    slow_s: float = 0.0  # after this time a create in work gives its slot to the next, whatever the others do
 
 
-DEFAULT_BOUNDS = Bounds(in_work=16, waiting=2_000, held_bytes=128 << 20, wait_s=30.0, slow_s=1.0)
+DEFAULT_BOUNDS = Bounds(in_work=16, waiting=2_000, held_bytes=128 << 20, wait_s=30.0, slow_s=5.0)
+OVERTAKEN = 2  # a create is slow once this many times `in_work` others have ended since it began
 
 
 @dataclass(eq=False, slots=True)
@@ -61,6 +62,13 @@ class Refusal(Enum):
     BYTES = "bytes"  # the creates that are held have too many bytes
 
 
+class Begun(NamedTuple):
+    """When a create began."""
+
+    at_s: float
+    ended: int  # creates that had ended before
+
+
 Queue = OrderedDict[Place, None]
 
 
@@ -73,7 +81,9 @@ class FairQueue:
         self._queues: OrderedDict[str, OrderedDict[str, Queue]] = OrderedDict()  # by identity, namespace
         self._waiting: Queue = OrderedDict()  # all that wait, in the order of arrival
         self._counts: Counter[Key] = Counter()  # that wait
-        self._in_work: OrderedDict[Place, float] = OrderedDict()  # since when; without the slow ones
+        self._in_work: OrderedDict[Place, Begun] = OrderedDict()  # without the slow ones
+        self._slow: set[Place] = set()
+        self._ended = 0  # creates that were in work
 
     @property
     def waiting(self) -> int:
@@ -115,14 +125,16 @@ class FairQueue:
         if namespaces:
             self._queues[identity] = namespaces
         self._forget_waiting(place)
-        self._in_work[place] = now_s
+        self._in_work[place] = Begun(now_s, self._ended)
         return place
 
     def leave(self, place: Place) -> None:
         """A create has ended, or its clients have given it up."""
         if place in self._waiting:
             self._take_out(place)
-        self._in_work.pop(place, None)
+        elif place in self._slow or self._in_work.pop(place, None):
+            self._slow.discard(place)
+            self._ended += 1
         self._held.count(place.key, -place.held_bytes)
 
     def late(self, now_s: float) -> list[Place]:
@@ -144,16 +156,21 @@ class FairQueue:
         if self._bounds.wait_s:
             times.append(next(iter(self._waiting)).since_s + self._bounds.wait_s)
         if self._bounds.slow_s and self._in_work:
-            times.append(next(iter(self._in_work.values())) + self._bounds.slow_s)
+            times.append(next(iter(self._in_work.values())).at_s + self._bounds.slow_s)
         return min(times, default=None)
 
     def _pass_by_slow_ones(self, now_s: float) -> None:
-        """Creates that have been in work for long count no longer: one slow host must not hold up all others."""
-        while self._bounds.slow_s and self._in_work:
-            place, since_s = next(iter(self._in_work.items()))
-            if now_s < since_s + self._bounds.slow_s:
+        """Creates that are slow, because their hosts are, count no longer: they must not hold up all others.
+
+        Slow is who was overtaken: then it is not the server that is slow. With nobody to compare with, time counts.
+        """
+        bounds = self._bounds
+        while bounds.slow_s and self._in_work:
+            place, begun = next(iter(self._in_work.items()))
+            if self._ended - begun.ended < OVERTAKEN * bounds.in_work and now_s < begun.at_s + bounds.slow_s:
                 break
             del self._in_work[place]
+            self._slow.add(place)
 
     def _take_out(self, place: Place) -> None:
         """Out of its queue, from wherever it stands."""
