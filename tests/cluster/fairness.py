@@ -8,12 +8,13 @@ or doubled, and the memory of the server. The crowd runs in a process of its own
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,10 @@ import grpc
 import grpc.aio
 
 from billet.core.metadata import RETRY_PUSHBACK
+from billet.core.questions.record import AuctionRecord
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
+from tests.cluster.broken_hosts import records
 from tests.cluster.clients import ROOMY, Clients, all_ready, eventually, leading, names_on_hosts, numbered, spec
 from tests.harness import Cluster, plans
 
@@ -81,10 +84,18 @@ class Crowd:
             return error.code().name, hints[0] if hints else PAUSE_S
 
 
-async def crowd(address: str, count: int, size: int, connections: int, prefix: str = BUSY) -> Crowd:
-    """All creates at once."""
+async def crowd(
+    address: str,
+    count: int,
+    size: int,
+    connections: int,
+    prefix: str = BUSY,
+    ready: Callable[[], None] = lambda: None,
+) -> Crowd:
+    """All creates at once, after `ready`."""
     channels = [grpc.aio.insecure_channel(address, options=ROOMY) for _ in range(connections)]
     await asyncio.gather(*(channel.channel_ready() for channel in channels))
+    await asyncio.to_thread(ready)
     outcome, begun_s = Crowd(), time.monotonic()
     until_s = begun_s + PATIENCE_S
     names = enumerate(numbered(prefix, count))
@@ -94,15 +105,31 @@ async def crowd(address: str, count: int, size: int, connections: int, prefix: s
     return outcome
 
 
-async def crowd_apart(address: str, count: int, size: int, connections: int) -> Crowd:
+class CrowdApart:
     """The same, in a process of its own: a crowd has no part in the calm client's event loop."""
-    command = (sys.executable, "-m", "tests.cluster.fairness", "--crowd", address)
-    options = ("--creates", str(count), "--bytes", str(size), "--connections", str(connections))
-    child = await asyncio.create_subprocess_exec(*command, *options, stdout=asyncio.subprocess.PIPE)
-    output, _ = await child.communicate()
-    assert child.returncode == 0
-    told = json.loads(output)
-    return Crowd(**{key: Counter(value) if isinstance(value, dict) else value for key, value in told.items()})
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self._child = child
+
+    @classmethod
+    async def start(cls, address: str, count: int, size: int, connections: int) -> CrowdApart:
+        """Returns as it begins."""
+        command = (sys.executable, "-m", "tests.cluster.fairness", "--crowd", address)
+        options = ("--creates", str(count), "--bytes", str(size), "--connections", str(connections))
+        pipe = asyncio.subprocess.PIPE
+        child = await asyncio.create_subprocess_exec(*command, *options, stdin=pipe, stdout=pipe, limit=1 << 24)
+        assert child.stdin is not None
+        assert child.stdout is not None
+        await child.stdout.readline()  # it is ready
+        child.stdin.close()
+        return cls(child)
+
+    async def outcome(self) -> Crowd:
+        """What it came to."""
+        output, _ = await self._child.communicate()
+        assert self._child.returncode == 0
+        told = json.loads(output)
+        return Crowd(**{key: Counter(value) if isinstance(value, dict) else value for key, value in told.items()})
 
 
 @dataclass
@@ -136,6 +163,7 @@ class Result:
     lost: list[str]  # acknowledged, and on no host
     doubled: list[str]
     peak_mib: list[int]  # of each server's memory: before the crowd, and until its end
+    between: list[int]  # decisions about busy creates between two about calm ones, while the crowd was there
 
 
 async def play(cluster: Cluster, count: int, size: int, connections: int, alone: int, through: int = 0) -> Result:
@@ -148,17 +176,25 @@ async def play(cluster: Cluster, count: int, size: int, connections: int, alone:
         for _ in range(alone):
             await calm.create(clients, calm.alone_s)
         before = [peak_mib(server.pid) for server in cluster.server]
-        crowding = asyncio.create_task(crowd_apart(address, count, size, connections))
+        crowding = asyncio.create_task((await CrowdApart.start(address, count, size, connections)).outcome())
         while not crowding.done():
             await calm.create(clients, calm.beside_s)
         busy = await crowding
+        decided = [record for record in await records(clients) if record.attempts]
     finally:
         await clients.close()
     there = Counter(await asyncio.to_thread(names_on_hosts, cluster))
     lost = [name for name in (*busy.made, *calm.made) if not there[name]]
     doubled = [name for name, number in there.items() if number > 1]
     after = [peak_mib(server.pid) for server in cluster.server]
-    return Result(count, size, calm, busy, lost, doubled, [*before, *after])
+    return Result(count, size, calm, busy, lost, doubled, [*before, *after], _between(decided))
+
+
+def _between(decided: Sequence[AuctionRecord]) -> list[int]:
+    """By how many decisions of the crowd those of the calm namespace are apart: a measure without a clock."""
+    order = [r.auction.namespace for r in sorted(decided, key=lambda record: record.attempts[-1].slot)]
+    calm = [n for n, namespace in enumerate(order) if namespace == CALM and BUSY in order[:n] and BUSY in order[n:]]
+    return [later - earlier - 1 for earlier, later in itertools.pairwise(calm)]
 
 
 def peak_mib(pid: int) -> int:
@@ -176,11 +212,14 @@ def told(result: Result) -> dict[str, Any]:
     """The figures of one run."""
     calm, busy = result.calm, result.busy
     alone, beside = quantile_ms(calm.alone_s, 0.99), quantile_ms(calm.beside_s, 0.99)
+    ordered = sorted(result.between) or [0]
+    between = [ordered[len(ordered) // 2], ordered[-1]]
     return {
         "creates": result.creates, "bytes": result.size, "calm p50 ms": quantile_ms(calm.alone_s, 0.5),
         "calm p99 ms": alone, "p50 beside ms": quantile_ms(calm.beside_s, 0.5), "p99 beside ms": beside,
         "max beside ms": quantile_ms(calm.beside_s, 1.0), "ratio of p99": round(beside / alone, 1),
-        "creates beside": len(calm.beside_s), "calm codes": dict(calm.codes),
+        "creates beside": len(calm.beside_s), "busy decisions between calm ones, p50 and max": between,
+        "calm codes": dict(calm.codes),
         "busy codes, first attempts": dict(busy.first_round), "busy codes, all attempts": dict(busy.codes),
         "refusals with a hint": busy.hints, "busy made": len(busy.made), "busy gave up": dict(busy.failed),
         "busy s": round(busy.seconds, 1), "lost": len(result.lost), "doubled": len(result.doubled),
@@ -212,6 +251,12 @@ async def run(
         await asyncio.to_thread(cluster.stop)
 
 
+def _ready() -> None:
+    """Tell the process that has started this one, and wait for its word."""
+    print(flush=True)
+    sys.stdin.read()
+
+
 @click.command()
 @click.option("--crowd", "crowd_address", hidden=True)
 @click.option(
@@ -229,7 +274,7 @@ def main(
 ) -> None:  # fmt: skip
     """Run the crowds, and print what they came to. Options of `billet server` follow after --."""
     if crowd_address:
-        click.echo(json.dumps(vars(asyncio.run(crowd(crowd_address, creates or 1, size, connections)))))
+        click.echo(json.dumps(vars(asyncio.run(crowd(crowd_address, creates or 1, size, connections, ready=_ready)))))
         return
     for count, each in [(creates, size)] if creates else [(2000, 0), (300, 3_000_000)]:
         with tempfile.TemporaryDirectory() as folder:
