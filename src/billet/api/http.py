@@ -60,7 +60,7 @@ def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> St
         Route("/metrics", exposition),
         *gateway_routes(call, stream, metadata, BODY_BYTES),
     ]
-    return application(routes, 2 * BODY_BYTES)
+    return application(routes)
 
 
 def is_metadata(header: str) -> bool:
