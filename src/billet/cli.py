@@ -52,6 +52,7 @@ COMMANDS = {
         "billet.commands.replay", "replay", "Replay recorded auctions with another policy or fleet."
     ),
     "sim": LazyCommand("billet.commands.sim", "sim", "Test Billet: simulate clusters with faults, in virtual time."),
+    "token": LazyCommand("billet.commands.token", "token", "Create, list and revoke credentials: who may do what."),
     "certs": LazyCommand("billet.commands.certs", "certs", "Create a CA and certificates for a first setup."),
     "fake-flintlockd": LazyCommand(
         "billet.fake.command", "fake_flintlockd", "Run a flintlockd without a hypervisor, for testing."

@@ -85,6 +85,12 @@ class ServerConfig:
         " Empty = no authentication.", kind="secret",
     )  # fmt: skip
 
+    deletes_per_minute: int = setting(
+        0, CLIENT_API, "Most microVMs that one caller may delete within a minute, against tools that believe they"
+        " talk to a single host. Does not apply to operators, and to nobody while there are no credentials"
+        " (`billet token`). 0 = no limit.", low=0,
+    )  # fmt: skip
+
     servers_ca: str = setting(
         "", CLIENT_API, "PEM file: CA of the other servers' certificates, for calls that are forwarded to the leader."
         " Empty = --tls-client-ca, or else this server's own certificate.", kind="file",

@@ -16,6 +16,8 @@ from ulid import ULID
 
 from billet.accepting import raise_descriptor_limit
 from billet.adapters.forward import LeaderForward
+from billet.api.authentication import Authenticator
+from billet.api.authorization import Authorized
 from billet.api.flintlock_service import FlintlockService
 from billet.api.grpc_server import GrpcServer
 from billet.api.http import http_app
@@ -26,6 +28,7 @@ from billet.api.servers import Secrets
 from billet.api.stale_reads import StaleReads
 from billet.config import ServerConfig
 from billet.core.errors import BilletError, ConfigError, StoreUnreachable
+from billet.leader.delete_guard import DeleteGuard
 from billet.leader.leadership import LeaderSettings, Leadership, open_leadership
 from billet.leader.ledger import Ledger
 from billet.leader.rules import Rules
@@ -79,8 +82,10 @@ class Node:
         self._tls = tls.TlsSettings(
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
-        self._listeners = GrpcListeners(config, self._proxy, self._secrets.accepts, self._tls)
-        self._http = HttpServer(http_app(self._proxy, config.basic_auth_token, self._metrics), self._tls)
+        self._callers = Authenticator(self._store.credentials, config.basic_auth_token, self._clock)
+        self._reading: asyncio.Task[None] | None = None
+        self._listeners = GrpcListeners(config, self._proxy, self._callers, self._secrets.accepts, self._tls)
+        self._http = HttpServer(http_app(self._proxy, self._callers, self._metrics), self._tls)
         # Its own address follows in `start`: a port of 0 is known only once it is bound.
         factories = Factories(self._leadership, self._service, self._stale_reads, self._forward)
         self._server = Server(
@@ -93,6 +98,8 @@ class Node:
         config = self._config
         with suppress(StoreUnreachable):  # the server opens it when it can be reached
             await self._server.open_store()
+            await self._callers.read()
+        self._reading = asyncio.create_task(self._callers.run())
         grpc_ports = await self._listeners.listen()
         link_host, link_port = split_endpoint(config.link_endpoint)
         context = None
@@ -133,6 +140,8 @@ class Node:
 
     async def close(self) -> None:
         """Close everything that was opened."""
+        if self._reading:
+            self._reading.cancel()
         await self._http.close()
         await self._server.close()
         self._log.close()
@@ -151,8 +160,10 @@ class Node:
         self._secrets.leads()
         return open_leadership(ledger, self._link, self._clock, leader_settings(self._config), self._archive)
 
-    def _service(self, leadership: Leadership) -> FlintlockService:
-        return FlintlockService(leadership, self._log, self._config.id)
+    def _service(self, leadership: Leadership) -> Authorized:
+        service = FlintlockService(leadership, self._log, self._config.id)
+        guard = DeleteGuard(self._config.deletes_per_minute, self._clock)
+        return Authorized(service, leadership.ledger, self._callers, self._clock, guard)
 
     def _stale_reads(self, service: Service, ended_s: float) -> StaleReads:
         return StaleReads(service, ended_s, self._clock.monotonic_s)
@@ -167,11 +178,16 @@ class GrpcListeners:
     """leader.server.Listeners: the gRPC port for all zones, and one for each zone that has its own endpoint."""
 
     def __init__(
-        self, config: ServerConfig, proxy: LeaderProxy, is_server: Callable[[str], bool], settings: tls.TlsSettings
+        self,
+        config: ServerConfig,
+        proxy: LeaderProxy,
+        callers: Authenticator,
+        is_server: Callable[[str], bool],
+        settings: tls.TlsSettings,
     ) -> None:
         self._settings = settings
         self._servers = [
-            (endpoint, GrpcServer(proxy, config.basic_auth_token, is_server, zone))
+            (endpoint, GrpcServer(proxy, callers, is_server, zone))
             for zone, endpoint in (("", config.grpc_endpoint), *config.zones)
         ]
 

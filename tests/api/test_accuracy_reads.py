@@ -28,6 +28,7 @@ from billet.ports import HostsListener
 from billet.process import SystemClock
 from billet.wire.auction_records import decode_outcomes, encode_outcome
 from billet.wire.pb import fleet_pb2
+from tests.api.callers import callers
 
 ROOM = Resources(16, 16384, 0, 99)
 OUTCOMES = [Outcome("h1", f"u{n}", float(n), Forecast(0.3, 1.5, 2.2), 1.5, 0.3, 0.3) for n in range(20)]
@@ -121,7 +122,7 @@ async def test_metrics_are_computed_in_a_thread(leadership: Leadership) -> None:
         threads.add(threading.get_ident())
         return exposition(leadership)
 
-    app = http_app(cast("LeaderProxy", None), "", noted)
+    app = http_app(cast("LeaderProxy", None), callers(), noted)
     metrics = next(route for route in app.routes if isinstance(route, Route) and route.path == "/metrics")
     page = bytes((await metrics.endpoint(Request({"type": "http", "headers": []}))).body).decode()
     assert 'billet_bid_outcomes{host="h1"} 20.0' in page

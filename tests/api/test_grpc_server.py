@@ -12,6 +12,7 @@ import pytest
 from billet.api.grpc_server import GrpcServer
 from billet.core.errors import Cancelled
 from billet.wire.tls import TlsSettings
+from tests.api.callers import callers
 
 WITHIN_S = 30.0
 
@@ -47,7 +48,7 @@ class Reader:
 async def test_messages_end_only_when_the_client_has_half_closed(cancel: bool) -> None:
     """Broken on purpose (the end that grpc.aio reports is taken for one): cancelled ones half-close, too."""
     backend = Reader()
-    server = GrpcServer(backend, "", lambda shown: False)  # type: ignore[arg-type]  # it has no unary calls
+    server = GrpcServer(backend, callers(), lambda shown: False)  # type: ignore[arg-type]  # it has no unary calls
     port = await server.listen("127.0.0.1:0", TlsSettings(insecure=True))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel, asyncio.timeout(WITHIN_S):
         for _ in range(50):

@@ -17,6 +17,7 @@ from billet.api.leader_proxy import LeaderProxy
 from billet.wire import gateway
 from billet.wire.auth import basic_header
 from billet.wire.tls import TlsSettings
+from tests.api.callers import callers
 
 TOKEN = "secret"
 POST = "POST /v1alpha1/microvm HTTP/1.1\r\nhost: x\r\n"
@@ -31,7 +32,9 @@ BUFFERED_BYTES = 32 << 20  # more than sockets on both sides take in before anyb
 async def port() -> AsyncIterator[int]:
     proxy = LeaderProxy(lambda request, metadata: "token", 0)
     server = HttpServer(
-        http_app(proxy, TOKEN, lambda: b""), TlsSettings(insecure=True), ConnectionLimits(connections_per_address=20)
+        http_app(proxy, callers(TOKEN), lambda: b""),
+        TlsSettings(insecure=True),
+        ConnectionLimits(connections_per_address=20),
     )
     yield await server.listen("127.0.0.1", 0)
     await server.close()

@@ -15,6 +15,7 @@ from billet.ports import Answer, Leader
 from billet.wire.flintlock import CREATE
 from billet.wire.headers import FORWARDED, TOKEN
 from billet.wire.tls import TlsSettings
+from tests.api.callers import callers
 
 LINK_TOKEN = "link-secret"
 EARLIER = sha256(f"forwarded\0{LINK_TOKEN}".encode()).hexdigest()  # every agent can compute it
@@ -75,7 +76,7 @@ async def test_a_client_or_agent_cannot_speak_as_a_server(shown: str) -> None:
     """Before the fix (with EARLIER): it chooses the token of a create, and so whose microVM it is."""
     backend, known = Noting(), secrets()
     known.leads()
-    server = GrpcServer(backend, "", known.accepts)  # type: ignore[arg-type]  # it has no streams
+    server = GrpcServer(backend, callers(), known.accepts)  # type: ignore[arg-type]  # it has no streams
     port = await server.listen("127.0.0.1:0", TlsSettings(insecure=True))
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         create = channel.unary_unary(CREATE)

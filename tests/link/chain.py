@@ -31,6 +31,7 @@ from billet.wire import flintlock, newer
 from billet.wire.flintlock import field as protobuf
 from billet.wire.headers import FORWARDED
 from billet.wire.tls import TlsSettings
+from tests.api.callers import callers
 
 UID = "01KJ5Z7Q8R9S0T1V2W3X4Y5Z6A"
 START = protobuf(1, protobuf(1, UID.encode()) + protobuf(2, b"cat"))
@@ -189,7 +190,7 @@ async def flintlockd_and_channel(handler: Handler, stack: AsyncExitStack) -> tup
 
 
 async def serve(proxy: LeaderProxy, stack: AsyncExitStack) -> str:
-    server = GrpcServer(proxy, "", "proof".__eq__)
+    server = GrpcServer(proxy, callers(), "proof".__eq__)
     port = await server.listen("127.0.0.1:0", INSECURE)
     stack.push_async_callback(server.stop, 0.0)
     return f"127.0.0.1:{port}"

@@ -29,6 +29,9 @@ EXPLAIN = f"/{SERVICE}/Explain"
 RECORDS = f"/{SERVICE}/Records"
 ACCURACY = f"/{SERVICE}/Accuracy"
 CHANGE_HOST = f"/{SERVICE}/ChangeHost"
+CREATE_CREDENTIAL = f"/{SERVICE}/CreateCredential"  # these three: credential_service.py
+CREDENTIALS = f"/{SERVICE}/Credentials"
+REVOKE_CREDENTIAL = f"/{SERVICE}/RevokeCredential"
 UNREACHABLE = "UNREACHABLE"  # not a state of flintlockd: the host is not connected
 
 PAGE = 200  # records of 36 bids each stay below the 4 MB that gRPC accepts by default

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 
 from billet.api import fleet_service as fleet
+from billet.api.authentication import NOBODY, Authenticator
 from billet.closing import closing
 from billet.core.errors import BilletError, Cancelled, Code, HostVerdict, LeaderLost
 from billet.core.metadata import ReplyMetadata
@@ -20,11 +21,9 @@ from billet.ports import Backend
 from billet.settings import split_endpoint
 from billet.wire import flintlock as wire
 from billet.wire import newer, tls
-from billet.wire.auth import check_basic
-from billet.wire.headers import ANSWERED, FORWARDED, INTERNAL, ZONE
+from billet.wire.headers import ANSWERED, FORWARDED, IDENTITY, INTERNAL, ZONE
 from billet.wire.metadata import CHANNEL_BYTES, CallMetadata
 from billet.wire.pb import fleet_pb2, flintlock_exec_pb2, flintlock_pb2, flintlock_ssh_pb2
-from billet.wire.secret import Secret
 
 log = structlog.get_logger()
 
@@ -41,6 +40,9 @@ UNARY = frozenset(
         fleet.RECORDS,
         fleet.ACCURACY,
         fleet.CHANGE_HOST,
+        fleet.CREATE_CREDENTIAL,
+        fleet.CREDENTIALS,
+        fleet.REVOKE_CREDENTIAL,
     }
 )
 FOREVER_S = 1e6  # a call without a deadline
@@ -56,14 +58,15 @@ SERVICES = [
 class GrpcServer:
     """One listening gRPC server in front of a Backend.
 
-    `token` is the Basic token required from clients, "" = none. `is_server` decides by its secret whether
-    another server calls.
+    `callers` knows who calls. `is_server` decides by its secret whether another server calls.
     `zone`, unless "", is the zone that creates through this address are constrained to.
     """
 
-    def __init__(self, backend: Backend, token: str, is_server: Callable[[str], bool], zone: str = "") -> None:
+    def __init__(
+        self, backend: Backend, callers: Authenticator, is_server: Callable[[str], bool], zone: str = ""
+    ) -> None:
         self._backend = backend
-        self._secret = Secret(token)
+        self._callers = callers
         self._is_server = is_server
         self._zone = {ZONE: zone} if zone else {}
         self._health = health.Health()
@@ -72,7 +75,7 @@ class GrpcServer:
                 unary={**dict.fromkeys(UNARY, self._unary), **self._health.unary},
                 streams={**self._health.streams, **Reflection(SERVICES).streams},
                 fallback=self._stream,
-                admit=self._admit if token else None,
+                admit=self._admit,
             ),
             Limits(header_list_bytes=CHANNEL_BYTES),
         )
@@ -92,13 +95,20 @@ class GrpcServer:
         self._health.close()
         await self._server.stop(grace_s)
 
-    def _admit(self, call: ServerCall) -> None:
-        """Refuse a call without the token. Load balancers ask for health without one."""
+    def _admit(self, call: ServerCall) -> str:
+        """Name the caller, or refuse the call. Load balancers ask for health without being known.
+
+        Of a call that another server has forwarded, that server has checked the credential.
+        """
         if call.method in health.METHODS:
-            return
-        given = dict(call.metadata).get("authorization")
-        if problem := check_basic(given if isinstance(given, str) else None, *self._secret.lines):
-            raise RpcError(Code.UNAUTHENTICATED, problem)
+            return NOBODY
+        texts = {key: value for key, value in call.metadata if isinstance(value, str)}
+        if FORWARDED in texts and self._is_server(texts[FORWARDED]):
+            return texts.get(IDENTITY, NOBODY)
+        try:
+            return self._callers.identify(texts.get("authorization"), call.certificate)
+        except BilletError as error:
+            raise RpcError(error.status, error.text) from None
 
     def _metadata(self, call: ServerCall) -> dict[str, str]:
         """The call's metadata. Headers reserved for servers are dropped unless another server calls.
@@ -110,6 +120,7 @@ class GrpcServer:
         texts = {key: value for key, value in pairs if isinstance(value, str)}
         if FORWARDED not in texts:
             texts = {key: value for key, value in texts.items() if key not in INTERNAL} | self._zone
+            texts[IDENTITY] = call.identity
         elif not self._is_server(texts[FORWARDED]):
             raise LeaderLost("the call was forwarded with a secret that is not this leader's")
         return CallMetadata(texts, pairs)

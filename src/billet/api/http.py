@@ -3,43 +3,41 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from billet.api.authentication import UNREAD, Authenticator
+from billet.api.http_connection import CERTIFICATE
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import EXPOSITION
-from billet.core.errors import Unauthenticated
+from billet.core.errors import BilletError, Unreachable
 from billet.grpc.limits import MIB
 from billet.ports import Answer
-from billet.wire.auth import check_basic
-from billet.wire.gateway import application, gateway_routes
-from billet.wire.headers import INTERNAL
-from billet.wire.secret import Secret
+from billet.wire.gateway import HTTP_STATUS, application, gateway_routes
+from billet.wire.headers import IDENTITY, INTERNAL
 
 FOREVER_S = 1e6
 BODY_BYTES = 4 * MIB  # of a request; as gRPC messages
 
 
-def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> Starlette:
-    """The application. Calls go to the same leader proxy as gRPC calls; `token`, unless "", is required likewise."""
+def http_app(proxy: LeaderProxy, callers: Authenticator, metrics: Callable[[], bytes]) -> Starlette:
+    """The application. Calls go to the same leader proxy as gRPC calls, under the names that `callers` finds."""
 
-    secret = Secret(token)
+    def identity(http: Request) -> str:
+        return callers.identify(http.headers.get("authorization"), getattr(http.state, CERTIFICATE, ()))
 
-    def metadata(headers: Mapping[str, str]) -> dict[str, str]:
-        problem = check_basic(headers.get("authorization"), *secret.lines)
-        if problem:
-            raise Unauthenticated(problem)
-        return {key: value for key, value in headers.items() if is_metadata(key)}
+    def metadata(http: Request) -> dict[str, str]:
+        return {key: value for key, value in http.headers.items() if is_metadata(key)} | {IDENTITY: identity(http)}
 
-    async def call(method: str, request: bytes, headers: Mapping[str, str]) -> Answer:
-        return await proxy.unary(method, request, FOREVER_S, metadata(headers))
+    async def call(method: str, request: bytes, http: Request) -> Answer:
+        return await proxy.unary(method, request, FOREVER_S, metadata(http))
 
-    async def stream(method: str, request: bytes, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
-        async for reply in proxy.stream(method, _once(request), None, metadata(headers)):
+    async def stream(method: str, request: bytes, http: Request) -> AsyncIterator[bytes]:
+        async for reply in proxy.stream(method, _once(request), None, metadata(http)):
             yield reply
 
     async def health(http: Request) -> PlainTextResponse:
@@ -47,20 +45,29 @@ def http_app(proxy: LeaderProxy, token: str, metrics: Callable[[], bytes]) -> St
             return PlainTextResponse("no server is leading\n", status_code=503)
         return PlainTextResponse("ok\n")
 
+    routes = [
+        Route("/healthz", health),
+        Route("/metrics", _exposition(identity, metrics)),
+        *gateway_routes(call, stream, identity, BODY_BYTES),
+    ]
+    return application(routes)
+
+
+def _exposition(
+    identity: Callable[[Request], str], metrics: Callable[[], bytes]
+) -> Callable[[Request], Awaitable[Response]]:
+    """The page of the metrics, which every role may see."""
+
     async def exposition(http: Request) -> Response:
         try:
-            metadata(http.headers)
-        except Unauthenticated as error:
-            return PlainTextResponse(f"{error.text}\n", status_code=401)
+            if identity(http) == UNREAD:
+                raise Unreachable("this server has not read the credentials from the store yet; try again")
+        except BilletError as error:
+            return PlainTextResponse(f"{error.text}\n", status_code=HTTP_STATUS[error.status])
         # In a thread: the medians of a large fleet take a second, which would block all auctions.
         return Response(await asyncio.to_thread(metrics), media_type=EXPOSITION)
 
-    routes = [
-        Route("/healthz", health),
-        Route("/metrics", exposition),
-        *gateway_routes(call, stream, metadata, BODY_BYTES),
-    ]
-    return application(routes)
+    return exposition
 
 
 def is_metadata(header: str) -> bool:

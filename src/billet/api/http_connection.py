@@ -8,6 +8,9 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from billet.wire.certificate_names import names_of_peer
+
+CERTIFICATE = "certificate"  # of a request's state: the names in the client's certificate
 HEADERS_S = 10.0  # from the connection, or from the last reply, to the end of a request's headers
 BODY_S = 30.0  # from the headers to the end of the body
 STALLED_S = 60.0  # a reply of which the client takes nothing
@@ -25,6 +28,7 @@ class HttpConnection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """See asyncio.Protocol."""
         super().connection_made(transport)
+        self.app_state = {CERTIFICATE: names_of_peer(transport)}
         self._await(h11.IDLE, HEADERS_S)
 
     def connection_lost(self, exc: Exception | None) -> None:

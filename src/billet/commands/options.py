@@ -250,7 +250,7 @@ output_option = click.option(
 
 CLIENT_OPTIONS = (
     ("server", "localhost:9090", "HOST:PORT", "gRPC endpoint of any server."),
-    ("token", "", "TEXT", "The server's --basic-auth-token. Empty = no authentication."),
+    ("token", "", "TEXT", "Token of a credential (billet token), or the server's --basic-auth-token. Empty = none."),
     ("token-file", "", "FILE", "File that contains the token."),
     ("tls-ca", "", "FILE", "PEM file: CA of the server's certificate. Empty = no TLS."),
     ("tls-cert", "", "FILE", "PEM file: client certificate, if the server requires one."),

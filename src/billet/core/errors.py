@@ -3,7 +3,9 @@
 BilletError                     INTERNAL
 ├── InvalidRequest              INVALID_ARGUMENT     no host can accept this request
 ├── Unauthenticated             UNAUTHENTICATED      the token is missing or wrong
+├── PermissionDenied            PERMISSION_DENIED    the caller's credential lacks a right; the text says which
 ├── NoRoom                      RESOURCE_EXHAUSTED   no host has room, or the namespace's quota is used up
+├── TooManyDeletes              RESOURCE_EXHAUSTED   the caller deletes more microVMs than --deletes-per-minute
 ├── PreconditionFailed          FAILED_PRECONDITION  not possible in the present state; the text says what would help
 ├── Cancelled                   CANCELLED            the client gave up; nothing was created for it
 ├── Unimplemented               UNIMPLEMENTED        the server does not know the method
@@ -97,8 +99,20 @@ class Unauthenticated(BilletError):
     code = Code.UNAUTHENTICATED
 
 
+class PermissionDenied(BilletError):
+    """The caller's credential does not give it the right to do this."""
+
+    code = Code.PERMISSION_DENIED
+
+
 class NoRoom(BilletError):
     """No host has room for the microVM, or its namespace's quota is used up."""
+
+    code = Code.RESOURCE_EXHAUSTED
+
+
+class TooManyDeletes(BilletError):
+    """The caller deletes more microVMs in a minute than a tool that knows what it does."""
 
     code = Code.RESOURCE_EXHAUSTED
 

@@ -50,10 +50,11 @@ class Handlers:
             admit=self._admit,
         )
 
-    def _admit(self, call: ServerCall) -> None:
+    def _admit(self, call: ServerCall) -> str:
         given = dict(call.metadata).get("authorization")
         if text := check_basic(given if isinstance(given, str) else None, *self._secret.lines):
             raise RpcError(Code.UNAUTHENTICATED, text)
+        return ""
 
     async def _unknown(self, call: ServerCall) -> None:
         _, service, name = call.method.split("/", 2) if call.method.count("/") >= 2 else ("", call.method, "")

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from starlette.requests import Request
+
 from billet.core.errors import HostVerdict
 from billet.fake.boots import BootWorker
 from billet.fake.control import control_app
@@ -122,18 +124,18 @@ class FakeFlintlockd:
         await listener.start()
         return listener.address
 
-    async def _call(self, method: str, request: bytes, headers: Mapping[str, str]) -> Answer:
+    async def _call(self, method: str, request: bytes, http: Request) -> Answer:
         assert self._gateway is not None
         try:
-            response = await self._gateway.unary(method, request, metadata=_metadata(headers))
+            response = await self._gateway.unary(method, request, metadata=_metadata(http.headers))
         except RpcError as error:
             raise HostVerdict(error.code, error.text) from error
         return Answer(response.payload)
 
-    async def _stream(self, method: str, request: bytes, headers: Mapping[str, str]) -> AsyncIterator[bytes]:
+    async def _stream(self, method: str, request: bytes, http: Request) -> AsyncIterator[bytes]:
         assert self._gateway is not None
         try:
-            call = await self._gateway.stream(method, metadata=_metadata(headers))
+            call = await self._gateway.stream(method, metadata=_metadata(http.headers))
             async for reply in exchange(call, _once(request)):
                 yield reply
         except RpcError as error:

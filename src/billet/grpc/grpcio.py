@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ class AioServerCall:
     def __init__(self, method: str, context: Context, requests: AsyncIterator[bytes]) -> None:
         self.method = method
         self.trailers: Metadata = ()
+        self.identity = ""
         self._context = context
         self._requests = requests
         self._head: Metadata | None = ()
@@ -47,6 +48,14 @@ class AioServerCall:
     def metadata(self) -> Pairs:
         """See ServerCall."""
         return tuple(self._context.invocation_metadata() or ())
+
+    @property
+    def certificate(self) -> tuple[str, ...]:
+        """See ServerCall. grpcio does not say which kind of name an alternative one is."""
+        shown: Mapping[str, Iterable[bytes]] = self._context.auth_context()
+        names = [name.decode() for name in shown.get("x509_subject_alternative_name", ())]
+        common = [name.decode() for name in shown.get("x509_common_name", ())]
+        return tuple(sorted(names, key=lambda name: "://" not in name)) + tuple(common)
 
     def time_left_s(self) -> float | None:
         """See ServerCall."""
@@ -176,7 +185,7 @@ class AioServer(grpc.GenericRpcHandler):
         self._idle.clear()
         try:
             if self._routes.admit:
-                self._routes.admit(call)
+                call.identity = self._routes.admit(call)
             await answer()
             if call.trailers:
                 context.set_trailing_metadata(tuple(call.trailers))

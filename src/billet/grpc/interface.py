@@ -25,10 +25,15 @@ class ServerCall(Protocol):
 
     method: str
     trailers: Metadata
+    identity: str  # who calls, as `Routes.admit` has found out; "" otherwise
 
     @property
     def metadata(self) -> Pairs:
         """The client's metadata."""
+
+    @property
+    def certificate(self) -> tuple[str, ...]:
+        """The names in the client's certificate, as names_of_peer orders them; () = it has shown none."""
 
     def time_left_s(self) -> float | None:
         """The time until the deadline; None without one."""
@@ -59,13 +64,14 @@ async def unknown_method(call: ServerCall) -> None:
 class Routes:
     """A server's methods, by their paths. Handlers fail a call by raising RpcError.
 
-    `admit` may refuse a call by raising RpcError, before any of its data came. `fallback` handles every other method.
+    `admit` names the caller, or refuses the call by raising RpcError, before any of its data came. `fallback` handles
+    every other method.
     """
 
     unary: Mapping[str, UnaryHandler] = field(default_factory=dict)
     streams: Mapping[str, StreamHandler] = field(default_factory=dict)
     fallback: StreamHandler = unknown_method
-    admit: Callable[[ServerCall], None] | None = None
+    admit: Callable[[ServerCall], str] | None = None
 
 
 class Server(Protocol):

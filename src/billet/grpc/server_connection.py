@@ -21,6 +21,7 @@ from billet.grpc.messages import frame
 from billet.grpc.metadata import Headers, Metadata
 from billet.grpc.status import RpcError
 from billet.grpc.stream import Stream
+from billet.wire.certificate_names import names_of_peer
 
 log = structlog.get_logger()
 
@@ -49,7 +50,9 @@ class Owner(Protocol):
 class ServerCall(Stream):
     """interface.ServerCall."""
 
-    __slots__ = ("_metadata", "_until_s", "connection", "handler", "method", "started", "task", "trailers")
+    __slots__ = (
+        "_metadata", "_until_s", "connection", "handler", "identity", "method", "started", "task", "trailers",
+    )  # fmt: skip
 
     def __init__(self, connection: ServerConnection, stream_id: int, method: str) -> None:
         super().__init__(connection, stream_id)
@@ -61,6 +64,12 @@ class ServerCall(Stream):
         self.started = False  # the reply's headers were sent
         self.task: asyncio.Task[None] | None = None
         self.trailers: Metadata = ()
+        self.identity = ""
+
+    @property
+    def certificate(self) -> tuple[str, ...]:
+        """See interface.ServerCall."""
+        return names_of_peer(self.connection.transport)
 
     @property
     def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
@@ -169,7 +178,7 @@ class ServerConnection(Connection[ServerCall]):
             )
         routes = self._server.routes
         if routes.admit:
-            routes.admit(call)
+            call.identity = routes.admit(call)
         call.handler = routes.unary.get(call.method)
         if call.handler is None:
             handler = routes.streams.get(call.method) or routes.fallback

@@ -207,3 +207,23 @@ def natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key that puts host-2 before host-10."""
     parts = re.split(r"([0-9]+)", name)
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts]
+
+
+def credentials_table(credentials: Iterable[Row], now_s: float) -> Table:
+    """The credentials of a CredentialsReply (as dicts). `now_s` is the wall clock."""
+    result = table("~NAME", "ROLE", "~NAMESPACES", "EXEC", "~PROVEN BY", ">AGE", ">EXPIRES IN", "~CREATED BY")
+    for row in credentials:
+        left = Text("never")
+        if row["expires_at_s"]:
+            left = Text("expired", style="red") if row["expired"] else Text(age(row["expires_at_s"] - now_s))
+        result.add_row(
+            Text(row["name"], style="bold"),
+            row["role"].lower(),
+            Text(", ".join(row["namespaces"])),
+            "yes" if row["exec"] else "-",
+            Text(row["certificate"] or "token"),
+            age(now_s - row["created_at_s"]),
+            left,
+            Text(row["created_by"] or UNKNOWN),
+        )
+    return result

@@ -1,8 +1,9 @@
-"""Basic authentication as flintlockd does it: the base64 of the token alone, without user and colon."""
+"""Authorization headers: flintlockd's form, `Basic` with the base64 of the token alone, and the usual `Bearer`."""
 
 from __future__ import annotations
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
+from hashlib import sha256
 from hmac import compare_digest
 
 NO_TOKEN = (
@@ -24,6 +25,25 @@ def check_basic(authorization: str | None, *tokens: str) -> str | None:
         return NO_TOKEN
     right = any(compare_digest(given.encode(), _encode(token).encode()) for token in tokens)
     return None if right else WRONG_TOKEN
+
+
+def read_token(authorization: str | None) -> str | None:
+    """The token in an authorization header; None when there is none, "" when it cannot be read."""
+    scheme, _, given = (authorization or "").partition(" ")
+    match scheme.lower():
+        case "basic":
+            try:
+                return b64decode(given, validate=True).decode()
+            except ValueError:
+                return ""
+        case "bearer":
+            return given
+    return None
+
+
+def hash_of(token: str) -> str:
+    """What is kept of a credential's token: SHA-256 in hexadecimal."""
+    return sha256(token.encode()).hexdigest()
 
 
 def basic_header(token: str) -> str:

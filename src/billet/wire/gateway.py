@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from http import HTTPStatus
 from math import inf
@@ -29,12 +29,12 @@ from billet.ports import Answer
 from billet.wire.flintlock import CREATE, DELETE, LIST, LIST_STREAM, with_uid
 from billet.wire.pb import flintlock_pb2 as rpc
 
-# (full method name, request, headers in lower case) -> reply; its trailing metadata become headers. A BilletError is
+# (full method name, request, the HTTP request) -> reply; its trailing metadata become headers. A BilletError is
 # answered with its code and text.
-Call = Callable[[str, bytes, Mapping[str, str]], Awaitable[Answer]]
-Stream = Callable[[str, bytes, Mapping[str, str]], AsyncIterator[bytes]]
+Call = Callable[[str, bytes, Request], Awaitable[Answer]]
+Stream = Callable[[str, bytes, Request], AsyncIterator[bytes]]
 
-Admit = Callable[[Mapping[str, str]], object]  # headers; raises BilletError for a request without the right token
+Admit = Callable[[Request], object]  # raises BilletError for a request without the right token
 
 M = TypeVar("M", bound=Message)
 T = TypeVar("T")
@@ -59,7 +59,7 @@ def application(routes: Sequence[BaseRoute]) -> Starlette:
 
 
 def gateway_routes(
-    call: Call, stream: Stream, admit: Admit = lambda headers: None, body_bytes: float = inf
+    call: Call, stream: Stream, admit: Admit = lambda http: None, body_bytes: float = inf
 ) -> list[BaseRoute]:
     """The gateway's routes, for an application with other routes.
 
@@ -69,7 +69,7 @@ def gateway_routes(
 
     async def unary(http: Request, method: str, request: bytes, reply: type[Message]) -> Response:
         try:
-            return await _written(await call(method, request, http.headers), reply)
+            return await _written(await call(method, request, http), reply)
         except BilletError as error:
             return error_response(error)
 
@@ -93,7 +93,7 @@ def gateway_routes(
             request = await read(http, stream_request)
         except BilletError as error:
             return _stream_error(error) if isinstance(error, Unauthenticated) else error_response(error)
-        return await stream_response(stream(LIST_STREAM, request, http.headers))
+        return await stream_response(stream(LIST_STREAM, request, http))
 
     return [
         Route("/v1alpha1/microvm", create, methods=["POST"]),
@@ -111,7 +111,7 @@ async def _read(admit: Admit, body_bytes: float, http: Request, parse: Callable[
     What is above the limit, up to twice of it, is thrown away as it comes, since some clients read no answer before
     they have sent all.
     """
-    admit(http.headers)
+    admit(http)
     too_large = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
     if int(http.headers.get("content-length", 0)) > 2 * body_bytes:  # h11 lets only digits pass
         raise too_large

@@ -120,6 +120,31 @@ LATER_TERM: AgentState.ValueType  # 3
 """it obeys a later term than this leader's, so it does not join"""
 Global___AgentState: _TypeAlias = AgentState  # noqa: Y015
 
+class _Role:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Role.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ROLE_UNSPECIFIED: _Role.ValueType  # 0
+    VIEWER: _Role.ValueType  # 1
+    """sees hosts, placements and auctions"""
+    USER: _Role.ValueType  # 2
+    """also creates, reads and deletes microVMs"""
+    OPERATOR: _Role.ValueType  # 3
+    """also changes hosts and credentials; in all namespaces"""
+
+class Role(_Role, metaclass=_RoleEnumTypeWrapper): ...
+
+ROLE_UNSPECIFIED: Role.ValueType  # 0
+VIEWER: Role.ValueType  # 1
+"""sees hosts, placements and auctions"""
+USER: Role.ValueType  # 2
+"""also creates, reads and deletes microVMs"""
+OPERATOR: Role.ValueType  # 3
+"""also changes hosts and credentials; in all namespaces"""
+Global___Role: _TypeAlias = Role  # noqa: Y015
+
 @_typing.final
 class Resources(_message.Message):
     """Amounts of a host's resources."""
@@ -893,3 +918,186 @@ class ChangeHostReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ChangeHostReply: _TypeAlias = ChangeHostReply  # noqa: Y015
+
+@_typing.final
+class CreateCredentialRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    EXEC_FIELD_NUMBER: _builtins.int
+    TOKEN_SHA256_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    EXPIRES_IN_S_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    role: Global___Role.ValueType
+    exec: _builtins.bool
+    """may run commands in the microVMs of its namespaces"""
+    token_sha256: _builtins.str
+    """of the token, in hexadecimal; the server never sees the token itself"""
+    certificate: _builtins.str
+    """instead of a token: a URI, DNS name or common name in the client's certificate"""
+    expires_in_s: _builtins.float
+    """0 = never"""
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names, or beginnings with * at their end; for an operator none or "*" """
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        exec: _builtins.bool = ...,
+        token_sha256: _builtins.str = ...,
+        certificate: _builtins.str = ...,
+        expires_in_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "exec", b"exec", "expires_in_s", b"expires_in_s", "name", b"name", "namespaces", b"namespaces", "role", b"role", "token_sha256", b"token_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCredentialRequest: _TypeAlias = CreateCredentialRequest  # noqa: Y015
+
+@_typing.final
+class CreateCredentialReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def credential(self) -> Global___CredentialView: ...
+    def __init__(
+        self,
+        *,
+        credential: Global___CredentialView | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateCredentialReply: _TypeAlias = CreateCredentialReply  # noqa: Y015
+
+@_typing.final
+class CredentialsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialsRequest: _TypeAlias = CredentialsRequest  # noqa: Y015
+
+@_typing.final
+class CredentialsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CREDENTIALS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def credentials(self) -> _containers.RepeatedCompositeFieldContainer[Global___CredentialView]:
+        """by name"""
+
+    def __init__(
+        self,
+        *,
+        credentials: _abc.Iterable[Global___CredentialView] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credentials", b"credentials"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialsReply: _TypeAlias = CredentialsReply  # noqa: Y015
+
+@_typing.final
+class RevokeCredentialRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeCredentialRequest: _TypeAlias = RevokeCredentialRequest  # noqa: Y015
+
+@_typing.final
+class RevokeCredentialReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RevokeCredentialReply: _TypeAlias = RevokeCredentialReply  # noqa: Y015
+
+@_typing.final
+class CredentialView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ROLE_FIELD_NUMBER: _builtins.int
+    NAMESPACES_FIELD_NUMBER: _builtins.int
+    EXEC_FIELD_NUMBER: _builtins.int
+    CERTIFICATE_FIELD_NUMBER: _builtins.int
+    CREATED_AT_S_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_S_FIELD_NUMBER: _builtins.int
+    EXPIRED_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    role: Global___Role.ValueType
+    exec: _builtins.bool
+    certificate: _builtins.str
+    """"" = it is proven by a token"""
+    created_at_s: _builtins.float
+    """seconds since 1970"""
+    created_by: _builtins.str
+    """name of the caller that created it, "" = nobody had a name"""
+    expires_at_s: _builtins.float
+    """seconds since 1970; 0 = never"""
+    expired: _builtins.bool
+    @_builtins.property
+    def namespaces(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        role: Global___Role.ValueType = ...,
+        namespaces: _abc.Iterable[_builtins.str] | None = ...,
+        exec: _builtins.bool = ...,
+        certificate: _builtins.str = ...,
+        created_at_s: _builtins.float = ...,
+        created_by: _builtins.str = ...,
+        expires_at_s: _builtins.float = ...,
+        expired: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["certificate", b"certificate", "created_at_s", b"created_at_s", "created_by", b"created_by", "exec", b"exec", "expired", b"expired", "expires_at_s", b"expires_at_s", "name", b"name", "namespaces", b"namespaces", "role", b"role"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CredentialView: _TypeAlias = CredentialView  # noqa: Y015

@@ -1,0 +1,122 @@
+"""Who is calling: tokens and certificates, checked against the credentials that this server last read of the store.
+
+A call costs one hash and one look into a dict. The store is read every READ_S, so what an operator changes counts on
+all servers soon after. A server that cannot reach the store goes on with what it last read, and the log says how old
+that is. The leader looks at its own state besides (authorization.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+import structlog
+
+from billet.core.access import SHARED, Credential
+from billet.core.errors import StoreError, Unauthenticated, Unreachable
+from billet.log_throttle import LogThrottle
+from billet.ports import Clock
+from billet.wire.auth import NO_TOKEN, WRONG_TOKEN, hash_of, read_token
+from billet.wire.secret import Secret
+
+log = structlog.get_logger()
+
+READ_S = 1.0  # between two looks at the store
+NOBODY = ""  # the caller's name where no credentials are configured
+UNREAD = "?"  # the caller's name on a server that does not know yet whether credentials are configured
+
+
+class Authenticator:
+    """Names the caller of each call that reaches this server."""
+
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[list[Credential]]],
+        token: str,
+        clock: Clock,
+    ) -> None:
+        """`read` is the store's `credentials`. `token` is --basic-auth-token, "" = it is not set."""
+        self._read = read
+        self._shared = Secret(token)
+        self._clock = clock
+        self._throttle = LogThrottle()
+        self._read_at_s: float | None = None  # monotonic
+        self._by_name: dict[str, Credential] = {}
+        self._by_hash: dict[str, Credential] = {}
+        self._by_certificate: dict[str, Credential] = {}
+
+    def identify(self, authorization: str | None, certificate: Sequence[str] = ()) -> str:
+        """The caller's name: that of its credential, "shared", NOBODY or UNREAD. `certificate`: names in it.
+
+        Raises Unauthenticated, and Unreachable while it cannot know.
+        """
+        if not self._by_name and not self._shared.lines:
+            return NOBODY if self._read_at_s is not None else UNREAD
+        token = read_token(authorization)
+        if token is None:
+            found = [self._by_certificate[name] for name in certificate if name in self._by_certificate]
+            who, problem = found[0] if found else None, NO_TOKEN
+        elif self._shared.accepts(token):
+            return SHARED.name
+        else:
+            who, problem = self._by_hash.get(hash_of(token)), WRONG_TOKEN
+        if who is None and self._read_at_s is None and (token is not None or certificate):
+            raise Unreachable("this server has not read the credentials from the store yet; try again")
+        if who is None:
+            raise Unauthenticated(problem)
+        if who.expired(self._clock.now_s()):
+            raise Unauthenticated(expired(who))
+        return who.name
+
+    def find(self, name: str) -> Credential | None:
+        """The credential of a caller, as last read."""
+        return SHARED if name == SHARED.name else self._by_name.get(name)
+
+    @property
+    def age_s(self) -> float | None:
+        """How long ago the credentials were read; None = never."""
+        return None if self._read_at_s is None else self._clock.monotonic_s() - self._read_at_s
+
+    async def run(self) -> None:
+        """Keep reading, for ever."""
+        while True:
+            await self.read()
+            await asyncio.sleep(READ_S)
+
+    async def read(self) -> None:
+        """Read the credentials once. A store that does not answer is logged."""
+        try:
+            self.take(await self._read())
+        except StoreError as error:
+            now_s, age_s = self._clock.monotonic_s(), self.age_s
+            if self._throttle.should_log("store", "unreachable", now_s):
+                age = "never read" if age_s is None else round(age_s, 1)
+                log.warning("cannot read the credentials; those read last stay in force", age_s=age, error=error.text)
+        else:
+            self._throttle.recovered("store")
+
+    def take(self, credentials: Iterable[Credential]) -> None:
+        """These are the credentials from now on."""
+        before, first = len(self._by_name), self._read_at_s is None
+        self._by_name = {credential.name: credential for credential in credentials}
+        self._by_hash = {one.token_sha256: one for one in self._by_name.values() if one.token_sha256}
+        self._by_certificate = {one.certificate: one for one in self._by_name.values() if one.certificate}
+        self._read_at_s = self._clock.monotonic_s()
+        if first or bool(before) != bool(self._by_name):
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._by_name:
+            log.info("callers are named by credentials", credentials=len(self._by_name))
+        elif self._shared.lines:
+            log.info(
+                "one token for all callers, with every right", setting="--basic-auth-token", names="billet token"
+            )
+        else:
+            log.warning("callers are not authenticated: whoever reaches this server has every right",
+                        settings="--basic-auth-token, or billet token create")  # fmt: skip
+
+
+def expired(who: Credential) -> str:
+    """The error of a caller whose credential has expired."""
+    return f"credential {who.name} has expired: an operator makes a new one with `billet token create`"

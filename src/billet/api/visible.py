@@ -1,0 +1,85 @@
+"""What a caller sees of an answer: the microVMs, placements and auctions of its namespaces."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from billet.api import fleet_service as fleet
+from billet.core.access import Credential, Verb, covers, may
+from billet.core.errors import PermissionDenied, StoreCorrupt
+from billet.ports import Answer
+from billet.wire import flintlock as wire
+from billet.wire.auction_records import decode
+from billet.wire.pb import fleet_pb2 as pb
+
+LARGE_BYTES = 65_536  # above that the work is done in a thread, as it would block all auctions
+
+
+async def visible(who: Credential, method: str, answer: Answer) -> Answer:
+    """The part of an answer that a caller may see. Raises PermissionDenied for a single microVM that it may not."""
+    cut = CUTS.get(method)
+    if cut is None:
+        return answer
+    if len(answer.payload) > LARGE_BYTES:
+        return answer._replace(payload=await asyncio.to_thread(cut, who, answer.payload))
+    return answer._replace(payload=cut(who, answer.payload))
+
+
+def _microvm(who: Credential, payload: bytes) -> bytes:
+    if refusal := may(who, Verb.READ, wire.read_created(payload).namespace):
+        raise PermissionDenied(refusal)
+    return payload
+
+
+def _microvms(who: Credential, payload: bytes) -> bytes:
+    rows = zip(wire.split_list(payload), wire.read_list(payload), strict=True)
+    return b"".join(message for message, row in rows if covers(who, row.namespace))
+
+
+def _placements(who: Credential, payload: bytes) -> bytes:
+    found = pb.PlacementsReply.FromString(payload).placements
+    return pb.PlacementsReply(placements=[p for p in found if covers(who, p.namespace)]).SerializeToString()
+
+
+class _Auction(msgspec.Struct):
+    namespace: str
+
+
+class _Record(msgspec.Struct):
+    """The part of an auction's readable record that says whose it is."""
+
+    auction: _Auction
+
+
+def _explained(who: Credential, payload: bytes) -> bytes:
+    found = pb.ExplainReply.FromString(payload).record_json
+    kept = [one for one in found if covers(who, msgspec.json.decode(one, type=_Record).auction.namespace)]
+    return pb.ExplainReply(record_json=kept).SerializeToString()
+
+
+def _records(who: Credential, payload: bytes) -> bytes:
+    """Auction records; of the ends of microVMs, which do not say whose they are, none."""
+    reply = pb.RecordsReply.FromString(payload)
+    kept = [one for one in reply.record if _is_visible(who, one)]
+    del reply.record[:]
+    reply.record.extend(kept)
+    return reply.SerializeToString()
+
+
+def _is_visible(who: Credential, record: bytes) -> bool:
+    try:
+        return covers(who, decode(record).auction.namespace)
+    except StoreCorrupt:  # the end of a microVM, or what nobody can read
+        return False
+
+
+CUTS: dict[str, Callable[[Credential, bytes], bytes]] = {
+    wire.GET: _microvm,
+    wire.LIST: _microvms,
+    fleet.PLACEMENTS: _placements,
+    fleet.EXPLAIN: _explained,
+    fleet.RECORDS: _records,
+}

@@ -1,0 +1,143 @@
+"""Who is calling, by token or certificate, as far as this server has read."""
+
+from __future__ import annotations
+
+import pytest
+
+from billet.api.authentication import NOBODY, UNREAD, Authenticator
+from billet.core.access import SHARED, Credential, Role
+from billet.core.errors import StoreUnreachable, Unauthenticated, Unreachable
+from billet.wire.auth import NO_TOKEN, WRONG_TOKEN, basic_header, hash_of
+from billet.wire.certificate_names import names_in
+from tests.api.callers import callers
+
+
+class Clock:
+    """Moved by hand."""
+
+    at_s = 1_000.0
+
+    def now_s(self) -> float:
+        return self.at_s
+
+    monotonic_s = now_s
+
+
+CI = Credential("ci", Role.USER, ("ci-*",), token_sha256=hash_of("t-ci"))
+NODE = Credential("node", Role.USER, ("n",), certificate="spiffe://fleet/node")
+OPS = Credential("ops", Role.OPERATOR, ("*",), certificate="ops")
+
+
+@pytest.mark.parametrize("authorization", [None, "Basic nonsense", basic_header("anything")])
+def test_where_nothing_is_configured_everybody_is_nobody(authorization: str | None) -> None:
+    assert callers().identify(authorization, ("ops",)) == NOBODY
+
+
+@pytest.mark.parametrize(
+    ("authorization", "certificate", "name"),
+    [
+        (basic_header("t-ci"), (), "ci"),
+        (basic_header("t-ci").replace("Basic", "basic"), (), "ci"),
+        ("Bearer t-ci", (), "ci"),
+        (basic_header("one for all"), (), SHARED.name),
+        (None, ("spiffe://fleet/node",), "node"),
+        (None, ("spiffe://fleet/other", "x.example", "ops"), "ops"),
+        (None, ("spiffe://fleet/node", "ops"), "node"),
+        (basic_header("t-ci"), ("ops",), "ci"),
+    ],
+)
+def test_a_caller_is_named_by_its_token_or_else_its_certificate(
+    authorization: str | None, certificate: tuple[str, ...], name: str
+) -> None:
+    assert callers("one for all", CI, NODE, OPS).identify(authorization, certificate) == name
+
+
+@pytest.mark.parametrize(
+    ("authorization", "text"),
+    [
+        (None, NO_TOKEN),
+        ("", NO_TOKEN),
+        ("Digest x", NO_TOKEN),
+        (basic_header("wrong"), WRONG_TOKEN),
+        (basic_header(hash_of("t-ci")), WRONG_TOKEN),
+        ("Basic not base64", WRONG_TOKEN),
+        ("Basic /w==", WRONG_TOKEN),
+        ("Basic ", WRONG_TOKEN),
+        ("Bearer", WRONG_TOKEN),
+        (basic_header(""), WRONG_TOKEN),
+    ],
+)
+@pytest.mark.parametrize("token", ["", "one for all"])
+def test_nobody_else_is_let_in(authorization: str | None, text: str, token: str) -> None:
+    """A wrong token is refused with a known certificate, too: it is a mistake that should be seen.
+
+    Broken on purpose (a token that cannot be read counts as none): the certificate is taken instead.
+    """
+    with pytest.raises(Unauthenticated) as caught:
+        callers(token, CI, NODE).identify(authorization, () if text == NO_TOKEN else ("spiffe://fleet/node",))
+    assert caught.value.text == text
+
+
+async def test_an_expired_credential_is_refused_and_so_is_one_that_is_there_no_more() -> None:
+    clock, stored = (
+        Clock(),
+        [Credential("ci", Role.USER, ("*",), token_sha256=hash_of("t"), expires_at_s=1_060.0), OPS],
+    )
+
+    async def read() -> list[Credential]:
+        return list(stored)
+
+    made = Authenticator(read, "", clock)
+    await made.read()
+    assert made.identify("Bearer t") == "ci"
+    clock.at_s = 1_060.0
+    with pytest.raises(Unauthenticated, match="expired"):
+        made.identify("Bearer t")
+    clock.at_s = 1_059.0
+    del stored[0]
+    await made.read()
+    with pytest.raises(Unauthenticated, match="invalid auth token"):
+        made.identify("Bearer t")
+
+
+async def test_without_the_store_what_was_read_last_stays_in_force_and_its_age_is_known() -> None:
+    """Broken on purpose (a failed look counts as an empty one): everybody is let in."""
+    clock, answers = Clock(), [[CI]]
+
+    async def read() -> list[Credential]:
+        if not answers:
+            raise StoreUnreachable("the store does not answer")
+        return answers.pop()
+
+    made = Authenticator(read, "", clock)
+    assert made.age_s is None
+    assert made.identify("Bearer t-ci") == UNREAD
+    await made.read()
+    clock.at_s += 30.0
+    await made.read()
+    assert made.age_s == 30.0
+    assert made.identify("Bearer t-ci") == "ci"
+    with pytest.raises(Unauthenticated):
+        made.identify(None)
+
+
+async def test_a_server_that_has_not_read_the_store_yet_does_not_say_that_a_token_is_wrong() -> None:
+    async def read() -> list[Credential]:
+        raise StoreUnreachable("the store does not answer")
+
+    made = Authenticator(read, "one for all", Clock())
+    assert made.identify(basic_header("one for all")) == SHARED.name
+    for authorization, certificate in (("Bearer t-ci", ()), (None, ("ops",))):
+        with pytest.raises(Unreachable, match="try again"):
+            made.identify(authorization, certificate)
+    with pytest.raises(Unauthenticated):
+        made.identify(None)
+
+
+def test_names_in_a_certificate_are_uris_then_dns_names_then_the_common_name() -> None:
+    shown = {
+        "subject": ((("organizationName", "x"),), (("commonName", "ci"),)),
+        "subjectAltName": (("DNS", "ci.example"), ("URI", "spiffe://fleet/ci"), ("IP Address", "10.0.0.1")),
+    }
+    assert names_in(shown) == ("spiffe://fleet/ci", "ci.example", "ci")
+    assert names_in({}) == ()
