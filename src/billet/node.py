@@ -152,7 +152,7 @@ class Node:
         return reachable(endpoint, port, self._config.advertise_host)
 
     def _metrics(self) -> bytes:
-        return exposition(self._server.leadership)
+        return exposition(self._server.leadership, self._callers.age_s)
 
     # What one term, or one leader, needs (leader.server.Factories).
 

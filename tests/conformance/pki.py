@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
@@ -22,19 +23,25 @@ class Pki:
         self.ca = self._write(
             "ca.crt", ca.sign(self._ca_key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
         )
-        self.server_cert, self.server_key = self._issue("server")
-        self.client_cert, self.client_key = self._issue("client")
+        here = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        self.server_cert, self.server_key = self._issue("server", here)
+        self.client_cert, self.client_key = self._issue("client", here)
+
+    def client(self, name: str, *uris: str) -> tuple[str, str]:
+        """The certificate and key of a client with this common name, and URIs as its alternative names."""
+        return self._issue(name, [x509.UniformResourceIdentifier(uri) for uri in uris])
 
     def credentials(self, client: bool = False) -> grpc.ChannelCredentials:
         """Credentials that trust this CA, with the client certificate on demand."""
         ca, key, cert = (Path(path).read_bytes() for path in (self.ca, self.client_key, self.client_cert))
         return grpc.ssl_channel_credentials(ca, key, cert) if client else grpc.ssl_channel_credentials(ca)
 
-    def _issue(self, name: str) -> tuple[str, str]:
+    def _issue(self, name: str, names: Sequence[x509.GeneralName]) -> tuple[str, str]:
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         builder = _builder(_name(name), self._ca_name, key)
-        cert = builder.add_extension(x509.SubjectAlternativeName(names), False).sign(self._ca_key, hashes.SHA256())
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), False)
+        cert = builder.sign(self._ca_key, hashes.SHA256())
         pem = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

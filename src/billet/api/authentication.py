@@ -14,6 +14,7 @@ import structlog
 
 from billet.core.access import SHARED, Credential
 from billet.core.errors import StoreError, Unauthenticated, Unreachable
+from billet.core.expiry import DAY_S, Urgency, urgency
 from billet.log_throttle import LogThrottle
 from billet.ports import Clock
 from billet.wire.auth import NO_TOKEN, WRONG_TOKEN, hash_of, read_token
@@ -41,6 +42,8 @@ class Authenticator:
         self._clock = clock
         self._throttle = LogThrottle()
         self._read_at_s: float | None = None  # monotonic
+        self._taken = 0  # how often
+        self._warned: dict[str, Urgency] = {}  # by credential: what the log has said of its expiry
         self._by_name: dict[str, Credential] = {}
         self._by_hash: dict[str, Credential] = {}
         self._by_certificate: dict[str, Credential] = {}
@@ -52,18 +55,18 @@ class Authenticator:
         """
         if not self._by_name and not self._shared.lines:
             return NOBODY if self._read_at_s is not None else UNREAD
-        token = read_token(authorization)
-        if token is None:
+        shown = read_token(authorization)
+        if shown is None:
             found = [self._by_certificate[name] for name in certificate if name in self._by_certificate]
-            who, problem = found[0] if found else None, NO_TOKEN
-        elif self._shared.accepts(token):
+            who = found[0] if found else None
+        elif shown.basic and self._shared.accepts(shown.token):
             return SHARED.name
         else:
-            who, problem = self._by_hash.get(hash_of(token)), WRONG_TOKEN
-        if who is None and self._read_at_s is None and (token is not None or certificate):
+            who = self._by_hash.get(hash_of(shown.token))
+        if who is None and self._read_at_s is None and (shown or certificate):
             raise Unreachable("this server has not read the credentials from the store yet; try again")
         if who is None:
-            raise Unauthenticated(problem)
+            raise Unauthenticated(WRONG_TOKEN if shown and shown.basic else NO_TOKEN)
         if who.expired(self._clock.now_s()):
             raise Unauthenticated(expired(who))
         return who.name
@@ -85,8 +88,9 @@ class Authenticator:
 
     async def read(self) -> None:
         """Read the credentials once. A store that does not answer is logged."""
+        taken = self._taken
         try:
-            self.take(await self._read())
+            found = await self._read()
         except StoreError as error:
             now_s, age_s = self._clock.monotonic_s(), self.age_s
             if self._throttle.should_log("store", "unreachable", now_s):
@@ -94,16 +98,32 @@ class Authenticator:
                 log.warning("cannot read the credentials; those read last stay in force", age_s=age, error=error.text)
         else:
             self._throttle.recovered("store")
+            if taken == self._taken:  # else this server has changed them meanwhile, as the leader
+                self.take(found)
 
     def take(self, credentials: Iterable[Credential]) -> None:
         """These are the credentials from now on."""
         before, first = len(self._by_name), self._read_at_s is None
+        self._taken += 1
         self._by_name = {credential.name: credential for credential in credentials}
         self._by_hash = {one.token_sha256: one for one in self._by_name.values() if one.token_sha256}
         self._by_certificate = {one.certificate: one for one in self._by_name.values() if one.certificate}
         self._read_at_s = self._clock.monotonic_s()
         if first or bool(before) != bool(self._by_name):
             self._tell()
+        self._warn_of_expiry(self._clock.now_s())
+
+    def _warn_of_expiry(self, now_s: float) -> None:
+        """Log a month, a week and a day ahead that a credential expires, unless it was made for no longer."""
+        before, self._warned = self._warned, {}
+        for who in self._by_name.values():
+            if not who.expires_at_s:
+                continue
+            left_s = who.expires_at_s - now_s
+            self._warned[who.name] = how_soon = urgency(left_s)
+            if how_soon not in (before.get(who.name, ""), urgency(who.expires_at_s - who.created_at_s)):
+                log.warning("credential expires: create another and revoke this one", name=who.name,
+                            renew=str(how_soon), days=round(left_s / DAY_S, 1))  # fmt: skip
 
     def _tell(self) -> None:
         if self._by_name:

@@ -74,9 +74,26 @@ class CertificateMetrics(Collector):
         yield family
 
 
-def exposition(leadership: Leadership | None) -> bytes:
-    """The metrics in Prometheus' text format."""
+class CredentialMetrics(Collector):
+    """How current the credentials are that this server goes by."""
+
+    def __init__(self, age_s: float | None) -> None:
+        self._age_s = age_s
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample, once they have been read."""
+        family = GaugeMetricFamily(
+            "billet_credentials_age_seconds", "Time since this server has read the credentials from the store"
+        )
+        if self._age_s is not None:
+            family.add_metric([], self._age_s)
+        yield family
+
+
+def exposition(leadership: Leadership | None, credentials_age_s: float | None = None) -> bytes:
+    """The metrics in Prometheus' text format. `credentials_age_s` None = they were not read yet."""
     registry = CollectorRegistry()
     registry.register(AccuracyMetrics(leadership))
     registry.register(CertificateMetrics())
+    registry.register(CredentialMetrics(credentials_age_s))
     return generate_latest(registry)

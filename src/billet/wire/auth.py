@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import b64decode, b64encode
 from hashlib import sha256
 from hmac import compare_digest
+from typing import NamedTuple
 
 NO_TOKEN = (
     "could not extract token from request header: "
@@ -27,17 +28,24 @@ def check_basic(authorization: str | None, *tokens: str) -> str | None:
     return None if right else WRONG_TOKEN
 
 
-def read_token(authorization: str | None) -> str | None:
-    """The token in an authorization header; None when there is none, "" when it cannot be read."""
+class Shown(NamedTuple):
+    """What an authorization header shows. `token` "" = it cannot be read."""
+
+    basic: bool  # flintlockd's form; only that one may carry --basic-auth-token
+    token: str
+
+
+def read_token(authorization: str | None) -> Shown | None:
+    """The token in an authorization header; None when there is none."""
     scheme, _, given = (authorization or "").partition(" ")
     match scheme.lower():
         case "basic":
             try:
-                return b64decode(given, validate=True).decode()
+                return Shown(True, b64decode(given, validate=True).decode())
             except ValueError:
-                return ""
+                return Shown(True, "")
         case "bearer":
-            return given
+            return Shown(False, given)
     return None
 
 
