@@ -50,7 +50,7 @@ def http_app(proxy: LeaderProxy, callers: Authenticator, metrics: Callable[[], b
         Route("/metrics", _exposition(identity, metrics)),
         *gateway_routes(call, stream, identity, BODY_BYTES),
     ]
-    return application(routes, 2 * BODY_BYTES)
+    return application(routes)
 
 
 def _exposition(
