@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from billet.api.authentication import NOBODY, UNREAD, Authenticator
@@ -27,6 +29,13 @@ class Clock:
 CI = Credential("ci", Role.USER, ("ci-*",), token_sha256=hash_of("t-ci"))
 NODE = Credential("node", Role.USER, ("n",), certificate="spiffe://fleet/node")
 OPS = Credential("ops", Role.OPERATOR, ("*",), certificate="ops")
+
+
+@given(st.text(st.characters(), max_size=40), st.sampled_from(["", "Basic ", "Bearer ", "basic"]))
+def test_no_header_does_harm(text: str, scheme: str) -> None:
+    """Before the fix: a half of a surrogate pair after Bearer is an internal error."""
+    with pytest.raises(Unauthenticated):
+        callers("one for all", CI).identify(scheme + text)
 
 
 @pytest.mark.parametrize("authorization", [None, "Basic nonsense", basic_header("anything")])

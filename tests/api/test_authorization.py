@@ -10,7 +10,7 @@ import pytest
 
 from billet.api.authentication import UNREAD
 from billet.api.authorization import Authorized
-from billet.core.access import SHARED, Credential, Role
+from billet.core.access import SHARED, Credential, PutCredential, Role
 from billet.core.errors import (
     BilletError,
     Code,
@@ -20,7 +20,8 @@ from billet.core.errors import (
     Unauthenticated,
     Unreachable,
 )
-from billet.core.state import State
+from billet.core.model import Placement, PlacementState, Resources
+from billet.core.state import PutPlacement, load
 from billet.leader.delete_guard import DeleteGuard
 from billet.leader.ledger import Ledger
 from billet.ports import Answer, Term
@@ -34,6 +35,7 @@ from tests.api.callers import callers
 
 CI = Credential("ci", Role.USER, ("ci-*",), exec=True, token_sha256="ab" * 32)
 GONE = HostVerdict(Code.UNKNOWN, wire.unknown_uid(wire.GET, "U"))
+FENCED = Placement("p", "prod", "x", Resources(1, 1, 0, 1), "h1", PlacementState.FENCED, uid="U")
 SILENT = Unreachable("microVM U is on none of the hosts that answered; not answering: h1")
 
 
@@ -65,9 +67,14 @@ class Hosts:
 
 
 def serving(
-    hosts: Hosts, *credentials: Credential, limit: int = 0, read: tuple[Credential, ...] = (), over: bool = False
+    hosts: Hosts,
+    *credentials: Credential,
+    limit: int = 0,
+    read: tuple[Credential, ...] = (),
+    over: bool = False,
+    placements: tuple[Placement, ...] = (),
 ) -> Authorized:
-    state = State(credentials={one.name: one for one in credentials})
+    state = load([*map(PutCredential, credentials), *map(PutPlacement, placements)])
     ledger = Ledger(state, SimpleNamespace(), Term(1, None))  # type: ignore[arg-type]  # nothing is written
     if over:
         ledger.end("the term has ended")
@@ -104,6 +111,16 @@ async def test_the_answer_of_a_get_is_looked_at_because_the_microvm_may_have_no_
     """Broken on purpose (only placements are looked at): ci reads a spec of namespace prod."""
     with pytest.raises(PermissionDenied, match="read microVMs in namespace prod"):
         await serving(Hosts("prod"), CI).unary(wire.GET, wire.with_uid("U"), 1.0, {IDENTITY: "ci"})
+
+
+@pytest.mark.parametrize("method", [wire.GET, wire.DELETE])
+async def test_a_microvm_that_is_declared_gone_is_not_called_so_to_whom_it_does_not_concern(method: str) -> None:
+    """Broken on purpose (the hosts are asked before the placement is looked at): the caller reads "not found"."""
+    hosts = Hosts(GONE)
+    service = serving(hosts, CI, placements=(FENCED,))
+    with pytest.raises(PermissionDenied, match="microVMs in namespace prod"):
+        await service.unary(method, wire.with_uid("U"), 1.0, {IDENTITY: "ci"})
+    assert hosts.asked == []
 
 
 async def test_a_stream_to_a_microvm_without_a_placement_is_checked_and_loses_no_message() -> None:

@@ -46,11 +46,20 @@ MAY = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("role", Role)
+@pytest.mark.parametrize("verb", Verb)
+def test_exec_is_a_right_of_its_own_and_all_others_come_with_the_role(role: Role, verb: Verb) -> None:
+    """Broken on purpose (exec comes with operator): fails."""
+    without, with_exec = (Credential("x", role, ("*",), exec=yes) for yes in (False, True))
+    assert (may(without, verb, "ns") is None) == (verb.value in MAY[role])
+    assert (may(with_exec, verb, "ns") is None) == (verb.value in MAY[role] or verb is Verb.EXEC)
+
+
 @given(credentials, st.sampled_from(Verb), st.none() | namespaces)
 def test_a_caller_may_do_what_its_role_says_where_its_patterns_say(
     who: Credential, verb: Verb, namespace: str | None
 ) -> None:
-    """Broken on purpose (a pattern's star stands for nothing; exec comes with operator): fails."""
+    """Broken on purpose (a pattern's star stands for nothing): fails."""
     allowed = who.exec if verb is Verb.EXEC else verb.value in MAY[who.role]
     there = namespace is None or any(
         namespace[: len(pattern) - 1] == pattern[:-1] if pattern[-1] == "*" else namespace == pattern
@@ -140,6 +149,15 @@ RIGHT = Credential("ci", Role.USER, ("ci-*",), token_sha256=HASH)
 def test_what_cannot_be_a_credential_says_why(changes: dict[str, object], why: str | None) -> None:
     refusal = invalid(replace(RIGHT, **changes))  # type: ignore[arg-type]
     assert refusal is None if why is None else refusal and why in refusal
+
+
+def test_a_refusal_shows_no_control_characters_and_has_a_bounded_length() -> None:
+    """Broken on purpose (the namespace is shown as it is): an escape sequence, and megabytes."""
+    for namespace in ("x\x1b[2J\n", "x" * 1_000_000):
+        refusal = may(RIGHT, Verb.CREATE, namespace)
+        assert refusal
+        assert refusal.isprintable()
+        assert len(refusal) < 1_000
 
 
 def test_two_credentials_share_neither_name_nor_token_nor_certificate() -> None:

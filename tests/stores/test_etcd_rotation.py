@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from billet.adapters.pki import Files, write_pki
+from billet.core.errors import EtcdTokenExpired
 from billet.core.model import PlacementState
 from billet.core.state import PutPlacement
 from billet.reloading import Watch
@@ -18,6 +21,7 @@ from tests.stores.backends import ME, contents, placement, until, written
 from tests.stores.test_etcd import demand_passwords
 
 RESERVED = PutPlacement(placement(1))
+ASKED = pb.RangeRequest(key=b"x")
 STARTED = PutPlacement(placement(1, state=PlacementState.STARTED))
 
 
@@ -76,3 +80,32 @@ async def test_a_password_changes_under_a_leader_whose_file_has_both(own_etcd: L
     await store.commit(term, [STARTED])
     assert contents(await store.load()) == written(STARTED)
     await store.close()
+
+
+async def test_calls_whose_login_has_aged_share_a_new_one(
+    own_etcd: LocalEtcd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by `tests.cluster.rotation`: 64 creates logged in 64 times, and each gave up the login of the others.
+
+    etcd needs 0.1 s of CPU for a login, and so the leader lost its lease.
+
+    Broken on purpose (no shared login; or a refused token takes the newer one with it): there are many logins.
+    """
+    await demand_passwords(own_etcd)
+    client = EtcdClient([own_etcd.endpoint], user="root", password="secret", call_s=10.0)
+    log_in, logins = client.log_in, []
+
+    async def noted(at: int) -> None:
+        logins.append(at)
+        await log_in(at)
+
+    monkeypatch.setattr(client, "log_in", noted)
+    for aged in ("", "aged.1", "aged.2"):
+        client.token = aged
+        await asyncio.gather(*(client.call("KV/Range", ASKED, pb.RangeResponse) for _ in range(40)))
+    assert len(logins) == 3
+    with pytest.raises(EtcdTokenExpired):  # this call was on its way before the others had the new login
+        await client.send(0, "KV/Range", ASKED, pb.RangeResponse, 10.0, (("token", "aged.2"),))
+    await client.call("KV/Range", ASKED, pb.RangeResponse)
+    assert len(logins) == 3
+    await client.close()

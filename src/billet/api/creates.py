@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from billet.api.audit_facts import about
 from billet.core.errors import BilletError, Cancelled
 from billet.core.fair_queue import Key
 from billet.core.model import Auction
@@ -51,7 +52,8 @@ class Creates:
             pending = self._pending.get(token) or self._begin(token, request, timeout_s, metadata)
             pending.caller.waiting += 1
             try:
-                return Answer(await asyncio.shield(pending.task))
+                reply = await asyncio.shield(pending.task)
+                return Answer(reply, about(self._leadership.ledger.state.placements.get(token)))
             except asyncio.CancelledError:
                 pending.task.add_done_callback(_log_abandoned)
                 raise

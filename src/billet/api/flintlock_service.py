@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 
+from billet.api.audit_facts import about
 from billet.api.creates import Creates
 from billet.api.fleet_service import RecordedAuctions, fleet_methods
 from billet.api.looks import SharedLooks
@@ -83,7 +84,8 @@ class FlintlockService:
 
     async def _delete(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)
-        if self._placement(uid, wire.DELETE) is None:
+        placement = self._placement(uid, wire.DELETE)
+        if placement is None:
             delete = self._delete_unrecorded(uid, request)
         else:
             delete = self._leadership.auctioneer.delete(uid, wire.DELETE, request, from_client(metadata))
@@ -91,7 +93,7 @@ class FlintlockService:
         deleting = asyncio.create_task(delete)
         self._deletes.add(deleting)
         deleting.add_done_callback(self._deletes.discard)
-        return Answer(await asyncio.shield(deleting))
+        return Answer(await asyncio.shield(deleting), about(placement))
 
     async def _delete_unrecorded(self, uid: str, request: bytes) -> bytes:
         """Delete a microVM without a placement; what the leader is only about to record is recorded as deleted."""

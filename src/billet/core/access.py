@@ -15,6 +15,7 @@ from billet.core.errors import without_not_found
 
 EVERYWHERE = "*"  # the pattern of all namespaces
 PATTERNS_MAX = 64
+PATTERNS_SHOWN = 5  # in an error
 TEXT_MAX_CHARS = 256  # of a pattern, and of the name in a certificate
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -99,7 +100,7 @@ def may(who: Credential, verb: Verb, namespace: str | None = None) -> str | None
     allowed = who.exec if verb is Verb.EXEC else verb in NEEDS and RANK[who.role] >= RANK[NEEDS[verb]]
     if allowed and (namespace is None or covers(who, namespace)):
         return None
-    where = "" if namespace is None else f" in namespace {namespace}"
+    where = "" if namespace is None else f" in namespace {_shown(namespace)}"
     return without_not_found(f"{who.name} may not {verb}{where}: {_rights(who)}; {_remedy(verb, namespace)}")
 
 
@@ -115,16 +116,22 @@ def matches(pattern: str, namespace: str) -> bool:
     return namespace == pattern
 
 
+def _shown(namespace: str) -> str:
+    """A namespace as a text that a client has chosen: without control characters, and not of any length."""
+    return namespace if _is_text(namespace) else repr(namespace[:TEXT_MAX_CHARS])
+
+
 def _rights(who: Credential) -> str:
-    what = f"it has role {who.role} in {', '.join(who.namespaces)}"
-    return what + (" with exec" if who.exec else "")
+    more = len(who.namespaces) - PATTERNS_SHOWN
+    where = ", ".join(who.namespaces[:PATTERNS_SHOWN]) + (f" and {more} more" if more > 0 else "")
+    return f"it has role {who.role} in {where}" + (" with exec" if who.exec else "")
 
 
 def _remedy(verb: Verb, namespace: str | None) -> str:
     if verb is Verb.OTHER:
         return "upgrade Billet, or call with --basic-auth-token"
     role = Role.USER if verb is Verb.EXEC else NEEDS[verb]
-    options = f"--role {role}" + ("" if role is Role.OPERATOR else f" --namespace {namespace or 'NAMESPACE'}")
+    options = f"--role {role}" + ("" if role is Role.OPERATOR else f" --namespace {_shown(namespace or 'NAMESPACE')}")
     return f"needed: `billet token create NAME {options}{' --exec' if verb is Verb.EXEC else ''}`, by an operator"
 
 

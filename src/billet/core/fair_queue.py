@@ -132,7 +132,8 @@ class FairQueue:
         """A create has ended, or its clients have given it up."""
         if place in self._waiting:
             self._take_out(place)
-        elif place in self._slow or self._in_work.pop(place, None):
+        elif place in self._in_work or place in self._slow:
+            self._in_work.pop(place, Begun(0.0, 0))
             self._slow.discard(place)
             self._ended += 1
         self._held.count(place.key, -place.held_bytes)

@@ -238,7 +238,7 @@ class Network:
     def has_greeted(self, server: str, host: str) -> bool:
         """Whether the server at this link address has a link to a host, which has said hello."""
         there = self.listening.get(server)
-        return there is not None and (there[0].name, host) in self._of_host
+        return there is not None and there[0].alive and (there[0].name, host) in self._of_host
 
     def delay_s(self) -> float:
         """Draw the delay of one message."""

@@ -80,6 +80,7 @@ class EtcdClient:
         self._call_s = call_s
         self.token = ""  # etcd's, of our login; fetched again when etcd no longer accepts it
         self._user, self._password, self._secret = user, password, Secret(password)
+        self._logging_in: asyncio.Task[None] | None = None
         self._at = 0
         self.use(())
         self._leaderless: set[int] = set()  # endpoints whose last answer was that they have no leader
@@ -120,26 +121,36 @@ class EtcdClient:
         """Call the endpoint with this index once. Logs in again where the login has expired. Raises as `call`."""
         timeout_s = timeout_s or self._call_s
         try:
-            return await self._send(at, method, request, reply, timeout_s, await self._metadata(at))
+            return await self.send(at, method, request, reply, timeout_s, await self._metadata(at))
         except EtcdTokenExpired:
             if not self._user:
                 raise
-            self.token = ""
-            return await self._send(at, method, request, reply, timeout_s, await self._metadata(at))
+            return await self.send(at, method, request, reply, timeout_s, await self._metadata(at))
 
     async def _metadata(self, at: int) -> Metadata:
         """The metadata of a call: with a user, the token of our login."""
-        if self._user and not self.token:
-            await self._log_in(at)
+        while self._user and not self.token:
+            if not self._logging_in:
+                self._logging_in = asyncio.create_task(self.log_in(at))
+                self._logging_in.add_done_callback(self._logged_in)
+            await asyncio.shield(self._logging_in)
         return (*METADATA, ("token", self.token)) if self.token else METADATA
 
-    async def _log_in(self, at: int) -> None:
-        """Get a token of etcd, with one of the passwords. Raises as `call`."""
+    def _logged_in(self, task: asyncio.Task[None]) -> None:
+        self._logging_in = None
+        if not task.cancelled():
+            task.exception()  # is known to those who wait for it, if any are left
+
+    async def log_in(self, at: int) -> None:
+        """Get a token of etcd, with one of the passwords. Raises as `call`.
+
+        All calls share one login: etcd needs 0.1 s of CPU for each.
+        """
         *others, last = self._secret.lines or ("",)
         for password in (*others, last):
             asked = pb.AuthenticateRequest(name=self._user, password=password)
             try:
-                answer = await self._send(
+                answer = await self.send(
                     at, "Auth/Authenticate", asked, pb.AuthenticateResponse, AUTHENTICATE_S, METADATA
                 )
             except StoreError as error:
@@ -150,9 +161,10 @@ class EtcdClient:
                 self._secret.worked(password)
                 return
 
-    async def _send(
+    async def send(
         self, at: int, method: str, request: Message, reply: type[R], timeout_s: float, metadata: Metadata
     ) -> R:
+        """Call the endpoint with this index once, with this metadata. Raises as `call`."""
         self.check_open()
         caller = self.channels[at].unary_unary(
             f"/etcdserverpb.{method}", type(request).SerializeToString, reply.FromString
@@ -160,7 +172,7 @@ class EtcdClient:
         try:
             answer: R = await caller(request, timeout=timeout_s, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._failed(at, error) from None
+            raise self._failed(at, error, metadata) from None
         except asyncio.CancelledError:
             self._check_cancelled()
             raise
@@ -196,7 +208,7 @@ class EtcdClient:
             async for answer in call:
                 return answer.TTL
         except grpc.aio.AioRpcError as error:
-            raise self._failed(at, error) from None
+            raise self._failed(at, error, metadata) from None
         except asyncio.CancelledError:
             self._check_cancelled()
             raise
@@ -254,14 +266,15 @@ class EtcdClient:
             "/etcdserverpb.Watch/Watch", pb.WatchRequest.SerializeToString, pb.WatchResponse.FromString
         )
         wanted = pb.WatchCreateRequest(key=key, range_end=range_end, start_revision=start)
-        call = stream(metadata=await self._metadata(at))
+        metadata = await self._metadata(at)
+        call = stream(metadata=metadata)
         try:
             await call.write(pb.WatchRequest(create_request=wanted))
             async for response in call:
                 yield response
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
             if isinstance(error, grpc.aio.AioRpcError):
-                raise self._failed(at, error) from None
+                raise self._failed(at, error, metadata) from None
             self.leave(at)
             raise StoreUnreachable(self.away_text()) from None
         except asyncio.CancelledError:
@@ -270,7 +283,7 @@ class EtcdClient:
         finally:
             call.cancel()
 
-    def _failed(self, at: int, error: grpc.aio.AioRpcError) -> StoreError:
+    def _failed(self, at: int, error: grpc.aio.AioRpcError, metadata: Metadata) -> StoreError:
         """A gRPC error in our words. Refusals of etcd itself begin with its name and are safe to quote."""
         text = error.details() or ""
         if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "space" in text:
@@ -286,7 +299,8 @@ class EtcdClient:
         if error.code() is grpc.StatusCode.OUT_OF_RANGE and "compacted" in text:
             return HistoryCompacted("etcd has compacted this history; load anew")
         if error.code() is grpc.StatusCode.UNAUTHENTICATED or "auth store is old" in text:
-            self.token = ""
+            if ("token", self.token) in metadata:  # not another call's newer one
+                self.token = ""
             return EtcdTokenExpired(f"etcd refused the login; {LOGIN}")
         if "user name is empty" in text or "invalid user ID or password" in text:
             return StoreError(f"etcd refused: it requires a valid user and password; {LOGIN}")

@@ -45,7 +45,7 @@ def read_token(authorization: str | None) -> Shown | None:
             except ValueError:
                 return Shown(True, "")
         case "bearer":
-            return Shown(False, given)
+            return Shown(False, given if given.isascii() else "")
     return None
 
 

@@ -100,6 +100,12 @@ def namespace_of(request: bytes) -> str:
     return namespace or DEFAULT_NAMESPACE
 
 
+def read_name(request: bytes) -> tuple[str, str]:
+    """The namespace and the name of a CreateMicroVMRequest."""
+    vm = parse(rpc.CreateMicroVMRequest, request).microvm
+    return vm.namespace or DEFAULT_NAMESPACE, vm.id
+
+
 def demand(vm: types.MicroVMSpec) -> Resources:
     """The resources that a microVM is charged: flintlockd's defaults for zeros, and volumes by their size_in_mb."""
     disk_mib = vm.root_volume.size_in_mb + sum(volume.size_in_mb for volume in vm.additional_volumes)

@@ -52,12 +52,9 @@ def gateway_app(call: Call, stream: Stream) -> Starlette:
     return application(gateway_routes(call, stream))
 
 
-def application(routes: Sequence[BaseRoute], body_bytes: int | None = None) -> Starlette:
-    """An application with these routes, and grpc-gateway's answers where there is none.
-
-    `body_bytes` is the size above which no request's body is read on; None = no limit.
-    """
-    app = Starlette(routes=routes, exception_handlers={HTTPException: routing_error}, max_body_size=body_bytes)
+def application(routes: Sequence[BaseRoute]) -> Starlette:
+    """An application with these routes, and grpc-gateway's answers where there is none."""
+    app = Starlette(routes=routes, exception_handlers={HTTPException: routing_error})
     app.router.redirect_slashes = False  # a path with a slash at its end is another path
     return app
 
@@ -112,19 +109,25 @@ def gateway_routes(
 async def _read(admit: Admit, body_bytes: float, http: Request, parse: Callable[[bytes], bytes]) -> bytes:
     """The protobuf request for a request's body. Raises BilletError; without the right to call, nothing is read.
 
-    What is above the limit is thrown away as it comes, since some clients read no answer before they have sent all.
+    What is above the limit, up to twice of it, is thrown away as it comes, since some clients read no answer before
+    they have sent all.
     """
     admit(http)
+    too_large = HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+    if int(http.headers.get("content-length", 0)) > 2 * body_bytes:  # h11 lets only digits pass
+        raise too_large
     body, size = bytearray(), 0
     try:
         async for part in http.stream():
             size += len(part)
+            if size > 2 * body_bytes:
+                raise too_large
             if size <= body_bytes:
                 body += part
     except ClientDisconnect:
         raise Cancelled("the client has left") from None
     if size > body_bytes:
-        raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        raise too_large
     return await _aside(size, lambda: parse(bytes(body)))
 
 
