@@ -193,7 +193,9 @@ async def play(cluster: Cluster, count: int, size: int, connections: int, alone:
 def _between(decided: Sequence[AuctionRecord]) -> list[int]:
     """By how many decisions of the crowd those of the calm namespace are apart: a measure without a clock."""
     order = [r.auction.namespace for r in sorted(decided, key=lambda record: record.attempts[-1].slot)]
-    calm = [n for n, namespace in enumerate(order) if namespace == CALM and BUSY in order[:n] and BUSY in order[n:]]
+    crowd = [n for n, namespace in enumerate(order) if namespace == BUSY] or [0]
+    calm = [n for n, namespace in enumerate(order) if namespace == CALM and n < crowd[-1]]
+    calm = [n for n in calm if n < crowd[0]][-1:] + [n for n in calm if n > crowd[0]]
     return [later - earlier - 1 for earlier, later in itertools.pairwise(calm)]
 
 

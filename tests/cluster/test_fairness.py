@@ -55,7 +55,7 @@ async def test_a_crowd_that_is_refused_comes_back_and_is_created_once_each(start
 
 @pytest.mark.slow
 async def test_a_follower_lets_others_pass_its_crowd_too(tmp_path: Path) -> None:
-    """Broken on purpose (followers pass on all creates at once): the crowd fills its connection to the leader."""
+    """Broken on purpose (followers pass creates on in the order of arrival): 400 go before the other one's first."""
     cluster = Cluster(tmp_path, plans(5, tmp_path), "etcd", servers=2, together=True, server_flags=SLOTS)
     await asyncio.to_thread(cluster.start)
     try:
@@ -63,10 +63,10 @@ async def test_a_follower_lets_others_pass_its_crowd_too(tmp_path: Path) -> None
         await eventually(lambda: all_ready(clients, 5))
         await clients.close()
         follower = 1 - await leading(cluster)
-        result = await play(cluster, 1500, 0, connections=2, alone=10, through=follower)
+        result = await play(cluster, 900, 0, connections=2, alone=10, through=follower)
     finally:
         await asyncio.to_thread(cluster.stop)
     assert (result.lost, result.doubled) == ([], [])
     assert set(result.busy.codes) <= {"OK", "UNAVAILABLE"}
     assert set(result.calm.codes) == {"OK"}
-    assert len(result.calm.beside_s) >= 10
+    assert max(result.between) < 200, result.between
