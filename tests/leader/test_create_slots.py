@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+import uvloop
 
 from billet.api.metrics import exposition
 from billet.core.errors import Code, Overloaded
@@ -127,6 +128,25 @@ async def test_a_refusal_says_why_that_nothing_was_created_and_when_to_try_again
         task.cancel()
     await asyncio.gather(first, *rest, return_exceptions=True)
     assert slots.queue.held_bytes == 0
+
+
+def test_on_the_loop_of_the_server_those_that_have_waited_too_long_are_refused_together() -> None:
+    """Broken on purpose (the timer is asked when it goes off): uvloop's does not know if that is now."""
+
+    async def crowd() -> list[BaseException | None]:
+        works = Works(CreateSlots(BOUNDS._replace(waiting=0, wait_s=0.01), "create"))
+        first = works.create("first", BUSY)
+        rest = []
+        for n in range(300):  # they come less than a millisecond apart
+            rest.append(works.create(str(n), BUSY))
+            await asyncio.sleep(0)
+        answers = await asyncio.gather(*rest, return_exceptions=True)
+        works.end("first")
+        await first
+        return answers
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert {type(answer) for answer in runner.run(crowd())} == {Overloaded}
 
 
 async def test_a_create_that_takes_long_is_overtaken() -> None:

@@ -27,7 +27,8 @@ class CreateSlots:
         self._bounds = bounds
         self._what = what
         self._begins: dict[Place, asyncio.Future[None]] = {}  # of those that wait
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._looks_at_s = 0.0  # when the timer goes off
         self._throttle = LogThrottle()
 
     @asynccontextmanager
@@ -65,12 +66,13 @@ class CreateSlots:
     def _look_again(self) -> None:
         """Advance when the next create is due, even if no other one ends."""
         due_s = self.queue.due_s()
+        if self._timer and due_s is not None and self._looks_at_s <= due_s:
+            return
         if self._timer:
-            if due_s is not None and not self._timer.cancelled() and self._timer.when() <= due_s:
-                return  # it looks sooner
             self._timer.cancel()
             self._timer = None
         if due_s is not None:
+            self._looks_at_s = due_s
             self._timer = asyncio.get_running_loop().call_at(due_s, self._timed)
 
     def _timed(self) -> None:
