@@ -1,7 +1,7 @@
 # Each target first sets up what it needs.
 .SUFFIXES:
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench chaos table conformance interop proto clean
+.PHONY: help setup demo test check bench chaos table conformance interop proto release clean
 
 PATH := $(CURDIR)/.venv/bin:$(PATH):$(CURDIR)/.tools/bin
 export PATH
@@ -24,7 +24,7 @@ test: setup ## run all tests; ARGS="-k auction"; ARGS="--randomly-seed=1" repeat
 	@python -m tests.interop.toolchain
 	$(PYTEST) $(ARGS)
 
-check: setup ## check format, lint, types, import rules, private names, sizes, old words, generated code; run the fast tests
+check: setup ## check format, lint, types, import rules, names, sizes, generated code, advisories; run the fast tests
 	ruff format --check
 	ruff check
 	mypy
@@ -33,6 +33,7 @@ check: setup ## check format, lint, types, import rules, private names, sizes, o
 	python -m scripts.check_size
 	python -m scripts.check_words
 	sh scripts/proto --check
+	python -m scripts.check_advisories
 	$(PYTEST) -m "not slow" $(ARGS)
 
 bench: setup ## measure creates per second and latency, compared with a single flintlockd
@@ -53,6 +54,9 @@ interop: setup ## test against grpc-go, grpcurl, ghz, grpc-js and h2spec; needs 
 
 proto: setup ## generate Python code from the .proto files
 	sh scripts/proto
+
+release: setup ## make dist/: a wheel, requirements.txt with hashes, and an SBOM
+	sh scripts/release
 
 clean: ## remove what setup and the tools have created
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -15,8 +15,8 @@ import uvloop
 
 from billet.adapters.identity import KeyIdentity
 from billet.config_agent import AgentConfig
+from billet.logs import log_to_stderr
 from billet.node_agent import build_agent
-from billet.process import logging_to_stderr
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -33,7 +33,7 @@ class Order(msgspec.Struct, frozen=True):
 
 async def serve(order: Order) -> None:
     """Run all of them; say so once every one is let in."""
-    logging_to_stderr()
+    log_to_stderr()
     built = [build_agent(_config(order, n, address), _identity(n)) for n, address in enumerate(order.flintlocks)]
     async with asyncio.TaskGroup() as group:
         for agent, dialler, *_ in built:

@@ -54,7 +54,6 @@ PARTS = {
 IDENTIFIERS = {
     "against": "excluded_by",
     "front": "leader proxy",
-    "Front": "LeaderProxy",
     "edge": "gRPC server",
     "edges": "gRPC servers",
     "Edge": "GrpcServer",
@@ -72,8 +71,6 @@ IDENTIFIERS = {
     "Fenced": "StaleTerm",
     "Audit": "Accuracy",
     "AUDIT": "ACCURACY",
-    "audit": "accuracy",
-    "audited": "accuracy",
     "AuditReply": "AccuracyReply",
     "AuditRequest": "AccuracyRequest",
     "audit_delay": "delay_correction",
@@ -100,7 +97,7 @@ WORDS = {
     r"mend(?:s|ed|ing)?": "fix",
     r"what came": "actual",
     r"settl(?:es?|ed|ing)": "finish; resolve, for an unknown outcome",
-    r"audit(?:s|ed|or|ors|ing)?(?! ?-?logs?\b)": "accuracy",
+    r"audit(?:s|ed|or|ors|ing)?(?!(?: |[-_.])logs?\b)": "accuracy",
     r"(?:the|its|each|every|own|real|server's) \W?front(?!-| of| page| end)": "leader proxy",
     r"(?:grpc|listening|the|its|each|every|http) \W?edge(?! of| case)": "gRPC server",
     r"(?:grpc|its|each|every|zone's|the) \W?face(?! of)": "gRPC server, route",
@@ -131,6 +128,7 @@ class Stays(NamedTuple):
 
 STAYS = (
     Stays("*", r"front-proxy", "Kubernetes' own name of a certificate"),
+    Stays("*", r"pip-audit", "the name of a program"),
     Stays(
         "*",
         r"docs/adr/\d{4}-[\w-]+|adr/\d{4}-[\w-]+|\b\d{4}-[\w-]+\.md",

@@ -50,6 +50,16 @@ class SharedFake(FakeProcess):
         self.grpc_address, self.control_address = self.config.grpc_endpoint, self.config.control_endpoint
 
 
+@dataclass(frozen=True)
+class LinkFiles:
+    """TLS on the link: a certificate and key of the servers, its CA, and the file with the link token."""
+
+    cert: str
+    key: str
+    ca: str
+    token: str
+
+
 @dataclass
 class Cluster:
     """Call `start`, use it, and `stop` it. Servers and agents keep their ports when they are started again."""
@@ -63,6 +73,7 @@ class Cluster:
     http: bool = False
     token: str = ""
     tls: TlsSettings = INSECURE
+    link: LinkFiles | None = None  # None = no TLS on the link
     server_flags: tuple[str, ...] = ()
     agent_flags: tuple[str, ...] = ("--report-interval-s", "0.5")
     processes: Processes = field(init=False)
@@ -158,9 +169,15 @@ class Cluster:
             f"server-{n}", "server", "--id", f"server-{n}", "--data-dir", str(data), "--store", self.store_url,
             "--grpc-endpoint", f"127.0.0.1:{grpc_port}", "--advertise-host", "127.0.0.1", "--json-ready",
             "--http-endpoint", f"127.0.0.1:{http_port}" if self.http else "", *tls_flags,
-            "--link-endpoint", f"127.0.0.1:{link_port}", "--link-token", LINK_TOKEN, "--link-insecure",
+            "--link-endpoint", f"127.0.0.1:{link_port}", *self._link_flags("--link-tls-cert", "--link-tls-key"),
             *(["--basic-auth-token", self.token] if self.token else []), *CALM, *self.server_flags,
         )  # fmt: skip
+
+    def _link_flags(self, *names: str) -> list[str]:
+        if self.link is None:
+            return ["--link-token", LINK_TOKEN, "--link-insecure"]
+        values = {"--link-tls-cert": self.link.cert, "--link-tls-key": self.link.key, "--link-ca": self.link.ca}
+        return ["--link-token-file", self.link.token, *(word for name in names for word in (name, values[name]))]
 
     def launch_agent(self, n: int) -> ChildProcess:
         return self.processes.billet(f"agent-{self.plans[n].id}", "agent", *self.agent_arguments(n))
@@ -170,7 +187,7 @@ class Cluster:
         links = ",".join(f"127.0.0.1:{link}" for _, _, link in self.ports)
         return [
             "--id", plan.id, "--server", links, "--json-ready",
-            "--link-token", LINK_TOKEN, "--link-insecure", "--flintlock", self.fakes[n].grpc_address,
+            *self._link_flags("--link-ca"), "--flintlock", self.fakes[n].grpc_address,
             "--provider", plan.provider, "--zone", plan.zone, *(f"--label={label}" for label in plan.labels),
             "--state-dir", str(self.folder), "--state", str(self.folder / "agents"),
             "--vcpu", str(plan.vcpu), "--memory-mib", str(plan.memory_mib), "--disk-mib", str(plan.disk_mib),

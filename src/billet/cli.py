@@ -7,6 +7,7 @@ from typing import IO, Any, NamedTuple
 
 import click
 
+from billet.at_rest import write_for_owner_only
 from billet.core.errors import BilletError, ConfigError
 
 
@@ -145,4 +146,5 @@ def main() -> None:
 
 def run() -> None:
     """Entry point of `billet` and `python -m billet`."""
+    write_for_owner_only()
     main(prog_name="billet", auto_envvar_prefix="BILLET")

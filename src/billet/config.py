@@ -10,6 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from billet.core.errors import ConfigError
 from billet.core.policies import BOOT_FIRST
@@ -25,6 +26,8 @@ from billet.settings import (
     check_fields,
     check_listener_tls,
     check_pair,
+    log_format,
+    log_level,
     setting,
     split_zone,
 )
@@ -51,6 +54,14 @@ class ServerConfig:
     json_ready: bool = setting(
         False, MISC, "Print one JSON line with the actual endpoints once ready, for scripts and tests."
     )
+
+    log_format: str = log_format()
+    log_level: str = log_level()
+    audit_log: str = setting(
+        "", MISC, "File to which a JSON line is appended for each change: who, from where, what, on which microVM or"
+        " host, the outcome; also for refused calls. Made with mode 0600, and anew after a rotation. Relative paths"
+        " start at --data-dir. - = standard output; empty = none.",
+    )  # fmt: skip
 
     grpc_endpoint: str = setting(
         "localhost:9090", CLIENT_API, "Address that serves Flintlock's gRPC API. Port 0 = any free port.",
@@ -262,6 +273,11 @@ class ServerConfig:
     def quota_of(self) -> Quotas:
         """The quotas by namespace, parsed."""
         return {namespace: read_quota(text) for namespace, text in self.quotas.items()}
+
+    @property
+    def audit_path(self) -> str:
+        """Where the audit log is: an absolute path or one from here, "-" for standard output, or "" for none."""
+        return self.audit_log if self.audit_log in ("", "-") else str(Path(self.data_dir) / self.audit_log)
 
     @property
     def zones(self) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from billet.core.errors import ConfigError
-from billet.settings import FLINTLOCKD, LINK, MACHINE, MISC, check_fields, check_pair, setting
+from billet.settings import FLINTLOCKD, LINK, MACHINE, MISC, check_fields, check_pair, log_format, log_level, setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,9 @@ class AgentConfig:
     json_ready: bool = setting(
         False, MISC, "Print one JSON line once a server has accepted this agent, for scripts and tests."
     )
+
+    log_format: str = log_format()
+    log_level: str = log_level()
 
     servers: tuple[str, ...] = setting(
         ("localhost:9095",), LINK, "HOST:PORT of a server's link. Name every server: repeat the option or separate"

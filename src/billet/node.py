@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +16,20 @@ import structlog
 from ulid import ULID
 
 from billet.accepting import raise_descriptor_limit
+from billet.adapters.audit_file import AuditFile
 from billet.adapters.forward import LeaderForward
+from billet.api import audit_log
 from billet.api.authentication import Authenticator
 from billet.api.authorization import Authorized
 from billet.api.flintlock_service import FlintlockService
-from billet.api.grpc_server import GrpcServer
+from billet.api.grpc_server import GrpcServer, Refused
 from billet.api.http import http_app
 from billet.api.http_server import HttpServer
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import exposition
 from billet.api.servers import Secrets
 from billet.api.stale_reads import StaleReads
+from billet.at_rest import RECORDS, exposed, server_files
 from billet.config import ServerConfig
 from billet.core.errors import BilletError, ConfigError, StoreUnreachable
 from billet.leader.delete_guard import DeleteGuard
@@ -34,8 +38,9 @@ from billet.leader.ledger import Ledger
 from billet.leader.rules import Rules
 from billet.leader.server import Factories, Server, Service
 from billet.link.server import LinkServer
-from billet.ports import Leader
-from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
+from billet.logs import log_to_stderr
+from billet.ports import Backend, Leader
+from billet.process import GRACE_S, SystemClock, until_stopped
 from billet.settings import split_endpoint
 from billet.store.archive import LogArchive
 from billet.store.auction_log import AuctionLog
@@ -48,7 +53,7 @@ log = structlog.get_logger()
 
 async def run_server(config: ServerConfig) -> None:
     """Run a server until SIGTERM or SIGINT. Raises BilletError, with one line, when it cannot start or continue."""
-    logging_to_stderr()
+    log_to_stderr(config.log_format, config.log_level)
     raise_descriptor_limit()
     node = Node(config)
     try:
@@ -72,20 +77,27 @@ class Node:
             config.store, config.data_dir, config.etcd_tls_ca, config.etcd_tls_cert, config.etcd_tls_key,
             config.etcd_user, config.etcd_password,
         )  # fmt: skip
-        self._log = AuctionLog(Path(config.data_dir) / "auctions.db", keep=config.record_auctions)
+        self._log = AuctionLog(Path(config.data_dir) / RECORDS, keep=config.record_auctions)
         self._archive = LogArchive(self._log)
         self._link = LinkServer(
             config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3, bool(config.link_client_ca)
         )
         self._secrets = Secrets(config.link_token, self._clock.monotonic_s)
-        self._proxy = LeaderProxy(lambda request, metadata: token_of(request, metadata, new_id), config.hold_s)
+        token = partial(token_of, new_id=new_id)
+        self._proxy = LeaderProxy(token, config.hold_s)
+        loss = partial(audit_log.lost, config.id, self._clock)
+        path = config.audit_path
+        self._audit_file = AuditFile(path, loss) if path else None
+        self._trail = audit_log.Trail(config.id, self._audit_file.append if self._audit_file else None, self._clock)
+        audited = audit_log.Audited(self._proxy, self._trail, token)
         self._tls = tls.TlsSettings(
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
         self._callers = Authenticator(self._store.credentials, config.basic_auth_token, self._clock)
         self._reading: asyncio.Task[None] | None = None
-        self._listeners = GrpcListeners(config, self._proxy, self._callers, self._secrets.accepts, self._tls)
-        self._http = HttpServer(http_app(self._proxy, self._callers, self._metrics), self._tls)
+        refused = self._trail.refused
+        self._listeners = GrpcListeners(config, audited, self._callers, self._secrets.accepts, self._tls, refused)
+        self._http = HttpServer(http_app(audited, self._callers, self._metrics, refused), self._tls)
         # Its own address follows in `start`: a port of 0 is known only once it is bound.
         factories = Factories(self._leadership, self._service, self._stale_reads, self._forward)
         self._server = Server(
@@ -120,6 +132,8 @@ class Node:
         http = await self._listen_http(config.http_endpoint) if config.http_endpoint else ""
         self._endpoints = {"grpc": me.grpc, "http": http, "link": me.link, **({"zones": zones} if zones else {})}
         log.info("server ready", store=config.store, **self._endpoints)
+        for line in exposed([*server_files(config.store, config.data_dir), *private_files(config)]):
+            log.warning("secrets at rest", problem=line)
 
     def endpoints(self) -> dict[str, Any]:
         """Where this server listens: grpc, http and link as HOST:PORT, and the zones' own gRPC endpoints, if any."""
@@ -145,6 +159,9 @@ class Node:
         await self._http.close()
         await self._server.close()
         self._log.close()
+        self._trail.close()
+        if self._audit_file:
+            self._audit_file.close()
 
     async def _listen_http(self, endpoint: str) -> str:
         host, port = split_endpoint(endpoint)
@@ -158,7 +175,9 @@ class Node:
 
     def _leadership(self, ledger: Ledger) -> Leadership:
         self._secrets.leads()
-        return open_leadership(ledger, self._link, self._clock, leader_settings(self._config), self._archive)
+        leadership = open_leadership(ledger, self._link, self._clock, leader_settings(self._config), self._archive)
+        leadership.reconciler.fenced_itself = self._trail.fenced
+        return leadership
 
     def _service(self, leadership: Leadership) -> Authorized:
         service = FlintlockService(leadership, self._log, self._config.id)
@@ -180,14 +199,15 @@ class GrpcListeners:
     def __init__(
         self,
         config: ServerConfig,
-        proxy: LeaderProxy,
+        backend: Backend,
         callers: Authenticator,
         is_server: Callable[[str], bool],
         settings: tls.TlsSettings,
+        refused: Refused,
     ) -> None:
         self._settings = settings
         self._servers = [
-            (endpoint, GrpcServer(proxy, callers, is_server, zone))
+            (endpoint, GrpcServer(backend, callers, is_server, zone, refused))
             for zone, endpoint in (("", config.grpc_endpoint), *config.zones)
         ]
 
@@ -220,6 +240,13 @@ def leader_settings(config: ServerConfig) -> LeaderSettings:
         suspect_share=config.max_suspect_percent / 100,
     )
     return LeaderSettings(rules, config.resolve_after_s, config.fence_after_s, config.join == "approve")
+
+
+def private_files(config: ServerConfig) -> list[Path]:
+    """The private keys that the settings name, and the audit log."""
+    return [
+        Path(path) for path in (config.tls_key, config.link_tls_key, config.etcd_tls_key, config.audit_path) if path
+    ]
 
 
 def new_id() -> str:

@@ -7,6 +7,7 @@ import json
 import secrets
 from base64 import b64encode
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 
@@ -18,6 +19,7 @@ from billet.adapters.machine import MachineProbe
 from billet.adapters.thinpool import pool_free_mib
 from billet.adapters.tls_errors import throttle_tls_errors
 from billet.adapters.vmm import VmmProbe
+from billet.at_rest import exposed
 from billet.config_agent import AgentConfig
 from billet.core.errors import BilletError, ConfigError
 from billet.core.identity import fingerprint
@@ -25,8 +27,9 @@ from billet.core.model import Host, Resources
 from billet.host.agent import Agent
 from billet.link.agent import AgentDialler
 from billet.link.dial import WebSocketDial
+from billet.logs import log_to_stderr
 from billet.ports import Identity
-from billet.process import GRACE_S, SystemClock, logging_to_stderr, until_stopped
+from billet.process import GRACE_S, SystemClock, until_stopped
 from billet.settings import split_endpoint
 from billet.wire import flintlock, tls
 
@@ -38,11 +41,14 @@ POLL_EVERY_S = 5.0  # how often containerd and the thin pool are asked
 
 async def run_agent(config: AgentConfig) -> None:
     """Run an agent until SIGTERM or SIGINT, then finish the orders in hand."""
-    logging_to_stderr()
+    log_to_stderr(config.log_format, config.log_level)
     state = StateFolder(config.state)
     identity = state.identity(config.id, config.flintlock)
     key = fingerprint(b64encode(identity.public_key).decode())
     log.info("agent starts", host=config.id, key=key, state=str(state.path))
+    keys = [Path(path) for path in (config.link_key, config.flintlock_tls_key) if path]
+    for line in exposed([*keys, *state.path.glob("*.key")]):
+        log.warning("secrets at rest", problem=line)
     agent, dialler, daemon, machine = build_agent(config, identity)
     throttle_tls_errors()
     snapshotters = config.containerd_volume_ss, config.containerd_kernel_ss

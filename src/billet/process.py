@@ -1,10 +1,9 @@
-"""Shared by every Billet process: the clock, log set-up and orderly shutdown."""
+"""Shared by every Billet process: the clock and orderly shutdown."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -73,22 +72,3 @@ async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Aw
     working.cancel()
     with suppress(asyncio.CancelledError):
         await working
-
-
-def logging_to_stderr() -> None:
-    """Send logs to standard error; standard output is for results.
-
-    Tracebacks omit local variables, because clients' requests and headers contain secrets.
-    """
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.dev.set_exc_info,
-            structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S.%f", utc=False),
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-            ),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
-    )

@@ -15,7 +15,11 @@ from billet.core.quotas import read_quota
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-JOIN = ("open", "approve")
+CHOICES = {  # by kind
+    "join": ("open", "approve"),
+    "log-format": ("text", "json"),
+    "log-level": ("debug", "info", "warning", "error"),
+}
 STORE_SCHEMES = ("sqlite:///", "etcd://", "etcds://")
 
 
@@ -36,6 +40,18 @@ def setting(default: Any, section: str, text: str, **limits: Any) -> Any:
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata={"about": about}, repr=in_repr)
     return field(default=default, metadata={"about": about}, repr=in_repr)
+
+
+def log_format() -> Any:
+    """The setting of servers and agents."""
+    text = "How log lines on standard error are written: text, or json with one object per line. Times are UTC."
+    return setting("text", MISC, text, kind="log-format")
+
+
+def log_level() -> Any:
+    """The setting of servers and agents."""
+    text = "Lowest level of the lines that are logged: debug, info, warning or error."
+    return setting("info", MISC, text, kind="log-level")
 
 
 CLIENT_API = "Client API"
@@ -111,8 +127,8 @@ def _check_kind(name: str, kind: str, value: Any) -> None:
             raise ConfigError(f"{name} is {value!r}, which is not a file; check the path")
         case "folder" if not Path(value).is_dir():
             raise ConfigError(f"{name} is {value!r}, which is not a folder; create it or give another")
-        case "join" if value not in JOIN:
-            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(JOIN)}")
+        case _ if kind in CHOICES and value not in CHOICES[kind]:
+            raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(CHOICES[kind])}")
         case "policy" | "policy?" if value not in POLICIES:
             raise ConfigError(f"{name} is {value!r}; choose one of {', '.join(POLICIES)}")
         case "store" if not value.startswith(STORE_SCHEMES):

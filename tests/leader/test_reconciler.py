@@ -358,6 +358,8 @@ async def test_a_cordon_survives_a_hello_of_its_host_at_the_same_moment(leader: 
 async def test_a_host_that_is_away_too_long_is_fenced_when_fence_after_s_is_set(leader: LeaderTerm) -> None:
     await place(leader, "s", STARTED)
     async with next_term(leader, fence_after_s=30.0) as later:
+        told: list[tuple[str, int]] = []  # for the audit log, which has an operator's fences from elsewhere
+        later.reconciler.fenced_itself = lambda host_id, released: told.append((host_id, released))
         later.announce("h2")
         await eventually(lambda: "h2" in later.reconciler.ready)
         later.clock.s += 29.0
@@ -367,6 +369,7 @@ async def test_a_host_that_is_away_too_long_is_fenced_when_fence_after_s_is_set(
         later.clock.s += 1.0
         await eventually(lambda: later.state_of("s") is FENCED)
         assert not later.ledger.state.hosts["h2"].fenced
+        await eventually(lambda: told == [("h1", 1)])
 
 
 async def test_a_host_is_removed_when_it_is_empty_and_away(leader: LeaderTerm) -> None:

@@ -48,7 +48,7 @@ def write_pki(folder: Path, hosts: Sequence[str], days: int) -> Files:
     if there:
         raise ConfigError(f"{there[0]} exists already; choose another folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         ca = _authority(days)
         _write(ca, files.ca, files.ca_key)
         # A server also uses its certificate as a client, when it forwards a call to the leader.

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
+from billet.api.audit_facts import about
 from billet.api.fleet_service import RecordedAuctions, fleet_methods
 from billet.closing import closing
 from billet.core.errors import (
@@ -103,7 +104,8 @@ class FlintlockService:
             pending = self._creates.get(token) or self._begin(token, request, timeout_s, metadata.get(ZONE, ""))
             pending.caller.waiting += 1
             try:
-                return Answer(await asyncio.shield(pending.task))
+                reply = await asyncio.shield(pending.task)
+                return Answer(reply, about(self._leadership.ledger.state.placements.get(token)))
             except asyncio.CancelledError:
                 pending.task.add_done_callback(_log_abandoned)
                 raise
@@ -129,7 +131,8 @@ class FlintlockService:
 
     async def _delete(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)
-        if self._placement(uid, wire.DELETE) is None:
+        placement = self._placement(uid, wire.DELETE)
+        if placement is None:
             delete = self._delete_unrecorded(uid, request)
         else:
             delete = self._leadership.auctioneer.delete(uid, wire.DELETE, request, from_client(metadata))
@@ -137,7 +140,7 @@ class FlintlockService:
         deleting = asyncio.create_task(delete)
         self._deletes.add(deleting)
         deleting.add_done_callback(self._deletes.discard)
-        return Answer(await asyncio.shield(deleting))
+        return Answer(await asyncio.shield(deleting), about(placement))
 
     async def _delete_unrecorded(self, uid: str, request: bytes) -> bytes:
         """Delete a microVM without a placement; what the leader is only about to record is recorded as deleted."""

@@ -21,7 +21,7 @@ from billet.ports import Backend
 from billet.settings import split_endpoint
 from billet.wire import flintlock as wire
 from billet.wire import newer, tls
-from billet.wire.headers import ANSWERED, FORWARDED, IDENTITY, INTERNAL, ZONE
+from billet.wire.headers import ANSWERED, FORWARDED, FROM, IDENTITY, INTERNAL, ZONE
 from billet.wire.metadata import CHANNEL_BYTES, CallMetadata
 from billet.wire.pb import fleet_pb2, flintlock_exec_pb2, flintlock_pb2, flintlock_ssh_pb2
 
@@ -45,6 +45,7 @@ UNARY = frozenset(
         fleet.REVOKE_CREDENTIAL,
     }
 )
+Refused = Callable[[str, str, int], None]  # (method, the client's address, code)
 FOREVER_S = 1e6  # a call without a deadline
 SERVICES = [
     flintlock_pb2.DESCRIPTOR.services_by_name["MicroVM"].full_name,
@@ -59,15 +60,22 @@ class GrpcServer:
     """One listening gRPC server in front of a Backend.
 
     `callers` knows who calls. `is_server` decides by its secret whether another server calls.
-    `zone`, unless "", is the zone that creates through this address are constrained to.
+    `zone`, unless "", is the zone that creates through this address are constrained to. `refused` hears of calls
+    that were not let in.
     """
 
     def __init__(
-        self, backend: Backend, callers: Authenticator, is_server: Callable[[str], bool], zone: str = ""
+        self,
+        backend: Backend,
+        callers: Authenticator,
+        is_server: Callable[[str], bool],
+        zone: str = "",
+        refused: Refused = lambda method, address, code: None,
     ) -> None:
         self._backend = backend
         self._callers = callers
         self._is_server = is_server
+        self._refused = refused
         self._zone = {ZONE: zone} if zone else {}
         self._health = health.Health()
         self._server = new_server(
@@ -108,6 +116,7 @@ class GrpcServer:
         try:
             return self._callers.identify(texts.get("authorization"), call.certificate)
         except BilletError as error:
+            self._refused(call.method, call.peer, error.status)
             raise RpcError(error.status, error.text) from None
 
     def _metadata(self, call: ServerCall) -> dict[str, str]:
@@ -119,8 +128,8 @@ class GrpcServer:
         pairs = call.metadata
         texts = {key: value for key, value in pairs if isinstance(value, str)}
         if FORWARDED not in texts:
-            texts = {key: value for key, value in texts.items() if key not in INTERNAL} | self._zone
-            texts[IDENTITY] = call.identity
+            texts = {key: value for key, value in texts.items() if key not in INTERNAL}
+            texts |= {**self._zone, IDENTITY: call.identity, FROM: call.peer}
         elif not self._is_server(texts[FORWARDED]):
             raise LeaderLost("the call was forwarded with a secret that is not this leader's")
         return CallMetadata(texts, pairs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -11,27 +12,48 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from billet.api.authentication import UNREAD, Authenticator
+from billet.api.grpc_server import Refused
 from billet.api.http_connection import CERTIFICATE
-from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import EXPOSITION
 from billet.core.errors import BilletError, Unreachable
 from billet.grpc.limits import MIB
-from billet.ports import Answer
+from billet.ports import Answer, Backend
 from billet.wire.gateway import HTTP_STATUS, application, gateway_routes
-from billet.wire.headers import IDENTITY, INTERNAL
+from billet.wire.headers import FROM, IDENTITY, INTERNAL
 
 FOREVER_S = 1e6
 BODY_BYTES = 4 * MIB  # of a request; as gRPC messages
 
 
-def http_app(proxy: LeaderProxy, callers: Authenticator, metrics: Callable[[], bytes]) -> Starlette:
-    """The application. Calls go to the same leader proxy as gRPC calls, under the names that `callers` finds."""
+class Front(Backend, Protocol):
+    """Where calls go: a LeaderProxy, or what stands before it."""
+
+    @property
+    def serving(self) -> bool:
+        """Whether calls are answered now."""
+
+
+def http_app(
+    proxy: Front,
+    callers: Authenticator,
+    metrics: Callable[[], bytes],
+    refused: Refused = lambda method, address, code: None,
+) -> Starlette:
+    """The application. Calls go to the same leader proxy as gRPC calls, under the names that `callers` finds.
+
+    `refused` hears of requests that were not let in.
+    """
 
     def identity(http: Request) -> str:
-        return callers.identify(http.headers.get("authorization"), getattr(http.state, CERTIFICATE, ()))
+        try:
+            return callers.identify(http.headers.get("authorization"), getattr(http.state, CERTIFICATE, ()))
+        except BilletError as error:
+            refused(http.scope["path"], address_of(http), error.status)
+            raise
 
     def metadata(http: Request) -> dict[str, str]:
-        return {key: value for key, value in http.headers.items() if is_metadata(key)} | {IDENTITY: identity(http)}
+        own = {IDENTITY: identity(http), FROM: address_of(http)}
+        return {key: value for key, value in http.headers.items() if is_metadata(key)} | own
 
     async def call(method: str, request: bytes, http: Request) -> Answer:
         return await proxy.unary(method, request, FOREVER_S, metadata(http))
@@ -77,3 +99,8 @@ def is_metadata(header: str) -> bool:
 
 async def _once(request: bytes) -> AsyncIterator[bytes]:
     yield request
+
+
+def address_of(http: Request) -> str:
+    """The client's address, "ip:port"."""
+    return f"{http.client.host}:{http.client.port}" if http.client else ""

@@ -24,7 +24,7 @@ class HttpServer:
         self._tls = tls
         self._limits = limits or ConnectionLimits()
         self._settings = uvicorn.Config(
-            app, http=HttpConnection, ws="none", lifespan="off", log_level="error", access_log=False,
+            app, http=HttpConnection, ws="none", lifespan="off", log_config=None, log_level="error", access_log=False,
             h11_max_incomplete_event_size=HEADER_BYTES,
         )  # fmt: skip
         self._server = _Quiet(self._settings)

@@ -80,7 +80,7 @@ class LeaderProxy:
         if FORWARDED in metadata:
             return await self._for_another_server(method, request, timeout_s, metadata)
         if method == wire.CREATE:
-            token = self._token(request, metadata)
+            token = metadata.get(TOKEN) or self._token(request, metadata)
             wire.refuse_too_long(request, token)  # here, because the way to the leader has the same limit
             metadata = {**metadata, TOKEN: token}
         return await self._steadily(method, request, timeout_s, metadata)

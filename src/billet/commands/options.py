@@ -16,7 +16,7 @@ from rich.console import Console
 from billet.config import STORE_FIELDS, ServerConfig
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
-from billet.settings import SINGULAR, SettingInfo, check_endpoint, flag
+from billet.settings import CHOICES, SINGULAR, SettingInfo, check_endpoint, flag
 from billet.show.plain import PlainConsole, plain
 from billet.wire.secret import FileText, read_secret
 
@@ -151,6 +151,7 @@ def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
                 "store": "URL",
                 "policy": "|".join(POLICIES),
                 "policy?": "|".join(POLICIES),
+                **{name: "|".join(choices) for name, choices in CHOICES.items()},
             }
             visible = bool(item.default)
             return {"default": item.default, "show_default": visible, "metavar": metavar.get(about.kind, "TEXT")}

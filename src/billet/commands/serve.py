@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import Any
 
@@ -12,6 +13,7 @@ import click
 from billet.commands.options import SectionedCommand, build, config_options
 from billet.config import ServerConfig
 from billet.config_agent import AgentConfig
+from billet.core.errors import BilletError, ConfigError
 
 
 @click.command(cls=SectionedCommand)
@@ -27,7 +29,7 @@ def server(**values: Any) -> None:
     config = build(ServerConfig, values)
     from billet.node import run_server  # imported late: --help and invalid settings do not need it
 
-    _run(run_server(config))
+    _run(run_server(config), config.log_format)
 
 
 @click.command(cls=SectionedCommand)
@@ -43,7 +45,7 @@ def agent(**values: Any) -> None:
     config = build(AgentConfig, values)
     from billet.node_agent import run_agent
 
-    _run(run_agent(config))
+    _run(run_agent(config), config.log_format)
 
 
 def _survive_hangup() -> None:
@@ -51,8 +53,17 @@ def _survive_hangup() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
-def _run(main: Coroutine[Any, Any, None]) -> None:
+def _run(main: Coroutine[Any, Any, None], log_format: str) -> None:
+    """Run the process. With JSON logs, the error that ends it is a log line too, and not a sentence in red."""
     import uvloop
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(main)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
+    except BilletError as error:
+        if log_format != "json":
+            raise
+        import structlog
+
+        structlog.get_logger().error("process ended", error=error.text)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)

@@ -37,6 +37,9 @@ def parse_spec(text: str, source: str) -> MicroVMSpec:
         tree = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise InvalidRequest(f"{source} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
+    except (RecursionError, ValueError) as error:  # ValueError: a number with more digits than Python reads, a date
+        why = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise InvalidRequest(f"{source} is not a MicroVMSpec: {why}") from None
     if isinstance(tree, dict) and isinstance(tree.get("microvm"), dict):
         tree = tree["microvm"]
     if not isinstance(tree, dict):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from billet.at_rest import exposed, server_files
 from billet.commands.options import console, open_secrets, output_option, store_options
 from billet.core.errors import ConfigError, StoreCorrupt
 from billet.core.plural import counted
@@ -108,6 +109,7 @@ async def _check(where: dict[str, str]) -> dict[str, Any]:
         leader = await engine.leader()
     hosts, placements, unreadable = _decoded(records)
     found = [Finding(True, text) for text in vitals.troubles] + unreadable + findings(hosts, placements)
+    found += [Finding(False, text) for text in exposed(server_files(where["store"], where["data_dir"]))]
     return {
         **{name: value for name, value in vitals._asdict().items() if name != "troubles"},
         "round_trip_ms": round(median(trips_ms), 3),

@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import grpc
 import grpc.aio
@@ -48,6 +49,11 @@ class AioServerCall:
     def metadata(self) -> Pairs:
         """See ServerCall."""
         return tuple(self._context.invocation_metadata() or ())
+
+    @property
+    def peer(self) -> str:
+        """See ServerCall."""
+        return unquote(self._context.peer().partition(":")[2])
 
     @property
     def certificate(self) -> tuple[str, ...]:

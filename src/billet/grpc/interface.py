@@ -32,6 +32,10 @@ class ServerCall(Protocol):
         """The client's metadata."""
 
     @property
+    def peer(self) -> str:
+        """The client's address, "ip:port"; "" if it is not known."""
+
+    @property
     def certificate(self) -> tuple[str, ...]:
         """The names in the client's certificate, as names_of_peer orders them; () = it has shown none."""
 

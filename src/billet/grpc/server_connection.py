@@ -82,6 +82,12 @@ class ServerCall(Stream):
         transport: asyncio.BaseTransport = self.connection.transport
         return transport
 
+    @property
+    def peer(self) -> str:
+        """The client's address, "ip:port"; "" if it is not known."""
+        address = self.transport.get_extra_info("peername")
+        return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
+
     def time_left_s(self) -> float | None:
         """The time until the deadline; None without one."""
         return None if self._until_s is None else max(0.0, self._until_s - self.connection.loop.time())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 
@@ -68,6 +68,8 @@ class Reconciler:
         self._deletes = Deletes(delete)
         self._dirty: set[str] = set()  # hosts to reconcile
         self._fencing: dict[str, asyncio.Event] = {}  # hosts to fence; set when done, or when the term is over
+        self._overdue: set[str] = set()  # those that no operator wanted fenced
+        self.fenced_itself: Callable[[str, int], None] = lambda host_id, released: None
         self._idle_since_s: dict[str, dict[str, float]] = {}  # monotonic, by host and placement
         self._begun_s = clock.monotonic_s()
         self._watch_at_s = 0.0
@@ -184,6 +186,7 @@ class Reconciler:
             if host_id not in self._fencing:
                 log.warning("fencing host: away too long", host=host_id, away_s=round(away_s[host_id]))
                 self._fencing[host_id] = asyncio.Event()
+                self._overdue.add(host_id)
 
     async def _release(self, host_id: str) -> bool:
         """Fence a host: stop awards to it, then release its placements. Return True when the store refused.
@@ -208,6 +211,9 @@ class Reconciler:
             return True
         if is_released(ledger.state, host_id):
             log.warning("host fenced", host=host_id, released=len(changes))
+            if host_id in self._overdue:
+                self._overdue.discard(host_id)
+                self.fenced_itself(host_id, len(changes))
             self._fencing.pop(host_id).set()
             ledger.wake.set()  # reconcile it now if it is back already
         return False

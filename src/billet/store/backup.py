@@ -21,7 +21,7 @@ import msgspec
 from billet.core.errors import ConfigError, StoreCorrupt, StoreError
 from billet.ports import Leader, Term
 from billet.store.engine import Engine
-from billet.store.records import RESTORING, VERSION, decode, encode
+from billet.store.records import NOT_JSON, RESTORING, VERSION, decode, encode
 
 FORMAT = "billet store backup"
 # Hosts may have seen later terms than the backup. This is more than a store reaches in years at 10,000 commits a
@@ -93,7 +93,7 @@ def read(path: Path) -> Backup:
         for line in lines[1:-1]:
             key, raw = msgspec.json.decode(line, type=tuple[str, msgspec.Raw])
             records[key] = bytes(raw)
-    except (msgspec.DecodeError, ValueError, KeyError):
+    except (*NOT_JSON, KeyError):
         written, records = "", {}
     if written != hashlib.sha256(b"".join(lines[:-1])).hexdigest() or len(records) != header.records:
         raise StoreCorrupt(f"{path} is damaged or incomplete: use another backup")
@@ -105,7 +105,7 @@ def read(path: Path) -> Backup:
 def _header(path: Path, lines: list[bytes]) -> Header:
     try:
         header = msgspec.json.decode(lines[0] if lines else b"", type=Header)
-    except msgspec.DecodeError:
+    except NOT_JSON:
         header = None
     if header is None or header.format != FORMAT:
         raise ConfigError(f"{path} is not a file written by billet store backup")

@@ -23,6 +23,8 @@ PLACEMENTS = "placements/"
 CREDENTIALS = "credentials/"
 RESTORING = "restoring"  # key of a mark that exists while the store is being restored
 
+NOT_JSON = (msgspec.DecodeError, ValueError, RecursionError)  # ValueError: a key that is not UTF-8
+
 T = TypeVar("T")
 
 
@@ -69,7 +71,7 @@ def read_leader(record: bytes) -> Leader:
     """The leader, from a candidate's JSON. Raises StoreCorrupt."""
     try:
         return msgspec.json.decode(record, type=Leader)
-    except msgspec.DecodeError as error:
+    except NOT_JSON as error:
         raise StoreCorrupt(
             f"the leader's record cannot be read ({error}): stop all servers, then start one"
         ) from None
@@ -92,5 +94,5 @@ def _read(key: str, record: bytes, kind: type[T]) -> T:
             if name in fields:
                 fields[name] = Resources(**fields[name])
         return msgspec.convert(fields, kind)
-    except (msgspec.DecodeError, msgspec.ValidationError, KeyError, TypeError, AttributeError) as error:
+    except (*NOT_JSON, KeyError, TypeError, AttributeError) as error:
         raise StoreCorrupt(f"record {key} cannot be read ({error}): restore the store from a backup") from None

@@ -18,7 +18,8 @@ VERSION = (
 )
 OUTCOME_VERSION = 2
 WITHOUT_SHAPE = 1  # records of this version were decided by the dominant share alone
-UNREADABLE = (msgspec.DecodeError, AttributeError, IndexError, KeyError, TypeError)
+# ValueError: msgspec does not say DecodeError for a key that is not UTF-8.
+UNREADABLE = (msgspec.DecodeError, AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError)
 
 # Names in older layouts. Layout 1 is that of records without the field `layout`.
 OLD_REASONS = {
@@ -104,7 +105,7 @@ def decode_gone(data: bytes) -> Gone:
     """A stored end of a placement. Raises StoreCorrupt when it is malformed."""
     try:
         return _gone_decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise StoreCorrupt(f"cannot read the record of a deleted microVM: {error}") from error
 
 

@@ -91,6 +91,12 @@ def read_labels(request: bytes) -> tuple[str, dict[str, str]]:
     return vm.namespace or DEFAULT_NAMESPACE, dict(vm.labels)
 
 
+def read_name(request: bytes) -> tuple[str, str]:
+    """The namespace and the name of a CreateMicroVMRequest."""
+    vm = parse(rpc.CreateMicroVMRequest, request).microvm
+    return vm.namespace or DEFAULT_NAMESPACE, vm.id
+
+
 def demand(vm: types.MicroVMSpec) -> Resources:
     """The resources that a microVM is charged: flintlockd's defaults for zeros, and volumes by their size_in_mb."""
     disk_mib = vm.root_volume.size_in_mb + sum(volume.size_in_mb for volume in vm.additional_volumes)

@@ -18,7 +18,9 @@ ZONE = "x-billet-zone"  # between servers: the zone of the address that received
 FORWARDED = "x-billet-forwarded"  # between servers: this call was forwarded once and must not be forwarded again
 ANSWERED = "x-billet-answered"  # between servers, with an error: it comes from the leader, not from the connection
 IDENTITY = "x-billet-identity"  # between servers: the name of the caller's credential; "" = none is configured
-INTERNAL = frozenset({TOKEN, ZONE, FORWARDED, IDENTITY})
+FROM = "x-billet-from"  # between servers: the client's address, "ip:port"
+ABOUT = "x-billet-about"  # between servers, with a reply: JSON with what a change was about, for the audit log
+INTERNAL = frozenset({TOKEN, ZONE, FORWARDED, IDENTITY, FROM})
 
 REQUEST_ID_MAX_CHARS = 256
 
