@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
@@ -31,9 +31,10 @@ NODE = Credential("node", Role.USER, ("n",), certificate="spiffe://fleet/node")
 OPS = Credential("ops", Role.OPERATOR, ("*",), certificate="ops")
 
 
-@given(st.text(st.characters(), max_size=40), st.sampled_from(["", "Basic ", "Bearer ", "basic"]))
+@given(st.text(max_size=40), st.sampled_from(["", "Basic ", "Bearer ", "basic"]))
+@example("\ud800", "Bearer ")
 def test_no_header_does_harm(text: str, scheme: str) -> None:
-    """Before the fix: a half of a surrogate pair after Bearer is an internal error."""
+    """Broken on purpose (a token need not be ASCII): a half of a surrogate pair after Bearer is an internal error."""
     with pytest.raises(Unauthenticated):
         callers("one for all", CI).identify(scheme + text)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import uvloop
-from picows import WSMsgType, WSTransport, ws_connect
+from picows import WSError, WSMsgType, WSTransport, ws_connect
 
 from billet.accepting import ConnectionLimits
 from billet.adapters.pki import write_pki
@@ -112,6 +114,29 @@ def test_a_connection_that_was_closed_counts_no_more(factory: object, secure: bo
     client = tls.client_context(str(tmp_path / "ca.crt")) if secure else None
     with asyncio.Runner(loop_factory=factory) as runner:  # type: ignore[arg-type]
         runner.run(asyncio.wait_for(come_and_go(context, client), WITHIN_S))
+
+
+async def test_who_does_not_answer_the_end_of_tls_is_cut_off(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Before the fix: closed after the WebSocket's 5 s, it keeps its descriptor for another 30 s."""
+    monkeypatch.setattr(link_server, "HANDSHAKE_S", 0.3)
+    write_pki(tmp_path, ["127.0.0.1"], 1)
+    client = tls.client_context(str(tmp_path / "ca.crt"))
+    link = LinkServer("", 0.1, 0.5, limits=ConnectionLimits(connections=1))
+    context = tls.server_context(str(tmp_path / "server.crt"), str(tmp_path / "server.key"))
+    port = await link.listen("127.0.0.1", 0, context)
+    silent = await asyncio.to_thread(deaf, port, client)
+    async with asyncio.timeout(WITHIN_S / 3):
+        program = Program()
+        while not program.nonces:
+            with suppress(OSError, WSError):
+                await opened(port, program, client)
+    silent.close()
+    await link.close()
+
+
+def deaf(port: int, client: ssl.SSLContext) -> ssl.SSLSocket:
+    """A connection that reads nothing after its handshake, and so sees no end of it."""
+    return client.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1")
 
 
 async def come_and_go(context: ssl.SSLContext | None, client: ssl.SSLContext | None) -> None:

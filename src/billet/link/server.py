@@ -42,7 +42,7 @@ from billet.wire.secret import Secret
 log = structlog.get_logger()
 
 ANSWER_GRACE_S = 10.0  # added to an order's timeout, so that the agent can look up an unknown outcome
-HANDSHAKE_S = 5.0  # for each of TLS, and WebSocket's with the token
+HANDSHAKE_S = 5.0  # for each of TLS, WebSocket's with the token, and the end of TLS
 PIPE_WITHIN_S = 5.0  # time for an agent to open a stream's connection
 NO_HANDSHAKE = (
     "TLS handshake failed on the link: the agent uses no TLS or does not trust the certificate; give it --link-ca"
@@ -107,9 +107,8 @@ class LinkServer:
         former = self._sockets, self._servers
         self._sockets = [one.again() for one in self._sockets]
         self._servers = [await self._serve(one, tls) for one in self._sockets]
-        loop = asyncio.get_running_loop()
         for socket in former[0]:
-            loop.remove_reader(socket.fileno())
+            asyncio.get_running_loop().remove_reader(socket.fileno())
         for _ in range(2):  # what was accepted gets its protocol, or `close` would drop it
             await asyncio.sleep(0)
         for server in former[1]:
@@ -121,6 +120,7 @@ class LinkServer:
             sock=at,
             ssl=tls,
             ssl_handshake_timeout=HANDSHAKE_S if tls else None,
+            ssl_shutdown_timeout=HANDSHAKE_S if tls else None,
             websocket_handshake_timeout=HANDSHAKE_S,
             backlog=BACKLOG,
             max_frame_size=MAX_FRAME_BYTES,
