@@ -58,7 +58,7 @@ async def test_a_thousand_calls_during_a_look_cost_one_more_and_see_what_was_the
 
 
 async def test_other_requests_have_looks_of_their_own_and_a_caller_that_leaves_disturbs_nobody() -> None:
-    """Broken on purpose (the look is the first caller's): the second gets CancelledError."""
+    """Broken on purpose (a look that is shared belongs to its first caller): the others get CancelledError."""
     hosts = Hosts()
     looks = SharedLooks(hosts.look)
     calls = [asyncio.create_task(looks.see(request)) for request in (b"a", b"b", b"b", b"b")]

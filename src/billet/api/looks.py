@@ -20,29 +20,32 @@ class SharedLooks(Generic[T]):
 
     def __init__(self, look: Callable[[bytes], Awaitable[T]]) -> None:
         self._look = look
-        self._running: dict[bytes, asyncio.Task[T]] = {}  # the newest
+        self._running: dict[bytes, asyncio.Future[None]] = {}  # done at the end of the newest
         self._next: dict[bytes, asyncio.Task[T]] = {}  # that have not begun
 
     async def see(self, request: bytes) -> T:
         """The result of a look that begins now or later."""
-        look = self._next.get(request)
-        if look is None:
+        shared = self._next.get(request)
+        if shared is None:
             running = self._running.get(request)
-            look = asyncio.create_task(self._begin(request, running))
-            look.add_done_callback(_retrieved)
-            (self._next if running else self._running)[request] = look
-        return await asyncio.shield(look)
+            if running is None:
+                return await self._run(request)  # nobody can join it
+            shared = self._next[request] = asyncio.create_task(self._run_after(running, request))
+            shared.add_done_callback(_retrieved)
+        return await asyncio.shield(shared)
 
-    async def _begin(self, request: bytes, before: asyncio.Task[T] | None) -> T:
-        this = asyncio.current_task()
-        assert this is not None
+    async def _run_after(self, before: asyncio.Future[None], request: bytes) -> T:
+        await asyncio.wait({before}, timeout=NEXT_S)
+        del self._next[request]
+        return await self._run(request)
+
+    async def _run(self, request: bytes) -> T:
+        ended = self._running[request] = asyncio.get_running_loop().create_future()
         try:
-            if before:
-                await asyncio.wait({before}, timeout=NEXT_S)
-                self._running[request] = self._next.pop(request)
             return await self._look(request)
         finally:
-            if self._running.get(request) is this:
+            ended.set_result(None)
+            if self._running.get(request) is ended:
                 del self._running[request]
 
 

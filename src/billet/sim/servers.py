@@ -47,7 +47,7 @@ HOLD_S = 10.0
 GRACE_S = 30.0
 LOOK_S = 0.1
 NAMESPACE = "ns"  # of all microVMs of a run
-NARROW = 0.25  # share of the runs in which few creates are carried out at a time
+NARROW = 0.12  # share of the runs in which few creates are carried out at a time
 
 
 class Ids:
@@ -316,7 +316,7 @@ def draw_settings(world: World, chance: Random) -> LeaderSettings:
     rules = Rules(
         weights, ask_hosts, ask_random, 8.0, 4.0,
         shadow=weights._replace(policy="pack") if more.random() < 0.3 else None,
-        quotas=quotas if more.random() < 0.25 else {}, creates=_draw_bounds(world.chance("bounds on creates")),
+        quotas=quotas if more.random() < 0.25 else {}, creates=_draw_bounds(world.chance("few slots")),
     )  # fmt: skip
     return LeaderSettings(rules, RESOLVE_AFTER_S, fence_after_s)
 
