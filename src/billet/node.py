@@ -41,7 +41,7 @@ from billet.link.server import LinkServer
 from billet.logs import log_to_stderr
 from billet.ports import Backend, Leader
 from billet.process import GRACE_S, SystemClock, until_stopped
-from billet.settings import split_endpoint
+from billet.settings import secret_files, split_endpoint
 from billet.store.archive import LogArchive
 from billet.store.auction_log import AuctionLog
 from billet.store.open import open_store
@@ -132,8 +132,9 @@ class Node:
         http = await self._listen_http(config.http_endpoint) if config.http_endpoint else ""
         self._endpoints = {"grpc": me.grpc, "http": http, "link": me.link, **({"zones": zones} if zones else {})}
         log.info("server ready", store=config.store, **self._endpoints)
-        for line in exposed([*server_files(config.store, config.data_dir), *private_files(config)]):
-            log.warning("secrets at rest", problem=line)
+        audit = [Path(config.audit_path)] if config.audit_path else []
+        for line in exposed([*server_files(config.store, config.data_dir), *audit, *secret_files(config)]):
+            log.warning("file open to others", problem=line)
 
     def endpoints(self) -> dict[str, Any]:
         """Where this server listens: grpc, http and link as HOST:PORT, and the zones' own gRPC endpoints, if any."""
@@ -240,13 +241,6 @@ def leader_settings(config: ServerConfig) -> LeaderSettings:
         suspect_share=config.max_suspect_percent / 100,
     )
     return LeaderSettings(rules, config.resolve_after_s, config.fence_after_s, config.join == "approve")
-
-
-def private_files(config: ServerConfig) -> list[Path]:
-    """The private keys that the settings name, and the audit log."""
-    return [
-        Path(path) for path in (config.tls_key, config.link_tls_key, config.etcd_tls_key, config.audit_path) if path
-    ]
 
 
 def new_id() -> str:

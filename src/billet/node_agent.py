@@ -7,7 +7,6 @@ import json
 import secrets
 from base64 import b64encode
 from importlib.metadata import version
-from pathlib import Path
 
 import structlog
 
@@ -30,7 +29,7 @@ from billet.link.dial import WebSocketDial
 from billet.logs import log_to_stderr
 from billet.ports import Identity
 from billet.process import GRACE_S, SystemClock, until_stopped
-from billet.settings import split_endpoint
+from billet.settings import secret_files, split_endpoint
 from billet.wire import flintlock, tls
 
 log = structlog.get_logger()
@@ -46,9 +45,8 @@ async def run_agent(config: AgentConfig) -> None:
     identity = state.identity(config.id, config.flintlock)
     key = fingerprint(b64encode(identity.public_key).decode())
     log.info("agent starts", host=config.id, key=key, state=str(state.path))
-    keys = [Path(path) for path in (config.link_key, config.flintlock_tls_key) if path]
-    for line in exposed([*keys, *state.path.glob("*.key")]):
-        log.warning("secrets at rest", problem=line)
+    for line in exposed([*secret_files(config), *state.path.glob("*.key")]):
+        log.warning("file open to others", problem=line)
     agent, dialler, daemon, machine = build_agent(config, identity)
     throttle_tls_errors()
     snapshotters = config.containerd_volume_ss, config.containerd_kernel_ss

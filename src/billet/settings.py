@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
 from billet.core.quotas import read_quota
+from billet.wire.secret import FileText
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -103,6 +104,18 @@ def check_fields(config: DataclassInstance) -> None:
         if about.high is not None and value > about.high:
             raise ConfigError(f"{flag(item.name)} is {value}; the maximum is {about.high:g}")
         _check_kind(flag(item.name), about.kind, value)
+
+
+def secret_files(config: DataclassInstance) -> list[Path]:
+    """The files with secrets and private keys that the settings name."""
+    found = []
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, FileText):
+            found.append(Path(value.path))
+        elif value and item.metadata["about"].kind == "file" and item.name.endswith("_key"):
+            found.append(Path(value))
+    return found
 
 
 ENDPOINT = (split_endpoint, "HOST:PORT, for example localhost:9090")

@@ -39,7 +39,7 @@ def examples(target: Target, seed: int, count: int) -> list[Any]:
 
 def changes(target: Target, values: list[Any], seed: int, count: int) -> int:
     """Check `count` changes of these inputs, if they have bytes in them; returns how many. Raises Crash."""
-    values = [value for value in values if _has_bytes(value)]
+    values = [value for value in values if isinstance(value, int) or _has_bytes(value)]
     chance = random.Random(seed)
     for _ in range(count if values else 0):
         value = _changed(chance, chance.choice(values), values)
@@ -63,6 +63,8 @@ def _has_bytes(value: Any) -> bool:
 
 
 def _changed(chance: random.Random, value: Any, values: list[Any]) -> Any:
+    if isinstance(value, int):  # the seed of an input
+        return chance.getrandbits(64)
     if isinstance(value, tuple):
         others = [other[-1] for other in (chance.choice(values) for _ in range(2))]
         return (*value[:-1], mutated(chance, value[-1], others))

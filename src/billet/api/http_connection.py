@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import h11
@@ -54,6 +55,18 @@ class HttpConnection(H11Protocol):
         if self.conn.their_state is h11.SEND_BODY and self._expected_bytes() > DISCARDED_BYTES:
             self.flow.pause_reading()
             self._await(h11.MUST_CLOSE, REFUSED_S)
+
+    def send_400_response(self, msg: str) -> None:
+        """See H11Protocol. What follows a request is malformed, and this is the last answer: the request gets none.
+
+        uvicorn lets the request's handler answer too, which h11 refuses with an error that fills the log.
+        """
+        if self.cycle and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        with suppress(h11.LocalProtocolError):  # the request's own answer has begun
+            super().send_400_response(msg)
+        self.transport.close()
 
     def timeout_keep_alive_handler(self) -> None:
         """See H11Protocol. Closing waits for what the client has not taken yet, but not forever."""

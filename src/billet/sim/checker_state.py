@@ -62,9 +62,9 @@ class CheckerState:
                 self.vms[uid] = SeenVm(host_id, token, demand)
             case Removed(_, _, uid):
                 del self.vms[uid]
-            case Shown(at_s, _, uids):
+            case Shown(at_s, host_id, uids):
                 for uid in uids:
-                    if uid in self.vms:
+                    if uid in self.vms and self.vms[uid].host == host_id:  # not by a second agent there
                         self.vms[uid].shown_s = at_s
 
     def _write(self, at_s: float, change: Change) -> None:

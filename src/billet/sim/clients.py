@@ -30,6 +30,7 @@ SHAPES = ((1, 1024), (2, 1024), (1, 2048), (4, 2048))
 TIMEOUT_S = 20.0
 CANCELS_S = 0.5  # within which a client cancels a create that it sends again
 SENT_AGAIN = 20  # creates at untimely moments; they go on when all faults have ended
+AFTER_A_DAY, WITHIN_S = 3, 10.0  # how many creates are sent again when a clock has jumped by a day, and within what
 GIVEN_UP = -1  # instead of a code
 TRIES = 4  # of a create that has a request id
 TRY_AGAIN = (GIVEN_UP, Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
@@ -52,6 +53,7 @@ class Crowd:
         self._named = 0
         self._resending = world.chance("resends")
         self.sent_again: list[asyncio.Task[int]] = []  # see send_again
+        self._days = world.chance("creates sent again after a day")
         self._copying = world.chance("copied tokens")
         # A stream of its own: runs without constraints are the same as if constraints did not exist.
         self._constrained = world.chance("labels")
@@ -163,6 +165,16 @@ class Crowd:
         if request and often and len(self.sent_again) < SENT_AGAIN and chance.random() < often:
             again = self._send("again", chance, placement.name, request, {REQUEST_ID: placement.name})
             self.sent_again.append(asyncio.create_task(again))
+
+    def send_some_again(self) -> None:
+        """Send creates of old again, soon after a clock has jumped by a day: whoever forgets by it has forgotten."""
+        chance = self._days
+        for vm in chance.sample(list(self._requests), min(AFTER_A_DAY, len(self._requests))):
+            self.sent_again.append(asyncio.create_task(self._send_later(vm, chance.uniform(0.0, WITHIN_S))))
+
+    async def _send_later(self, vm: str, delay_s: float) -> int:
+        await asyncio.sleep(delay_s)
+        return await self._send("again", self._days, vm, self._requests[vm], {REQUEST_ID: vm})
 
     async def _cancel_some(self, name: str, vm: str, request: bytes, metadata: Mapping[str, str]) -> None:
         """Send a create, and cancel it soon, several times: the next one follows at once."""

@@ -35,6 +35,7 @@ class FaultInjector:
         self._servers, self._machines = servers, machines
         self._chance = world.chance("fault injector")
         self._more = world.chance("more faults of the injector")
+        self.a_day_later: Callable[[], None] = lambda: None  # called when a clock has jumped by a day
         etcd.reserved = self._race
         self._rogues = Rogues(world, net, etcd, servers, machines)
         self._broken = BrokenHosts(world, machines)
@@ -326,6 +327,7 @@ class FaultInjector:
 
     def _jump_a_day(self) -> None:
         self._jump_by(self._more.choice(DAYS_S), self._more)
+        self.a_day_later()
 
     def _jump_by(self, jump_s: float, chance: Random) -> None:
         clocks: list[SimClock] = [server.clock for server in self._servers]

@@ -47,7 +47,7 @@ class Network:
         self._half = world.chance("half-broken links")
         self._lines_s: dict[str, float] = {}  # by host
         self._numbers = itertools.count(1)  # of connections
-        self._shown: set[str] = set()  # uids that agents have reported
+        self._shown: set[tuple[str, str]] = set()  # who has reported which uid
         self._cuts: dict[tuple[str, str], float] = {}  # end of each cut, by (from, to)
         self._of_host: dict[tuple[str, str], int] = {}  # latest link by server process and host
         self._connections: list[tuple[End, End]] = []
@@ -160,9 +160,9 @@ class Network:
         return self._lines_s.get(host, 0.0)
 
     def _note_shown(self, end: End, inventory: pb.InventoryUpdate) -> None:
-        new = [row.uid for row in inventory.seen if row.uid not in self._shown]
+        new = [row.uid for row in inventory.seen if (end.name, row.uid) not in self._shown]
         if new:
-            self._shown.update(new)
+            self._shown.update((end.name, uid) for uid in new)
             self.world.note(Shown(self.world.now_s, end.name, new))
 
     def _note_told(self, end: End, down: pb.Down) -> None:

@@ -102,6 +102,7 @@ async def _main(world: World) -> None:
     crowd = Crowd(world, net, servers, machines)
     etcd.untimely = crowd.send_again
     fault_injector = FaultInjector(world, net, etcd, servers, machines)
+    fault_injector.a_day_later = crowd.send_some_again
     fault_injector.begin()
     await _ready(etcd, len(machines))
     pause_s, operations = chance.choice((0.1, 1.0, 2.0)), chance.randint(4, 12)
