@@ -62,6 +62,23 @@ def test_a_create_that_takes_long_gives_its_slot_to_the_next_one() -> None:
     assert queue.next(11.5) is last
 
 
+def test_large_creates_take_several_slots_and_a_small_one_waits_for_one_of_them_at_most() -> None:
+    """Broken on purpose (each takes one): 16 creates of 3 MB are copied from buffer to buffer at the same time."""
+    queue = FairQueue(FREE._replace(in_work=16))
+    large = queued(queue, Key("", "busy"), 20, 3_000_000)
+    begun = [queue.next(0.0), queue.next(0.0)]
+    assert begun == large[:2]
+    (small,) = queued(queue, Key("", "calm"), 1)
+    assert queue.next(0.0) is None
+    queue.leave(large[0])
+    assert [queue.next(0.0), queue.next(0.0)] == [large[2], None]
+    queue.leave(large[1])
+    assert queue.next(0.0) is small
+    for place in (large[2], small):
+        queue.leave(place)
+    assert queue.next(0.0) is large[3]
+
+
 def test_a_create_that_is_overtaken_gives_its_slot_away_long_before() -> None:
     """Broken on purpose (only time counts): creates on a host that hangs take all slots within a second."""
     queue = FairQueue(FREE._replace(in_work=2, slow_s=5.0))

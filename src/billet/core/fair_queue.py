@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from billet.core.shares import Shares
 
+SLOT_BYTES = 262_144  # of a request, for which it takes one slot more
 CALL_BYTES = 16_384  # that a create takes beside its request: its task, its call, its headers
 
 
@@ -54,6 +55,11 @@ class Place:
         """What it counts for."""
         return self.size + CALL_BYTES
 
+    @property
+    def slots(self) -> int:
+        """How many slots it takes: in work, a large request is in memory about ten times."""
+        return 1 + self.size // SLOT_BYTES
+
 
 class Refusal(Enum):
     """Why a create is not even queued."""
@@ -83,6 +89,7 @@ class FairQueue:
         self._counts: Counter[Key] = Counter()  # that wait
         self._in_work: OrderedDict[Place, Begun] = OrderedDict()  # without the slow ones
         self._slow: set[Place] = set()
+        self._taken = 0  # slots
         self._ended = 0  # creates that were in work
 
     @property
@@ -115,7 +122,7 @@ class FairQueue:
     def next(self, now_s: float) -> Place | None:
         """The create that begins now; None if none waits or all slots are taken."""
         self._pass_by_slow_ones(now_s)
-        if not self._queues or 0 < self._bounds.in_work <= len(self._in_work):
+        if not self._queues or 0 < self._bounds.in_work <= self._taken:
             return None
         identity, namespaces = self._queues.popitem(last=False)
         namespace, queue = namespaces.popitem(last=False)
@@ -126,6 +133,7 @@ class FairQueue:
             self._queues[identity] = namespaces
         self._forget_waiting(place)
         self._in_work[place] = Begun(now_s, self._ended)
+        self._taken += place.slots
         return place
 
     def leave(self, place: Place) -> None:
@@ -133,9 +141,9 @@ class FairQueue:
         if place in self._waiting:
             self._take_out(place)
         elif place in self._in_work or place in self._slow:
-            self._in_work.pop(place, Begun(0.0, 0))
-            self._slow.discard(place)
             self._ended += 1
+            self._slow.discard(place)
+            self._give_slots(place)
         self._held.count(place.key, -place.held_bytes)
 
     def late(self, now_s: float) -> list[Place]:
@@ -170,8 +178,13 @@ class FairQueue:
             place, begun = next(iter(self._in_work.items()))
             if self._ended - begun.ended < OVERTAKEN * bounds.in_work and now_s < begun.at_s + bounds.slow_s:
                 break
-            del self._in_work[place]
+            self._give_slots(place)
             self._slow.add(place)
+
+    def _give_slots(self, place: Place) -> None:
+        if place in self._in_work:
+            del self._in_work[place]
+            self._taken -= place.slots
 
     def _take_out(self, place: Place) -> None:
         """Out of its queue, from wherever it stands."""
