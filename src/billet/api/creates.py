@@ -65,6 +65,7 @@ class Creates:
                 if pending.caller.gone and not pending.begun:
                     self._forget(token, pending.caller)
                     pending.task.cancel()
+                del pending  # an error knows this frame: the request would stay in memory with it
 
     def _begin(self, token: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> PendingCreate:
         auction = wire.read_create(request, token, metadata.get(ZONE, ""))

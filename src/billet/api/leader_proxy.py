@@ -186,6 +186,7 @@ async def _unless(moved: asyncio.Event, answering: Coroutine[Any, Any, Answer]) 
         for task in (answer, move):
             task.cancel()
         await asyncio.wait((answer, move))
+        del answer, task  # an error knows this frame: the request would stay in memory with it
 
 
 def _lost(failure: BilletError, moved: asyncio.Event) -> bool:

@@ -177,7 +177,7 @@ class ServerConnection(Connection[ServerCall]):
         """See Connection: end a call with an error, and cancel its handler."""
         if not call.open:
             return
-        call.error = error
+        call.error = error.bare()
         trailers = [(b"grpc-status", b"%d" % error.code)]
         if error.text:
             trailers.append((b"grpc-message", md.encode_text(error.text)))

@@ -50,6 +50,10 @@ class RpcError(Exception):
         """The number of the gRPC status."""
         return self._code
 
+    def bare(self) -> RpcError:
+        """The same, to be kept: it does not hold the frames that it was raised in, with their requests, in memory."""
+        return RpcError(self._code, self.text, self.trailers, unsent=self.unsent, answered=self.answered)
+
     def __str__(self) -> str:
         return f"{name_of(self.code)}: {self.text}"
 

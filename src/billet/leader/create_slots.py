@@ -26,7 +26,7 @@ class CreateSlots:
         self.refused = 0  # creates, so far
         self._bounds = bounds
         self._what = what
-        self._begins: dict[Place, asyncio.Future[None]] = {}  # of those that wait
+        self._begins: dict[Place, asyncio.Future[str]] = {}  # of those that wait: "", or why not
         self._timer: asyncio.Handle | None = None
         self._looks_at_s = 0.0  # when the timer goes off
         self._throttle = LogThrottle()
@@ -45,7 +45,8 @@ class CreateSlots:
         begins = self._begins[place] = loop.create_future()
         try:
             self._advance()
-            await begins
+            if why := await begins:
+                raise self._overloaded(why)  # not set as the future's: the error would hold the request in a cycle
             yield
         finally:
             self._begins.pop(place, None)
@@ -57,10 +58,10 @@ class CreateSlots:
         now_s = asyncio.get_running_loop().time()
         while place := self.queue.next(now_s):
             if (begins := self._begins.pop(place, None)) and not begins.done():
-                begins.set_result(None)
+                begins.set_result("")
         for place in self.queue.late(now_s):
             if (begins := self._begins.pop(place, None)) and not begins.done():
-                begins.set_exception(self._overloaded(self._why_late(place.key)))
+                begins.set_result(self._why_late(place.key))
         self._look_again()
 
     def _look_again(self) -> None:
