@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from billet.api import fleet_service as fleet
 from billet.api.authentication import UNREAD
 from billet.api.authorization import Authorized
+from billet.api.visible import FAILED
 from billet.core.access import SHARED, Credential, PutCredential, Role
 from billet.core.errors import (
     BilletError,
@@ -29,6 +31,7 @@ from billet.process import SystemClock
 from billet.wire import flintlock as wire
 from billet.wire import newer
 from billet.wire.headers import IDENTITY
+from billet.wire.pb import fleet_pb2 as pb
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 from tests.api.callers import callers
@@ -48,6 +51,10 @@ class Hosts:
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         self.asked.append(method.rpartition("/")[2])
+        if method == fleet.HOSTS:
+            return Answer(
+                pb.HostsReply(hosts=[pb.HostView(id="h1", trouble="prod/web: no such image")]).SerializeToString()
+            )
         if method != wire.GET:
             return Answer(b"")
         if isinstance(self.shown, BilletError):
@@ -135,6 +142,18 @@ async def test_a_stream_to_a_microvm_without_a_placement_is_checked_and_loses_no
     assert await replies("ci-1") == [wire.field(1, b"U"), b"more"]
     with pytest.raises(PermissionDenied, match="run commands in microVMs in namespace prod"):
         await replies("prod")
+
+
+async def test_what_failed_on_a_host_is_told_to_those_who_may_see_all_namespaces() -> None:
+    """Broken on purpose (hosts are shown as they are): ci reads the name of a microVM of prod."""
+    viewer = Credential("all", Role.VIEWER, ("*",), token_sha256="cd" * 32)
+
+    async def trouble(who: str) -> str:
+        answer = await serving(Hosts("prod"), CI, viewer).unary(fleet.HOSTS, b"", 1.0, {IDENTITY: who})
+        return pb.HostsReply.FromString(answer.payload).hosts[0].trouble
+
+    assert await trouble("ci") == FAILED
+    assert await trouble("all") == "prod/web: no such image"
 
 
 async def test_a_name_that_the_leader_does_not_know_has_no_rights() -> None:

@@ -17,7 +17,7 @@ INSIDE = sorted(path.name for path in (ROOT / "src" / "billet").iterdir() if pat
 # Options in the text that are not Billet's: flintlockd's, etcd's, and those of `make bench` and `make chaos`.
 FOREIGN = {
     "--default-provider", "--quota-backend-bytes", "--auto-compaction-retention",
-    "--out", "--quick", "--times", "--report", "--results", "--randomly-seed",
+    "--out", "--quick", "--stores", "--fake-grpc", "--placed", "--times", "--report", "--results", "--randomly-seed",
 }  # fmt: skip
 GENERATED = {"benchmarks/results/latest.json"}  # there after `make bench`
 # Options of earlier versions, which the changelog may name.

@@ -154,8 +154,9 @@ def to_revoke(cluster: Fleet) -> bytes:
     return pb.RevokeCredentialRequest(name=made.credential.name).SerializeToString()
 
 
-def started(uid: str) -> bytes:
-    return field(1, field(1, uid.encode()) + field(2, b"cat"))
+def started(*uids: str) -> bytes:
+    """An exec's first message. Of several uids the last one counts, as protobuf has it."""
+    return field(1, b"".join(field(1, uid.encode()) for uid in uids) + field(2, b"cat"))
 
 
 def reflection(cluster: Fleet, caller: str) -> Outcome:
@@ -183,9 +184,11 @@ CALLS: dict[str, Callable[[Fleet, str], Outcome]] = {
     "server info": over_grpc(newer.SERVER_INFO, lambda _: b""),
     "exec ci": streamed(newer.EXEC, lambda f: started(f.ci), lambda _: EXIT),
     "exec prod": streamed(newer.EXEC, lambda f: started(f.prod), lambda _: EXIT),
+    "exec prod after ci": streamed(newer.EXEC, lambda f: started(f.ci, f.prod), lambda _: EXIT),
     "exec unknown": streamed(newer.EXEC, lambda _: started(UNKNOWN), lambda _: EXIT),
     "ssh ci": streamed(newer.SSH, lambda f: field(1, f.ci.encode())),
     "ssh prod": streamed(newer.SSH, lambda f: field(1, f.prod.encode())),
+    "ssh prod after ci": streamed(newer.SSH, lambda f: field(1, f.ci.encode()) + field(1, f.prod.encode())),
     "new method": streamed(f"/{wire.SERVICE}/Reboot", lambda f: wire.with_uid(f.ci)),
     "hosts": over_grpc(fleet.HOSTS, lambda _: b""),
     "accuracy": over_grpc(fleet.ACCURACY, lambda _: b""),

@@ -54,7 +54,8 @@ class Servers(NamedTuple):
 
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[Servers]:
-    cluster = Cluster(tmp_path, plans(1, tmp_path), store="etcd", servers=2).start()
+    flags = ("--hold-s", "5")  # how long calls wait for a leader
+    cluster = Cluster(tmp_path, plans(1, tmp_path), store="etcd", servers=2, server_flags=flags).start()
     try:
         for address in cluster.grpc:
             eventually(lambda address=address: ready_hosts(address, "") == 1)
@@ -66,6 +67,15 @@ def servers(tmp_path: Path) -> Iterator[Servers]:
         yield made
     finally:
         cluster.stop()
+
+
+@pytest.mark.parametrize("server", [0, 1])
+def test_the_server_that_was_asked_for_a_credential_knows_it_at_once(servers: Servers, server: int) -> None:
+    """Broken on purpose (a follower reads the credentials every second only): the new token is called wrong."""
+    for n in range(5):
+        request = pb.CreateCredentialRequest(name=f"n{n}", role=pb.VIEWER, token_sha256=hash_of(f"new {n}"))
+        assert not isinstance(servers.ask(server, OPS, fleet.CREATE_CREDENTIAL, request.SerializeToString()), Refusal)
+        assert servers.code(server, f"new {n}") == "ok"
 
 
 def test_a_revoked_token_stops_working_on_every_server(servers: Servers) -> None:
@@ -126,3 +136,17 @@ def test_without_the_store_a_server_uses_what_it_read_last_and_says_how_old_that
     servers.cluster.restart_etcd()
     for server in range(2):
         eventually(lambda server=server: stale(server, USER, uid) == "ok")
+
+
+def test_a_server_that_starts_without_the_store_lets_nobody_in_and_calls_no_token_wrong(servers: Servers) -> None:
+    """Broken on purpose (a server that has not read the store refuses unknown tokens): UNAUTHENTICATED for USER."""
+    cluster, unavailable = servers.cluster, grpc.StatusCode.UNAVAILABLE
+    for member in cluster.etcd:
+        member.kill()
+    for server in cluster.server:
+        server.kill()
+    cluster.restart_server(1)
+    assert [servers.code(1, token) for token in (USER, "wrong", "")] == [unavailable] * 3
+    cluster.restart_etcd()
+    eventually(lambda: servers.code(1, USER) == "ok")
+    assert [servers.code(1, token) for token in ("wrong", "")] == [UNAUTHENTICATED] * 2

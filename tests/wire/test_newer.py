@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from billet.core.errors import InvalidRequest
 from billet.wire import newer
 from billet.wire.flintlock import field
 
@@ -43,3 +44,24 @@ def test_a_reply_without_a_version_comes_before_every_release(reply: bytes) -> N
 @given(st.binary(max_size=60))
 def test_no_reply_of_a_host_is_an_error(reply: bytes) -> None:
     assert newer.version_of(reply) >= newer.UNKNOWN_VERSION
+
+
+@pytest.mark.parametrize(
+    ("method", "message", "uid"),
+    [
+        (newer.EXEC, field(1, field(1, b"mine") + field(1, b"theirs")), "theirs"),
+        (newer.EXEC, field(1, field(1, b"mine")) + field(1, field(1, b"theirs")), "theirs"),
+        (newer.EXEC, field(1, field(1, b"mine")) + field(1, field(2, b"cat")), "mine"),
+        (newer.SSH, field(1, b"mine") + field(1, b"theirs"), "theirs"),
+    ],
+)
+def test_a_streams_uid_is_the_one_that_flintlockd_reads(method: str, message: bytes, uid: str) -> None:
+    """Broken on purpose (the first uid counts): the right is checked for one microVM, and the other one is meant."""
+    assert newer.stream_uid(method, message) == uid
+
+
+@pytest.mark.parametrize("method", [newer.EXEC, newer.SSH])
+@pytest.mark.parametrize("message", [b"", field(1, b""), b"\x08\x41"])  # the last: a number where the uid should be
+def test_a_stream_without_a_uid_is_refused(method: str, message: bytes) -> None:
+    with pytest.raises(InvalidRequest, match="uid"):
+        newer.stream_uid(method, message)

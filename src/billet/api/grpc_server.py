@@ -45,6 +45,7 @@ UNARY = frozenset(
         fleet.REVOKE_CREDENTIAL,
     }
 )
+CREDENTIAL_CHANGES = frozenset({fleet.CREATE_CREDENTIAL, fleet.REVOKE_CREDENTIAL})
 Refused = Callable[[str, str, int], None]  # (method, the client's address, code)
 FOREVER_S = 1e6  # a call without a deadline
 SERVICES = [
@@ -142,6 +143,8 @@ class GrpcServer:
             )
         except Exception as error:
             raise _rpc_error(call.method, error) from error
+        if call.method in CREDENTIAL_CHANGES:
+            await self._callers.read()  # so that the next call to this server knows of it
         if answer.headers:
             call.start(answer.headers)
         call.trailers = answer.trailers

@@ -15,6 +15,7 @@ from billet.wire import flintlock as wire
 from billet.wire.auction_records import decode
 from billet.wire.pb import fleet_pb2 as pb
 
+FAILED = "creates or boots have failed on it; whoever may see all namespaces is told more"
 LARGE_BYTES = 65_536  # above that the work is done in a thread, as it would block all auctions
 
 
@@ -37,6 +38,15 @@ def _microvm(who: Credential, payload: bytes) -> bytes:
 def _microvms(who: Credential, payload: bytes) -> bytes:
     rows = zip(wire.split_list(payload), wire.read_list(payload), strict=True)
     return b"".join(message for message, row in rows if covers(who, row.namespace))
+
+
+def _hosts(who: Credential, payload: bytes) -> bytes:
+    """The hosts, without texts of failures: these may name microVMs of others."""
+    reply = pb.HostsReply.FromString(payload)
+    for host in reply.hosts:
+        if host.trouble:
+            host.trouble = FAILED
+    return reply.SerializeToString()
 
 
 def _placements(who: Credential, payload: bytes) -> bytes:
@@ -79,6 +89,7 @@ def _is_visible(who: Credential, record: bytes) -> bool:
 CUTS: dict[str, Callable[[Credential, bytes], bytes]] = {
     wire.GET: _microvm,
     wire.LIST: _microvms,
+    fleet.HOSTS: _hosts,
     fleet.PLACEMENTS: _placements,
     fleet.EXPLAIN: _explained,
     fleet.RECORDS: _records,

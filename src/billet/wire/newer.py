@@ -1,4 +1,4 @@
-"""Methods of newer Flintlock releases, without stubs: ServerInfo (0.15), exec and SSH streams (0.13)."""
+"""Methods of newer Flintlock releases: exec and SSH streams (0.13), and ServerInfo (0.15), which has no stubs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from typing import NamedTuple
 
 from billet.core.errors import InvalidRequest
-from billet.wire.flintlock import SERVICE, fields
+from billet.wire.flintlock import SERVICE, fields, parse
+from billet.wire.pb import flintlock_exec_pb2, flintlock_ssh_pb2
 
 SERVER_INFO = f"/{SERVICE}/ServerInfo"
 EXEC = "/microvmexec.services.api.v1alpha1.MicroVMExec/ExecCommand"
@@ -47,14 +48,17 @@ def stream_uid(method: str, first: bytes) -> str:
 
     Raises InvalidRequest, with flintlockd's text, for exec and SSH without one.
     """
-    if method not in NO_UID:
+    # Parsed as flintlockd does it: of two uids the last one counts, so the caller needs the right to that microVM.
+    uid: str
+    if method == EXEC:
+        uid = parse(flintlock_exec_pb2.ExecCommandRequest, first).start.uid
+    elif method == SSH:
+        uid = parse(flintlock_ssh_pb2.SSHProxyRequest, first).uid
+    else:
         return uid_of(first)
-    uid = first_field(first, 1)
-    if method == EXEC:  # within the start message
-        uid = first_field(uid, 1)
     if not uid:
         raise InvalidRequest(NO_UID[method])
-    return uid.decode(errors="replace")
+    return uid
 
 
 def uid_of(request: bytes) -> str:
