@@ -30,6 +30,7 @@ from billet.demo.processes import Processes
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.admission import Admission
 from billet.leader.auctioneer import Auctioneer
+from billet.leader.create_slots import CreateSlots
 from billet.leader.health import HealthTracker
 from billet.leader.leadership import Leadership, LinkTerm
 from billet.leader.ledger import Ledger
@@ -154,7 +155,9 @@ async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[Virt
     health = HealthTracker(ledger.state, clock, rules.suspect_share, reconciler)
     auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda recorder: None, accuracy, health)
     admission = Admission(ledger, reconciler, health, link, False, clock)
-    leadership = Leadership(ledger, auctioneer, reconciler, link, rules, accuracy, health, admission)
+    leadership = Leadership(
+        ledger, auctioneer, reconciler, link, rules, accuracy, health, admission, CreateSlots(rules.creates, "create")
+    )
     service = FlintlockService(leadership, NoRecordedAuctions(), "bench")
     link.begin(LinkTerm(term.number, rules.weights, admission, rules.arrive_s))
     reconciling = asyncio.create_task(reconciler.run())

@@ -29,6 +29,7 @@ def one(kind: str, arguments: list[str]) -> Coroutine[Any, Any, None]:
     if kind == "agent":
         return run_agent(build(AgentConfig, agent.make_context(kind, arguments).params))
     options = fake_flintlockd.make_context(kind, arguments).params
+    del options["basic_auth_token_file"]  # the fakes of tests have none
     tls = TlsSettings(**{name: options.pop(name) for name in TlsSettings.__dataclass_fields__})
     return serve(FakeConfig(tls=tls, **options))
 

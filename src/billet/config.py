@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from billet.core.errors import ConfigError
+from billet.core.fair_queue import DEFAULT_BOUNDS, Bounds
 from billet.core.policies import BOOT_FIRST
 from billet.core.quotas import Quotas, read_quota
 from billet.core.scoring import LONG, Weights
@@ -187,6 +188,23 @@ class ServerConfig:
         " creates when much is broken; lower keeps more hosts in use when Billet is wrong about them.",
         low=0, high=100,
     )  # fmt: skip
+    create_slots: int = setting(
+        DEFAULT_BOUNDS.in_work, AUCTION, "Number of creates that the leader works on at a time; others wait in fair"
+        " order, by identity and namespace. 0 = no limit. Lower delays others less beside a crowd; higher places more"
+        " per second when hosts answer slowly.", low=0,
+    )  # fmt: skip
+    create_queue: int = setting(
+        DEFAULT_BOUNDS.waiting, AUCTION, "Number of creates of one identity and namespace that may wait; further ones"
+        " are refused with UNAVAILABLE. 0 = no limit.", low=0,
+    )  # fmt: skip
+    create_wait_s: float = setting(
+        DEFAULT_BOUNDS.wait_s, AUCTION, "Seconds that a create may wait for its turn before it is refused with"
+        " UNAVAILABLE. 0 = no limit. Higher rides out longer bursts; lower tells clients sooner.", low=0, high=3600,
+    )  # fmt: skip
+    create_memory_mib: int = setting(
+        DEFAULT_BOUNDS.held_bytes >> 20, AUCTION, "MiB of memory for creates that wait or are worked on; one identity"
+        " and namespace alone gets half. 0 = no limit. Further ones are refused with UNAVAILABLE.", low=0,
+    )  # fmt: skip
     record_auctions: int = setting(
         10_000, AUCTION, "Number of auctions kept for `billet explain`, about 5 KiB each. 0 = none.", low=0
     )
@@ -267,6 +285,14 @@ class ServerConfig:
         return Weights(
             self.pressure_weight, self.delay_weight, self.delay_half_s, self.policy, self.shape_weight,
             self.preference_weight, self.cluster_weight,
+        )  # fmt: skip
+
+    @property
+    def creates(self) -> Bounds:
+        """The bounds on creates in the form that the core takes."""
+        return DEFAULT_BOUNDS._replace(
+            in_work=self.create_slots, waiting=self.create_queue, wait_s=self.create_wait_s,
+            held_bytes=self.create_memory_mib << 20,
         )  # fmt: skip
 
     @property

@@ -84,7 +84,7 @@ class Node:
         )
         self._secrets = Secrets(config.link_token, self._clock.monotonic_s)
         token = partial(token_of, new_id=new_id)
-        self._proxy = LeaderProxy(token, config.hold_s)
+        self._proxy = LeaderProxy(token, config.hold_s, config.creates)
         loss = partial(audit_log.lost, config.id, self._clock)
         path = config.audit_path
         self._audit_file = AuditFile(path, loss) if path else None
@@ -170,7 +170,7 @@ class Node:
         return reachable(endpoint, port, self._config.advertise_host)
 
     def _metrics(self) -> bytes:
-        return exposition(self._server.leadership, self._callers.age_s)
+        return exposition(self._server.leadership, self._callers.age_s, self._proxy.slots)
 
     # What one term, or one leader, needs (leader.server.Factories).
 
@@ -239,6 +239,7 @@ def leader_settings(config: ServerConfig) -> LeaderSettings:
         config.shadow_weights,
         quotas=config.quota_of,
         suspect_share=config.max_suspect_percent / 100,
+        creates=config.creates,
     )
     return LeaderSettings(rules, config.resolve_after_s, config.fence_after_s, config.join == "approve")
 

@@ -39,7 +39,7 @@ def leadership() -> Leadership:
     outcomes = {"h1": deque(OUTCOMES), "h2": deque([OUTCOMES[0]._replace(host="h2")])}
     tracker = AccuracyTracker(State(), SystemClock(), cast("HostsListener", None), lambda outcome: None)
     tracker.outcomes.update(outcomes)
-    return cast("Leadership", SimpleNamespace(accuracy=tracker))
+    return cast("Leadership", SimpleNamespace(accuracy=tracker, slots=None))
 
 
 async def test_the_accuracy_reply_is_encoded_in_a_thread(

@@ -10,9 +10,11 @@ import pytest
 
 from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
-from billet.core.errors import Cancelled, Code, HostVerdict, Unreachable
+from billet.core.errors import Cancelled, Code, HostVerdict, Overloaded, Unreachable
+from billet.core.fair_queue import DEFAULT_BOUNDS, Bounds
 from billet.core.model import Auction, Host, Placement, PlacementState, Resources
 from billet.core.state import PutHost, PutPlacement, State, apply
+from billet.leader.create_slots import CreateSlots
 from billet.leader.jobs import Caller
 from billet.leader.leadership import Leadership
 from billet.ports import Reply
@@ -40,10 +42,13 @@ class Auctions:
         """The ledger's part of a Delete is tested in leader/test_one_writer.py."""
 
 
-def service(auctioneer: object, state: State | None = None, hosts: object = None) -> FlintlockService:
+def service(
+    auctioneer: object, state: State | None = None, hosts: object = None, bounds: Bounds = DEFAULT_BOUNDS
+) -> FlintlockService:
     leadership = SimpleNamespace(
         auctioneer=auctioneer,
         ledger=SimpleNamespace(state=state or State(), amending=[]),
+        slots=CreateSlots(bounds, "create"),
         hosts=hosts,
         rules=SimpleNamespace(call_timeout_s=1.0),
         reconciler=SimpleNamespace(seen={}),
@@ -149,3 +154,77 @@ async def test_once_a_microvm_is_recorded_only_the_answer_of_its_host_counts(met
     assert await ask(Reply(Code.OK, "", b"the truth")) == b"the truth"
     with pytest.raises(Unreachable):
         await ask(None)
+
+
+class Held:
+    """An auctioneer whose creates end when they are told to."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.may_end = asyncio.Event()
+
+    async def create(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
+        self.begun.append(auction.id)
+        await self.may_end.wait()
+        return auction.id.encode()
+
+
+ONE_AT_A_TIME = DEFAULT_BOUNDS._replace(in_work=1)
+
+
+def creating(flintlock: FlintlockService, token: str) -> asyncio.Task[bytes]:
+    async def call() -> bytes:
+        return (await flintlock.unary(wire.CREATE, create_request("vm"), 5.0, {TOKEN: token})).payload
+
+    return asyncio.create_task(call())
+
+
+async def steps() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_repeated_create_joins_the_one_that_waits() -> None:
+    """Broken on purpose (creates are known by their tokens once they have begun): it is carried out twice."""
+    auctions = Held()
+    flintlock = service(auctions, bounds=ONE_AT_A_TIME)
+    calls = [creating(flintlock, token) for token in ("a", "b", "b", "b")]
+    await steps()
+    assert auctions.begun == ["a"]
+    calls[1].cancel()  # one of three that wait for it: it goes on
+    await steps()
+    auctions.may_end.set()
+    assert await asyncio.gather(calls[0], *calls[2:]) == [b"a", b"b", b"b"]
+    assert auctions.begun == ["a", "b"]
+
+
+async def test_a_create_that_all_its_clients_give_up_leaves_the_queue_and_can_be_sent_again() -> None:
+    """Broken on purpose (it stays until its slot comes): the queue is full of creates that nobody waits for."""
+    auctions = Held()
+    flintlock = service(auctions, bounds=ONE_AT_A_TIME._replace(waiting=2))
+    first = creating(flintlock, "a")
+    waiting = [creating(flintlock, token) for token in ("b", "b", "c")]
+    await steps()
+    for call in waiting:
+        call.cancel()
+    await steps()
+    later = [creating(flintlock, token) for token in ("b", "d")]
+    await steps()
+    auctions.may_end.set()
+    assert await asyncio.gather(first, *later) == [b"a", b"b", b"d"]
+    assert auctions.begun == ["a", "b", "d"]
+
+
+async def test_what_an_earlier_leader_has_begun_does_not_wait() -> None:
+    """Broken on purpose (it waits like a new one): with a full queue its client is told that nothing was created."""
+    state = State()
+    apply(state, PutPlacement(Placement("old", "ns", "vm", ROOM, "h1", PlacementState.RESERVED)))
+    auctions = Held()
+    flintlock = service(auctions, state, bounds=ONE_AT_A_TIME._replace(waiting=1))
+    calls = [creating(flintlock, token) for token in ("a", "b", "c", "old")]
+    await steps()
+    assert auctions.begun == ["a", "old"]
+    auctions.may_end.set()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [answers[0], answers[1], answers[3]] == [b"a", b"b", b"old"]
+    assert isinstance(answers[2], Overloaded)

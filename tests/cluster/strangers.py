@@ -4,9 +4,9 @@
 
 Strangers with neither a token nor a certificate flood the leader's gRPC port, a zone's own port, the HTTP port and
 the agents' link with connections, garbage, slow beginnings, large bodies and idle connections (500 in all). They run
-with the lowest priority, since in life their CPU would be another machine's. Calm and load take turns, because other
-programs on this machine count too. Printed: how much longer the client's creates took, what the leader's memory did,
-and its terms.
+with a low priority, since in life their CPU would be another machine's: their handshakes cost them more than the
+leader. Calm and load take turns, because other programs on this machine count too. Printed: how much longer the
+client's creates took, what the leader's memory and CPU did, and its terms.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from tests.cluster.secured import SecuredCluster
 
 AT_ONCE = 4  # creates on one connection
 SOURCES = 5  # addresses from which strangers come, each a process
+GROUP_NICE = "10"  # with 19 they would get no CPU at all on a busy machine, and attack nobody
 OPEN_FILES = 2048
 LOOK_S = 0.2
 MIB = 1 << 20
@@ -50,11 +51,14 @@ class Turn:
     errors: Counter[str] = field(default_factory=Counter)
     most_bytes: int = 0
     most_files: int = 0
+    cpu_s: float = 0.0  # that the leader used
+    lasted_s: float = 0.0
 
     def add(self, other: Turn) -> None:
         self.took_s += other.took_s
         self.new_connection_s += other.new_connection_s
         self.errors += other.errors
+        self.cpu_s, self.lasted_s = self.cpu_s + other.cpu_s, self.lasted_s + other.lasted_s
         self.most_bytes = max(self.most_bytes, other.most_bytes)
         self.most_files = max(self.most_files, other.most_files)
 
@@ -96,6 +100,10 @@ class Rehearsal:
     def files(self) -> int:
         return len(os.listdir(f"/proc/{self.pid}/fd"))  # noqa: PTH208  # only their number
 
+    def cpu_s(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def terms(self) -> int:
         return len([line for line in self.cluster.logged("leading") if "term=" in line])
 
@@ -122,7 +130,9 @@ class Rehearsal:
                 await self._create(own, turn.new_connection_s, turn)
                 await own.close()
 
+        began_s, cpu_s = time.monotonic(), self.cpu_s()
         await asyncio.gather(watch(), own_connections(), *(same_connection() for _ in range(AT_ONCE)))
+        turn.lasted_s, turn.cpu_s = time.monotonic() - began_s, self.cpu_s() - cpu_s
         await channel.close()
         return turn
 
@@ -146,8 +156,12 @@ class Rehearsal:
         cas.write_text(Path(self.cluster.legs["api"].ca).read_text() + Path(self.cluster.legs["link"].ca).read_text())
         command = ["nice", "-n", "19", sys.executable, "-m", "tests.cluster.attackers", json.dumps(ports), str(cas)]
         running = [
-            subprocess.Popen([*command, f"127.0.0.{n + 2}"], stderr=subprocess.DEVNULL) for n in range(SOURCES)
+            subprocess.Popen([*command, f"127.0.0.{n + 2}"], stderr=subprocess.DEVNULL, start_new_session=True)
+            for n in range(SOURCES)
         ]
+        for process in running:  # where each session has a share of its own, nice counts within the session only
+            with suppress(OSError):
+                Path(f"/proc/{process.pid}/autogroup").write_text(GROUP_NICE)
         try:
             yield
         finally:
@@ -204,7 +218,8 @@ def report(found: Found) -> None:
     for name, turn in (("calm", found.calm), ("loaded", found.loaded), ("after", found.after)):
         each = timing(turn.new_connection_s)
         print(f"{name:7} {timing(turn.took_s)}; with a connection each {each}; {turn.errors.total()} errors; "
-              f"at most {turn.most_bytes // MIB} MiB, {turn.most_files} files")  # fmt: skip
+              f"the leader: {turn.cpu_s / turn.lasted_s:.0%} of a core, at most {turn.most_bytes // MIB} MiB, "
+              f"{turn.most_files} files")  # fmt: skip
         for text, count in turn.errors.items():
             print(f"        {count} x {text}")
     connecting = percentile_ms(found.loaded.new_connection_s, 0.99) / percentile_ms(found.calm.new_connection_s, 0.99)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 
 from billet.adapters.pki import Files, write_pki
 from billet.core.errors import Code
+from billet.core.metadata import RETRY_PUSHBACK
 from billet.grpc.client import CLIENT_LIMITS, Channel
 from billet.grpc.dial import Address
 from billet.grpc.limits import Limits
@@ -270,6 +271,34 @@ async def test_messages_that_nobody_reads_are_bounded_for_each_connection() -> N
         for call in halves:
             call.cancel()
         assert (await channel.unary(ECHO, b"r" * 1_000_000, BOUND_S)).payload == b"r" * 1_000_000
+
+
+async def test_messages_that_nobody_reads_are_bounded_for_all_connections_and_small_ones_still_pass() -> None:
+    """Broken on purpose (only each connection has a bound): 16 of them hold 16 times as much."""
+    async with serving(Limits(held_in_all_bytes=8 << 20)) as (_, server, port), AsyncExitStack() as stack:
+        channels = [await stack.enter_async_context(connected(port)) for _ in range(16)]
+        errors = []
+
+        async def half(channel: Channel) -> None:
+            call = await channel.stream(ECHO)  # unary: nothing is read before the end
+            await call.write(b"h" * 3_000_000)
+            try:
+                await call.read()
+            except RpcError as error:
+                errors.append(error)
+
+        async with asyncio.TaskGroup() as group:
+            halves = [group.create_task(half(channel)) for channel in channels]
+            await until(lambda: bool(errors))
+            await channels[-1].unary(ECHO, b"small", BOUND_S)
+            assert server.held.total_bytes <= 8 << 20
+            for task in halves:
+                task.cancel()
+        assert {error.code for error in errors} == {Code.UNAVAILABLE}
+        assert all(1000 <= int(dict(error.trailers)[RETRY_PUSHBACK]) < 2000 for error in errors)
+        for channel in channels:
+            await channel.close()
+        await until(lambda: server.held.total_bytes == 0)
 
 
 async def test_metadata_above_the_limit_ends_its_call_only() -> None:

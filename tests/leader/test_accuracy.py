@@ -179,7 +179,9 @@ def test_a_wrong_host_is_discounted_and_recovers_and_a_new_term_restores_the_dis
     boots(NEEDED, 6.0)
     views = rig.accuracy.discounted({"h": rig.view()})
     assert views["h"].discount.delay == 3.0
-    assert b'billet_bid_discount_delay{host="h"} 3.0' in exposition(SimpleNamespace(accuracy=rig.accuracy))  # type: ignore[arg-type]
+    assert b'billet_bid_discount_delay{host="h"} 3.0' in exposition(
+        SimpleNamespace(accuracy=rig.accuracy, slots=None)
+    )  # type: ignore[arg-type]
     again = AccuracyTracker(rig.state, rig.clock, rig.inner, rig.kept.append)
     again.restore("h", rig.kept)
     assert again.discounted({"h": rig.view()}) == views

@@ -14,11 +14,13 @@ import pytest
 from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
 from billet.core.errors import Code, CreateOutcomeUnknown, DeleteNotRecorded, StoreError
+from billet.core.fair_queue import DEFAULT_BOUNDS
 from billet.core.model import Auction, Bid, Facts, Host, Observed, PlacementState, VmState
 from billet.core.report import Report
 from billet.core.state import Change, PutHost, PutPlacement, load
 from billet.leader import operator as operators
 from billet.leader.auctioneer import Auctioneer
+from billet.leader.create_slots import CreateSlots
 from billet.leader.jobs import Caller
 from billet.leader.leadership import Leadership
 from billet.leader.ledger import Ledger
@@ -100,7 +102,7 @@ class Rig(NamedTuple):
         hosts.empty.add("h1")
         term = Leadership(
             self.leader.ledger, self.auctioneer(hosts), self.leader.reconciler, cast("Hosts", hosts), Rules(),
-            cast("Any", None), cast("Any", None), cast("Any", None),
+            cast("Any", None), cast("Any", None), cast("Any", None), CreateSlots(DEFAULT_BOUNDS, "create"),
         )  # fmt: skip
         return FlintlockService(term, NoRecordedAuctions(), "s1")
 

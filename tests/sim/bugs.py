@@ -300,7 +300,7 @@ BUGS = (
     Bug("group looked at before the call only", 1, 106, group_looked_at_before_the_call_only),
     Bug("room given back early", 2, 0, room_given_back_early),
     Bug("room taken late", 2, 0, room_taken_late),
-    Bug("unknown outcome taken for a refusal", 2, 39, unknown_outcome_taken_for_a_refusal),
+    Bug("unknown outcome taken for a refusal", 2, 2, unknown_outcome_taken_for_a_refusal),
     Bug("reconciler releases an in-flight create", 2, 0, reconciler_releases_an_in_flight_create),
     Bug("host announces itself before it has looked", 2, 5, host_announces_itself_before_it_has_looked),
     Bug("failed List taken for an empty one", 2, 1, failed_list_taken_for_an_empty_one),
@@ -320,7 +320,7 @@ BUGS = (
     Bug("not found while a flintlockd hangs", 5, 311, not_found_while_a_flintlockd_hangs),
     Bug("every key is let in", 2, 6, every_key_is_let_in),
     Bug("nothing is adopted", 6, 3, nothing_is_adopted),
-    Bug("reservations never expire", 6, 0, reservations_never_expire),
+    Bug("reservations never expire", 6, 2, reservations_never_expire),
     Bug("tie broken by name", 7, 2, tie_broken_by_name),
     Bug("stale bid not re-priced", 7, 0, stale_bid_not_repriced),
 )

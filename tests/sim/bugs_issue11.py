@@ -25,7 +25,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 from unittest.mock import patch
 
-from billet.api.flintlock_service import FlintlockService
+from billet.api.creates import Creates
 from billet.core import reconcile
 from billet.core.model import Observed, Placement, PlacementState, VmState
 from billet.core.state import State
@@ -43,7 +43,7 @@ from tests.sim.bugs_item7 import Patches, edited, print_found
 
 def finished_create_is_joined() -> Patches:
     """Item 1: a create that its clients gave up is joined once it has ended. That step of the server never ends."""
-    return [edited(FlintlockService, "_carry_out", "del self._creates[token]", "pass")]
+    return [edited(Creates, "_carry_out", "self._forget(auction.id, caller)", "pass")]
 
 
 def _attempt_forgotten_after_a_minute() -> Patches:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from typing import NamedTuple
-
-import structlog
 
 from billet.api.audit_facts import about
+from billet.api.creates import Creates
 from billet.api.fleet_service import RecordedAuctions, fleet_methods
+from billet.api.looks import SharedLooks
 from billet.closing import closing
 from billet.core.errors import (
     BilletError,
-    Cancelled,
     Code,
     HostVerdict,
     InvalidRequest,
@@ -22,25 +20,14 @@ from billet.core.errors import (
     says_not_found,
 )
 from billet.core.metadata import Metadata, ReplyMetadata
-from billet.core.model import Auction, Placement, PlacementState
-from billet.leader.jobs import Caller
+from billet.core.model import Placement, PlacementState
 from billet.leader.leadership import Leadership
 from billet.ports import Answer, Reply
 from billet.wire import flintlock as wire
 from billet.wire import newer
-from billet.wire.headers import TOKEN, ZONE
 from billet.wire.metadata import from_client
 
-log = structlog.get_logger()
-
 PARTIAL = "x-billet-partial"  # request metadata: "allow"; trailing metadata: the hosts that did not answer
-
-
-class PendingCreate(NamedTuple):
-    """A create in progress, and the clients that wait for it."""
-
-    task: asyncio.Task[bytes]
-    caller: Caller
 
 
 class FlintlockService:
@@ -48,10 +35,11 @@ class FlintlockService:
 
     def __init__(self, leadership: Leadership, records: RecordedAuctions, server: str) -> None:
         self._leadership = leadership
-        self._creates: dict[str, PendingCreate] = {}  # by token
+        self._creates = Creates(leadership)
+        self._looks = SharedLooks(self._look)
         self._deletes: set[asyncio.Task[bytes]] = set()
         self._methods = {
-            wire.CREATE: self._create,
+            wire.CREATE: self._creates.create,
             wire.DELETE: self._delete,
             wire.GET: self._get,
             wire.LIST: self._list,
@@ -86,48 +74,13 @@ class FlintlockService:
 
     async def drain(self) -> None:
         """Wait for the creates and deletes in flight, including those whose client has disconnected."""
-        work = [*(pending.task for pending in self._creates.values()), *self._deletes]
+        work = [*self._creates.tasks, *self._deletes]
         if work:
             await asyncio.wait(work)
 
     def knows(self, uid: str) -> bool:
         """Whether the microVM has a placement."""
         return self._leadership.ledger.state.of_uid(uid) is not None
-
-    async def _create(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        """Create a microVM. Once a host has the order, the create is completed even if the client disconnects.
-
-        A retry with the same token, from the client or from another server, joins the create in progress.
-        """
-        token = metadata[TOKEN]
-        while True:
-            pending = self._creates.get(token) or self._begin(token, request, timeout_s, metadata.get(ZONE, ""))
-            pending.caller.waiting += 1
-            try:
-                reply = await asyncio.shield(pending.task)
-                return Answer(reply, about(self._leadership.ledger.state.placements.get(token)))
-            except asyncio.CancelledError:
-                pending.task.add_done_callback(_log_abandoned)
-                raise
-            except BilletError as error:
-                if not isinstance(error, Cancelled):
-                    raise  # CANCELLED means that earlier callers gave it up; this one begins it again
-            finally:
-                pending.caller.waiting -= 1
-
-    def _begin(self, token: str, request: bytes, timeout_s: float, zone: str) -> PendingCreate:
-        auction = wire.read_create(request, token, zone)
-        caller = Caller(timeout_s)
-        task = asyncio.create_task(self._carry_out(token, auction, request, caller))
-        self._creates[token] = pending = PendingCreate(task, caller)
-        return pending
-
-    async def _carry_out(self, token: str, auction: Auction, request: bytes, caller: Caller) -> bytes:
-        """Run the auction, and forget it as it ends: joining a finished task would never yield to the event loop."""
-        try:
-            return await self._leadership.auctioneer.create(auction, request, caller)
-        finally:
-            del self._creates[token]
 
     async def _delete(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         uid = wire.read_uid(request)
@@ -160,18 +113,21 @@ class FlintlockService:
         return Answer(shown, reply.trailers, reply.headers)
 
     async def _list(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
-        """The lists of all hosts, merged by concatenating their bytes, as protobuf allows."""
-        replies, missing = await self._ask_all_hosts(wire.LIST, request)
+        whole, missing = await self._looks.see(request)
         if missing and metadata.get(PARTIAL) != "allow":
             raise Unreachable(
                 f"the list would be incomplete: {', '.join(sorted(missing))} did not answer; "
                 f"send the metadata `{PARTIAL}: allow` to get a partial list"
             )
-        whole = b"".join(
-            self._with_deletes(host_id, self._without_fenced(host_id, payload(reply)))
-            for host_id, reply in replies.items()
-        )
         return Answer(whole, ((PARTIAL, ",".join(sorted(missing))),) if missing else ())
+
+    async def _look(self, request: bytes) -> tuple[bytes, set[str]]:
+        """The lists of all hosts, merged by concatenating their bytes, as protobuf allows; and the hosts missing."""
+        replies, missing = await self._ask_all_hosts(wire.LIST, request)
+        lists = (
+            self._with_deletes(host, self._without_fenced(host, payload(reply))) for host, reply in replies.items()
+        )
+        return b"".join(lists), missing
 
     async def _list_stream(self, request: bytes) -> AsyncIterator[bytes]:
         """As flintlockd does it: the namespace is required, the name is ignored, one message per microVM."""
@@ -321,9 +277,3 @@ def _no_host_has(uid: str, replies: Mapping[str, Reply], missing: set[str]) -> B
         return Unreachable(f"microVM {uid} is on none of the hosts that answered; not answering: {who}")
     reply = next(iter(replies.values()))
     return HostVerdict(reply.code, reply.text)
-
-
-def _log_abandoned(task: asyncio.Task[bytes]) -> None:
-    """Log an unexpected error of a create that no client waits for. BilletErrors are in its record."""
-    if not task.cancelled() and (error := task.exception()) and not isinstance(error, BilletError):
-        log.error("create failed after its client disconnected", error=repr(error))

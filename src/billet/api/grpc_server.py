@@ -9,7 +9,7 @@ import structlog
 from billet.api import fleet_service as fleet
 from billet.api.authentication import NOBODY, Authenticator
 from billet.closing import closing
-from billet.core.errors import BilletError, Cancelled, Code, HostVerdict, LeaderLost
+from billet.core.errors import BilletError, Cancelled, Code, LeaderLost
 from billet.core.metadata import ReplyMetadata
 from billet.grpc import health
 from billet.grpc.engine import new_server
@@ -185,5 +185,5 @@ def _rpc_error(method: str, error: Exception) -> RpcError:
             log.exception("unexpected error", method=method, exc_info=error)
             code, text = Code.INTERNAL, "internal error; see the server's log"
     answered = () if isinstance(error, LeaderLost) else ((ANSWERED, "1"),)
-    trailers = error.trailers if isinstance(error, HostVerdict) else ()
+    trailers = error.trailers if isinstance(error, BilletError) else ()
     return RpcError(code, text, (*trailers, *answered))

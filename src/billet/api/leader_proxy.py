@@ -22,16 +22,19 @@ from billet.core.errors import (
     Unreachable,
     says_not_found,
 )
+from billet.core.fair_queue import DEFAULT_BOUNDS, Bounds, Key
 from billet.core.metadata import ReplyMetadata
 from billet.core.reconcile import RESEND_S
+from billet.leader.create_slots import CreateSlots
 from billet.ports import Answer, Backend
 from billet.wire import flintlock as wire
-from billet.wire.headers import FORWARDED, TOKEN
+from billet.wire.headers import FORWARDED, IDENTITY, TOKEN
 
 READS = frozenset({wire.GET, wire.LIST, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS, fleet.ACCURACY})
 PAUSE_S = 0.1  # before the same leader is asked again
 LED_S = 1.0  # a backend that held a call for longer than this was the leader
 NOBODY = "no server leads at the moment; try again"
+PASSED_ON = 500  # creates at a time that a server passes to the leader; half of the calls that a connection takes
 STALE_AFTER_S = 2.0  # how long a read waits for a leader before a stale answer is given
 
 Token = Callable[[bytes, Mapping[str, str]], str]
@@ -46,8 +49,11 @@ class LeaderProxy:
     finds nothing has succeeded: the first one may have been carried out.
     """
 
-    def __init__(self, token: Token, hold_s: float) -> None:
-        """`token` makes a create's token from its request and metadata; `hold_s` limits the wait for a leader."""
+    def __init__(self, token: Token, hold_s: float, creates: Bounds = DEFAULT_BOUNDS) -> None:
+        """`token` makes a create's token from its request and metadata; `hold_s` limits the wait for a leader.
+
+        `creates` bounds those that wait here and their bytes; how many are passed on is the same for all servers.
+        """
         self.stale: Backend | None = None  # answers reads while no server leads
         self.own_stale: Backend | None = None  # answers other servers' reads from this server's last term
         self._token = token
@@ -55,6 +61,7 @@ class LeaderProxy:
         self._backend: Backend | None = None
         self._leads = False
         self._why = NOBODY
+        self.slots = CreateSlots(creates._replace(in_work=PASSED_ON, slow_s=0.0), "create of this server's clients")
         self._moved = Broadcast()  # sent at every change of the leader
 
     def route(self, backend: Backend | None, leads: bool = False) -> None:
@@ -82,8 +89,16 @@ class LeaderProxy:
         if method == wire.CREATE:
             token = metadata.get(TOKEN) or self._token(request, metadata)
             wire.refuse_too_long(request, token)  # here, because the way to the leader has the same limit
-            metadata = {**metadata, TOKEN: token}
+            return await self._create(request, timeout_s, {**metadata, TOKEN: token})
         return await self._steadily(method, request, timeout_s, metadata)
+
+    async def _create(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """Pass a create on in fair order: all of a server's calls go to the leader over one connection."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        key = Key(metadata.get(IDENTITY, ""), wire.namespace_of(request))
+        async with self.slots.slot(key, len(request)):
+            return await self._steadily(wire.CREATE, request, until_s - loop.time(), metadata)
 
     async def stream(
         self,

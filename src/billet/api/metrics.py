@@ -1,19 +1,21 @@
-"""Prometheus metrics: accuracy of the hosts' predictions, as the leader sees it, and each server's certificates."""
+"""Prometheus metrics: creates that wait and certificates of each server, accuracy of predictions on the leader."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from billet.core.accuracy import errors
+from billet.leader.create_slots import CreateSlots
 from billet.leader.leadership import Leadership
 from billet.reloading import validities
 
 EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 BY = ["host"]
+AT = ["at"]
 
 
 class AccuracyMetrics(Collector):
@@ -59,6 +61,27 @@ class AccuracyMetrics(Collector):
         yield from (outcomes, ratio, error, within, low, delay, share)
 
 
+class CreateMetrics(Collector):
+    """Creates in work and waiting: those that this server's clients make, and those that the leader carries out."""
+
+    def __init__(self, slots: Mapping[str, CreateSlots]) -> None:
+        self._slots = slots
+
+    def collect(self) -> Iterator[Metric]:
+        """One sample for each of them, for each metric."""
+        in_work = GaugeMetricFamily("billet_creates_in_work", "Creates that have a slot", labels=AT)
+        waiting = GaugeMetricFamily("billet_creates_waiting", "Creates that wait for a slot", labels=AT)
+        held = GaugeMetricFamily("billet_creates_held_bytes", "Memory that creates count for", labels=AT)
+        refused = CounterMetricFamily("billet_creates_refused", "Creates refused for overload", labels=AT)
+        for at, slots in self._slots.items():
+            queue = slots.queue
+            for family, value in (
+                (in_work, queue.in_work), (waiting, queue.waiting), (held, queue.held_bytes), (refused, slots.refused)
+            ):  # fmt: skip
+                family.add_metric([at], value)
+        yield from (in_work, waiting, held, refused)
+
+
 class CertificateMetrics(Collector):
     """Until when this server's certificates are valid."""
 
@@ -90,10 +113,17 @@ class CredentialMetrics(Collector):
         yield family
 
 
-def exposition(leadership: Leadership | None, credentials_age_s: float | None = None) -> bytes:
-    """The metrics in Prometheus' text format. `credentials_age_s` None = they were not read yet."""
+def exposition(
+    leadership: Leadership | None, credentials_age_s: float | None = None, passing: CreateSlots | None = None
+) -> bytes:
+    """The metrics in Prometheus' text format.
+
+    `credentials_age_s` None = they were not read yet. `passing`: the creates that this server passes to the leader.
+    """
     registry = CollectorRegistry()
     registry.register(AccuracyMetrics(leadership))
+    slots = {"server": passing, "leader": leadership.slots if leadership else None}
+    registry.register(CreateMetrics({at: one for at, one in slots.items() if one}))
     registry.register(CertificateMetrics())
     registry.register(CredentialMetrics(credentials_age_s))
     return generate_latest(registry)

@@ -12,6 +12,7 @@ BilletError                     INTERNAL
 ├── Unreachable                 UNAVAILABLE          a required component is not responding; try again
 │   ├── LeaderLost              UNAVAILABLE          the leader is not responding or was replaced; ask the next leader
 │   └── NotSent                 UNAVAILABLE          the host was not connected, so the order was never sent
+├── Overloaded                  UNAVAILABLE          too much is asked for at once; the text says what was not done
 ├── CreateOutcomeUnknown        UNAVAILABLE          a microVM may have been created; Billet is finding out
 ├── DeleteNotRecorded           UNAVAILABLE          a host deletes the microVM; the store has refused the record
 ├── HostVerdict                 UNKNOWN              flintlockd's answer, word for word; `status` is its own code
@@ -37,7 +38,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import ClassVar
 
-from billet.core.metadata import Metadata
+from billet.core.metadata import RETRY_PUSHBACK, Metadata
 
 # flintlockd has one code (UNKNOWN) for every failure. Only these words say that a microVM does not exist.
 NOT_FOUND = "not found"
@@ -76,6 +77,7 @@ class BilletError(Exception):
     """The root of all errors. `text` is what a user or a client reads."""
 
     code: ClassVar[Code] = Code.INTERNAL
+    trailers: Metadata = ()  # metadata that a client gets with it
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -147,6 +149,16 @@ class LeaderLost(Unreachable):
 
 class NotSent(Unreachable):
     """The order was never sent, so the host has not carried it out."""
+
+
+class Overloaded(BilletError):
+    """More is asked for at once than the server takes. Nothing was done; trying again later helps."""
+
+    code = Code.UNAVAILABLE
+
+    def __init__(self, text: str, retry_ms: int) -> None:
+        super().__init__(f"{text}; try again in {retry_ms / 1000:.1f} s")
+        self.trailers = ((RETRY_PUSHBACK, str(retry_ms)),)
 
 
 class CreateOutcomeUnknown(BilletError):

@@ -4,6 +4,14 @@ from __future__ import annotations
 
 Metadata = tuple[tuple[str, str | bytes], ...]  # keys and values, in order; bytes for keys that end in -bin
 
+# A trailer, as gRPC defines it: the milliseconds after which a client that retries may do so.
+RETRY_PUSHBACK = "grpc-retry-pushback-ms"
+
+
+def retry_ms(number: int) -> int:
+    """The pause after a refusal, 1 to 2 s, by its number: those who are refused together come back apart."""
+    return 1000 + number * 37 % 1000
+
 
 class ReplyMetadata:
     """The metadata of a streamed reply.

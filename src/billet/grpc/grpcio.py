@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # at run time, grpc's classes are not generic
 CODES = {code.value[0]: code for code in grpc.StatusCode}
 BROKEN = {Code.CANCELLED, Code.INTERNAL, Code.UNAVAILABLE}
 CANCEL_WITHIN_S = 0.02  # grpcio tells of a cancel within this time of the end of the client's messages
+PENDING = (1 << 31) - 1
 QUIET_S = 0.1  # a call that grpcio has accepted reaches its handler within this time
 
 
@@ -120,6 +121,9 @@ class AioServer(grpc.GenericRpcHandler):
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_ping_strikes", 0),
+            # Above so many calls that its loop has not taken up yet, grpcio cancels new ones at random.
+            ("grpc.server.max_pending_requests", PENDING),
+            ("grpc.server.max_pending_requests_hard_limit", PENDING),
         ]
         self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((self,))

@@ -24,6 +24,7 @@ class Limits:
     # Connections of a server
     connections: int = 10_000
     connections_per_address: int = 5_000
+    held_in_all_bytes: int = 128 * MIB  # received on all connections and not yet read; each has a share (core/shares)
     # Per connection
     streams: int = 1_000  # calls at a time; must not be 0
     resets_per_s: int = 200  # calls begun and cancelled; ten times as many at once

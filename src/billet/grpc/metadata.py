@@ -11,6 +11,8 @@ from base64 import b64decode, b64encode
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote, unquote
 
+from billet.core.metadata import RETRY_PUSHBACK
+
 Metadata = Sequence[tuple[str, str | bytes]]
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -19,7 +21,8 @@ _TIMEOUT_DIGITS = 8
 _TEXT_BYTES = 4096  # a status text that is longer as it is sent is cut; some clients take 8 KiB of trailers in all
 _PLAIN = " !\"#$&'()*+,-./:;<=>?@[\\]^_`{|}~"  # what a status text may have beside letters and digits; no "%"
 _OWN = {b"te", b"content-type", b"user-agent", b"content-length"}  # the transport's own headers
-_PASSED = {b"grpc-status-details-bin", b"grpc-tags-bin", b"grpc-trace-bin"}  # users' own, despite their prefix
+# Users' own, despite their prefix.
+_PASSED = {b"grpc-status-details-bin", b"grpc-tags-bin", b"grpc-trace-bin", RETRY_PUSHBACK.encode()}
 
 
 class Malformed(Exception):

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import suppress
 
 from billet.accepting import Acceptor, ConnectionLimits, bind
+from billet.core.shares import Shares
 from billet.grpc.interface import Routes
 from billet.grpc.limits import Limits
 from billet.grpc.server_connection import ServerConnection
@@ -18,6 +19,7 @@ class Server:
     def __init__(self, routes: Routes, limits: Limits | None = None) -> None:
         self.routes = routes
         self.limits = limits or Limits()
+        self.held: Shares[ServerConnection] = Shares(self.limits.held_in_all_bytes)
         self.connections: set[ServerConnection] = set()
         self._acceptor: Acceptor | None = None
         self.stopping = self._stopped = False

@@ -12,20 +12,19 @@ import ngh2
 import structlog
 
 from billet.core.errors import Code
+from billet.core.shares import Shares
 from billet.grpc import metadata as md
 from billet.grpc.connection import Connection
 from billet.grpc.http2 import NO_ERROR, SETTING_STREAMS, SETTING_WINDOW
-from billet.grpc.interface import Pairs, Routes, StreamHandler, UnaryHandler
+from billet.grpc.interface import Routes, StreamHandler, UnaryHandler
 from billet.grpc.limits import MIB, Limits
 from billet.grpc.messages import frame
 from billet.grpc.metadata import Headers, Metadata
+from billet.grpc.server_call import HEAD, ServerCall
 from billet.grpc.status import RpcError
-from billet.grpc.stream import Stream
-from billet.wire.certificate_names import names_of_peer
 
 log = structlog.get_logger()
 
-HEAD = [(b":status", b"200"), (b"content-type", b"application/grpc")]
 OK = (b"grpc-status", b"0")
 WINDOW_BYTES = 64 * MIB  # of a connection: above Limits.held_bytes, so that no call waits for another one's reader
 GOAWAY_WAIT_S = 1.0  # for the answer that shows that the client has seen the first GOAWAY
@@ -38,6 +37,7 @@ class Owner(Protocol):
 
     routes: Routes
     limits: Limits
+    held: Shares[ServerConnection]
     stopping: bool
 
     def entered(self, connection: ServerConnection) -> bool:
@@ -45,80 +45,6 @@ class Owner(Protocol):
 
     def left(self, connection: ServerConnection) -> None:
         """A client's connection has ended."""
-
-
-class ServerCall(Stream):
-    """interface.ServerCall."""
-
-    __slots__ = (
-        "_metadata", "_until_s", "connection", "handler", "identity", "method", "started", "task", "trailers",
-    )  # fmt: skip
-
-    def __init__(self, connection: ServerConnection, stream_id: int, method: str) -> None:
-        super().__init__(connection, stream_id)
-        self.connection = connection
-        self._metadata: Pairs = ()
-        self._until_s: float | None = None
-        self.method = method
-        self.handler: UnaryHandler | None = None
-        self.started = False  # the reply's headers were sent
-        self.task: asyncio.Task[None] | None = None
-        self.trailers: Metadata = ()
-        self.identity = ""
-
-    @property
-    def certificate(self) -> tuple[str, ...]:
-        """See interface.ServerCall."""
-        return names_of_peer(self.connection.transport)
-
-    @property
-    def metadata(self) -> tuple[tuple[str, str | bytes], ...]:
-        """The client's metadata."""
-        return self._metadata
-
-    @property
-    def transport(self) -> asyncio.BaseTransport:
-        """The connection's transport: for its addresses, and the peer's certificate."""
-        transport: asyncio.BaseTransport = self.connection.transport
-        return transport
-
-    @property
-    def peer(self) -> str:
-        """The client's address, "ip:port"; "" if it is not known."""
-        address = self.transport.get_extra_info("peername")
-        return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else ""
-
-    def time_left_s(self) -> float | None:
-        """The time until the deadline; None without one."""
-        return None if self._until_s is None else max(0.0, self._until_s - self.connection.loop.time())
-
-    def admit(self, headers: Headers) -> None:
-        """Take the client's metadata. Raises Malformed."""
-        self._metadata = md.decode(headers)
-
-    def expire_in(self, seconds: float) -> None:
-        """Set the deadline."""
-        self._until_s = self.connection.loop.time() + seconds
-        self.deadline = self.connection.loop.call_later(
-            seconds, self.connection.failed, self, RpcError(Code.DEADLINE_EXCEEDED, "deadline exceeded")
-        )
-
-    def start(self, metadata: Metadata = ()) -> None:
-        """Send the reply's headers, with metadata. The first write does it otherwise. Later calls have no effect."""
-        if not self.started and self.open:
-            head = HEAD + md.encode(metadata) if metadata else HEAD
-            self.started = True
-            self.connection.respond(self.id, head)
-
-    async def write(self, message: bytes) -> None:
-        """Send a message, and wait while the client reads too slowly. Raises RpcError once the call is over."""
-        self.start()
-        if not await self.send(message):
-            raise self.error or RpcError(Code.CANCELLED, "the call is over")
-
-    def cut(self) -> None:
-        """Break the client's connection, and so all calls on it."""
-        self.connection.transport.abort()
 
 
 class ServerConnection(Connection[ServerCall]):
@@ -150,6 +76,11 @@ class ServerConnection(Connection[ServerCall]):
         if self._last_goaway:
             self._last_goaway.cancel()
         super().connection_lost(error)
+
+    def hold(self, size: int) -> bool:
+        """See Connection. There are also too many if this connection has more than its share of the server's."""
+        fits = self._server.held.count(self, size)
+        return super().hold(size) and fits
 
     def headers(self, stream_id: int, headers: Headers, end: bool) -> None:
         """See Connection: a call begins."""

@@ -7,6 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from billet.core.errors import Code
+from billet.core.metadata import RETRY_PUSHBACK, retry_ms
 from billet.grpc.messages import MessageReader, frame
 from billet.grpc.status import RpcError
 
@@ -56,7 +57,9 @@ class Stream:
         self._held += held_bytes
         if not self._connection.hold(held_bytes):
             raise RpcError(
-                Code.UNAVAILABLE, "this connection's calls hold too many bytes that wait to be read; try again"
+                Code.UNAVAILABLE,
+                "calls hold too many bytes that wait to be read; send fewer large requests at a time, or try again",
+                ((RETRY_PUSHBACK, str(retry_ms(self.id))),),
             )
         if messages:
             self._messages.extend(messages)

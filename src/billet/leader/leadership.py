@@ -13,6 +13,7 @@ from billet.core.scoring import Weights
 from billet.leader.accuracy import AccuracyTracker, taken_up
 from billet.leader.admission import Admission
 from billet.leader.auctioneer import Auctioneer
+from billet.leader.create_slots import CreateSlots
 from billet.leader.health import HealthTracker
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
@@ -52,7 +53,7 @@ class LeaderSettings:
 @dataclass(frozen=True, slots=True)
 class Leadership:
     """The parts of one term. `hosts` reaches the agents; `admission` hears them first, then `health`, `accuracy` and
-    the reconciler."""
+    the reconciler. `slots` bounds the creates in work."""
 
     ledger: Ledger
     auctioneer: Auctioneer
@@ -62,6 +63,7 @@ class Leadership:
     accuracy: AccuracyTracker
     health: HealthTracker
     admission: Admission
+    slots: CreateSlots
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +94,5 @@ def open_leadership(
     health = HealthTracker(ledger.state, clock, rules.suspect_share, accuracy)
     auctioneer = Auctioneer(ledger, hosts, reconciler.ready, rules, clock, archive.add_auction, accuracy, health)
     admission = Admission(ledger, reconciler, health, hosts, settings.approve, clock)
-    return Leadership(ledger, auctioneer, reconciler, hosts, rules, accuracy, health, admission)
+    slots = CreateSlots(rules.creates, "create")
+    return Leadership(ledger, auctioneer, reconciler, hosts, rules, accuracy, health, admission, slots)

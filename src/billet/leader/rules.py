@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from billet.core.fair_queue import DEFAULT_BOUNDS, Bounds
 from billet.core.quotas import Quotas
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 
@@ -21,3 +22,4 @@ class Rules:
     arrive_s: float = 5.0  # how long a new leader waits for hosts that have not connected to it yet
     suspect_share: float = 0.25  # of the connected hosts that may be suspect at once
     quotas: Quotas = field(default_factory=dict)
+    creates: Bounds = DEFAULT_BOUNDS

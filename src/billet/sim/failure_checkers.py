@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from billet.core.errors import Code, without_not_found
@@ -10,8 +11,9 @@ from billet.core.state import PutPlacement
 from billet.leader.jobs import FAILED_HOSTS
 from billet.sim.checker_state import Violation
 from billet.sim.flintlockd_texts import FAULTS, LOCKED
-from billet.sim.history import Answered, Committed, DeletedTwice, Event, Recorded
+from billet.sim.history import Accepted, Answered, Committed, DeletedTwice, Event, Recorded
 
+REFUSED = "nothing was created; try again"  # in the text of core.errors.Overloaded
 TEXTS = {without_not_found(text) for text in (*FAULTS, LOCKED)}
 
 
@@ -54,4 +56,20 @@ def deletes_stay_accepted(history: Sequence[Event]) -> Iterator[Violation]:
                     yield Violation(4, at_s, f"{uid} was deleted, and a Get says {state}")
 
 
-FAILURE_CHECKERS = (faults_are_no_verdicts, nothing_is_deleted_twice, deletes_stay_accepted)
+def refused_creates_run_nowhere(history: Sequence[Event]) -> Iterator[Violation]:
+    """Promise 4: a create that is refused for overload, and was sent once, is on no host, also later."""
+    sent: Counter[str] = Counter()
+    refused: dict[str, float] = {}
+    for event in history:
+        if isinstance(event, Answered) and event.kind == "create":
+            sent[event.name] += 1
+            if REFUSED in event.text:
+                refused[event.name] = event.at_s
+    for event in history:
+        if isinstance(event, Accepted) and event.name in refused and sent[event.name] == 1:
+            yield Violation(4, event.at_s, f"{event.name} was refused for overload, and {event.host} has it")
+
+
+FAILURE_CHECKERS = (
+    faults_are_no_verdicts, nothing_is_deleted_twice, deletes_stay_accepted, refused_creates_run_nowhere,
+)  # fmt: skip

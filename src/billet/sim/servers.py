@@ -17,6 +17,7 @@ from billet.api.leader_proxy import LeaderProxy
 from billet.api.stale_reads import StaleReads
 from billet.core.accuracy import Outcome
 from billet.core.errors import Code, HostVerdict, LeaderLost
+from billet.core.fair_queue import DEFAULT_BOUNDS, Bounds
 from billet.core.metadata import ReplyMetadata
 from billet.core.model import Placement
 from billet.core.quotas import Quota, Quotas
@@ -46,6 +47,7 @@ HOLD_S = 10.0
 GRACE_S = 30.0
 LOOK_S = 0.1
 NAMESPACE = "ns"  # of all microVMs of a run
+NARROW = 0.12  # share of the runs in which few creates are carried out at a time
 
 
 class Ids:
@@ -314,6 +316,19 @@ def draw_settings(world: World, chance: Random) -> LeaderSettings:
     rules = Rules(
         weights, ask_hosts, ask_random, 8.0, 4.0,
         shadow=weights._replace(policy="pack") if more.random() < 0.3 else None,
-        quotas=quotas if more.random() < 0.25 else {},
+        quotas=quotas if more.random() < 0.25 else {}, creates=_draw_bounds(world.chance("few slots")),
     )  # fmt: skip
     return LeaderSettings(rules, RESOLVE_AFTER_S, fence_after_s)
+
+
+def _draw_bounds(chance: Random) -> Bounds:
+    """The bounds on creates: in some runs so narrow that creates wait and are refused."""
+    if chance.random() >= NARROW:
+        return DEFAULT_BOUNDS
+    return Bounds(
+        chance.choice((1, 2)),
+        chance.choice((1, 2, 0)),
+        0,
+        wait_s=chance.uniform(0.5, 5.0),
+        slow_s=chance.uniform(0.2, 2),
+    )

@@ -91,6 +91,15 @@ def read_labels(request: bytes) -> tuple[str, dict[str, str]]:
     return vm.namespace or DEFAULT_NAMESPACE, dict(vm.labels)
 
 
+def namespace_of(request: bytes) -> str:
+    """The namespace of a CreateMicroVMRequest; the default one also if it cannot be read."""
+    try:
+        namespace: str = rpc.CreateMicroVMRequest.FromString(request).microvm.namespace
+    except DecodeError:  # whoever reads all of it says what is wrong
+        namespace = ""
+    return namespace or DEFAULT_NAMESPACE
+
+
 def read_name(request: bytes) -> tuple[str, str]:
     """The namespace and the name of a CreateMicroVMRequest."""
     vm = parse(rpc.CreateMicroVMRequest, request).microvm

@@ -25,6 +25,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from billet.core.errors import BilletError, Cancelled, Code, InvalidRequest, Unauthenticated
+from billet.core.metadata import RETRY_PUSHBACK
 from billet.ports import Answer
 from billet.wire.flintlock import CREATE, DELETE, LIST, LIST_STREAM, with_uid
 from billet.wire.pb import flintlock_pb2 as rpc
@@ -207,8 +208,14 @@ def _descend(value: object, written: object) -> None:
 def error_response(error: BilletError) -> JSONResponse:
     """An error as grpc-gateway writes it."""
     code, text = status_of(error)
-    headers = {"WWW-Authenticate": text} if code == Code.UNAUTHENTICATED else None
+    headers = {"WWW-Authenticate": text} if code == Code.UNAUTHENTICATED else _retry_after(error)
     return JSONResponse(_status(code, text), HTTP_STATUS[code], headers)
+
+
+def _retry_after(error: BilletError) -> dict[str, str]:
+    """When to try again, in whole seconds."""
+    pause = str(dict(error.trailers).get(RETRY_PUSHBACK, ""))
+    return {"Retry-After": str(-(-int(pause) // 1000))} if pause.isdecimal() else {}
 
 
 def status_of(error: BilletError) -> tuple[int, str]:

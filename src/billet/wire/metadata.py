@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from billet.core.errors import InvalidRequest
-from billet.core.metadata import Metadata
+from billet.core.metadata import RETRY_PUSHBACK, Metadata
 
 MAX_BYTES = 65_536  # of all pairs, counted as HTTP/2 does
 PAIR_BYTES = 32  # that HTTP/2 counts for each pair besides its key and value
@@ -46,7 +46,8 @@ def from_host(pairs: Iterable[tuple[str, str | bytes]] | None) -> Metadata:
     left = MAX_BYTES
     for key, value in pairs or ():
         left -= size_of((key, value))
-        if left >= 0 and (_passes(key, value) or (key == DETAILS and isinstance(value, bytes))):
+        own = key == RETRY_PUSHBACK or (key == DETAILS and isinstance(value, bytes))  # gRPC's, for the client
+        if left >= 0 and (own or _passes(key, value)):
             kept.append((key, value))
     return tuple(kept)
 

@@ -1,0 +1,191 @@
+"""Whose create is carried out next when there are more than can be carried out at a time.
+
+Each identity and namespace has a queue. Identities are served one after another, and so are the namespaces of each;
+within a queue the order is that of arrival. So a busy namespace delays the create of another one by about the time
+that one create takes, and not by its whole queue.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from billet.core.shares import Shares
+
+CALL_BYTES = 16_384  # that a create takes beside its request: its task, its call, its headers
+
+
+class Key(NamedTuple):
+    """Whose create it is."""
+
+    identity: str  # "" = none is configured
+    namespace: str
+
+    def __str__(self) -> str:
+        return f"namespace {self.namespace!r}" + (f" of {self.identity!r}" if self.identity else "")
+
+
+class Bounds(NamedTuple):
+    """What is allowed at a time. 0 = no limit."""
+
+    in_work: int  # creates that are carried out
+    waiting: int  # creates that wait, of each identity and namespace
+    held_bytes: int  # of all creates together, in work or waiting
+    wait_s: float  # that a create waits
+    slow_s: float = 0.0  # after this time a create in work gives its slot to the next, whatever the others do
+
+
+DEFAULT_BOUNDS = Bounds(in_work=16, waiting=2_000, held_bytes=128 << 20, wait_s=30.0, slow_s=5.0)
+OVERTAKEN = 2  # a create is slow once this many times `in_work` others have ended since it began
+
+
+@dataclass(eq=False, slots=True)
+class Place:
+    """One create's place: in the queue, then in work."""
+
+    key: Key
+    size: int  # of its request
+    since_s: float
+
+    @property
+    def held_bytes(self) -> int:
+        """What it counts for."""
+        return self.size + CALL_BYTES
+
+
+class Refusal(Enum):
+    """Why a create is not even queued."""
+
+    QUEUE = "queue"  # too many creates of this identity and namespace wait
+    BYTES = "bytes"  # the creates that are held have too many bytes
+
+
+class Begun(NamedTuple):
+    """When a create began."""
+
+    at_s: float
+    ended: int  # creates that had ended before
+
+
+Queue = OrderedDict[Place, None]
+
+
+class FairQueue:
+    """The creates that wait and those in work. Takes the time as an argument, any clock that only grows."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self._bounds = bounds
+        self._held: Shares[Key] = Shares(bounds.held_bytes)
+        self._queues: OrderedDict[str, OrderedDict[str, Queue]] = OrderedDict()  # by identity, namespace
+        self._waiting: Queue = OrderedDict()  # all that wait, in the order of arrival
+        self._counts: Counter[Key] = Counter()  # that wait
+        self._in_work: OrderedDict[Place, Begun] = OrderedDict()  # without the slow ones
+        self._slow: set[Place] = set()
+        self._ended = 0  # creates that were in work
+
+    @property
+    def waiting(self) -> int:
+        """How many creates wait."""
+        return len(self._waiting)
+
+    @property
+    def in_work(self) -> int:
+        """How many creates have a slot."""
+        return len(self._in_work)
+
+    @property
+    def held_bytes(self) -> int:
+        """What all creates count for."""
+        return self._held.total_bytes
+
+    def enter(self, place: Place) -> Refusal | None:
+        """Put a create at the end of its queue, unless there is no room."""
+        key = place.key
+        if self._bounds.waiting and self._counts[key] >= self._bounds.waiting:
+            return Refusal.QUEUE
+        if not self._held.take(key, place.held_bytes):
+            return Refusal.BYTES
+        self._counts[key] += 1
+        self._waiting[place] = None
+        self._queues.setdefault(key.identity, OrderedDict()).setdefault(key.namespace, OrderedDict())[place] = None
+        return None
+
+    def next(self, now_s: float) -> Place | None:
+        """The create that begins now; None if none waits or all slots are taken."""
+        self._pass_by_slow_ones(now_s)
+        if not self._queues or 0 < self._bounds.in_work <= len(self._in_work):
+            return None
+        identity, namespaces = self._queues.popitem(last=False)
+        namespace, queue = namespaces.popitem(last=False)
+        place, _ = queue.popitem(last=False)
+        if queue:
+            namespaces[namespace] = queue
+        if namespaces:
+            self._queues[identity] = namespaces
+        self._forget_waiting(place)
+        self._in_work[place] = Begun(now_s, self._ended)
+        return place
+
+    def leave(self, place: Place) -> None:
+        """A create has ended, or its clients have given it up."""
+        if place in self._waiting:
+            self._take_out(place)
+        elif place in self._in_work or place in self._slow:
+            self._in_work.pop(place, Begun(0.0, 0))
+            self._slow.discard(place)
+            self._ended += 1
+        self._held.count(place.key, -place.held_bytes)
+
+    def late(self, now_s: float) -> list[Place]:
+        """The creates that have waited for too long, taken out of their queues. They still have to leave."""
+        found = []
+        while self._bounds.wait_s and self._waiting:
+            place = next(iter(self._waiting))
+            if now_s < place.since_s + self._bounds.wait_s:
+                break
+            self._take_out(place)
+            found.append(place)
+        return found
+
+    def due_s(self) -> float | None:
+        """When `next` or `late` has something new, if nothing else happens; None = never."""
+        if not self._waiting:
+            return None
+        times = []
+        if self._bounds.wait_s:
+            times.append(next(iter(self._waiting)).since_s + self._bounds.wait_s)
+        if self._bounds.slow_s and self._in_work:
+            times.append(next(iter(self._in_work.values())).at_s + self._bounds.slow_s)
+        return min(times, default=None)
+
+    def _pass_by_slow_ones(self, now_s: float) -> None:
+        """Creates that are slow, because their hosts are, count no longer: they must not hold up all others.
+
+        Slow is who was overtaken: then it is not the server that is slow. With nobody to compare with, time counts.
+        """
+        bounds = self._bounds
+        while bounds.slow_s and self._in_work:
+            place, begun = next(iter(self._in_work.items()))
+            if self._ended - begun.ended < OVERTAKEN * bounds.in_work and now_s < begun.at_s + bounds.slow_s:
+                break
+            del self._in_work[place]
+            self._slow.add(place)
+
+    def _take_out(self, place: Place) -> None:
+        """Out of its queue, from wherever it stands."""
+        identity, namespace = place.key
+        namespaces = self._queues[identity]
+        del namespaces[namespace][place]
+        if not namespaces[namespace]:
+            del namespaces[namespace]
+        if not namespaces:
+            del self._queues[identity]
+        self._forget_waiting(place)
+
+    def _forget_waiting(self, place: Place) -> None:
+        del self._waiting[place]
+        self._counts[place.key] -= 1
+        if not self._counts[place.key]:
+            del self._counts[place.key]
