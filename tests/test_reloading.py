@@ -162,6 +162,35 @@ async def test_what_cannot_be_used_is_logged_once_and_the_rest_is_taken(tmp_path
     assert sorted(line["log_level"] for line in ours) == ["error", "info"]
 
 
+async def test_a_part_that_could_not_take_a_new_value_gets_it_again_and_the_others_get_theirs(tmp_path: Path) -> None:
+    """Broken on purpose (a failure ends the look): a part has its old certificate until the next rotation."""
+    told: dict[str, list[str]] = {"fails once": [], "takes": []}
+
+    async def fails_once(value: str) -> None:
+        told["fails once"].append(value)
+        if len(told["fails once"]) == 1:
+            raise OSError("too many open files")
+
+    async def takes(value: str) -> None:
+        told["takes"].append(value)
+
+    def vanished() -> str:  # between two looks at the same file
+        if path.read_text() == "new":
+            raise FileNotFoundError(path)
+        return ""
+
+    path = tmp_path / "file"
+    path.write_text("old")
+    made = [Kept(path.read_text, [str(path)], changed=changed) for changed in (fails_once, takes)]
+    made.append(Kept(vanished, [str(path)]))
+    path.write_text("new")
+    watch = Watch()
+    await watch.look(at_once=True)
+    await watch.look(at_once=True)
+    await watch.look(at_once=True)
+    assert told == {"fails once": ["new", "new"], "takes": ["new"]}
+
+
 @pytest.mark.parametrize(
     ("days", "expected"),
     [(31, Urgency.NONE), (29, Urgency.SOON), (6, Urgency.NOW), (0.5, Urgency.LATE), (-1, Urgency.EXPIRED)],

@@ -96,6 +96,7 @@ class Watch:
         self._wanted = asyncio.Event()
         self._throttle = LogThrottle()
         self._warn_at_s = 0.0
+        self._untold: set[Kept[Any]] = set()  # have a new value that `changed` has not taken yet
 
     def look_now(self) -> None:
         """Look at once. See process.on_reload."""
@@ -123,12 +124,23 @@ class Watch:
         for paths, why in dict.fromkeys((kept.paths, why) for kept, why in found if why):
             if at_once or self._throttle.should_log(paths[0], why, now_s):
                 log.error("new files cannot be used; the old ones stay in force", error=why)
-        for kept, why in found:
-            if not why and kept.changed:
-                await kept.changed(kept.value)
+        self._untold |= {kept for kept, why in found if not why and kept.changed}
+        for kept in tuple(self._untold):
+            await self._tell(kept, now_s)
         if now_s >= self._warn_at_s:
             self._warn_at_s = now_s + DAY_S
             warn_of_expiry(validities(), time.time())
+
+    async def _tell(self, kept: Kept[Any], now_s: float) -> None:
+        """Tell `changed` of the new value. If it fails (no descriptors left), the next look tries again."""
+        try:
+            if kept.changed:
+                await kept.changed(kept.value)
+        except Exception as error:
+            if self._throttle.should_log("changed", str(error), now_s):
+                log.exception("new files are not in force everywhere yet", files=", ".join(kept.paths))
+        else:
+            self._untold.discard(kept)
 
 
 def validities() -> dict[str, Validity]:
@@ -178,8 +190,8 @@ def _look_at(all_kept: Iterable[Kept[Any]], at_once: bool) -> list[tuple[Kept[An
         try:
             if kept.look(at_once):
                 found.append((kept, ""))
-        except ConfigError as error:
-            found.append((kept, error.text))
+        except (ConfigError, OSError) as error:  # OSError: a file vanished between two of our looks at it
+            found.append((kept, str(error)))
     return found
 
 

@@ -219,6 +219,19 @@ async def test_a_stream_to_a_host_has_a_line() -> None:
     assert SECRET.encode() not in log.raw[0]
 
 
+async def test_a_method_that_billet_does_not_know_is_cut_too() -> None:
+    """Broken on purpose (the method as it came): with 64 KiB of path, each call writes 64 KiB."""
+    log = Log(HostVerdict(Code.UNIMPLEMENTED, "no"))
+
+    async def messages() -> AsyncIterator[bytes]:
+        yield b""
+
+    with pytest.raises(BilletError):
+        async for _ in log.backend.stream("/" + 60_000 * "x", messages(), None, CALLER):
+            pass
+    assert len(log.raw[0]) < TEXT_CHARS + 400
+
+
 @pytest.mark.parametrize("name", ["\x1b]0;pwn\x07", "a\nb", "\u202egnp", "x" * 4000])
 async def test_no_terminal_obeys_a_name_and_none_is_long(name: str) -> None:
     """Broken on purpose (ensure_ascii=False; no cut): the sequence, or the name, comes out whole."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -185,3 +187,26 @@ async def test_a_look_at_the_store_does_not_undo_what_the_leader_has_changed_mea
     await made.read()
     with pytest.raises(Unauthenticated):
         made.identify(basic_header("t-ci"))
+
+
+async def test_of_two_looks_at_once_the_later_one_counts() -> None:
+    """A server that was asked for a credential looks at once, while its look of every second may be under way.
+
+    Broken on purpose (the one that ends last is dropped): its next call is refused, although it has its answer.
+    """
+    answers: list[asyncio.Future[list[Credential]]] = []
+
+    async def read() -> list[Credential]:
+        answers.append(asyncio.get_running_loop().create_future())
+        return await answers[-1]
+
+    made = Authenticator(read, "", Clock())
+    for order in ((0, 1), (1, 0)):
+        answers.clear()
+        made.take([OPS])
+        looks = [asyncio.create_task(made.read()) for _ in range(2)]
+        await asyncio.sleep(0)
+        for index in order:
+            answers[index].set_result([OPS, CI] if index else [OPS])
+            await looks[index]
+        assert made.identify(basic_header("t-ci")) == "ci"

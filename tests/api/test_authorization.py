@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from billet.api import fleet_service as fleet
 from billet.api.authentication import UNREAD
 from billet.api.authorization import Authorized
-from billet.api.visible import FAILED
+from billet.api.visible import FAILED, REFUSED
 from billet.core.access import SHARED, Credential, PutCredential, Role
 from billet.core.errors import (
     BilletError,
@@ -52,9 +53,10 @@ class Hosts:
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         self.asked.append(method.rpartition("/")[2])
         if method == fleet.HOSTS:
-            return Answer(
-                pb.HostsReply(hosts=[pb.HostView(id="h1", trouble="prod/web: no such image")]).SerializeToString()
-            )
+            host, agent = pb.HostView(id="h1", trouble="prod/web: no such image"), pb.AgentView(why="shows microVM U")
+            return Answer(pb.HostsReply(hosts=[host], agents=[agent]).SerializeToString())
+        if method == fleet.ACCURACY:
+            return Answer(pb.AccuracyReply(outcome_json=[b'{"host": "h1", "uid": "U"}']).SerializeToString())
         if method != wire.GET:
             return Answer(b"")
         if isinstance(self.shown, BilletError):
@@ -144,16 +146,20 @@ async def test_a_stream_to_a_microvm_without_a_placement_is_checked_and_loses_no
         await replies("prod")
 
 
-async def test_what_failed_on_a_host_is_told_to_those_who_may_see_all_namespaces() -> None:
-    """Broken on purpose (hosts are shown as they are): ci reads the name of a microVM of prod."""
+async def test_what_may_name_microvms_of_others_is_told_to_those_who_may_see_all_namespaces() -> None:
+    """Broken on purpose (answers are shown as they are): ci reads the name of a microVM of prod, and its uid."""
     viewer = Credential("all", Role.VIEWER, ("*",), token_sha256="cd" * 32)
+    service = serving(Hosts("prod"), CI, viewer)
 
-    async def trouble(who: str) -> str:
-        answer = await serving(Hosts("prod"), CI, viewer).unary(fleet.HOSTS, b"", 1.0, {IDENTITY: who})
-        return pb.HostsReply.FromString(answer.payload).hosts[0].trouble
+    async def told(who: str) -> tuple[str, str, str]:
+        hosts = pb.HostsReply.FromString((await service.unary(fleet.HOSTS, b"", 1.0, {IDENTITY: who})).payload)
+        outcomes = pb.AccuracyReply.FromString(
+            (await service.unary(fleet.ACCURACY, b"", 1.0, {IDENTITY: who})).payload
+        )
+        return hosts.hosts[0].trouble, hosts.agents[0].why, json.loads(outcomes.outcome_json[0])["uid"]
 
-    assert await trouble("ci") == FAILED
-    assert await trouble("all") == "prod/web: no such image"
+    assert await told("ci") == (FAILED, REFUSED, "")
+    assert await told("all") == ("prod/web: no such image", "shows microVM U", "U")
 
 
 async def test_a_name_that_the_leader_does_not_know_has_no_rights() -> None:

@@ -128,6 +128,7 @@ RIGHT = Credential("ci", Role.USER, ("ci-*",), token_sha256=HASH)
         ({"exec": True}, None),
         ({"token_sha256": "", "certificate": "spiffe://billet/ci"}, None),
         ({"name": "shared"}, "stands for --basic-auth-token"),
+        ({"name": "billet"}, "for Billet itself"),
         ({"name": ""}, "cannot be a credential's name"),
         ({"name": "a b"}, "cannot be a credential's name"),
         ({"name": "a/b"}, "cannot be a credential's name"),

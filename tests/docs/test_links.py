@@ -49,6 +49,17 @@ def test_a_relative_link_leads_to_a_file_and_to_a_heading(page):
             assert anchor in anchors(path.resolve()), f"{page}: {target}"
 
 
+@every_page
+def test_no_page_has_the_marks_of_a_merge(page):
+    assert not re.search(r"^(?:<{7}|>{7})(?: |$)", (ROOT / page).read_text(), flags=re.MULTILINE)
+
+
+def test_a_page_that_the_code_names_is_there():
+    sources = (ROOT / "src").rglob("*.py")
+    named = {page for source in sources for page in re.findall(r"docs/(?:adr/)?[\w-]+\.md", source.read_text())}
+    assert {page for page in named if not (ROOT / page).exists()} == set()
+
+
 def test_every_page_can_be_found_from_the_readme():
     seen, todo = set(), [ROOT / "README.md"]
     while todo:

@@ -16,6 +16,7 @@ from billet.api.audit_facts import Facts, asked, cut, told, what
 from billet.api.http import Front
 from billet.api.refusals import Refusals
 from billet.closing import closing
+from billet.core.access import ITSELF
 from billet.core.errors import BilletError, Code, InvalidRequest
 from billet.core.metadata import Metadata, ReplyMetadata
 from billet.ports import Answer, Clock
@@ -52,20 +53,27 @@ class Trail:
         self._clock = clock
         self._refusals = Refusals(self._repeated, clock.monotonic_s)
 
+    @property
+    def on(self) -> bool:
+        """Whether there is an audit log."""
+        return self._append is not None
+
     def ended(self, call: Call, code: int) -> None:
         """A call has ended with this code."""
+        if not self.on:
+            return
         if code in REFUSED and not self._refusals.should_write((call.address.rpartition(":")[0], call.who, code)):
             return
         if call.what or code in REFUSED:
-            self._write(call.who, call.address, call.what or "call", code, {"method": call.method, **call.facts})
+            self._write(call.who, call.address, call.what or "call", code, {"method": cut(call.method), **call.facts})
 
     def refused(self, method: str, address: str, code: int, who: str = "") -> None:
         """A call was refused before anything was read of it."""
-        self.ended(Call(cut(method), who, address), code)
+        self.ended(Call(method, who, address), code)
 
     def fenced(self, host_id: str, released: int) -> None:
         """The leader has fenced a host by itself."""
-        self._write("billet", "", "fence", Code.OK, {"host": host_id, "released": released, "why": "--fence-after-s"})
+        self._write(ITSELF, "", "fence", Code.OK, {"host": host_id, "released": released, "why": "--fence-after-s"})
 
     def close(self) -> None:
         """Write what was counted only."""
@@ -124,11 +132,12 @@ class Audited:
             code = _code_of(error)
             raise
         finally:
-            if call.what or code in REFUSED:
-                call.facts = {**asked(method, request), **call.facts}
-            if code == Code.OK and call.what:
-                call.facts |= told(method, answer)
-            self._trail.ended(call, code)
+            if self._trail.on and (call.what or code in REFUSED):
+                known = told(method, answer) if code == Code.OK else {}
+                if "name" not in known:  # else there is no need to read a large request for it
+                    call.facts = {**asked(method, request), **call.facts}
+                call.facts |= known
+                self._trail.ended(call, code)
         return answer._replace(trailers=_without_about(answer.trailers))
 
     async def stream(

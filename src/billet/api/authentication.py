@@ -42,7 +42,8 @@ class Authenticator:
         self._clock = clock
         self._throttle = LogThrottle()
         self._read_at_s: float | None = None  # monotonic
-        self._taken = 0  # how often
+        self._looks = 0  # at the store, that were begun
+        self._newest = 0  # that look is in force; those begun before it are older
         self._warned: dict[str, Urgency] = {}  # by credential: what the log has said of its expiry
         self._by_name: dict[str, Credential] = {}
         self._by_hash: dict[str, Credential] = {}
@@ -88,7 +89,7 @@ class Authenticator:
 
     async def read(self) -> None:
         """Read the credentials once. A store that does not answer is logged."""
-        taken = self._taken
+        self._looks = look = self._looks + 1
         try:
             found = await self._read()
         except StoreError as error:
@@ -98,13 +99,16 @@ class Authenticator:
                 log.warning("cannot read the credentials; those read last stay in force", age_s=age, error=error.text)
         else:
             self._throttle.recovered("store")
-            if taken == self._taken:  # else this server has changed them meanwhile, as the leader
-                self.take(found)
+            if look > self._newest:  # else a later look was faster, or this server has changed them as the leader
+                self._put(found, look)
 
     def take(self, credentials: Iterable[Credential]) -> None:
-        """These are the credentials from now on."""
+        """These are the credentials from now on: no look that has begun can know better."""
+        self._put(credentials, self._looks)
+
+    def _put(self, credentials: Iterable[Credential], look: int) -> None:
         before, first = len(self._by_name), self._read_at_s is None
-        self._taken += 1
+        self._newest = look
         self._by_name = {credential.name: credential for credential in credentials}
         self._by_hash = {one.token_sha256: one for one in self._by_name.values() if one.token_sha256}
         self._by_certificate = {one.certificate: one for one in self._by_name.values() if one.certificate}

@@ -16,6 +16,7 @@ from billet.wire.auction_records import decode
 from billet.wire.pb import fleet_pb2 as pb
 
 FAILED = "creates or boots have failed on it; whoever may see all namespaces is told more"
+REFUSED = "whoever may see all namespaces is told why"
 LARGE_BYTES = 65_536  # above that the work is done in a thread, as it would block all auctions
 
 
@@ -41,12 +42,21 @@ def _microvms(who: Credential, payload: bytes) -> bytes:
 
 
 def _hosts(who: Credential, payload: bytes) -> bytes:
-    """The hosts, without texts of failures: these may name microVMs of others."""
+    """The hosts, without texts of failures and refusals: these may name microVMs of others."""
     reply = pb.HostsReply.FromString(payload)
     for host in reply.hosts:
         if host.trouble:
             host.trouble = FAILED
+    for agent in reply.agents:
+        agent.why = REFUSED
     return reply.SerializeToString()
+
+
+def _outcomes(who: Credential, payload: bytes) -> bytes:
+    """The outcomes of the hosts' bids, without the uids: they do not say in whose namespace the microVM is."""
+    found = pb.AccuracyReply.FromString(payload)
+    shown = [msgspec.json.encode({**msgspec.json.decode(one), "uid": ""}) for one in found.outcome_json]
+    return pb.AccuracyReply(outcome_json=shown, server=found.server).SerializeToString()
 
 
 def _placements(who: Credential, payload: bytes) -> bytes:
@@ -90,6 +100,7 @@ CUTS: dict[str, Callable[[Credential, bytes], bytes]] = {
     wire.GET: _microvm,
     wire.LIST: _microvms,
     fleet.HOSTS: _hosts,
+    fleet.ACCURACY: _outcomes,
     fleet.PLACEMENTS: _placements,
     fleet.EXPLAIN: _explained,
     fleet.RECORDS: _records,

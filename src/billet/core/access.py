@@ -1,4 +1,4 @@
-"""Who may do what: credentials, roles, and `may`, which decides (docs/adr/0034-names-roles-and-rights.md).
+"""Who may do what: credentials, roles, and `may`, which decides (docs/adr/0034-names-and-roles.md).
 
 A credential is one caller's name and rights. It is proven by a token, of which only a hash is kept, or by a name in a
 client certificate. A namespace pattern is a namespace, a prefix with `*` at its end, or `*` for all.
@@ -14,6 +14,7 @@ from enum import StrEnum
 from billet.core.errors import without_not_found
 
 EVERYWHERE = "*"  # the pattern of all namespaces
+ITSELF = "billet"  # the caller's name in the audit log where no caller wanted the change
 PATTERNS_MAX = 64
 PATTERNS_SHOWN = 5  # in an error
 TEXT_MAX_CHARS = 256  # of a pattern, and of the name in a certificate
@@ -137,10 +138,10 @@ def _remedy(verb: Verb, namespace: str | None) -> str:
 
 def invalid(new: Credential) -> str | None:
     """Why there can be no such credential; None = there can."""
-    if not NAME.fullmatch(new.name) or new.name == SHARED.name:
+    if not NAME.fullmatch(new.name) or new.name in (SHARED.name, ITSELF):
         return (
             f"{new.name!r} cannot be a credential's name: use 1 to 63 letters, digits and . _ @ -, beginning with a "
-            f"letter or digit; {SHARED.name!r} stands for --basic-auth-token"
+            f"letter or digit; {SHARED.name!r} stands for --basic-auth-token, and {ITSELF!r} for Billet itself"
         )
     if bool(new.token_sha256) == bool(new.certificate):
         return "a credential has either a token or the name in a certificate"

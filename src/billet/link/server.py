@@ -104,9 +104,9 @@ class LinkServer:
 
         A server of picows keeps its context, so another one takes its place at the same sockets.
         """
-        former = self._sockets, self._servers
-        self._sockets = [one.again() for one in self._sockets]
-        self._servers = [await self._serve(one, tls) for one in self._sockets]
+        sockets = [one.again() for one in self._sockets]
+        servers = [await self._serve(one, tls) for one in sockets]
+        former, self._sockets, self._servers = (self._sockets, self._servers), sockets, servers
         for socket in former[0]:
             asyncio.get_running_loop().remove_reader(socket.fileno())
         for _ in range(2):  # what was accepted gets its protocol, or `close` would drop it

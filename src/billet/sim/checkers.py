@@ -31,6 +31,7 @@ from billet.sim.history import (
     Unexpected,
 )
 from billet.sim.late_checker import late_is_not_absent
+from billet.sim.once_checker import nothing_lost_nothing_twice
 from billet.sim.order_checkers import ORDER_CHECKERS
 from billet.sim.owner_checkers import OWNER_CHECKERS
 from billet.sim.quota_checker import quotas_kept
@@ -173,39 +174,6 @@ class _Orders:
                 )
                 if not ordered:
                     yield Violation(3, at_s, f"{agent} created {uid} by an order of an old term")
-
-
-# Promise 4: nothing acknowledged is ever lost, nothing is ever booted twice.
-
-
-def nothing_lost_nothing_twice(history: Sequence[Event]) -> Iterator[Violation]:
-    """Each request boots once. An acknowledged create is in the store, an acknowledged Delete is final.
-
-    A Delete is final for microVMs that the store knows. For one that was just created on the host directly, only its
-    flintlockd can remember the Delete.
-    """
-    state = CheckerState()
-    booted: dict[str, str] = {}  # name -> host; a client uses a name twice only with a request id
-    written: set[str] = set()  # uids that the store has had
-    deleted: dict[str, float] = {}
-    for event in history:
-        state.update(event)
-        match event:
-            case Accepted(at_s, host_id, _, name, _, _, _):
-                if name in booted:
-                    yield Violation(4, at_s, f"{name} booted on {booted[name]} and again on {host_id}")
-                booted[name] = host_id
-            case Committed(_, _, changes):
-                written.update(c.placement.uid for c in changes if isinstance(c, PutPlacement))
-            case Answered(at_s, _, _, "create", name, uid, Code.OK, _) if uid not in written:
-                yield Violation(4, at_s, f"{name} was acknowledged as {uid}, which the store has never had")
-            case Answered(at_s, _, _, "delete", _, uid, Code.OK, _) if uid in written:
-                deleted[uid] = at_s
-            case Quiescent(at_s):
-                for uid in deleted.keys() & state.vms.keys():
-                    yield Violation(
-                        4, at_s, f"the Delete of {uid} was acknowledged, but {state.vms[uid].host} still has it"
-                    )
 
 
 # Promise 5: "not found" means gone.
