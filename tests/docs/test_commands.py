@@ -46,7 +46,7 @@ NOT_RUN_PROGRAMS = {
     "pip": "installs from an index into the environment that runs this test",
     "grpcurl": "not a dependency of the tests; its request must be one that Flintlock's API has",
 }
-SHELL = {"cat", "head", "export", "umask", "install"}  # harmless anywhere
+SHELL = {"cat", "head", "export", "umask", "install", "printf"}  # harmless anywhere
 LIVES = {"server", "agent"}  # run until they are ready, and then until the page's next server or its end
 INSECURE = "--insecure --link-insecure --grpc-endpoint 127.0.0.1:0"
 READY_S = ENDED_S = 120.0  # generous: a loaded machine starts Python slowly
