@@ -37,7 +37,7 @@ EVERYTHING = [
 ]  # fmt: skip
 
 TOO_LONG = "takes minutes; its figures are those of the page"
-NEW_CA = "certificates of the reader's next CA; chaos/ and tests/ rotate real ones"
+NEW_CA = "certificates of the reader's next CA; tests/cluster/test_rotation.py replaces real ones"
 NOT_RUN = {
     "billet demo --create 400 --at-once 20 --sigma 0.3": TOO_LONG,
     "systemctl stop billet-server": "a service of the reader's machine",
