@@ -229,8 +229,8 @@ def open_to_others(running: Running, tmp_path: Path) -> dict[str, str]:
 async def test_no_file_that_a_cluster_leaves_has_a_secret_in_it(running: Running, tmp_path: Path) -> None:
     """Nor can others read what it leaves, though the umask was 022. The search itself is checked, too.
 
-    Broken on purpose: the error's text in the audit log's line; the request in a log line at level debug; all labels
-    of the spec in the auction; no umask. Each is found.
+    Broken on purpose: the reply of a create in the audit log's line; its request in a log line at level debug; all
+    labels of the spec in the auction; no umask. Each is found.
     """
     await a_day(running, tmp_path)
     folder = running.cluster.folder

@@ -53,8 +53,15 @@ class Trail:
         self._clock = clock
         self._refusals = Refusals(self._repeated, clock.monotonic_s)
 
+    @property
+    def on(self) -> bool:
+        """Whether there is an audit log."""
+        return self._append is not None
+
     def ended(self, call: Call, code: int) -> None:
         """A call has ended with this code."""
+        if not self.on:
+            return
         if code in REFUSED and not self._refusals.should_write((call.address.rpartition(":")[0], call.who, code)):
             return
         if call.what or code in REFUSED:
@@ -125,11 +132,12 @@ class Audited:
             code = _code_of(error)
             raise
         finally:
-            if call.what or code in REFUSED:
-                call.facts = {**asked(method, request), **call.facts}
-            if code == Code.OK and call.what:
-                call.facts |= told(method, answer)
-            self._trail.ended(call, code)
+            if self._trail.on and (call.what or code in REFUSED):
+                known = told(method, answer) if code == Code.OK else {}
+                if "name" not in known:  # else there is no need to read a large request for it
+                    call.facts = {**asked(method, request), **call.facts}
+                call.facts |= known
+                self._trail.ended(call, code)
         return answer._replace(trailers=_without_about(answer.trailers))
 
     async def stream(
