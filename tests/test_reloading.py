@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from picows import WSListener
 from structlog.testing import capture_logs
 
@@ -69,6 +70,17 @@ def test_a_pair_is_taken_once_both_of_its_files_are_new(old: Files, new: Files) 
     assert pair.look(at_once=True)
     assert pair.value is not first
     assert not pair.look(at_once=True)
+
+
+def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(old: Files) -> None:
+    """Broken on purpose (OpenSSL decides): it asks on the terminal and waits, or raises OSError."""
+    key = serialization.load_pem_private_key(old.server_key.read_bytes(), None)
+    secret = serialization.BestAvailableEncryption(b"secret")
+    encrypted = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
+    pair = kept(old)
+    replace(old.server_key, encrypted)
+    with pytest.raises(ConfigError, match="without a passphrase"):
+        pair.look(at_once=True)
 
 
 def test_a_file_is_not_taken_while_it_is_still_written(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import uvloop
+from structlog.testing import capture_logs
 
 from billet.api.metrics import exposition
 from billet.core.errors import Code, Overloaded
@@ -128,6 +129,16 @@ async def test_a_refusal_says_why_that_nothing_was_created_and_when_to_try_again
         task.cancel()
     await asyncio.gather(first, *rest, return_exceptions=True)
     assert slots.queue.held_bytes == 0
+
+
+async def test_a_namespace_in_a_refusal_is_short_and_does_not_say_that_a_microvm_is_gone() -> None:
+    """Broken on purpose (the namespace as it came): 4 MiB of it in the log, and the words "not found"."""
+    slots = CreateSlots(BOUNDS._replace(held_bytes=1), "create")
+    with capture_logs() as lines, pytest.raises(Overloaded) as caught:
+        async with slots.slot(Key("ci", "not found " + 4_000_000 * "x"), 0):
+            pass
+    assert "not found" not in caught.value.text
+    assert len(str(lines)) < 1000
 
 
 def test_on_the_loop_of_the_server_those_that_have_waited_too_long_are_refused_together() -> None:

@@ -25,7 +25,7 @@ class Key(NamedTuple):
     namespace: str
 
     def __str__(self) -> str:
-        return f"namespace {self.namespace!r}" + (f" of {self.identity!r}" if self.identity else "")
+        return f"namespace {self.namespace[:NAME_CHARS]!r}" + (f" of {self.identity!r}" if self.identity else "")
 
 
 class Bounds(NamedTuple):
@@ -39,6 +39,7 @@ class Bounds(NamedTuple):
 
 
 DEFAULT_BOUNDS = Bounds(in_work=16, waiting=2_000, held_bytes=128 << 20, wait_s=30.0, slow_s=5.0)
+NAME_CHARS = 64  # of a namespace, in a text: a client may have chosen one of 4 MiB
 OVERTAKEN = 2  # a create is slow once this many times `in_work` others have ended since it began
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from billet.core.errors import Overloaded
+from billet.core.errors import Overloaded, without_not_found
 from billet.core.fair_queue import Bounds, FairQueue, Key, Place, Refusal
 from billet.core.metadata import retry_ms
 from billet.log_throttle import LogThrottle
@@ -82,6 +82,7 @@ class CreateSlots:
 
     def _overloaded(self, why: str) -> Overloaded:
         self.refused += 1
+        why = without_not_found(why)  # a namespace may be called so
         if self._throttle.should_log("refused", "", asyncio.get_running_loop().time()):
             log.warning(
                 f"overload: {self._what} refused", why=why, refused=self.refused,

@@ -13,6 +13,7 @@ import os
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -165,9 +166,14 @@ def _load_pair(context: ssl.SSLContext, cert: str, key: str) -> None:
     _read(cert, "certificate")
     _read(key, "key")
     try:
-        context.load_cert_chain(cert, key)
+        context.load_cert_chain(cert, key, partial(_passphrase, key))
     except (ssl.SSLError, ValueError) as error:
         raise ConfigError(f"{cert} and {key} are not a certificate and its key in PEM: {error}") from error
+
+
+def _passphrase(key: str) -> str:
+    """There is none: OpenSSL would ask for it on the terminal, and the process would wait."""
+    raise ConfigError(f"the key {key} is encrypted: give one without a passphrase, in a file with mode 0600")
 
 
 def _load_ca(context: ssl.SSLContext, ca: str) -> None:
