@@ -148,6 +148,19 @@ async def test_a_create_that_flintlockd_never_took_may_be_sent_again_in_time(rig
     assert isinstance(await rig.sent_again("01NONE"), Created)
 
 
+async def test_promise_4_time_in_which_flintlockd_hangs_proves_nothing(rig: Rig) -> None:
+    """It may hang after the first List, with the create of an earlier agent in its queue.
+
+    Broken on purpose (all time since the first List counts): the create is sent a second time.
+    """
+    assert await rig.agent.refresh()
+    assert isinstance(await rig.sent_again("01HUNG", instance="earlier"), Unknown)
+    rig.clock.s += RESOLVE_S + 1  # no List is answered meanwhile
+    assert isinstance(await rig.sent_again("01HUNG", instance="earlier"), Unknown)
+    assert await rig.agent.refresh()
+    assert isinstance(await rig.sent_again("01HUNG", instance="earlier"), Created)
+
+
 async def deleted(rig: Rig, uid: str) -> None:
     """Delete a microVM, and let the agent see that it is gone."""
     await rig.flintlock.call(wire.DELETE, wire.with_uid(uid), 5.0)
@@ -247,6 +260,7 @@ async def test_a_copy_with_the_token_does_not_answer_for_a_lost_create(rig: Rig)
     assert await rig.agent.refresh()
     assert isinstance(await rig.sent_again("01LOST", instance="earlier"), Unknown)
     rig.clock.s += RESOLVE_S + 1
+    assert await rig.agent.refresh()
     created = await rig.sent_again("01LOST", instance="earlier")
     assert isinstance(created, Created)
     assert wire.read_created(created.reply).name == "01LOST"

@@ -117,7 +117,7 @@ class Orders:
 
         This process remembers its own attempts. An order reserved for another process may have been sent by that
         one, which ended before this process started. What was begun shows within RESOLVE_S of a flintlockd that
-        answers; while it does not answer, time proves nothing.
+        answers; while it does not answer, time proves nothing, even before a List has failed.
         """
         attempted_s = self._unresolved_s.get(order.token)
         if attempted_s is None and order.options.instance == self._instance:
@@ -125,7 +125,7 @@ class Orders:
         known_since_s = self._watcher.known_since_s
         if known_since_s is None:
             return True
-        return self._clock.monotonic_s() - max(known_since_s, attempted_s or known_since_s) < RESOLVE_S
+        return self._watcher.known_until_s - max(known_since_s, attempted_s or known_since_s) < RESOLVE_S
 
     def _refused(self, order: CreateOrder, refusal: Refusal) -> Outcome:
         """A refusal, unless another host would be asked while flintlockd, which is away, may have the microVM."""

@@ -52,7 +52,9 @@ class Watcher:
         self.uplink: Uplink | None = None  # None while no leader is connected; updates are dropped then
         self.inventory = HostInventory(clock)
         self.known = False  # the last List was answered, so the inventory is current
-        self.known_since_s: float | None = None  # when the first of the unbroken row of answered Lists began
+        # Of the unbroken row of answered Lists: when the first was answered, and when the latest began.
+        self.known_since_s: float | None = None
+        self.known_until_s = 0.0
         self.trouble = ""  # why the last List failed, and what helps; "" = it did not fail, or nobody knows
         self._namespace = namespace
         self._missed = False  # the last List was not answered, and that was logged
@@ -88,6 +90,7 @@ class Watcher:
         begun_s = self._clock.monotonic_s()
         listed = await self._list()
         if listed.rows is None and await self._flintlock.ready(CONNECT_S):  # one failed List proves nothing
+            begun_s = self._clock.monotonic_s()
             listed = await self._list()
         rows = listed.rows
         self.trouble = "" if rows is not None else why_no_list(listed.code, listed.text, self._namespace)
@@ -98,11 +101,12 @@ class Watcher:
             self.known, self._missed = False, True
             self.known_since_s = None
             return False
+        self.known_until_s = begun_s
         if not self.known:
             if self._missed:
                 log.info("flintlockd responding again", host=self._host_id)
             self.known, self._missed = True, False
-            self.known_since_s = begun_s
+            self.known_since_s = self._clock.monotonic_s()
             self.inventory.merge(rows, begun_s)
             if self.uplink:
                 self.uplink.inventory(self.everything())
