@@ -14,6 +14,7 @@ import pytest
 from billet.adapters.pki import Files, write_pki
 from billet.core.errors import Code
 from billet.core.metadata import RETRY_PUSHBACK
+from billet.grpc import server_connection
 from billet.grpc.client import CLIENT_LIMITS, Channel
 from billet.grpc.dial import Address
 from billet.grpc.limits import Limits
@@ -271,6 +272,23 @@ async def test_messages_that_nobody_reads_are_bounded_for_each_connection() -> N
         for call in halves:
             call.cancel()
         assert (await channel.unary(ECHO, b"r" * 1_000_000, BOUND_S)).payload == b"r" * 1_000_000
+
+
+async def test_a_client_whose_large_calls_are_refused_again_and_again_still_gets_through(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Broken on purpose (it stays on its connection): once 8 MiB came too late for their calls, nothing comes in."""
+    monkeypatch.setattr(server_connection, "WINDOW_BYTES", 8 << 20)
+    monkeypatch.setattr(server_connection, "WINDOW_LEFT_BYTES", 2 << 20)
+    async with serving(Limits(held_bytes=1 << 20)) as (_, _, port), grpcio_channel(port) as channel:
+        large = channel.unary_unary(ECHO)
+        codes: set[grpc.StatusCode] = set()
+        for _ in range(20):
+            calls = [large(b"l" * 3_000_000, timeout=BOUND_S) for _ in range(40)]
+            codes |= {await call.code() for call in calls}
+        assert codes <= {grpc.StatusCode.OK, grpc.StatusCode.UNAVAILABLE}
+        assert grpc.StatusCode.UNAVAILABLE in codes
+        assert await large(b"small", timeout=BOUND_S) == b"small"
 
 
 async def test_messages_that_nobody_reads_are_bounded_for_all_connections_and_small_ones_still_pass() -> None:

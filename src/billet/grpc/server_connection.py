@@ -27,6 +27,9 @@ log = structlog.get_logger()
 
 OK = (b"grpc-status", b"0")
 WINDOW_BYTES = 64 * MIB  # of a connection: above Limits.held_bytes, so that no call waits for another one's reader
+# libnghttp2 gives no credit back for data that comes after we have ended its call. Once so little is left, the client
+# has to take a new connection. Calls alone never use up as much: Limits.held_bytes is half of the window.
+WINDOW_LEFT_BYTES = 16 * MIB
 GOAWAY_WAIT_S = 1.0  # for the answer that shows that the client has seen the first GOAWAY
 GOAWAY_PING = b"billet/g"
 STOPPING = "the server is stopping; try again"
@@ -202,6 +205,9 @@ class ServerConnection(Connection[ServerCall]):
             self.flush()
             if not self.backed_up(call.id, 0):
                 self.reset(call.id, NO_ERROR)
+            with suppress(ngh2.NGH2Error):
+                if self.h2.local_window_size < WINDOW_LEFT_BYTES:
+                    self.loop.call_soon(self.go_away)
         self.forget(call)
         self.flush_soon()
 
