@@ -314,7 +314,7 @@ BUGS = (
     Bug("create sent again under another token", 4, 1, create_sent_again_under_another_token),
     Bug("acknowledged before it is written", 4, 0, acknowledged_before_it_is_written),
     Bug("deleted ones forgotten, and made again", 4, 25, deleted_ones_forgotten),
-    Bug("agent forgets the token of a deleted microVM", 4, 166, agent_forgets_the_token_of_a_deleted_microvm),
+    Bug("agent forgets the token of a deleted microVM", 4, 792, agent_forgets_the_token_of_a_deleted_microvm),
     Bug("lost Delete", 4, 154, lost_delete),
     Bug("not found from an unreachable host", 5, 35, not_found_from_an_unreachable_host),
     Bug("not found while a flintlockd hangs", 5, 311, not_found_while_a_flintlockd_hangs),
