@@ -16,6 +16,8 @@ from tests.docs.pages import retry_policy
 from tests.interop.clusters import GoCluster, go_cluster
 from tests.interop.programs import ENDS_WITHIN_S, fault, go_program, grpcio_fault, run, running, wait_until
 
+SLOTS_FOR_ALL = ("--create-slots", "64")  # none of the creates below waits for another
+
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GoCluster]:
@@ -67,7 +69,7 @@ def test_a_server_that_is_told_to_stop_cancels_no_create(attempt: int, tmp_path:
 
 
 def test_creates_that_a_host_is_slow_with_end_well_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
-    with go_cluster(tmp_path) as cluster:
+    with go_cluster(tmp_path, server_flags=SLOTS_FOR_ALL) as cluster:
         flags = ("-id", "slow-1s", "-count", "30", "-apart")
         with running(*go_program("client", "-addr", cluster.address, *flags, "create")) as client:
             wait_until(lambda: cluster.host.creating() == 30, "all creates are at the host")
@@ -78,7 +80,7 @@ def test_creates_that_a_host_is_slow_with_end_well_when_the_server_is_told_to_st
 
 
 def test_a_server_that_is_killed_is_not_seen_with_the_documented_retry_policy(tmp_path: Path) -> None:
-    with go_cluster(tmp_path) as cluster:
+    with go_cluster(tmp_path, server_flags=SLOTS_FOR_ALL) as cluster:
         flags = ("-id", "slow-1s", "-count", "30", "-apart", "-once", "-config", json.dumps(retry_policy()))
         with running(*go_program("client", "-addr", cluster.address, *flags, "create")) as client:
             wait_until(lambda: cluster.host.creating() == 30, "all creates are at the host")

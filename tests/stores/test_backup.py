@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +198,15 @@ def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, ["store", *arguments])
 
 
+@pytest.fixture
+def for_owner_only() -> Iterator[None]:
+    """As every `billet` process does it: otherwise the check would say that others can read the store."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("for_owner_only")
 @pytest.mark.parametrize("kind", ["sqlite", "etcd"])
 async def test_the_commands_on_a_running_cluster_and_after_it(
     kind: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
