@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -33,10 +33,32 @@ EXPLAINED = {
         "Sends multiple WINDOW_UPDATE frames increasing the flow control window to above 2^31-1 on a stream",
     ): "the stream has ended before the frames come, so that they are ignored (as with grpc-go)",
 }
+# h2spec's requests are no gRPC: the server answers their headers and ends the stream. A frame that it reads later than
+# the headers is then ignored, as it should be; what is wrong in one that it reads with them must be seen.
+RACES = {
+    ("http2/5.1", "half closed (remote): Sends a DATA frame"),
+    ("http2/5.1", "half closed (remote): Sends a HEADERS frame"),
+    ("http2/6.1", 'Sends a DATA frame on the stream that is not in "open" or "half-closed (local)" state'),
+    ("http2/6.1", "Sends a DATA frame with invalid pad length"),
+    ("http2/6.9", "Sends a WINDOW_UPDATE frame with a flow control window increment of 0 on a stream"),
+    ("http2/8.1", "Sends a second HEADERS frame without the END_STREAM flag"),
+    ("http2/8.1.2.1", "Sends a HEADERS frame that contains a pseudo-header field as trailers"),
+    (
+        "http2/8.1.2.6",
+        'Sends a HEADERS frame with the "content-length" header field which does not equal '
+        "the DATA frame payload length",
+    ),
+    (
+        "http2/8.1.2.6",
+        'Sends a HEADERS frame with the "content-length" header field which does not equal '
+        "the sum of the multiple DATA frames payload length",
+    ),
+}
+RACED_AT_MOST = 10  # times: a case is rarely lost twice, even on a busy machine
 Case = tuple[str, str]  # section and text
 
 
-def h2spec(address: str, folder: Path) -> set[Case]:
+def h2spec(address: str, folder: Path, sections: Sequence[str] = SECTIONS) -> set[Case]:
     """The cases that fail. All sections are run at once."""
     host, _, port = address.rpartition(":")
 
@@ -46,8 +68,13 @@ def h2spec(address: str, folder: Path) -> set[Case]:
         tool("h2spec", section, "-h", host, "-p", port, "-o", "1", "-P", path, "-j", str(report))
         return failed(report)
 
-    with ThreadPoolExecutor(len(SECTIONS)) as pool:
-        return {case for cases in pool.map(one, SECTIONS) for case in cases}
+    with ThreadPoolExecutor(len(sections)) as pool:
+        return {case for cases in pool.map(one, sections) for case in cases}
+
+
+def section_of(case: Case) -> str:
+    """Of SECTIONS, the one that has a case: http2/8 has all of http2/8.1.2.6."""
+    return case[0].partition(".")[0]
 
 
 def failed(report: Path) -> Iterable[Case]:
@@ -59,9 +86,15 @@ def failed(report: Path) -> Iterable[Case]:
 @grpcio_fault("gRPC's C core fails 89 of the 145 cases")
 def test_what_h2spec_finds_is_explained(tmp_path: Path) -> None:
     with running(*python_module("tests.interop.layer_server")) as server:
-        found = h2spec(server.next()["grpc"], tmp_path)
+        address = server.next()["grpc"]
+        found = h2spec(address, tmp_path)
+        lost = found & RACES
+        for _ in range(RACED_AT_MOST):
+            if lost:
+                lost &= h2spec(address, tmp_path, sorted({section_of(case) for case in lost}))
 
-    assert sorted(found - EXPLAINED.keys()) == []
+    assert sorted(found - EXPLAINED.keys() - RACES) == []
+    assert sorted(lost) == []
 
 
 def test_h2spec_is_run_in_full(tmp_path: Path) -> None:
