@@ -33,8 +33,8 @@ EXPLAINED = {
         "Sends multiple WINDOW_UPDATE frames increasing the flow control window to above 2^31-1 on a stream",
     ): "the stream has ended before the frames come, so that they are ignored (as with grpc-go)",
 }
-# h2spec's requests are no gRPC: the server answers their headers and ends the stream. A frame that it reads later than
-# the headers is then ignored, as it should be; what is wrong in one that it reads with them must be seen.
+# h2spec's requests are no gRPC: the server answers their headers and ends the stream. A frame that it reads later is
+# then ignored, as it should be; what is wrong in one that it reads with the headers must be seen.
 RACES = {
     ("http2/5.1", "half closed (remote): Sends a DATA frame"),
     ("http2/5.1", "half closed (remote): Sends a HEADERS frame"),
