@@ -17,6 +17,7 @@ from typing import Any
 
 import structlog
 
+from billet.core import networks
 from billet.log_throttle import LogThrottle
 from billet.reloading import Kept
 
@@ -33,7 +34,7 @@ class ConnectionLimits:
     """How many connections one port takes. 0 = no limit.
 
     The process keeps descriptors in reserve for its files, its store and its more important ports. Of those that it
-    may open, one address gets at most a quarter.
+    may open, one address gets at most a quarter. An address of IPv6 stands for its /64.
     """
 
     connections: int = 10_000
@@ -51,32 +52,32 @@ class Counter:
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         self._peers: set[Peer] = set()
-        self._per_address: dict[str, int] = {}
+        self._per_network: dict[str, int] = {}
         self._throttle = LogThrottle()
 
     def enter(self, descriptor: int, peer: Peer) -> bool:
         """A connection has come: count it. False = it was not counted, and must be closed."""
-        address = peer[0]
-        if why := self._full(descriptor, address):
+        network = networks.of_ip(peer[0])
+        if why := self._full(descriptor, network):
             if self._throttle.should_log("", why, asyncio.get_running_loop().time()):
-                log.warning("refused a connection", address=address, reason=why)
+                log.warning("refused a connection", address=peer[0], reason=why)
             return False
         self._peers.add(peer)
-        self._per_address[address] = self._per_address.get(address, 0) + 1
+        self._per_network[network] = self._per_network.get(network, 0) + 1
         return True
 
     def leave(self, peer: Peer) -> None:
         """A connection counts no more: it is closed, or its peer has proven who it is. It may be said twice."""
         if peer not in self._peers:
             return
-        address = peer[0]
+        network = networks.of_ip(peer[0])
         self._peers.discard(peer)
-        self._per_address[address] -= 1
-        if not self._per_address[address]:
-            del self._per_address[address]
+        self._per_network[network] -= 1
+        if not self._per_network[network]:
+            del self._per_network[network]
 
-    def _full(self, descriptor: int, address: str) -> str:
-        limits, here = self.limits, self._per_address.get(address, 0)
+    def _full(self, descriptor: int, network: str) -> str:
+        limits, here = self.limits, self._per_network.get(network, 0)
         open_files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if limits.connections and len(self._peers) >= limits.connections:
             return f"there are {limits.connections} connections already"

@@ -13,7 +13,8 @@ from billet.api import fleet_service as fleet
 from billet.api.audit_facts import TEXT_CHARS, about
 from billet.api.audit_log import Audited, Trail
 from billet.api.leader_proxy import LeaderProxy
-from billet.api.refusals import ADDRESSES, EACH_S, LINES, Refusals, network_of
+from billet.api.refusals import ADDRESSES, EACH_S, LINES, Refusals
+from billet.core import networks
 from billet.core.errors import BilletError, Code, HostVerdict, NoRoom
 from billet.core.metadata import ReplyMetadata
 from billet.core.model import Placement, PlacementState, Resources
@@ -281,7 +282,7 @@ def test_who_knocks_often_is_counted() -> None:
 )
 def test_who_has_many_addresses_of_ipv6_is_counted_once(address: str, network: str) -> None:
     """Broken on purpose (each address counts for itself): one machine writes 8 MB of lines a minute."""
-    assert network_of(address) == network
+    assert networks.of_address(address) == network
 
 
 async def test_addresses_without_number_do_not_fill_memory() -> None:

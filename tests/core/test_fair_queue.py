@@ -122,17 +122,29 @@ def test_one_namespaces_bytes_leave_room_for_another_ones() -> None:
     assert queue.enter(Place(Key("", "calm"), 4 << 20, 0.0)) is None
 
 
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 40), st.booleans()), max_size=60))
+def test_one_identitys_bytes_in_many_namespaces_leave_room_for_another_one() -> None:
+    """Broken on purpose (shares by namespace only): it holds 127 of the 128 MiB, and the calm one is refused."""
+    queue = FairQueue(FREE._replace(held_bytes=128 << 20))
+    for n in range(5_000):
+        queue.enter(Place(Key("busy", f"ns-{n}"), 3 << 20, 0.0))
+    assert 90 << 20 < queue.held_bytes < 100 << 20
+    assert queue.enter(Place(Key("calm", "ns"), 4 << 20, 0.0)) is None
+
+
+@given(
+    st.sampled_from([1, 3]),
+    st.lists(st.tuples(st.integers(0, 4), st.integers(0, 40), st.booleans()), max_size=60),
+)
 def test_nobody_holds_more_than_was_free_and_all_together_stay_below_the_limit(
-    steps: list[tuple[int, int, bool]],
+    times: int, steps: list[tuple[int, int, bool]]
 ) -> None:
-    shares, taken = Shares[int](100), defaultdict[int, list[int]](list)
+    shares, taken = Shares[int](100, times), defaultdict[int, list[int]](list)
     for who, size, gives in steps:
         if gives and taken[who]:
             shares.count(who, -taken[who].pop())
             continue
         total, own = sum(map(sum, taken.values())), sum(taken[who])
-        fits = own + size <= 100 - total
+        fits = own + size <= times * (100 - total) and total + size <= 100
         assert shares.take(who, size) is fits
         if fits:
             taken[who].append(size)

@@ -14,8 +14,9 @@ from datetime import UTC, datetime
 
 from billet.api.audit_facts import Facts, asked, cut, told, what
 from billet.api.http import Front
-from billet.api.refusals import Refusals, network_of
+from billet.api.refusals import Refusals
 from billet.closing import closing
+from billet.core import networks
 from billet.core.access import ITSELF
 from billet.core.errors import BilletError, Code, InvalidRequest
 from billet.core.metadata import Metadata, ReplyMetadata
@@ -62,7 +63,7 @@ class Trail:
         """A call has ended with this code."""
         if not self.on:
             return
-        if code in REFUSED and not self._refusals.should_write((network_of(call.address), call.who, code)):
+        if code in REFUSED and not self._refusals.should_write((networks.of_address(call.address), call.who, code)):
             return
         if call.what or code in REFUSED:
             self._write(call.who, call.address, call.what or "call", code, {"method": cut(call.method), **call.facts})

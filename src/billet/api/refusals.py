@@ -5,23 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv6Address, IPv6Network
 
 EACH_S = 60.0  # the window
 LINES = 20  # in a window, for one address, identity and code; the rest is counted
 ADDRESSES = 1_000  # that are told apart; others share one count
 
-Key = tuple[str, str, int]  # network_of the address, identity, code
-
-
-def network_of(address: str) -> str:
-    """Whose an address "ip:port" is: the ip, or of IPv6 its /64, since who has one address there has them all."""
-    host = address.rpartition(":")[0].strip("[]")
-    try:
-        ip = IPv6Address(host.partition("%")[0])
-    except ValueError:
-        return host
-    return str(ip.ipv4_mapped or IPv6Network((ip, 64), strict=False))
+Key = tuple[str, str, int]  # network of the address, identity, code
 
 
 @dataclass(slots=True)

@@ -39,6 +39,7 @@ class Bounds(NamedTuple):
 
 
 DEFAULT_BOUNDS = Bounds(in_work=16, waiting=2_000, held_bytes=128 << 20, wait_s=30.0, slow_s=5.0)
+IDENTITY_TIMES = 3  # what all namespaces of one identity may hold, as a multiple of what is free: 3/4 if it is alone
 NAME_CHARS = 64  # of a namespace, in a text: a client may have chosen one of 4 MiB
 OVERTAKEN = 2  # a create is slow once this many times `in_work` others have ended since it began
 
@@ -85,6 +86,7 @@ class FairQueue:
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._held: Shares[Key] = Shares(bounds.held_bytes)
+        self._held_by_identity: Shares[str] = Shares(bounds.held_bytes, IDENTITY_TIMES)
         self._queues: OrderedDict[str, OrderedDict[str, Queue]] = OrderedDict()  # by identity, namespace
         self._waiting: Queue = OrderedDict()  # all that wait, in the order of arrival
         self._counts: Counter[Key] = Counter()  # that wait
@@ -113,8 +115,10 @@ class FairQueue:
         key = place.key
         if self._bounds.waiting and self._counts[key] >= self._bounds.waiting:
             return Refusal.QUEUE
-        if not self._held.take(key, place.held_bytes):
+        size = place.held_bytes
+        if not (self._held.fits(key, size) and self._held_by_identity.fits(key.identity, size)):
             return Refusal.BYTES
+        self._count_bytes(key, size)
         self._counts[key] += 1
         self._waiting[place] = None
         self._queues.setdefault(key.identity, OrderedDict()).setdefault(key.namespace, OrderedDict())[place] = None
@@ -145,7 +149,7 @@ class FairQueue:
             self._ended += 1
             self._slow.discard(place)
             self._give_slots(place)
-        self._held.count(place.key, -place.held_bytes)
+        self._count_bytes(place.key, -place.held_bytes)
 
     def late(self, now_s: float) -> list[Place]:
         """The creates that have waited for too long, taken out of their queues. They still have to leave."""
@@ -181,6 +185,10 @@ class FairQueue:
                 break
             self._give_slots(place)
             self._slow.add(place)
+
+    def _count_bytes(self, key: Key, size: int) -> None:
+        self._held.count(key, size)
+        self._held_by_identity.count(key.identity, size)
 
     def _give_slots(self, place: Place) -> None:
         if place in self._in_work:

@@ -11,19 +11,21 @@ K = TypeVar("K")
 class Shares(Generic[K]):
     """Bytes held by each of many, with a limit for all of them together. `limit_bytes` 0 = no limit.
 
-    Nobody gets more than what is left free at that moment: one alone gets half of the limit, each of two a third. So
-    whoever holds little always finds something free, however much the others want, and nothing is set aside for
-    anybody. (In switches this rule is known as dynamic thresholds.)
+    Nobody gets more than `times` what is left free at that moment: with 1, one alone gets half of the limit, each of
+    two a third. So whoever holds little always finds something free, however much the others want, and nothing is
+    set aside for anybody. (In switches this rule is known as dynamic thresholds.)
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(self, limit_bytes: int, times: int = 1) -> None:
         self.limit_bytes = limit_bytes
+        self._times = times
         self.total_bytes = 0
         self._held: Counter[K] = Counter()
 
     def fits(self, key: K, size: int) -> bool:
-        """Whether so many bytes more are no more than is left free."""
-        return not self.limit_bytes or self._held.get(key, 0) + size <= self.limit_bytes - self.total_bytes
+        """Whether so many bytes more are no more than may be held, and than is left free."""
+        free = self.limit_bytes - self.total_bytes
+        return not self.limit_bytes or (size <= free and self._held.get(key, 0) + size <= self._times * free)
 
     def count(self, key: K, size: int) -> bool:
         """Count so many bytes more, or, below 0, less, whether they fit or not. Returns whether they did."""

@@ -7,6 +7,7 @@ from billet.core.errors import TooManyDeletes
 from billet.ports import Clock
 
 WINDOW_S = 60.0
+UID_CHARS = 64  # that are kept of a uid: real ones have 26, and a client may send 4 MiB
 
 
 class DeleteGuard:
@@ -26,6 +27,7 @@ class DeleteGuard:
         if not self._limit or (who.role is Role.OPERATOR and who is not SHARED):
             return
         now_s = self._clock.monotonic_s()
+        uid = uid[:UID_CHARS]
         deleted = self._deleted.setdefault(who.name, {})
         while deleted and now_s - (first_s := next(iter(deleted.values()))) >= WINDOW_S:
             del deleted[next(iter(deleted))]
