@@ -21,8 +21,9 @@ from billet.core.state import DropPlacement, PutPlacement, State, apply
 from billet.host.flintlockd import CreateOrder, Daemon
 from billet.host.orders import Orders
 from billet.host.watcher import Watcher
-from billet.leader import admission, reconciler
+from billet.leader import admission, behind, reconciler, server
 from billet.leader.auctioneer import Auctioneer
+from billet.leader.behind import Behind
 from billet.leader.ledger import Ledger
 from billet.link import agent as link_agent
 from billet.ports import NotTaken
@@ -200,13 +201,44 @@ def create_sent_again_under_another_token() -> list[AbstractContextManager[Any]]
     return [patch.object(proxy_module.LeaderProxy, "_steadily", steadily)]
 
 
-def acknowledged_before_it_is_written() -> list[AbstractContextManager[Any]]:
-    right = Auctioneer._started
+def ordered_before_it_is_reserved() -> list[AbstractContextManager[Any]]:
+    right = Ledger.claim
 
-    async def started(self: Auctioneer, *rest: Any) -> None:
-        asyncio.get_running_loop().create_task(right(self, *rest))
+    async def claim(self: Ledger, changes: Any) -> None:
+        asyncio.get_running_loop().create_task(right(self, changes))
 
-    return [patch.object(Auctioneer, "_started", started)]
+    return [patch.object(Ledger, "claim", claim)]
+
+
+def never_written_behind_the_reply() -> list[AbstractContextManager[Any]]:
+    return [patch.object(Behind, "write", lambda self, *rest: None)]
+
+
+def written_behind_only_if_the_store_takes_it_at_once() -> list[AbstractContextManager[Any]]:
+    async def work(self: Behind, hand: Any, what: str, placement: Any, write: Any, refusal: Any) -> None:
+        with hand:
+            await behind._refusal(write)
+
+    return [patch.object(Behind, "_work", work)]
+
+
+def record_behind_overwrites_a_delete() -> list[AbstractContextManager[Any]]:
+    async def keep(self: Ledger, noted: Any) -> None:
+        await self._commit([PutPlacement(noted)])
+
+    return [patch.object(Ledger, "keep", keep)]
+
+
+def next_leader_drops_what_was_not_written() -> list[AbstractContextManager[Any]]:
+    async def elected(*rest: Any) -> Ledger:
+        ledger = await right(*rest)
+        for placement in list(ledger.state.placements.values()):
+            if placement.state is PlacementState.RESERVED:
+                await ledger.finish([DropPlacement(placement.id)])
+        return ledger
+
+    right = server.elected
+    return [patch.object(server, "elected", elected)]
 
 
 def deleted_ones_forgotten() -> list[AbstractContextManager[Any]]:
@@ -312,7 +344,11 @@ BUGS = (
     Bug("duplicate delivery", 4, 1, duplicate_delivery),
     Bug("repeated create held anew", 4, 1, repeated_create_held_anew),
     Bug("create sent again under another token", 4, 1, create_sent_again_under_another_token),
-    Bug("acknowledged before it is written", 4, 0, acknowledged_before_it_is_written),
+    Bug("ordered before it is reserved", 4, 0, ordered_before_it_is_reserved),
+    Bug("never written behind the reply", 4, 0, never_written_behind_the_reply),
+    Bug("written behind only if taken at once", 4, 0, written_behind_only_if_the_store_takes_it_at_once),
+    Bug("record behind overwrites a Delete", 4, 0, record_behind_overwrites_a_delete),
+    Bug("next leader drops what was not written", 4, 0, next_leader_drops_what_was_not_written),
     Bug("deleted ones forgotten, and made again", 4, 25, deleted_ones_forgotten),
     Bug("agent forgets the token of a deleted microVM", 4, 792, agent_forgets_the_token_of_a_deleted_microvm),
     Bug("lost Delete", 4, 154, lost_delete),
