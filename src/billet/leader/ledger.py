@@ -20,6 +20,7 @@ from billet.ports import Leader, Store, Term
 log = structlog.get_logger()
 
 DELETED_KEPT = 4096  # Deletes that wait for the record of their microVM; one that had none is never recorded
+BEHIND_S = 0.005  # until the record behind a reply is written: the reply goes first
 AT_ONCE = 100  # commits that wait for the store together, of changes that need not be written together
 
 
@@ -223,6 +224,7 @@ class Ledger:
     async def keep(self, noted: Placement) -> None:
         """Write a noted placement that is in hand, unless it has changed since: then more than that was written."""
         async with self._changing[noted.id]:
+            await asyncio.sleep(BEHIND_S)
             if self.state.placements.get(noted.id) is noted:
                 await self._commit([PutPlacement(noted)])
 
