@@ -12,7 +12,7 @@ from billet.core.boots.estimator import BootEstimator
 from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources
 from billet.core.pressure import Stalls
 from billet.core.report import InventoryUpdate, Report
-from billet.fake.faults import ALWAYS, Fault, FaultKind
+from billet.fake.faults import Fault, FaultKind
 from billet.fake.server import FakeFlintlockd
 from billet.fake.settings import FakeConfig
 from billet.host.agent import Agent, Measured
@@ -21,7 +21,7 @@ from billet.ports import Created, CreateOptions, Denied, NotTaken, Unknown
 from billet.process import SystemClock
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
-from tests.cluster.clients import create_request, eventually
+from tests.cluster.clients import create_request
 from tests.leader.test_reconciler import HandClock
 
 ROOM = Resources(8, 16384, 100_000, 10)
@@ -96,27 +96,6 @@ async def test_the_token_reaches_the_host_and_never_the_client(pair: Pair) -> No
     assert wire.TOKEN_KEY in fake.stats()["microvms"][0]["metadata"]
     assert wire.TOKEN_KEY.encode() not in outcome.reply
     assert agent.everything().seen[0].token == "01TOKEN"
-
-
-@pytest.mark.parametrize("next_look", ["at boots", "at everything"])
-async def test_a_create_is_answered_and_shown_with_what_comes_next(pair: Pair, next_look: str) -> None:
-    """Broken on purpose (shown at once): a second message for each create, which the leader reads before the answer.
-
-    And (not shown, as the answer names it): the leader never sees it in the boot queue, until something changes.
-    """
-    agent, fake = pair
-    uplink = agent.uplink
-    assert isinstance(uplink, RecordingUplink)
-    uplink.inventories.clear()
-    assert isinstance(await agent.create(order("01NEW")), Created)
-    assert uplink.inventories == []
-    if next_look == "at boots":
-        fake.faults.add(Fault(FaultKind.HANG, method="ListMicroVMs", count=ALWAYS))
-    running = asyncio.create_task(agent.run())
-    await eventually(lambda: uplink.inventories, timeout_s=10.0)
-    assert [row.token for row in uplink.inventories[0].seen] == ["01NEW"]
-    running.cancel()
-    await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_creates_in_hand_are_counted_once_before_and_after(pair: Pair) -> None:

@@ -240,5 +240,4 @@ class Orders:
             remember(self._ended, row.token, row.uid)
             if row.uid not in self._inventory.rows:  # the leader learns its token
                 self._watcher.created(row._replace(state=VmState.DELETING) if code == Code.OK else row)
-                self._watcher.tell_created()
         self._watcher.look_soon()  # so that the room is free early

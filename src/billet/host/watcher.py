@@ -56,7 +56,6 @@ class Watcher:
         self.known_since_s: float | None = None
         self.known_until_s = 0.0
         self.trouble = ""  # why the last List failed, and what helps; "" = it did not fail, or nobody knows
-        self._untold: dict[str, None] = {}  # uids of what was created since the leader was last told of changes
         self._namespace = namespace
         self._missed = False  # the last List was not answered, and that was logged
         self._host_id = host_id
@@ -125,16 +124,11 @@ class Watcher:
         return InventoryUpdate(True, rows, [], creating, tuple(inventory.deleted.values()))
 
     def created(self, row: Observed) -> None:
-        """Add a microVM that flintlockd has just created. The answer to its order tells the leader what it needs now;
-        it hears of this with the next change, or at the next look at boots."""
+        """Add a microVM that flintlockd has just created."""
         if self.inventory.rows.get(row.uid) != row:
             self.inventory.put(row)
             self.inventory.note_ended([])
-            self._untold[row.uid] = None
-
-    def tell_created(self) -> None:
-        """Tell the leader now what was created."""
-        self._tell([], [])
+            self._tell([row], [])
 
     def tell_creating(self) -> None:
         """Tell the leader which creates are still in hand: it keeps the reservations of those."""
@@ -142,9 +136,6 @@ class Watcher:
             self.uplink.inventory(InventoryUpdate(False, [], [], list(self.inventory.creating)))
 
     def _tell(self, seen: list[Observed], gone: list[str]) -> None:
-        known, rows = {row.uid for row in seen}, self.inventory.rows
-        seen = [rows[uid] for uid in self._untold if uid in rows and uid not in known] + seen
-        self._untold.clear()
         if (seen or gone) and self.uplink:
             deleted = tuple(self.inventory.deleted[uid] for uid in gone if uid in self.inventory.deleted)
             self.uplink.inventory(InventoryUpdate(False, seen, gone, list(self.inventory.creating), deleted))
@@ -164,8 +155,6 @@ class Watcher:
                 self.look_soon()
             elif ended:
                 self._boots_ended(ended)
-            else:
-                self.tell_created()
 
     def _boots_ended(self, rows: list[Observed]) -> None:
         """Record microVMs whose boot has ended, except those that a List has already updated."""
