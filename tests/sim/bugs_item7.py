@@ -177,7 +177,7 @@ BUGS = (
     Bug("lease counted from the answer", 3, 22, lease_counted_from_the_answer),
     Bug("stopping answered before looking", 4, None, stopping_answered_before_looking),
     Bug("first order to a restarted agent", 3, 11, first_order_to_a_restarted_agent),
-    Bug("caller that has gone is not noticed", 4, 104, caller_that_has_gone_is_not_noticed),
+    Bug("caller that has gone is not noticed", 4, 5, caller_that_has_gone_is_not_noticed),
     Bug("wanted deletes forgotten", 4, None, wanted_deletes_forgotten),
 )
 
