@@ -65,13 +65,10 @@ class Groups:
         here = self._members.get(group, {}).get(host_id)
         return next(iter(here.values())) if here else ""
 
-    def hosts(self, group: Group) -> Iterable[str]:
-        """The hosts with a member of a group."""
-        return self._members.get(group, {})
-
-    def in_zone(self, group: Group, zone: str) -> bool:
-        """Whether a group has a member in a zone."""
-        return zone in self._zones.get(group, ())
+    def apart_from(self, auction: Auction) -> Iterable[str]:
+        """The hosts from which `apart` keeps this microVM away."""
+        apart = auction.constraints.apart
+        return self._members.get(Group(auction.namespace, GroupKind.APART, apart), ()) if apart else ()
 
     def apart(self, auction: Auction, host_id: str) -> str:
         """The name of a microVM on a host from which `apart` keeps this one away, "" if there is none."""

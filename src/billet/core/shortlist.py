@@ -1,30 +1,39 @@
-"""Which hosts are asked to bid for an auction, and what the ledger says of those that are not asked.
+"""Which hosts are asked to bid for an auction, which take part unasked, and what the ledger says of the rest.
 
-Pure functions of the state, the auction and the hosts that are `ready` (connected, and their microVMs known). On a
-fleet of at most `AskLimits.hosts` hosts every ready host is asked; on a larger one only a shortlist, so that the
-messages per auction do not grow with the fleet.
+Pure functions of the state, the auction and the hosts that are `ready` (connected, and their microVMs known). Every
+host has a standing bid (core/columns.py). All of them are priced at once, and only the best are asked, so that the
+messages of an auction do not grow with the fleet. When it is decided, those that are best by then take part with
+their standing bids: others may have been awarded to the hosts that were asked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import islice
+from hashlib import blake2b
 from typing import NamedTuple
 
+import numpy as np
+
 from billet.core.auction import AWAY_REASONS
-from billet.core.bidding import no_room
+from billet.core.bidding import bid, incapable, no_room
+from billet.core.columns import Column, Mask
+from billet.core.constraints import PLANES, ZONE_SHARE
 from billet.core.model import NO_CONSTRAINTS, ZERO, Auction, Bid, Reason, Refusal, Unplaced
-from billet.core.policies import DEFAULT, named
+from billet.core.pricing import prices
 from billet.core.questions.record import Called
+from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import State
+
+UNASKED = 4  # hosts that may take part in a decision with their standing bids, beside those that were asked
+LAST = 1e6  # added to the price of hosts that come after all others
 
 
 class AskLimits(NamedTuple):
-    """How many hosts are asked per auction, and under which policy they are ranked."""
+    """How many hosts are asked per auction, and the weights by which they are ranked."""
 
-    hosts: int = 32  # 0 = all
-    random: int = 4  # in addition, drawn by a hash of the auction
-    policy: str = DEFAULT  # of auctions that name none
+    hosts: int = 8  # 0 = all
+    random: int = 2  # in addition, drawn by a hash of the auction
+    weights: Weights = DEFAULT_WEIGHTS
 
 
 class CallForBids(NamedTuple):
@@ -36,50 +45,138 @@ class CallForBids(NamedTuple):
 
 def next_call(
     state: State,
-    ready: Collection[str],
+    ready: Mask,
     auction: Auction,
     asked: Collection[str],
     limits: AskLimits,
     last: Collection[str] = (),
 ) -> CallForBids:
-    """The next hosts to ask, without those that were `asked` before. On a large fleet, `last` come after the rest."""
-    if _is_large(state, limits):
-        found = shortlist(state, ready, auction, {*asked, *last}, limits)
-        return CallForBids(found or (shortlist(state, ready, auction, asked, limits) if last else []), [])
-    host_ids = [host_id for host_id in ready if host_id not in asked]
-    if auction.constraints == NO_CONSTRAINTS:
-        return CallForBids(host_ids, [])
-    refusals = [refusal for host_id in host_ids if (refusal := state.excluded_by(host_id, auction))]
-    excluded = {refusal.host for refusal in refusals}
-    return CallForBids([host_id for host_id in host_ids if host_id not in excluded], refusals)
+    """The next hosts to ask, without those that were `asked` before. `ready` are rows of the fleet.
 
-
-def shortlist(
-    state: State, ready: Collection[str], auction: Auction, asked: Collection[str], limits: AskLimits
-) -> list[str]:
-    """The hosts of a large fleet to ask; by the ledger, each of them can take the microVM.
-
-    First the hosts of the group that the auction is to be near, then the best-ranked of each zone where it is to be
-    spread, then the best-ranked of the fleet and a few drawn at random.
+    On a fleet with more hosts than are asked: the best of those that can take the microVM, by their standing bids,
+    and a few drawn at random, whose own bids may be better; `last` come after the rest.
     """
+    fleet = state.fleet
+    if not _is_large(state, limits):
+        host_ids = [fleet.ids[row] for row in np.flatnonzero(ready) if fleet.ids[row] not in asked]
+        if auction.constraints == NO_CONSTRAINTS:
+            return CallForBids(host_ids, [])
+        refusals = [refusal for host_id in host_ids if (refusal := state.excluded_by(host_id, auction))]
+        excluded = {refusal.host for refusal in refusals}
+        return CallForBids([host_id for host_id in host_ids if host_id not in excluded], refusals)
+    able = ready & able_to_take(state, auction)
+    if asked:
+        able &= ~fleet.mask(asked)
+    price = fleet_prices(state, auction, limits.weights)
+    if last:
+        price = price + LAST * fleet.mask(last)
+    best = _lowest(price, able, limits.hosts)
+    return CallForBids([fleet.ids[row] for row in [*best, *_drawn(auction, able, best, limits.random)]], [])
 
-    listed = set(asked)
 
-    def fits(host_id: str) -> bool:
-        return host_id in ready and host_id not in listed and may_take(state, host_id, auction)
+def with_standing_bids(
+    state: State, ready: Mask, auction: Auction, answers: Sequence[Bid | Refusal], limits: AskLimits, now_s: float
+) -> list[Bid | Refusal]:
+    """The answers, and what others would bid by their last word, with its age.
 
-    constraints = auction.constraints
-    if only := constraints.host:
-        return [only] if fits(only) else []
-    near = list(islice(filter(fits, state.peer_hosts(auction)), limits.hosts))
-    listed.update(near)
-    fullest_first = named(constraints.policy or limits.policy).fullest_first
-    rest = max(1, limits.hosts - len(near))
-    per_zone = state.ranking.of_each_zone(auction.id, rest, fits, fullest_first) if constraints.spreads else []
-    listed.update(per_zone)
-    rest -= len(per_zone)
-    ranked = state.ranking.shortlist(auction.id, rest, limits.random, fits, fullest_first, constraints.zone)
-    return near + per_zone + ranked
+    They are the hosts that were asked and were late, and the UNASKED best that can take the microVM now.
+    """
+    fleet = state.fleet
+    late = [a.host for a in answers if isinstance(a, Refusal) and a.reason is Reason.SILENT and a.host in fleet.rows]
+    heard = {answer.host for answer in answers}
+    host_ids = [host_id for host_id in late if ready[fleet.rows[host_id]]]
+    if len(heard) < len(fleet):
+        able = ready & able_to_take(state, auction) & ~fleet.mask(heard)
+        if able.any():
+            best = _lowest(fleet_prices(state, auction, limits.weights), able, UNASKED)
+            host_ids += [fleet.ids[row] for row in best]
+    if not host_ids:
+        return list(answers)
+    found = (_standing_bid(state, host_id, auction, limits.weights, now_s) for host_id in host_ids)
+    standing = {one.host: one for one in found if one}
+    return [answer for answer in answers if answer.host not in standing] + list(standing.values())
+
+
+def _standing_bid(
+    state: State, host_id: str, auction: Auction, weights: Weights, now_s: float
+) -> Bid | Refusal | None:
+    said = state.fleet.standing(host_id, now_s)
+    if said is None:
+        return None
+    missing, coming = state.fleet.pulls(host_id, auction.images)
+    found = bid(state.hosts[host_id], said.taken, said.facts, auction, weights, missing, coming)
+    return found._replace(age_s=max(now_s - said.said_s, 1e-6)) if isinstance(found, Bid) else found
+
+
+def able_to_take(state: State, auction: Auction) -> Mask:
+    """The hosts that have room for the microVM by the ledger, and that nothing excludes."""
+    fleet, constraints = state.fleet, auction.constraints
+    able = fleet.open & fleet.with_room(auction.demand)
+    for provider, rows in fleet.providers():
+        if incapable(auction.provider or provider, auction):
+            able &= ~rows
+    if constraints == NO_CONSTRAINTS:
+        return able
+    if constraints.zone:
+        able &= fleet.in_zone(constraints.zone)
+    if constraints.host:
+        able &= fleet.mask([constraints.host])
+    for label, value in constraints.require:
+        able &= fleet.labelled(label, value)
+    for label, value in constraints.avoid:
+        able &= ~fleet.labelled(label, value)
+    if constraints.apart:
+        able &= ~fleet.mask(state.groups.apart_from(auction))
+    return able
+
+
+def fleet_prices(state: State, auction: Auction, weights: Weights) -> Column:
+    """The score of the microVM on every host by its standing bid, preferences included."""
+    fleet = state.fleet
+    under = weights.under(auction.constraints.policy)
+    price = prices(fleet, auction.demand, under, fleet.missing(auction.images))
+    if auction.constraints == NO_CONSTRAINTS:
+        return price
+    for preference, hosts, zones, total in state.groups.counted(auction):
+        together = ZONE_SHARE * fleet.by_zone(zones)
+        for host_id, members in hosts.items():
+            if (row := fleet.rows.get(host_id)) is not None:
+                together[row] += len(members)
+        price = price + _weight(preference, weights) / total * together
+    return price
+
+
+def _weight(preference: str, weights: Weights) -> float:
+    """What core/constraints.py:with_preferences multiplies a group's share on a host with."""
+    match preference:
+        case "spread":
+            return weights.preference
+        case "near":
+            return -weights.preference
+        case "planes":
+            return weights.cluster * PLANES
+    return weights.cluster
+
+
+def _lowest(price: Column, able: Mask, count: int) -> list[int]:
+    """Up to `count` of these rows, the lowest price first."""
+    rows = np.flatnonzero(able)
+    if len(rows) > count:
+        rows = rows[np.argpartition(price[rows], count)[:count]]
+    return [int(row) for row in rows[np.argsort(price[rows], kind="stable")]]
+
+
+def _drawn(auction: Auction, able: Mask, chosen: Collection[int], count: int) -> list[int]:
+    rows = np.flatnonzero(able)
+    if not count or len(rows) <= len(chosen):
+        return []
+    drawn = {int(rows[draw(auction.id, str(n)) % len(rows)]): None for n in range(count)}
+    return [row for row in drawn if row not in chosen]
+
+
+def draw(name: str, salt: str) -> int:
+    """A pseudo-random number of 64 bits for a name and a salt."""
+    return int.from_bytes(blake2b(f"{name}\0{salt}".encode(), digest_size=8).digest())
 
 
 def may_take(state: State, host_id: str, auction: Auction) -> bool:

@@ -29,7 +29,7 @@ from billet.core.errors import (
 from billet.core.metadata import Metadata
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import exceeded
-from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again
+from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again, with_standing_bids
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
@@ -63,7 +63,7 @@ class Auctioneer:
         self._hosts = hosts
         self._ready = ready
         self._rules = rules
-        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights.policy)
+        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights)
         self._clock = clock
         self._record = record
         self._accuracy = accuracy
@@ -116,7 +116,7 @@ class Auctioneer:
                 outcome = await self._carry_out(placement, job)
             if isinstance(outcome, bytes):
                 return outcome
-            answers = [outcome if answer.host == outcome.host else answer for answer in answers]
+            answers = [*(answer for answer in answers if answer.host != outcome.host), outcome]
 
     # The steps, in the order in which `_create` takes them.
 
@@ -134,15 +134,17 @@ class Auctioneer:
         return job.refusals() + answers
 
     async def _ask_next(self, auction: Auction, asked: Collection[str]) -> list[Bid | Refusal]:
-        refusing = self._health.refusing()
-        host_ids, refusals = next_call(self._ledger.state, self._ready, auction, asked, self._limits, refusing)
+        state, last = self._ledger.state, self._health.refusing()
+        host_ids, refusals = next_call(state, self._ready.rows(state.fleet), auction, asked, self._limits, last)
         return refusals + (await self._hosts.call_for_bids(auction, host_ids) if host_ids else [])
 
     async def _decide(self, job: Job, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
         """Wait for a slot, then award. No await after the slot: the ledger must not move before the claim."""
         slot = await self._clearing.slot(job.auction, answers)
+        state, ready = self._ledger.state, self._ready.rows(self._ledger.state.fleet)
+        answers = with_standing_bids(state, ready, job.auction, answers, self._limits, self._clock.monotonic_s())
         answers = self._health.screened(job.auction, answers, self._ready)
-        views = self._ledger.state.views((answer.host for answer in answers), job.auction)
+        views = state.views((answer.host for answer in answers), job.auction)
         if self._accuracy:
             views = self._accuracy.discounted(views)
         views = self._health.troubled(views)
@@ -300,9 +302,7 @@ class Auctioneer:
                     raise host_verdict(outcome)
                 case Unknown(text):
                     raise CreateOutcomeUnknown(f"host {host_id} did not answer: {text}")
-        raise Unreachable(
-            "no connected host could be asked whether it accepts this request; retry when a host is back"
-        )
+        raise Unreachable("no connected host could say whether it accepts this request; retry when one is back")
 
     def _timeout_s(self, caller: Caller) -> float:
         return min(self._rules.create_timeout_s, caller.timeout_s)

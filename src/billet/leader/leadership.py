@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from billet.core.accuracy import Outcome
+from billet.core.columns import Columns
 from billet.core.errors import Code
 from billet.core.model import Placement
 from billet.core.scoring import Weights
@@ -73,6 +74,7 @@ class LinkTerm:
     number: int
     weights: Weights
     gate: Gate
+    fleet: Columns  # is told what hosts say of themselves
     arrive_s: float  # how long calls wait for a host that has not connected to this server yet
 
 
