@@ -198,7 +198,7 @@ class Hosts(Protocol):
     """All agents, as the leader sees them."""
 
     async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
-        """Ask these hosts for bids. A late one takes part with what it said last. Concurrent calls share messages."""
+        """Ask these hosts for bids. A late one is SILENT. Concurrent calls share messages."""
 
     def instance(self, host_id: str) -> str:
         """The unique name of the process of a host's agent that is connected now; "" if none is."""

@@ -279,7 +279,7 @@ async def test_hosts_that_violate_a_constraint_are_not_asked_and_their_reason_is
 async def test_a_large_fleet_is_asked_where_constraints_and_preferences_can_be_met(ledger: Ledger) -> None:
     """Without labels the emptiest host is asked; else the one with the required label, or the group's host."""
     await ledger.finish([PutHost(Host("h1", ROOM, ROOM, labels={"gpu": "yes"}))])
-    db = Placement("db", "ns", "db", Resources(0, 1, 0, 1), "h2", PlacementState.STARTED)
+    db = Placement("db", "ns", "db", Resources(0, 0, 0, 1), "h2", PlacementState.STARTED)
     db = replace(db, labels={"billet.io/near": "db"})
     await ledger.claim([PutPlacement(db)])
     for wanted, asked in (

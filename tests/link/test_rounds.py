@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,9 +44,11 @@ class ScriptedHost:
         self.rounds.answered(self, wire.put_bids(call.round, answers))
 
 
-def rounds_of(*hosts: ScriptedHost, heard: Any = lambda host_id, answers: None) -> Rounds:
+def rounds_of(
+    *hosts: ScriptedHost, heard: Any = lambda host_id, answers: None, stands: Collection[str] = ()
+) -> Rounds:
     by_id = {host.host_id: host for host in hosts}
-    rounds = Rounds(by_id.get, WAIT_S, WAIT_MAX_S, heard)
+    rounds = Rounds(by_id.get, WAIT_S, WAIT_MAX_S, heard, stands.__contains__)
     for host in hosts:
         host.rounds = rounds
     return rounds
@@ -112,6 +114,19 @@ def test_a_round_ends_when_all_hosts_have_answered() -> None:
         answers, took_s = await ask(rounds, "a", "b", "away", vcpu=64)
         assert took_s < WAIT_S
         assert answers["away"] == Refusal("away", Reason.AWAY)
+
+    run(scenario())
+
+
+def test_only_late_hosts_with_standing_bids_are_not_waited_for() -> None:
+    """Broken on purpose (the first bid is waited for): each create beside far hosts costs a round trip to them."""
+
+    async def scenario() -> None:
+        rounds = rounds_of(ScriptedHost("far", 0.3, late=True), ScriptedHost("new", 0.3, late=True), stands={"far"})
+        answers, took_s = await ask(rounds, "far")
+        assert (answers["far"], took_s) == (Refusal("far", Reason.SILENT), 0.0)
+        answers, _ = await ask(rounds, "far", "new")
+        assert isinstance(answers["new"], Bid), "nothing is known of it, so it is waited for"
 
     run(scenario())
 

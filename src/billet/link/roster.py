@@ -56,6 +56,10 @@ class Roster:
         if self.term:
             self.term.fleet.answered(host_id, answers, asyncio.get_running_loop().time())
 
+    def stands(self, host_id: str) -> bool:
+        """Whether a host takes part in auctions without an answer."""
+        return bool(self.term and self.term.fleet.standing(host_id, asyncio.get_running_loop().time()))
+
     def tell_leader(self, connection: AgentConnection, why: str = "") -> None:
         """Tell an agent that it need not act: another server leads, or it waits."""
         connection.put(pb.Down(standby=pb.Standby(leader=self.leader, why=why)))

@@ -75,10 +75,12 @@ class Rounds:
         bid_wait_s: float,
         bid_wait_max_s: float,
         heard: Callable[[str, Collection[Bid | Refusal]], None] = lambda host_id, answers: None,
+        stands: Callable[[str], bool] = lambda host_id: False,
     ) -> None:
-        """`heard` is told every answer of a host, also those that were late."""
+        """`heard` is told every answer of a host, also late ones. `stands`: whether a host has a standing bid."""
         self._bidders = bidders
         self._heard = heard
+        self._stands = stands
         self._wait_s = bid_wait_s
         self._wait_max_s = max(bid_wait_s, bid_wait_max_s)
         self._next: list[Lot] = []
@@ -152,7 +154,7 @@ class Rounds:
         names = {bidder.host_id for bidder in asked}
         waiting = {bidder.host_id for bidder in asked if not bidder.late}
         self._open[number] = Round(lots, names, set(names), waiting)
-        if not asked:
+        if not waiting and all(map(self._stands, names)):  # nobody, or only late hosts: their last words count
             self._end(number)
             return
         # Only late hosts were asked: the first bid ends the waiting.

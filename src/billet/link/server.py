@@ -69,7 +69,7 @@ class LinkServer:
         self._roster = Roster(nonce, certificates, lambda host_id: self._rounds.left(host_id))
         self._hosts = self._roster.hosts
         self._pipes: dict[str, Pipe] = {}
-        self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s, self._roster.heard)
+        self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s, self._roster.heard, self._roster.stands)
         self._arrived_by_s = 0.0  # until when calls wait for hosts that are not connected; loop time
         self._order_id = 0
         self._sockets: list[ListeningSocket] = []
