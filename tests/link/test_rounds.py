@@ -125,7 +125,7 @@ def test_only_late_hosts_with_standing_bids_are_not_waited_for() -> None:
         rounds = rounds_of(ScriptedHost("far", 0.3, late=True), ScriptedHost("new", 0.3, late=True), stands={"far"})
         answers, took_s = await ask(rounds, "far")
         assert (answers["far"], took_s) == (Refusal("far", Reason.SILENT), 0.0)
-        answers, _ = await ask(rounds, "far", "new")
+        answers, _ = await ask(rounds, "new")
         assert isinstance(answers["new"], Bid), "nothing is known of it, so it is waited for"
 
     run(scenario())
