@@ -35,6 +35,7 @@ def test_each_row_has_the_price_that_its_host_would_bid(
 ) -> None:
     """Broken on purpose (SIZE without the cube; awards since the last word forgotten): another price."""
     fleet, missing = Columns(), np.zeros(64)
+    fleet.unknown_pull_s = weights.delay_half_s
     for n, (allocatable, taken, facts, to_pull) in enumerate(hosts):
         fleet.put(Host(f"h{n}", allocatable, allocatable), taken)
         said = ZERO._replace(vms=max(0, taken.vms - n))

@@ -7,21 +7,24 @@ operations on whole columns, about a microsecond each for a thousand hosts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from billet.core.memory import remember
 from billet.core.model import Bid, Facts, Host, Image, Reason, Refusal, Resources
 from billet.core.report import NO_IMAGES, HostImages, Report
+from billet.core.scoring import DEFAULT_WEIGHTS
 
 Column = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+T = TypeVar("T")
 
 FIRST_ROWS = 64  # of a new fleet; doubled when they are used up
 MISSED = 2.5  # report intervals without a word after which a host has no standing bid: it may be dead
-LABELS = 100  # pairs of label and value that are remembered
+REMEMBERED = 100  # masks of labels, and demands
 NO_FACTS = Facts()
 CANNOT_BID = frozenset({Reason.DAEMON_AWAY, Reason.STOPPING})
 
@@ -46,6 +49,8 @@ class Columns:
         self.rows: dict[str, int] = {}
         self.ids: list[str] = []
         self.version = 0  # one more whenever a row gets another host
+        self.moves = 0  # one more whenever the ledger counts something else on a host
+        self.unknown_pull_s = DEFAULT_WEIGHTS.delay_half_s  # where a host has never pulled an image
         self.allocatable: Column = np.zeros((4, 0))
         self.taken: Column = np.zeros((4, 0))
         self.inverse: Column = np.zeros((4, 0))  # 1 / allocatable, 0 where that is 0
@@ -53,6 +58,7 @@ class Columns:
         self.open: Mask = np.zeros(0, bool)  # neither cordoned nor fenced
         self._zones = _Values()
         self._providers = _Values()
+        self._of_demand: dict[Resources, Any] = {}  # a cache
         self._labelled: dict[tuple[str, str], Mask] = {}  # label and value -> the hosts that have it; a cache
         self._hosts: dict[str, Host] = {}
         self._standing: dict[str, Standing] = {}
@@ -71,6 +77,7 @@ class Columns:
             row = self._new_row(host.id)
         self._hosts[host.id] = host
         self._labelled.clear()
+        self._of_demand.clear()
         self.allocatable[:, row] = host.allocatable
         self.inverse[:, row] = [1.0 / amount if amount > 0 else 0.0 for amount in host.allocatable]
         self.taken[:, row] = taken
@@ -96,6 +103,7 @@ class Columns:
         row = self.rows.get(host_id)
         if row is not None:
             self.taken[:, row] = taken
+            self.moves += 1
 
     def reported(self, host_id: str, report: Report, now_s: float) -> None:
         """A host has sent a report."""
@@ -122,7 +130,7 @@ class Columns:
         fresh_s = fresh_s or (before.fresh_s if before else 0.0)
         self._standing[host_id] = Standing(facts, taken, now_s, fresh_s)
         if (row := self.rows.get(host_id)) is not None:
-            self.facts[:, row] = _numbers(facts, taken.vms)
+            self.facts[:, row] = _numbers(facts, taken.vms, self.unknown_pull_s)
 
     def unhear(self, host_id: str) -> None:
         """A host cannot bid now: it has no standing bid."""
@@ -135,11 +143,11 @@ class Columns:
         if (row := self.rows.get(host_id)) is not None:
             self._mark_images(row, before, images)
 
-    def missing(self, images: Iterable[Image]) -> Column | int:
-        """For each row the number of these images that the host would have to pull for this microVM alone."""
+    def missing(self, images: Iterable[Image]) -> Column | None:
+        """For each row the number of these images that the host would have to pull for this microVM; None: no one."""
         wanted = set(images)
         if not wanted or not self._images:
-            return 0
+            return None
         at_hand = np.zeros(len(self.ids))
         for image in wanted:
             if (found := self._at_hand.get(image)) is not None:
@@ -169,6 +177,14 @@ class Columns:
         found: Mask = np.all(self.allocatable - self.taken >= _line(demand), axis=0)
         return found
 
+    def of_demand(self, demand: Resources, compute: Callable[[Column, Resources], T]) -> T:
+        """What depends only on `inverse` and a demand: computed again only after a host's record has changed."""
+        found: T | None = self._of_demand.get(demand)
+        if found is None:
+            found = compute(self.inverse, demand)
+            remember(self._of_demand, demand, found, REMEMBERED)
+        return found
+
     def in_zone(self, zone: str) -> Mask:
         """The hosts of a zone."""
         return self._zones.rows_of(zone, len(self.ids))
@@ -177,10 +193,8 @@ class Columns:
         """The hosts with this label and value. Looks at each host only after a host's record has changed."""
         found = self._labelled.get((label, value))
         if found is None:
-            if len(self._labelled) >= LABELS:
-                self._labelled.clear()
             found = self.mask(host.id for host in self._hosts.values() if host.labels.get(label) == value)
-            self._labelled[label, value] = found
+            remember(self._labelled, (label, value), found, REMEMBERED)
         return found
 
     def providers(self) -> Iterator[tuple[str, Mask]]:
@@ -197,7 +211,8 @@ class Columns:
         row = self.rows[host_id] = self._free.pop()
         self.ids[row] = host_id
         said = self._standing.get(host_id)  # it may have spoken before its record was written
-        self.facts[:, row] = _numbers(said.facts, said.taken.vms) if said else _numbers(NO_FACTS, 0)
+        facts, vms = (said.facts, said.taken.vms) if said else (NO_FACTS, 0)
+        self.facts[:, row] = _numbers(facts, vms, self.unknown_pull_s)
         if host_id in self._images:
             self._mark_images(row, NO_IMAGES, self._images[host_id])
         self.version += 1
@@ -207,6 +222,8 @@ class Columns:
         before, more = len(self.ids), max(FIRST_ROWS, len(self.ids))
         self.ids += [""] * more
         self._free += range(before + more - 1, before - 1, -1)
+        self._labelled.clear()
+        self._of_demand.clear()
         for name in ("allocatable", "taken", "inverse", "facts"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate((old, np.zeros((len(old), more))), axis=1))
@@ -255,24 +272,31 @@ class _Values:
         return self._rows[:count]
 
 
-# The lines of `facts`. An unknown number is NaN.
+# The lines of `facts`, as core/pricing.py needs them: numbers of boots and seconds with the next microVM's own boot;
+# the variances of a boot and of the mean of those seen, and the same of pulls, in units of the squared uncertainty.
 FACTS = (
-    "pressure", "pending", "boot_s", "ahead_s", "pull_s", "uncertainty", "pulls", "boots_seen", "pulls_seen", "vms",
+    "pressure", "vms", "boots", "created_s", "boot_s", "boot_variance", "boot_mean_variance", "pulls", "pull_s",
+    "pull_variance", "pull_mean_variance", "uncertainty",
 )  # fmt: skip
 
 
-def _numbers(facts: Facts, vms: int) -> list[float]:
+def _numbers(facts: Facts, vms: int, unknown_pull_s: float) -> list[float]:
+    boot_s = facts.boot_s
+    pull_s = unknown_pull_s if facts.pull_s is None else facts.pull_s
+    ahead_s = facts.pending * boot_s + facts.pulls * pull_s if facts.ahead_s is None else facts.ahead_s
     return [
         facts.pressure or 0.0,
-        facts.pending,
-        facts.boot_s,
-        np.nan if facts.ahead_s is None else facts.ahead_s,
-        np.nan if facts.pull_s is None else facts.pull_s,
-        facts.uncertainty,
-        facts.pulls,
-        facts.boots_seen,
-        facts.pulls_seen,
         vms,
+        facts.pending + 1,
+        ahead_s + boot_s,
+        boot_s,
+        boot_s**2,
+        boot_s**2 / max(1.0, facts.boots_seen),
+        facts.pulls,
+        pull_s,
+        pull_s**2,
+        pull_s**2 / max(1.0, facts.pulls_seen),
+        facts.uncertainty,
     ]
 
 

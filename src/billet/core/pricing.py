@@ -7,8 +7,6 @@ for columns would be ten times as slow on a row, which a host prices for each ca
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
 from billet.core.columns import FACTS, Column, Columns
@@ -16,83 +14,76 @@ from billet.core.model import Resources
 from billet.core.policies import BOOT_FIRST, FIT, FULL, GRAIN, PACK_SKEW, SIZE, SKEW
 from billet.core.scoring import LONG, Weights
 
-PRESSURE, PENDING, BOOT, AHEAD, PULL, UNCERTAINTY, PULLS, BOOTS_SEEN, PULLS_SEEN, VMS = range(len(FACTS))
+(
+    PRESSURE, VMS, BOOTS, CREATED, BOOT, BOOT_VARIANCE, BOOT_MEAN_VARIANCE, PULLS, PULL, PULL_VARIANCE,
+    PULL_MEAN_VARIANCE, UNCERTAINTY,
+) = range(len(FACTS))  # fmt: skip
+TINY = 1e-12  # in place of a share of 0, which is divided by
 
 
-def prices(fleet: Columns, demand: Resources, weights: Weights, missing: Column | int = 0) -> Column:
+def prices(fleet: Columns, demand: Resources, weights: Weights, missing: Column | None = None) -> Column:
     """The score on each row (core/scoring.py:price), with the microVMs awarded since a host's last word as waiting.
 
-    `missing`: the number of images that each host would have to pull. A row without room, or without a host, has a
-    number without meaning.
+    `missing`: the number of images that each host would have to pull; None = none. A row without room, or without a
+    host, has a number without meaning.
     """
     shares = (fleet.taken + np.array(demand, float)[:, None]) * fleet.inverse
-    share = shares.max(axis=0, initial=0.0)
-    shape = _pack(shares, share, weights.shape) if weights.policy == "pack" else _spread(fleet, demand, shares, share)
-    if weights.policy != "pack":
-        shape *= weights.shape
-    delay = _delay(_waits(fleet, weights, missing), weights)
-    whole: Column = share + shape + weights.pressure * fleet.facts[PRESSURE] + delay
-    return whole
+    share = np.maximum.reduce(shares)
+    price: Column = share + weights.pressure * fleet.facts[PRESSURE]
+    if weights.shape or weights.policy == "pack":
+        price += _shape(fleet, demand, shares, share, weights)
+    if weights.delay:
+        price += _delay(fleet, weights, missing)
+    return price
 
 
-def _spread(fleet: Columns, demand: Resources, shares: Column, share: Column) -> Column:
-    """core/policies.py:spread."""
-    alone = np.minimum(1.0, np.array(demand, float)[:, None] * fleet.inverse)
-    part = np.maximum(alone.max(axis=0, initial=0.0), 1e-12)
-    most, least = np.maximum(alone[0], alone[1]), np.minimum(alone[0], alone[1])
-    misfit = 1.0 - least / np.maximum(most, 1e-12)
-    cube = share * share * share
+def _shape(fleet: Columns, demand: Resources, shares: Column, share: Column, weights: Weights) -> Column:
+    """core/policies.py: spread and pack."""
+    skew = np.abs(shares[0] - shares[1])
+    square = share * share
+    if weights.policy == "pack":
+        packed: Column = 2.0 * np.maximum(0.0, 1.0 - share) + (weights.shape * PACK_SKEW) * square * square * skew
+        return packed
+    fixed, size = fleet.of_demand(demand, _on_empty_hosts)
+    cube = square * share
     sixth = cube * cube
-    last = SKEW * sixth * cube * share * np.abs(shares[0] - shares[1]) + FULL * sixth
-    whole: Column = GRAIN * (1.0 - np.sqrt(part)) - SIZE * cube * np.log2(part) + FIT * misfit + last
-    return whole
+    whole: Column = fixed + size * cube + sixth * (FULL + SKEW * square * square * skew)
+    return weights.shape * whole
 
 
-def _pack(shares: Column, share: Column, weight: float) -> Column:
-    """core/policies.py:pack."""
-    fourth = (share * share) ** 2
-    whole: Column = 2.0 * np.maximum(0.0, 1.0 - share) + weight * PACK_SKEW * fourth * np.abs(shares[0] - shares[1])
-    return whole
+def _on_empty_hosts(inverse: Column, demand: Resources) -> tuple[Column, Column]:
+    """The parts of `spread` that depend only on the hosts and the demand: GRAIN and FIT; and what SIZE multiplies."""
+    alone = np.minimum(1.0, np.array(demand, float)[:, None] * inverse)
+    part = np.maximum(np.maximum.reduce(alone), TINY)
+    most, least = np.maximum(alone[0], alone[1]), np.minimum(alone[0], alone[1])
+    fixed: Column = GRAIN * (1.0 - np.sqrt(part)) + FIT * (1.0 - least / np.maximum(most, TINY))
+    return fixed, -SIZE * np.log2(part)
 
 
-class _Waits(NamedTuple):
-    """Seconds until the microVM would be CREATED, and by which its boot would begin too late."""
-
-    created_s: Column
-    late_s: Column
-
-
-def _waits(fleet: Columns, weights: Weights, missing: Column | int) -> _Waits:
-    """core/scoring.py:delays_s."""
-    facts = fleet.facts
+def _delay(fleet: Columns, weights: Weights, missing: Column | None) -> Column:
+    """core/scoring.py:delays_s, and core/policies.py: bounded, long_waits and boots_first."""
+    facts, half_s = fleet.facts, weights.delay_half_s
     since = np.maximum(0.0, fleet.taken[3] - facts[VMS])
-    boot_s, pulls = facts[BOOT], facts[PULLS] + missing
-    pull_s = np.where(np.isnan(facts[PULL]), np.where(pulls > 0, weights.delay_half_s, 0.0), facts[PULL])
-    pending = facts[PENDING] + since
-    ahead_s = np.where(
-        np.isnan(facts[AHEAD]), facts[PENDING] * boot_s + facts[PULLS] * pull_s, facts[AHEAD]
-    ) + since * boot_s + missing * pull_s  # fmt: skip
-    pulling_s = pulls * pull_s
-    of_pulls = pulling_s * pull_s + pulling_s * pulling_s / np.maximum(1.0, facts[PULLS_SEEN])
-
-    def within_s(boots: Column) -> Column:
-        booting_s = boots * boot_s
-        of_boots = booting_s * boot_s + booting_s * booting_s / np.maximum(1.0, facts[BOOTS_SEEN])
-        bound: Column = facts[UNCERTAINTY] * np.sqrt(of_boots + of_pulls)
-        return bound
-
-    created_s = ahead_s + boot_s + within_s(pending + 1.0)
-    tolerated_s = LONG * weights.delay_half_s
-    if weights.policy == "pack" or created_s.max(initial=0.0) <= tolerated_s:
-        return _Waits(created_s, np.zeros_like(created_s))
-    late_s = np.where(created_s > tolerated_s, np.maximum(0.0, ahead_s + within_s(pending) - tolerated_s), 0.0)
-    return _Waits(created_s, late_s)
-
-
-def _delay(waits: _Waits, weights: Weights) -> Column:
-    """core/policies.py: bounded, long_waits and boots_first."""
-    of_second = BOOT_FIRST * weights.delay / weights.delay_half_s
+    mean_s, boots, pulls = facts[CREATED] + since * facts[BOOT], facts[BOOTS] + since, facts[PULLS]
+    if missing is not None:
+        mean_s, pulls = mean_s + missing * facts[PULL], pulls + missing
+    of_pulls = pulls * (facts[PULL_VARIANCE] + pulls * facts[PULL_MEAN_VARIANCE])
+    created_s: Column = mean_s + _margin_s(facts, boots, of_pulls)
+    of_second = BOOT_FIRST * weights.delay / half_s
     if weights.policy == "fast":
-        return of_second * waits.created_s
-    bounded: Column = weights.delay * waits.created_s / (waits.created_s + weights.delay_half_s)
-    return bounded if weights.policy == "pack" else bounded + of_second * waits.late_s
+        return of_second * created_s
+    bounded = weights.delay * created_s / (created_s + half_s)
+    tolerated_s = LONG * half_s
+    if weights.policy == "pack" or created_s.max(initial=0.0) <= tolerated_s:
+        return bounded
+    begins_s = mean_s - facts[BOOT] + _margin_s(facts, boots - 1.0, of_pulls)
+    late_s = np.where(created_s > tolerated_s, np.maximum(0.0, begins_s - tolerated_s), 0.0)
+    whole: Column = bounded + of_second * late_s
+    return whole
+
+
+def _margin_s(facts: Column, boots: Column, of_pulls: Column) -> Column:
+    """core/boots/forecast.py:within_s without the forecast."""
+    variance = boots * (facts[BOOT_VARIANCE] + boots * facts[BOOT_MEAN_VARIANCE]) + of_pulls
+    margin_s: Column = facts[UNCERTAINTY] * np.sqrt(variance)
+    return margin_s

@@ -15,16 +15,17 @@ from typing import NamedTuple
 import numpy as np
 
 from billet.core.auction import AWAY_REASONS
-from billet.core.bidding import bid, incapable, no_room
+from billet.core.bidding import incapable, no_room
 from billet.core.columns import Column, Mask
 from billet.core.constraints import PLANES, ZONE_SHARE
-from billet.core.model import NO_CONSTRAINTS, ZERO, Auction, Bid, Reason, Refusal, Unplaced
+from billet.core.model import FORMULA, NO_CONSTRAINTS, ZERO, Auction, Bid, Reason, Refusal, Score, Unplaced
 from billet.core.pricing import prices
 from billet.core.questions.record import Called
-from billet.core.scoring import DEFAULT_WEIGHTS, Weights
+from billet.core.scoring import DEFAULT_WEIGHTS, Weights, utilisation
 from billet.core.state import State
 
-UNASKED = 4  # hosts that may take part in a decision with their standing bids, beside those that were asked
+JUST_NOW_S = 1e-6  # an age of 0 means that the host was asked and has answered
+UNASKED = 3  # hosts that may take part in a decision with their standing bids, beside those that were asked
 LAST = 1e6  # added to the price of hosts that come after all others
 
 
@@ -75,37 +76,46 @@ def next_call(
 
 
 def with_standing_bids(
-    state: State, ready: Mask, auction: Auction, answers: Sequence[Bid | Refusal], limits: AskLimits, now_s: float
+    state: State,
+    ready: Mask,
+    auction: Auction,
+    answers: Sequence[Bid | Refusal],
+    limits: AskLimits,
+    now_s: float,
+    moved: bool = True,
 ) -> list[Bid | Refusal]:
     """The answers, and what others would bid by their last word, with its age.
 
-    They are the hosts that were asked and were late, and the UNASKED best that can take the microVM now.
+    They are the hosts that were asked and were late, and the UNASKED best that can take the microVM now; if nothing
+    has `moved` in the ledger since the call, those that were asked are better.
     """
     fleet = state.fleet
     late = [a.host for a in answers if isinstance(a, Refusal) and a.reason is Reason.SILENT and a.host in fleet.rows]
     heard = {answer.host for answer in answers}
     host_ids = [host_id for host_id in late if ready[fleet.rows[host_id]]]
-    if len(heard) < len(fleet):
+    if len(heard) < len(fleet) and (moved or len(answers) - len(late) < UNASKED):
         able = ready & able_to_take(state, auction) & ~fleet.mask(heard)
         if able.any():
             best = _lowest(fleet_prices(state, auction, limits.weights), able, UNASKED)
             host_ids += [fleet.ids[row] for row in best]
     if not host_ids:
         return list(answers)
-    found = (_standing_bid(state, host_id, auction, limits.weights, now_s) for host_id in host_ids)
+    found = (_standing_bid(state, host_id, auction, now_s) for host_id in host_ids)
     standing = {one.host: one for one in found if one}
     return [answer for answer in answers if answer.host not in standing] + list(standing.values())
 
 
-def _standing_bid(
-    state: State, host_id: str, auction: Auction, weights: Weights, now_s: float
-) -> Bid | Refusal | None:
-    said = state.fleet.standing(host_id, now_s)
+def _standing_bid(state: State, host_id: str, auction: Auction, now_s: float) -> Bid | Refusal | None:
+    """What a host would bid; the score has the utilisation only, since the award computes every score."""
+    said, allocatable = state.fleet.standing(host_id, now_s), state.hosts[host_id].allocatable
     if said is None:
         return None
+    if refusal := no_room(host_id, allocatable, said.taken, auction.demand):
+        return refusal
+    share = utilisation(allocatable, said.taken, auction.demand)
     missing, coming = state.fleet.pulls(host_id, auction.images)
-    found = bid(state.hosts[host_id], said.taken, said.facts, auction, weights, missing, coming)
-    return found._replace(age_s=max(now_s - said.said_s, 1e-6)) if isinstance(found, Bid) else found
+    age_s = max(now_s - said.said_s, JUST_NOW_S)
+    return Bid(host_id, Score(share, share, 0.0, 0.0), said.taken, said.facts, missing, coming, FORMULA, age_s)
 
 
 def able_to_take(state: State, auction: Auction) -> Mask:
