@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from billet.core.access import Credential
 from billet.core.identity import Claim, Verdict
 from billet.core.metadata import Metadata, ReplyMetadata
 from billet.core.model import Auction, Bid, Host, Refusal
 from billet.core.report import InventoryUpdate, Report
-from billet.core.state import Change
+
+if TYPE_CHECKING:  # it needs numpy, which an agent does without
+    from billet.core.state import Change
 
 
 @dataclass(frozen=True, slots=True)
