@@ -187,6 +187,18 @@ def test_hosts_that_are_best_by_now_take_part_unasked() -> None:
     assert not offers(state, "a", [], 1.0).keys() & {"b", "c"}, "hosts that are not ready never take part"
 
 
+def test_of_a_group_that_comes_at_once_each_is_decided_among_the_zones_that_are_empty_by_then() -> None:
+    """Broken on purpose (only those that were asked): three at once ask zone x, and two end there."""
+    state, limits, labels = fleet("a", "b", "c", "d", zones="xxyz"), AskLimits(2, 0), auction(spread="g").labels
+    for name in "abcd":
+        state.fleet.hear(name, Facts(), Resources(), 0.0, 2.5)
+    assert asked(state, "abcd", auction(spread="g"), limits) == ["a", "b"]
+    apply(state, PutPlacement(replace(placement("first", "a"), labels=labels)))
+    bids: list[Bid | Refusal] = [Bid(name, Score(0, 0, 0, 0), Resources(), Facts()) for name in "ab"]
+    found = with_standing_bids(state, state.fleet.mask("abcd"), auction(spread="g"), bids, limits, 1.0)
+    assert {answer.host for answer in found} == {"a", "b", "c", "d"}
+
+
 def test_a_late_host_that_counts_less_room_than_the_ledger_refuses() -> None:
     state = fleet("a")
     state.fleet.hear("a", Facts(), Resources(3, 0, 0, 1), 0.0, 2.5)

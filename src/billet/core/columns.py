@@ -201,6 +201,14 @@ class Columns:
         """Each default provider of the fleet, and the hosts that have it."""
         return self._providers.items(len(self.ids))
 
+    def by_host(self, members: Mapping[str, Mapping[str, str]]) -> Column:
+        """For each row the number of a group's members on the host."""
+        found = np.zeros(len(self.ids))
+        for host_id, names in members.items():
+            if (row := self.rows.get(host_id)) is not None:
+                found[row] = len(names)
+        return found
+
     def by_zone(self, numbers: Mapping[str, int]) -> Column:
         """For each row the number of its failure domain (a zone, or `host ID` where a host has none), else 0."""
         return self._zones.spread_out(numbers, len(self.ids))

@@ -17,7 +17,7 @@ import numpy as np
 from billet.core.auction import AWAY_REASONS
 from billet.core.bidding import incapable, no_room
 from billet.core.columns import Column, Mask
-from billet.core.constraints import PLANES, ZONE_SHARE
+from billet.core.constraints import TO_SPREAD, ZONE_SHARE
 from billet.core.model import FORMULA, NO_CONSTRAINTS, ZERO, Auction, Bid, Reason, Refusal, Score, Unplaced
 from billet.core.pricing import prices
 from billet.core.questions.record import Called
@@ -68,10 +68,7 @@ def next_call(
     able = ready & able_to_take(state, auction)
     if asked:
         able &= ~fleet.mask(asked)
-    price = fleet_prices(state, auction, limits.weights)
-    if last:
-        price = price + LAST * fleet.mask(last)
-    best = _lowest(price, able, limits.hosts)
+    best = _best(state, auction, limits.weights, able, limits.hosts, last)
     return CallForBids([fleet.ids[row] for row in [*best, *_drawn(auction, able, best, limits.random)]], [])
 
 
@@ -95,9 +92,7 @@ def with_standing_bids(
     host_ids = [host_id for host_id in late if ready[fleet.rows[host_id]]]
     if len(heard) < len(fleet) and (moved or len(answers) - len(late) < UNASKED):
         able = ready & able_to_take(state, auction) & ~fleet.mask(heard)
-        if able.any():
-            best = _lowest(fleet_prices(state, auction, limits.weights), able, UNASKED)
-            host_ids += [fleet.ids[row] for row in best]
+        host_ids += [fleet.ids[row] for row in _best(state, auction, limits.weights, able, UNASKED)]
     if not host_ids:
         return list(answers)
     found = (_standing_bid(state, host_id, auction, now_s) for host_id in host_ids)
@@ -140,40 +135,42 @@ def able_to_take(state: State, auction: Auction) -> Mask:
     return able
 
 
-def fleet_prices(state: State, auction: Auction, weights: Weights) -> Column:
-    """The score of the microVM on every host by its standing bid, preferences included."""
-    fleet = state.fleet
-    under = weights.under(auction.constraints.policy)
-    price = prices(fleet, auction.demand, under, fleet.missing(auction.images))
-    if auction.constraints == NO_CONSTRAINTS:
-        return price
-    for preference, hosts, zones, total in state.groups.counted(auction):
-        together = ZONE_SHARE * fleet.by_zone(zones)
-        for host_id, members in hosts.items():
-            if (row := fleet.rows.get(host_id)) is not None:
-                together[row] += len(members)
-        price = price + _weight(preference, weights) / total * together
-    return price
-
-
-def _weight(preference: str, weights: Weights) -> float:
-    """What core/constraints.py:with_preferences multiplies a group's share on a host with."""
-    match preference:
-        case "spread":
-            return weights.preference
-        case "near":
-            return -weights.preference
-        case "planes":
-            return weights.cluster * PLANES
-    return weights.cluster
-
-
-def _lowest(price: Column, able: Mask, count: int) -> list[int]:
-    """Up to `count` of these rows, the lowest price first."""
-    rows = np.flatnonzero(able)
+def _best(
+    state: State, auction: Auction, weights: Weights, able: Mask, count: int, last: Collection[str] = ()
+) -> list[int]:
+    """Up to `count` of the rows that are `able`, the best first, with `last` after all others."""
+    fleet, rows = state.fleet, np.flatnonzero(able)
+    if not len(rows):
+        return []
+    price, crowd = _ranks(state, auction, weights)
+    if last:
+        price = price + LAST * fleet.mask(last)
+    if crowd:
+        order = np.lexsort((price[rows], crowd[1][rows], crowd[0][rows]))
+        return [int(row) for row in rows[order[:count]]]
     if len(rows) > count:
         rows = rows[np.argpartition(price[rows], count)[:count]]
     return [int(row) for row in rows[np.argsort(price[rows], kind="stable")]]
+
+
+def _ranks(state: State, auction: Auction, weights: Weights) -> tuple[Column, tuple[Column, Column] | None]:
+    """The score of the microVM on each row by its standing bid; and of one to be spread, the members of its groups in
+    each row's zone and on the host. See core/constraints.py: with_preferences, crowding."""
+    fleet = state.fleet
+    price = prices(fleet, auction.demand, weights.under(auction.constraints.policy), fleet.missing(auction.images))
+    if auction.constraints == NO_CONSTRAINTS:
+        return price, None
+    crowd: tuple[Column, Column] | None = None
+    for preference, hosts, zones, total in state.groups.counted(auction):
+        here, in_zone = fleet.by_host(hosts), fleet.by_zone(zones)
+        weight = weights.preference if preference in ("spread", "near") else weights.cluster
+        if preference in TO_SPREAD:
+            if weight:
+                crowd = (crowd[0] + in_zone, crowd[1] + here) if crowd else (in_zone, here)
+        else:
+            together = (here + ZONE_SHARE * in_zone) / total
+            price = price + (-weight if preference == "near" else weight) * together
+    return price, crowd
 
 
 def _drawn(auction: Auction, able: Mask, chosen: Collection[int], count: int) -> list[int]:
