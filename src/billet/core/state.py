@@ -303,3 +303,10 @@ def check(state: State) -> None:
     allocatable = [host.allocatable for host in state.hosts.values()]
     assert state.whole == Resources(*(sum(amounts) for amounts in zip(*allocatable, strict=True)))
     assert {p.uid: p.id for p in state.placements.values() if p.uid} == state.by_uid
+    fleet = state.fleet
+    assert fleet.rows.keys() == state.hosts.keys()
+    for host_id, row in fleet.rows.items():
+        host = state.hosts[host_id]
+        assert tuple(fleet.allocatable[:, row]) == host.allocatable
+        assert tuple(fleet.taken[:, row]) == state.taken.get(host_id, ZERO)
+        assert fleet.open[row] == (not host.cordoned and not host.fenced)
