@@ -10,7 +10,7 @@ room than the store does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from billet.core.access import Credential, DropCredential, PutCredential
@@ -33,6 +33,7 @@ from billet.core.model import (
     Resources,
 )
 from billet.core.ranking import Ranking
+from billet.core.scarcity import LabelCounts
 from billet.core.scoring import utilisation
 
 
@@ -86,6 +87,7 @@ class State:
     adopted: dict[str, dict[str, Resources]] = field(default_factory=dict)  # by host and namespace
     groups: Groups = field(default_factory=Groups)
     zones: Counter[str] = field(default_factory=Counter)  # number of hosts by zone
+    labels: LabelCounts = field(default_factory=LabelCounts)
 
     def room(self, host_id: str) -> Resources:
         """The free room of a host; ZERO for an unknown host."""
@@ -105,10 +107,15 @@ class State:
         host = self.hosts.get(host_id)
         return self._view(host) if host else None
 
-    def _view(self, host: Host, excluded_by: Refusal | None = None, peers: tuple[Peers, ...] = ()) -> HostView:
-        return HostView(
-            host.allocatable, self.taken.get(host.id, ZERO), host.cordoned, host.fenced, excluded_by, peers
-        )
+    def _view(
+        self,
+        host: Host,
+        excluded_by: Refusal | None = None,
+        peers: tuple[Peers, ...] = (),
+        required: Sequence[tuple[str, str]] = (),
+    ) -> HostView:
+        taken, scarcity = self.taken.get(host.id, ZERO), self.labels.scarcity(host.id, required)
+        return HostView(host.allocatable, taken, host.cordoned, host.fenced, excluded_by, peers, scarcity=scarcity)
 
     def views(self, host_ids: Iterable[str], auction: Auction) -> dict[str, HostView]:
         """The known hosts as the award of this auction sees them, with its constraints and preferences."""
@@ -121,6 +128,7 @@ class State:
                 host,
                 violation(host, auction.constraints) or self._apart(host.id, auction),
                 peers_on(counted, host.id, domain(host.id, host)),
+                auction.constraints.require,
             )
             for host in known
         }
@@ -166,8 +174,10 @@ def apply(state: State, change: Change) -> None:
             _offer(state, host.id, host.allocatable)
             _become(state, host.id, host)
             _rank(state, host.id)
+            state.labels.put(host.id, host.labels)
         case DropHost(host_id):
             _offer(state, host_id, ZERO)
+            state.labels.drop(host_id)
             _become(state, host_id, None)
             state.ranking.drop(host_id)
         case PutPlacement(placement):
