@@ -153,12 +153,12 @@ class ServerConfig:
         low=0, high=600_000,
     )  # fmt: skip
     ask_hosts: int = setting(
-        32, AUCTION, "Number of hosts asked for a bid, emptiest first (policy pack: fullest first). 0 = all. Lower"
-        " makes auctions cheaper; higher may find a better host.", low=0,
+        8, AUCTION, "Number of hosts asked for a bid: the best by their last reports. The others take part by these"
+        " reports. 0 = all are asked. Lower makes auctions cheaper; higher decides by newer facts.", low=0,
     )  # fmt: skip
     ask_random: int = setting(
-        4, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
-        " hosts whose pressure or boot queue has improved, which the ledger does not show.", low=0,
+        2, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
+        " hosts whose pressure or boot queue has improved since their last report.", low=0,
     )  # fmt: skip
     create_timeout_s: float = setting(
         30.0, AUCTION, "Maximum seconds for one create, from the call to flintlockd's reply.", low=0.1, high=3600

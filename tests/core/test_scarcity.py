@@ -16,6 +16,7 @@ from billet.core.questions.rebalance import Place, Resident, plan
 from billet.core.questions.record import AuctionRecord, attempt_of
 from billet.core.scarcity import PLENTIFUL, LabelCounts, Scarcity
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights, utilisation
+from billet.core.shortlist import AskLimits, next_call
 from billet.core.state import DropHost, PutHost, PutPlacement, State, apply
 from billet.sim.expected_prices import expected_prices, wrong_award
 from billet.whatif.rules import own
@@ -128,8 +129,11 @@ def test_a_host_that_leaves_or_changes_its_labels_counts_no_more() -> None:
     assert state.view("h0").scarcity == PLENTIFUL, "one of two"
     apply(state, PutHost(Host("h5", ROOM, ROOM)))
     assert state.view("h0").scarcity.share > 0.3
+    column = state.fleet.scarcity(())
+    assert column[state.fleet.rows["h0"]] == state.view("h0").scarcity.share == sum(column)
     apply(state, PutHost(Host("h0", ROOM, ROOM)))
     assert state.view("h0").scarcity == PLENTIFUL
+    assert not any(state.fleet.scarcity(()))
 
 
 # What it does.
@@ -150,6 +154,20 @@ def test_those_that_ask_are_spread_over_the_hosts_that_have_it() -> None:
     assert took == {"h0": 3, "h1": 3, "h2": 3}
 
 
+def test_on_a_large_fleet_the_hosts_that_are_kept_are_asked_last() -> None:
+    """Broken on purpose (ranked without scarcity): all that are asked have a GPU, since these are empty."""
+    state = fleet(*10 * [{"gpu": "yes"}], *40 * [{}])
+    for n in range(10, 50):
+        load = Resources(16 + n % 7, 65536, 0, 1)
+        apply(state, PutPlacement(Placement(f"p{n}", "ns", "x", load, f"h{n}", PlacementState.STARTED)))
+    ready, limits = state.fleet.mask(state.hosts), AskLimits(6, 0)
+    for labels, with_gpu in (({}, 0), ({"billet.io/require.gpu": "yes"}, 6)):
+        auction = Auction("a", "ns", "a", VM, labels=labels, constraints=read(labels))
+        asked = next_call(state, ready, auction, (), limits).host_ids
+        assert len(asked) == 6
+        assert sum(state.hosts[host_id].labels == {"gpu": "yes"} for host_id in asked) == with_gpu
+
+
 def test_a_weight_of_zero_fills_all_hosts_alike() -> None:
     state = fleet({"gpu": "yes"}, *9 * [{}])
     assert set(Counter(place(state, f"v{n}", OFF) for n in range(50)).values()) == {5}
@@ -158,7 +176,7 @@ def test_a_weight_of_zero_fills_all_hosts_alike() -> None:
 @given(st.lists(label_sets, min_size=1, max_size=8), st.lists(st.booleans(), max_size=12))
 def test_without_labels_that_most_lack_nothing_changes_and_the_record_says_what_did(labels, asks) -> None:
     state, bare = fleet(*labels), fleet(*labels)
-    scarce = any(state.labels.scarcity(host_id).share for host_id in state.hosts)
+    scarce = any(state.fleet.labels.scarcity(host_id).share for host_id in state.hosts)
     for n, ask in enumerate(asks):
         wanted = {"require__gpu": "a"} if ask else {}
         took = place(state, f"v{n}", **wanted)

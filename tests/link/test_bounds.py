@@ -8,10 +8,9 @@ from math import inf, nan
 import pytest
 
 from billet.core.identity import ROWS
-from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources, VmState
+from billet.core.model import Auction, Bid, Reason, Refusal, Resources, VmState
 from billet.link import bounds, messages
 from billet.link.rounds import Rounds
-from billet.link.standing import Standing
 from billet.ports import Created, Denied, Unknown
 from billet.wire.pb import link_pb2 as pb
 
@@ -81,7 +80,6 @@ def test_a_host_with_too_many_microvms_is_refused() -> None:
 class Bidder:
     def __init__(self, host_id: str) -> None:
         self.host_id, self.late = host_id, False
-        self.host, self.standing = Host(host_id, ROOM, ROOM), Standing()
         self.rounds: list[int] = []
 
     def put_bytes(self, serialised: bytes) -> None:

@@ -202,7 +202,7 @@ class Bid(NamedTuple):
     computes the score again with the same function (promise 1). `missing` is the number of images to pull for this
     microVM alone; `coming` the number of its images that the host pulls, or will pull, for others that wait already.
     `formula` is the version of the score's formula, 0 from an old agent: agents are upgraded in any order, and scores
-    of two formulas cannot be compared. `age_s`: the host was late, and this is what it said so long before; else 0.
+    of two formulas cannot be compared. `age_s`: how old it is, of a host that was late or not asked; else 0.
     """
 
     host: str

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 
 from billet.core.access import Credential, DropCredential, PutCredential
 from billet.core.bidding import cannot
+from billet.core.columns import Columns
 from billet.core.constraints import violation
 from billet.core.groups import Groups, domain, peers_on
 from billet.core.model import (
     NO_CONSTRAINTS,
     ZERO,
     Auction,
-    Group,
-    GroupKind,
     Host,
     HostView,
     Peers,
@@ -32,9 +31,6 @@ from billet.core.model import (
     Refusal,
     Resources,
 )
-from billet.core.ranking import Ranking
-from billet.core.scarcity import LabelCounts
-from billet.core.scoring import utilisation
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +75,12 @@ class State:
     moving: dict[str, Resources] = field(default_factory=dict)  # the part of `taken` that is RESERVED or RELEASING
     by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
     on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
-    ranking: Ranking = field(
-        default_factory=Ranking
-    )  # hosts that are neither cordoned nor fenced, the emptiest first
+    fleet: Columns = field(default_factory=Columns)  # the hosts in columns, and what they said last of themselves
     whole: Resources = ZERO  # the sum of all hosts' allocatable
     of_namespace: dict[str, Resources] = field(default_factory=dict)  # taken by each namespace, see `in_namespace`
     adopted: dict[str, dict[str, Resources]] = field(default_factory=dict)  # by host and namespace
     groups: Groups = field(default_factory=Groups)
     zones: Counter[str] = field(default_factory=Counter)  # number of hosts by zone
-    labels: LabelCounts = field(default_factory=LabelCounts)
 
     def room(self, host_id: str) -> Resources:
         """The free room of a host; ZERO for an unknown host."""
@@ -114,7 +107,7 @@ class State:
         peers: tuple[Peers, ...] = (),
         required: Sequence[tuple[str, str]] = (),
     ) -> HostView:
-        taken, scarcity = self.taken.get(host.id, ZERO), self.labels.scarcity(host.id, required)
+        taken, scarcity = self.taken.get(host.id, ZERO), self.fleet.labels.scarcity(host.id, required)
         return HostView(host.allocatable, taken, host.cordoned, host.fenced, excluded_by, peers, scarcity=scarcity)
 
     def views(self, host_ids: Iterable[str], auction: Auction) -> dict[str, HostView]:
@@ -145,18 +138,6 @@ class State:
         detail = f"already has {other} of group {auction.constraints.apart}"
         return Refusal(host_id, Reason.APART, detail) if other else None
 
-    def peer_hosts(self, auction: Auction) -> Iterable[str]:
-        """The hosts with a member of the group to be near, within the required zone if there is one."""
-        near, zone = auction.constraints.near, auction.constraints.zone
-        if not near:
-            return ()
-        group = Group(auction.namespace, GroupKind.GROUP, near)
-        if not zone:
-            return self.groups.hosts(group)
-        if not self.groups.in_zone(group, zone):
-            return ()  # a large group in other zones costs no scan
-        return (host_id for host_id in self.groups.hosts(group) if self.zone(host_id) == zone)
-
     def zone(self, host_id: str) -> str:
         """A host's failure domain: its zone, or the host itself if it has none."""
         return domain(host_id, self.hosts.get(host_id))
@@ -173,13 +154,11 @@ def apply(state: State, change: Change) -> None:
         case PutHost(host):
             _offer(state, host.id, host.allocatable)
             _become(state, host.id, host)
-            _rank(state, host.id)
-            state.labels.put(host.id, host.labels)
+            state.fleet.put(host, state.taken.get(host.id, ZERO))
         case DropHost(host_id):
             _offer(state, host_id, ZERO)
-            state.labels.drop(host_id)
             _become(state, host_id, None)
-            state.ranking.drop(host_id)
+            state.fleet.drop(host_id)
         case PutPlacement(placement):
             _remove(state, placement.id)
             _insert(state, placement)
@@ -289,18 +268,7 @@ def _become(state: State, host_id: str, host: Host | None) -> None:
 
 def _take(state: State, host_id: str, taken: Resources) -> None:
     state.taken[host_id] = taken
-    _rank(state, host_id)
-
-
-def _rank(state: State, host_id: str) -> None:
-    host = state.hosts.get(host_id)
-    if host is None:
-        return
-    if host.cordoned or host.fenced:
-        state.ranking.drop(host_id)  # so that no auction looks at drained hosts, however many there are
-    else:
-        share = utilisation(host.allocatable, state.taken.get(host_id, ZERO), ZERO)
-        state.ranking.put(host_id, share, host.zone)
+    state.fleet.take(host_id, taken)
 
 
 def load(changes: Iterable[Change]) -> State:

@@ -29,7 +29,7 @@ from billet.core.errors import (
 from billet.core.metadata import Metadata
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import exceeded
-from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again
+from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again, with_standing_bids
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
@@ -63,7 +63,7 @@ class Auctioneer:
         self._hosts = hosts
         self._ready = ready
         self._rules = rules
-        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights.policy)
+        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights)
         self._clock = clock
         self._record = record
         self._accuracy = accuracy
@@ -109,14 +109,14 @@ class Auctioneer:
             if job.caller.gone:
                 raise _given_up()
             self._check_quota(job.auction)  # again: others have claimed since. No await until our own claim
-            self._track(job.auction, answers, views, decision)
+            self._track(job, views, decision)
             instance = self._hosts.instance(decision.host)
             placement = reservation(job.auction, decision, instance, self._clock.now_s())
             with self._health.order(job.auction, decision.host):
                 outcome = await self._carry_out(placement, job)
             if isinstance(outcome, bytes):
                 return outcome
-            answers = [outcome if answer.host == outcome.host else answer for answer in answers]
+            answers = [*(answer for answer in answers if answer.host != outcome.host), outcome]
 
     # The steps, in the order in which `_create` takes them.
 
@@ -129,20 +129,24 @@ class Auctioneer:
 
     async def _first_bids(self, job: Job) -> list[Bid | Refusal]:
         job.recorder.record.called = called(self._ledger.state, self._ready, self._limits)
-        answers = await self._ask_next(job.auction, job.failed.keys())
+        answers = await self._ask_next(job, job.failed.keys())
         job.recorder.leg("bids")
         return job.refusals() + answers
 
-    async def _ask_next(self, auction: Auction, asked: Collection[str]) -> list[Bid | Refusal]:
-        refusing = self._health.refusing()
-        host_ids, refusals = next_call(self._ledger.state, self._ready, auction, asked, self._limits, refusing)
+    async def _ask_next(self, job: Job, asked: Collection[str]) -> list[Bid | Refusal]:
+        state, last, auction = self._ledger.state, self._health.refusing(), job.auction
+        job.moves = state.fleet.moves
+        host_ids, refusals = next_call(state, self._ready.rows(state.fleet), auction, asked, self._limits, last)
         return refusals + (await self._hosts.call_for_bids(auction, host_ids) if host_ids else [])
 
     async def _decide(self, job: Job, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
         """Wait for a slot, then award. No await after the slot: the ledger must not move before the claim."""
         slot = await self._clearing.slot(job.auction, answers)
+        state, now_s = self._ledger.state, self._clock.monotonic_s()
+        ready, moved = self._ready.rows(state.fleet), job.moves != state.fleet.moves
+        answers = with_standing_bids(state, ready, job.auction, answers, self._limits, now_s, moved)
         answers = self._health.screened(job.auction, answers, self._ready)
-        views = self._ledger.state.views((answer.host for answer in answers), job.auction)
+        views = state.views((answer.host for answer in answers), job.auction)
         if self._accuracy:
             views = self._accuracy.discounted(views)
         views = self._health.troubled(views)
@@ -158,7 +162,7 @@ class Auctioneer:
         First the next hosts; then the silent ones that have room, once more: the first call does not wait for slow
         hosts, and other auctions may have overtaken every bid. Last, hosts that are about to connect.
         """
-        more = await self._ask_next(job.auction, {answer.host for answer in answers})
+        more = await self._ask_next(job, {answer.host for answer in answers})
         if not more:
             more = await self._ask_again(job.auction, answers, waited_for)
         if more:
@@ -187,13 +191,11 @@ class Auctioneer:
         missing = len(self._ready) < max(len(hosts), 1)
         return missing and left_s > 0 and await self._ready.next_one(left_s)
 
-    def _track(
-        self, auction: Auction, answers: list[Bid | Refusal], views: dict[str, HostView], decision: Award
-    ) -> None:
+    def _track(self, job: Job, views: dict[str, HostView], decision: Award) -> None:
         """Have the winning bid's forecast compared with the actual boot."""
-        bid = next((a for a in answers if isinstance(a, Bid) and a.host == decision.host), None)
-        if self._accuracy and bid:
-            self._accuracy.awarded(auction, bid, views[decision.host])
+        bid = next(bid for bid in job.recorder.record.attempts[-1].bids if bid.host == decision.host)
+        if self._accuracy:
+            self._accuracy.awarded(job.auction, bid, views[decision.host])
 
     async def _carry_out(self, placement: Placement, job: Job) -> bytes | Refusal:
         """Commit the reservation, then order the boot. A Refusal means that another host may be asked."""
@@ -300,9 +302,7 @@ class Auctioneer:
                     raise host_verdict(outcome)
                 case Unknown(text):
                     raise CreateOutcomeUnknown(f"host {host_id} did not answer: {text}")
-        raise Unreachable(
-            "no connected host could be asked whether it accepts this request; retry when a host is back"
-        )
+        raise Unreachable("no connected host could say whether it accepts this request; retry when one is back")
 
     def _timeout_s(self, caller: Caller) -> float:
         return min(self._rules.create_timeout_s, caller.timeout_s)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from math import isfinite
 
 from billet.core.errors import Code
-from billet.core.model import Facts, Resources, VmState
+from billet.core.model import Facts, Image, Resources, VmState
 from billet.core.report import Report
 from billet.wire.pb import link_pb2 as pb
 
@@ -17,6 +18,7 @@ LABELS = 64
 LABEL_KEY_CHARS = 317  # as Kubernetes: a prefix of 253, a slash, a name of 63
 LABEL_VALUE_CHARS = 4096
 TEXTS = 64  # lines of one report
+IMAGES = 4096  # of one host; others count as missing
 SHARE = 16.0  # a share is 0 to 1; measurements may overshoot
 LARGEST_FACT = 1e12  # as seconds, about 30,000 years; its square is finite
 LARGEST_CODE = 16  # of gRPC
@@ -70,6 +72,11 @@ def amount(value: Resources, what: str) -> None:
     for kind, one, most in zip(Resources._fields, value, MOST, strict=True):
         if not 0 <= one <= most:
             raise ValueError(f"{what}: {kind} is {one}; 0 to {most} is plausible")
+
+
+def images(given: Iterable[Image]) -> Iterator[Image]:
+    """The images of a host, as many as it may name, without names that are too long."""
+    return (image for image in islice(given, IMAGES) if len(image.ref) <= TEXT_CHARS)
 
 
 def are_valid(facts: Facts) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from billet.core.errors import Code
 from billet.core.identity import ROWS
@@ -10,6 +10,7 @@ from billet.core.metadata import Metadata
 from billet.core.model import (
     UNCERTAINTY,
     Facts,
+    Image,
     Observed,
     Reason,
     Refusal,
@@ -17,7 +18,7 @@ from billet.core.model import (
     VmState,
 )
 from billet.core.pressure import Stalls
-from billet.core.report import InventoryUpdate, MachineFacts, Report
+from billet.core.report import HostImages, InventoryUpdate, MachineFacts, Report
 from billet.core.scoring import Weights
 from billet.core.vmm import Vmm
 from billet.link import bounds
@@ -97,7 +98,35 @@ def put_report(value: Report) -> pb.Report:
         images=value.images,
         machine=put_machine(value.machine),
         flintlockd=value.flintlockd,
+        at_hand=_put_host_images(value.at_hand),
     )
+
+
+def put_images(images: Collection[Image]) -> pb.Images:
+    """Images as a message."""
+    return pb.Images(
+        volumes=[image.ref for image in images if not image.kernel],
+        kernels=[image.ref for image in images if image.kernel],
+    )
+
+
+def get_images(message: pb.Images) -> tuple[Image, ...]:
+    """Images of a message."""
+    return (*map(Image, message.volumes), *(Image(ref, kernel=True) for ref in message.kernels))
+
+
+def _put_host_images(images: HostImages | None) -> pb.HostImages | None:
+    if images is None:
+        return None
+    return pb.HostImages(
+        unpacked=put_images(sorted(images.unpacked)[: bounds.IMAGES]),
+        coming=put_images(sorted(images.coming)[: bounds.IMAGES]),
+    )
+
+
+def _get_host_images(message: pb.HostImages) -> HostImages:
+    unpacked, coming = (frozenset(bounds.images(get_images(part))) for part in (message.unpacked, message.coming))
+    return HostImages(unpacked, coming - unpacked)
 
 
 def put_machine(value: MachineFacts) -> pb.MachineFacts:
@@ -143,6 +172,7 @@ def get_report(message: pb.Report) -> Report:
         images=message.images if message.HasField("images") else None,
         machine=get_machine(message.machine),
         flintlockd=bounds.name(message.flintlockd, "flintlockd"),
+        at_hand=_get_host_images(message.at_hand) if message.HasField("at_hand") else None,
     )
     bounds.check_report(report)
     return report

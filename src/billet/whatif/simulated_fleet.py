@@ -115,7 +115,7 @@ class Granting:
     def __init__(self, fleet: SimulatedFleet, weights: Weights) -> None:
         self._fleet = fleet
         self._weights = weights
-        added = [weights.scarcity * fleet.state.labels.scarcity(host_id).share for host_id in fleet.ids]
+        added = [weights.scarcity * fleet.state.fleet.labels.scarcity(host_id).share for host_id in fleet.ids]
         self._cheapest = Cheapest(fleet, billet(weights), added)
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
