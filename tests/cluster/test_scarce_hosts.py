@@ -43,7 +43,7 @@ def create(client: Client, name: str, **labels: str) -> str:
 
 
 def test_the_gpu_host_is_filled_last_and_has_room_for_those_that_ask(client: Client) -> None:
-    """Broken on purpose (scarcity left out of the award, or of the ranking): the GPU host gets its part of them."""
+    """Broken on purpose (scarcity left out of the award): the GPU host gets its part of them."""
     ordinary = Counter(create(client, f"v{n}") for n in range(4 * (HOSTS - 1)))
     assert ordinary == {f"h{n}": 4 for n in range(1, HOSTS)}
     assert {create(client, f"gpu{n}", require__gpu="yes") for n in range(3)} == {GPU}
