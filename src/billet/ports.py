@@ -199,8 +199,13 @@ DEFAULT_OPTIONS = CreateOptions()
 class Hosts(Protocol):
     """All agents, as the leader sees them."""
 
-    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
-        """Ask these hosts for bids. A late one is SILENT. Concurrent calls share messages."""
+    async def call_for_bids(
+        self, auction: Auction, host_ids: Sequence[str], wait: bool = False
+    ) -> list[Bid | Refusal]:
+        """Ask these hosts for bids. A late one is SILENT. Concurrent calls share messages.
+
+        `wait`: also for hosts that are known to be late.
+        """
 
     def instance(self, host_id: str) -> str:
         """The unique name of the process of a host's agent that is connected now; "" if none is."""

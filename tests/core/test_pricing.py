@@ -14,6 +14,7 @@ from billet.core.model import ZERO, Facts, Host, Resources
 from billet.core.pricing import prices
 from billet.core.scoring import Weights, price
 
+SMALL = Resources(1, 1, 1, 1)
 amounts = st.builds(
     Resources, st.integers(0, 256), st.integers(0, 1 << 20), st.integers(0, 1 << 22), st.integers(0, 1000)
 )
@@ -37,10 +38,14 @@ def test_each_row_has_the_price_that_its_host_would_bid(
     fleet, missing = Columns(), np.zeros(64)
     fleet.unknown_pull_s = weights.delay_half_s
     for n, (allocatable, taken, facts, to_pull) in enumerate(hosts):
-        fleet.put(Host(f"h{n}", allocatable, allocatable), taken)
+        first = allocatable if n else SMALL
+        fleet.put(Host(f"h{n}", first, first), taken)
         said = ZERO._replace(vms=max(0, taken.vms - n))
         fleet.hear(f"h{n}", facts, said, 0.0, 1.0)
         missing[n] = to_pull
+    prices(fleet, demand, weights)
+    if hosts:  # what is kept of a demand must not outlive a host's record
+        fleet.put(Host("h0", hosts[0][0], hosts[0][0]), hosts[0][1])
     found = prices(fleet, demand, weights, missing[: len(fleet.ids)])
     room = fleet.with_room(demand)
     for n, (allocatable, taken, facts, to_pull) in enumerate(hosts):

@@ -7,14 +7,14 @@ operations on whole columns, about a microsecond each for a thousand hosts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from billet.core.memory import remember
-from billet.core.model import Bid, Facts, Host, Image, Reason, Refusal, Resources
+from billet.core.model import ZERO, Bid, Facts, Host, Image, Reason, Refusal, Resources
 from billet.core.report import NO_IMAGES, HostImages, Report
 from billet.core.scarcity import LabelCounts
 from billet.core.scoring import DEFAULT_WEIGHTS
@@ -22,12 +22,11 @@ from billet.core.scoring import DEFAULT_WEIGHTS
 Column = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 T = TypeVar("T")
-Labels = tuple[tuple[str, str], ...]  # and their values
 
 FIRST_ROWS = 64  # of a new fleet; doubled when they are used up
 MISSED = 2.5  # report intervals without a word after which a host has no standing bid: it may be dead
 REMEMBERED = 100  # masks of labels, and demands
-NO_FACTS = Facts()
+NEVER_S = -np.inf
 CANNOT_BID = frozenset({Reason.DAEMON_AWAY, Reason.STOPPING})
 
 
@@ -38,6 +37,9 @@ class Standing(NamedTuple):
     taken: Resources
     said_s: float
     fresh_s: float  # how old it may become: the host may be dead
+
+
+NOTHING = Standing(Facts(), ZERO, NEVER_S, 0.0)
 
 
 class Columns:
@@ -58,16 +60,16 @@ class Columns:
         self.inverse: Column = np.zeros((4, 0))  # 1 / allocatable, 0 where that is 0
         self.facts: Column = np.zeros((len(FACTS), 0))
         self.open: Mask = np.zeros(0, bool)  # neither cordoned nor fenced
+        self.fresh_until_s: Column = np.zeros(0)  # until when a standing bid holds
         self._zones = _Values()
         self._providers = _Values()
         self._of_demand: dict[Resources, Any] = {}  # a cache
         self.labels = LabelCounts()
-        self._scarcity: dict[Labels, Column] = {}  # by the labels that a microVM requires; a cache
         self._labelled: dict[tuple[str, str], Mask] = {}  # label and value -> the hosts that have it; a cache
         self._hosts: dict[str, Host] = {}
         self._standing: dict[str, Standing] = {}
         self._images: dict[str, HostImages] = {}  # of the hosts that tell them
-        self._at_hand: dict[Image, Mask] = {}  # the hosts that would not have to pull it
+        self._at_hand: dict[Image, set[int]] = {}  # the rows of hosts that would not have to pull it
         self._tells_images: Mask = np.zeros(0, bool)
         self._free: list[int] = []
 
@@ -81,7 +83,6 @@ class Columns:
             row = self._new_row(host.id)
         self._hosts[host.id] = host
         self.labels.put(host.id, host.labels)
-        self._scarcity.clear()
         self._labelled.clear()
         self._of_demand.clear()
         self.allocatable[:, row] = host.allocatable
@@ -98,11 +99,11 @@ class Columns:
             return
         del self._hosts[host_id]
         self.labels.drop(host_id)
-        self._scarcity.clear()
         self._labelled.clear()
         self._standing.pop(host_id, None)
         self._mark_images(row, self._images.pop(host_id, NO_IMAGES), NO_IMAGES)
         self.ids[row], self.open[row], self._tells_images[row] = "", False, False
+        self.fresh_until_s[row] = NEVER_S
         self._free.append(row)
         self.version += 1
 
@@ -118,7 +119,7 @@ class Columns:
         if report.daemon_ok:
             self.hear(host_id, report.facts, report.taken, now_s, MISSED * report.interval_s)
         else:
-            self.unhear(host_id)
+            self.silence(host_id)
         if report.at_hand is not None:
             self.hear_images(host_id, report.at_hand)
 
@@ -129,20 +130,31 @@ class Columns:
                 self.hear(host_id, answer.facts, answer.basis, now_s)
                 return
             if answer.reason in CANNOT_BID:
-                self.unhear(host_id)
+                self.silence(host_id)
                 return
 
-    def hear(self, host_id: str, facts: Facts, taken: Resources, now_s: float, fresh_s: float = 0.0) -> None:
-        """A host has said this of itself: in a report, which holds for `fresh_s`, or with a bid, as long as that."""
+    def hear(self, host_id: str, facts: Facts, taken: Resources, now_s: float, fresh_s: float | None = None) -> None:
+        """A host has said this of itself: in a report, which holds for `fresh_s`, or with a bid (None: as long)."""
         before = self._standing.get(host_id)
-        fresh_s = fresh_s or (before.fresh_s if before else 0.0)
-        self._standing[host_id] = Standing(facts, taken, now_s, fresh_s)
+        if fresh_s is None:
+            fresh_s = before.fresh_s if before else 0.0
+        self._standing[host_id] = said = Standing(facts, taken, now_s, fresh_s)
         if (row := self.rows.get(host_id)) is not None:
-            self.facts[:, row] = _numbers(facts, taken.vms, self.unknown_pull_s)
+            self._show(row, said)
 
-    def unhear(self, host_id: str) -> None:
+    def silence(self, host_id: str) -> None:
         """A host cannot bid now: it has no standing bid."""
         self._standing.pop(host_id, None)
+        if (row := self.rows.get(host_id)) is not None:
+            self.fresh_until_s[row] = NEVER_S
+
+    def forget(self, host_id: str) -> None:
+        """Another process speaks for a host from now on, which tells everything anew."""
+        self.silence(host_id)
+        before = self._images.pop(host_id, NO_IMAGES)
+        if (row := self.rows.get(host_id)) is not None:
+            self._mark_images(row, before, NO_IMAGES)
+            self._tells_images[row] = False
 
     def hear_images(self, host_id: str, images: HostImages) -> None:
         """A host has said which images it has."""
@@ -150,6 +162,7 @@ class Columns:
         self._images[host_id] = images
         if (row := self.rows.get(host_id)) is not None:
             self._mark_images(row, before, images)
+            self._tells_images[row] = True
 
     def missing(self, images: Iterable[Image]) -> Column | None:
         """For each row the number of these images that the host would have to pull for this microVM; None: no one."""
@@ -158,8 +171,8 @@ class Columns:
             return None
         at_hand = np.zeros(len(self.ids))
         for image in wanted:
-            if (found := self._at_hand.get(image)) is not None:
-                at_hand += found
+            if rows := self._at_hand.get(image):
+                at_hand[list(rows)] += 1
         return np.where(self._tells_images, len(wanted) - at_hand, 0.0)
 
     def pulls(self, host_id: str, images: Iterable[Image]) -> tuple[int, int]:
@@ -168,7 +181,7 @@ class Columns:
         return (len(wanted - said.at_hand), len(wanted & said.coming)) if said else (0, 0)
 
     def standing(self, host_id: str, now_s: float) -> Standing | None:
-        """What a host said last; None if it has said nothing lately."""
+        """A host's standing bid; None if it has said nothing lately, or cannot bid."""
         said = self._standing.get(host_id)
         return said if said and now_s - said.said_s <= said.fresh_s else None
 
@@ -205,19 +218,14 @@ class Columns:
             remember(self._labelled, (label, value), found, REMEMBERED)
         return found
 
-    def scarcity(self, required: Labels) -> Column:
-        """For each row how scarce the host is for a microVM that requires these labels. Looks as seldom as above."""
-        found = self._scarcity.get(required)
-        if found is None:
-            found = np.zeros(len(self.ids))
-            for host_id, row in self.rows.items():
-                found[row] = self.labels.scarcity(host_id, required).share
-            remember(self._scarcity, required, found, REMEMBERED)
+    def without_provider(self, unsuited: Callable[[str], object]) -> Mask | None:
+        """The hosts whose default provider is `unsuited`; None: no one has such a provider."""
+        found: Mask | None = None
+        for provider in self._providers.texts():
+            if unsuited(provider):
+                rows = self._providers.rows_of(provider, len(self.ids))
+                found = rows if found is None else found | rows
         return found
-
-    def providers(self) -> Iterator[tuple[str, Mask]]:
-        """Each default provider of the fleet, and the hosts that have it."""
-        return self._providers.items(len(self.ids))
 
     def by_host(self, members: Mapping[str, Mapping[str, str]]) -> Column:
         """For each row the number of a group's members on the host."""
@@ -236,11 +244,10 @@ class Columns:
             self._grow()
         row = self.rows[host_id] = self._free.pop()
         self.ids[row] = host_id
-        said = self._standing.get(host_id)  # it may have spoken before its record was written
-        facts, vms = (said.facts, said.taken.vms) if said else (NO_FACTS, 0)
-        self.facts[:, row] = _numbers(facts, vms, self.unknown_pull_s)
+        self._show(row, self._standing.get(host_id, NOTHING))  # it may have spoken before its record was written
         if host_id in self._images:
             self._mark_images(row, NO_IMAGES, self._images[host_id])
+            self._tells_images[row] = True
         self.version += 1
         return row
 
@@ -253,16 +260,22 @@ class Columns:
         for name in ("allocatable", "taken", "inverse", "facts"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate((old, np.zeros((len(old), more))), axis=1))
-        self.open, self._tells_images = _longer(self.open, more), _longer(self._tells_images, more)
-        self._at_hand = {image: _longer(mask, more) for image, mask in self._at_hand.items()}
+        self.open = np.concatenate((self.open, np.zeros(more, bool)))
+        self._tells_images = np.concatenate((self._tells_images, np.zeros(more, bool)))
+        self.fresh_until_s = np.concatenate((self.fresh_until_s, np.full(more, NEVER_S)))
         self.version += 1
 
+    def _show(self, row: int, said: Standing) -> None:
+        self.facts[:, row] = _numbers(said.facts, said.taken.vms, self.unknown_pull_s)
+        self.fresh_until_s[row] = said.said_s + said.fresh_s
+
     def _mark_images(self, row: int, before: HostImages, now: HostImages) -> None:
-        self._tells_images[row] = now is not NO_IMAGES
-        for image in before.at_hand ^ now.at_hand:
-            mask = self._at_hand.setdefault(image, np.zeros(len(self.ids), bool))
-            mask[row] = image in now.at_hand
-            if not mask.any():
+        had, has = before.at_hand, now.at_hand
+        for image in has - had:
+            self._at_hand.setdefault(image, set()).add(row)
+        for image in had - has:
+            self._at_hand[image].discard(row)
+            if not self._at_hand[image]:
                 del self._at_hand[image]
 
 
@@ -282,8 +295,8 @@ class _Values:
         found: Mask = self._shown(count) == self._numbers.get(text, -2)
         return found
 
-    def items(self, count: int) -> Iterator[tuple[str, Mask]]:
-        return ((text, self.rows_of(text, count)) for text in self._numbers)
+    def texts(self) -> Iterable[str]:
+        return self._numbers
 
     def spread_out(self, numbers: Mapping[str, int], count: int) -> Column:
         by_number = np.zeros(len(self._numbers) + 1)
@@ -329,7 +342,3 @@ def _numbers(facts: Facts, vms: int, unknown_pull_s: float) -> list[float]:
 def _line(amounts: Resources) -> Column:
     """One number for each line, to be combined with all rows."""
     return np.array(amounts, float)[:, None]
-
-
-def _longer(mask: Mask, more: int) -> Mask:
-    return np.concatenate((mask, np.zeros(more, bool)))

@@ -21,10 +21,13 @@ from billet.core.scoring import LONG, Weights
 TINY = 1e-12  # in place of a share of 0, which is divided by
 
 
-def prices(fleet: Columns, demand: Resources, weights: Weights, missing: Column | None = None) -> Column:
+def prices(
+    fleet: Columns, demand: Resources, weights: Weights, missing: Column | None = None, patient: bool = False
+) -> Column:
     """The score on each row (core/scoring.py:price), with the microVMs awarded since a host's last word as waiting.
 
-    `missing`: the number of images that each host would have to pull; None = none. A row without room, or without a
+    `missing`: the number of images that each host would have to pull; None = none. `patient`: see
+    core/auction.py:tolerance. A row without room, or without a
     host, has a number without meaning.
     """
     shares = (fleet.taken + np.array(demand, float)[:, None]) * fleet.inverse
@@ -33,7 +36,7 @@ def prices(fleet: Columns, demand: Resources, weights: Weights, missing: Column 
     if weights.shape or weights.policy == "pack":
         price += _shape(fleet, demand, shares, share, weights)
     if weights.delay:
-        price += _delay(fleet, weights, missing)
+        price += _delay(fleet, weights, missing, patient)
     return price
 
 
@@ -60,7 +63,7 @@ def _on_empty_hosts(inverse: Column, demand: Resources) -> tuple[Column, Column]
     return fixed, -SIZE * np.log2(part)
 
 
-def _delay(fleet: Columns, weights: Weights, missing: Column | None) -> Column:
+def _delay(fleet: Columns, weights: Weights, missing: Column | None, patient: bool) -> Column:
     """core/scoring.py:delays_s, and core/policies.py: bounded, long_waits and boots_first."""
     facts, half_s = fleet.facts, weights.delay_half_s
     since = np.maximum(0.0, fleet.taken[3] - facts[VMS])
@@ -74,7 +77,7 @@ def _delay(fleet: Columns, weights: Weights, missing: Column | None) -> Column:
         return of_second * created_s
     bounded = weights.delay * created_s / (created_s + half_s)
     tolerated_s = LONG * half_s
-    if weights.policy == "pack" or created_s.max(initial=0.0) <= tolerated_s:
+    if patient or weights.policy == "pack" or created_s.max(initial=0.0) <= tolerated_s:
         return bounded
     begins_s = mean_s - facts[BOOT] + _margin_s(facts, boots - 1.0, of_pulls)
     late_s = np.where(created_s > tolerated_s, np.maximum(0.0, begins_s - tolerated_s), 0.0)

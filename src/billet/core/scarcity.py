@@ -11,8 +11,10 @@ been asked for: who labels a few hosts will ask for them, perhaps when the fleet
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from billet.core.memory import remember
 
 
 class Scarcity(NamedTuple):
@@ -23,18 +25,18 @@ class Scarcity(NamedTuple):
 
 
 PLENTIFUL = Scarcity()
-Pair = tuple[str, str]  # a label and its value
+Labels = tuple[tuple[str, str], ...]  # with their values
+REMEMBERED = 100  # sets of required labels
 
 
 class LabelCounts:
-    """The labels of all hosts, counted by value. A change costs O(labels of the host), plus O(values of a label) when
-    its usual value is looked up the next time."""
+    """The labels of all hosts, counted by value. A change costs O(labels of the host), the next question O(hosts)."""
 
     def __init__(self) -> None:
         self._hosts: dict[str, Mapping[str, str]] = {}
         self._counts: dict[str, Counter[str]] = {}  # label -> hosts by value
         self._usual: dict[str, tuple[str | None, float]] = {}  # label -> usual value (None: no such label), margin
-        self._plain: dict[str, Scarcity] = {}  # host -> its scarcity for a microVM that asks for no label
+        self._scarce: dict[Labels, Mapping[str, Scarcity]] = {}  # required labels -> scarce hosts; a cache
 
     def put(self, host_id: str, labels: Mapping[str, str]) -> None:
         """Set a host's labels."""
@@ -56,16 +58,20 @@ class LabelCounts:
                 del self._counts[label]
         self._forget()
 
-    def scarcity(self, host_id: str, required: Collection[Pair] = ()) -> Scarcity:
+    def scarcity(self, host_id: str, required: Labels = ()) -> Scarcity:
         """How scarce a host is for a microVM that requires these labels. They do not count: it asks for them."""
-        if required:
-            return self._scarcest(self._hosts.get(host_id, {}), required)
-        found = self._plain.get(host_id)
+        return self.scarce(required).get(host_id, PLENTIFUL)
+
+    def scarce(self, required: Labels = ()) -> Mapping[str, Scarcity]:
+        """The hosts that are scarce for a microVM that requires these labels."""
+        found = self._scarce.get(required)
         if found is None:
-            found = self._plain[host_id] = self._scarcest(self._hosts.get(host_id, {}), ())
+            all_ = ((host_id, self._scarcest(labels, required)) for host_id, labels in self._hosts.items())
+            found = {host_id: scarcity for host_id, scarcity in all_ if scarcity.share}
+            remember(self._scarce, required, found, REMEMBERED)
         return found
 
-    def _scarcest(self, labels: Mapping[str, str], required: Collection[Pair]) -> Scarcity:
+    def _scarcest(self, labels: Mapping[str, str], required: Labels) -> Scarcity:
         scarcest = PLENTIFUL
         for label, value in sorted(labels.items()):
             usual, margin = self._usual_value(label)
@@ -85,4 +91,4 @@ class LabelCounts:
 
     def _forget(self) -> None:
         self._usual.clear()
-        self._plain.clear()
+        self._scarce.clear()

@@ -3,18 +3,18 @@
 Pure functions of the state, the auction and the hosts that are `ready` (connected, and their microVMs known). Every
 host has a standing bid (core/columns.py). All of them are priced at once, and only the best are asked, so that the
 messages of an auction do not grow with the fleet. When it is decided, those that are best by then take part with
-their standing bids: others may have been awarded to the hosts that were asked.
+their standing bids: the hosts that were asked may have been awarded others meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 
-from billet.core.auction import AWAY_REASONS
+from billet.core.auction import AWAY_REASONS, patient
 from billet.core.bidding import incapable, no_room
 from billet.core.columns import Column, Mask
 from billet.core.constraints import TO_SPREAD, ZONE_SHARE
@@ -44,19 +44,26 @@ class CallForBids(NamedTuple):
     refusals: list[Refusal]
 
 
-def next_call(
-    state: State,
-    ready: Mask,
-    auction: Auction,
-    asked: Collection[str],
-    limits: AskLimits,
-    last: Collection[str] = (),
-) -> CallForBids:
-    """The next hosts to ask, without those that were `asked` before. `ready` are rows of the fleet.
+class Moment(NamedTuple):
+    """The fleet as the leader sees it at one moment.
+
+    `ready`: the rows of hosts that are connected, and whose microVMs are known. `surcharges`: what is added to the
+    price of hosts on which something has failed; LAST for those that get no order.
+    """
+
+    state: State
+    ready: Mask
+    now_s: float = 0.0  # monotonic
+    surcharges: Mapping[str, float] = {}
+
+
+def next_call(moment: Moment, auction: Auction, asked: Collection[str], limits: AskLimits) -> CallForBids:
+    """The next hosts to ask, without those that were `asked` before.
 
     On a fleet with more hosts than are asked: the best of those that can take the microVM, by their standing bids,
-    and a few drawn at random, whose own bids may be better; `last` come after the rest.
+    and a few drawn at random, whose own bids may be better. Hosts without a standing bid come last.
     """
+    state, ready = moment.state, moment.ready
     fleet = state.fleet
     if not _is_large(state, limits):
         host_ids = [fleet.ids[row] for row in np.flatnonzero(ready) if fleet.ids[row] not in asked]
@@ -68,34 +75,29 @@ def next_call(
     able = ready & able_to_take(state, auction)
     if asked:
         able &= ~fleet.mask(asked)
-    best = _best(state, auction, limits.weights, able, limits.hosts, last)
+    best = _best(moment, auction, limits.weights, able, limits.hosts)
     return CallForBids([fleet.ids[row] for row in [*best, *_drawn(auction, able, best, limits.random)]], [])
 
 
 def with_standing_bids(
-    state: State,
-    ready: Mask,
-    auction: Auction,
-    answers: Sequence[Bid | Refusal],
-    limits: AskLimits,
-    now_s: float,
-    moved: bool = True,
+    moment: Moment, auction: Auction, answers: Sequence[Bid | Refusal], limits: AskLimits, moved: bool
 ) -> list[Bid | Refusal]:
-    """The answers, and what others would bid by their last word, with its age.
+    """The answers, and the standing bids of others, with their age.
 
-    They are the hosts that were asked and were late, and the UNASKED best that can take the microVM now; if nothing
-    has `moved` in the ledger since the call, those that were asked are better.
+    They are the hosts that were asked and were late, and the UNASKED best that can take the microVM now. If the
+    ledger's counts have not `moved` since the call, those that were asked are the best; then others are needed only
+    where few of them have bid.
     """
-    fleet = state.fleet
+    state, ready, fleet = moment.state, moment.ready, moment.state.fleet
     late = [a.host for a in answers if isinstance(a, Refusal) and a.reason is Reason.SILENT and a.host in fleet.rows]
     heard = {answer.host for answer in answers}
     host_ids = [host_id for host_id in late if ready[fleet.rows[host_id]]]
-    if len(heard) < len(fleet) and (moved or len(answers) - len(late) < UNASKED):
-        able = ready & able_to_take(state, auction) & ~fleet.mask(heard)
-        host_ids += [fleet.ids[row] for row in _best(state, auction, limits.weights, able, UNASKED)]
+    if len(heard) < len(fleet) and (moved or sum(isinstance(answer, Bid) for answer in answers) < UNASKED):
+        able = ready & (fleet.fresh_until_s >= moment.now_s) & able_to_take(state, auction) & ~fleet.mask(heard)
+        host_ids += [fleet.ids[row] for row in _best(moment, auction, limits.weights, able, UNASKED)]
     if not host_ids:
         return list(answers)
-    found = (_standing_bid(state, host_id, auction, now_s) for host_id in host_ids)
+    found = (_standing_bid(state, host_id, auction, moment.now_s) for host_id in host_ids)
     standing = {one.host: one for one in found if one}
     return [answer for answer in answers if answer.host not in standing] + list(standing.values())
 
@@ -117,9 +119,9 @@ def able_to_take(state: State, auction: Auction) -> Mask:
     """The hosts that have room for the microVM by the ledger, and that nothing excludes."""
     fleet, constraints = state.fleet, auction.constraints
     able = fleet.open & fleet.with_room(auction.demand)
-    for provider, rows in fleet.providers():
-        if incapable(auction.provider or provider, auction):
-            able &= ~rows
+    unsuited = fleet.without_provider(lambda provider: incapable(auction.provider or provider, auction))
+    if unsuited is not None:
+        able &= ~unsuited
     if constraints == NO_CONSTRAINTS:
         return able
     if constraints.zone:
@@ -135,31 +137,38 @@ def able_to_take(state: State, auction: Auction) -> Mask:
     return able
 
 
-def _best(
-    state: State, auction: Auction, weights: Weights, able: Mask, count: int, last: Collection[str] = ()
-) -> list[int]:
-    """Up to `count` of the rows that are `able`, the best first, with `last` after all others."""
-    fleet, rows = state.fleet, np.flatnonzero(able)
+def _best(moment: Moment, auction: Auction, weights: Weights, able: Mask, count: int) -> list[int]:
+    """Up to `count` of the rows that are `able`, the best first.
+
+    Which of equal rows come first is drawn by the auction, so that no host is favoured for its row.
+    """
+    rows = np.flatnonzero(able)
     if not len(rows):
         return []
-    price, crowd = _ranks(state, auction, weights)
-    if last:
-        price = price + LAST * fleet.mask(last)
+    fleet, start = moment.state.fleet, draw(auction.id, "row") % len(rows)
+    rows = np.concatenate((rows[start:], rows[:start]))
+    price, crowd = _ranks(moment.state, auction, weights)
+    chosen = price[rows] + np.where(fleet.fresh_until_s[rows] < moment.now_s, LAST, 0.0)
+    for host_id, surcharge in moment.surcharges.items():
+        chosen += np.where(rows == fleet.rows.get(host_id), surcharge, 0.0)
     if crowd:
-        order = np.lexsort((price[rows], crowd[1][rows], crowd[0][rows]))
+        order = np.lexsort((chosen, crowd[1][rows], crowd[0][rows], chosen >= LAST))
         return [int(row) for row in rows[order[:count]]]
-    if len(rows) > count:
-        rows = rows[np.argpartition(price[rows], count)[:count]]
-    return [int(row) for row in rows[np.argsort(price[rows], kind="stable")]]
+    if len(rows) > count:  # those up to the price of the last one; numpy's argpartition draws among equals by the CPU
+        kept = chosen <= np.partition(chosen, count - 1)[count - 1]
+        rows, chosen = rows[kept], chosen[kept]
+    return [int(row) for row in rows[np.argsort(chosen, kind="stable")[:count]]]
 
 
 def _ranks(state: State, auction: Auction, weights: Weights) -> tuple[Column, tuple[Column, Column] | None]:
     """The score of the microVM on each row by its standing bid; and of one to be spread, the members of its groups in
     each row's zone and on the host. See core/constraints.py: with_preferences, crowding."""
     fleet = state.fleet
-    price = prices(fleet, auction.demand, weights.under(auction.constraints.policy), fleet.missing(auction.images))
+    under, waits = weights.under(auction.constraints.policy), patient(auction.constraints)
+    price = prices(fleet, auction.demand, under, fleet.missing(auction.images), waits)
     if weights.scarcity:
-        price += weights.scarcity * fleet.scarcity(auction.constraints.require)
+        for host_id, scarcity in fleet.labels.scarce(auction.constraints.require).items():
+            price[fleet.rows[host_id]] += weights.scarcity * scarcity.share
     if auction.constraints == NO_CONSTRAINTS:
         return price, None
     crowd: tuple[Column, Column] | None = None

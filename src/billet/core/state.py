@@ -10,7 +10,7 @@ room than the store does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from billet.core.access import Credential, DropCredential, PutCredential
@@ -31,6 +31,7 @@ from billet.core.model import (
     Refusal,
     Resources,
 )
+from billet.core.scarcity import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class State:
         host: Host,
         excluded_by: Refusal | None = None,
         peers: tuple[Peers, ...] = (),
-        required: Sequence[tuple[str, str]] = (),
+        required: Labels = (),
     ) -> HostView:
         taken, scarcity = self.taken.get(host.id, ZERO), self.fleet.labels.scarcity(host.id, required)
         return HostView(host.allocatable, taken, host.cordoned, host.fenced, excluded_by, peers, scarcity=scarcity)
@@ -309,3 +310,10 @@ def check(state: State) -> None:
     allocatable = [host.allocatable for host in state.hosts.values()]
     assert state.whole == Resources(*(sum(amounts) for amounts in zip(*allocatable, strict=True)))
     assert {p.uid: p.id for p in state.placements.values() if p.uid} == state.by_uid
+    fleet = state.fleet
+    assert fleet.rows.keys() == state.hosts.keys()
+    for host_id, row in fleet.rows.items():
+        host = state.hosts[host_id]
+        assert tuple(fleet.allocatable[:, row]) == host.allocatable
+        assert tuple(fleet.taken[:, row]) == state.taken.get(host_id, ZERO)
+        assert fleet.open[row] == (not host.cordoned and not host.fenced)

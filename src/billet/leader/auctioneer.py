@@ -29,7 +29,7 @@ from billet.core.errors import (
 from billet.core.metadata import Metadata
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import exceeded
-from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again, with_standing_bids
+from billet.core.shortlist import AskLimits, Moment, all_refusals, called, next_call, to_ask_again, with_standing_bids
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
@@ -68,7 +68,7 @@ class Auctioneer:
         self._record = record
         self._accuracy = accuracy
         self._health = health or HealthTracker(ledger.state, clock, rules.suspect_share)
-        self._clearing = Clearing(ledger.state)
+        self._clearing = Clearing(ledger.state, ready)
         self._delete_records = DeleteRecords(ledger, self._releasing)
         self._arrived_by_s = clock.monotonic_s() + rules.arrive_s
 
@@ -123,8 +123,7 @@ class Auctioneer:
     def _check_quota(self, auction: Auction) -> None:
         """Raise NoRoom if the namespace's claims in the ledger and this microVM together exceed its quota."""
         taken = self._ledger.state.in_namespace(auction.namespace)
-        over = exceeded(self._rules.quotas, auction.namespace, taken, auction.demand)
-        if over:
+        if over := exceeded(self._rules.quotas, auction.namespace, taken, auction.demand):
             raise NoRoom(over)
 
     async def _first_bids(self, job: Job) -> list[Bid | Refusal]:
@@ -134,19 +133,22 @@ class Auctioneer:
         return job.refusals() + answers
 
     async def _ask_next(self, job: Job, asked: Collection[str]) -> list[Bid | Refusal]:
-        state, last, auction = self._ledger.state, self._health.refusing(), job.auction
-        job.moves = state.fleet.moves
-        host_ids, refusals = next_call(state, self._ready.rows(state.fleet), auction, asked, self._limits, last)
-        return refusals + (await self._hosts.call_for_bids(auction, host_ids) if host_ids else [])
+        job.moves = self._ledger.state.fleet.moves
+        host_ids, refusals = next_call(self._moment, job.auction, asked, self._limits)
+        return refusals + (await self._hosts.call_for_bids(job.auction, host_ids) if host_ids else [])
+
+    @property
+    def _moment(self) -> Moment:
+        state = self._ledger.state
+        return Moment(state, self._ready.rows(state.fleet), self._clock.monotonic_s(), self._health.surcharges())
 
     async def _decide(self, job: Job, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
         """Wait for a slot, then award. No await after the slot: the ledger must not move before the claim."""
         slot = await self._clearing.slot(job.auction, answers)
-        state, now_s = self._ledger.state, self._clock.monotonic_s()
-        ready, moved = self._ready.rows(state.fleet), job.moves != state.fleet.moves
-        answers = with_standing_bids(state, ready, job.auction, answers, self._limits, now_s, moved)
+        moved = job.moves != self._ledger.state.fleet.moves
+        answers = with_standing_bids(self._moment, job.auction, answers, self._limits, moved)
         answers = self._health.screened(job.auction, answers, self._ready)
-        views = state.views((answer.host for answer in answers), job.auction)
+        views = self._ledger.state.views((answer.host for answer in answers), job.auction)
         if self._accuracy:
             views = self._accuracy.discounted(views)
         views = self._health.troubled(views)
@@ -163,9 +165,7 @@ class Auctioneer:
         hosts, and other auctions may have overtaken every bid. Last, hosts that are about to connect.
         """
         more = await self._ask_next(job, {answer.host for answer in answers})
-        if not more:
-            more = await self._ask_again(job.auction, answers, waited_for)
-        if more:
+        if more := more or await self._ask_again(job.auction, answers, waited_for):
             heard = {answer.host for answer in more}
             return [answer for answer in answers if answer.host not in heard] + more
         return await self._first_bids(job) if await self._another_comes(job.caller) else None
@@ -176,7 +176,7 @@ class Auctioneer:
         silent = to_ask_again(self._ledger.state, self._ready, auction, answers, waited_for)
         if not silent:
             return []
-        heard = await self._hosts.call_for_bids(auction, silent)
+        heard = await self._hosts.call_for_bids(auction, silent, wait=True)
         if not any(isinstance(answer, Bid) for answer in heard):  # with a bid: it may be overtaken, so ask once more
             waited_for.update(silent)
         return heard
@@ -280,8 +280,7 @@ class Auctioneer:
         if job.failed:
             raise job.last_failure()
         unplaced = all_refusals(self._ledger.state, job.auction, decision)
-        refusals = unplaced.refusals
-        if refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in refusals):
+        if unplaced.refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in unplaced.refusals):
             return await self._verdict(job)
         text = explain_unplaced(job.auction, unplaced)
         if some_unreachable(unplaced):

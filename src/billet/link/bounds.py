@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from math import isfinite
 
 from billet.core.errors import Code
-from billet.core.model import Facts, Image, Resources, VmState
+from billet.core.model import Facts, Resources, VmState
 from billet.core.report import Report
 from billet.wire.pb import link_pb2 as pb
 
@@ -72,11 +71,6 @@ def amount(value: Resources, what: str) -> None:
     for kind, one, most in zip(Resources._fields, value, MOST, strict=True):
         if not 0 <= one <= most:
             raise ValueError(f"{what}: {kind} is {one}; 0 to {most} is plausible")
-
-
-def images(given: Iterable[Image]) -> Iterator[Image]:
-    """The images of a host, as many as it may name, without names that are too long."""
-    return (image for image in islice(given, IMAGES) if len(image.ref) <= TEXT_CHARS)
 
 
 def are_valid(facts: Facts) -> bool:

@@ -26,6 +26,7 @@ from billet.ports import Created, Denied, Ended, Failed, NotTaken, Outcome, Unkn
 from billet.wire.metadata import from_host, is_binary
 from billet.wire.pb import link_pb2 as pb
 
+HOSTS_REASONS = Reason.__members__.keys() - {"SILENT", "AWAY", "SUSPECT", "FAULT"}
 KNOWN_VMMS = {vmm.value for vmm in Vmm}
 
 
@@ -110,9 +111,10 @@ def put_images(images: Collection[Image]) -> pb.Images:
     )
 
 
-def get_images(message: pb.Images) -> tuple[Image, ...]:
-    """Images of a message."""
-    return (*map(Image, message.volumes), *(Image(ref, kernel=True) for ref in message.kernels))
+def get_images(message: pb.Images, most: int | None = None) -> tuple[Image, ...]:
+    """Images of a message: not more than `most` volumes, and as many kernels."""
+    volumes, kernels = message.volumes[:most], message.kernels[:most]
+    return (*map(Image, volumes), *(Image(ref, kernel=True) for ref in kernels))
 
 
 def _put_host_images(images: HostImages | None) -> pb.HostImages | None:
@@ -125,7 +127,10 @@ def _put_host_images(images: HostImages | None) -> pb.HostImages | None:
 
 
 def _get_host_images(message: pb.HostImages) -> HostImages:
-    unpacked, coming = (frozenset(bounds.images(get_images(part))) for part in (message.unpacked, message.coming))
+    unpacked, coming = (
+        frozenset(image for image in get_images(part, bounds.IMAGES) if len(image.ref) <= bounds.TEXT_CHARS)
+        for part in (message.unpacked, message.coming)
+    )
     return HostImages(unpacked, coming - unpacked)
 
 
@@ -231,8 +236,8 @@ def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:
 
 
 def get_refusal(host_id: str, message: pb.Refusal) -> Refusal:
-    """The refusal of a message. An unknown reason, from a newer agent, becomes DECLINED."""
-    known = message.reason in Reason.__members__
+    """The refusal of a message. An unknown reason, from a newer agent, becomes DECLINED; so does the leader's own."""
+    known = message.reason in HOSTS_REASONS
     reason = Reason[message.reason] if known else Reason.DECLINED
     detail = message.detail if known else f"{message.reason} {message.detail}".strip()
     return Refusal(host_id, reason, bounds.clean(detail))

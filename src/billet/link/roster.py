@@ -137,6 +137,7 @@ class Roster:
         match self.term.gate.greet(claim, taken):
             case Admitted():
                 self._hold(connection)
+                self.term.fleet.forget(connection.host_id)
                 connection.put(pb.Down(welcome=messages.put_welcome(self.term.number, self.term.weights)))
             case Waiting(why):
                 self._wait(connection)

@@ -41,6 +41,7 @@ class Lot:
     auction: Auction
     host_ids: Sequence[str]
     bids: asyncio.Future[list[Bid | Refusal]]
+    wait: bool = False  # for late hosts, though they have standing bids
     answers: list[Bid | Refusal] = field(default_factory=list)
 
     @property
@@ -90,13 +91,15 @@ class Rounds:
         self._call_out: asyncio.Handle | None = None
         self._throttle = LogThrottle()
 
-    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
+    async def call_for_bids(
+        self, auction: Auction, host_ids: Sequence[str], wait: bool = False
+    ) -> list[Bid | Refusal]:
         """The answers of these hosts.
 
-        AWAY for one that is not connected, SILENT for one that was not in time.
+        AWAY for one that is not connected, SILENT for one that was not in time. `wait`: also for late hosts alone.
         """
         loop = asyncio.get_running_loop()
-        lot = Lot(auction, host_ids, loop.create_future())
+        lot = Lot(auction, host_ids, loop.create_future(), wait)
         self._next.append(lot)
         if self._call_out is None:
             self._call_out = loop.call_later(GAP_S, self._begin) if self._open else loop.call_soon(self._begin)
@@ -154,7 +157,7 @@ class Rounds:
         names = {bidder.host_id for bidder in asked}
         waiting = {bidder.host_id for bidder in asked if not bidder.late}
         self._open[number] = Round(lots, names, set(names), waiting)
-        if not waiting and all(map(self._stands, names)):  # nobody, or only late hosts: their last words count
+        if not waiting and not any(lot.wait for lot in lots) and all(map(self._stands, names)):  # late ones at most
             self._end(number)
             return
         # Only late hosts were asked: the first bid ends the waiting.

@@ -231,9 +231,11 @@ class LinkServer:
         """See ports.Hosts."""
         self._roster.regreet(host_id)
 
-    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
+    async def call_for_bids(
+        self, auction: Auction, host_ids: Sequence[str], wait: bool = False
+    ) -> list[Bid | Refusal]:
         """See ports.Hosts."""
-        return await self._rounds.call_for_bids(auction, host_ids)
+        return await self._rounds.call_for_bids(auction, host_ids, wait)
 
     def instance(self, host_id: str) -> str:
         """See ports.Hosts."""
@@ -255,14 +257,10 @@ class LinkServer:
     ) -> Outcome:
         """See ports.Hosts."""
         order = pb.Order(
-            method=flintlock.CREATE,
-            payload=request,
-            token=auction.id,
+            method=flintlock.CREATE, payload=request, token=auction.id,
             demand=messages.put_resources(auction.demand),
-            verdict_only=options.verdict_only,
-            resent=options.resent,
-            instance=options.instance,
-        )
+            verdict_only=options.verdict_only, resent=options.resent, instance=options.instance,
+        )  # fmt: skip
         try:
             answer = await self._order(host_id, order, timeout_s)
         except NotSent as error:

@@ -96,7 +96,7 @@ def not_asked(host_id: str, record: AuctionRecord) -> str:
         full = _fullest(record)
         return (
             f"of {called.fleet} hosts the leader asks the {called.most} that suit best by their last reports and have"
-            f" room, and a few drawn ones (--ask-hosts, --ask-random); those asked were up to {full:.0%} full"
+            f" room, and a few drawn ones (--ask-hosts, --ask-random); the hosts in it were up to {full:.0%} full"
         )
     return "the fleet had no host of this name at that time" if called.fleet else "the record does not say why"
 
