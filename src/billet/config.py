@@ -252,6 +252,12 @@ class ServerConfig:
         " cluster-name). 0 = neither these machines nor their control planes are spread.", low=0, high=10,
     )  # fmt: skip
 
+    scarcity_weight: float = setting(
+        Weights().scarcity, SCORE, "Score added, for microVMs that do not ask for it, to a host with a label that few"
+        " hosts have (a GPU): this x (2 x share of the hosts without it - 1). 0 = such hosts are filled like others.",
+        low=0, high=100,
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         """Replace an empty id by the host name, then check all settings."""
         object.__setattr__(self, "id", self.id or socket.gethostname())
@@ -283,7 +289,7 @@ class ServerConfig:
         """The score's settings in the form that the core takes."""
         return Weights(
             self.pressure_weight, self.delay_weight, self.delay_half_s, self.policy, self.shape_weight,
-            self.preference_weight, self.cluster_weight,
+            self.preference_weight, self.cluster_weight, self.scarcity_weight,
         )  # fmt: skip
 
     @property

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from billet.core.memory import remember
 from billet.core.model import ZERO, Bid, Facts, Host, Image, Reason, Refusal, Resources
 from billet.core.report import NO_IMAGES, HostImages, Report
+from billet.core.scarcity import LabelCounts
 from billet.core.scoring import DEFAULT_WEIGHTS
 
 Column = npt.NDArray[np.float64]
@@ -63,6 +64,7 @@ class Columns:
         self._zones = _Values()
         self._providers = _Values()
         self._of_demand: dict[Resources, Any] = {}  # a cache
+        self.labels = LabelCounts()
         self._labelled: dict[tuple[str, str], Mask] = {}  # label and value -> the hosts that have it; a cache
         self._hosts: dict[str, Host] = {}
         self._standing: dict[str, Standing] = {}
@@ -80,6 +82,7 @@ class Columns:
         if row is None:
             row = self._new_row(host.id)
         self._hosts[host.id] = host
+        self.labels.put(host.id, host.labels)
         self._labelled.clear()
         self._of_demand.clear()
         self.allocatable[:, row] = host.allocatable
@@ -95,6 +98,7 @@ class Columns:
         if row is None:
             return
         del self._hosts[host_id]
+        self.labels.drop(host_id)
         self._labelled.clear()
         self._standing.pop(host_id, None)
         self._mark_images(row, self._images.pop(host_id, NO_IMAGES), NO_IMAGES)

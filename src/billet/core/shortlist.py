@@ -166,6 +166,9 @@ def _ranks(state: State, auction: Auction, weights: Weights) -> tuple[Column, tu
     fleet = state.fleet
     under, waits = weights.under(auction.constraints.policy), patient(auction.constraints)
     price = prices(fleet, auction.demand, under, fleet.missing(auction.images), waits)
+    if weights.scarcity:
+        for host_id, scarcity in fleet.labels.scarce(auction.constraints.require).items():
+            price[fleet.rows[host_id]] += weights.scarcity * scarcity.share
     if auction.constraints == NO_CONSTRAINTS:
         return price, None
     crowd: tuple[Column, Column] | None = None

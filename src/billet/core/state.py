@@ -31,6 +31,7 @@ from billet.core.model import (
     Refusal,
     Resources,
 )
+from billet.core.scarcity import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,15 @@ class State:
         host = self.hosts.get(host_id)
         return self._view(host) if host else None
 
-    def _view(self, host: Host, excluded_by: Refusal | None = None, peers: tuple[Peers, ...] = ()) -> HostView:
-        return HostView(
-            host.allocatable, self.taken.get(host.id, ZERO), host.cordoned, host.fenced, excluded_by, peers
-        )
+    def _view(
+        self,
+        host: Host,
+        excluded_by: Refusal | None = None,
+        peers: tuple[Peers, ...] = (),
+        required: Labels = (),
+    ) -> HostView:
+        taken, scarcity = self.taken.get(host.id, ZERO), self.fleet.labels.scarcity(host.id, required)
+        return HostView(host.allocatable, taken, host.cordoned, host.fenced, excluded_by, peers, scarcity=scarcity)
 
     def views(self, host_ids: Iterable[str], auction: Auction) -> dict[str, HostView]:
         """The known hosts as the award of this auction sees them, with its constraints and preferences."""
@@ -116,6 +122,7 @@ class State:
                 host,
                 violation(host, auction.constraints) or self._apart(host.id, auction),
                 peers_on(counted, host.id, domain(host.id, host)),
+                auction.constraints.require,
             )
             for host in known
         }

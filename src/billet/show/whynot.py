@@ -19,6 +19,7 @@ PARTS = {
     "preference": "preferences",
     "correction": "the correction of its earlier predictions",
     "trouble": "what has failed on it",
+    "scarcity": "a label that few hosts have",
 }
 FIELDS = (
     "utilisation",
@@ -28,6 +29,7 @@ FIELDS = (
     "preference",
     "correction",
     "trouble",
+    "scarcity",
 )  # in the order of `billet explain`
 VISIBLE = 0.0005  # smaller differences would print as +0.000
 HEADINGS = {"utilisation": "FULL AFTER", "delay": "BOOT DELAY"}  # the same as in `billet explain`
