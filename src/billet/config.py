@@ -244,13 +244,12 @@ class ServerConfig:
         low=0.001, high=3600,
     )  # fmt: skip
     preference_weight: float = setting(
-        Weights().preference, SCORE, "Weight of a request's soft preferences (billet.io/spread, billet.io/near):"
-        " score added for a host that has the whole group (spread) or none of it (near). 0 = ignored; 1 = as much"
-        " as a full host.", low=0, high=10,
+        Weights().preference, SCORE, "Weight of the label billet.io/near: score added for a zone that has none of the"
+        " group; 1 = as much as a full host. 0 = billet.io/near and billet.io/spread are ignored.", low=0, high=10,
     )  # fmt: skip
     cluster_weight: float = setting(
-        Weights().cluster, SCORE, "The same for the machines of one CAPMVM cluster (label cluster-name), which Billet"
-        " spreads by default; control planes count ten times. 0 = they are not spread.", low=0, high=10,
+        Weights().cluster, SCORE, "Score added for a host that has all machines of a CAPMVM cluster (label"
+        " cluster-name). 0 = neither these machines nor their control planes are spread.", low=0, high=10,
     )  # fmt: skip
 
     def __post_init__(self) -> None:

@@ -279,7 +279,7 @@ def test_whether_pulls_count_is_shown():
     )
     assert "pulls count in full: a, b, c, d already pull the images" in of_pulls([*"abcde"])
     assert "no host pulls the images yet: the first pull does not count as a long wait" in of_pulls([])
-    for silent in (of_pulls(None), of_pulls([], policy="fast"), of_pulls([], {"spread": "db"})):
+    for silent in (of_pulls(None), of_pulls([], policy="fast"), of_pulls([], {"near": "db"})):
         assert "the images" not in silent
 
 
@@ -318,6 +318,23 @@ def test_constraints_and_preferences_are_shown_with_their_scores_and_groups():
     assert "group members on host / in zone / in fleet: host-1 spread 0/2/3; host-2 spread 2/2/3" in output
     assert not re.search(r"host-9 +\d", output)
     assert "host-9: already has default/web-1 of group db" in output
+
+
+def test_the_winner_of_an_auction_that_spreads_is_first_and_the_reason_is_said():
+    """Broken on purpose (sorted by the score alone): host-2 is first, and host-1 the lowest of two scores."""
+    counts = {"preference": "spread", "here": 1, "zone": 1, "total": 1}
+    views = {"host-1": {**counts, "here": 0, "zone": 0}, "host-2": counts}
+    attempt = AWARDED | {
+        "refusals": [],
+        "bids": [bid for bid in AWARDED["bids"] if bid["host"] in views],
+        "ledger": {host: AWARDED["ledger"]["host-1"] | {"peers": [peers]} for host, peers in views.items()},
+        "priced": {"host-1": score(0.7), "host-2": score(0.2)},
+        "crowding": {"host-1": {"zone": 0, "host": 0}, "host-2": {"zone": 1, "host": 1}},
+    }
+    output = text(auction_report(a_record(attempt)), width=120)
+    assert re.search(r"host-1 .*\n.*host-2 ", output)
+    assert "first the zone with the fewest of the group, then the host, then the lowest score" in output
+    assert "0.310: of 2 hosts, it has the fewest of the group in the zone and on the host; runner-up: h" in output
 
 
 def test_a_comparison_shows_every_figure_whole_on_a_terminal_of_any_usual_width():

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from billet.cli import main
 from billet.client import Client
 from billet.core.constraints import read, violation
-from billet.core.model import Facts, Host, HostView, Reason, Refusal, Resources, Score
+from billet.core.model import Facts, Host, HostView, Peers, Reason, Refusal, Resources, Score
 from billet.core.questions.record import AuctionRecord, Called
 from billet.core.questions.whynot import why_not
 from billet.core.scoring import DEFAULT_WEIGHTS
@@ -123,3 +123,16 @@ def test_a_create_over_its_quota(monkeypatch):
 
 def test_the_table_has_every_part_of_the_score():
     assert {*FIELDS, "total"} == set(Score._fields)
+
+
+def test_what_is_to_be_spread_was_lost_to_a_zone_with_fewer_of_the_group():
+    """Broken on purpose (the verdict speaks of scores alone): it says that a lost, which bid less than b."""
+    wanted = replace(AUCTION, constraints=read({"billet.io/spread": "g"}))
+    peers = {"a": Peers("spread", 0, 2, 2), "b": Peers("spread", 0, 1, 2)}
+    views = {host: view(taken)._replace(peers=(peers[host],)) for host, taken in (("a", 0), ("b", 9))}
+    output = answer(held(wanted, views, {}), "a")
+    assert output.startswith(
+        "a did not get ns/vm, which is to be spread: it has 2 of the group in its zone and 0 on it, and b 1 of the "
+        "group in its zone and 0 on it."
+    )
+    assert output.endswith("No single change to it would have made it win.")

@@ -85,6 +85,6 @@ def test_clusters_are_spread_and_hosts_stay_even():
     assert spread.cov < without.cov + 0.01
 
 
-if __name__ == "__main__":  # the table of docs/scheduling.md
+if __name__ == "__main__":  # the second table of docs/lab/cluster-spreading.md
     for cluster in (0.0, 0.05, 0.1, 0.2):
         print(cluster, run(DEFAULT_WEIGHTS._replace(cluster=cluster)))

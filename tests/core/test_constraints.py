@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from billet.core.auction import award, explain_unplaced
 from billet.core.bidding import bid, cannot
-from billet.core.constraints import PREFIX, groups_of, read, violation, with_preferences
+from billet.core.constraints import PREFIX, Crowding, crowding, groups_of, read, violation, with_preferences
 from billet.core.errors import InvalidRequest
 from billet.core.model import (
     NO_CONSTRAINTS,
@@ -257,18 +257,21 @@ def test_near_goes_where_the_group_is_then_to_its_zone() -> None:
     assert place(state, auction({"billet.io/near": "db"}, number=2)) == "a2"
 
 
-def test_the_machines_of_a_cluster_are_spread_by_themselves_and_control_planes_most_of_all() -> None:
+def test_the_machines_of_a_cluster_are_spread_by_themselves_and_control_planes_before_any_score() -> None:
     state = fleet()
     names = [f"c1-control-plane-{n}" for n in range(3)]
     took = [place(state, auction({"cluster-name": "c1"}, name, number=n)) for n, name in enumerate(names)]
     assert len({state.zone(host) for host in took}) == 3
     plane = auction({"cluster-name": "c1"}, "c1-control-plane-9", number=9)
     worker = auction({"cluster-name": "c1"}, "c1-md-0", number=9)
-    there = state.views([took[0]], plane)[took[0]]
-    parts = [with_preferences(price_of(state, w, took[0]), state.views([took[0]], w)[took[0]].peers,
-    DEFAULT_WEIGHTS).preference for w in (plane, worker)]  # fmt: skip
-    assert {peers.preference for peers in there.peers} == {"cluster", "planes"}
-    assert parts[0] > 5 * parts[1] > 0
+    for wanted, preferences, crowded in (
+        (plane, {"cluster", "planes"}, Crowding(1, 1)),
+        (worker, {"cluster"}, Crowding()),
+    ):
+        peers = state.views([took[0]], wanted)[took[0]].peers
+        assert {counts.preference for counts in peers} == preferences
+        assert crowding(peers, DEFAULT_WEIGHTS) == crowded
+        assert with_preferences(price_of(state, wanted, took[0]), peers, DEFAULT_WEIGHTS).preference > 0
 
 
 def price_of(state: State, wanted: Auction, host_id: str):
@@ -299,13 +302,17 @@ peer_counts = st.integers(1, 50).flatmap(
 
 
 @given(peer_counts, peer_counts)
-def test_more_of_the_group_costs_more_for_spread_and_less_for_near_and_nothing_is_negative(one, other) -> None:
+def test_more_of_the_group_costs_more_for_a_cluster_and_less_for_near_and_nothing_is_negative(one, other) -> None:
+    """Broken on purpose (members count in the score although they come before it): `spread` adds something."""
     score = bid(HOSTS[0], ZERO, Facts(), auction({}), DEFAULT_WEIGHTS).score
     first, second = (
         with_preferences(score, [peers], DEFAULT_WEIGHTS)
         for peers in (one, other._replace(preference=one.preference))
     )
     assert first.preference >= -1e-12
+    if one.preference in ("spread", "planes"):
+        assert first == score
+        return
     assert first.total == pytest.approx(score.total + first.preference)
     assert first[1:5] == score[1:5]
     shares = [(peers.here + peers.zone / 2) / peers.total for peers in (one, other)]

@@ -9,7 +9,7 @@ import pytest
 
 from billet.core.constraints import read
 from billet.core.errors import StoreCorrupt
-from billet.core.model import Forecast, Reason, Refusal, Resources
+from billet.core.model import Award, Forecast, Reason, Refusal, Resources
 from billet.core.questions.record import AuctionRecord, Gone, faithful, replay
 from billet.wire.auction_records import decode, decode_gone, decode_outcomes, encode, encode_outcome, readable
 
@@ -23,7 +23,7 @@ def stored(folder: Path, name: str) -> bytes:
 
 
 @pytest.mark.parametrize("folder", [OLD, LAYOUT_2], ids=lambda folder: folder.name)
-def test_a_stored_auction_replays_to_the_same_award_with_its_constraints(folder: Path) -> None:
+def test_a_stored_auction_replays_to_the_same_winner_with_its_constraints(folder: Path) -> None:
     record = decode(stored(folder, "auction-awarded.json"))
     auction, (attempt,) = record.auction, record.attempts
     assert auction.constraints == read(auction.labels, auction.name)
@@ -32,9 +32,9 @@ def test_a_stored_auction_replays_to_the_same_award_with_its_constraints(folder:
     assert [(no.host, no.reason) for no in attempt.refusals] == [("h3", Reason.LABEL), ("h4", Reason.SILENT)]
     assert attempt.ledger["h1"].excluded_by == Refusal("h1", Reason.APART, "already has ns/web-0 of group web")
     assert [peers.preference for peers in attempt.ledger["h2"].peers] == ["spread", "cluster"]
-    assert replay(record) == [attempt.award]
-    assert attempt.award is not None
-    assert (attempt.award.host, attempt.award.runner_up) == ("h0", "h2")
+    for award in (attempt.award, *replay(record)):  # the replay has another score: formula 7 has come since
+        assert isinstance(award, Award)
+        assert (award.host, award.runner_up) == ("h0", "h2")
 
 
 @pytest.mark.parametrize("folder", [OLD, LAYOUT_2], ids=lambda folder: folder.name)

@@ -9,7 +9,7 @@ from hashlib import blake2b
 from billet.core.bidding import PROVIDERS, closed, no_room
 from billet.core.boots.forecast import bound_s, until_created_s
 from billet.core.boots.pooling import Pooled, awarded_since, facts_now, pool
-from billet.core.constraints import with_preferences
+from billet.core.constraints import Crowding, crowding, with_preferences
 from billet.core.model import (
     FORMULA,
     ZERO,
@@ -67,7 +67,7 @@ def award(
     ledger: Mapping[str, HostView],
     weights: Weights,
 ) -> Award | Unplaced:
-    """The lowest bid that the ledger has room for.
+    """The lowest bid that the ledger has room for; for a microVM to be spread, the lowest of the least crowded ones.
 
     The ledger says whether there is room, a bid only how well the host suits the microVM (promise 1). Every score is
     computed here, from the facts of the bid and the count of the ledger; microVMs awarded since the bid count as
@@ -79,9 +79,10 @@ def award(
     if not bids:
         return Unplaced(_most_common_first(refusals))
     by_host = scores(bids, auction, ledger, weights)
-    best = _lowest(auction, bids, by_host)
+    ranks = {bid.host: (crowding(ledger[bid.host].peers, weights), by_host[bid.host].total) for bid in bids}
+    best = _lowest(auction, bids, ranks)
     rest = [bid for bid in bids if bid is not best]
-    runner_up = _lowest(auction, rest, by_host).host if rest else None
+    runner_up = _lowest(auction, rest, ranks).host if rest else None
     return Award(best.host, by_host[best.host], outdated(best, ledger[best.host]), runner_up)
 
 
@@ -136,8 +137,8 @@ def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, pooled
 
 
 def patient(constraints: Constraints) -> bool:
-    """Whether where a microVM runs matters more than when: it has a preference about its neighbours."""
-    return bool(constraints.spread or constraints.near or constraints.plane)
+    """Whether where a microVM runs matters more than when, among the hosts that its score compares."""
+    return bool(constraints.near)
 
 
 def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, pooled: Pooled) -> Score:
@@ -179,9 +180,9 @@ def updated_bid(bid: Bid, view: HostView) -> Bid:
     return unpriced_bid(bid.host, facts_now(bid, view), bid.missing, coming)
 
 
-def _lowest(auction: Auction, bids: Sequence[Bid], by_host: Mapping[str, Score]) -> Bid:
-    low = min(by_host[bid.host].total for bid in bids)
-    tied = [bid for bid in bids if by_host[bid.host].total == low]
+def _lowest(auction: Auction, bids: Sequence[Bid], ranks: Mapping[str, tuple[Crowding, float]]) -> Bid:
+    low = min(ranks[bid.host] for bid in bids)
+    tied = [bid for bid in bids if ranks[bid.host] == low]
     return tied[0] if len(tied) == 1 else min(tied, key=lambda bid: tie_break(auction.id, bid.host))
 
 

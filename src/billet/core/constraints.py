@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from billet.core.errors import InvalidRequest
 from billet.core.model import Auction, Constraints, Group, GroupKind, Host, Peers, Reason, Refusal, Score
@@ -31,8 +32,8 @@ NAME_MAX_CHARS = 253
 PRIORITY_MAX = 1000
 _PRIORITY = re.compile(r"-?[0-9]{1,4}")
 
+TO_SPREAD = frozenset({"spread", "planes"})  # the preferences that count before the score
 ZONE_SHARE = 0.5  # weight of a group member in the same zone, relative to one on the same host
-PLANES = 10.0  # weight of spreading control planes, relative to the other machines of a cluster
 
 
 def read(labels: Mapping[str, str], name: str = "", zone: str = "") -> Constraints:
@@ -150,29 +151,48 @@ def soft_groups(auction: Auction) -> Iterator[tuple[str, Group]]:
             yield "planes", Group(namespace, GroupKind.PLANES, constraints.cluster)
 
 
+class Crowding(NamedTuple):
+    """How many members of a microVM's groups are in a host's zone and on the host. Compared before any score; the
+    lower wins."""
+
+    zone: int = 0
+    host: int = 0
+
+
+def crowding(peers: Sequence[Peers], weights: Weights) -> Crowding:
+    """How crowded a host is with the groups that are to be spread: `spread`, and a cluster's control planes.
+
+    The rule: such a microVM goes to the zone with the fewest members of its group that has room, there to the host
+    with the fewest, and among those to the lowest score. So a failure domain takes its part of a group however full
+    it is, as users of topology spread constraints and of failure domains expect. The counts change with every claim:
+    who asks only some hosts must ask hosts of several zones, not the least crowded ones of one moment alone.
+    A weight of 0 switches its preference off.
+    """
+    zone = host = 0
+    for preference, here, in_zone, _ in peers:
+        if (preference == "spread" and weights.preference) or (preference == "planes" and weights.cluster):
+            zone += in_zone
+            host += here
+    return Crowding(zone, host)
+
+
 def with_preferences(score: Score, peers: Sequence[Peers], weights: Weights) -> Score:
-    """A score plus what the preferences add to it.
+    """A score plus what the preferences `near` and `cluster` add to it; the others count before it (`crowding`).
 
     together = here / total + ZONE_SHARE x zone / total: the share of the group that would be lost with this host,
     plus half the share that would be lost with its zone; 0 with no member there, 1.5 with all of them.
 
-    preference = weights.preference x together for `spread`; weights.preference x (1.5 - together) for `near`;
-    weights.cluster x together for a cluster's machines, and PLANES times that for its control planes among
-    themselves. Nothing while the group has no members.
+    preference = weights.preference x (1.5 - together) for `near`; weights.cluster x together for a cluster's
+    machines. Nothing while the group has no members.
 
-    These are shares, not counts: in a group of three, the second is kept off the first one's host however full the
-    other hosts are; in a group of three hundred, one more or less on a host does not outweigh how full the host is.
+    These are shares, not counts: in a cluster of three machines, the second is kept off the first one's host; in one
+    of three hundred, one more or less on a host does not outweigh how full the host is.
     """
     part = 0.0
     for preference, here, zone, total in peers:
         together = (here + ZONE_SHARE * zone) / total
-        match preference:
-            case "spread":
-                part += weights.preference * together
-            case "near":
-                part += weights.preference * (1.0 + ZONE_SHARE - together)
-            case "cluster":
-                part += weights.cluster * together
-            case "planes":
-                part += weights.cluster * PLANES * together
+        if preference == "near":
+            part += weights.preference * (1.0 + ZONE_SHARE - together)
+        elif preference == "cluster":
+            part += weights.cluster * together
     return score._replace(total=score.total + part, preference=part)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from billet.core.constraints import groups_of, soft_groups
+from billet.core.constraints import TO_SPREAD, groups_of, soft_groups
 from billet.core.model import Auction, Group, GroupKind, Host, Peers, Placement
 
 
@@ -77,6 +77,14 @@ class Groups:
         """The name of a microVM on a host from which `apart` keeps this one away, "" if there is none."""
         apart = auction.constraints.apart
         return self.oldest(Group(auction.namespace, GroupKind.APART, apart), host_id) if apart else ""
+
+    def crowds(self, auction: Auction) -> Counter[str]:
+        """The members of an auction's groups that are to be spread, by zone."""
+        zones: Counter[str] = Counter()
+        for preference, group in soft_groups(auction):
+            if preference in TO_SPREAD:
+                zones.update(self._zones.get(group, {}))
+        return zones
 
     def counted(self, auction: Auction) -> list[Counted]:
         """An auction's preferences whose groups have members."""

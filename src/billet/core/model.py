@@ -105,7 +105,7 @@ class Constraints(NamedTuple):
     """Constraints and preferences of a request, from its labels (core/constraints.py). Empty fields ask for nothing.
 
     Constraints exclude hosts: `zone`, `host`, `require` and `avoid` (labels of the host), `apart` (no other member of
-    this group on the host). Preferences add to the score: `spread`, `near`, `cluster` with `plane` (control plane).
+    this group on the host). Preferences: `spread` and `plane` (of `cluster`) come before the score, the rest in it.
     """
 
     zone: str = ""
@@ -193,7 +193,7 @@ class Score(NamedTuple):
     trouble: float = 0.0
 
 
-FORMULA = 6  # version of the score's formula and of the meaning of a bid; one more with each change
+FORMULA = 7  # version of the score's formula and of the meaning of a bid; one more with each change
 
 
 class Bid(NamedTuple):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from itertools import islice, zip_longest
 
 LOOK = 8  # hosts looked at per zone, as a multiple of the hosts asked per zone
+NOWHERE: Mapping[str, int] = {}
 Place = tuple[float, str]  # a host's dominant share, and its id
 
 
@@ -70,18 +71,23 @@ class Ranking:
         return chosen
 
     def of_each_zone(
-        self, auction_id: str, ask: int, fits: Callable[[str], bool], fullest_first: bool = False
+        self,
+        auction_id: str,
+        ask: int,
+        fits: Callable[[str], bool],
+        fullest_first: bool = False,
+        crowds: Mapping[str, int] = NOWHERE,
     ) -> list[str]:
-        """Up to `ask` hosts that fit: the emptiest (or fullest) of each zone in turn.
+        """Up to `ask` hosts that fit: the emptiest (or fullest) of each zone in turn, the least crowded zone first.
 
         Only a few hosts are looked at in each zone, so that a full zone does not cost a scan of it; the result may
-        miss hosts that fit. With more zones than `ask`, the first zone is drawn by a hash of the auction.
+        miss hosts that fit. Of zones that are equally crowded, the first is drawn by a hash of the auction.
         """
         zones = list(self._zones)
         if not zones or ask < 1:
             return []
         start = draw(auction_id, "zone") % len(zones)
-        zones = (zones[start:] + zones[:start])[:ask]
+        zones = sorted(zones[start:] + zones[:start], key=lambda zone: crowds.get(zone, 0))[:ask]
         look = LOOK * -(-ask // len(zones))
         fitting = [filter(fits, islice(_ids(self._zones[zone], fullest_first), look)) for zone in zones]
         round_robin = (host_id for round_ in zip_longest(*fitting) for host_id in round_ if host_id is not None)

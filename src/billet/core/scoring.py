@@ -20,8 +20,8 @@ class Weights(NamedTuple):
     (core/policies.py:long_waits).
     `policy`: a name in core/policies.py. `shape`: weight of the policy's shape (1 = as measured, 0 = the dominant
     share alone).
-    `preference`: weight of a request's preferences; `cluster`: of spreading a cluster's machines
-    (core/constraints.py; 0 = ignore). Only the leader needs these two.
+    `preference`: weight of `near` (0 = ignore, `spread` too); `cluster`: of spreading a cluster's machines (0 =
+    ignore, control planes too). Only the leader needs these two (core/constraints.py).
     """
 
     pressure: float = 0.20

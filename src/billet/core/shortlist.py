@@ -60,7 +60,7 @@ def shortlist(
     """The hosts of a large fleet to ask; by the ledger, each of them can take the microVM.
 
     First the hosts of the group that the auction is to be near, then the best-ranked of each zone where it is to be
-    spread, then the best-ranked of the fleet and a few drawn at random.
+    spread (the zone with the fewest of its group first), then the best-ranked of the fleet and a few drawn at random.
     """
 
     listed = set(asked)
@@ -75,7 +75,10 @@ def shortlist(
     listed.update(near)
     fullest_first = named(constraints.policy or limits.policy).fullest_first
     rest = max(1, limits.hosts - len(near))
-    per_zone = state.ranking.of_each_zone(auction.id, rest, fits, fullest_first) if constraints.spreads else []
+    per_zone: list[str] = []
+    if constraints.spreads:
+        crowds = state.groups.crowds(auction)
+        per_zone = state.ranking.of_each_zone(auction.id, rest, fits, fullest_first, crowds)
     listed.update(per_zone)
     rest -= len(per_zone)
     ranked = state.ranking.shortlist(auction.id, rest, limits.random, fits, fullest_first, constraints.zone)

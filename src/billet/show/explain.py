@@ -88,7 +88,7 @@ def _counts_long_waits(record: AuctionRecord) -> bool:
     """Whether the auction priced long waits, pulls included (core/auction.py:tolerance)."""
     constraints = record.get("auction", {}).get("constraints", {})
     policy = constraints.get("policy") or record.get("weights", {}).get("policy")
-    return policy == "spread" and not any(constraints.get(preference) for preference in ("spread", "near", "plane"))
+    return policy == "spread" and not constraints.get("near")
 
 
 def _attempt(attempt: AuctionRecord, long_waits: bool) -> list[RenderableType]:
@@ -100,11 +100,11 @@ def _attempt(attempt: AuctionRecord, long_waits: bool) -> list[RenderableType]:
         parts += [_bids(offers, award, ledger), *_footnotes(offers, ledger)]
         if long_waits:
             parts += _pulls(offers, attempt.get("pulling"))
-        parts += _groups(offers, ledger)
+        parts += _groups(offers, ledger, attempt.get("crowding"))
     refusals = [*attempt.get("refusals", []), *withdrawn]
     if refusals:
         parts.append(_refusals(refusals))
-    parts.append(_verdict(award, [offer["counted"]["total"] for offer in offers], refusals))
+    parts.append(_verdict(award, [_key(offer, attempt) for offer in offers], refusals))
     return parts
 
 
@@ -125,12 +125,19 @@ def _offers(attempt: AuctionRecord) -> tuple[list[dict[str, Any]], list[Mapping[
         by_host = counted["total"] - added
         repriced = abs(by_host - bid["score"]["total"]) > SAME
         offers.append({**bid, "counted": counted, "repriced": repriced})
-    return sorted(offers, key=lambda offer: _rank(offer, attempt.get("award") or {})), withdrawn
+    return sorted(offers, key=lambda offer: _rank(offer, attempt)), withdrawn
 
 
-def _rank(offer: AuctionRecord, award: AuctionRecord) -> tuple[float, bool, bool]:
-    """Sort key: lowest score first; among equal scores the winner, then the runner-up."""
-    return offer["counted"]["total"], offer["host"] != award.get("host"), offer["host"] != award.get("runner_up")
+def _key(offer: AuctionRecord, attempt: AuctionRecord) -> tuple[int, int, float]:
+    """What decides between two hosts: members of the group in the zone and on the host, then the score."""
+    crowding = attempt.get("crowding", {}).get(offer["host"], {})
+    return crowding.get("zone", 0), crowding.get("host", 0), offer["counted"]["total"]
+
+
+def _rank(offer: AuctionRecord, attempt: AuctionRecord) -> tuple[tuple[int, int, float], bool, bool]:
+    """Sort key: as the award decides; among equals the winner, then the runner-up."""
+    award, host = attempt.get("award") or {}, offer["host"]
+    return _key(offer, attempt), host != award.get("host"), host != award.get("runner_up")
 
 
 def _bids(offers: list[dict[str, Any]], award: AuctionRecord | None, ledger: AuctionRecord) -> RenderableType:
@@ -232,14 +239,16 @@ def _pulls(offers: Sequence[AuctionRecord], pulling: Sequence[str] | None) -> It
         yield Text("  no host pulls the images yet: the first pull does not count as a long wait", style="dim")
 
 
-def _groups(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterable[Text]:
-    """Where the members of the microVM's groups are, for the hosts with the lowest scores."""
+def _groups(offers: Sequence[AuctionRecord], ledger: AuctionRecord, crowding: AuctionRecord | None) -> Iterable[Text]:
+    """Where the members of the microVM's groups are, for the best hosts, and whether that came before the score."""
     members = []
     for offer in offers[:MAX_GROUPS]:
         peers = ledger.get(offer["host"], {}).get("peers", [])
         members += [f"{offer['host']} {k['preference']} {k['here']}/{k['zone']}/{k['total']}" for k in peers]
     if members:
         yield Text(f"  group members on host / in zone / in fleet: {'; '.join(members)}", style="dim")
+    if crowding:
+        yield Text("  first the zone with the fewest of the group, then the host, then the lowest score", style="dim")
 
 
 def _refusals(refusals: list[Mapping[str, Any]]) -> RenderableType:
@@ -251,19 +260,25 @@ def _refusals(refusals: list[Mapping[str, Any]]) -> RenderableType:
     return reasons
 
 
-def _verdict(award: AuctionRecord | None, totals: list[float], refusals: list[Mapping[str, Any]]) -> Text:
+def _verdict(
+    award: AuctionRecord | None, keys: list[tuple[int, int, float]], refusals: list[Mapping[str, Any]]
+) -> Text:
     if not award:
         return Text(f"No host won: {_no_host_text(len(refusals))}.", style="bold red")
     text = Text("  ").append(award["host"], style="bold green").append(f" won at {award['score']['total']:.3f}")
     if award.get("repriced"):
         text.append(" (repriced)")
-    if len(totals) == 1:
+    if len(keys) == 1:
         return text.append("; it was the only bidder.")
     runner_up = award.get("runner_up")
-    equal = totals.count(min(totals))
-    text.append(
-        f", the lowest of {len(totals)} scores" if equal == 1 else f"; {equal} scores tied, and a draw decided"
-    )
+    equal, alike = keys.count(min(keys)), sum(key[:2] == min(keys)[:2] for key in keys)
+    if alike < len(keys):
+        who = "it has" if alike == 1 else f"it is one of {alike} that have"
+        text.append(f": of {len(keys)} hosts, {who} the fewest of the group in the zone and on the host")
+    elif equal == 1:
+        text.append(f", the lowest of {len(keys)} scores")
+    if equal > 1:
+        text.append(f"; {equal} scores tied, and a draw decided")
     return text.append(f"; runner-up: {runner_up}." if runner_up else ".")
 
 

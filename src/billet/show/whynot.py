@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from billet.core.bidding import CAPABILITY_REASONS
+from billet.core.constraints import Crowding
 from billet.core.model import Constraints, Reason, Refusal, Score
 from billet.core.questions.record import AuctionRecord, Called
 from billet.core.questions.whynot import Change, What, WhyNot
@@ -54,10 +55,17 @@ def verdict(found: WhyNot, record: AuctionRecord) -> str:
         return f"{found.host} did not get {vm}: {_reason(found.refusal)}{detail}."
     assert found.mine is not None
     assert found.winners is not None
+    if found.crowds[0] != found.crowds[1]:
+        mine, winners = map(_members, found.crowds)
+        return f"{found.host} did not get {vm}, which is to be spread: it has {mine}, and {found.winner} {winners}."
     if found.mine.total == found.winners.total:
         return f"{found.host} and {found.winner} both bid {found.mine.total:.3f} for {vm}; a draw decided."
     mine, winners = f"{found.mine.total:.3f}", f"{found.winners.total:.3f}"
     return f"{found.host} bid {mine} for {vm}, and {found.winner} bid {winners}{_difference(found)}."
+
+
+def _members(crowding: Crowding) -> str:
+    return f"{crowding.zone} of the group in its zone and {crowding.host} on it"
 
 
 def _reason(refusal: Refusal) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from math import log2, sqrt
 from statistics import fmean, variance
+from typing import NamedTuple
 
 from billet.core.auction import award
 from billet.core.model import Award, Bid, Facts, HostView, Refusal
@@ -16,13 +17,30 @@ TIE_DRAWS = 128  # replays of a tie: with 5 hosts, one never wins by chance once
 CLOSE = 1e-9
 
 
-def expected_prices(record: AuctionRecord, attempt: Attempt) -> dict[str, float]:
-    """The price of every bid that the ledger has room for. By host."""
+class Expected(NamedTuple):
+    """What the hosts are compared by, in this order: members of the microVM's group in the zone and on the host,
+    as far as it is to be spread, then the price."""
+
+    in_zone: int
+    on_host: int
+    price: float
+
+
+def expected_prices(record: AuctionRecord, attempt: Attempt) -> dict[str, Expected]:
+    """What every bid that the ledger has room for is compared by. By host."""
     prices = {}
-    weights = record.weights
     for bid, view in _able(record, attempt):
-        prices[bid.host] = _price(view, bid, record, attempt) + _preferences(view, weights)
+        price = _price(view, bid, record, attempt) + _preferences(view, record.weights)
+        prices[bid.host] = Expected(*_members(view, record.weights), price)
     return prices
+
+
+def _members(view: HostView, weights: Weights) -> tuple[int, int]:
+    """The members in the zone and on the host, of the groups whose preference has a weight."""
+    counts = [
+        peers for peers in view.peers if {"spread": weights.preference, "planes": weights.cluster}.get(peers[0])
+    ]
+    return sum(peers.zone for peers in counts), sum(peers.here for peers in counts)
 
 
 def _able(record: AuctionRecord, attempt: Attempt) -> list[tuple[Bid, HostView]]:
@@ -37,8 +55,8 @@ def _preferences(view: HostView, weights: Weights) -> float:
     part = 0.0
     for preference, here, zone, total in view.peers:
         together = here / total + 0.5 * zone / total
-        lost = {"spread": weights.preference, "cluster": weights.cluster, "planes": 10 * weights.cluster}
-        part += lost[preference] * together if preference in lost else weights.preference * (1.5 - together)
+        added = {"near": weights.preference * (1.5 - together), "cluster": weights.cluster * together}
+        part += added.get(preference, 0.0)
     return part
 
 
@@ -83,8 +101,7 @@ def _delay(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) ->
         return view.discount.delay * (ahead_s + (boots - waiting) * boot_s + stray_s)
 
     constraints, created_s = record.auction.constraints, within_s(waiting + 1)
-    patient = constraints.spread or constraints.near or constraints.plane
-    late_s = 0.0 if patient else max(0.0, within_s(waiting) - 2.5 * half_s)
+    late_s = 0.0 if constraints.near else max(0.0, within_s(waiting) - 2.5 * half_s)
     return weight * created_s / (created_s + half_s) + 40 * weight * late_s / half_s
 
 
@@ -112,16 +129,17 @@ def _drawn(own: float, of_all: list[float], by_chance: list[float]) -> float:
     return mean + (max(0.0, 1 - fmean(by_chance) / found) if found else 1.0) * (own - mean)
 
 
-def wrong_award(prices: Mapping[str, float], given: Award | None) -> str:
+def wrong_award(prices: Mapping[str, Expected], given: Award | None) -> str:
     """What is wrong with an award; "" if it is right."""
     if given is None:
         return f"no award, but {sorted(prices)} have room" if prices else ""
     if given.host not in prices:
         return f"{given.host} won without room"
-    if abs(given.score.total - prices[given.host]) > CLOSE:
-        return f"{given.host} has the score {given.score.total}, but its price is {prices[given.host]}"
-    if prices[given.host] > min(prices.values()) + CLOSE:
-        return f"{given.host} won with {prices[given.host]}, but the lowest price is {min(prices.values())}"
+    mine, lowest = prices[given.host], min(prices.values())
+    if abs(given.score.total - mine.price) > CLOSE:
+        return f"{given.host} has the score {given.score.total}, but its price is {mine.price}"
+    if mine[:2] > lowest[:2] or mine.price > lowest.price + CLOSE:
+        return f"{given.host} won with {mine}, but the lowest is {lowest}"
     return ""
 
 

@@ -173,6 +173,7 @@ def _attempt(attempt: Attempt, view: Priced) -> dict[str, Any]:
         "ledger": {host_id: _host_view(counted) for host_id, counted in attempt.ledger.items()},
         "pulling": view.pulling,
         "priced": {host_id: score._asdict() for host_id, score in view.scores.items()},
+        "crowding": {host_id: counts._asdict() for host_id, counts in view.crowding.items()},
         "award": award._asdict() | {"score": award.score._asdict()} if award else None,
         "together": attempt.together,
         "slot": attempt.slot,

@@ -11,7 +11,7 @@ from math import sqrt
 from typing import NamedTuple
 
 from billet.core.auction import patient
-from billet.core.constraints import violation, with_preferences
+from billet.core.constraints import Crowding, crowding, violation, with_preferences
 from billet.core.groups import Counted, Groups, domain, peers_on
 from billet.core.model import (
     NO_CONSTRAINTS,
@@ -29,7 +29,6 @@ from billet.core.model import (
 from billet.core.scoring import PATIENT, USUAL, Weights, price, utilisation
 
 NOWHERE = float("inf")
-NO_OFFER = Score(NOWHERE, 0.0, 0.0, 0.0, preference=NOWHERE)
 
 
 class Resident(NamedTuple):
@@ -66,6 +65,18 @@ class Asked(NamedTuple):
     demand: Resources
     policy: str
     patient: bool
+
+
+class Offer(NamedTuple):
+    """What hosts are compared by, in this order; the preference is part of the score."""
+
+    crowding: Crowding
+    total: float
+    preference: float
+
+
+NO_OFFER = Offer(Crowding(1 << 62), NOWHERE, NOWHERE)
+EMPTY = Crowding()
 
 
 class Place(NamedTuple):
@@ -185,22 +196,23 @@ class _Trial:
         here = best = self._offer(auction, counted, resident.host, staying)
         target = ""
         for host_id, total in prices.items():
-            if total >= best.total:
+            if total == NOWHERE or (total >= best.total and best.crowding == EMPTY):
                 break  # preferences only add to it, and all further prices are higher
             if host_id != resident.host:
                 offer = self._offer(auction, counted, host_id, total)
-                if offer.total < best.total:
+                if offer[:2] < best[:2]:
                     best, target = offer, host_id
         self._groups.add(placement, zone)
         return target if best.preference <= here.preference else ""
 
-    def _offer(self, auction: Auction, counted: Sequence[Counted], host_id: str, total: float) -> Score:
+    def _offer(self, auction: Auction, counted: Sequence[Counted], host_id: str, total: float) -> Offer:
         """A price plus the preferences; NO_OFFER if a constraint is violated."""
         host = self._hosts.get(host_id)
         if (host and violation(host, auction.constraints)) or self._groups.apart(auction, host_id):
             return NO_OFFER
         peers = peers_on(counted, host_id, self._zone(host_id))
-        return with_preferences(Score(total, total, 0.0, 0.0), peers, self._weights)
+        score = with_preferences(Score(total, total, 0.0, 0.0), peers, self._weights)
+        return Offer(crowding(peers, self._weights), score.total, score.preference)
 
     def _prices_of(self, asked: Asked) -> dict[str, float]:
         """The price on every host, the lowest first."""

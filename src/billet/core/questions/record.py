@@ -8,7 +8,19 @@ from typing import NamedTuple
 
 from billet.core.auction import award, forecast_of, scores, with_room
 from billet.core.boots.pooling import pool
-from billet.core.model import FORMULA, Auction, Award, Bid, Forecast, HostView, Refusal, Resources, Score, Unplaced
+from billet.core.constraints import Crowding, crowding
+from billet.core.model import (
+    FORMULA,
+    Auction,
+    Award,
+    Bid,
+    Forecast,
+    HostView,
+    Refusal,
+    Resources,
+    Score,
+    Unplaced,
+)
 from billet.core.scoring import Weights
 
 ANOTHER_SCORE = frozenset(range(1, FORMULA))  # versions of records whose score had another formula than today's
@@ -109,6 +121,14 @@ def prices(record: AuctionRecord, attempt: Attempt) -> Mapping[str, Score | Refu
     return excluded | scores(bids, record.auction, attempt.ledger, record.weights)
 
 
+def crowdings(record: AuctionRecord, attempt: Attempt) -> Mapping[str, Crowding]:
+    """How crowded each host is with the groups to be spread, by host; none if that did not count in this award."""
+    if record.v in ANOTHER_SCORE:
+        return {}
+    counts = {host_id: crowding(view.peers, record.weights) for host_id, view in attempt.ledger.items()}
+    return counts if any(map(any, counts.values())) else {}
+
+
 class Priced(NamedTuple):
     """An attempt as a person reads it, with everything that follows from the record but is not stored in it."""
 
@@ -116,6 +136,7 @@ class Priced(NamedTuple):
     refusals: Sequence[Refusal]  # the hosts' own, then those of the ledger
     forecasts: Mapping[str, Forecast]  # by host; none for a host that the ledger did not know
     pulling: Sequence[str]  # hosts that were pulling images of this microVM
+    crowding: Mapping[str, Crowding]  # by host; counts before the score
 
 
 def priced(record: AuctionRecord, attempt: Attempt) -> Priced:
@@ -131,4 +152,5 @@ def priced(record: AuctionRecord, attempt: Attempt) -> Priced:
             if (view := attempt.ledger.get(bid.host))
         },
         pulling=pool(bids, attempt.ledger, record.weights.delay_half_s).pulling,
+        crowding=crowdings(record, attempt),
     )

@@ -14,9 +14,10 @@ from typing import NamedTuple
 from billet.core.auction import award, unpriced_bid, updated_bid
 from billet.core.bidding import CAPABILITY_REASONS, PROVIDERS, incapable
 from billet.core.boots.forecast import behind
+from billet.core.constraints import Crowding
 from billet.core.corrections import NO_TROUBLE
 from billet.core.model import Auction, Award, Bid, Facts, HostView, Reason, Refusal, Resources, Score
-from billet.core.questions.record import Attempt, AuctionRecord, prices
+from billet.core.questions.record import Attempt, AuctionRecord, crowdings, prices
 from billet.core.scoring import Weights
 
 PRESSURE_STEP = 0.01
@@ -67,6 +68,7 @@ class WhyNot:
     refusal: Refusal | None = None
     mine: Score | None = None
     winners: Score | None = None
+    crowds: tuple[Crowding, Crowding] = (Crowding(), Crowding())  # its own and the winner's: counts before the score
     facts_known: bool = True  # False: the host refused, and a refusal carries no facts
     ways: tuple[tuple[Change, ...], ...] = field(default=())
     excluded_by: Reason | None = None  # the violated constraint
@@ -100,6 +102,7 @@ def why_not(record: AuctionRecord, host_id: str) -> WhyNot:
         refusal=offer if isinstance(offer, Refusal) else None,
         mine=offer if isinstance(offer, Score) else None,
         winners=winner.score if winner else None,
+        crowds=_crowds(record, attempt, host_id),
         facts_known=not isinstance(answer, Refusal),
     )
     standing = standing_of(attempt, host_id)
@@ -113,6 +116,11 @@ def why_not(record: AuctionRecord, host_id: str) -> WhyNot:
             return found
     too_small = _too_small(standing.view.allocatable, auction.demand)
     return replace(found, too_small=too_small, ways=tuple(_ways(attempt, auction, weights, standing, found)))
+
+
+def _crowds(record: AuctionRecord, attempt: Attempt, host_id: str) -> tuple[Crowding, Crowding]:
+    counts, winner = crowdings(record, attempt), attempt.award.host if attempt.award else host_id
+    return counts.get(host_id, Crowding()), counts.get(winner, Crowding())
 
 
 def providers_for(auction: Auction) -> tuple[str, ...]:
