@@ -101,7 +101,7 @@ def credentials(command: Callable[..., None]) -> Callable[..., None]:
     help="Another Flintlock endpoint that gets the same load. Its microVMs are deleted again.",
 )
 @credentials
-@click.option("--quick", is_flag=True, help="Smaller runs: under a minute, for a first look.")
+@click.option("--quick", is_flag=True, help="Smaller runs: about a minute, for a first look.")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), default="benchmarks/results/latest.json",
     show_default=True, help="The JSON file; the table (.md) and the chart (.svg) go beside it.",

@@ -74,6 +74,7 @@ def test_the_benchmark_leaves_figures_and_a_chart(tmp_path, store):
     assert "BELOW 3 BIDS" in tables
 
 
+@pytest.mark.long
 def test_each_burst_beside_busy_loops_comes_to_an_untouched_fleet(tmp_path):
     """Broken on purpose (both bursts to one fleet): the hosts have 12 on average, not 6."""
     report = small(tmp_path, "--burst", "24", "--busy-loops", "1", "--repeats", "2")
@@ -84,6 +85,7 @@ def test_each_burst_beside_busy_loops_comes_to_an_untouched_fleet(tmp_path):
     assert case["auctions"]["age_p50_ms"] <= case["auctions"]["age_p99_ms"]
 
 
+@pytest.mark.long
 def test_another_flintlock_gets_the_same_load_and_keeps_nothing(tmp_path):
     """With TLS and a token. Broken on purpose (nothing is deleted): 12 + 12 microVMs are left."""
     pki = write_pki(tmp_path / "pki", ["127.0.0.1"], days=1)
@@ -113,6 +115,7 @@ def test_another_flintlock_gets_the_same_load_and_keeps_nothing(tmp_path):
     assert "Traceback" not in wrong.stdout + wrong.stderr
 
 
+@pytest.mark.long
 def test_a_host_that_falls_silent_is_counted_and_comes_back(tmp_path):
     """Broken on purpose (its agent is not stopped): nothing fails, and every bid is of this moment."""
     report = small(tmp_path, "--in-flight", "1", "--creates", "90", "--repeats", "2", "--silent-hosts", "1")
