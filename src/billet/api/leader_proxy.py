@@ -61,7 +61,9 @@ class LeaderProxy:
         self._backend: Backend | None = None
         self._leads = False
         self._why = NOBODY
-        self.slots = CreateSlots(creates._replace(in_work=PASSED_ON, slow_s=0.0), "create of this server's clients")
+        self.slots = CreateSlots(
+            creates._replace(in_work=PASSED_ON, halves=False, slow_s=0.0), "create of this server's clients"
+        )
         self._moved = Broadcast()  # sent at every change of the leader
 
     def route(self, backend: Backend | None, leads: bool = False) -> None:

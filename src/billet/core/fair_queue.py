@@ -35,12 +35,14 @@ class Bounds(NamedTuple):
     waiting: int  # creates that wait, of each identity and namespace
     held_bytes: int  # of all creates together, in work or waiting
     wait_s: float  # that a create waits
+    halves: bool = True  # half as many are carried out while several namespaces create
     slow_s: float = 0.0  # after this time a create in work gives its slot to the next, whatever the others do
 
 
 DEFAULT_BOUNDS = Bounds(in_work=16, waiting=2_000, held_bytes=128 << 20, wait_s=30.0, slow_s=5.0)
 IDENTITY_TIMES = 3  # what all namespaces of one identity may hold, as a multiple of what is free: 3/4 if it is alone
 NAME_CHARS = 64  # of a namespace, in a text: a client may have chosen one of 4 MiB
+SEVERAL_S = 2.0  # since creates of more than one namespace were there
 OVERTAKEN = 2  # a create is slow once this many times `in_work` others have ended since it began
 
 
@@ -94,6 +96,7 @@ class FairQueue:
         self._slow: set[Place] = set()
         self._taken = 0  # slots
         self._ended = 0  # creates that were in work
+        self._several_until_s = float("-inf")
 
     @property
     def waiting(self) -> int:
@@ -120,6 +123,8 @@ class FairQueue:
             return Refusal.BYTES
         self._count_bytes(key, size)
         self._counts[key] += 1
+        if len(self._held) > 1:
+            self._several_until_s = place.since_s + SEVERAL_S
         self._waiting[place] = None
         self._queues.setdefault(key.identity, OrderedDict()).setdefault(key.namespace, OrderedDict())[place] = None
         return None
@@ -127,7 +132,7 @@ class FairQueue:
     def next(self, now_s: float) -> Place | None:
         """The create that begins now; None if none waits or all slots are taken."""
         self._pass_by_slow_ones(now_s)
-        if not self._queues or 0 < self._bounds.in_work <= self._taken:
+        if not self._queues or 0 < self._slots(now_s) <= self._taken:
             return None
         identity, namespaces = self._queues.popitem(last=False)
         namespace, queue = namespaces.popitem(last=False)
@@ -172,6 +177,11 @@ class FairQueue:
         if self._bounds.slow_s and self._in_work:
             times.append(next(iter(self._in_work.values())).at_s + self._bounds.slow_s)
         return min(times, default=None)
+
+    def _slots(self, now_s: float) -> int:
+        """Half of them while several namespaces create: a create takes as long as all that are in work together."""
+        halved = self._bounds.halves and now_s < self._several_until_s
+        return -(-self._bounds.in_work // 2) if halved else self._bounds.in_work
 
     def _pass_by_slow_ones(self, now_s: float) -> None:
         """Creates that are slow, because their hosts are, count no longer: they must not hold up all others.

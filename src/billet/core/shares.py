@@ -22,6 +22,10 @@ class Shares(Generic[K]):
         self.total_bytes = 0
         self._held: Counter[K] = Counter()
 
+    def __len__(self) -> int:
+        """How many hold something."""
+        return len(self._held)
+
     def fits(self, key: K, size: int) -> bool:
         """Whether so many bytes more are no more than may be held, and than is left free."""
         free = self.limit_bytes - self.total_bytes

@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from billet.core.backlog import Backlog
 from billet.core.errors import Code
 from billet.core.metadata import RETRY_PUSHBACK, retry_ms
 from billet.grpc.messages import MessageReader, frame
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from billet.grpc.connection import Connection
 
 AHEAD = 4  # messages that may wait to be read before the sender gets no further credit
+REFUSED = Backlog(each_s=0.05)  # calls of this process that were refused for what they would hold
 QUEUED_BYTES = 64 << 10  # what a call may have waiting to be sent before its writer waits
 
 
@@ -59,7 +61,7 @@ class Stream:
             raise RpcError(
                 Code.UNAVAILABLE,
                 "calls hold too many bytes that wait to be read; send fewer large requests at a time, or try again",
-                ((RETRY_PUSHBACK, str(retry_ms(self.id))),),
+                ((RETRY_PUSHBACK, str(retry_ms(self.id, REFUSED.refused(self._connection.loop.time(), 0)))),),
             )
         if messages:
             self._messages.extend(messages)

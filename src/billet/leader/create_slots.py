@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import structlog
 
+from billet.core.backlog import Backlog
 from billet.core.errors import Overloaded, without_not_found
 from billet.core.fair_queue import Bounds, FairQueue, Key, Place, Refusal
 from billet.core.metadata import retry_ms
@@ -30,6 +31,7 @@ class CreateSlots:
         self._timer: asyncio.Handle | None = None
         self._looks_at_s = 0.0  # when the timer goes off
         self._throttle = LogThrottle()
+        self._backlog = Backlog()
 
     @asynccontextmanager
     async def slot(self, key: Key, size: int) -> AsyncIterator[None]:
@@ -48,6 +50,7 @@ class CreateSlots:
             if why := await begins:
                 raise self._overloaded(why)  # not set as the future's: the error would hold the request in a cycle
             yield
+            self._backlog.ended(loop.time())
         finally:
             self._begins.pop(place, None)
             self.queue.leave(place)
@@ -88,7 +91,8 @@ class CreateSlots:
                 f"overload: {self._what} refused", why=why, refused=self.refused,
                 in_work=self.queue.in_work, waiting=self.queue.waiting, held_bytes=self.queue.held_bytes,
             )  # fmt: skip
-        return Overloaded(f"{why}; nothing was created", retry_ms(self.refused))
+        wait_s = self._backlog.refused(asyncio.get_running_loop().time(), self.queue.waiting)
+        return Overloaded(f"{why}; nothing was created", retry_ms(self.refused, wait_s))
 
     def _why(self, refusal: Refusal, key: Key) -> str:
         match refusal:
