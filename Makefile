@@ -42,7 +42,7 @@ bench: setup ## measure creates per second and latency, compared with a single f
 chaos: setup ## inject faults for ten minutes and check every promise; ARGS="failover --times 5"
 	python -m chaos $(ARGS)
 
-table: setup ## print the central table of docs/lab/score-comparison.md from generated workloads; ARGS="all" for the other two
+table: setup ## print the central table of docs/lab/score-comparison.md from generated workloads; ARGS="all" for the others
 	@python -m workloads table $(ARGS)
 
 conformance: setup ## check any Flintlock endpoint: TARGET=host:port ARGS="--token T --ca ca.pem"; without TARGET: usage

@@ -159,7 +159,7 @@ async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[Virt
         ledger, auctioneer, reconciler, link, rules, accuracy, health, admission, CreateSlots(rules.creates, "create")
     )
     service = FlintlockService(leadership, NoRecordedAuctions(), "bench")
-    link.begin(LinkTerm(term.number, rules.weights, admission, rules.arrive_s))
+    link.begin(LinkTerm(term.number, rules.weights, admission, ledger.state.fleet, rules.arrive_s))
     reconciling = asyncio.create_task(reconciler.run())
     await service.unary(flintlock.CREATE, create_request(), 30.0, {TOKEN: f"01NEW{n:021d}"})
     step("the first microVM is answered")

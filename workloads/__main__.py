@@ -1,4 +1,4 @@
-"""`python -m workloads`: write the fixed workloads, or print the tables of docs/lab/score-comparison.md."""
+"""`python -m workloads`: write the fixed workloads, or print the tables of docs/lab."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workloads.tables import TABLES
 
 @click.group()
 def main() -> None:
-    """Fixed placement workloads, and the tables of docs/lab/score-comparison.md."""
+    """Fixed placement workloads, and the tables of docs/lab."""
 
 
 @main.command()
@@ -34,6 +34,7 @@ def table(name: str) -> None:
     central  every rule on mix, 100 hosts, seeds 1 to 3 (a few seconds); the default
     pairs    Billet beside kube-scheduler's default on all workloads (a minute)
     batches  the same, with 32 and 128 creates placed as one batch (a minute)
+    scarce   hosts with a GPU, and microVMs that ask for one (a minute)
     """
     for chosen in TABLES if name == "all" else [name]:
         for line in TABLES[chosen]():

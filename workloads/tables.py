@@ -1,4 +1,4 @@
-"""Place the fixed workloads with every rule, and print the tables of docs/lab/score-comparison.md as Markdown."""
+"""Place the fixed workloads with every rule, and print the tables of docs/lab as Markdown."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from billet.whatif.rules import OTHERS, Rule, own
 from billet.whatif.simulation import mean_balance, mean_refused, run
 from billet.whatif.workload import Workload, read
 from workloads.generator import WorkloadId, text
+from workloads.scarce import rows
 
 CHOSEN_ON = tuple(WorkloadId("mix", 100, seed) for seed in (1, 2, 3))  # the formula's numbers were chosen on these
 SPREAD, PACK, KUBE = own(Weights()), own(Weights(policy="pack")), OTHERS["kube"]
@@ -102,7 +103,24 @@ def batches() -> Iterator[str]:
             yield _pair(f"{group.title} | {at_once}", group, at_once)
 
 
-TABLES = {"central": central, "pairs": pairs, "batches": batches}
+def scarce() -> Iterator[str]:
+    """GPU hosts among others; each cell is *without / with* the part of the score that keeps them."""
+    yield from _head(
+        "microVMs", "hosts with a GPU", "ordinary first", "ask for one", "find no room", "ordinary refused", "CoV"
+    )
+    for case, before, now in rows():
+        yield _line(
+            case.shape,
+            f"{-(-case.hosts // case.every)} of {case.hosts}",
+            "mixed" if case.ordinary is None else f"{case.ordinary:.0%}",
+            f"{case.gpu:.0%}",
+            f"{100 * before.asking:.1f} / {100 * now.asking:.1f} %",
+            f"{100 * before.ordinary:.1f} / {100 * now.ordinary:.1f} %",
+            f"{before.balance.cov:.3f} / {now.balance.cov:.3f}",
+        )
+
+
+TABLES = {"central": central, "pairs": pairs, "batches": batches, "scarce": scarce}
 _PAIR_COLUMNS = ("CoV, filled", "CoV, churned", "refused", "refused vCPU", "refused 16-vCPU")
 
 

@@ -153,12 +153,12 @@ class ServerConfig:
         low=0, high=600_000,
     )  # fmt: skip
     ask_hosts: int = setting(
-        32, AUCTION, "Number of hosts asked for a bid, emptiest first (policy pack: fullest first). 0 = all. Lower"
-        " makes auctions cheaper; higher may find a better host.", low=0,
+        8, AUCTION, "Number of hosts asked for a bid: the best by their last reports. The others take part by these"
+        " reports. 0 = all are asked. Lower makes auctions cheaper; higher decides by newer facts.", low=0,
     )  # fmt: skip
     ask_random: int = setting(
-        4, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
-        " hosts whose pressure or boot queue has improved, which the ledger does not show.", low=0,
+        2, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
+        " hosts whose pressure or boot queue has improved since their last report.", low=0,
     )  # fmt: skip
     create_timeout_s: float = setting(
         30.0, AUCTION, "Maximum seconds for one create, from the call to flintlockd's reply.", low=0.1, high=3600
@@ -252,6 +252,12 @@ class ServerConfig:
         " cluster-name). 0 = neither these machines nor their control planes are spread.", low=0, high=10,
     )  # fmt: skip
 
+    scarcity_weight: float = setting(
+        Weights().scarcity, SCORE, "Score added, for microVMs that do not ask for it, to a host with a label that few"
+        " hosts have (a GPU): this x (2 x share of the hosts without it - 1). 0 = such hosts are filled like others.",
+        low=0, high=100,
+    )  # fmt: skip
+
     def __post_init__(self) -> None:
         """Replace an empty id by the host name, then check all settings."""
         object.__setattr__(self, "id", self.id or socket.gethostname())
@@ -283,7 +289,7 @@ class ServerConfig:
         """The score's settings in the form that the core takes."""
         return Weights(
             self.pressure_weight, self.delay_weight, self.delay_half_s, self.policy, self.shape_weight,
-            self.preference_weight, self.cluster_weight,
+            self.preference_weight, self.cluster_weight, self.scarcity_weight,
         )  # fmt: skip
 
     @property

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from billet.core.access import Credential
 from billet.core.identity import Claim, Verdict
 from billet.core.metadata import Metadata, ReplyMetadata
 from billet.core.model import Auction, Bid, Host, Refusal
 from billet.core.report import InventoryUpdate, Report
-from billet.core.state import Change
+
+if TYPE_CHECKING:  # it needs numpy, which an agent does without
+    from billet.core.state import Change
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +199,13 @@ DEFAULT_OPTIONS = CreateOptions()
 class Hosts(Protocol):
     """All agents, as the leader sees them."""
 
-    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
-        """Ask these hosts for bids. A late one takes part with what it said last. Concurrent calls share messages."""
+    async def call_for_bids(
+        self, auction: Auction, host_ids: Sequence[str], wait: bool = False
+    ) -> list[Bid | Refusal]:
+        """Ask these hosts for bids. A late one is SILENT. Concurrent calls share messages.
+
+        `wait`: also for hosts that are known to be late.
+        """
 
     def instance(self, host_id: str) -> str:
         """The unique name of the process of a host's agent that is connected now; "" if none is."""

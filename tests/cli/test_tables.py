@@ -337,6 +337,18 @@ def test_the_winner_of_an_auction_that_spreads_is_first_and_the_reason_is_said()
     assert "0.310: of 2 hosts, it has the fewest of the group in the zone and on the host; runner-up: h" in output
 
 
+def test_a_host_that_is_kept_for_others_says_why():
+    """Broken on purpose (scarcity left out of the leader's parts): its bid counts as repriced."""
+    view = AWARDED["ledger"]["host-1"] | {"scarcity": {"share": 0.8, "label": "gpu=yes"}}
+    attempt = AWARDED | {
+        "ledger": {bid["host"]: view for bid in AWARDED["bids"]},
+        "priced": {"host-2": score(0.2, delay=0.01) | {"scarcity": 3.2, "total": 3.41}},
+    }
+    output = text(auction_report(a_record(attempt)), width=120)
+    assert "in the score, for labels that few hosts have: host-2 3.200 (gpu=yes)" in output
+    assert re.search(r"host-2 +3.410 ", output), "not marked as repriced"
+
+
 def test_a_comparison_shows_every_figure_whole_on_a_terminal_of_any_usual_width():
     headings = columns(["evening", "night"])
     body = [

@@ -81,7 +81,7 @@ def test_an_excluding_group_is_named():
     ("called", "why"),
     [
         (Called(3, 0, ("z",)), "it was not connected to the leader"),
-        (Called(100, 32), "of 100 hosts the leader asks the 32 that suit the policy best"),
+        (Called(100, 32), "of 100 hosts the leader asks the 32 that suit best by their last reports"),
         (Called(3), "the fleet had no host of this name at that time"),
         (Called(), "the record does not say why"),
     ],

@@ -1,6 +1,5 @@
 """Constraints and preferences: what labels mean, which hosts are excluded, and what is added to a score."""
 
-from collections import Counter
 from dataclasses import replace
 
 import pytest
@@ -358,74 +357,6 @@ def test_a_policy_is_priced_alike_by_the_host_and_by_a_ledger_that_has_moved() -
     assert slow.score.delay > 20 * 0.05 * 0.49
     moved = {"a1": HostView(ROOM, Resources(0, 0, 0, 1))}
     assert award(wanted, [slow], moved, DEFAULT_WEIGHTS).score.delay > slow.score.delay
-
-
-# Which hosts are asked.
-
-
-def three_zones(hosts: int = 400, **of_c: bool) -> State:
-    """Zone b is fuller than a and c; `of_c` is what is said of the hosts of c."""
-    state = State()
-    for n in range(hosts):
-        zone = "aaabbc"[n % 6]
-        apply(state, PutHost(replace(Host(f"{zone}{n:03}", ROOM, ROOM, zone), **(of_c if zone == "c" else {}))))
-        if zone == "b":
-            apply(state, PutPlacement(replace(vm(f"f{n}", f"b{n:03}"), demand=Resources(8, 0, 0, 1))))
-    return state
-
-
-def by_zone(host_ids: list[str]) -> dict[str, int]:
-    return dict(Counter(host_id[0] for host_id in host_ids))
-
-
-def test_a_spread_auction_asks_hosts_of_each_zone_however_full_one_of_them_is() -> None:
-    state = three_zones()
-    plain = state.ranking.shortlist("01A", 32, 0, lambda _: True)
-    even = state.ranking.of_each_zone("01A", 32, lambda _: True)
-    assert "b" not in by_zone(plain)
-    assert sorted(by_zone(even).values()) == [10, 11, 11]
-
-
-def test_a_zone_that_gives_nothing_leaves_its_share_to_the_others_and_is_not_searched() -> None:
-    """Cordoned, away, or small. Broken on purpose (a fixed share for each zone): 22 are asked, and all looked at."""
-    looked: list[str] = []
-
-    def present(host_id: str) -> bool:
-        looked.append(host_id)
-        return host_id[0] != "c"
-
-    for state, most in ((three_zones(cordoned=True), 32), (three_zones(fenced=True), 32), (three_zones(1200), 120)):
-        looked.clear()
-        even = state.ranking.of_each_zone("01A", 32, present)
-        assert by_zone(even) == {"a": 16, "b": 16}
-        assert len(looked) <= most
-    assert by_zone(three_zones(hosts=12).ranking.of_each_zone("01A", 10, lambda _: True)) == {"a": 4, "b": 4, "c": 2}
-
-
-def test_of_more_zones_than_are_asked_each_auction_hears_others() -> None:
-    state = State()
-    for n in range(100):
-        apply(state, PutHost(Host(f"h{n:02}", ROOM, ROOM, f"rack-{n // 2}")))
-    one, two = (state.ranking.of_each_zone(auction_id, 8, lambda _: True) for auction_id in ("01ONE", "01TWO"))
-    assert len({int(host_id[1:]) // 2 for host_id in one}) == 8
-    assert set(one) != set(two)
-
-
-def test_only_hosts_of_the_required_zone_are_looked_at() -> None:
-    state, looked = three_zones(), []
-    asked = state.ranking.shortlist("01A", 8, 4, lambda host_id: not looked.append(host_id), zone="b")
-    assert by_zone(asked).keys() == by_zone(looked).keys() == {"b"}
-    assert state.ranking.shortlist("01A", 8, 4, lambda _: True, zone="nowhere") == []
-
-
-def test_only_the_hosts_of_a_near_group_in_the_required_zone_are_looked_at() -> None:
-    """Broken on purpose (all hosts of the group): each of them is compared with the zone for nothing."""
-    state, labels = three_zones(60), {"billet.io/near": "g"}
-    for host_id in (host_id for host_id in list(state.hosts) if host_id[0] in "ab"):
-        apply(state, PutPlacement(vm(f"g-{host_id}", host_id, near="g")))
-    assert by_zone(list(state.peer_hosts(auction(labels)))) == {"a": 30, "b": 20}
-    assert by_zone(list(state.peer_hosts(auction(labels | {"billet.io/zone": "b"})))) == {"b": 20}
-    assert not list(state.peer_hosts(auction(labels | {"billet.io/zone": "c"})))
 
 
 # Groups.

@@ -6,7 +6,6 @@ from billet.core.auction import award
 from billet.core.bidding import bid
 from billet.core.model import ZERO, Auction, Facts, Host, HostView, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS, Weights
-from billet.core.state import State
 
 SMALL = Resources(1, 2048, 0, 1)
 SIZES = (SMALL, Resources(2, 4096, 0, 1), Resources(4, 8192, 0, 1), Resources(2, 16384, 0, 1))
@@ -108,11 +107,3 @@ def test_fast_goes_where_the_boot_is_soonest_and_spread_where_there_is_room_unle
         answers = [bid(hosts[name], taken[name], facts[name], auction, weights) for name in hosts]
         views = {name: HostView(hosts[name].allocatable, taken[name]) for name in hosts}
         assert award(auction, answers, views, weights).host == expected
-
-
-def test_pack_asks_the_fullest_hosts_first():
-    state = State()
-    for n in range(ALL_ASKED):
-        state.ranking.put(f"h{n:02}", n / ALL_ASKED)
-    asked = state.ranking.shortlist("a", 3, 0, lambda host_id: host_id != "h39", fullest_first=True)
-    assert asked == ["h38", "h37", "h36"]

@@ -182,7 +182,7 @@ async def _lead(folder: Path) -> tuple[LinkServer, Leadership, asyncio.Task[None
     leadership = open_leadership(
         ledger, server, SystemClock(), LeaderSettings(Rules(DEFAULT_WEIGHTS), 60.0), cast("Any", NoArchive())
     )
-    server.begin(LinkTerm(term.number, DEFAULT_WEIGHTS, leadership.admission, 0.0))
+    server.begin(LinkTerm(term.number, DEFAULT_WEIGHTS, leadership.admission, ledger.state.fleet, 0.0))
     return server, leadership, asyncio.create_task(leadership.reconciler.run())
 
 

@@ -36,6 +36,7 @@ from billet.core.model import (
     Refusal,
     Resources,
 )
+from billet.core.questions.record import faithful
 from billet.core.reconcile import release, repair
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, apply, check, load
@@ -73,7 +74,9 @@ class Hosts:
     def instance(self, host_id: str) -> str:
         return "one"
 
-    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
+    async def call_for_bids(
+        self, auction: Auction, host_ids: Sequence[str], wait: bool = False
+    ) -> list[Bid | Refusal]:
         self.called.append(sorted(host_ids))
         answer = self._answers[len(self.called) - 1]
         return [answer(host_id, auction) for host_id in host_ids]
@@ -277,19 +280,18 @@ async def test_hosts_that_violate_a_constraint_are_not_asked_and_their_reason_is
 
 
 async def test_a_large_fleet_is_asked_where_constraints_and_preferences_can_be_met(ledger: Ledger) -> None:
-    """Without labels the emptiest host is asked; else the one with the required label, or also the group's host."""
+    """The host with the required label, or the group's host. Broken on purpose (any host): seen."""
     await ledger.finish([PutHost(Host("h1", ROOM, ROOM, labels={"gpu": "yes"}))])
-    db = Placement("db", "ns", "db", Resources(0, 1, 0, 1), "h2", PlacementState.STARTED)
+    db = Placement("db", "ns", "db", Resources(0, 0, 0, 1), "h2", PlacementState.STARTED)
     db = replace(db, labels={"billet.io/near": "db"})
     await ledger.claim([PutPlacement(db)])
     for wanted, asked in (
-        ({}, ["h0"]), ({"billet.io/require.gpu": "yes"}, ["h1"]), ({"billet.io/near": "db"}, ["h0", "h2"]),
+        ({"billet.io/require.gpu": "yes"}, ["h1"]), ({"billet.io/near": "db"}, ["h2"]),
     ):  # fmt: skip
         hosts = Hosts(bids_without_constraints)
         maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=1, ask_random=0))
         await with_labels(maker, f"vm-{wanted}", wanted)
-        assert len(hosts.called[0]) == len(asked)
-        assert set(asked) - {"h0"} <= set(hosts.called[0])
+        assert hosts.called[0] == asked
         await ledger.finish([DropPlacement(f"vm-{wanted}")])
 
 
@@ -336,6 +338,32 @@ async def test_the_first_host_of_a_fleet_is_waited_for_while_it_is_committed(led
     await ledger.finish([PutHost(Host("h0", ROOM, ROOM))])
     ready.add("h0")
     assert await creating == b"reply"
+
+
+async def test_a_host_that_was_not_asked_wins_once_the_others_are_awarded_to_those_that_were(ledger: Ledger) -> None:
+    """And if it refuses the order, the next best gets it. Broken on purpose (its refusal is lost): it is tried again
+    and again."""
+    now_s = SystemClock().monotonic_s()
+    for host_id in ledger.state.hosts:
+        ledger.state.fleet.hear(host_id, Facts(), ZERO, now_s, 60.0)
+    hosts = Hosts(bids, first_declines=True)
+    maker, recorders = auctioneer(ledger, hosts, replace(RULES, ask_hosts=1, ask_random=0))
+
+    async def filled_meanwhile(auction: Auction, host_ids: Sequence[str], wait: bool = False) -> list[Bid | Refusal]:
+        answers = await Hosts.call_for_bids(hosts, auction, host_ids)
+        other = Placement("other", "ns", "other", ROOM, host_ids[0], PlacementState.STARTED)
+        await ledger.claim([PutPlacement(other)])
+        return answers
+
+    hosts.call_for_bids = filled_meanwhile  # type: ignore[method-assign]
+    assert await create(maker, "a") == b"reply"
+    assert len(hosts.called) == 1
+    assert sorted([*hosts.called[0], *hosts.orders]) == ["h0", "h1", "h2"]
+    first, second = recorders[0].record.attempts
+    assert [bid.age_s > 0 for bid in first.bids if bid.host in hosts.orders] == [True, True]
+    assert second.award
+    assert second.award.host == hosts.orders[1]
+    assert faithful(recorders[0].record)
 
 
 async def test_a_required_host_is_the_only_one_that_is_asked(ledger: Ledger) -> None:

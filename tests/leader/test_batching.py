@@ -44,7 +44,9 @@ class OneRound:
     def instance(self, host_id: str) -> str:
         return "one"
 
-    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
+    async def call_for_bids(
+        self, auction: Auction, host_ids: Sequence[str], wait: bool = False
+    ) -> list[Bid | Refusal]:
         self._awaited -= 1
         if self._awaited == 0:
             asyncio.get_running_loop().call_soon(self._all_called.set)  # so that they wake in the order of calls
@@ -157,7 +159,7 @@ async def test_a_quota_holds_among_those_that_wait_together(store: SqliteStore) 
 
 
 async def test_an_auction_alone_gets_its_slot_in_the_next_pass_of_the_loop() -> None:
-    slot = asyncio.create_task(Clearing(State()).slot(Auction("a", "ns", "a", SMALL), []))
+    slot = asyncio.create_task(Clearing(State(), Presence()).slot(Auction("a", "ns", "a", SMALL), []))
     for _ in range(3):  # it joins, is called, and wakes
         await asyncio.sleep(0)
     assert slot.done()
@@ -165,7 +167,7 @@ async def test_an_auction_alone_gets_its_slot_in_the_next_pass_of_the_loop() -> 
 
 
 async def test_a_cancelled_auction_holds_no_other_up() -> None:
-    clearing = Clearing(State())
+    clearing = Clearing(State(), Presence())
     slots = [asyncio.create_task(clearing.slot(Auction("a", "ns", "a", SMALL), [])) for _ in range(3)]
     await asyncio.sleep(0)
     slots[1].cancel()
@@ -183,7 +185,7 @@ def test_a_batch_is_ordered_by_priority_then_dominant_share_of_the_fleet_then_ar
 
 async def test_auctions_that_come_while_a_claim_is_committed_are_one_batch_after_it() -> None:
     """Their claims would have to wait for that transaction anyway. Broken on purpose (never waits): 1 and 1."""
-    clearing = Clearing(State())
+    clearing = Clearing(State(), Presence())
     slots, auction = [], Auction("a", "ns", "a", SMALL)
     answers = [bid(Host("h", ROOM, ROOM), ZERO, Facts(), auction, DEFAULT_WEIGHTS)]
     with clearing.claiming(Placement("c", "ns", "c", SMALL, "h", PlacementState.RESERVED)):

@@ -73,7 +73,7 @@ class OneHost:
     def instance(self, host_id: str) -> str:
         return "one"
 
-    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid]:
+    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str], wait: bool = False) -> list[Bid]:
         return [bids(host_id, auction) for host_id in host_ids if host_id == "h2"]
 
     async def create(

@@ -8,10 +8,9 @@ from math import inf, nan
 import pytest
 
 from billet.core.identity import ROWS
-from billet.core.model import Auction, Bid, Host, Reason, Refusal, Resources, VmState
+from billet.core.model import Auction, Bid, Reason, Refusal, Resources, VmState
 from billet.link import bounds, messages
 from billet.link.rounds import Rounds
-from billet.link.standing import Standing
 from billet.ports import Created, Denied, Unknown
 from billet.wire.pb import link_pb2 as pb
 
@@ -78,10 +77,28 @@ def test_a_host_with_too_many_microvms_is_refused() -> None:
         messages.get_inventory(many)
 
 
+def test_a_host_may_name_so_many_images_and_no_more() -> None:
+    """Broken on purpose (cut after all are read): a million names in one report keep the leader busy for seconds."""
+    many = [f"image-{n}" for n in range(2 * bounds.IMAGES)]
+    named = pb.Images(volumes=["x" * 2000, *many], kernels=many)
+    report = pb.Report(interval_s=1.0, at_hand=pb.HostImages(unpacked=named, coming=named))
+    at_hand = messages.get_report(report).at_hand
+    assert at_hand
+    assert len(at_hand.unpacked) == 2 * bounds.IMAGES - 1
+    assert not at_hand.coming
+    assert max(len(image.ref) for image in at_hand.unpacked) < 2000
+
+
+def test_a_host_cannot_refuse_with_a_reason_that_only_the_leader_gives() -> None:
+    """Broken on purpose: a host that says SILENT takes part with its standing bid, wins, and refuses, for ever."""
+    for reason in ("SILENT", "AWAY", "SUSPECT", "FAULT", "unheard of"):
+        assert messages.get_refusal("a", pb.Refusal(reason=reason)).reason is Reason.DECLINED
+    assert messages.get_refusal("a", pb.Refusal(reason="NO_VCPU")).reason is Reason.NO_VCPU
+
+
 class Bidder:
     def __init__(self, host_id: str) -> None:
         self.host_id, self.late = host_id, False
-        self.host, self.standing = Host(host_id, ROOM, ROOM), Standing()
         self.rounds: list[int] = []
 
     def put_bytes(self, serialised: bytes) -> None:

@@ -13,6 +13,7 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from billet.adapters.identity import KeyIdentity
 from billet.adapters.pki import write_host, write_pki
+from billet.core.columns import Columns
 from billet.core.identity import Claim, Waiting
 from billet.core.model import Host, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
@@ -186,7 +187,7 @@ async def test_a_stranger_does_not_hold_a_name_after_the_term(server: tuple[Link
     link, port = server
     gate = Bouncer()
     gate.known_key = get_claim(signed(), NONCE, "").host.key
-    link.begin(LinkTerm(1, DEFAULT_WEIGHTS, gate, 0.0))  # type: ignore[arg-type]
+    link.begin(LinkTerm(1, DEFAULT_WEIGHTS, gate, Columns(), 0.0))  # type: ignore[arg-type]
     link.end("the term has ended")
     stranger = await dial(port, Program(lambda nonce: signed(OTHER, nonce)))
     await eventually(lambda: stranger.standbys)
@@ -200,7 +201,7 @@ async def test_an_agent_that_waits_and_dials_again_still_waits(server: tuple[Lin
     takes the agent off the leader's list, so that no operator can admit it."""
     link, port = server
     gate = Bouncer()
-    link.begin(LinkTerm(1, DEFAULT_WEIGHTS, gate, 0.0))  # type: ignore[arg-type]
+    link.begin(LinkTerm(1, DEFAULT_WEIGHTS, gate, Columns(), 0.0))  # type: ignore[arg-type]
     programs = [Program(lambda nonce: signed(nonce=nonce)) for _ in range(2)]
     transports = []
     for n, program in enumerate(programs):

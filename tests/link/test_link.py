@@ -7,16 +7,18 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from structlog.testing import capture_logs
 
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.adapters.pki import write_pki
-from billet.core.model import Host, Resources
+from billet.core.model import Facts, Host, Image, Resources
+from billet.core.report import HostImages, Report
 from billet.host.agent import Agent, Measured
-from billet.link.agent import AgentDialler
+from billet.link import messages
+from billet.link.agent import AgentDialler, AgentLink
 from billet.link.dial import WebSocketDial
 from billet.link.server import LinkServer
 from billet.log_throttle import AGAIN_AFTER_S, LogThrottle
@@ -143,3 +145,13 @@ def test_a_message_is_logged_again_when_it_is_new_or_a_minute_old() -> None:
     assert throttle.should_log("a", "wrong token", AGAIN_AFTER_S + 1)
     throttle.recovered("a")
     assert throttle.should_log("a", "wrong token", AGAIN_AFTER_S + 2)
+
+
+def test_a_leader_is_told_the_images_once_and_again_when_they_change() -> None:
+    """Broken on purpose (told with every report): a host with 500 images sends 30 kB each second."""
+    link, sent = AgentLink(cast("AgentDialler", None), "s1"), []
+    link.put = lambda message: sent.append(messages.get_report(message.report).at_hand)  # type: ignore[method-assign]
+    first, second = (HostImages(frozenset({Image(ref)}), frozenset()) for ref in ("ubuntu:22.04", "ubuntu:24.04"))
+    for at_hand in (None, first, first, None, second, second):
+        link.report(Report(Facts(), 0.0, 0, 0, 0, 0, True, 1.0, at_hand=at_hand))
+    assert sent == [None, first, None, None, second, None]

@@ -13,6 +13,7 @@ import pytest
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
 from billet.adapters.flintlock import GrpcFlintlock
+from billet.core.columns import Columns
 from billet.core.errors import Code
 from billet.core.identity import Admitted, Claim, Refused, Verdict
 from billet.core.metadata import Metadata
@@ -66,7 +67,7 @@ class Heard:
 
 
 def term(number: int, heard: Heard | None = None) -> LinkTerm:
-    return LinkTerm(number, DEFAULT_WEIGHTS, heard or Heard(), arrive_s=PATIENCE_S)
+    return LinkTerm(number, DEFAULT_WEIGHTS, heard or Heard(), Columns(), arrive_s=PATIENCE_S)
 
 
 @pytest.fixture

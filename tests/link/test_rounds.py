@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
 from billet.core.bidding import bid
 from billet.core.model import ZERO, Auction, Bid, Facts, Host, Reason, Refusal, Resources
-from billet.core.report import Report
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.link import bid_messages as wire
 from billet.link.rounds import Rounds
-from billet.link.standing import MISSED, Standing
 from billet.sim.loop import VirtualLoop
 from billet.wire.pb import link_pb2 as pb
 
@@ -29,17 +27,11 @@ class ScriptedHost:
     after_s: float | None
     room: Resources = ROOM
     late: bool = False
-    images: int = 0  # to pull for each auction
-    standing: Standing = field(default_factory=Standing)
     rounds: Rounds = field(init=False)
 
     @property
     def host(self) -> Host:
         return Host(self.host_id, self.room, self.room)
-
-    def reports(self, pending: int = 0, ok: bool = True) -> None:
-        report = Report(Facts(pending=pending), 0.0, 0, 0, 0, 0, ok, 1.0, taken=ZERO)
-        self.standing.reported(report, asyncio.get_running_loop().time())
 
     def put_bytes(self, serialised: bytes) -> None:
         for call in pb.Down.FromString(serialised).calls:
@@ -48,13 +40,15 @@ class ScriptedHost:
 
     def _answer(self, call: pb.Call) -> None:
         lots = wire.get_call(call)
-        answers = [(lot, bid(self.host, ZERO, Facts(), a, DEFAULT_WEIGHTS, self.images)) for lot, a in lots]
+        answers = [(lot, bid(self.host, ZERO, Facts(), a, DEFAULT_WEIGHTS)) for lot, a in lots]
         self.rounds.answered(self, wire.put_bids(call.round, answers))
 
 
-def rounds_of(*hosts: ScriptedHost) -> Rounds:
+def rounds_of(
+    *hosts: ScriptedHost, heard: Any = lambda host_id, answers: None, stands: Collection[str] = ()
+) -> Rounds:
     by_id = {host.host_id: host for host in hosts}
-    rounds = Rounds(by_id.get, WAIT_S, WAIT_MAX_S)
+    rounds = Rounds(by_id.get, WAIT_S, WAIT_MAX_S, heard, stands.__contains__)
     for host in hosts:
         host.rounds = rounds
     return rounds
@@ -124,50 +118,28 @@ def test_a_round_ends_when_all_hosts_have_answered() -> None:
     run(scenario())
 
 
-def test_a_late_host_takes_part_with_its_last_report() -> None:
-    """Broken on purpose (a late host is silent): of ten equal hosts the five that are far away get no microVM."""
+def test_only_late_hosts_with_standing_bids_are_not_waited_for() -> None:
+    """Broken on purpose (the first bid is waited for): each create beside far hosts costs a round trip to them."""
 
     async def scenario() -> None:
-        far = ScriptedHost("far", 0.08)
-        rounds = rounds_of(ScriptedHost("near", 0.001, images=2), far)
-        far.reports(pending=3)
+        rounds = rounds_of(ScriptedHost("far", 0.3, late=True), ScriptedHost("new", 0.3, late=True), stands={"far"})
+        answers, took_s = await ask(rounds, "far")
+        assert (answers["far"], took_s) == (Refusal("far", Reason.SILENT), 0.0)
+        answers, _ = await ask(rounds, "new")
+        assert isinstance(answers["new"], Bid), "nothing is known of it, so it is waited for"
+
+    run(scenario())
+
+
+def test_every_answer_is_heard_also_a_late_one() -> None:
+    async def scenario() -> None:
+        heard: list[tuple[str, list[Bid | Refusal]]] = []
+        near, far = ScriptedHost("near", 0.001), ScriptedHost("far", 0.08)
+        rounds = rounds_of(near, far, heard=lambda host_id, answers: heard.append((host_id, list(answers))))
         answers, took_s = await ask(rounds, "near", "far")
         assert took_s < 0.08
-        standing = answers["far"]
-        assert isinstance(standing, Bid)
-        assert (standing.facts.pending, standing.missing, round(standing.age_s, 3)) == (3, 2, WAIT_S)
-        await asyncio.sleep(0.1)  # its own answer comes, too late for this auction
-        answers, took_s = await ask(rounds, "near", "far")
-        assert took_s < WAIT_S, "nobody waits for it again"
-        standing = answers["far"]
-        assert isinstance(standing, Bid)
-        assert (standing.facts.pending, standing.missing) == (0, 0), "what it said last"
-
-    run(scenario())
-
-
-def test_a_host_that_says_nothing_for_long_has_no_standing_bid() -> None:
-    async def scenario() -> None:
-        silent, broken = ScriptedHost("silent", None), ScriptedHost("broken", None)
-        rounds = rounds_of(ScriptedHost("near", 0.001), silent, broken)
-        silent.reports()
-        broken.reports(ok=False)
-        answers, _ = await ask(rounds, "near", "silent", "broken")
-        assert isinstance(answers["silent"], Bid)
-        assert answers["broken"] == Refusal("broken", Reason.SILENT)
-        await asyncio.sleep(MISSED)
-        answers, _ = await ask(rounds, "near", "silent")
-        assert answers["silent"] == Refusal("silent", Reason.SILENT)
-
-    run(scenario())
-
-
-def test_a_late_host_that_cannot_take_the_microvm_refuses() -> None:
-    async def scenario() -> None:
-        small = ScriptedHost("small", None, Resources(2, 8192, 100, 10))
-        rounds = rounds_of(ScriptedHost("near", 0.001), small)
-        small.reports()
-        answers, _ = await ask(rounds, "near", "small", vcpu=4)
-        assert answers["small"] == Refusal("small", Reason.NO_VCPU, "needs 4 vCPU, 2 free")
+        assert answers["far"] == Refusal("far", Reason.SILENT)
+        await asyncio.sleep(0.1)
+        assert [(host_id, type(said)) for host_id, (said,) in heard] == [("near", Bid), ("far", Bid)]
 
     run(scenario())

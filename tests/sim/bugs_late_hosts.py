@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from unittest.mock import patch
 
-from billet.link.standing import Standing
+from billet.core.columns import Columns
 from tests.sim.bugs import Bug
 from tests.sim.bugs_item7 import Patches, print_found
 
 
 def late_is_absent() -> Patches:
-    return [patch.object(Standing, "bid", lambda *rest: None)]
+    return [patch.object(Columns, "standing", lambda *rest: None)]
 
 
 BUGS = (Bug("late is absent", 0, 0, late_is_absent),)

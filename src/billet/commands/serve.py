@@ -57,6 +57,9 @@ def _run(main: Coroutine[Any, Any, None], log_format: str) -> None:
     """Run the process. With JSON logs, the error that ends it is a log line too, and not a sentence in red."""
     import uvloop
 
+    from billet.process import shorten_collections
+
+    shorten_collections()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)

@@ -152,8 +152,10 @@ def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, 
     score = price(view.allocatable, view.taken, auction.demand, facts, of_policy, bid.missing, view.discount, wait)
     if view.peers:
         score = with_preferences(score, view.peers, weights)
-    penalty = view.trouble.penalty
-    return score._replace(total=score.total + penalty, trouble=penalty) if penalty else score
+    trouble, scarcity = view.trouble.penalty, weights.scarcity * view.scarcity.share
+    if not (trouble or scarcity):
+        return score
+    return score._replace(total=score.total + trouble + scarcity, trouble=trouble, scarcity=scarcity)
 
 
 def forecast_of(bid: Bid, auction: Auction, view: HostView) -> Forecast:

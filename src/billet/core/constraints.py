@@ -164,9 +164,9 @@ def crowding(peers: Sequence[Peers], weights: Weights) -> Crowding:
 
     The rule: such a microVM goes to the zone with the fewest members of its group that has room, there to the host
     with the fewest, and among those to the lowest score. So a failure domain takes its part of a group however full
-    it is, as users of topology spread constraints and of failure domains expect. The counts change with every claim:
-    who asks only some hosts must ask hosts of several zones, not the least crowded ones of one moment alone.
-    A weight of 0 switches its preference off.
+    it is, as users of topology spread constraints and of failure domains expect. The counts change with every claim,
+    so the least crowded hosts take part in each decision, whoever was asked before (core/shortlist.py). A weight of
+    0 switches its preference off.
     """
     zone = host = 0
     for preference, here, in_zone, _ in peers:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from billet.core.constraints import TO_SPREAD, groups_of, soft_groups
+from billet.core.constraints import groups_of, soft_groups
 from billet.core.model import Auction, Group, GroupKind, Host, Peers, Placement
 
 
@@ -65,26 +65,15 @@ class Groups:
         here = self._members.get(group, {}).get(host_id)
         return next(iter(here.values())) if here else ""
 
-    def hosts(self, group: Group) -> Iterable[str]:
-        """The hosts with a member of a group."""
-        return self._members.get(group, {})
-
-    def in_zone(self, group: Group, zone: str) -> bool:
-        """Whether a group has a member in a zone."""
-        return zone in self._zones.get(group, ())
+    def apart_from(self, auction: Auction) -> Iterable[str]:
+        """The hosts from which `apart` keeps this microVM away."""
+        apart = auction.constraints.apart
+        return self._members.get(Group(auction.namespace, GroupKind.APART, apart), ()) if apart else ()
 
     def apart(self, auction: Auction, host_id: str) -> str:
         """The name of a microVM on a host from which `apart` keeps this one away, "" if there is none."""
         apart = auction.constraints.apart
         return self.oldest(Group(auction.namespace, GroupKind.APART, apart), host_id) if apart else ""
-
-    def crowds(self, auction: Auction) -> Counter[str]:
-        """The members of an auction's groups that are to be spread, by zone."""
-        zones: Counter[str] = Counter()
-        for preference, group in soft_groups(auction):
-            if preference in TO_SPREAD:
-                zones.update(self._zones.get(group, {}))
-        return zones
 
     def counted(self, auction: Auction) -> list[Counted]:
         """An auction's preferences whose groups have members."""

@@ -8,6 +8,7 @@ from enum import Enum
 from typing import NamedTuple
 
 from billet.core.corrections import NO_DISCOUNT, NO_TROUBLE, Discount, Trouble
+from billet.core.scarcity import PLENTIFUL, Scarcity
 from billet.core.vmm import Vmm
 
 
@@ -177,11 +178,8 @@ class Auction:
 
 
 class Score(NamedTuple):
-    """A score and its parts: `total` is the sum of the others; lower is better.
-
-    The leader adds `preference`, for the request's preferences, `correction`, for the error of the host's earlier
-    bids, and `trouble`, for what has failed on the host. In a bid they are 0.
-    """
+    """A score and its parts: `total` is the sum of the others; lower is better. The leader adds `preference` (of the
+    request), `correction` (of the host's bids), `trouble` (what failed there) and `scarcity` (of its labels)."""
 
     total: float
     utilisation: float
@@ -191,9 +189,10 @@ class Score(NamedTuple):
     preference: float = 0.0
     correction: float = 0.0
     trouble: float = 0.0
+    scarcity: float = 0.0
 
 
-FORMULA = 7  # version of the score's formula and of the meaning of a bid; one more with each change
+FORMULA = 8  # version of the score's formula and of the meaning of a bid; one more with each change
 
 
 class Bid(NamedTuple):
@@ -203,7 +202,7 @@ class Bid(NamedTuple):
     computes the score again with the same function (promise 1). `missing` is the number of images to pull for this
     microVM alone; `coming` the number of its images that the host pulls, or will pull, for others that wait already.
     `formula` is the version of the score's formula, 0 from an old agent: agents are upgraded in any order, and scores
-    of two formulas cannot be compared. `age_s`: the host was late, and this is what it said so long before; else 0.
+    of two formulas cannot be compared. `age_s`: how old it is, of a host that was late or not asked; else 0.
     """
 
     host: str
@@ -263,7 +262,7 @@ class HostView(NamedTuple):
     """A host in the ledger at the moment of an award.
 
     `excluded_by`: the constraint that excludes it from this auction. `peers`: the counts for preferences. `discount`:
-    the correction of its bids. `trouble`: what has failed there.
+    the correction of its bids. `trouble`: what has failed there. `scarcity`: labels that few hosts have.
     """
 
     allocatable: Resources
@@ -274,6 +273,7 @@ class HostView(NamedTuple):
     peers: tuple[Peers, ...] = ()
     discount: Discount = NO_DISCOUNT
     trouble: Trouble = NO_TROUBLE
+    scarcity: Scarcity = PLENTIFUL
 
 
 class Award(NamedTuple):

@@ -114,16 +114,15 @@ def boots_first(created_s: float, late_s: float, weight: float, half_s: float) -
 
 
 class Policy(NamedTuple):
-    """A policy: what it adds for the shape and the delay, and whether full or empty hosts are asked first."""
+    """A policy: what it adds for the shape and the delay."""
 
     shape: Shape
     delay: Delay
-    fullest_first: bool = False
 
 
 POLICIES = {
     "spread": Policy(spread, long_waits),
-    "pack": Policy(pack, bounded, fullest_first=True),
+    "pack": Policy(pack, bounded),
     # Boot latency first: `spread` with a delay that outweighs an empty host. Trade: hosts that boot fast, or have the
     # images, fill up first. Among hosts that would boot at the same time it decides as `spread`.
     "fast": Policy(spread, boots_first),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from billet.core.model import ZERO, Facts, Observed, Resources
+from billet.core.model import ZERO, Facts, Image, Observed, Resources
 from billet.core.pressure import NO_STALLS, Stalls
 
 
@@ -20,6 +20,21 @@ class MachineFacts(NamedTuple):
 
 
 NOTHING_KNOWN = MachineFacts()
+
+
+class HostImages(NamedTuple):
+    """The images of a host: those that it has unpacked, and those that are coming, for microVMs that wait."""
+
+    unpacked: frozenset[Image]
+    coming: frozenset[Image]  # without those that are unpacked
+
+    @property
+    def at_hand(self) -> frozenset[Image]:
+        """Those that a new microVM would not have to pull."""
+        return self.unpacked | self.coming
+
+
+NO_IMAGES = HostImages(frozenset(), frozenset())
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +56,7 @@ class Report:
     images: int | None = None  # unpacked images; None if containerd cannot be asked
     machine: MachineFacts = NOTHING_KNOWN
     flintlockd: str = ""  # identifies the socket of the host's flintlockd, "" = unknown
+    at_hand: HostImages | None = None  # None = as last told
 
 
 class InventoryUpdate(NamedTuple):

@@ -21,7 +21,8 @@ class Weights(NamedTuple):
     `policy`: a name in core/policies.py. `shape`: weight of the policy's shape (1 = as measured, 0 = the dominant
     share alone).
     `preference`: weight of `near` (0 = ignore, `spread` too); `cluster`: of spreading a cluster's machines (0 =
-    ignore, control planes too). Only the leader needs these two (core/constraints.py).
+    ignore, control planes too); `scarcity`: of labels that few hosts have, for microVMs that do not ask for them (0 =
+    ignore; core/scarcity.py). Only the leader needs these three (core/constraints.py).
     """
 
     pressure: float = 0.20
@@ -31,6 +32,7 @@ class Weights(NamedTuple):
     shape: float = 1.0
     preference: float = 1.0
     cluster: float = 0.1
+    scarcity: float = 4.0
 
     def under(self, policy: str) -> Weights:
         """The same weights under another policy; unchanged for ""."""

@@ -1,30 +1,40 @@
-"""Which hosts are asked to bid for an auction, and what the ledger says of those that are not asked.
+"""Which hosts are asked to bid for an auction, which take part unasked, and what the ledger says of the rest.
 
-Pure functions of the state, the auction and the hosts that are `ready` (connected, and their microVMs known). On a
-fleet of at most `AskLimits.hosts` hosts every ready host is asked; on a larger one only a shortlist, so that the
-messages per auction do not grow with the fleet.
+Pure functions of the state, the auction and the hosts that are `ready` (connected, and their microVMs known). Every
+host has a standing bid (core/columns.py). All of them are priced at once, and only the best are asked, so that the
+messages of an auction do not grow with the fleet. When it is decided, those that are best by then take part with
+their standing bids: the hosts that were asked may have been awarded others meanwhile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from itertools import islice
+from collections.abc import Collection, Mapping, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
-from billet.core.auction import AWAY_REASONS
-from billet.core.bidding import no_room
-from billet.core.model import NO_CONSTRAINTS, ZERO, Auction, Bid, Reason, Refusal, Unplaced
-from billet.core.policies import DEFAULT, named
+import numpy as np
+
+from billet.core.auction import AWAY_REASONS, patient
+from billet.core.bidding import incapable, no_room
+from billet.core.columns import Column, Mask
+from billet.core.constraints import TO_SPREAD, ZONE_SHARE
+from billet.core.model import FORMULA, NO_CONSTRAINTS, ZERO, Auction, Bid, Reason, Refusal, Score, Unplaced
+from billet.core.pricing import prices
 from billet.core.questions.record import Called
+from billet.core.scoring import DEFAULT_WEIGHTS, Weights, utilisation
 from billet.core.state import State
+
+JUST_NOW_S = 1e-6  # an age of 0 means that the host was asked and has answered
+UNASKED = 3  # hosts that may take part in a decision with their standing bids, beside those that were asked
+LAST = 1e6  # added to the price of hosts that come after all others
 
 
 class AskLimits(NamedTuple):
-    """How many hosts are asked per auction, and under which policy they are ranked."""
+    """How many hosts are asked per auction, and the weights by which they are ranked."""
 
-    hosts: int = 32  # 0 = all
-    random: int = 4  # in addition, drawn by a hash of the auction
-    policy: str = DEFAULT  # of auctions that name none
+    hosts: int = 8  # 0 = all
+    random: int = 2  # in addition, drawn by a hash of the auction
+    weights: Weights = DEFAULT_WEIGHTS
 
 
 class CallForBids(NamedTuple):
@@ -34,55 +44,157 @@ class CallForBids(NamedTuple):
     refusals: list[Refusal]
 
 
-def next_call(
-    state: State,
-    ready: Collection[str],
-    auction: Auction,
-    asked: Collection[str],
-    limits: AskLimits,
-    last: Collection[str] = (),
-) -> CallForBids:
-    """The next hosts to ask, without those that were `asked` before. On a large fleet, `last` come after the rest."""
-    if _is_large(state, limits):
-        found = shortlist(state, ready, auction, {*asked, *last}, limits)
-        return CallForBids(found or (shortlist(state, ready, auction, asked, limits) if last else []), [])
-    host_ids = [host_id for host_id in ready if host_id not in asked]
-    if auction.constraints == NO_CONSTRAINTS:
-        return CallForBids(host_ids, [])
-    refusals = [refusal for host_id in host_ids if (refusal := state.excluded_by(host_id, auction))]
-    excluded = {refusal.host for refusal in refusals}
-    return CallForBids([host_id for host_id in host_ids if host_id not in excluded], refusals)
+class Moment(NamedTuple):
+    """The fleet as the leader sees it at one moment.
 
-
-def shortlist(
-    state: State, ready: Collection[str], auction: Auction, asked: Collection[str], limits: AskLimits
-) -> list[str]:
-    """The hosts of a large fleet to ask; by the ledger, each of them can take the microVM.
-
-    First the hosts of the group that the auction is to be near, then the best-ranked of each zone where it is to be
-    spread (the zone with the fewest of its group first), then the best-ranked of the fleet and a few drawn at random.
+    `ready`: the rows of hosts that are connected, and whose microVMs are known. `surcharges`: what is added to the
+    price of hosts on which something has failed; LAST for those that get no order.
     """
 
-    listed = set(asked)
+    state: State
+    ready: Mask
+    now_s: float = 0.0  # monotonic
+    surcharges: Mapping[str, float] = {}
 
-    def fits(host_id: str) -> bool:
-        return host_id in ready and host_id not in listed and may_take(state, host_id, auction)
 
-    constraints = auction.constraints
-    if only := constraints.host:
-        return [only] if fits(only) else []
-    near = list(islice(filter(fits, state.peer_hosts(auction)), limits.hosts))
-    listed.update(near)
-    fullest_first = named(constraints.policy or limits.policy).fullest_first
-    rest = max(1, limits.hosts - len(near))
-    per_zone: list[str] = []
-    if constraints.spreads:
-        crowds = state.groups.crowds(auction)
-        per_zone = state.ranking.of_each_zone(auction.id, rest, fits, fullest_first, crowds)
-    listed.update(per_zone)
-    rest -= len(per_zone)
-    ranked = state.ranking.shortlist(auction.id, rest, limits.random, fits, fullest_first, constraints.zone)
-    return near + per_zone + ranked
+def next_call(moment: Moment, auction: Auction, asked: Collection[str], limits: AskLimits) -> CallForBids:
+    """The next hosts to ask, without those that were `asked` before.
+
+    On a fleet with more hosts than are asked: the best of those that can take the microVM, by their standing bids,
+    and a few drawn at random, whose own bids may be better. Hosts without a standing bid come last.
+    """
+    state, ready = moment.state, moment.ready
+    fleet = state.fleet
+    if not _is_large(state, limits):
+        host_ids = [fleet.ids[row] for row in np.flatnonzero(ready) if fleet.ids[row] not in asked]
+        if auction.constraints == NO_CONSTRAINTS:
+            return CallForBids(host_ids, [])
+        refusals = [refusal for host_id in host_ids if (refusal := state.excluded_by(host_id, auction))]
+        excluded = {refusal.host for refusal in refusals}
+        return CallForBids([host_id for host_id in host_ids if host_id not in excluded], refusals)
+    able = ready & able_to_take(state, auction)
+    if asked:
+        able &= ~fleet.mask(asked)
+    best = _best(moment, auction, limits.weights, able, limits.hosts)
+    return CallForBids([fleet.ids[row] for row in [*best, *_drawn(auction, able, best, limits.random)]], [])
+
+
+def with_standing_bids(
+    moment: Moment, auction: Auction, answers: Sequence[Bid | Refusal], limits: AskLimits, moved: bool
+) -> list[Bid | Refusal]:
+    """The answers, and the standing bids of others, with their age.
+
+    They are the hosts that were asked and were late, and the UNASKED best that can take the microVM now. If the
+    ledger's counts have not `moved` since the call, those that were asked are the best; then others are needed only
+    where few of them have bid.
+    """
+    state, ready, fleet = moment.state, moment.ready, moment.state.fleet
+    late = [a.host for a in answers if isinstance(a, Refusal) and a.reason is Reason.SILENT and a.host in fleet.rows]
+    heard = {answer.host for answer in answers}
+    host_ids = [host_id for host_id in late if ready[fleet.rows[host_id]]]
+    if len(heard) < len(fleet) and (moved or sum(isinstance(answer, Bid) for answer in answers) < UNASKED):
+        able = ready & (fleet.fresh_until_s >= moment.now_s) & able_to_take(state, auction) & ~fleet.mask(heard)
+        host_ids += [fleet.ids[row] for row in _best(moment, auction, limits.weights, able, UNASKED)]
+    if not host_ids:
+        return list(answers)
+    found = (_standing_bid(state, host_id, auction, moment.now_s) for host_id in host_ids)
+    standing = {one.host: one for one in found if one}
+    return [answer for answer in answers if answer.host not in standing] + list(standing.values())
+
+
+def _standing_bid(state: State, host_id: str, auction: Auction, now_s: float) -> Bid | Refusal | None:
+    """What a host would bid; the score has the utilisation only, since the award computes every score."""
+    said, allocatable = state.fleet.standing(host_id, now_s), state.hosts[host_id].allocatable
+    if said is None:
+        return None
+    if refusal := no_room(host_id, allocatable, said.taken, auction.demand):
+        return refusal
+    share = utilisation(allocatable, said.taken, auction.demand)
+    missing, coming = state.fleet.pulls(host_id, auction.images)
+    age_s = max(now_s - said.said_s, JUST_NOW_S)
+    return Bid(host_id, Score(share, share, 0.0, 0.0), said.taken, said.facts, missing, coming, FORMULA, age_s)
+
+
+def able_to_take(state: State, auction: Auction) -> Mask:
+    """The hosts that have room for the microVM by the ledger, and that nothing excludes."""
+    fleet, constraints = state.fleet, auction.constraints
+    able = fleet.open & fleet.with_room(auction.demand)
+    unsuited = fleet.without_provider(lambda provider: incapable(auction.provider or provider, auction))
+    if unsuited is not None:
+        able &= ~unsuited
+    if constraints == NO_CONSTRAINTS:
+        return able
+    if constraints.zone:
+        able &= fleet.in_zone(constraints.zone)
+    if constraints.host:
+        able &= fleet.mask([constraints.host])
+    for label, value in constraints.require:
+        able &= fleet.labelled(label, value)
+    for label, value in constraints.avoid:
+        able &= ~fleet.labelled(label, value)
+    if constraints.apart:
+        able &= ~fleet.mask(state.groups.apart_from(auction))
+    return able
+
+
+def _best(moment: Moment, auction: Auction, weights: Weights, able: Mask, count: int) -> list[int]:
+    """Up to `count` of the rows that are `able`, the best first.
+
+    Which of equal rows come first is drawn by the auction, so that no host is favoured for its row.
+    """
+    rows = np.flatnonzero(able)
+    if not len(rows):
+        return []
+    fleet, start = moment.state.fleet, draw(auction.id, "row") % len(rows)
+    rows = np.concatenate((rows[start:], rows[:start]))
+    price, crowd = _ranks(moment.state, auction, weights)
+    chosen = price[rows] + np.where(fleet.fresh_until_s[rows] < moment.now_s, LAST, 0.0)
+    for host_id, surcharge in moment.surcharges.items():
+        chosen += np.where(rows == fleet.rows.get(host_id), surcharge, 0.0)
+    if crowd:
+        order = np.lexsort((chosen, crowd[1][rows], crowd[0][rows], chosen >= LAST))
+        return [int(row) for row in rows[order[:count]]]
+    if len(rows) > count:  # those up to the price of the last one; numpy's argpartition draws among equals by the CPU
+        kept = chosen <= np.partition(chosen, count - 1)[count - 1]
+        rows, chosen = rows[kept], chosen[kept]
+    return [int(row) for row in rows[np.argsort(chosen, kind="stable")[:count]]]
+
+
+def _ranks(state: State, auction: Auction, weights: Weights) -> tuple[Column, tuple[Column, Column] | None]:
+    """The score of the microVM on each row by its standing bid; and of one to be spread, the members of its groups in
+    each row's zone and on the host. See core/constraints.py: with_preferences, crowding."""
+    fleet = state.fleet
+    under, waits = weights.under(auction.constraints.policy), patient(auction.constraints)
+    price = prices(fleet, auction.demand, under, fleet.missing(auction.images), waits)
+    if weights.scarcity:
+        for host_id, scarcity in fleet.labels.scarce(auction.constraints.require).items():
+            price[fleet.rows[host_id]] += weights.scarcity * scarcity.share
+    if auction.constraints == NO_CONSTRAINTS:
+        return price, None
+    crowd: tuple[Column, Column] | None = None
+    for preference, hosts, zones, total in state.groups.counted(auction):
+        here, in_zone = fleet.by_host(hosts), fleet.by_zone(zones)
+        weight = weights.preference if preference in ("spread", "near") else weights.cluster
+        if preference in TO_SPREAD:
+            if weight:
+                crowd = (crowd[0] + in_zone, crowd[1] + here) if crowd else (in_zone, here)
+        else:
+            together = (here + ZONE_SHARE * in_zone) / total
+            price = price + (-weight if preference == "near" else weight) * together
+    return price, crowd
+
+
+def _drawn(auction: Auction, able: Mask, chosen: Collection[int], count: int) -> list[int]:
+    rows = np.flatnonzero(able)
+    if not count or len(rows) <= len(chosen):
+        return []
+    drawn = {int(rows[draw(auction.id, str(n)) % len(rows)]): None for n in range(count)}
+    return [row for row in drawn if row not in chosen]
+
+
+def draw(name: str, salt: str) -> int:
+    """A pseudo-random number of 64 bits for a name and a salt."""
+    return int.from_bytes(blake2b(f"{name}\0{salt}".encode(), digest_size=8).digest())
 
 
 def may_take(state: State, host_id: str, auction: Auction) -> bool:

@@ -15,14 +15,13 @@ from dataclasses import dataclass, field
 
 from billet.core.access import Credential, DropCredential, PutCredential
 from billet.core.bidding import cannot
+from billet.core.columns import Columns
 from billet.core.constraints import violation
 from billet.core.groups import Groups, domain, peers_on
 from billet.core.model import (
     NO_CONSTRAINTS,
     ZERO,
     Auction,
-    Group,
-    GroupKind,
     Host,
     HostView,
     Peers,
@@ -32,8 +31,7 @@ from billet.core.model import (
     Refusal,
     Resources,
 )
-from billet.core.ranking import Ranking
-from billet.core.scoring import utilisation
+from billet.core.scarcity import Labels
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +76,7 @@ class State:
     moving: dict[str, Resources] = field(default_factory=dict)  # the part of `taken` that is RESERVED or RELEASING
     by_uid: dict[str, str] = field(default_factory=dict)  # uid -> placement id
     on_host: dict[str, set[str]] = field(default_factory=dict)  # host id -> placement ids
-    ranking: Ranking = field(
-        default_factory=Ranking
-    )  # hosts that are neither cordoned nor fenced, the emptiest first
+    fleet: Columns = field(default_factory=Columns)  # the hosts in columns, and what they said last of themselves
     whole: Resources = ZERO  # the sum of all hosts' allocatable
     of_namespace: dict[str, Resources] = field(default_factory=dict)  # taken by each namespace, see `in_namespace`
     adopted: dict[str, dict[str, Resources]] = field(default_factory=dict)  # by host and namespace
@@ -105,10 +101,15 @@ class State:
         host = self.hosts.get(host_id)
         return self._view(host) if host else None
 
-    def _view(self, host: Host, excluded_by: Refusal | None = None, peers: tuple[Peers, ...] = ()) -> HostView:
-        return HostView(
-            host.allocatable, self.taken.get(host.id, ZERO), host.cordoned, host.fenced, excluded_by, peers
-        )
+    def _view(
+        self,
+        host: Host,
+        excluded_by: Refusal | None = None,
+        peers: tuple[Peers, ...] = (),
+        required: Labels = (),
+    ) -> HostView:
+        taken, scarcity = self.taken.get(host.id, ZERO), self.fleet.labels.scarcity(host.id, required)
+        return HostView(host.allocatable, taken, host.cordoned, host.fenced, excluded_by, peers, scarcity=scarcity)
 
     def views(self, host_ids: Iterable[str], auction: Auction) -> dict[str, HostView]:
         """The known hosts as the award of this auction sees them, with its constraints and preferences."""
@@ -121,6 +122,7 @@ class State:
                 host,
                 violation(host, auction.constraints) or self._apart(host.id, auction),
                 peers_on(counted, host.id, domain(host.id, host)),
+                auction.constraints.require,
             )
             for host in known
         }
@@ -136,18 +138,6 @@ class State:
         other = self.groups.apart(auction, host_id)
         detail = f"already has {other} of group {auction.constraints.apart}"
         return Refusal(host_id, Reason.APART, detail) if other else None
-
-    def peer_hosts(self, auction: Auction) -> Iterable[str]:
-        """The hosts with a member of the group to be near, within the required zone if there is one."""
-        near, zone = auction.constraints.near, auction.constraints.zone
-        if not near:
-            return ()
-        group = Group(auction.namespace, GroupKind.GROUP, near)
-        if not zone:
-            return self.groups.hosts(group)
-        if not self.groups.in_zone(group, zone):
-            return ()  # a large group in other zones costs no scan
-        return (host_id for host_id in self.groups.hosts(group) if self.zone(host_id) == zone)
 
     def zone(self, host_id: str) -> str:
         """A host's failure domain: its zone, or the host itself if it has none."""
@@ -165,11 +155,11 @@ def apply(state: State, change: Change) -> None:
         case PutHost(host):
             _offer(state, host.id, host.allocatable)
             _become(state, host.id, host)
-            _rank(state, host.id)
+            state.fleet.put(host, state.taken.get(host.id, ZERO))
         case DropHost(host_id):
             _offer(state, host_id, ZERO)
             _become(state, host_id, None)
-            state.ranking.drop(host_id)
+            state.fleet.drop(host_id)
         case PutPlacement(placement):
             _remove(state, placement.id)
             _insert(state, placement)
@@ -279,18 +269,7 @@ def _become(state: State, host_id: str, host: Host | None) -> None:
 
 def _take(state: State, host_id: str, taken: Resources) -> None:
     state.taken[host_id] = taken
-    _rank(state, host_id)
-
-
-def _rank(state: State, host_id: str) -> None:
-    host = state.hosts.get(host_id)
-    if host is None:
-        return
-    if host.cordoned or host.fenced:
-        state.ranking.drop(host_id)  # so that no auction looks at drained hosts, however many there are
-    else:
-        share = utilisation(host.allocatable, state.taken.get(host_id, ZERO), ZERO)
-        state.ranking.put(host_id, share, host.zone)
+    state.fleet.take(host_id, taken)
 
 
 def load(changes: Iterable[Change]) -> State:
@@ -331,3 +310,10 @@ def check(state: State) -> None:
     allocatable = [host.allocatable for host in state.hosts.values()]
     assert state.whole == Resources(*(sum(amounts) for amounts in zip(*allocatable, strict=True)))
     assert {p.uid: p.id for p in state.placements.values() if p.uid} == state.by_uid
+    fleet = state.fleet
+    assert fleet.rows.keys() == state.hosts.keys()
+    for host_id, row in fleet.rows.items():
+        host = state.hosts[host_id]
+        assert tuple(fleet.allocatable[:, row]) == host.allocatable
+        assert tuple(fleet.taken[:, row]) == state.taken.get(host_id, ZERO)
+        assert fleet.open[row] == (not host.cordoned and not host.fenced)

@@ -197,6 +197,7 @@ class Agent:
             images=self.boot_queue.images,
             machine=self._machine._replace(lacks=(*trouble, *self._machine.lacks, *self._unavailable.values())),
             flintlockd=self.daemon_id,
+            at_hand=self.boot_queue.at_hand,
         )
 
     def _felt(self, measured: Measured) -> float | None:

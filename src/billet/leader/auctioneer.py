@@ -29,7 +29,7 @@ from billet.core.errors import (
 from billet.core.metadata import Metadata
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import exceeded
-from billet.core.shortlist import AskLimits, all_refusals, called, next_call, to_ask_again
+from billet.core.shortlist import AskLimits, Moment, all_refusals, called, next_call, to_ask_again, with_standing_bids
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
@@ -63,12 +63,12 @@ class Auctioneer:
         self._hosts = hosts
         self._ready = ready
         self._rules = rules
-        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights.policy)
+        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights)
         self._clock = clock
         self._record = record
         self._accuracy = accuracy
         self._health = health or HealthTracker(ledger.state, clock, rules.suspect_share)
-        self._clearing = Clearing(ledger.state)
+        self._clearing = Clearing(ledger.state, ready)
         self._delete_records = DeleteRecords(ledger, self._releasing)
         self._arrived_by_s = clock.monotonic_s() + rules.arrive_s
 
@@ -109,38 +109,44 @@ class Auctioneer:
             if job.caller.gone:
                 raise _given_up()
             self._check_quota(job.auction)  # again: others have claimed since. No await until our own claim
-            self._track(job.auction, answers, views, decision)
+            self._track(job, views, decision)
             instance = self._hosts.instance(decision.host)
             placement = reservation(job.auction, decision, instance, self._clock.now_s())
             with self._health.order(job.auction, decision.host):
                 outcome = await self._carry_out(placement, job)
             if isinstance(outcome, bytes):
                 return outcome
-            answers = [outcome if answer.host == outcome.host else answer for answer in answers]
+            answers = [*(answer for answer in answers if answer.host != outcome.host), outcome]
 
     # The steps, in the order in which `_create` takes them.
 
     def _check_quota(self, auction: Auction) -> None:
         """Raise NoRoom if the namespace's claims in the ledger and this microVM together exceed its quota."""
         taken = self._ledger.state.in_namespace(auction.namespace)
-        over = exceeded(self._rules.quotas, auction.namespace, taken, auction.demand)
-        if over:
+        if over := exceeded(self._rules.quotas, auction.namespace, taken, auction.demand):
             raise NoRoom(over)
 
     async def _first_bids(self, job: Job) -> list[Bid | Refusal]:
         job.recorder.record.called = called(self._ledger.state, self._ready, self._limits)
-        answers = await self._ask_next(job.auction, job.failed.keys())
+        answers = await self._ask_next(job, job.failed.keys())
         job.recorder.leg("bids")
         return job.refusals() + answers
 
-    async def _ask_next(self, auction: Auction, asked: Collection[str]) -> list[Bid | Refusal]:
-        refusing = self._health.refusing()
-        host_ids, refusals = next_call(self._ledger.state, self._ready, auction, asked, self._limits, refusing)
-        return refusals + (await self._hosts.call_for_bids(auction, host_ids) if host_ids else [])
+    async def _ask_next(self, job: Job, asked: Collection[str]) -> list[Bid | Refusal]:
+        job.moves = self._ledger.state.fleet.moves
+        host_ids, refusals = next_call(self._moment, job.auction, asked, self._limits)
+        return refusals + (await self._hosts.call_for_bids(job.auction, host_ids) if host_ids else [])
+
+    @property
+    def _moment(self) -> Moment:
+        state = self._ledger.state
+        return Moment(state, self._ready.rows(state.fleet), self._clock.monotonic_s(), self._health.surcharges())
 
     async def _decide(self, job: Job, answers: list[Bid | Refusal]) -> tuple[dict[str, HostView], Award | Unplaced]:
         """Wait for a slot, then award. No await after the slot: the ledger must not move before the claim."""
         slot = await self._clearing.slot(job.auction, answers)
+        moved = job.moves != self._ledger.state.fleet.moves
+        answers = with_standing_bids(self._moment, job.auction, answers, self._limits, moved)
         answers = self._health.screened(job.auction, answers, self._ready)
         views = self._ledger.state.views((answer.host for answer in answers), job.auction)
         if self._accuracy:
@@ -158,10 +164,8 @@ class Auctioneer:
         First the next hosts; then the silent ones that have room, once more: the first call does not wait for slow
         hosts, and other auctions may have overtaken every bid. Last, hosts that are about to connect.
         """
-        more = await self._ask_next(job.auction, {answer.host for answer in answers})
-        if not more:
-            more = await self._ask_again(job.auction, answers, waited_for)
-        if more:
+        more = await self._ask_next(job, {answer.host for answer in answers})
+        if more := more or await self._ask_again(job.auction, answers, waited_for):
             heard = {answer.host for answer in more}
             return [answer for answer in answers if answer.host not in heard] + more
         return await self._first_bids(job) if await self._another_comes(job.caller) else None
@@ -172,7 +176,7 @@ class Auctioneer:
         silent = to_ask_again(self._ledger.state, self._ready, auction, answers, waited_for)
         if not silent:
             return []
-        heard = await self._hosts.call_for_bids(auction, silent)
+        heard = await self._hosts.call_for_bids(auction, silent, wait=True)
         if not any(isinstance(answer, Bid) for answer in heard):  # with a bid: it may be overtaken, so ask once more
             waited_for.update(silent)
         return heard
@@ -187,13 +191,11 @@ class Auctioneer:
         missing = len(self._ready) < max(len(hosts), 1)
         return missing and left_s > 0 and await self._ready.next_one(left_s)
 
-    def _track(
-        self, auction: Auction, answers: list[Bid | Refusal], views: dict[str, HostView], decision: Award
-    ) -> None:
+    def _track(self, job: Job, views: dict[str, HostView], decision: Award) -> None:
         """Have the winning bid's forecast compared with the actual boot."""
-        bid = next((a for a in answers if isinstance(a, Bid) and a.host == decision.host), None)
-        if self._accuracy and bid:
-            self._accuracy.awarded(auction, bid, views[decision.host])
+        bid = next(bid for bid in job.recorder.record.attempts[-1].bids if bid.host == decision.host)
+        if self._accuracy:
+            self._accuracy.awarded(job.auction, bid, views[decision.host])
 
     async def _carry_out(self, placement: Placement, job: Job) -> bytes | Refusal:
         """Commit the reservation, then order the boot. A Refusal means that another host may be asked."""
@@ -278,8 +280,7 @@ class Auctioneer:
         if job.failed:
             raise job.last_failure()
         unplaced = all_refusals(self._ledger.state, job.auction, decision)
-        refusals = unplaced.refusals
-        if refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in refusals):
+        if unplaced.refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in unplaced.refusals):
             return await self._verdict(job)
         text = explain_unplaced(job.auction, unplaced)
         if some_unreachable(unplaced):
@@ -300,9 +301,7 @@ class Auctioneer:
                     raise host_verdict(outcome)
                 case Unknown(text):
                     raise CreateOutcomeUnknown(f"host {host_id} did not answer: {text}")
-        raise Unreachable(
-            "no connected host could be asked whether it accepts this request; retry when a host is back"
-        )
+        raise Unreachable("no connected host could say whether it accepts this request; retry when one is back")
 
     def _timeout_s(self, caller: Caller) -> float:
         return min(self._rules.create_timeout_s, caller.timeout_s)

@@ -10,7 +10,9 @@ from typing import NamedTuple
 from billet.core.auction import clearing_order
 from billet.core.bidding import cannot
 from billet.core.model import ZERO, Auction, Bid, Placement, Refusal, Resources
+from billet.core.shortlist import able_to_take
 from billet.core.state import State
+from billet.leader.presence import Presence
 
 
 class Slot(NamedTuple):
@@ -27,8 +29,9 @@ class Clearing:
     auction sees the claims of those before it (promise 1), and the slots of a batch are used in their order.
     """
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: State, ready: Presence) -> None:
         self._state = state
+        self._ready = ready
         self._waiting: list[tuple[Auction, asyncio.Future[Slot]]] = []
         self._number = 0
         self._claims: dict[str, Placement] = {}  # being committed
@@ -64,9 +67,11 @@ class Clearing:
                 asyncio.get_running_loop().call_soon(self._clear)
 
     def _may_win(self, auction: Auction, answers: Sequence[Bid | Refusal]) -> bool:
-        """Whether a host has bid, or would have room if the claims being committed failed."""
+        """Whether a host has bid, has room, or would have room if the claims being committed failed."""
         if any(isinstance(answer, Bid) for answer in answers):
             return True
+        if (self._ready.rows(self._state.fleet) & able_to_take(self._state, auction)).any():
+            return True  # with its standing bid
         back: dict[str, Resources] = {}
         for claim in self._claims.values():
             back[claim.host] = back.get(claim.host, ZERO).plus(claim.demand)

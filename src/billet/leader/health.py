@@ -32,7 +32,7 @@ from billet.core.vmm import Vmm
 from billet.leader.memories import Memories
 from billet.leader.vmms import Started, VmmWatch
 from billet.leader.watched import Order, Watched
-from billet.ports import Clock, Created, Denied, Failed, HostsListener, Outcome, Unknown
+from billet.ports import Clock, Created, Denied, Failed, HostsListener, NotTaken, Outcome, Unknown
 
 STILL_REPORTS = 3  # reports without a finished boot before a boot queue counts as stalled
 
@@ -100,6 +100,10 @@ class HealthTracker:
         """The hosts that get no order now."""
         return self._memories.refusing()
 
+    def surcharges(self) -> Mapping[str, float]:
+        """See Memories."""
+        return self._memories.surcharges()
+
     def suspects(self, host_id: str) -> bool:
         """Whether a host is suspect."""
         return self._memories.suspects(host_id)
@@ -140,6 +144,8 @@ class HealthTracker:
         elif order and isinstance(outcome, Created):
             self._memories.cleared(host_id, Health.created)
             self._apply(self._blame_of_creates.succeeded(host_id, order.recipe), 0.0)
+        if isinstance(outcome, NotTaken):
+            self._state.fleet.answered(host_id, [outcome.refusal], self._clock.monotonic_s())
         if not isinstance(outcome, Created | Unknown):  # the inventory shows what becomes of those
             self._end(host_id, token)
 

@@ -25,7 +25,7 @@ class Caller:
         return self.waiting == 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """One create: the auction, the client's CreateMicroVMRequest as bytes, its clients, and its record.
 
@@ -37,6 +37,7 @@ class Job:
     caller: Caller
     recorder: AuctionRecorder
     failed: dict[str, Failed] = field(default_factory=dict)
+    moves: int = -1  # the fleet's counter when hosts were asked last
 
     def failed_on(self, host_id: str, failure: Failed) -> Refusal:
         """Note a host's failure, so that another host is asked. Raises HostVerdict when enough hosts have failed."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from billet.core.accuracy import Outcome
+from billet.core.columns import Columns
 from billet.core.errors import Code
 from billet.core.model import Placement
 from billet.core.scoring import Weights
@@ -73,6 +74,7 @@ class LinkTerm:
     number: int
     weights: Weights
     gate: Gate
+    fleet: Columns  # is told what hosts say of themselves
     arrive_s: float  # how long calls wait for a host that has not connected to this server yet
 
 
@@ -81,6 +83,7 @@ def open_leadership(
 ) -> Leadership:
     """Build the parts of the term that `ledger` belongs to, and restore what the archive knows of the hosts."""
     rules = settings.rules
+    ledger.state.fleet.unknown_pull_s = rules.weights.delay_half_s
 
     async def delete(host_id: str, uid: str) -> bool:
         return (await hosts.delete(host_id, uid, rules.call_timeout_s)).code == Code.OK

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 import structlog
 
 from billet.core.corrections import NO_TROUBLE, Trouble
 from billet.core.health import Failure, Health, most_refusing, trouble, worst
+from billet.core.shortlist import LAST
 from billet.ports import Clock
 
 log = structlog.get_logger()
@@ -28,7 +29,8 @@ class Memories:
         self._health: dict[str, Health] = {}
         self._worst: frozenset[str] = frozenset()
         self._refusing: frozenset[str] = frozenset()
-        self._until_s = -math.inf  # until when these two hold
+        self._surcharges: dict[str, float] = {}
+        self._until_s = -math.inf  # until when these three hold
 
     def get(self, host_id: str) -> Health | None:
         """The memory of one host, to be read only."""
@@ -43,11 +45,18 @@ class Memories:
             self._look(now_s)
         return self._refusing
 
+    def surcharges(self) -> Mapping[str, float]:
+        """What is added to the prices of hosts that are chosen among; LAST for those that get no order now."""
+        self.refusing()
+        return self._surcharges
+
     def _look(self, now_s: float) -> None:
         self._health = {host_id: health for host_id, health in self._health.items() if not health.forgotten(now_s)}
         here = {host_id: health for host_id, health in self._health.items() if host_id in self._connected}
         self._worst = frozenset(worst(here, most_refusing(len(self._connected), self._share)))
         self._refusing = frozenset(host_id for host_id in self._worst if here[host_id].refuses(now_s))
+        penalties = {host_id: trouble(one, self._worst, host_id, now_s).penalty for host_id, one in here.items()}
+        self._surcharges = {host_id: LAST if host_id in self._refusing else penalties[host_id] for host_id in here}
         self._until_s = min((health.changes_s(now_s) for health in self._health.values()), default=math.inf)
 
     def suspects(self, host_id: str) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 from billet.broadcast import Broadcast
+from billet.core.columns import Columns, Mask
 
 
 class Presence:
@@ -15,6 +16,7 @@ class Presence:
         self.coming: set[str] = set()  # connected, but not all their microVMs are in the ledger yet
         self._hosts: dict[str, None] = {}  # ordered by arrival: a set's order differs between runs
         self._came = Broadcast()  # sent whenever a host may bid that could not before
+        self._rows: tuple[int, Mask] | None = None  # the fleet's version, and the rows of these hosts
 
     def __contains__(self, host_id: object) -> bool:
         return host_id in self._hosts
@@ -25,9 +27,16 @@ class Presence:
     def __iter__(self) -> Iterator[str]:
         return iter(self._hosts)
 
+    def rows(self, fleet: Columns) -> Mask:
+        """The rows of these hosts."""
+        if self._rows is None or self._rows[0] != fleet.version:
+            self._rows = fleet.version, fleet.mask(self._hosts)
+        return self._rows[1]
+
     def expect(self, host_id: str) -> None:
         """A host has connected; it may not bid yet."""
         self._hosts.pop(host_id, None)
+        self._rows = None
         self.coming.add(host_id)
 
     def add(self, host_id: str) -> None:
@@ -35,12 +44,14 @@ class Presence:
         self.coming.discard(host_id)
         if host_id not in self._hosts:
             self._hosts[host_id] = None
+            self._rows = None
             self._came.send()
 
     def discard(self, host_id: str) -> None:
         """A host has disconnected."""
         self.coming.discard(host_id)
         self._hosts.pop(host_id, None)
+        self._rows = None
 
     async def next_one(self, timeout_s: float) -> bool:
         """Wait until one more host may bid; return False if none does within the timeout."""

@@ -14,8 +14,8 @@ class Rules:
     """The settings of auctions; config.py says what each trades."""
 
     weights: Weights = DEFAULT_WEIGHTS
-    ask_hosts: int = 32  # hosts asked per auction, 0 = all
-    ask_random: int = 4  # hosts asked in addition, drawn by a hash of the auction
+    ask_hosts: int = 8  # hosts asked per auction, 0 = all
+    ask_random: int = 2  # hosts asked in addition, drawn by a hash of the auction
     create_timeout_s: float = 30.0
     call_timeout_s: float = 10.0
     shadow: Weights | None = None  # a second policy, which decides for the record only

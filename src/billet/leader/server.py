@@ -194,7 +194,9 @@ class Server:
         leadership = self.leadership = self._build.leadership(ledger)
         service = self._service = self._build.service(leadership)
         rules = leadership.rules
-        self._link.begin(LinkTerm(ledger.term.number, rules.weights, leadership.admission, rules.arrive_s))
+        self._link.begin(
+            LinkTerm(ledger.term.number, rules.weights, leadership.admission, ledger.state.fleet, rules.arrive_s)
+        )
         await self._route()
         state = ledger.state
         log.info("leading", term=ledger.term.number, hosts=len(state.hosts), placements=len(state.placements))

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Coroutine, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -15,7 +16,7 @@ from picows import WSFrame, WSListener, WSMsgType, WSTransport
 from billet.core.errors import Code, Unreachable
 from billet.core.identity import END_OF_TERMS
 from billet.core.memory import remember
-from billet.core.report import InventoryUpdate, Report
+from billet.core.report import HostImages, InventoryUpdate, Report
 from billet.host.agent import Agent
 from billet.host.flintlockd import CreateOrder
 from billet.link import bid_messages, messages
@@ -43,6 +44,7 @@ class AgentLink(WSListener):
         self.nonce: bytes | None = None  # of the server's latest challenge
         self.greeted = False  # the server has sent a message, so it has accepted this agent
         self.waits = ""  # why the leader does not let this agent in yet
+        self.told: HostImages | None = None  # to the leader of this term
         self.sent_away = False  # the server has said goodbye, and the reason was logged
         self.seen_orders: dict[int, bool] = {}  # ids of the latest orders: a duplicate is ignored
         self.streams: dict[str, asyncio.Task[None]] = {}  # that this server has opened, by id
@@ -103,7 +105,10 @@ class AgentLink(WSListener):
     # host.watcher.Uplink.
 
     def report(self, report: Report) -> None:
-        """Send a report."""
+        """Send a report, with the host's images if they are others than last told to this leader."""
+        if report.at_hand == self.told:
+            report = replace(report, at_hand=None)
+        self.told = report.at_hand or self.told
         self.put(pb.Up(report=messages.put_report(report)))
 
     def inventory(self, inventory: InventoryUpdate) -> None:
@@ -245,6 +250,7 @@ class AgentDialler:
             log.info("the leader lets this agent in", server=link.server)
             link.waits = ""
         self._agent.weights = messages.get_weights(welcome)
+        link.told = None
         self._agent.uplink = link
         if await self._agent.refresh() and self._agent.uplink is link:
             link.inventory(self._agent.everything())

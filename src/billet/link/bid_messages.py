@@ -12,14 +12,22 @@ from billet.core.model import (
     Auction,
     Bid,
     Constraints,
-    Image,
     Reason,
     Refusal,
     Resources,
     Score,
 )
 from billet.link.bounds import MOST, are_valid
-from billet.link.messages import get_facts, get_refusal, get_resources, put_facts, put_refusal, put_resources
+from billet.link.messages import (
+    get_facts,
+    get_images,
+    get_refusal,
+    get_resources,
+    put_facts,
+    put_images,
+    put_refusal,
+    put_resources,
+)
 from billet.wire.pb import link_pb2 as pb
 
 T = TypeVar("T")
@@ -38,10 +46,7 @@ def put_call(number: int, lots: Iterable[tuple[int, Auction]]) -> pb.Call:
         call.needs_macvtap.append(auction.needs_macvtap)
         call.needs_virtiofs.append(auction.needs_virtiofs)
         call.policy.append(auction.constraints.policy)
-        call.images.add(
-            volumes=[image.ref for image in auction.images if not image.kernel],
-            kernels=[image.ref for image in auction.images if image.kernel],
-        )
+        call.images.append(put_images(auction.images))
     return call
 
 
@@ -81,12 +86,6 @@ def _later(column: Sequence[T], default: T, lots: Sequence[int]) -> Sequence[T]:
 
 def _constraints(policy: str) -> Constraints:
     return Constraints(policy=policy) if policy else NO_CONSTRAINTS
-
-
-def get_images(message: pb.Images) -> tuple[Image, ...]:
-    """A lot's images."""
-    volumes = [Image(ref) for ref in message.volumes]
-    return tuple(volumes + [Image(ref, kernel=True) for ref in message.kernels])
 
 
 def put_bids(number: int, answers: Sequence[tuple[int, Bid | Refusal]]) -> pb.Bids:

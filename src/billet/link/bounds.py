@@ -17,6 +17,7 @@ LABELS = 64
 LABEL_KEY_CHARS = 317  # as Kubernetes: a prefix of 253, a slash, a name of 63
 LABEL_VALUE_CHARS = 4096
 TEXTS = 64  # lines of one report
+IMAGES = 4096  # of one host; others count as missing
 SHARE = 16.0  # a share is 0 to 1; measurements may overshoot
 LARGEST_FACT = 1e12  # as seconds, about 30,000 years; its square is finite
 LARGEST_CODE = 16  # of gRPC

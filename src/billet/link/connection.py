@@ -15,7 +15,6 @@ from billet.core.identity import Claim
 from billet.core.model import Host
 from billet.link import bounds
 from billet.link.outbox import Inbox, Outbox
-from billet.link.standing import Standing
 from billet.link.streams import Pipe
 from billet.wire.pb import link_pb2 as pb
 from billet.wire.tls import peer_expiry_s, peer_names
@@ -45,7 +44,6 @@ class AgentConnection(WSListener):
     def __init__(self, owner: Owner) -> None:
         self.claim: Claim | None = None
         self.late = False  # see rounds.Bidder
-        self.standing = Standing()
         self.doubted = False  # another machine has shown the same key; whether this agent lives is asked
         self.nonce = b""  # of the latest challenge
         self._owner = owner

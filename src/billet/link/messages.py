@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from billet.core.errors import Code
 from billet.core.identity import ROWS
@@ -10,6 +10,7 @@ from billet.core.metadata import Metadata
 from billet.core.model import (
     UNCERTAINTY,
     Facts,
+    Image,
     Observed,
     Reason,
     Refusal,
@@ -17,7 +18,7 @@ from billet.core.model import (
     VmState,
 )
 from billet.core.pressure import Stalls
-from billet.core.report import InventoryUpdate, MachineFacts, Report
+from billet.core.report import HostImages, InventoryUpdate, MachineFacts, Report
 from billet.core.scoring import Weights
 from billet.core.vmm import Vmm
 from billet.link import bounds
@@ -25,6 +26,7 @@ from billet.ports import Created, Denied, Ended, Failed, NotTaken, Outcome, Unkn
 from billet.wire.metadata import from_host, is_binary
 from billet.wire.pb import link_pb2 as pb
 
+HOSTS_REASONS = Reason.__members__.keys() - {"SILENT", "AWAY", "SUSPECT", "FAULT"}
 KNOWN_VMMS = {vmm.value for vmm in Vmm}
 
 
@@ -97,7 +99,39 @@ def put_report(value: Report) -> pb.Report:
         images=value.images,
         machine=put_machine(value.machine),
         flintlockd=value.flintlockd,
+        at_hand=_put_host_images(value.at_hand),
     )
+
+
+def put_images(images: Collection[Image]) -> pb.Images:
+    """Images as a message."""
+    return pb.Images(
+        volumes=[image.ref for image in images if not image.kernel],
+        kernels=[image.ref for image in images if image.kernel],
+    )
+
+
+def get_images(message: pb.Images, most: int | None = None) -> tuple[Image, ...]:
+    """Images of a message: not more than `most` volumes, and as many kernels."""
+    volumes, kernels = message.volumes[:most], message.kernels[:most]
+    return (*map(Image, volumes), *(Image(ref, kernel=True) for ref in kernels))
+
+
+def _put_host_images(images: HostImages | None) -> pb.HostImages | None:
+    if images is None:
+        return None
+    return pb.HostImages(
+        unpacked=put_images(sorted(images.unpacked)[: bounds.IMAGES]),
+        coming=put_images(sorted(images.coming)[: bounds.IMAGES]),
+    )
+
+
+def _get_host_images(message: pb.HostImages) -> HostImages:
+    unpacked, coming = (
+        frozenset(image for image in get_images(part, bounds.IMAGES) if len(image.ref) <= bounds.TEXT_CHARS)
+        for part in (message.unpacked, message.coming)
+    )
+    return HostImages(unpacked, coming - unpacked)
 
 
 def put_machine(value: MachineFacts) -> pb.MachineFacts:
@@ -143,6 +177,7 @@ def get_report(message: pb.Report) -> Report:
         images=message.images if message.HasField("images") else None,
         machine=get_machine(message.machine),
         flintlockd=bounds.name(message.flintlockd, "flintlockd"),
+        at_hand=_get_host_images(message.at_hand) if message.HasField("at_hand") else None,
     )
     bounds.check_report(report)
     return report
@@ -201,8 +236,8 @@ def put_refusal(refusal: Refusal, lot: int = 0) -> pb.Refusal:
 
 
 def get_refusal(host_id: str, message: pb.Refusal) -> Refusal:
-    """The refusal of a message. An unknown reason, from a newer agent, becomes DECLINED."""
-    known = message.reason in Reason.__members__
+    """The refusal of a message. An unknown reason, from a newer agent, becomes DECLINED; so does the leader's own."""
+    known = message.reason in HOSTS_REASONS
     reason = Reason[message.reason] if known else Reason.DECLINED
     detail = message.detail if known else f"{message.reason} {message.detail}".strip()
     return Refusal(host_id, reason, bounds.clean(detail))

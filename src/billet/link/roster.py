@@ -7,12 +7,13 @@ and agents with other keys wait beside it: who is right is known only to the lea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import structlog
 
 from billet.broadcast import Broadcast
 from billet.core.identity import Admitted, Claim, Refused, Waiting
+from billet.core.model import Bid, Refusal
 from billet.leader.leadership import LinkTerm
 from billet.link import messages
 from billet.link.connection import AgentConnection
@@ -49,6 +50,15 @@ class Roster:
         for connection in self.all():
             if self._knows(connection):  # deciding about another has not sent it away
                 self._decide(connection)
+
+    def heard(self, host_id: str, answers: Collection[Bid | Refusal]) -> None:
+        """A host has answered a call for bids."""
+        if self.term:
+            self.term.fleet.answered(host_id, answers, asyncio.get_running_loop().time())
+
+    def stands(self, host_id: str) -> bool:
+        """Whether a host takes part in auctions without an answer."""
+        return bool(self.term and self.term.fleet.standing(host_id, asyncio.get_running_loop().time()))
 
     def tell_leader(self, connection: AgentConnection, why: str = "") -> None:
         """Tell an agent that it need not act: another server leads, or it waits."""
@@ -127,6 +137,7 @@ class Roster:
         match self.term.gate.greet(claim, taken):
             case Admitted():
                 self._hold(connection)
+                self.term.fleet.forget(connection.host_id)
                 connection.put(pb.Down(welcome=messages.put_welcome(self.term.number, self.term.weights)))
             case Waiting(why):
                 self._wait(connection)

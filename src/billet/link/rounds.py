@@ -10,9 +10,8 @@ from typing import Protocol
 import structlog
 
 from billet.core.memory import remember
-from billet.core.model import Auction, Bid, Host, Reason, Refusal
+from billet.core.model import Auction, Bid, Reason, Refusal
 from billet.link import bid_messages
-from billet.link.standing import Standing
 from billet.log_throttle import LogThrottle
 from billet.wire.pb import link_pb2 as pb
 
@@ -26,15 +25,10 @@ class Bidder(Protocol):
     """One connected host, as a round sees it."""
 
     late: bool  # it missed the end of a round; later rounds do not wait for it until it answers again
-    standing: Standing
 
     @property
     def host_id(self) -> str:
         """Its name."""
-
-    @property
-    def host(self) -> Host:
-        """As it has described itself."""
 
     def put_bytes(self, serialised: bytes) -> None:
         """Queue a serialised message."""
@@ -47,6 +41,7 @@ class Lot:
     auction: Auction
     host_ids: Sequence[str]
     bids: asyncio.Future[list[Bid | Refusal]]
+    wait: bool = False  # for late hosts, though they have standing bids
     answers: list[Bid | Refusal] = field(default_factory=list)
 
     @property
@@ -72,12 +67,21 @@ class Rounds:
     """All rounds of one leader.
 
     A lot with a bid waits until every host that is not late has answered, `bid_wait_s` at most. A lot without a bid
-    (refusals do not count) waits for its first one until all hosts have answered, `bid_wait_max_s` at most. A host
-    that has not answered by then takes part with its standing bid.
+    (refusals do not count) waits for its first one until all hosts have answered, `bid_wait_max_s` at most.
     """
 
-    def __init__(self, bidders: Callable[[str], Bidder | None], bid_wait_s: float, bid_wait_max_s: float) -> None:
+    def __init__(
+        self,
+        bidders: Callable[[str], Bidder | None],
+        bid_wait_s: float,
+        bid_wait_max_s: float,
+        heard: Callable[[str, Collection[Bid | Refusal]], None] = lambda host_id, answers: None,
+        stands: Callable[[str], bool] = lambda host_id: False,
+    ) -> None:
+        """`heard` is told every answer of a host, also late ones. `stands`: whether a host has a standing bid."""
         self._bidders = bidders
+        self._heard = heard
+        self._stands = stands
         self._wait_s = bid_wait_s
         self._wait_max_s = max(bid_wait_s, bid_wait_max_s)
         self._next: list[Lot] = []
@@ -87,32 +91,32 @@ class Rounds:
         self._call_out: asyncio.Handle | None = None
         self._throttle = LogThrottle()
 
-    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
+    async def call_for_bids(
+        self, auction: Auction, host_ids: Sequence[str], wait: bool = False
+    ) -> list[Bid | Refusal]:
         """The answers of these hosts.
 
-        AWAY for one that is not connected; for one that was not in time its standing bid, or SILENT if it has none.
+        AWAY for one that is not connected, SILENT for one that was not in time. `wait`: also for late hosts alone.
         """
         loop = asyncio.get_running_loop()
-        lot = Lot(auction, host_ids, loop.create_future())
+        lot = Lot(auction, host_ids, loop.create_future(), wait)
         self._next.append(lot)
         if self._call_out is None:
             self._call_out = loop.call_later(GAP_S, self._begin) if self._open else loop.call_soon(self._begin)
         return await lot.bids
 
     def answered(self, bidder: Bidder, message: pb.Bids) -> None:
-        """Record one host's answers to a round. Those to a round that has ended are its standing bid for the next."""
+        """Record one host's answers to a round."""
         bidder.late = False
         current = self._open.get(message.round)
         lots = current.lots if current else self._ended.get(message.round)
         if lots is None:
             return
         answers = self._answers(bidder.host_id, message, len(lots))
-        bidder.standing.answered(list(answers.values()), asyncio.get_running_loop().time())
+        self._heard(bidder.host_id, answers.values())
         in_time = current is not None and bidder.host_id in current.unanswered
         for n, answer in answers.items():
-            if lots[n].bids.done() and isinstance(answer, Bid):
-                bidder.standing.pulls(lots[n].auction.images, answer)
-            elif in_time and bidder.host_id in lots[n].host_ids:
+            if in_time and not lots[n].bids.done() and bidder.host_id in lots[n].host_ids:
                 lots[n].answers.append(answer)
         if current and in_time:
             current.unanswered.discard(bidder.host_id)
@@ -153,7 +157,7 @@ class Rounds:
         names = {bidder.host_id for bidder in asked}
         waiting = {bidder.host_id for bidder in asked if not bidder.late}
         self._open[number] = Round(lots, names, set(names), waiting)
-        if not asked:
+        if not waiting and not any(lot.wait for lot in lots) and all(map(self._stands, names)):  # late ones at most
             self._end(number)
             return
         # Only late hosts were asked: the first bid ends the waiting.
@@ -226,18 +230,13 @@ class Rounds:
             remember(self._ended, number, current.lots, ENDED)
 
     def _close(self, lot: Lot, asked: Collection[str]) -> None:
-        """Close a lot: deliver its answers, and for hosts without one what is known of them."""
+        """Close a lot: deliver its answers, and a refusal for each host without one."""
         if lot.bids.done():
             return
         answered = {answer.host for answer in lot.answers}
-        missing = max((answer.missing for answer in lot.answers if isinstance(answer, Bid)), default=0)
         absent = [host_id for host_id in lot.host_ids if host_id not in answered]
-        lot.bids.set_result(lot.answers + [self._in_absence(host_id, lot, missing, asked) for host_id in absent])
+        lot.bids.set_result(lot.answers + [self._in_absence(host_id, asked) for host_id in absent])
 
-    def _in_absence(self, host_id: str, lot: Lot, missing: int, asked: Collection[str]) -> Bid | Refusal:
-        """What counts for a host that has not answered. `missing`: images that the others have to pull, at most."""
-        bidder = self._bidders(host_id) if host_id in asked else None
-        if bidder is None:
-            return Refusal(host_id, Reason.AWAY)
-        now_s = asyncio.get_running_loop().time()
-        return bidder.standing.bid(bidder.host, lot.auction, missing, now_s) or Refusal(host_id, Reason.SILENT)
+    def _in_absence(self, host_id: str, asked: Collection[str]) -> Refusal:
+        is_here = host_id in asked and self._bidders(host_id)
+        return Refusal(host_id, Reason.SILENT if is_here else Reason.AWAY)

@@ -69,7 +69,7 @@ class LinkServer:
         self._roster = Roster(nonce, certificates, lambda host_id: self._rounds.left(host_id))
         self._hosts = self._roster.hosts
         self._pipes: dict[str, Pipe] = {}
-        self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s)
+        self._rounds = Rounds(self._hosts.get, bid_wait_s, bid_wait_max_s, self._roster.heard, self._roster.stands)
         self._arrived_by_s = 0.0  # until when calls wait for hosts that are not connected; loop time
         self._order_id = 0
         self._sockets: list[ListeningSocket] = []
@@ -200,7 +200,7 @@ class LinkServer:
                 return
             self._term.gate.observed(host_id, inventory)
         if self._term and up.HasField("report") and (report := self._report(host_id, up.report)):
-            connection.standing.reported(report, asyncio.get_running_loop().time())
+            self._term.fleet.reported(host_id, report, asyncio.get_running_loop().time())
             self._term.gate.reported(host_id, report)
 
     def _proven(self, peer: tuple[str, int]) -> None:
@@ -231,9 +231,11 @@ class LinkServer:
         """See ports.Hosts."""
         self._roster.regreet(host_id)
 
-    async def call_for_bids(self, auction: Auction, host_ids: Sequence[str]) -> list[Bid | Refusal]:
+    async def call_for_bids(
+        self, auction: Auction, host_ids: Sequence[str], wait: bool = False
+    ) -> list[Bid | Refusal]:
         """See ports.Hosts."""
-        return await self._rounds.call_for_bids(auction, host_ids)
+        return await self._rounds.call_for_bids(auction, host_ids, wait)
 
     def instance(self, host_id: str) -> str:
         """See ports.Hosts."""
@@ -255,14 +257,10 @@ class LinkServer:
     ) -> Outcome:
         """See ports.Hosts."""
         order = pb.Order(
-            method=flintlock.CREATE,
-            payload=request,
-            token=auction.id,
+            method=flintlock.CREATE, payload=request, token=auction.id,
             demand=messages.put_resources(auction.demand),
-            verdict_only=options.verdict_only,
-            resent=options.resent,
-            instance=options.instance,
-        )
+            verdict_only=options.verdict_only, resent=options.resent, instance=options.instance,
+        )  # fmt: skip
         try:
             answer = await self._order(host_id, order, timeout_s)
         except NotSent as error:

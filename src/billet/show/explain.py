@@ -36,8 +36,9 @@ BID_COLUMNS = (
     ">FREE\nvCPU",
     ">FREE\nGiB",
 )
-MAX_PULLING = 4  # pulling hosts that are named
-MAX_GROUPS = 4  # hosts whose group members are shown
+NOT_CORRECTED = {"delay": 1.0, "utilisation": 0.0}
+LEADERS_PARTS = ("preference", "trouble", "scarcity")  # added by the leader, which alone knows of them
+MAX_PULLING, MAX_GROUPS = 4, 4  # pulling hosts that are named, and hosts whose group members are
 SAME = 1e-9  # scores that differ by less are equal: only the order of addition differed
 
 
@@ -121,8 +122,7 @@ def _offers(attempt: AuctionRecord) -> tuple[list[dict[str, Any]], list[Mapping[
         if "reason" in counted:
             withdrawn.append({"host": bid["host"], **counted})
             continue
-        added = counted.get("preference", 0.0) + counted.get("trouble", 0.0)  # by the leader, which knows of them
-        by_host = counted["total"] - added
+        by_host = counted["total"] - sum(counted.get(part, 0.0) for part in LEADERS_PARTS)
         repriced = abs(by_host - bid["score"]["total"]) > SAME
         offers.append({**bid, "counted": counted, "repriced": repriced})
     return sorted(offers, key=lambda offer: _rank(offer, attempt)), withdrawn
@@ -195,9 +195,6 @@ def _forecast(offer: AuctionRecord) -> str:
     return f"{offer['host']} {duration(forecast['created_s'])} ({', '.join(filter(None, (within, pull)))})"
 
 
-NOT_CORRECTED = {"delay": 1.0, "utilisation": 0.0}
-
-
 def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterable[Text]:
     corrections = {offer["host"]: ledger.get(offer["host"], {}).get("discount", NOT_CORRECTED) for offer in offers}
     corrected = [host for host, correction in corrections.items() if correction != NOT_CORRECTED]
@@ -207,13 +204,18 @@ def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterab
         penalty, why = (ledger.get(offer["host"], {}).get("trouble") or NO_TROUBLE._asdict()).values()
         if penalty:
             yield Text(f"  {offer['host']} has {penalty:.3f} in its score: {why}", style="dim")
+    if scarce := [offer for offer in offers if offer["counted"].get("scarcity")]:
+        scores = (
+            f"{o['host']} {o['counted']['scarcity']:.3f} ({ledger[o['host']]['scarcity']['label']})" for o in scarce
+        )
+        yield Text(f"  in the score, for labels that few hosts have: {', '.join(scores)}", style="dim")
     forecasts = [forecast for offer in offers[:5] if (forecast := _forecast(offer))]
     if forecasts:
         yield Text(f"  predicted time to CREATED: {', '.join(forecasts)}", style="dim")
     late = [offer for offer in offers if offer.get("age_s")]
     if late:
-        words = ", ".join(f"{offer['host']} {duration(offer['age_s'])} before" for offer in late)
-        yield Text(f"  did not answer in time, so its last word counts: {words}", style="dim")
+        words = ", ".join(f"{offer['host']}, {duration(offer['age_s'])} old" for offer in late)
+        yield Text(f"  late or not asked, so the standing bid counts: {words}", style="dim")
     repriced = [o for o in offers if o["repriced"] and o["host"] not in corrected and not o.get("age_s")]
     moved = [o for o in repriced if "basis" not in o or o["basis"] != ledger.get(o["host"], {}).get("taken")]
     others = [o for o in repriced if o not in moved and o.get("formula", FORMULA) != FORMULA]

@@ -19,6 +19,7 @@ PARTS = {
     "preference": "preferences",
     "correction": "the correction of its earlier predictions",
     "trouble": "what has failed on it",
+    "scarcity": "a label that few hosts have",
 }
 FIELDS = (
     "utilisation",
@@ -28,6 +29,7 @@ FIELDS = (
     "preference",
     "correction",
     "trouble",
+    "scarcity",
 )  # in the order of `billet explain`
 VISIBLE = 0.0005  # smaller differences would print as +0.000
 HEADINGS = {"utilisation": "FULL AFTER", "delay": "BOOT DELAY"}  # the same as in `billet explain`
@@ -93,8 +95,8 @@ def not_asked(host_id: str, record: AuctionRecord) -> str:
     if called.most:
         full = _fullest(record)
         return (
-            f"of {called.fleet} hosts the leader asks the {called.most} that suit the policy best and have room,"
-            f" and a few drawn ones (--ask-hosts, --ask-random); those asked were up to {full:.0%} full"
+            f"of {called.fleet} hosts the leader asks the {called.most} that suit best by their last reports and have"
+            f" room, and a few drawn ones (--ask-hosts, --ask-random); the hosts in it were up to {full:.0%} full"
         )
     return "the fleet had no host of this name at that time" if called.fleet else "the record does not say why"
 

@@ -63,7 +63,7 @@ def _preferences(view: HostView, weights: Weights) -> float:
 def _price(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) -> float:
     demand, weights = record.auction.demand, record.weights
     share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
-    pressure_weight, _, _, policy, shape_weight, _, _ = weights
+    pressure_weight, _, _, policy, shape_weight, _, _, _ = weights
     assert policy == "spread", policy
     alone = [min(1.0, demand[n] / view.allocatable[n]) for n in range(4) if view.allocatable[n]]
     vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
@@ -78,6 +78,7 @@ def _price(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) ->
         + _delay(view, bid, record, attempt)
         + view.discount.utilisation
         + view.trouble.penalty
+        + weights.scarcity * view.scarcity.share
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 
+from billet.core.columns import MISSED
 from billet.core.model import Reason
 from billet.core.questions.record import AuctionRecord
-from billet.link.standing import MISSED
 from billet.sim.checker_state import Violation
 from billet.sim.history import Event, Heard, Leads, Parted, Recorded
 from billet.sim.hosts import REPORT_S

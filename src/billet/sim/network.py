@@ -16,8 +16,8 @@ from typing import Any
 
 from picows import WSListener
 
+from billet.core.columns import CANNOT_BID
 from billet.link.outbox import PING_AFTER_S, PONG_WITHIN_S
-from billet.link.standing import AWAY
 from billet.sim.calls import REFUSED, TOO_LATE, Arrival, Said, Work, resolve
 from billet.sim.connection import End, SimFrame
 from billet.sim.history import Heard, Ordered, Parted, Passed, Reported, Shown, Told
@@ -28,7 +28,7 @@ from billet.wire.pb import link_pb2 as pb
 
 STORE = "store"
 CONNECT_S = 2.0  # timeout of a connection attempt that is not refused
-NOT_WELL = frozenset(reason.name for reason in AWAY)
+NOT_WELL = frozenset(reason.name for reason in CANNOT_BID)
 LINE_S = (0.03, 0.2)  # one way, of the hosts behind a slow line
 LATE_S = 5.0  # longest delay of a reordered frame or of a duplicate
 

@@ -12,8 +12,8 @@ from zlib import crc32
 
 from billet.core.model import ZERO, Auction, Resources
 from billet.core.policies import POLICIES
-from billet.core.ranking import draw
 from billet.core.scoring import Weights, utilisation
+from billet.core.shortlist import draw
 from billet.whatif.late_reports import LateBids, LatePrices
 from billet.whatif.simulated_fleet import Cheapest, Chooser, Granting, Price, SimulatedFleet
 

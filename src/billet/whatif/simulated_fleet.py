@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -70,9 +70,11 @@ class Cheapest:
     changed since are priced again. The choice is the same as without the cache.
     """
 
-    def __init__(self, fleet: SimulatedFleet, price: Price) -> None:
+    def __init__(self, fleet: SimulatedFleet, price: Price, added: Sequence[float] = ()) -> None:
+        """`added`: what each host's price has in addition, by number."""
         self._fleet = fleet
         self._price = price
+        self._added = added or [0.0] * len(fleet.ids)
         self._rows: dict[Resources, tuple[list[float], int]] = {}  # demand -> prices by host, how much of `moved`
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
@@ -102,7 +104,9 @@ class Cheapest:
 
     def _ask(self, n: int, demand: Resources) -> float:
         capacity, taken = self._fleet.capacities[n], self._fleet.taken(n)
-        return self._price(capacity, taken, demand) if capacity.has_room(taken, demand) else INFINITE
+        if not capacity.has_room(taken, demand):
+            return INFINITE
+        return self._price(capacity, taken, demand) + self._added[n]
 
 
 class Granting:
@@ -111,7 +115,8 @@ class Granting:
     def __init__(self, fleet: SimulatedFleet, weights: Weights) -> None:
         self._fleet = fleet
         self._weights = weights
-        self._cheapest = Cheapest(fleet, billet(weights))
+        added = [weights.scarcity * fleet.state.fleet.labels.scarcity(host_id).share for host_id in fleet.ids]
+        self._cheapest = Cheapest(fleet, billet(weights), added)
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:
         """The host that wins."""

@@ -192,6 +192,7 @@ def _host_view(view: HostView) -> dict[str, Any]:
         "peers": [peers._asdict() for peers in view.peers],
         "discount": view.discount._asdict(),
         "trouble": view.trouble._asdict(),
+        "scarcity": view.scarcity._asdict(),
     }
 
 

@@ -10,6 +10,7 @@ from billet.core.boots.estimator import BootEstimator
 from billet.core.boots.forecast import bound_s
 from billet.core.memory import remember
 from billet.core.model import Facts, Image
+from billet.core.report import HostImages
 
 LOOK_S = 0.25
 SHORT_S = 0.2  # shorter boots are not looked at more often
@@ -79,6 +80,14 @@ class BootQueue:
     def missing(self, images: Iterable[Image]) -> int:
         """How many of these images would have to be pulled for this microVM alone."""
         return self._lacking(image for image in images if not self._wanted[image])
+
+    @property
+    def at_hand(self) -> HostImages | None:
+        """The images that a microVM would not have to pull alone; None while no image counts as missing."""
+        if not self._listed and self.boots.pull_s is None:
+            return None
+        unpacked = frozenset(self._unpacked)
+        return HostImages(unpacked, frozenset(self._wanted) - unpacked)
 
     def coming(self, images: Iterable[Image]) -> int:
         """How many of these images are not unpacked yet, but will be pulled for microVMs that wait already."""

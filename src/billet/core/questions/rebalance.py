@@ -26,6 +26,7 @@ from billet.core.model import (
     Resources,
     Score,
 )
+from billet.core.scarcity import LabelCounts
 from billet.core.scoring import PATIENT, USUAL, Weights, price, utilisation
 
 NOWHERE = float("inf")
@@ -65,6 +66,7 @@ class Asked(NamedTuple):
     demand: Resources
     policy: str
     patient: bool
+    required: tuple[tuple[str, str], ...]
 
 
 class Offer(NamedTuple):
@@ -138,6 +140,9 @@ class _Trial:
         self._places = places
         self._hosts = hosts
         self._weights = weights
+        self._labels = LabelCounts()
+        for host in hosts.values():
+            self._labels.put(host.id, host.labels)
         self._groups = Groups()
         for resident in residents:
             self._groups.add(_placement(resident), self._zone(resident.host))
@@ -177,7 +182,7 @@ class _Trial:
     def _target(self, resident: Resident) -> str:
         """The host that would win the microVM if it were deleted; "" if it is the same host, or none."""
         source, demand, constraints = resident.host, resident.demand, resident.constraints
-        asked = Asked(demand, constraints.policy, patient(constraints))
+        asked = Asked(demand, constraints.policy, patient(constraints), constraints.require)
         prices = self._prices_of(asked)
         staying = self._price(source, self.taken[source].minus(demand), asked)
         if constraints != NO_CONSTRAINTS:
@@ -239,7 +244,8 @@ class _Trial:
         if view.cordoned or view.fenced or not room.minus(taken).covers(asked.demand):
             return NOWHERE
         wait = PATIENT if asked.patient else USUAL
-        return price(room, taken, asked.demand, facts, weights, 0, view.discount, wait).total
+        scarcity = weights.scarcity * self._labels.scarcity(host_id, asked.required).share
+        return scarcity + price(room, taken, asked.demand, facts, weights, 0, view.discount, wait).total
 
 
 def _share(allocatable: Resources, taken: Resources) -> float:

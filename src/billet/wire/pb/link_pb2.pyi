@@ -259,6 +259,7 @@ class Report(_message.Message):
     IMAGES_FIELD_NUMBER: _builtins.int
     MACHINE_FIELD_NUMBER: _builtins.int
     FLINTLOCKD_FIELD_NUMBER: _builtins.int
+    AT_HAND_FIELD_NUMBER: _builtins.int
     cpu_share: _builtins.float
     memory_used_mib: _builtins.int
     disk_free_mib: _builtins.int
@@ -280,6 +281,10 @@ class Report(_message.Message):
     def taken(self) -> Global___Resources: ...
     @_builtins.property
     def machine(self) -> Global___MachineFacts: ...
+    @_builtins.property
+    def at_hand(self) -> Global___HostImages:
+        """only in the first report to a leader, and when it has changed"""
+
     def __init__(
         self,
         *,
@@ -300,10 +305,11 @@ class Report(_message.Message):
         images: _builtins.int | None = ...,
         machine: Global___MachineFacts | None = ...,
         flintlockd: _builtins.str = ...,
+        at_hand: Global___HostImages | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_volumes_free_mib", b"_volumes_free_mib", "cpu_stall", b"cpu_stall", "facts", b"facts", "images", b"images", "io_stall", b"io_stall", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "taken", b"taken", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_volumes_free_mib", b"_volumes_free_mib", "at_hand", b"at_hand", "cpu_stall", b"cpu_stall", "facts", b"facts", "images", b"images", "io_stall", b"io_stall", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "taken", b"taken", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_volumes_free_mib", b"_volumes_free_mib", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "daemon_ok", b"daemon_ok", "disk_free_mib", b"disk_free_mib", "facts", b"facts", "failed", b"failed", "flintlockd", b"flintlockd", "images", b"images", "interval_s", b"interval_s", "io_stall", b"io_stall", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "taken", b"taken", "vms", b"vms", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall", "_images", b"_images", "_io_stall", b"_io_stall", "_memory_free_mib", b"_memory_free_mib", "_memory_stall", b"_memory_stall", "_volumes_free_mib", b"_volumes_free_mib", "at_hand", b"at_hand", "cpu_share", b"cpu_share", "cpu_stall", b"cpu_stall", "daemon_ok", b"daemon_ok", "disk_free_mib", b"disk_free_mib", "facts", b"facts", "failed", b"failed", "flintlockd", b"flintlockd", "images", b"images", "interval_s", b"interval_s", "io_stall", b"io_stall", "machine", b"machine", "memory_free_mib", b"memory_free_mib", "memory_stall", b"memory_stall", "memory_used_mib", b"memory_used_mib", "taken", b"taken", "vms", b"vms", "volumes_free_mib", b"volumes_free_mib"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__cpu_stall: _TypeAlias = _typing.Literal["cpu_stall"]  # noqa: Y015
     _WhichOneofArgType__cpu_stall: _TypeAlias = _typing.Literal["_cpu_stall", b"_cpu_stall"]  # noqa: Y015
@@ -331,6 +337,34 @@ class Report(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__volumes_free_mib) -> _WhichOneofReturnType__volumes_free_mib | None: ...
 
 Global___Report: _TypeAlias = Report  # noqa: Y015
+
+@_typing.final
+class HostImages(_message.Message):
+    """The images of a host."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNPACKED_FIELD_NUMBER: _builtins.int
+    COMING_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def unpacked(self) -> Global___Images: ...
+    @_builtins.property
+    def coming(self) -> Global___Images:
+        """not unpacked yet, and needed by microVMs that wait for their boot"""
+
+    def __init__(
+        self,
+        *,
+        unpacked: Global___Images | None = ...,
+        coming: Global___Images | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coming", b"coming", "unpacked", b"unpacked"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coming", b"coming", "unpacked", b"unpacked"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostImages: _TypeAlias = HostImages  # noqa: Y015
 
 @_typing.final
 class MachineFacts(_message.Message):
