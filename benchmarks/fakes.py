@@ -1,4 +1,4 @@
-"""Many fake flintlockds in one process, each with a gRPC port of its own. `python -m benchmarks.fakes JSON`.
+"""Many fake flintlockds in one process, each with a gRPC port of its own. `python -m benchmarks.fakes ORDER.json`.
 
 Boots and pulls take no time. What is placed beforehand comes from a state file, as after a restart of the host.
 """
@@ -14,6 +14,7 @@ import msgspec
 import uvloop
 from ulid import ULID
 
+from billet.accepting import raise_descriptor_limit
 from billet.demo.workload import Shape, spec_of
 from billet.fake.disk import Disk
 from billet.fake.model import accept, run
@@ -32,6 +33,7 @@ class Order(msgspec.Struct, frozen=True):
 
 async def serve(order: Order) -> None:
     """Start all of them, say where they are, and serve until the process is ended."""
+    raise_descriptor_limit()
     fakes = [FakeFlintlockd(_config(order, n)) for n in range(order.hosts)]
     for fake in fakes:
         await fake.start()
@@ -67,4 +69,4 @@ def _place(path: str, host: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(msgspec.json.decode(sys.argv[1], type=Order)))
+    uvloop.run(serve(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Order)))

@@ -18,6 +18,7 @@ INSIDE = sorted(path.name for path in (ROOT / "src" / "billet").iterdir() if pat
 FOREIGN = {
     "--default-provider", "--quota-backend-bytes", "--auto-compaction-retention",
     "--out", "--quick", "--stores", "--fake-grpc", "--placed", "--times", "--report", "--results", "--randomly-seed",
+    "--agents-per-process", "--busy-loops", "--silent-hosts",
 }  # fmt: skip
 GENERATED = {"benchmarks/results/latest.json"}  # there after `make bench`
 # Options of earlier versions, which the changelog may name.
