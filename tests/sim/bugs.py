@@ -323,7 +323,7 @@ def one_hosts_term_is_believed() -> list[AbstractContextManager[Any]]:
     return [patch.object(admission, "supported_term", lambda reported, known: max(reported.values()))]
 
 
-# Without a seed: rare. Before creates were answered earlier, seed 311 showed the one, 792 the other.
+# Without a seed: rare, and not found again since creates are answered earlier. `python -m tests.sim.bugs` looks.
 BUGS = (
     Bug("fenced host bids before cleaning", 1, 40, fenced_host_bids_before_cleaning),
     Bug("group looked at before the call only", 1, 12, group_looked_at_before_the_call_only),
@@ -337,13 +337,13 @@ BUGS = (
     Bug("lease ignored", 3, 2, lease_ignored),
     Bug("host obeys an old leader", 3, 158, host_obeys_an_old_leader),
     Bug("one host's term is believed", 3, 7, one_hosts_term_is_believed),
-    Bug("token not looked up", 4, 1, token_not_looked_up),
+    Bug("token not looked up", 4, 7, token_not_looked_up),
     Bug("duplicate delivery", 4, 2, duplicate_delivery),
-    Bug("repeated create held anew", 4, 1, repeated_create_held_anew),
+    Bug("repeated create held anew", 4, 0, repeated_create_held_anew),
     Bug("create sent again under another token", 4, 7, create_sent_again_under_another_token),
     Bug("ordered before it is reserved", 4, 0, ordered_before_it_is_reserved),
     Bug("never written behind the reply", 4, 0, never_written_behind_the_reply),
-    Bug("written behind only if taken at once", 4, 26, written_behind_only_if_the_store_takes_it_at_once),
+    Bug("written behind only if taken at once", 4, None, written_behind_only_if_the_store_takes_it_at_once),
     Bug("next leader drops what was not written", 4, 9, next_leader_drops_what_was_not_written),
     Bug("deleted ones forgotten, and made again", 4, 25, deleted_ones_forgotten),
     Bug("agent forgets the token of a deleted microVM", 4, None, agent_forgets_the_token_of_a_deleted_microvm),
