@@ -14,9 +14,11 @@ from billet.core.errors import Cancelled, Code, HostVerdict, Overloaded, Unreach
 from billet.core.fair_queue import DEFAULT_BOUNDS, Bounds
 from billet.core.model import Auction, Host, Placement, PlacementState, Resources
 from billet.core.state import PutHost, PutPlacement, State, apply
+from billet.leader.behind import Behind
 from billet.leader.create_slots import CreateSlots
 from billet.leader.jobs import Caller
 from billet.leader.leadership import Leadership
+from billet.leader.ledger import Ledger
 from billet.ports import Reply
 from billet.wire import flintlock as wire
 from billet.wire.headers import TOKEN
@@ -86,6 +88,8 @@ async def test_stopping_waits_for_deletes_in_flight() -> None:
     )
 
     class SlowDelete:
+        behind = Behind(cast("Ledger", None))
+
         async def delete(self, uid: str, method: str, request: bytes, metadata: object) -> bytes:
             await may_end.wait()
             return b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 
 import pytest
@@ -72,3 +73,68 @@ async def test_a_create_that_is_too_long_with_its_token_is_not_sent_to_the_leade
         await proxy(leader).unary(wire.CREATE, b"x" * (wire.REQUEST_MAX_BYTES - added + 1), FOREVER_S, {})
     assert not leader.timeouts_s
     assert await proxy(leader).unary(wire.CREATE, b"x" * (wire.REQUEST_MAX_BYTES - added), FOREVER_S, {})
+
+
+class Silent:
+    """A leader that does not answer. Its calls may be cancelled, as when the connection to it is closed."""
+
+    def __init__(self) -> None:
+        self.answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.cancelled = False
+
+    async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        try:
+            return await self.answer
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+class Next(Silent):
+    """The next leader, which answers at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answer.set_result(Answer(b"of the next leader"))
+
+
+@pytest.mark.parametrize("nobody_between", [True, False])
+async def test_a_call_in_hand_goes_to_the_next_leader_at_once(nobody_between: bool) -> None:
+    """The old leader does not answer. Broken on purpose (calls in hand are not told): it waits for the old one."""
+    old = Silent()
+    made = proxy(old)  # type: ignore[arg-type]
+    calling = asyncio.create_task(made.unary(wire.GET, b"", FOREVER_S, {}))
+    await asyncio.sleep(0.01)
+    if nobody_between:
+        made.route(None)
+        await asyncio.sleep(0)  # the call has been told, and has not ended yet
+    made.route(Next())  # type: ignore[arg-type]  # it has no streams
+    async with asyncio.timeout(10.0):
+        assert (await calling).payload == b"of the next leader"
+    assert old.cancelled
+
+
+async def test_a_call_goes_to_the_next_leader_when_its_connection_is_closed_under_it() -> None:
+    """Broken on purpose (every cancellation is the client's): the client gets CANCELLED, though it waits."""
+    old = Silent()
+    made = proxy(old)  # type: ignore[arg-type]
+    calling = asyncio.create_task(made.unary(wire.GET, b"", FOREVER_S, {}))
+    await asyncio.sleep(0.01)
+    old.answer.cancel()
+    await asyncio.sleep(0.01)
+    made.route(Next())  # type: ignore[arg-type]  # it has no streams
+    async with asyncio.timeout(10.0):
+        assert (await calling).payload == b"of the next leader"
+
+
+async def test_a_call_that_its_client_gives_up_goes_nowhere_else() -> None:
+    """Broken on purpose (every cancellation is the leader's): it is sent again, and nobody waits for it."""
+    old = Silent()
+    made = proxy(old)  # type: ignore[arg-type]
+    calling = asyncio.create_task(made.unary(wire.CREATE, b"", FOREVER_S, {}))
+    await asyncio.sleep(0.01)
+    calling.cancel()
+    async with asyncio.timeout(10.0):
+        await asyncio.gather(calling, return_exceptions=True)
+    assert calling.cancelled()
+    assert old.cancelled

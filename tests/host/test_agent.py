@@ -22,6 +22,7 @@ from billet.process import SystemClock
 from billet.wire import flintlock as wire
 from billet.wire.pb import flintlock_pb2 as rpc
 from tests.cluster.clients import create_request
+from tests.leader.test_reconciler import HandClock
 
 ROOM = Resources(8, 16384, 100_000, 10)
 SHAPE = Resources(1, 1024, 0, 1)
@@ -248,11 +249,28 @@ async def test_an_idle_overcommitted_host_has_no_pressure() -> None:
 
     daemon = GrpcFlintlock("127.0.0.1:1")
     agent = Agent(
-        Host("h1", ROOM, promised), daemon, wire, measured, SystemClock(), report_interval_s=0.2, instance="i"
+        Host("h1", ROOM, promised), daemon, wire, measured, SystemClock(), report_interval_s=0.0, instance="i"
     )
     assert agent.report().facts.pressure == 0.0
     free["now"] = 1_000  # used, though nothing is placed here
     assert (agent.report().facts.pressure or 0.0) > 0.9
+    await daemon.close()
+
+
+async def test_the_reports_of_many_boots_measure_the_machine_once() -> None:
+    """Broken on purpose (each measures): a report costs its host twice as much, and each boot that ends sends one."""
+    measured = []
+    clock = HandClock()
+
+    def measure() -> Measured:
+        measured.append(clock.s)
+        return Measured(0.0, 0, 0)
+
+    daemon = GrpcFlintlock("127.0.0.1:1")
+    agent = Agent(Host("h1", ROOM, ROOM), daemon, wire, measure, clock, report_interval_s=2.0, instance="i")
+    for clock.s in (100.0, 100.5, 100.9, 101.0, 101.9, 103.0):
+        agent.report()
+    assert measured == [100.0, 101.0, 103.0]
     await daemon.close()
 
 

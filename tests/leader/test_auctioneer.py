@@ -40,7 +40,7 @@ from billet.core.questions.record import faithful
 from billet.core.reconcile import release, repair
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, apply, check, load
-from billet.leader import deletes
+from billet.leader import behind
 from billet.leader.auctioneer import Auctioneer
 from billet.leader.jobs import Caller
 from billet.leader.ledger import Ledger
@@ -500,7 +500,7 @@ async def test_a_delete_that_the_full_disk_does_not_take_is_reported_as_it_is_an
     Broken on purpose (the store's own error is the answer): "nothing was written" denies a delete that was carried
     out, and the microVM is listed as LOST.
     """
-    monkeypatch.setattr(deletes, "RETRY_S", 0.05)
+    monkeypatch.setattr(behind, "RETRY_S", 0.05)
     placement = Placement("vm", "ns", "vm", SHAPE, "h1", PlacementState.STARTED, uid="U1")
     await ledger.finish([PutPlacement(placement)])
     full, finish = True, ledger.finish

@@ -26,6 +26,7 @@ from billet.host.agent import Agent, Measured
 from billet.link import dial
 from billet.link import server as link_server
 from billet.link.agent import AgentDialler
+from billet.link.connection import AgentConnection
 from billet.link.dial import WebSocketDial
 from billet.link.hello import put_hello
 from billet.link.server import LinkServer, LinkTerm
@@ -110,6 +111,29 @@ async def test_an_order_for_a_host_on_its_way_is_sent_when_it_has_come(server: t
     async with host(port, "one") as fake:
         assert isinstance(await ordering, Created)
         assert fake.stats()["creates_accepted"] == 1
+
+
+async def test_the_answer_to_a_create_and_its_microvm_are_one_message(
+    server: tuple[LinkServer, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken on purpose (a task between the two): a second message for each create, and the leader reads it first.
+
+    The microVM must not come later either: a sweep in between would find it in the ledger only, and call it LOST.
+    """
+    link, port = server
+    link.begin(term(1))
+    heard: list[pb.Up] = []
+    right = LinkServer.received
+
+    def received(self: LinkServer, connection: AgentConnection, up: pb.Up) -> None:
+        heard.append(up)
+        right(self, connection, up)
+
+    monkeypatch.setattr(LinkServer, "received", received)
+    async with host(port, "one"):
+        assert isinstance(await create(link, CreateOptions()), Created)
+    [answer] = [up for up in heard if up.answers]
+    assert [row.token for row in answer.inventory.seen] == [AUCTION.id]
 
 
 async def test_promise_3_an_order_is_not_sent_when_its_term_has_ended_before_the_host_came(

@@ -136,7 +136,7 @@ BUGS = (
     Bug("reservation dropped under a create", 2, 11, reservation_dropped_under_a_create),
     Bug("token alone finds its placement", 6, 452, token_alone_finds_its_placement),
     Bug("copied token dooms a stranger", 4, 398, copied_token_dooms_a_stranger),
-    Bug("two agents with one socket join", 6, 496, two_agents_with_one_socket_join),
+    Bug("two agents with one socket join", 6, None, two_agents_with_one_socket_join),
     Bug("two agents that show one microVM join", 6, 193, two_agents_that_show_one_microvm_join),
     Bug("owner that is away loses its microVMs", 6, 2, owner_that_is_away_loses_its_microvms),
     Bug("records end by the wall clock", 4, 328, records_end_by_the_wall_clock),

@@ -73,10 +73,11 @@ class FlintlockService:
                 yield reply
 
     async def drain(self) -> None:
-        """Wait for the creates and deletes in flight, including those whose client has disconnected."""
+        """Wait for the creates and deletes in flight, including those whose client has disconnected, and records."""
         work = [*self._creates.tasks, *self._deletes]
         if work:
             await asyncio.wait(work)
+        await self._leadership.auctioneer.behind.finish()
 
     def knows(self, uid: str) -> bool:
         """Whether the microVM has a placement."""

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Any
 
 from billet.api import fleet_service as fleet
 from billet.broadcast import Broadcast
@@ -65,6 +64,7 @@ class LeaderProxy:
             creates._replace(in_work=PASSED_ON, halves=False, slow_s=0.0), "create of this server's clients"
         )
         self._moved = Broadcast()  # sent at every change of the leader
+        self._asking: dict[asyncio.Timeout, None] = {}  # the limits of the calls that the leader has
 
     def route(self, backend: Backend | None, leads: bool = False) -> None:
         """Pass calls to `backend`: this server's own service when it `leads`, else the leader; None = no leader."""
@@ -73,6 +73,9 @@ class LeaderProxy:
         self._backend, self._leads = backend, leads
         if backend:
             self._why = NOBODY
+        asked, self._asking = self._asking, {}
+        for asking in asked:
+            asking.reschedule(0.0)
         self._moved.send()
 
     def trouble(self, why: str) -> None:
@@ -134,7 +137,7 @@ class LeaderProxy:
             asked_s = loop.time()
             if backend:
                 try:
-                    return await _unless(moved, backend.unary(method, request, left_s, metadata))
+                    return await self._ask(backend.unary(method, request, left_s, metadata))
                 except HostVerdict as verdict:
                     if tried and method == wire.DELETE and _is_gone(verdict):
                         return Answer(b"")
@@ -161,11 +164,29 @@ class LeaderProxy:
         if backend is None or not self._leads:
             raise LeaderLost(self._why)
         try:
-            return await _unless(moved, backend.unary(method, request, timeout_s, metadata))
+            return await self._ask(backend.unary(method, request, timeout_s, metadata))
         except BilletError as failure:
             if _lost(failure, moved):
                 raise LeaderLost(failure.text) from None
             raise
+
+    async def _ask(self, answer: Awaitable[Answer]) -> Answer:
+        """The answer, or LeaderLost as soon as the leader changes, even if the old one has not answered yet."""
+        asking = asyncio.timeout(None)
+        try:
+            async with asking:
+                self._asking[asking] = None
+                return await answer
+        except TimeoutError:
+            if not asking.expired():
+                raise
+        except asyncio.CancelledError:
+            if (task := asyncio.current_task()) and task.cancelling():
+                raise
+            # closing the connection to the leader cancels the calls on it
+        finally:
+            self._asking.pop(asking, None)
+        raise LeaderLost("the leader has changed")
 
     @staticmethod
     async def _until_moved(moved: asyncio.Event, until_s: float) -> bool:
@@ -173,22 +194,6 @@ class LeaderProxy:
             async with asyncio.timeout_at(until_s):
                 await moved.wait()
         return moved.is_set()
-
-
-async def _unless(moved: asyncio.Event, answering: Coroutine[Any, Any, Answer]) -> Answer:
-    """The answer, or LeaderLost as soon as the leader changes, even if the old one has not answered yet."""
-    answer = asyncio.ensure_future(answering)
-    move = asyncio.ensure_future(moved.wait())
-    try:
-        await asyncio.wait((answer, move), return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done() or answer.cancelled():  # closing the connection cancels the calls on it
-            raise LeaderLost("the leader has changed")
-        return answer.result()
-    finally:
-        for task in (answer, move):
-            task.cancel()
-        await asyncio.wait((answer, move))
-        del answer, task  # an error knows this frame: the request would stay in memory with it
 
 
 def _lost(failure: BilletError, moved: asyncio.Event) -> bool:

@@ -161,10 +161,12 @@ def apply(state: State, change: Change) -> None:
             _become(state, host_id, None)
             state.fleet.drop(host_id)
         case PutPlacement(placement):
-            _remove(state, placement.id)
-            _insert(state, placement)
+            old = state.placements.get(placement.id)
+            recount = old is None or _counts(old) != _counts(placement)  # else its room stays as it is
+            _remove(state, placement.id, recount)
+            _insert(state, placement, recount)
         case DropPlacement(placement_id):
-            _remove(state, placement_id)
+            _remove(state, placement_id, recount=True)
         case PutCredential(credential):
             state.credentials[credential.name] = credential
         case DropCredential(name):
@@ -187,12 +189,18 @@ def is_moving(placement: Placement) -> bool:
     return placement.state in (PlacementState.RESERVED, PlacementState.RELEASING)
 
 
-def _insert(state: State, placement: Placement) -> None:
+def _counts(placement: Placement) -> tuple[object, ...]:
+    """All that decides what a placement counts for, but whether it is moving."""
+    p = placement
+    return holds_room(p), p.host, p.demand, p.namespace, p.name, p.adopted, p.labels
+
+
+def _insert(state: State, placement: Placement, recount: bool) -> None:
     state.placements[placement.id] = placement
     state.on_host.setdefault(placement.host, set()).add(placement.id)
     if placement.uid:
         state.by_uid[placement.uid] = placement.id
-    if holds_room(placement):
+    if recount and holds_room(placement):
         _take(state, placement.host, state.taken.get(placement.host, ZERO).plus(placement.demand))
         _charge(state, placement, placement.demand)
         state.groups.add(placement, state.zone(placement.host))
@@ -200,14 +208,14 @@ def _insert(state: State, placement: Placement) -> None:
         state.moving[placement.host] = state.moving.get(placement.host, ZERO).plus(placement.demand)
 
 
-def _remove(state: State, placement_id: str) -> None:
+def _remove(state: State, placement_id: str, recount: bool) -> None:
     old = state.placements.pop(placement_id, None)
     if old is None:
         return
     state.on_host[old.host].discard(placement_id)
     if old.uid:
         state.by_uid.pop(old.uid, None)
-    if holds_room(old):
+    if recount and holds_room(old):
         _take(state, old.host, state.taken[old.host].minus(old.demand))
         _charge(state, old, ZERO.minus(old.demand))
         state.groups.remove(old, state.zone(old.host))

@@ -73,6 +73,8 @@ class Agent:
         self._machine = machine
         self._unavailable: dict[str, str] = {}  # metrics that are unavailable now, and why, by source
         self._pressure: float | None = None
+        self._latest: Measured | None = None
+        self._measured_s = 0.0  # monotonic
         daemon = Daemon(host.id, flintlock, codec, look)
         self._watcher = Watcher(host.id, flintlock, daemon, clock, report_interval_s, self.report, namespace)
         self._orders = Orders(host, instance, flintlock, daemon, codec, self._watcher, clock)
@@ -176,8 +178,8 @@ class Agent:
         return self._daemon_id()
 
     def report(self) -> Report:
-        """Measure the machine, and describe it and flintlockd as they are now."""
-        measured = self._measure()
+        """Describe the machine as last measured, and flintlockd as it is now."""
+        measured = self._measured()
         self._pressure = self._felt(measured)
         rows = self._watcher.inventory.rows
         trouble = (self._watcher.trouble,) if self._watcher.trouble else ()
@@ -199,6 +201,13 @@ class Agent:
             flintlockd=self.daemon_id,
             at_hand=self.boot_queue.at_hand,
         )
+
+    def _measured(self) -> Measured:
+        """Measure the machine, at most twice in an interval: a boot that ends changes the queue, not the machine."""
+        now_s = self._clock.monotonic_s()
+        if self._latest is None or now_s - self._measured_s >= self._interval_s / 2:
+            self._latest, self._measured_s = self._measure(), now_s
+        return self._latest
 
     def _felt(self, measured: Measured) -> float | None:
         whole, most = self.host.capacity, self.host.allocatable

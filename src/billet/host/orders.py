@@ -41,7 +41,7 @@ class Orders:
         self._watcher = watcher
         self._inventory = watcher.inventory
         self._clock = clock
-        self._doing: dict[str, asyncio.Task[Outcome]] = {}  # creates in hand, by token
+        self._doing: dict[str, asyncio.Future[Outcome]] = {}  # creates in hand, by token
         self._deleting: dict[str, asyncio.Task[Reply]] = {}  # Deletes in progress, by uid
         self._carried_out: dict[str, str] = {}  # uid by token, of the latest creates
         self._ended: dict[str, str] = {}  # uid by token, of the latest microVMs that were deleted by an order
@@ -67,18 +67,22 @@ class Orders:
         uid = self._created_uid(order)
         if uid:
             return await self._repeated(uid, order)
-        task = self._doing.get(order.token)
-        if task is None:
-            look_first = order.options.resent and self._may_be_known(order)
-            refusal = self._declines(order, look_first)
-            if refusal:
-                return self._refused(order, refusal)
-            if not order.options.verdict_only:
-                images = self._codec.read_images(order.request)
-                self._inventory.begin_create(order.token, order.demand, images)
-            task = asyncio.create_task(self._create(order, look_first))
-            self._doing[order.token] = task
-        return await asyncio.shield(task)
+        if doing := self._doing.get(order.token):
+            return await asyncio.shield(doing)
+        look_first = order.options.resent and self._may_be_known(order)
+        refusal = self._declines(order, look_first)
+        if refusal:
+            return self._refused(order, refusal)
+        if not order.options.verdict_only:
+            images = self._codec.read_images(order.request)
+            self._inventory.begin_create(order.token, order.demand, images)
+        doing = self._doing[order.token] = asyncio.get_running_loop().create_future()
+        outcome: Outcome = Unknown("the agent was stopped")
+        try:
+            outcome = await self._create(order, look_first)
+        finally:
+            doing.set_result(outcome)
+        return outcome
 
     def _created_uid(self, order: CreateOrder) -> str:
         """The uid of the microVM that this order has already created, "" when none is known."""

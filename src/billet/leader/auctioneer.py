@@ -1,4 +1,4 @@
-"""Create and delete, from request to reply: ask for bids, award, commit, tell the winner, commit, answer.
+"""Create and delete, from request to reply: ask for bids, award, commit, tell the winner, answer; commit behind it.
 
 `create` is the straight line: read it from top to bottom. One coroutine per auction is the auction's state machine.
 The decisions are pure functions in core/ (shortlist, auction); batching is done below, in batching.py, the link and
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
+from functools import partial
 
 from billet.core.auction import award, explain_unplaced, hopeless, reservation, some_unreachable, tie_break
 from billet.core.bidding import CAPABILITY_REASONS
@@ -16,13 +17,10 @@ from billet.core.errors import (
     BilletError,
     Cancelled,
     Code,
-    CommitOutcomeUnknown,
     CreateOutcomeUnknown,
     HostVerdict,
     NoRoom,
     PreconditionFailed,
-    StaleTerm,
-    StoreError,
     Unreachable,
     says_not_found,
 )
@@ -33,6 +31,7 @@ from billet.core.shortlist import AskLimits, Moment, all_refusals, called, next_
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
+from billet.leader.behind import Behind
 from billet.leader.deletes import DeleteRecords
 from billet.leader.health import HealthTracker
 from billet.leader.jobs import Caller, Job, host_verdict
@@ -69,7 +68,8 @@ class Auctioneer:
         self._accuracy = accuracy
         self._health = health or HealthTracker(ledger.state, clock, rules.suspect_share)
         self._clearing = Clearing(ledger.state, ready)
-        self._delete_records = DeleteRecords(ledger, self._releasing)
+        self.behind = Behind(ledger)
+        self._delete_records = DeleteRecords(ledger, self.behind, self._releasing)
         self._arrived_by_s = clock.monotonic_s() + rules.arrive_s
 
     async def create(self, auction: Auction, request: bytes, caller: Caller) -> bytes:
@@ -209,7 +209,7 @@ class Auctioneer:
         return await self._order(placement, job, resent=False)
 
     async def _order(self, placement: Placement, job: Job, resent: bool) -> bytes | Refusal:
-        """Tell the host, and commit the outcome."""
+        """Tell the host, and commit the outcome; that it has the microVM, behind the reply."""
         ledger, auction = self._ledger, job.auction
         options, timeout_s = CreateOptions(placement.instance, resent), self._timeout_s(job.caller)
         outcome = await self._hosts.create(placement.host, auction, job.request, timeout_s, options)
@@ -218,7 +218,6 @@ class Auctioneer:
         match outcome:
             case Created(uid, reply):
                 await self._started(placement, uid)
-                job.recorder.leg("start")
                 job.recorder.created(placement.host, uid)
                 return reply
             case Denied():
@@ -242,16 +241,13 @@ class Auctioneer:
                 )
 
     async def _started(self, placement: Placement, uid: str) -> None:
+        """The ledger knows the microVM from now on; the record is written behind the reply (docs/adr/0041)."""
         made = replace(placement, state=PlacementState.STARTED, uid=uid, changed_at_s=self._clock.now_s())
-        try:
+        noted = self._ledger.note_answered(made)
+        if noted:
+            self.behind.write("create", noted, partial(self._ledger.keep, noted))
+        else:
             await self._ledger.finish_answered(made)
-        except (StaleTerm, CommitOutcomeUnknown):
-            raise  # the next leader finds the microVM by its token
-        except StoreError as error:
-            raise CreateOutcomeUnknown(
-                f"microVM {uid} runs on host {placement.host}, but the store did not take the record "
-                f"({error.reason}); it is listed as soon as the store does"
-            ) from error
 
     # The other ends of a create.
 
@@ -316,6 +312,7 @@ class Auctioneer:
         if known is None:
             raise Unreachable(f"microVM {uid} is on no host that Billet knows")
         async with ledger.hold(known.id):
+            await ledger.written(known.id)  # an agent that is restarted forgets what no leader has recorded
             placement = ledger.state.of_uid(uid) or known
             reply = await self._hosts.call(placement.host, method, request, self._rules.call_timeout_s, metadata)
             if reply.code == Code.OK:

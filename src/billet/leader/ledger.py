@@ -20,6 +20,7 @@ from billet.ports import Leader, Store, Term
 log = structlog.get_logger()
 
 DELETED_KEPT = 4096  # Deletes that wait for the record of their microVM; one that had none is never recorded
+BEHIND_S = 0.005  # until the record behind a reply is written: the reply goes first
 AT_ONCE = 100  # commits that wait for the store together, of changes that need not be written together
 
 
@@ -141,6 +142,12 @@ class Ledger:
         """
         while written := self._writing.get(placement_id):
             await written.wait()
+        with self.held(placement_id):
+            yield
+
+    @contextmanager
+    def held(self, placement_id: str) -> Iterator[None]:
+        """As `hold`, for a placement that is in hand already: it stays so when the other one lets go."""
         self.in_hand[placement_id] += 1
         try:
             yield
@@ -149,8 +156,8 @@ class Ledger:
             if not self.in_hand[placement_id]:
                 del self.in_hand[placement_id]
                 self._changing.pop(placement_id, None)
-            self.let_go.add(placement_id)
-            self.wake.set()
+                self.let_go.add(placement_id)
+                self.wake.set()
 
     @contextmanager
     def writing(self, changes: Sequence[Change]) -> Iterator[None]:
@@ -188,6 +195,45 @@ class Ledger:
 
     async def finish_answered(self, made: Placement) -> None:
         """Write what a host's answer has made of a placement. CreateOutcomeUnknown if the uid is another one's."""
+        try:
+            await self.finish(self._answered(made))
+        except (StaleTerm, CommitOutcomeUnknown):
+            raise  # the next leader finds the microVM by its token
+        except StoreError as error:
+            raise CreateOutcomeUnknown(
+                f"host {made.host} has answered with microVM {made.uid}, but the store did not take the record "
+                f"({error.reason}); send the create again"
+            ) from error
+
+    def note_answered(self, made: Placement) -> Placement | None:
+        """Apply what a host's answer has made of a reservation; return what the caller has to `keep` then.
+
+        The state may be ahead of the store here: the room is the same, and after a crash the reservation is there and
+        the microVM is found by its token. None: another placement ends with it, and gives room back, so call
+        `finish_answered`. Raises as that does.
+        """
+        if self.over.is_set():
+            raise StaleTerm(f"this server no longer leads: {self.why}")
+        change, *others = self._answered(made)
+        if others or not isinstance(change, PutPlacement):
+            return None
+        change = self._with_delete(change)
+        apply(self.state, change)
+        return change.placement
+
+    async def keep(self, noted: Placement) -> None:
+        """Write a noted placement that is in hand, unless it has changed since: then more than that was written."""
+        async with self._changing[noted.id]:
+            await asyncio.sleep(BEHIND_S)
+            if self.state.placements.get(noted.id) is noted:
+                await self._commit([PutPlacement(noted)])
+
+    async def written(self, placement_id: str) -> None:
+        """Wait for the write of a placement in hand that is under way, whatever becomes of it."""
+        async with self._changing[placement_id]:
+            pass
+
+    def _answered(self, made: Placement) -> list[Change]:
         changes = answered(self.state, made)
         if changes is None:
             log.error("host answered a create with another microVM", host=made.host, uid=made.uid)
@@ -195,7 +241,7 @@ class Ledger:
                 f"host {made.host} answers with microVM {made.uid}, which belongs to another host or create: check "
                 f"the host; Billet tries no other one until it knows"
             )
-        await self.finish(changes)
+        return changes
 
     def end(self, why: str) -> None:
         """End the term (promise 3): no decision may use this state any more."""

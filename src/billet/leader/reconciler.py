@@ -37,6 +37,7 @@ log = structlog.get_logger()
 SWEEP_S = 30.0  # longest time between two looks at a host, whether it sent something or not
 REPORTS_MISSED = 3  # intervals without a report after which flintlockd is taken to have hung
 RETRY_S = 1.0  # pause after the store refused a commit
+GATHER_S = 0.005  # what happens within this time is looked at together, and behind the replies of creates
 # A living agent reconnects within this time after its link closed or a new leader was elected. Before that, a dead
 # host cannot be told from one that is reconnecting.
 SURELY_AWAY_S = 5.0
@@ -160,6 +161,7 @@ class Reconciler:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(pause_s, WATCH_S) if self._fence_after_s else pause_s):
                         await self._ledger.wake.wait()
+                await asyncio.sleep(GATHER_S)
         finally:
             for done in self._fencing.values():
                 done.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from billet.core.errors import Code
+from billet.core.model import Placement, PlacementState
 from billet.core.state import PutPlacement
 from billet.sim.checker_state import CheckerState, Violation
 from billet.sim.history import Accepted, Answered, Committed, Event, Leads, Ordered, Quiescent, Removed
@@ -46,31 +47,70 @@ class Memories:
         return self._agents.get(host_id) != agent and self._term != term
 
 
+class Acknowledged:
+    """The creates that were acknowledged, and what the store had of them then and later."""
+
+    def __init__(self) -> None:
+        self.written: set[str] = set()  # uids that the store has had
+        self._claimed: set[str] = set()  # tokens that the store has had
+        self._fenced: set[str] = set()  # tokens whose reservation was fenced
+        self._tokens: dict[str, str] = {}  # by uid
+        self._waiting: dict[str, str] = {}  # name by uid, of those that the store had no uid of
+
+    def update(self, event: Event) -> Iterator[Violation]:
+        """Take the next event into account."""
+        match event:
+            case Accepted(_, _, uid, _, token, _, _):
+                self._tokens[uid] = token
+            case Committed(_, _, changes):
+                for change in changes:
+                    if isinstance(change, PutPlacement):
+                        self._write(change.placement)
+            case Answered(at_s, _, _, "create", name, uid, Code.OK, _) if uid not in self.written:
+                self._waiting[uid] = name
+                if self._tokens.get(uid) not in self._claimed:
+                    yield Violation(4, at_s, f"{name} was acknowledged as {uid}, which the store has not reserved")
+
+    def _write(self, placement: Placement) -> None:
+        self.written.add(placement.uid)
+        self._waiting.pop(placement.uid, None)
+        self._claimed.add(placement.id)
+        if placement.state is PlacementState.FENCED and not placement.uid:
+            self._fenced.add(placement.id)
+
+    def lost(self) -> Iterator[tuple[str, str]]:
+        """Name and uid of each that the store has never had. One whose reservation was fenced is declared gone."""
+        for uid, name in self._waiting.items():
+            if self._tokens.get(uid) not in self._fenced:
+                yield name, uid
+
+
 def nothing_lost_nothing_twice(history: Sequence[Event]) -> Iterator[Violation]:
     """Each request boots once. An acknowledged create is in the store, an acknowledged Delete is final.
 
-    A Delete is final for microVMs that the store knows. For one that was just created on the host directly, only its
-    flintlockd can remember the Delete. A request may boot again once nobody can know its first microVM any more.
+    When a create is acknowledged, the store has its reservation; the microVM's uid it has before the end, unless the
+    reservation was fenced. A Delete is final for microVMs that the store knows; for one that was just created on the
+    host directly, only its flintlockd can remember the Delete. A request may boot again once nobody can know its
+    first microVM any more.
     """
-    state, memories = CheckerState(), Memories()
+    state, memories, acknowledged = CheckerState(), Memories(), Acknowledged()
     booted: dict[str, str] = {}  # name -> host; a client uses a name twice only with a request id
-    written: set[str] = set()  # uids that the store has had
     deleted: dict[str, float] = {}
     for event in history:
         state.update(event)
         memories.update(event)
+        yield from acknowledged.update(event)
         match event:
             case Accepted(at_s, host_id, _, name, _, _, _):
                 if name in booted and not memories.nobody_knows(name):
                     yield Violation(4, at_s, f"{name} booted on {booted[name]} and again on {host_id}")
                 booted[name] = host_id
-            case Committed(_, _, changes):
-                written.update(c.placement.uid for c in changes if isinstance(c, PutPlacement))
-            case Answered(at_s, _, _, "create", name, uid, Code.OK, _) if uid not in written:
-                yield Violation(4, at_s, f"{name} was acknowledged as {uid}, which the store has never had")
-            case Answered(at_s, _, _, "delete", _, uid, Code.OK, _) if uid in written:
+            case Answered(at_s, _, _, "delete", _, uid, Code.OK, _) if uid in acknowledged.written:
                 deleted[uid] = at_s
             case Quiescent(at_s):
+                for name, uid in acknowledged.lost():
+                    if not memories.nobody_knows(name):
+                        yield Violation(4, at_s, f"{name} was acknowledged as {uid}, which the store has never had")
                 for uid in deleted.keys() & state.vms.keys():
                     yield Violation(
                         4, at_s, f"the Delete of {uid} was acknowledged, but {state.vms[uid].host} still has it"
