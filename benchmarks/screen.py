@@ -21,7 +21,7 @@ from billet.show.marks import table as plain_table
 WIDTH = 160  # characters that the tables need
 PARTS = ("server", "etcd", "agents", "fakes", "client")
 FLEET = ("STORE", ">HOSTS", ">PLACED", ">AT ONCE")
-LEGS = {"bids": "BIDS", "reserve": "RESERVE", "boot_order": "ORDER", "start": "START", REST: "REST"}
+LEGS = {"bids": "BIDS", "reserve": "RESERVE", "boot_order": "ORDER", REST: "REST"}
 COLOURS = {"sqlite": "#3b7dd8", "etcd": "#e08a2e"}
 LINES = ("--", ":", "-.")  # of the other targets, in the order of the table
 
