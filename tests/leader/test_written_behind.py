@@ -96,6 +96,19 @@ async def test_promise_4_a_delete_waits_for_the_record_of_its_create(rig: Rig) -
     assert one.leader.state_of("req-t") is await one.stored() is RELEASING
 
 
+async def test_promise_3_a_delete_that_waited_for_a_term_that_ended_goes_to_the_next_leader(rig: Rig) -> None:  # noqa: F811
+    """Broken on purpose (it waits for the write, whatever becomes of it): the host is told by a server that has
+    thrown its state away."""
+    one = await Acknowledged(rig).created()
+    deleting = asyncio.create_task(one.delete())
+    await asyncio.sleep(0.05)
+    one.leader.ledger.end("another leads")
+    one.store_goes_on()
+    with pytest.raises(StaleTerm, match="another leads"):
+        await deleting
+    assert one.hosts.calls == []
+
+
 async def test_promise_4_the_next_leader_finds_by_its_token_what_was_not_written(rig: Rig) -> None:  # noqa: F811
     """The leader ends between reply and commit. Broken on purpose (reservations of earlier terms are dropped): the
     microVM is adopted, and the same request makes another one."""

@@ -229,9 +229,11 @@ class Ledger:
                 await self._commit([PutPlacement(noted)])
 
     async def written(self, placement_id: str) -> None:
-        """Wait for the write of a placement in hand that is under way, whatever becomes of it."""
+        """Wait for the write of a placement in hand that is under way. StaleTerm if it has ended the term."""
         async with self._changing[placement_id]:
             pass
+        if self.over.is_set():  # the host must not be told from a state that holds no longer
+            raise StaleTerm(f"this server no longer leads: {self.why}")
 
     def _answered(self, made: Placement) -> list[Change]:
         changes = answered(self.state, made)
