@@ -27,6 +27,7 @@ from billet.wire import flintlock as wire
 from billet.wire import newer
 from billet.wire.metadata import from_client
 
+DELETED = frozenset({PlacementState.RELEASING, PlacementState.GONE})
 PARTIAL = "x-billet-partial"  # request metadata: "allow"; trailing metadata: the hosts that did not answer
 
 
@@ -109,8 +110,8 @@ class FlintlockService:
             return Answer(await self._ask_all_hosts_for(uid, wire.GET, request))
         reply = await self._call(placement.host, wire.GET, request, from_client(metadata))
         shown = payload(reply)
-        if (now := self._leadership.ledger.state.of_uid(uid)) and now.state is PlacementState.RELEASING:
-            shown = wire.deleting_in(shown, {uid})  # also when flintlockd has lost the Delete, which is sent again
+        if (now := self._leadership.ledger.state.of_uid(uid)) and now.state in DELETED:
+            shown = wire.deleting_in(shown, {uid})  # flintlockd has lost the Delete, or its answer is older
         return Answer(shown, reply.trailers, reply.headers)
 
     async def _list(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
