@@ -71,7 +71,7 @@ def deletes_are_passed_on_unseen() -> Patches:
 
 
 def lost_deletes_are_shown() -> Patches:
-    return [edited(FlintlockService, "_get", "now.state is PlacementState.RELEASING", "False")]
+    return [edited(FlintlockService, "_get", "now.state in DELETED", "False")]
 
 
 def lost_deletes_are_not_sent_again() -> Patches:
