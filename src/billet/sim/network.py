@@ -216,11 +216,12 @@ class Network:
             self._of_host[server, host] = end.link
             if before != end.link:
                 self.parted_from(host)
-        if up.HasField("report") or up.bids:
-            away = [refusal for bids in up.bids for refusal in bids.refusals if refusal.reason in NOT_WELL]
-            if up.HasField("report") or away:
-                well = not away and (up.report.daemon_ok or not up.HasField("report"))
-                self.world.note(Heard(now_s, host, server, well))
+        refusals = [refusal for bids in up.bids for refusal in bids.refusals]
+        refusals += [answer.refusal for answer in up.answers if answer.HasField("refusal")]  # of orders
+        away = any(refusal.reason in NOT_WELL for refusal in refusals)
+        if up.HasField("report") or away:
+            well = not away and (up.report.daemon_ok or not up.HasField("report"))
+            self.world.note(Heard(now_s, host, server, well))
         if up.HasField("inventory"):
             inventory = up.inventory
             rows = {row.uid: row.token for row in inventory.seen}
