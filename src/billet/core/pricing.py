@@ -24,11 +24,10 @@ TINY = 1e-12  # in place of a share of 0, which is divided by
 def prices(
     fleet: Columns, demand: Resources, weights: Weights, missing: Column | None = None, patient: bool = False
 ) -> Column:
-    """The score on each row (core/scoring.py:price), with the microVMs awarded since a host's last word as waiting.
+    """The score on each row (core/scoring.py:price), with the microVMs awarded since its standing bid as waiting.
 
     `missing`: the number of images that each host would have to pull; None = none. `patient`: see
-    core/auction.py:tolerance. A row without room, or without a
-    host, has a number without meaning.
+    core/auction.py:tolerance. A row without room, or without a host, has a number without meaning.
     """
     shares = (fleet.taken + np.array(demand, float)[:, None]) * fleet.inverse
     share = np.maximum.reduce(shares)

@@ -9,12 +9,11 @@ their standing bids: the hosts that were asked may have been awarded others mean
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 
-from billet.core.auction import AWAY_REASONS, patient
+from billet.core.auction import AWAY_REASONS, patient, tie_break
 from billet.core.bidding import incapable, no_room
 from billet.core.columns import Column, Mask
 from billet.core.constraints import TO_SPREAD, ZONE_SHARE
@@ -194,7 +193,7 @@ def _drawn(auction: Auction, able: Mask, chosen: Collection[int], count: int) ->
 
 def draw(name: str, salt: str) -> int:
     """A pseudo-random number of 64 bits for a name and a salt."""
-    return int.from_bytes(blake2b(f"{name}\0{salt}".encode(), digest_size=8).digest())
+    return int.from_bytes(tie_break(name, salt))
 
 
 def may_take(state: State, host_id: str, auction: Auction) -> bool:

@@ -61,7 +61,7 @@ class Called(NamedTuple):
     """Which hosts were called for bids.
 
     `fleet` is the number of hosts. On a small fleet (`most` is 0) all but those `absent` were called; on a large one
-    the `most` best ones with room, and a few drawn at random; others may take part with their last word.
+    the `most` best ones with room, and a few drawn at random; others may take part with their standing bids.
     """
 
     fleet: int = 0  # 0 = unknown: the record is older than this field
