@@ -77,7 +77,7 @@ class Endpoint:
             async with asyncio.TaskGroup() as group:
                 for _ in range(in_flight):
                     group.create_task(worker())
-        except* BilletError as errors:
+        except BaseExceptionGroup as errors:  # not except*: Python 3.11.2 puts what it raises into a group again
             raise errors.exceptions[0] from None
         finally:
             self.uids += [CreateMicroVMResponse.FromString(reply).microvm.spec.uid for reply in replies]
