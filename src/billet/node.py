@@ -31,7 +31,7 @@ from billet.api.servers import Secrets
 from billet.api.stale_reads import StaleReads
 from billet.at_rest import RECORDS, exposed, server_files
 from billet.config import ServerConfig
-from billet.core.errors import BilletError, ConfigError, StoreUnreachable
+from billet.core.errors import ConfigError, StoreUnreachable
 from billet.leader.delete_guard import DeleteGuard
 from billet.leader.leadership import LeaderSettings, Leadership, open_leadership
 from billet.leader.ledger import Ledger
@@ -61,8 +61,6 @@ async def run_server(config: ServerConfig) -> None:
         if config.json_ready:
             print(json.dumps(node.endpoints()), flush=True)
         await until_stopped(node.run(), node.finish)
-    except* BilletError as errors:
-        raise errors.exceptions[0] from None
     finally:
         await node.close()
 
