@@ -73,8 +73,8 @@ class ServerConfig:
         " Repeatable; none by default.", kind="zones",
     )  # fmt: skip
     http_endpoint: str = setting(
-        "localhost:8090", CLIENT_API, "Address that serves Flintlock's HTTP gateway, /healthz and /metrics."
-        " Empty = off.", kind="endpoint?",
+        "localhost:8090", CLIENT_API, "Address that serves Flintlock's HTTP gateway, /healthz, /readyz,"
+        " /metrics and /version; Prometheus must reach it. Empty = off.", kind="endpoint?",
     )  # fmt: skip
     advertise_host: str = setting(
         "", CLIENT_API, "Name or IP address at which the other servers and the agents reach this server."
