@@ -33,7 +33,7 @@ from billet.api.stale_reads import StaleReads
 from billet.api.status import WithStatus
 from billet.at_rest import RECORDS, exposed, server_files
 from billet.config import ServerConfig
-from billet.core.errors import BilletError, ConfigError, StoreUnreachable
+from billet.core.errors import ConfigError, StoreUnreachable
 from billet.leader.delete_guard import DeleteGuard
 from billet.leader.leadership import LeaderSettings, Leadership, open_leadership
 from billet.leader.ledger import Ledger
@@ -66,8 +66,6 @@ async def run_server(config: ServerConfig) -> None:
         if config.json_ready:
             print(json.dumps(node.endpoints()), flush=True)
         await until_stopped(node.run(), node.finish)
-    except* BilletError as errors:
-        raise errors.exceptions[0] from None
     finally:
         await node.close()
 
