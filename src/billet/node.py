@@ -27,7 +27,9 @@ from billet.api.grpc_server import GrpcServer, Refused
 from billet.api.http import http_app
 from billet.api.http_server import HttpServer
 from billet.api.leader_proxy import LeaderProxy
+from billet.api.meters import MeteredArchive, Meters
 from billet.api.metrics import exposition
+from billet.api.server_metrics import server_collectors
 from billet.api.servers import Secrets
 from billet.api.stale_reads import StaleReads
 from billet.api.status import WithStatus
@@ -81,7 +83,9 @@ class Node:
             config.etcd_user, config.etcd_password,
         )  # fmt: skip
         self._log = AuctionLog(Path(config.data_dir) / RECORDS, keep=config.record_auctions)
-        self._archive = LogArchive(self._log)
+        self._meters = Meters()
+        self._store.group.heard = self._meters.transacted
+        self._archive = MeteredArchive(LogArchive(self._log), self._meters)
         self._link = LinkServer(
             config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3, bool(config.link_client_ca)
         )
@@ -179,7 +183,9 @@ class Node:
         return reachable(endpoint, port, self._config.advertise_host)
 
     def _metrics(self) -> bytes:
-        return exposition(self._server.leadership, self._callers.age_s, self._proxy.slots)
+        leadership, serving = self._server.leadership, self._proxy.serving
+        read = server_collectors(self._watch, leadership, serving, VERSION, self._link.connections)
+        return exposition(leadership, self._callers.age_s, self._proxy.slots, [*read, self._meters])
 
     # What one term, or one leader, needs (leader.server.Factories).
 
@@ -187,6 +193,7 @@ class Node:
         self._secrets.leads()
         leadership = open_leadership(ledger, self._link, self._clock, leader_settings(self._config), self._archive)
         leadership.reconciler.fenced_itself = self._trail.fenced
+        leadership.reconciler.corrected = self._meters.corrected
         return leadership
 
     def _service(self, leadership: Leadership) -> Authorized:
