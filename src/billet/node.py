@@ -27,6 +27,8 @@ from billet.api.http import http_app
 from billet.api.http_server import HttpServer
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import exposition
+from billet.api.record_exchange import Exchanging, RecordCopier, RecordExchange
+from billet.api.recorded import Growth
 from billet.api.servers import Secrets
 from billet.api.stale_reads import StaleReads
 from billet.at_rest import RECORDS, exposed, server_files
@@ -78,7 +80,9 @@ class Node:
             config.etcd_user, config.etcd_password,
         )  # fmt: skip
         self._log = AuctionLog(Path(config.data_dir) / RECORDS, keep=config.record_auctions)
-        self._archive = LogArchive(self._log)
+        self._growth = Growth()
+        exchange = RecordExchange(self._log, self._growth)
+        self._copier = RecordCopier(exchange, self._connect)
         self._link = LinkServer(
             config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3, bool(config.link_client_ca)
         )
@@ -89,7 +93,7 @@ class Node:
         path = config.audit_path
         self._audit_file = AuditFile(path, loss) if path else None
         self._trail = audit_log.Trail(config.id, self._audit_file.append if self._audit_file else None, self._clock)
-        audited = audit_log.Audited(self._proxy, self._trail, token)
+        audited = audit_log.Audited(Exchanging(self._proxy, exchange), self._trail, token)
         self._tls = tls.TlsSettings(
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
@@ -112,6 +116,12 @@ class Node:
             await self._server.open_store()
             await self._callers.read()
         self._reading = asyncio.create_task(self._callers.run())
+        loop = asyncio.get_running_loop()
+
+        def grown() -> None:
+            loop.call_soon_threadsafe(self._growth.send)
+
+        self._log.wrote = grown
         grpc_ports = await self._listeners.listen()
         link_host, link_port = split_endpoint(config.link_endpoint)
         context = None
@@ -151,6 +161,7 @@ class Node:
 
     async def finish(self) -> None:
         """Accept no new calls, and complete those in flight."""
+        self._growth.stop()
         await self._server.finish(GRACE_S)
 
     async def close(self) -> None:
@@ -158,7 +169,9 @@ class Node:
         if self._reading:
             self._reading.cancel()
         await self._http.close()
+        await self._copier.close()
         await self._server.close()
+        self._log.wrote = lambda: None
         self._log.close()
         self._trail.close()
         if self._audit_file:
@@ -176,12 +189,14 @@ class Node:
 
     def _leadership(self, ledger: Ledger) -> Leadership:
         self._secrets.leads()
-        leadership = open_leadership(ledger, self._link, self._clock, leader_settings(self._config), self._archive)
+        self._copier.follow(None)
+        archive = LogArchive(self._log, ledger.term.number)
+        leadership = open_leadership(ledger, self._link, self._clock, leader_settings(self._config), archive)
         leadership.reconciler.fenced_itself = self._trail.fenced
         return leadership
 
     def _service(self, leadership: Leadership) -> Authorized:
-        service = FlintlockService(leadership, self._log, self._config.id)
+        service = FlintlockService(leadership, self._log, self._config.id, self._growth)
         guard = DeleteGuard(self._config.deletes_per_minute, self._clock)
         return Authorized(service, leadership.ledger, self._callers, self._clock, guard)
 
@@ -189,6 +204,11 @@ class Node:
         return StaleReads(service, ended_s, self._clock.monotonic_s)
 
     def _forward(self, leader: Leader) -> LeaderForward:
+        if self._config.record_auctions:
+            self._copier.follow(leader)
+        return self._connect(leader)
+
+    def _connect(self, leader: Leader) -> LeaderForward:
         return LeaderForward(
             leader, self._tls, self._config.servers_ca, ((FORWARDED, self._secrets.to_show(leader)),)
         )

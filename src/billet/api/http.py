@@ -1,4 +1,4 @@
-"""The HTTP server: Flintlock's gateway, /healthz for load balancers, and /metrics."""
+"""The HTTP server: Flintlock's gateway, events, /healthz for load balancers, and /metrics."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from billet.api.authentication import UNREAD, Authenticator
+from billet.api.event_stream import event_route
 from billet.api.grpc_server import Refused
 from billet.api.http_connection import CERTIFICATE
 from billet.api.metrics import EXPOSITION
@@ -70,6 +71,7 @@ def http_app(
     routes = [
         Route("/healthz", health),
         Route("/metrics", _exposition(identity, metrics)),
+        event_route(call),
         *gateway_routes(call, stream, identity, BODY_BYTES),
     ]
     return application(routes)
