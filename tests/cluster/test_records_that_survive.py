@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from tests.zygote import ZYGOTE
 
 SERVERS = 3
 BATCH = 12
-A_SECOND_S = 1.0  # older records must be there whatever ends
 
 Start = Callable[..., Awaitable[Cluster]]
 
@@ -59,7 +60,13 @@ class Story:
         self.deleted.add(names[0])
         await eventually(lambda: self.told(clients))
         await clients.close()
-        await asyncio.sleep(A_SECOND_S)  # the promise is about what is older than this
+        await eventually(self.copied)
+
+    def copied(self) -> bool:
+        """Whether every server that runs has copied all, by its file."""
+        running = [n for n, server in enumerate(self.cluster.server) if server.running()]
+        found = [positions(self.cluster.folder / f"server-{n}" / "auctions.db") for n in running]
+        return all(one == found[0] for one in found)
 
     async def told(self, clients: Clients) -> bool:
         """Whether the leader has written all that has happened."""
@@ -104,6 +111,12 @@ class Story:
         assert of_type["microvm-placed"] == of_type["microvm-created"] == len(self.uids)
         assert of_type["microvm-deleted"] == len(self.deleted)
         assert of_type["host-joined"] == len(self.cluster.plans)
+
+
+def positions(path: Path) -> dict[int, int]:
+    """How far a server's file has come, by term."""
+    with closing(sqlite3.connect(path)) as db:
+        return dict(db.execute("SELECT term, number FROM positions"))
 
 
 async def events(clients: Clients, **wanted: Any) -> list[dict[str, Any]]:

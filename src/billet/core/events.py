@@ -182,5 +182,5 @@ def refused(text: str, reasons: Mapping[Reason, int]) -> tuple[EventType, str]:
         return EventType.QUOTA_HIT, text
     counts = sorted(reasons.items(), key=lambda pair: -pair[1])
     return EventType.MICROVM_REFUSED, "; ".join(
-        f"{counted(hosts, 'host')} {reason.value}" for reason, hosts in counts
+        f"{counted(hosts, 'host')}: {reason.value}" for reason, hosts in counts
     )

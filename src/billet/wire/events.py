@@ -11,19 +11,19 @@ from billet.core.errors import StoreCorrupt
 from billet.core.events import Event
 
 _encoder = msgspec.json.Encoder()
-_FIELDS = frozenset(Event._fields)
+_DEFAULTS = {name: Event._field_defaults.get(name) for name in Event._fields}
 
 
 def encode_event(event: Event) -> bytes:
     """An event, for the store."""
-    return _encoder.encode({name: value for name, value in event._asdict().items() if value not in ("", 0, None)})
+    return _encoder.encode(_told(event))
 
 
 def decode_event(data: bytes) -> Event:
     """A stored event; fields of a newer Billet are left out. Raises StoreCorrupt when it is malformed."""
     try:
         fields = msgspec.json.decode(data, type=dict[str, Any])
-        return Event(**{name: value for name, value in fields.items() if name in _FIELDS})
+        return Event(**{name: value for name, value in fields.items() if name in _DEFAULTS})
     except (msgspec.DecodeError, RecursionError, TypeError, ValueError) as error:
         raise StoreCorrupt(f"cannot read an event: {error}") from error
 
@@ -31,6 +31,9 @@ def decode_event(data: bytes) -> Event:
 def shown_event(event: Event, term: int, number: int) -> bytes:
     """An event for clients, with its place in the feed and its time as text."""
     at = datetime.fromtimestamp(event.at_s, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    fields = {name: value for name, value in event._asdict().items() if value not in ("", 0, None)}
     own = {"microvm": event.microvm} if event.name else {}
-    return _encoder.encode({"at": at, **fields, **own, "term": term, "number": number})
+    return _encoder.encode({"at": at, **_told(event), **own, "term": term, "number": number})
+
+
+def _told(event: Event) -> dict[str, Any]:
+    return {name: value for name, value in event._asdict().items() if value != _DEFAULTS[name]}
