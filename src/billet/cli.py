@@ -31,6 +31,9 @@ COMMANDS = {
     "agent": LazyCommand(
         "billet.commands.serve", "agent", "Report and bid for one host. Runs beside its flintlockd."
     ),
+    "status": LazyCommand(
+        "billet.commands.status", "status", "Show who leads, and how the servers, the store and the hosts are."
+    ),
     "hosts": LazyCommand("billet.commands.lists", "hosts", "List the hosts and how full they are."),
     "vms": LazyCommand("billet.commands.lists", "vms", "List the microVMs and their hosts."),
     "host": LazyCommand("billet.commands.host", "host", "Show, cordon, drain, fence or remove a host."),

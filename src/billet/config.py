@@ -73,8 +73,8 @@ class ServerConfig:
         " Repeatable; none by default.", kind="zones",
     )  # fmt: skip
     http_endpoint: str = setting(
-        "localhost:8090", CLIENT_API, "Address that serves Flintlock's HTTP gateway, /healthz and /metrics."
-        " Empty = off.", kind="endpoint?",
+        "localhost:8090", CLIENT_API, "Address that serves Flintlock's HTTP gateway, /healthz, /readyz,"
+        " /metrics and /version; Prometheus must reach it. Empty = off.", kind="endpoint?",
     )  # fmt: skip
     advertise_host: str = setting(
         "", CLIENT_API, "Name or IP address at which the other servers and the agents reach this server."
@@ -206,8 +206,9 @@ class ServerConfig:
         " and namespace alone gets half. 0 = no limit. Further ones are refused with UNAVAILABLE.", low=0,
     )  # fmt: skip
     record_auctions: int = setting(
-        10_000, AUCTION, "Number of auctions kept for `billet explain`, about 5 KiB each. 0 = none.", low=0
-    )
+        10_000, AUCTION, "Number of auctions that each server keeps for `billet explain`, about 5 KiB each, and ten"
+        " times as many events. 0 = none.", low=0,
+    )  # fmt: skip
 
     quotas: Mapping[str, str] = setting(
         {}, AUCTION, "Maximum that one namespace may use of the fleet, as vcpu:64,memory_mib:131072,disk_mib:0,vms:20"

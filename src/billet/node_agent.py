@@ -20,7 +20,7 @@ from billet.adapters.tls_errors import throttle_tls_errors
 from billet.adapters.vmm import VmmProbe
 from billet.at_rest import exposed
 from billet.config_agent import AgentConfig
-from billet.core.errors import BilletError, ConfigError
+from billet.core.errors import ConfigError
 from billet.core.identity import fingerprint
 from billet.core.model import Host, Resources
 from billet.host.agent import Agent
@@ -63,8 +63,6 @@ async def run_agent(config: AgentConfig) -> None:
 
     try:
         await until_stopped(work(), lambda: agent.finish(GRACE_S))
-    except* BilletError as errors:
-        raise errors.exceptions[0] from None
     finally:
         await daemon.close()
         await containerd.close()

@@ -227,7 +227,7 @@ async def test_a_server_that_leads_now_takes_the_rest_from_the_last_leader_and_n
     server.tell(*(event("host-away", host=f"h{n}") for n in range(50)), term=4)
     copier.follow(None)
     await eventually(lambda: both(server, follower, 50))
-    await eventually(lambda: not copier._tasks)
+    await eventually(lambda: not copier.copying)
     await asyncio.to_thread(follower.log.close)
 
 

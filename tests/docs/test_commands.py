@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from google.protobuf import json_format
 
 from billet.cli import main
+from billet.commands.profiles import read_profile
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import ChildProcess, Processes
 from billet.wire.pb.flintlock_pb2 import CreateMicroVMRequest
@@ -37,9 +38,12 @@ EVERYTHING = [
 ]  # fmt: skip
 
 TOO_LONG = "takes minutes; its figures are those of the page"
+FOLLOWS = "goes on until Ctrl-C; tests/cluster/test_records_that_survive.py follows events"
 NEW_CA = "certificates of the reader's next CA; tests/cluster/test_rotation.py replaces real ones"
 NOT_RUN = {
     "billet demo --create 400 --at-once 20 --sigma 0.3": TOO_LONG,
+    "billet events --follow -o json": FOLLOWS,
+    'curl -N "http://localhost:8090/api/v1/events?type=host,microvm-failed&last_s=3600"': FOLLOWS,
     "systemctl stop billet-server": "a service of the reader's machine",
     "cat new-ca.crt old-ca.crt > ca.new && mv ca.new ca.crt": NEW_CA,
     "mv new-server.crt server.crt && mv new-server.key server.key": NEW_CA,
@@ -260,7 +264,11 @@ def test_the_settings_files_of_the_documentation_are_valid(tmp_path):
     texts = [block.text for page in PAGES for block in blocks(page) if block.language == "toml"]
     assert texts
     for text in texts:
-        for name in tomllib.loads(text):
-            (tmp_path / "billet.toml").write_text(text)
+        (tmp_path / "billet.toml").write_text(text)
+        tables = tomllib.loads(text)
+        if "profiles" in tables:
+            assert all(read_profile(tmp_path / "billet.toml", name) for name in ("", *tables["profiles"]))
+            continue
+        for name in tables:
             command = main.get_command(click.Context(main), name)
             command.make_context(name, ["--config", str(tmp_path / "billet.toml")])

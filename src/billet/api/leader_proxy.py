@@ -29,9 +29,11 @@ from billet.ports import Answer, Backend
 from billet.wire import flintlock as wire
 from billet.wire.headers import FORWARDED, IDENTITY, TOKEN
 
-READS = frozenset(
-    {wire.GET, wire.LIST, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS, fleet.ACCURACY, fleet.EVENTS}
-)
+READS = frozenset({
+    wire.GET, wire.LIST,
+    fleet.HOSTS, fleet.STATUS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS, fleet.ACCURACY,
+    fleet.EVENTS,
+})  # fmt: skip
 PAUSE_S = 0.1  # before the same leader is asked again
 LED_S = 1.0  # a backend that held a call for longer than this was the leader
 NOBODY = "no server leads at the moment; try again"

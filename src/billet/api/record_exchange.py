@@ -105,6 +105,11 @@ class RecordCopier:
         self._tasks: set[asyncio.Task[None]] = set()
         self._newest = asyncio.Event()  # set once another server leads
 
+    @property
+    def copying(self) -> int:
+        """The number of servers from which records are copied, the last leader included."""
+        return len(self._tasks)
+
     def follow(self, leader: Leader | None) -> None:
         """Copy from this leader. None: this server leads. From the one before, only the rest is copied."""
         self._newest.set()

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 from rich.console import Console
 
+from billet.commands.profiles import profile_option
 from billet.config import STORE_FIELDS, ServerConfig
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
-from billet.settings import CHOICES, SINGULAR, SettingInfo, check_endpoint, flag
+from billet.settings import CHOICES, SINGULAR, SettingInfo, check_endpoint, flag, split_endpoints
 from billet.show.plain import PlainConsole, plain
 from billet.wire.secret import FileText, read_secret
 
@@ -250,7 +251,12 @@ output_option = click.option(
 
 
 CLIENT_OPTIONS = (
-    ("server", "localhost:9090", "HOST:PORT", "gRPC endpoint of any server."),
+    (
+        "server",
+        "localhost:9090",
+        "HOST:PORT",
+        "gRPC endpoint of any server. Of several, separated by commas, the first that answers is used.",
+    ),
     ("token", "", "TEXT", "Token of a credential (billet token), or the server's --basic-auth-token. Empty = none."),
     ("token-file", "", "FILE", "File that contains the token."),
     ("tls-ca", "", "FILE", "PEM file: CA of the server's certificate. Empty = no TLS."),
@@ -274,7 +280,8 @@ def client_options(function: Function) -> Function:
     def wrapped(*args: Any, **values: Any) -> Any:
         from billet.client import Address  # late: --help needs none of what it imports
 
-        check_endpoint("--server", values["server"])
+        for endpoint in split_endpoints(values["server"]):
+            check_endpoint("--server", endpoint)
         address: Address = Address(
             endpoint=values.pop("server"),
             token=secret("token_file", values.pop("token_file"), values.pop("token")),
@@ -297,5 +304,5 @@ def client_options(function: Function) -> Function:
             show_envvar=True,
             show_default=bool(default),
         )(decorated)
-    result: Function = decorated
+    result: Function = profile_option(decorated)
     return result

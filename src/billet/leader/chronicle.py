@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 from billet.core.errors import StoreError
@@ -55,7 +56,9 @@ class Chronicle:
         self._away: set[str] = set()  # hosts that are away, by the last event
         self._suspect: set[str] = set()  # hosts that are suspect, by the last event; the next leader begins anew
         self._restored = False  # what earlier leaders have written is known
-        self._trouble = ""  # what the store has answered last, if that was an error
+        self.store_trouble: Callable[[], str] = lambda: ""  # why the store is not serving, by other calls to it
+        self._refused = ""  # what the store has answered to the last commit, if that was an error
+        self._in_trouble = False  # the store is, by the last event
         ledger.changed = self.changed
         ledger.stored = self.stored
 
@@ -83,12 +86,17 @@ class Chronicle:
 
     def stored(self, error: StoreError | None) -> None:
         """The store has answered a commit; None = it has taken it."""
-        text = error.text if error else ""
-        if text and not self._trouble:
-            self.add(Event(EventType.STORE_TROUBLE, self._clock.now_s(), text))
-        elif self._trouble and not text:
-            self.add(Event(EventType.STORE_BACK, self._clock.now_s(), "the store takes commits again"))
-        self._trouble = text
+        if error or self._refused:
+            self._refused = error.text if error else ""
+            self._look_at_store()
+
+    def _look_at_store(self) -> None:
+        why = self._refused or self.store_trouble()
+        if bool(why) == self._in_trouble:
+            return
+        self._in_trouble = bool(why)
+        kind = EventType.STORE_TROUBLE if why else EventType.STORE_BACK
+        self.add(Event(kind, self._clock.now_s(), why or "the store is serving"))
 
     def recorded(self, recorder: AuctionRecorder) -> None:
         """An auction has ended."""
@@ -152,7 +160,7 @@ class Chronicle:
             )
         elif (row.state is VmState.FAILED or row.retry) and row.token not in self._failing:
             remember(self._failing, row.token, None)
-            text = f"did not boot on {host_id}: {row.state.name}, {counted(row.retry, 'retry')}"
+            text = f"did not boot on {host_id}: {row.state.name}, retry {row.retry}"
             self.add(about(EventType.MICROVM_FAILED, placement, now_s, text))
         elif row.state is VmState.DELETING:
             self._booting.pop(row.token, None)
@@ -182,7 +190,9 @@ class Chronicle:
             self.add(Event(EventType.LEADER_LOST, self._clock.now_s(), text, server=leader))
 
     async def _restore(self) -> None:
-        """Take up what earlier leaders have written: which hosts are away, and which boots had not ended."""
+        """Take up what earlier leaders have written: trouble of the store, hosts that are away, boots in progress."""
+        for event in await self._archive.events((EventType.STORE_TROUBLE, EventType.STORE_BACK), 0.0, 1):
+            self._in_trouble = self._in_trouble or event.type == EventType.STORE_TROUBLE
         for event in await self._archive.events(AWAY_TYPES, 0.0, RECENT):
             (self._away.add if event.type == EventType.HOST_AWAY else self._away.discard)(event.host)
         for host_id in sorted(self._away & self._inner.seen.keys()):
@@ -207,6 +217,7 @@ class Chronicle:
 
     def _look(self) -> None:
         state = self._ledger.state
+        self._look_at_store()
         if self._restored and self._clock.monotonic_s() - self._begun_s > SURELY_AWAY_S:
             for host_id in sorted(state.hosts.keys() - self._inner.seen.keys() - self._away):
                 self._went(host_id, "has not connected to this leader")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from billet.ports import Store, Term
+from billet.store_watch import Health
 
 
 class Vitals(NamedTuple):
@@ -28,3 +29,6 @@ class Engine(Store, Protocol):
 
     async def vitals(self) -> Vitals:
         """The condition of the engine."""
+
+    async def health(self) -> Health:
+        """A quick look, for people and alerts: answers within about a second, and raises no StoreError."""

@@ -26,11 +26,13 @@ from billet.store.etcd_election import Election, after_prefix
 from billet.store.etcd_members import Membership
 from billet.store.groupcommit import GroupCommit, Writes
 from billet.store.records import CREDENTIALS, decode, read_credentials, read_leader
+from billet.store_watch import Health
 from billet.wire.pb import etcd_rpc_pb2 as pb
 
 log = structlog.get_logger()
 
 PAGE = 5_000  # keys in one answer of a load
+HEALTH_S = 1.0  # how long a look at etcd's health repeats a call that is not answered
 PAGE_S = 2.0  # the deadline of one page at one member
 CORRUPTING = ((3, 5, 0), (3, 5, 5))  # releases that may lose data silently
 OLDEST = (3, 4, 23)  # the oldest release that Billet is tested with
@@ -195,6 +197,26 @@ class EtcdStore:
         base, revision = await self._election.base(), (await self._election.standing(limit=1)).header.revision
         statuses = await self.client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
         return etcd_care.vitals(statuses.values(), base + revision)
+
+    async def health(self) -> Health:
+        """See engine.Engine."""
+        active = list(self.client.active)
+        statuses = asyncio.gather(*map(self.client.status_of, active))
+        why, servers = await self._standing()
+        said = await statuses
+        members = tuple(
+            etcd_care.health(self.client.endpoints[at], status) for at, status in zip(active, said, strict=True)
+        )
+        errors = {error for status in said if status for error in status.errors}
+        return Health(why, members, servers, tuple(f"etcd reports: {error}" for error in sorted(errors)))
+
+    async def _standing(self) -> tuple[str, tuple[Leader, ...]]:
+        """Why etcd does not serve, "" if it does; and the servers that stand for election."""
+        try:
+            found = await self._election.standing(within_s=HEALTH_S)
+            return "", tuple(read_leader(kv.value) for kv in found.kvs)
+        except StoreError as error:
+            return error.text, ()
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""

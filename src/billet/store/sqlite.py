@@ -25,6 +25,7 @@ from billet.store import sqlite_file
 from billet.store.engine import Vitals
 from billet.store.groupcommit import GroupCommit, Writes
 from billet.store.records import CREDENTIALS, decode, read_credentials, read_leader
+from billet.store_watch import Health, Member
 
 LOOK_S = 1.0  # pause between looks whether the files are still in place; each commit looks as well
 LOCK_POLL_S = 0.1  # pause between attempts to get the lock, and between looks at the leader
@@ -213,6 +214,17 @@ class SqliteStore:
     async def vitals(self) -> Vitals:
         """See engine.Engine."""
         return await self._run(self._vitals)
+
+    async def health(self) -> Health:
+        """See engine.Engine."""
+        try:
+            leader, vitals = await self.leader(), await self.vitals()
+            await self._run(self._check_in_place, StoreError)
+        except StoreError as error:
+            return Health(error.text, (Member(str(self.path), False),))
+        version = vitals.engine.removeprefix("SQLite ")
+        member = Member(str(self.path), True, True, version, vitals.size_bytes, vitals.used_bytes)
+        return Health("", (member,), (leader,) if leader else (), vitals.troubles)
 
     def _vitals(self) -> Vitals:
         db = self._connection()
