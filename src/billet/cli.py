@@ -58,6 +58,9 @@ COMMANDS = {
     ),
     "sim": LazyCommand("billet.commands.sim", "sim", "Test Billet: simulate clusters with faults, in virtual time."),
     "token": LazyCommand("billet.commands.token", "token", "Create, list and revoke credentials: who may do what."),
+    "config": LazyCommand(
+        "billet.commands.config", "config", "Check settings, or show each value and where it came from."
+    ),
     "certs": LazyCommand("billet.commands.certs", "certs", "Create a CA and certificates for a first setup."),
     "fake-flintlockd": LazyCommand(
         "billet.fake.command", "fake_flintlockd", "Run a flintlockd without a hypervisor, for testing."

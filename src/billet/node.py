@@ -27,9 +27,11 @@ from billet.api.grpc_server import GrpcServer, Refused
 from billet.api.http import http_app
 from billet.api.http_server import HttpServer
 from billet.api.leader_proxy import LeaderProxy
+from billet.api.meters import MeteredArchive, Meters
 from billet.api.metrics import exposition
 from billet.api.record_exchange import Exchanging, RecordCopier, RecordExchange
 from billet.api.recorded import Growth
+from billet.api.server_metrics import server_collectors
 from billet.api.servers import Secrets
 from billet.api.stale_reads import StaleReads
 from billet.api.status import WithStatus
@@ -86,6 +88,8 @@ class Node:
         self._growth = Growth()
         exchange = RecordExchange(self._log, self._growth)
         self._copier = RecordCopier(exchange, self._connect)
+        self._meters = Meters()
+        self._store.group.heard = self._meters.transacted
         self._link = LinkServer(
             config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3, bool(config.link_client_ca)
         )
@@ -192,17 +196,20 @@ class Node:
         return reachable(endpoint, port, self._config.advertise_host)
 
     def _metrics(self) -> bytes:
-        return exposition(self._server.leadership, self._callers.age_s, self._proxy.slots)
+        leadership, serving = self._server.leadership, self._proxy.serving
+        read = server_collectors(self._watch, leadership, serving, VERSION, self._link.connections)
+        return exposition(leadership, self._callers.age_s, self._proxy.slots, [*read, *self._meters.collectors])
 
     # What one term, or one leader, needs (leader.server.Factories).
 
     def _leadership(self, ledger: Ledger) -> Leadership:
         self._secrets.leads()
         self._copier.follow(None)
-        archive = LogArchive(self._log, ledger.term.number)
+        archive = MeteredArchive(LogArchive(self._log, ledger.term.number), self._meters)
         leadership = open_leadership(ledger, self._link, self._clock, leader_settings(self._config), archive)
         leadership.reconciler.fenced_itself = self._trail.fenced
         leadership.chronicle.store_trouble = lambda: self._watch.trouble
+        leadership.reconciler.corrected = self._meters.corrected
         return leadership
 
     def _service(self, leadership: Leadership) -> Authorized:

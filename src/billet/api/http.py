@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -21,6 +22,8 @@ from billet.grpc.limits import MIB
 from billet.ports import Answer, Backend
 from billet.wire.gateway import HTTP_STATUS, application, gateway_routes
 from billet.wire.headers import FROM, IDENTITY, INTERNAL
+
+log = structlog.get_logger()
 
 FOREVER_S = 1e6
 BODY_BYTES = 4 * MIB  # of a request; as gRPC messages
@@ -93,7 +96,11 @@ def _pages(
 
     async def exposition() -> Response:
         # In a thread: the medians of a large fleet take a second, which would block all auctions.
-        return Response(await asyncio.to_thread(metrics), media_type=EXPOSITION)
+        try:
+            return Response(await asyncio.to_thread(metrics), media_type=EXPOSITION)
+        except Exception:
+            log.exception("metrics not computed")
+            raise
 
     return [
         Route("/healthz", health),

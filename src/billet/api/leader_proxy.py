@@ -65,7 +65,7 @@ class LeaderProxy:
         self._leads = False
         self._why = NOBODY
         self.slots = CreateSlots(
-            creates._replace(in_work=PASSED_ON, halves=False, slow_s=0.0), "create of this server's clients"
+            creates._replace(in_work=PASSED_ON, shared=False, slow_s=0.0), "create of this server's clients"
         )
         self._moved = Broadcast()  # sent at every change of the leader
         self._asking: dict[asyncio.Timeout, None] = {}  # the limits of the calls that the leader has

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from billet.ports import Store, Term
+from billet.store.groupcommit import GroupCommit
 from billet.store_watch import Health
 
 
@@ -19,7 +20,9 @@ class Vitals(NamedTuple):
 
 
 class Engine(Store, Protocol):
-    """A store as seen by backup, restore and checks: raw records."""
+    """A store as seen by backup, restore and checks: raw records. `group` runs its transactions."""
+
+    group: GroupCommit
 
     async def records(self) -> tuple[int, dict[str, bytes]]:
         """The revision that was read, and every record by its key, not decoded."""

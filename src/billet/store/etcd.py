@@ -69,7 +69,7 @@ class EtcdStore:
         self._highest = 0  # our highest term so far: etcd may be restored to an earlier state while we run
         self._closing = False
         self._writer = FencedWriter(self.client, self.prefix)
-        self._group = GroupCommit(self._write)
+        self.group = GroupCommit(self._write)
 
     # Opening and closing.
 
@@ -84,7 +84,7 @@ class EtcdStore:
     async def close(self) -> None:
         """See ports.Store."""
         self._closing = True
-        await self._group.close()
+        await self.group.close()
         self._elected.clear()
         for task in (self.care, self._learning):
             if task:
@@ -124,7 +124,7 @@ class EtcdStore:
         """See ports.Store."""
         candidacy = self._elected.get(term.number)
         if candidacy:
-            await self._group.close()
+            await self.group.close()
             self._elected.pop(term.number, None)
             await self.candidacies.withdraw(candidacy)
 
@@ -220,11 +220,11 @@ class EtcdStore:
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
-        return await self._group.commit(term.number, changes)
+        return await self.group.commit(term.number, changes)
 
     async def write(self, term: Term, writes: Writes) -> int:
         """See engine.Engine."""
-        return await self._group.write(term.number, writes)
+        return await self.group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:
         return await self._writer.write(term, self._elected.get(term), writes)

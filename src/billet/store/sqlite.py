@@ -51,7 +51,7 @@ class SqliteStore:
         self._lock: IO[str] | None = None
         self._term: Term | None = None
         self._over = asyncio.Event()
-        self._group = GroupCommit(self._write)
+        self.group = GroupCommit(self._write)
 
     # Opening and closing.
 
@@ -65,7 +65,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See ports.Store."""
-        await self._group.close()
+        await self.group.close()
         try:
             if self._term:
                 await self.resign(self._term)
@@ -124,7 +124,7 @@ class SqliteStore:
         """See ports.Store."""
         if self._term != term:
             return
-        await self._group.close()
+        await self.group.close()
         self._term = None
         try:
             await self._run(self._end_term, term.number)
@@ -237,11 +237,11 @@ class SqliteStore:
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
-        return await self._group.commit(term.number, changes)
+        return await self.group.commit(term.number, changes)
 
     async def write(self, term: Term, writes: Writes) -> int:
         """See engine.Engine."""
-        return await self._group.write(term.number, writes)
+        return await self.group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:
         return await self._run(self._transact, term, writes)
