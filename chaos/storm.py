@@ -26,7 +26,6 @@ AT_ONCE = 3
 CLIENTS = 24
 PAUSE_S = 0.05
 REHEARSING, REHEARSED_S = 8, 3.0  # clients, and how long each fault lasts
-REHEARSAL_PAUSE_S = 0.15  # of each client between two calls: the fault matters, not the load
 REHEARSALS: dict[str, Sequence[Draw]] = {
     "rehearsal": (kill_leader, cut_leader, cut_host),
     "intruders": (twin, clone, second_agent, lying_term),
@@ -82,7 +81,7 @@ async def storm(rig: Rig, for_s: float, seed: int) -> Storm:
 async def rehearsal(rig: Rig, seed: int, shapes: Sequence[Draw]) -> Storm:
     """One round of a few faults that a test has the time for, one after another."""
     chance, result = random.Random(seed), Storm(seed)
-    crowd = Crowd(rig.clients, SERVERS, REHEARSING, seed, pause_s=REHEARSAL_PAUSE_S)
+    crowd = Crowd(rig.clients, SERVERS, REHEARSING, seed, pause_s=PAUSE_S)
 
     async def faults() -> None:
         for shape in shapes:
