@@ -97,6 +97,28 @@ def test_while_several_namespaces_create_a_busy_one_leaves_as_many_slots_as_it_h
     assert queue.next(SEVERAL_S) is busy[18], "the other one has not come again"
 
 
+def test_an_identity_has_no_more_slots_for_using_many_namespaces() -> None:
+    """Broken on purpose (shares by namespace only): of 16 slots one identity has 15, and the other one 1."""
+    queue = FairQueue(FREE._replace(in_work=16))
+    for number in range(20):
+        queued(queue, Key("ci", f"ci-{number}"), 5)
+    queued(queue, Key("ops", "prod"), 20)
+    begun = [place.key.identity for _ in range(20) if (place := queue.next(0.0))]
+    assert Counter(begun) == {"ci": 6, "ops": 5}
+
+
+def test_slots_that_were_left_for_others_are_used_once_these_have_gone() -> None:
+    """Broken on purpose (nothing is due): they stay free until a create ends."""
+    queue = FairQueue(FREE._replace(in_work=16))
+    queued(queue, Key("", "busy"), 40)
+    (calm,) = queued(queue, Key("", "calm"), 1)
+    while queue.next(0.0):
+        pass
+    queue.leave(calm)
+    assert queue.due_s() == SEVERAL_S
+    assert queue.next(SEVERAL_S) is not None
+
+
 def test_a_create_that_is_overtaken_gives_its_slot_away_long_before() -> None:
     """Broken on purpose (only time counts): creates on a host that hangs take all slots within a second."""
     queue = FairQueue(FREE._replace(in_work=2, slow_s=5.0))
@@ -179,7 +201,7 @@ class Crowd(RuleBasedStateMachine):
         super().__init__()
         self.queue = FairQueue(self.bounds)
         self.now_s = 0.0
-        self.several_until_s = 0.0
+        self.several_until_s = self.several_identities_until_s = 0.0
         self.waiting = defaultdict[Key, deque[Place]](deque)
         self.work: dict[Place, tuple[float, int]] = {}  # since when, and how many had ended before
         self.ended = 0
@@ -192,8 +214,11 @@ class Crowd(RuleBasedStateMachine):
         if self.queue.enter(place) is None:
             self.waiting[key].append(place)
             held = {one.key for queue in self.waiting.values() for one in queue}
-            if len(held | {one.key for one in (*self.work, *self.taken_out)}) > 1:
+            held |= {one.key for one in (*self.work, *self.taken_out)}
+            if len(held) > 1:
                 self.several_until_s = self.now_s + SEVERAL_S
+            if len({one.identity for one in held}) > 1:
+                self.several_identities_until_s = self.now_s + SEVERAL_S
 
     @rule()
     def begin(self) -> None:
@@ -205,7 +230,14 @@ class Crowd(RuleBasedStateMachine):
         free = self.bounds.in_work - len(counted)
         several = self.now_s < self.several_until_s
         has = Counter(place.key for place in counted)
-        may = [key for key, queue in self.waiting.items() if queue and free and (not several or has[key] < free)]
+        identities = Counter(place.key.identity for place in counted)
+        several_identities = self.now_s < self.several_identities_until_s
+        may = [
+            key
+            for key, queue in self.waiting.items()
+            if queue and free and (not several or has[key] < free)
+            and (not several_identities or identities[key.identity] < free)
+        ]  # fmt: skip
         assert (place is None) == (not may)
         assert place is None or place.key in may
         if place:
@@ -213,7 +245,7 @@ class Crowd(RuleBasedStateMachine):
             self.work[place] = self.now_s, self.ended
             self.passed[place.key] = 0
             for key in KEYS:
-                waits = self.waiting[key] and key != place.key and not has[key]
+                waits = self.waiting[key] and key != place.key and not identities[key.identity]
                 self.passed[key] = self.passed[key] + 1 if waits else 0
                 # At most each other identity before it for each of its own identity's namespaces: 3 and 3 of them.
                 assert self.passed[key] <= len(KEYS) - 1, "no queue starves"
