@@ -196,9 +196,9 @@ class EtcdStore:
         statuses = await self.client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
         return etcd_care.vitals(statuses.values(), base + revision)
 
-    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+    async def commit(self, term: Term, changes: Sequence[Change], within_s: float = 0.0) -> int:
         """See ports.Store."""
-        return await self._group.commit(term.number, changes)
+        return await self._group.commit(term.number, changes, within_s)
 
     async def write(self, term: Term, writes: Writes) -> int:
         """See engine.Engine."""
