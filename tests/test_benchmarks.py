@@ -137,3 +137,15 @@ def test_a_wrong_option_is_one_line(arguments, named):
     assert done.returncode in (1, 2)
     assert named in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_the_benchmark_of_a_new_leader_shows_each_step_and_the_memory_of_a_placement():
+    if etcd_program() is None:
+        pytest.skip("no etcd on PATH")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.new_leader", "--hosts=3", "--placements=30", "--members=1", "--repeats=2"],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in ("bytes of a leader's memory", "the first microVM is awarded", "every host may bid"):
+        assert line in done.stdout

@@ -40,6 +40,7 @@ EVERYTHING = [
 TOO_LONG = "takes minutes; its figures are those of the page"
 NEW_CA = "certificates of the reader's next CA; tests/cluster/test_rotation.py replaces real ones"
 NOT_RUN = {
+    ".venv/bin/python -m benchmarks.new_leader --hosts 1000": TOO_LONG,
     "billet demo --create 400 --at-once 20 --sigma 0.3": TOO_LONG,
     "systemctl stop billet-server": "a service of the reader's machine",
     "cat new-ca.crt old-ca.crt > ca.new && mv ca.new ca.crt": NEW_CA,

@@ -14,7 +14,7 @@ import structlog
 from billet.core.errors import CommitOutcomeUnknown, CreateOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement, PlacementState
 from billet.core.reconcile import answered
-from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
+from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room
 from billet.ports import Leader, Store, Term
 
 log = structlog.get_logger()
@@ -22,6 +22,17 @@ log = structlog.get_logger()
 DELETED_KEPT = 4096  # Deletes that wait for the record of their microVM; one that had none is never recorded
 BEHIND_S = 0.02  # how long the record behind a reply waits for the commit of another create, to be written with it
 AT_ONCE = 100  # commits that wait for the store together, of changes that need not be written together
+APPLIED = 1_000  # changes that a new leader applies in one turn of the event loop
+
+
+async def loaded(store: Store) -> State:
+    """The state that a store holds. It lets others run now and then: the new leader's lease has to be kept alive."""
+    state = State()
+    for number, change in enumerate((await store.load()).changes, 1):
+        apply(state, change)
+        if number % APPLIED == 0:
+            await asyncio.sleep(0)
+    return state
 
 
 async def elected(store: Store, me: Leader, above: int) -> Ledger:
@@ -31,7 +42,7 @@ async def elected(store: Store, me: Leader, above: int) -> Ledger:
     """
     term = await store.campaign(me, above=above)
     try:
-        return Ledger(load((await store.load()).changes), store, term)
+        return Ledger(await loaded(store), store, term)
     except BaseException:
         with suppress(StoreError):
             await store.resign(term)
