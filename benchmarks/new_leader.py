@@ -24,8 +24,8 @@ import uvloop
 from picows import WSMsgType
 from ulid import ULID
 
-from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
+from billet.api.recorded import NoRecordedAuctions
 from billet.core.bidding import bid
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.report import InventoryUpdate
@@ -34,7 +34,9 @@ from billet.demo.etcd import start_etcd
 from billet.demo.processes import Processes
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.admission import Admission
+from billet.leader.archive import NoArchive
 from billet.leader.auctioneer import Auctioneer
+from billet.leader.chronicle import Chronicle
 from billet.leader.create_slots import CreateSlots
 from billet.leader.health import HealthTracker
 from billet.leader.leadership import Leadership, LinkTerm
@@ -164,8 +166,9 @@ async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[Virt
     auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda recorder: None, accuracy, health)
     admission = Admission(ledger, reconciler, health, link, False, clock)
     leadership = Leadership(
-        ledger, auctioneer, reconciler, link, rules, accuracy, health, admission, CreateSlots(rules.creates, "create")
-    )
+        ledger, auctioneer, reconciler, link, rules, accuracy, health, admission,
+        CreateSlots(rules.creates, "create"), Chronicle(ledger, clock, NoArchive(), reconciler),
+    )  # fmt: skip
     service = FlintlockService(leadership, NoRecordedAuctions(), "bench")
     link.begin(LinkTerm(term.number, rules.weights, admission, ledger.state.fleet, rules.arrive_s))
     reconciling = asyncio.create_task(reconciler.run())

@@ -24,7 +24,7 @@ ELSEWHERE = {
     "fake/http.py:PortTaken": "the fake flintlockd is a program of its own; its command catches it",
     "fake/model.py:Panic": "the fake flintlockd imitates a crash",
     "sim/loop.py:StuckError": "the simulator itself is broken; nobody may catch it as an error of Billet",
-    "store/auction_log.py:_Damaged": "an sqlite3 error that never leaves its file",
+    "store/log_file.py:Damaged": "an sqlite3 error that never leaves its file",
 }
 
 
