@@ -1,8 +1,8 @@
 """Whose create is carried out next when there are more than can be carried out at a time.
 
 Each identity and namespace has a queue. Identities are served one after another, and so are the namespaces of each;
-within a queue the order is that of arrival. While several create, none has more slots than are free. So a busy
-namespace always leaves a slot for another one, and delays its create by what is in work, not by its whole queue.
+within a queue the order is that of arrival. While several create, none has more slots than half of those that are
+free. So a busy namespace leaves slots for another one, and delays its create by what is in work, not by its queue.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ class Bounds(NamedTuple):
     waiting: int  # creates that wait, of each identity and namespace
     held_bytes: int  # of all creates together, in work or waiting
     wait_s: float  # that a create waits
-    shared: bool = True  # while several namespaces create, none has more slots than are free
+    shared: bool = True  # while several namespaces create, none has more slots than half of those that are free
     slow_s: float = 0.0  # after this time a create in work gives its slot to the next, whatever the others do
 
 
 DEFAULT_BOUNDS = Bounds(in_work=16, waiting=2_000, held_bytes=128 << 20, wait_s=30.0, slow_s=5.0)
 IDENTITY_TIMES = 3  # what all namespaces of one identity may hold, as a multiple of what is free: 3/4 if it is alone
 NAME_CHARS = 64  # of a namespace, in a text: a client may have chosen one of 4 MiB
+SLOT_TIMES = 0.5  # slots of one while several create, as a multiple of those that are free; one slot it may have
 SEVERAL_S = 2.0  # since creates of more than one namespace were there
 OVERTAKEN = 2  # a create is slow once this many times `in_work` others have ended since it began
 
@@ -95,8 +96,8 @@ class FairQueue:
         self._counts: Counter[Key] = Counter()  # that wait
         self._in_work: OrderedDict[Place, Begun] = OrderedDict()  # without the slow ones
         self._slow: set[Place] = set()
-        self._slots: Shares[Key] = Shares(bounds.in_work)  # that are taken
-        self._slots_by_identity: Shares[str] = Shares(bounds.in_work)
+        self._slots: Shares[Key] = Shares(bounds.in_work, SLOT_TIMES)  # that are taken
+        self._slots_by_identity: Shares[str] = Shares(bounds.in_work, SLOT_TIMES)
         self._ended = 0  # creates that were in work
         self._several_until_s = self._several_identities_until_s = float("-inf")
 
@@ -195,17 +196,17 @@ class FairQueue:
             self._slow.add(place)
 
     def _may_begin(self, now_s: float) -> Iterator[Key]:
-        """Those whose turn it is. While several create, nobody has more slots than are free.
+        """Those whose turn it is. While several create, nobody has many slots.
 
         So the search passes by no more of them than there are slots.
         """
         several = self._bounds.shared and now_s < self._several_until_s
         several_identities = self._bounds.shared and now_s < self._several_identities_until_s
         for identity, namespaces in self._queues.items():
-            if several_identities and not self._slots_by_identity.fits(identity, 1):
+            if several_identities and not self._slots_by_identity.one_more(identity):
                 continue
             for namespace in namespaces:
-                if not several or self._slots.fits(Key(identity, namespace), 1):
+                if not several or self._slots.one_more(Key(identity, namespace)):
                     yield Key(identity, namespace)
 
     def _count_slots(self, key: Key, slots: int) -> None:
