@@ -54,10 +54,16 @@ def parse_spec(text: str, source: str) -> MicroVMSpec:
                 raise InvalidRequest(
                     f"{source}: {field}: {key} is {json.dumps(value, default=str)}; put it in quotes"
                 )
+    return _message(tree, source)
+
+
+def _message(tree: dict[str, Any], source: str) -> MicroVMSpec:
     try:
         return ParseDict(tree, MicroVMSpec())
     except ParseError as error:
         raise InvalidRequest(f"{source} is not a MicroVMSpec: {_readable(str(error), tree)}") from None
+    except SystemError:  # protobuf's answer to a name that cannot be encoded
+        raise InvalidRequest(f"{source} is not a MicroVMSpec: a name in it has half of a surrogate pair") from None
 
 
 def _readable(error: str, tree: Mapping[str, Any]) -> str:
