@@ -27,6 +27,7 @@ FOUND = [  # by fuzzing, and fixed
     ("backup", b'{"\x80":1}\n'),
     ("spec", b"[" * 3000),
     ("spec", b'{"interfaces": [{"devic\\ud800d": "eth1"}]}'),  # a SystemError of protobuf
+    ("spec", b"metadata: web\nmetadata_text: {user-data: hi}\n"),
     ("auction", HUGE),
     # What is malformed comes before the answer to what precedes it: both were answered, with a traceback in the log.
     ("http port", b"GET nulletrics HTTP/1.0\r\n\r\nGET /health, HTTP/1.1\r\nHost: x\r\nExpect: 100-tinue\r\n\r\n"),
