@@ -31,22 +31,12 @@ class Turns(Generic[C, M]):
         """What those may hold together that have had their turn."""
         return self._held.total
 
-    def waits(self, client: C, call: M) -> bool:
-        """Whether a call waits for its turn."""
-        return call in self._waiting.get(client, ())
-
     def ask(self, client: C, call: M, size: int) -> bool:
-        """Whether a call may have a message of `size` bytes now. Otherwise it waits, and a later `leave` returns it.
-
-        A call keeps what it had its turn for until it leaves; a message that is not larger needs no other turn.
-        """
-        if size <= self._sizes.get(call, 0):
-            return True
+        """Whether a call may have its message of `size` bytes now. Otherwise it waits until a `leave` returns it."""
         if self._first is None and client not in self._waiting and self._grant(client, call, size):
             return True
-        calls = self._waiting.setdefault(client, OrderedDict())
-        self.waiting += call not in calls
-        calls[call] = size
+        self._waiting.setdefault(client, OrderedDict())[call] = size
+        self.waiting += 1
         return False
 
     def leave(self, client: C, call: M) -> list[M]:
@@ -78,10 +68,9 @@ class Turns(Generic[C, M]):
                 left -= 1
 
     def _grant(self, client: C, call: M, size: int) -> bool:
-        more = size - self._sizes.get(call, 0)
-        if self._held.total and not self._held.fits(client, more):
+        if self._held.total and not self._held.fits(client, size):
             return False
-        self._held.count(client, more)
+        self._held.count(client, size)
         self._sizes[call] = size
         return True
 
