@@ -170,3 +170,25 @@ def test_the_benchmark_of_a_new_leader_shows_each_step_and_the_memory_of_a_place
     assert done.returncode == 0, done.stdout + done.stderr
     for line in ("bytes of a leader's memory", "the first microVM is awarded", "every host may bid"):
         assert line in done.stdout
+
+
+def test_the_benchmark_of_a_large_fleet_shows_what_reports_joins_and_creates_cost():
+    """Two processes of agents, TLS, and microVMs that are adopted."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.large_fleet", "--hosts=3,5", "--agents-per-process=3", "--placed=2",
+         "--seconds=1", "--creates=12", "--in-flight=4"],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in ("5 hosts", "server's CPU per report", "dials per host", "oldest report", "4 in flight"):
+        assert line in done.stdout
+
+
+def test_the_benchmark_of_columns_has_a_line_for_each_kind_of_auction():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.columns", "--hosts=20,40", "--repeats=1"],
+        cwd=CHECKOUT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    for line in ("40 hosts", "no constraints", "a control plane of a cluster", "a group kept apart"):
+        assert line in done.stdout

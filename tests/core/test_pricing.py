@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from billet.core.boots.forecast import behind
 from billet.core.columns import Columns
-from billet.core.model import ZERO, Facts, Host, Resources
+from billet.core.groups import Counted
+from billet.core.model import ZERO, Facts, Group, GroupKind, Host, Resources
 from billet.core.pricing import prices
 from billet.core.scoring import Weights, price
 
@@ -74,4 +75,9 @@ def test_a_thousand_hosts_that_come_and_go_keep_their_own_rows() -> None:
     assert int((fleet.labelled("even", "True") & fleet.open).sum()) == sum(
         n % 2 == 0 and n % 3 > 0 for n in range(1000)
     )
-    assert fleet.by_zone({"new": 7, "nowhere": 1})[fleet.rows["h1000"]] == 7
+    counted = Counted(
+        "spread", Group("ns", GroupKind.GROUP, "g"), {"h1001": {"id": "name"}}, {"new": 7, "nowhere": 1}, 8
+    )
+    here, in_zone = fleet.crowd(counted)
+    assert (here[fleet.rows["h1000"]], in_zone[fleet.rows["h1000"]]) == (0, 7)
+    assert here[fleet.rows["h1001"]] == here.sum() == 1

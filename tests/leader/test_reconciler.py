@@ -526,6 +526,36 @@ async def test_a_microvm_seen_while_its_create_is_in_hand_is_looked_at_once_more
     await eventually(lambda: leader.state_of("tok") is STARTED, timeout_s=15.0)
 
 
+async def test_a_host_is_not_looked_at_while_creates_work_on_all_that_it_has_told(leader: LeaderTerm) -> None:
+    """Each look begins with the host's record. Looks at another host show that the reconciler went on meanwhile.
+
+    Broken on purpose (every host that has told something is looked at, whatever works on it): two looks too many;
+    (a host of which something was in hand once is not looked at again): the microVM stays RESERVED.
+    """
+    looks: list[str] = []
+    amend = leader.ledger.amend
+
+    async def counted(host_id: str, become: Callable[[Host | None], Host | None]) -> None:
+        looks.append(host_id)
+        await amend(host_id, become)
+
+    leader.ledger.amend = counted  # type: ignore[method-assign]  # the real one, counted
+    for host_id in ("h1", "h2"):
+        leader.announce(host_id)
+    await eventually(lambda: len(leader.reconciler.ready) == 2)
+    await place(leader, "tok", RESERVED)
+    looks.clear()
+    async with leader.ledger.hold("tok"):
+        for uid in ("OTHER-1", "OTHER-2"):
+            leader.reconciler.observed("h1", InventoryUpdate(False, [row("U-tok", token="tok")], [], []))
+            leader.reconciler.observed("h2", InventoryUpdate(False, [row(uid)], [], []))
+            await eventually(lambda uid=uid: leader.ledger.state.of_uid(uid) is not None)
+        assert looks == ["h2", "h2"]
+        assert leader.state_of("tok") is RESERVED
+    await eventually(lambda: leader.state_of("tok") is STARTED)
+    assert looks == ["h2", "h2", "h1"]
+
+
 async def test_promise_1_a_host_that_says_hello_again_may_not_bid_before_it_has_shown_everything(
     leader: LeaderTerm,
 ) -> None:

@@ -20,6 +20,7 @@ from billet.leader.auctioneer import Auctioneer
 from billet.leader.deletes import Deletes
 from billet.leader.presence import Presence
 from billet.leader.reconciler import Reconciler
+from billet.leader.seen import Seen
 from billet.link.roster import Roster
 from billet.link.server import LinkServer
 from billet.sim.seed import run_seed
@@ -71,7 +72,7 @@ def token_not_looked_up_in_hand() -> Patches:
     `recorded_soon` would see it. It needs a create whose answer is lost, whose microVM is shown and booted while the
     leader still waits, and no resend: any other outcome writes the placement, and any change of the row is looked at.
     """
-    return [edited(Reconciler, "_in_hand", "row.token in in_hand", "False")]
+    return [edited(Seen, "in_hand", "row.token in in_hand", "False")]
 
 
 def releasing_from_any_state() -> Patches:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
 
 from billet.api.event_feed import EventFeed
 from billet.api.fleet_summary import fleet_summary, host_state, put_resources, shown_row, vm_state
@@ -39,6 +40,9 @@ REVOKE_CREDENTIAL = f"/{SERVICE}/RevokeCredential"
 
 PAGE = 200  # records of 36 bids each stay below the 4 MB that gRPC accepts by default
 MAX_PAGE = 500
+AT_ONCE = 100  # hosts or placements, encoded before the event loop does other work
+
+T = TypeVar("T")
 
 Method = Callable[[bytes, float, Mapping[str, str]], Awaitable[Answer]]
 
@@ -61,7 +65,7 @@ def fleet_methods(
 
 
 class _Fleet:
-    """The service. Large replies are encoded in a thread, because on the event loop they would block all auctions."""
+    """The service. Large replies are encoded in a thread, or some rows at a time, so that auctions go on."""
 
     def __init__(self, leadership: Leadership, records: RecordedAuctions, server: str) -> None:
         self._leadership = leadership
@@ -70,7 +74,8 @@ class _Fleet:
 
     async def hosts(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         leadership = self._leadership
-        views = [host_view(leadership, host) for _, host in sorted(leadership.ledger.state.hosts.items())]
+        hosts = [host for _, host in sorted(leadership.ledger.state.hosts.items())]
+        views = [host_view(leadership, host) async for host in _some_at_a_time(hosts)]
         weights = leadership.rules.weights._asdict()
         policy = weights.pop("policy")
         agents = [agent_view(agent) for agent in leadership.admission.not_joined()]
@@ -90,7 +95,7 @@ class _Fleet:
         wanted = parse(pb.PlacementsRequest, request)
         found = [p for p in self._leadership.ledger.state.placements.values() if _matches(p, wanted)]
         found.sort(key=lambda p: (p.namespace, p.name, p.uid))
-        views = [placement_view(self._leadership, placement) for placement in found]
+        views = [placement_view(self._leadership, placement) async for placement in _some_at_a_time(found)]
         return Answer(pb.PlacementsReply(placements=views).SerializeToString())
 
     async def explain(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
@@ -128,6 +133,14 @@ class _Fleet:
         host = leadership.ledger.state.hosts.get(wanted.host)
         view = host_view(leadership, host) if host else None
         return Answer(pb.ChangeHostReply(host=view, released=released).SerializeToString())
+
+
+async def _some_at_a_time(values: Sequence[T]) -> AsyncIterator[T]:
+    """Values that are to be encoded. Auctions go on meanwhile, and the leader's lease is kept alive."""
+    for n, value in enumerate(values, 1):
+        yield value
+        if n % AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
 async def _change(leadership: Leadership, wanted: pb.ChangeHostRequest) -> int:

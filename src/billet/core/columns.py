@@ -7,20 +7,21 @@ operations on whole columns, about a microsecond each for a thousand hosts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from billet.core.groups import Counted
 from billet.core.memory import remember
 from billet.core.model import ZERO, Bid, Facts, Host, Image, Reason, Refusal, Resources
 from billet.core.report import NO_IMAGES, HostImages, Report
-from billet.core.scarcity import LabelCounts
+from billet.core.row_values import Column as Column
+from billet.core.row_values import Crowds, Texts
+from billet.core.row_values import Mask as Mask
+from billet.core.scarcity import LabelCounts, Labels
 from billet.core.scoring import DEFAULT_WEIGHTS
 
-Column = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 T = TypeVar("T")
 
 FIRST_ROWS = 64  # of a new fleet; doubled when they are used up
@@ -61,15 +62,18 @@ class Columns:
         self.facts: Column = np.zeros((len(FACTS), 0))
         self.open: Mask = np.zeros(0, bool)  # neither cordoned nor fenced
         self.fresh_until_s: Column = np.zeros(0)  # until when a standing bid holds
-        self._zones = _Values()
-        self._providers = _Values()
+        self._zones = Texts()
+        self._providers = Texts()
+        self.crowds = Crowds(self.rows, self._zones)
         self._of_demand: dict[Resources, Any] = {}  # a cache
         self.labels = LabelCounts()
+        self._scarce: dict[Labels, Column] = {}  # a cache
         self._labelled: dict[tuple[str, str], Mask] = {}  # label and value -> the hosts that have it; a cache
         self._hosts: dict[str, Host] = {}
         self._standing: dict[str, Standing] = {}
         self._images: dict[str, HostImages] = {}  # of the hosts that tell them
         self._at_hand: dict[Image, set[int]] = {}  # the rows of hosts that would not have to pull it
+        self._missing: dict[frozenset[Image], Column] = {}  # a cache
         self._tells_images: Mask = np.zeros(0, bool)
         self._free: list[int] = []
 
@@ -83,8 +87,7 @@ class Columns:
             row = self._new_row(host.id)
         self._hosts[host.id] = host
         self.labels.put(host.id, host.labels)
-        self._labelled.clear()
-        self._of_demand.clear()
+        self._forget_rows()
         self.allocatable[:, row] = host.allocatable
         self.inverse[:, row] = [1.0 / amount if amount > 0 else 0.0 for amount in host.allocatable]
         self.taken[:, row] = taken
@@ -99,10 +102,10 @@ class Columns:
             return
         del self._hosts[host_id]
         self.labels.drop(host_id)
-        self._labelled.clear()
+        self._forget_rows()
         self._standing.pop(host_id, None)
-        self._mark_images(row, self._images.pop(host_id, NO_IMAGES), NO_IMAGES)
-        self.ids[row], self.open[row], self._tells_images[row] = "", False, False
+        self._mark_images(row, self._images.pop(host_id, NO_IMAGES), NO_IMAGES, tells=False)
+        self.ids[row], self.open[row] = "", False
         self.fresh_until_s[row] = NEVER_S
         self._free.append(row)
         self.version += 1
@@ -153,8 +156,7 @@ class Columns:
         self.silence(host_id)
         before = self._images.pop(host_id, NO_IMAGES)
         if (row := self.rows.get(host_id)) is not None:
-            self._mark_images(row, before, NO_IMAGES)
-            self._tells_images[row] = False
+            self._mark_images(row, before, NO_IMAGES, tells=False)
 
     def hear_images(self, host_id: str, images: HostImages) -> None:
         """A host has said which images it has."""
@@ -162,18 +164,21 @@ class Columns:
         self._images[host_id] = images
         if (row := self.rows.get(host_id)) is not None:
             self._mark_images(row, before, images)
-            self._tells_images[row] = True
 
     def missing(self, images: Iterable[Image]) -> Column | None:
         """For each row the number of these images that the host would have to pull for this microVM; None: no one."""
-        wanted = set(images)
+        wanted = frozenset(images)
         if not wanted or not self._images:
             return None
-        at_hand = np.zeros(len(self.ids))
-        for image in wanted:
-            if rows := self._at_hand.get(image):
-                at_hand[list(rows)] += 1
-        return np.where(self._tells_images, len(wanted) - at_hand, 0.0)
+        found = self._missing.get(wanted)
+        if found is None:
+            at_hand = np.zeros(len(self.ids))
+            for image in wanted:
+                if rows := self._at_hand.get(image):
+                    at_hand[list(rows)] += 1
+            found = np.where(self._tells_images, len(wanted) - at_hand, 0.0)
+            remember(self._missing, wanted, found, REMEMBERED)
+        return found
 
     def pulls(self, host_id: str, images: Iterable[Image]) -> tuple[int, int]:
         """How many of these images a host would have to pull for this microVM, and how many are coming already."""
@@ -218,6 +223,16 @@ class Columns:
             remember(self._labelled, (label, value), found, REMEMBERED)
         return found
 
+    def scarce(self, required: Labels) -> Column:
+        """How scarce each row's host is for a microVM that requires these labels (see core/scarcity.py)."""
+        found = self._scarce.get(required)
+        if found is None:
+            found = np.zeros(len(self.ids))
+            for host_id, scarcity in self.labels.scarce(required).items():
+                found[self.rows[host_id]] = scarcity.share
+            remember(self._scarce, required, found, REMEMBERED)
+        return found
+
     def without_provider(self, unsuited: Callable[[str], object]) -> Mask | None:
         """The hosts whose default provider is `unsuited`; None: no one has such a provider."""
         found: Mask | None = None
@@ -227,17 +242,11 @@ class Columns:
                 found = rows if found is None else found | rows
         return found
 
-    def by_host(self, members: Mapping[str, Mapping[str, str]]) -> Column:
-        """For each row the number of a group's members on the host."""
-        found = np.zeros(len(self.ids))
-        for host_id, names in members.items():
-            if (row := self.rows.get(host_id)) is not None:
-                found[row] = len(names)
-        return found
-
-    def by_zone(self, numbers: Mapping[str, int]) -> Column:
-        """For each row the number of its failure domain (a zone, or `host ID` where a host has none), else 0."""
-        return self._zones.spread_out(numbers, len(self.ids))
+    def crowd(self, counted: Counted) -> tuple[Column, Column]:
+        """For each row the number of a group's members on the host, and in its failure domain (a zone, or `host ID`
+        where a host has none). Nobody may change the first one."""
+        crowd = self.crowds.of(counted, len(self.ids))
+        return crowd.here, self._zones.spread_out(crowd.by_domain, len(self.ids))
 
     def _new_row(self, host_id: str) -> int:
         if not self._free:
@@ -247,16 +256,21 @@ class Columns:
         self._show(row, self._standing.get(host_id, NOTHING))  # it may have spoken before its record was written
         if host_id in self._images:
             self._mark_images(row, NO_IMAGES, self._images[host_id])
-            self._tells_images[row] = True
         self.version += 1
         return row
+
+    def _forget_rows(self) -> None:
+        """A host's record has changed, or a row has another host."""
+        for cache in (self._labelled, self._of_demand, self._scarce):
+            cache.clear()
+        self.crowds.clear()
 
     def _grow(self) -> None:
         before, more = len(self.ids), max(FIRST_ROWS, len(self.ids))
         self.ids += [""] * more
         self._free += range(before + more - 1, before - 1, -1)
-        self._labelled.clear()
-        self._of_demand.clear()
+        self._forget_rows()
+        self._missing.clear()
         for name in ("allocatable", "taken", "inverse", "facts"):
             old = getattr(self, name)
             setattr(self, name, np.concatenate((old, np.zeros((len(old), more))), axis=1))
@@ -269,7 +283,9 @@ class Columns:
         self.facts[:, row] = _numbers(said.facts, said.taken.vms, self.unknown_pull_s)
         self.fresh_until_s[row] = said.said_s + said.fresh_s
 
-    def _mark_images(self, row: int, before: HostImages, now: HostImages) -> None:
+    def _mark_images(self, row: int, before: HostImages, now: HostImages, tells: bool = True) -> None:
+        self._missing.clear()
+        self._tells_images[row] = tells
         had, has = before.at_hand, now.at_hand
         for image in has - had:
             self._at_hand.setdefault(image, set()).add(row)
@@ -277,38 +293,6 @@ class Columns:
             self._at_hand[image].discard(row)
             if not self._at_hand[image]:
                 del self._at_hand[image]
-
-
-class _Values:
-    """A text for each row, as a number: comparing texts costs a call for each row."""
-
-    def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-        self._rows = np.zeros(0, np.int64)
-
-    def put(self, row: int, text: str) -> None:
-        if row >= len(self._rows):
-            self._rows = np.concatenate((self._rows, np.full(row + 1, -1, np.int64)))
-        self._rows[row] = self._numbers.setdefault(text, len(self._numbers))
-
-    def rows_of(self, text: str, count: int) -> Mask:
-        found: Mask = self._shown(count) == self._numbers.get(text, -2)
-        return found
-
-    def texts(self) -> Iterable[str]:
-        return self._numbers
-
-    def spread_out(self, numbers: Mapping[str, int], count: int) -> Column:
-        by_number = np.zeros(len(self._numbers) + 1)
-        for text, number in numbers.items():
-            if text in self._numbers:
-                by_number[self._numbers[text]] = number
-        return by_number[self._shown(count)]  # -1, no text, is the last one, which is 0
-
-    def _shown(self, count: int) -> npt.NDArray[np.int64]:
-        if count > len(self._rows):
-            self._rows = np.concatenate((self._rows, np.full(count - len(self._rows), -1, np.int64)))
-        return self._rows[:count]
 
 
 # The lines of `facts`, as core/pricing.py needs them: numbers of boots and seconds with the next microVM's own boot;

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from billet.core.constraints import groups_of, soft_groups
@@ -14,6 +14,7 @@ class Counted(NamedTuple):
     """A preference, and its group's members: those on each host, and their number in each zone and in total."""
 
     preference: str
+    group: Group
     hosts: Mapping[str, Mapping[str, str]]
     zones: Mapping[str, int]
     total: int
@@ -38,17 +39,20 @@ class Groups:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Groups) and vars(self) == vars(other)
 
-    def add(self, placement: Placement, zone: str) -> None:
-        """Add a placement that holds room on its host, in this zone."""
-        for group in groups_of(placement.namespace, placement.name, placement.labels):
+    def add(self, placement: Placement, zone: str) -> list[Group]:
+        """Add a placement that holds room on its host, in this zone. Returns its groups."""
+        found = list(groups_of(placement.namespace, placement.name, placement.labels))
+        for group in found:
             hosts = self._members.setdefault(group, {})
             hosts.setdefault(placement.host, {})[placement.id] = f"{placement.namespace}/{placement.name}"
             self._zones.setdefault(group, Counter())[zone] += 1
             self._totals[group] += 1
+        return found
 
-    def remove(self, placement: Placement, zone: str) -> None:
-        """Remove a placement; `zone` is the one that it was added with."""
-        for group in groups_of(placement.namespace, placement.name, placement.labels):
+    def remove(self, placement: Placement, zone: str) -> list[Group]:
+        """Remove a placement; `zone` is the one that it was added with. Returns its groups."""
+        found = list(groups_of(placement.namespace, placement.name, placement.labels))
+        for group in found:
             hosts, zones = self._members[group], self._zones[group]
             del hosts[placement.host][placement.id]
             zones[zone] -= 1
@@ -59,16 +63,17 @@ class Groups:
                 del zones[zone]
             if not hosts:
                 del self._members[group], self._zones[group], self._totals[group]
+        return found
 
     def oldest(self, group: Group, host_id: str) -> str:
         """The name of the group's oldest member on a host, "" if there is none."""
         here = self._members.get(group, {}).get(host_id)
         return next(iter(here.values())) if here else ""
 
-    def apart_from(self, auction: Auction) -> Iterable[str]:
-        """The hosts from which `apart` keeps this microVM away."""
-        apart = auction.constraints.apart
-        return self._members.get(Group(auction.namespace, GroupKind.APART, apart), ()) if apart else ()
+    def apart_from(self, auction: Auction) -> Counted | None:
+        """The group from which `apart` keeps this microVM away; None if it has no members."""
+        group = Group(auction.namespace, GroupKind.APART, auction.constraints.apart)
+        return self.of(group, "apart") if group in self._members else None
 
     def apart(self, auction: Auction, host_id: str) -> str:
         """The name of a microVM on a host from which `apart` keeps this one away, "" if there is none."""
@@ -77,16 +82,17 @@ class Groups:
 
     def counted(self, auction: Auction) -> list[Counted]:
         """An auction's preferences whose groups have members."""
-        return [
-            Counted(preference, self._members[group], self._zones[group], self._totals[group])
-            for preference, group in soft_groups(auction)
-            if group in self._members
-        ]
+        return [self.of(group, preference) for preference, group in soft_groups(auction) if group in self._members]
+
+    def of(self, group: Group, preference: str = "") -> Counted:
+        """A group's members."""
+        zones: Mapping[str, int] = self._zones.get(group, {})
+        return Counted(preference, group, self._members.get(group, {}), zones, self._totals[group])
 
 
 def peers_on(counted: Sequence[Counted], host_id: str, zone: str) -> tuple[Peers, ...]:
     """The counts by which these preferences are scored on a host of this zone."""
     return tuple(
         Peers(preference, len(hosts.get(host_id, ())), zones.get(zone, 0), total)
-        for preference, hosts, zones, total in counted
+        for preference, _, hosts, zones, total in counted
     )

@@ -140,8 +140,8 @@ def able_to_take(state: State, auction: Auction) -> Mask:
         able &= fleet.labelled(label, value)
     for label, value in constraints.avoid:
         able &= ~fleet.labelled(label, value)
-    if constraints.apart:
-        able &= ~fleet.mask(state.groups.apart_from(auction))
+    if apart := state.groups.apart_from(auction):
+        able &= fleet.crowd(apart)[0] == 0
     return able
 
 
@@ -156,9 +156,10 @@ def _best(moment: Moment, auction: Auction, weights: Weights, able: Mask, count:
     fleet, start = moment.state.fleet, draw(auction.id, "row") % len(rows)
     rows = np.concatenate((rows[start:], rows[:start]))
     price, crowd = _ranks(moment.state, auction, weights)
-    chosen = price[rows] + np.where(fleet.fresh_until_s[rows] < moment.now_s, LAST, 0.0)
     for host_id, surcharge in moment.surcharges.items():
-        chosen += np.where(rows == fleet.rows.get(host_id), surcharge, 0.0)
+        if (row := fleet.rows.get(host_id)) is not None:
+            price[row] += surcharge
+    chosen = price[rows] + np.where(fleet.fresh_until_s[rows] < moment.now_s, LAST, 0.0)
     if crowd:
         order = np.lexsort((chosen, crowd[1][rows], crowd[0][rows], chosen >= LAST))
         return [int(row) for row in rows[order[:count]]]
@@ -175,19 +176,19 @@ def _ranks(state: State, auction: Auction, weights: Weights) -> tuple[Column, tu
     under, waits = weights.under(auction.constraints.policy), patient(auction.constraints)
     price = prices(fleet, auction.demand, under, fleet.missing(auction.images), waits)
     if weights.scarcity:
-        for host_id, scarcity in fleet.labels.scarce(auction.constraints.require).items():
-            price[fleet.rows[host_id]] += weights.scarcity * scarcity.share
+        price += weights.scarcity * fleet.scarce(auction.constraints.require)
     if auction.constraints == NO_CONSTRAINTS:
         return price, None
     crowd: tuple[Column, Column] | None = None
-    for preference, hosts, zones, total in state.groups.counted(auction):
-        here, in_zone = fleet.by_host(hosts), fleet.by_zone(zones)
+    for counted in state.groups.counted(auction):
+        here, in_zone = fleet.crowd(counted)
+        preference = counted.preference
         weight = weights.preference if preference in ("spread", "near") else weights.cluster
         if preference in TO_SPREAD:
             if weight:
                 crowd = (crowd[0] + in_zone, crowd[1] + here) if crowd else (in_zone, here)
         else:
-            together = (here + ZONE_SHARE * in_zone) / total
+            together = (here + ZONE_SHARE * in_zone) / counted.total
             price = price + (-weight if preference == "near" else weight) * together
     return price, crowd
 

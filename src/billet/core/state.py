@@ -203,7 +203,7 @@ def _insert(state: State, placement: Placement, recount: bool) -> None:
     if recount and holds_room(placement):
         _take(state, placement.host, state.taken.get(placement.host, ZERO).plus(placement.demand))
         _charge(state, placement, placement.demand)
-        state.groups.add(placement, state.zone(placement.host))
+        _join(state, placement, state.zone(placement.host))
     if is_moving(placement):
         state.moving[placement.host] = state.moving.get(placement.host, ZERO).plus(placement.demand)
 
@@ -218,7 +218,7 @@ def _remove(state: State, placement_id: str, recount: bool) -> None:
     if recount and holds_room(old):
         _take(state, old.host, state.taken[old.host].minus(old.demand))
         _charge(state, old, ZERO.minus(old.demand))
-        state.groups.remove(old, state.zone(old.host))
+        _leave(state, old, state.zone(old.host))
     if is_moving(old):
         state.moving[old.host] = state.moving[old.host].minus(old.demand)
 
@@ -271,8 +271,18 @@ def _become(state: State, host_id: str, host: Host | None) -> None:
     for placement_id in state.on_host.get(host_id, ()):
         placement = state.placements[placement_id]
         if holds_room(placement):
-            state.groups.remove(placement, before)
-            state.groups.add(placement, after)
+            _leave(state, placement, before)
+            _join(state, placement, after)
+
+
+def _join(state: State, placement: Placement, zone: str) -> None:
+    for group in state.groups.add(placement, zone):
+        state.fleet.crowds.moved(group, placement.host, zone, 1)
+
+
+def _leave(state: State, placement: Placement, zone: str) -> None:
+    for group in state.groups.remove(placement, zone):
+        state.fleet.crowds.moved(group, placement.host, zone, -1)
 
 
 def _take(state: State, host_id: str, taken: Resources) -> None:
@@ -310,6 +320,7 @@ def check(state: State) -> None:
         namespaces[name] = namespaces.get(name, ZERO).plus(_counted(state, host_id, amount))
     assert {name: amount for name, amount in namespaces.items() if amount != ZERO} == state.of_namespace
     assert groups == state.groups
+    state.fleet.crowds.check(groups.of)
     assert Counter(state.zone(host_id) for host_id in state.hosts) == state.zones
     for host_id in sums.keys() | state.taken.keys():
         assert sums.get(host_id, ZERO) == state.taken.get(host_id, ZERO), host_id

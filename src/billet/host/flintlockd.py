@@ -113,6 +113,7 @@ class Daemon:
         self._host_id = host_id
         self._flintlock = flintlock
         self._codec = codec
+        self._latest: tuple[bytes, Observed] | None = None
 
     async def create(self, order: CreateOrder, fits: Callable[[], bool] = lambda: True) -> Outcome:
         """Send a create and return its outcome; look the token up when the answer is lost.
@@ -133,7 +134,7 @@ class Daemon:
     def _interpret(self, reply: Reply) -> Outcome | Unsure:
         """The outcome of a create by flintlockd's answer."""
         if reply.code == Code.OK:
-            return Created(self._codec.read_created(reply.payload).uid, reply.payload)
+            return Created(self.read(reply.payload).uid, reply.payload)
         answer = (reply.code, reply.text, reply.trailers)
         match meaning(reply.code, reply.text):
             case Meaning.VERDICT:
@@ -179,6 +180,12 @@ class Daemon:
             return if_absent
         found_what = "it does not show the microVM so far" if looked else "it does not answer"
         return Unknown(f"flintlockd did not confirm the create ({cause}), and {found_what}")
+
+    def read(self, reply: bytes) -> Observed:
+        """The microVM of a Create or a Get. The latest reply is not read twice."""
+        if self._latest is None or self._latest[0] is not reply:
+            self._latest = reply, self._codec.read_created(reply)
+        return self._latest[1]
 
     def find(self, order: CreateOrder, rows: Iterable[Observed]) -> str:
         """The uid of the microVM that this order has created; "" = it is not among these.

@@ -172,7 +172,7 @@ class Orders:
                 remember(self._unresolved_s, order.token, self._clock.monotonic_s())
             if isinstance(outcome, Created):
                 remember(self._carried_out, order.token, outcome.uid)
-                self._watcher.created(self._codec.read_created(outcome.reply)._replace(token=order.token))
+                self._watcher.created(self._daemon.read(outcome.reply)._replace(token=order.token))
             else:
                 self._watcher.tell_creating()
         match outcome:

@@ -91,7 +91,11 @@ class AccuracyTracker:
     def joined(self, host: Host) -> None:
         """See HostsListener."""
         self._inner.joined(host)
-        for host_id in self.outcomes.keys() - self._state.hosts.keys():  # removed hosts
+        hosts = self._state.hosts
+        removed = set() if host.id in hosts else {host.id}
+        if len(self.outcomes) > len(hosts):  # seldom: when a term begins, thousands join at once
+            removed |= self.outcomes.keys() - hosts.keys()
+        for host_id in removed & self.outcomes.keys():
             del self.outcomes[host_id]
             self._discounts.pop(host_id, None)
             self._said.pop(host_id, None)

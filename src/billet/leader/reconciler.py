@@ -86,7 +86,8 @@ class Reconciler:
 
     def redescribe(self, host: Host) -> None:
         """The record of a connected host is to be this one."""
-        self.seen[host.id].host = host
+        seen = self.seen[host.id]
+        seen.host, seen.reconciled = host, False
         self._mark_dirty(host.id)
 
     def reported(self, host_id: str, report: Report) -> None:
@@ -155,7 +156,7 @@ class Reconciler:
                 self._not_idle(self._ledger.let_go)
                 self._ledger.let_go.clear()
                 self._fence_the_overdue()
-                refused = await self._pass(sorted(self.seen if sweep else self._dirty), sweep)
+                refused = await self._pass(sorted(self.seen if sweep else filter(self._has_work, self._dirty)), sweep)
                 pause_s = RETRY_S if refused else max(next_sweep_s - now_s, 0.0)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(min(pause_s, WATCH_S) if self._fence_after_s else pause_s):
@@ -165,6 +166,11 @@ class Reconciler:
             for done in self._fencing.values():
                 done.set()
             await self._deletes.close()
+
+    def _has_work(self, host_id: str) -> bool:
+        """Whether a host has to be looked at now: not while creates and deletes work on all that it has told."""
+        seen = self.seen[host_id]
+        return not seen.reconciled or not seen.dirty or self._in_hand(seen, seen.dirty) != seen.dirty
 
     async def _pass(self, host_ids: list[str], sweep: bool) -> bool:
         """Reconcile these hosts, some at a time. Return True when the store refused something, so that it is retried.
@@ -234,7 +240,7 @@ class Reconciler:
                 return False  # it has reconnected meanwhile
             fenced = self._ledger.state.hosts[host_id].fenced
             # No await from here to the computed changes: they describe the host at one moment.
-            uids, seen.dirty = seen.dirty, set()
+            uids, seen.dirty, seen.reconciled = seen.dirty, set(), True
             if sweep and seen.complete:
                 uids.update(seen.rows, self._uids_in_ledger(host_id))
             seen.dirty |= self._in_hand(seen, uids)
@@ -334,15 +340,7 @@ class Reconciler:
         return holds_room(placement) and not known
 
     def _in_hand(self, seen: Seen, uids: set[str]) -> set[str]:
-        """The uids that a create or delete is working on. They are reconciled once that is done."""
-        state, in_hand = self._ledger.state, self._ledger.in_hand
-        held = set()
-        for uid in uids:
-            placement = state.of_uid(uid)
-            row = seen.rows.get(uid) or seen.deleted.get(uid)
-            if (placement and placement.id in in_hand) or (row and row.token in in_hand):
-                held.add(uid)
-        return held
+        return seen.in_hand(uids, self._ledger.state, self._ledger.in_hand)
 
     def _uids_in_ledger(self, host_id: str) -> set[str]:
         state = self._ledger.state

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from billet.core.model import Host, Observed, VmState
 from billet.core.report import InventoryUpdate, Report
+from billet.core.state import State
 
 
 @dataclass(slots=True)
@@ -18,6 +20,7 @@ class Seen:
     deleted: dict[str, Observed] = field(default_factory=dict)  # by uid: the ledger may not have these Deletes
     dirty: set[str] = field(default_factory=set)  # uids to reconcile
     complete: bool = False  # a full inventory has arrived
+    reconciled: bool = False  # its record and its full inventory are in the ledger
     report: Report | None = None
     reported_at_s: float = 0.0  # monotonic
 
@@ -26,7 +29,7 @@ class Seen:
         if inventory.full:
             self.dirty.update(self.rows, self.deleted)
             self.rows.clear()
-            self.complete = True
+            self.complete, self.reconciled = True, False
         for row in inventory.seen:
             self.rows[row.uid] = row
             self.dirty.add(row.uid)
@@ -38,6 +41,16 @@ class Seen:
             if inventory.full or row.uid in self.dirty:
                 self.deleted[row.uid] = row
                 self.dirty.add(row.uid)
+
+    def in_hand(self, uids: set[str], state: State, in_hand: Collection[str]) -> set[str]:
+        """The uids of those placements `in_hand` that a create or delete works on: reconciled once that is done."""
+        held = set()
+        for uid in uids:
+            placement = state.of_uid(uid)
+            row = self.rows.get(uid) or self.deleted.get(uid)
+            if (placement and placement.id in in_hand) or (row and row.token in in_hand):
+                held.add(uid)
+        return held
 
     def ending(self) -> dict[str, Observed]:
         """What the ledger may still have once this host is back, and its agent may have forgotten: see `deleted`."""
