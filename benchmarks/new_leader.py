@@ -109,9 +109,9 @@ def placed(hosts: int, placements: int) -> Iterator[Placement]:
 
 async def fill(store: Store, hosts: int, placements: int) -> None:
     """Write hosts and placements as an earlier leader did."""
-    term = await store.campaign(Leader("old", "127.0.0.1:3", "127.0.0.1:4"))
     changes: list[Change] = [PutHost(Host(f"host-{n:03d}", ROOM, ROOM)) for n in range(hosts)]
-    changes += [PutPlacement(placement) for placement in placed(hosts, placements)]
+    changes += [PutPlacement(placement) for placement in placed(hosts, placements)]  # longer than a lease lasts
+    term = await store.campaign(Leader("old", "127.0.0.1:3", "127.0.0.1:4"))
     chunks = iter([changes[n : n + CHUNK] for n in range(0, len(changes), CHUNK)])
 
     async def work() -> None:

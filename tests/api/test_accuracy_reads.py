@@ -1,7 +1,8 @@
-"""Large replies and metrics are computed in a thread, so that they do not block auctions."""
+"""Large replies and metrics are computed in a thread, or in pieces, so that they do not block auctions."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections import deque
 from types import SimpleNamespace
@@ -20,8 +21,8 @@ from billet.api.recorded import NoRecordedAuctions
 from billet.core.accuracy import Outcome
 from billet.core.corrections import NO_DISCOUNT, Discount
 from billet.core.errors import InvalidRequest
-from billet.core.model import Forecast, Host, Resources
-from billet.core.state import State
+from billet.core.model import Forecast, Host, Placement, PlacementState, Resources
+from billet.core.state import PutPlacement, State, apply
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.health import HealthTracker
 from billet.leader.leadership import Leadership
@@ -75,6 +76,32 @@ def test_the_corrections_of_a_hosts_bids_are_shown() -> None:
     )  # fmt: skip
     views = [fleet.host_view(cast("Leadership", seen), host) for host in (wrong, right)]
     assert [(view.delay_correction, view.utilisation_correction) for view in views] == [(1.5, 0.25), (0.0, 0.0)]
+
+
+async def test_other_work_goes_on_while_all_placements_are_encoded() -> None:
+    """A hundred thousand of them take seconds, in which no auction would be held and no lease be renewed.
+
+    Planted fault (all in one turn of the event loop): no turn goes by.
+    """
+    state, turns = State(), 0
+    for n in range(3 * fleet.AT_ONCE):
+        vm = Placement(f"p{n}", "ns", f"vm-{n}", Resources(1, 1024, 0, 1), "h1", PlacementState.STARTED, uid=f"u{n}")
+        apply(state, PutPlacement(vm))
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    counting = asyncio.create_task(count())
+    await asyncio.sleep(0)
+    seen = SimpleNamespace(ledger=SimpleNamespace(state=state), reconciler=SimpleNamespace(seen={}))
+    methods = fleet.fleet_methods(cast("Leadership", seen), NoRecordedAuctions(), "s1")
+    answer = await methods[fleet.PLACEMENTS](b"", 1.0, {})
+    counting.cancel()
+    assert turns >= 2
+    assert len(fleet_pb2.PlacementsReply.FromString(answer.payload).placements) == 3 * fleet.AT_ONCE
 
 
 class Kept(NoRecordedAuctions):

@@ -42,6 +42,8 @@ FOLLOWS = "goes on until Ctrl-C; tests/cluster/test_records_that_survive.py foll
 NEW_CA = "certificates of the reader's next CA; tests/cluster/test_rotation.py replaces real ones"
 NOT_RUN = {
     ".venv/bin/python -m benchmarks.new_leader --hosts 1000": TOO_LONG,
+    ".venv/bin/python -m benchmarks.large_fleet --hosts 100,1000,3000": TOO_LONG,
+    ".venv/bin/python -m benchmarks.columns": TOO_LONG,
     "billet demo --create 400 --at-once 20 --sigma 0.3": TOO_LONG,
     "billet events --follow -o json": FOLLOWS,
     'curl -N "http://localhost:8090/api/v1/events?type=host,microvm-failed&last_s=3600"': FOLLOWS,

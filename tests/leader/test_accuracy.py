@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict, deque
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import structlog.testing
@@ -16,6 +18,7 @@ from billet.core.model import (
     Auction,
     Bid,
     Facts,
+    Forecast,
     Host,
     HostView,
     Observed,
@@ -229,3 +232,29 @@ def test_a_removed_host_is_forgotten() -> None:
     apply(rig.state, DropHost("h"))
     rig.accuracy.joined(Host("other", ROOM, ROOM))
     assert set(rig.accuracy.outcomes) == set()
+
+
+def test_hosts_that_join_together_do_not_look_at_the_outcomes_of_all_others() -> None:
+    """With 10,000 hosts that took the new leader 7 s, in which it renewed no lease.
+
+    Broken on purpose (removed hosts are looked for at each join): a hundred looks. A removed host that comes back
+    begins anew all the same, also while there are fewer outcomes than hosts.
+    """
+    looks = []
+
+    class Watched(defaultdict[str, deque[Outcome]]):
+        def keys(self) -> Any:
+            looks.append(len(self))
+            return super().keys()
+
+    rig = Rig()
+    rig.accuracy.outcomes = Watched(deque)
+    for n in range(100):
+        apply(rig.state, PutHost(Host(f"h{n}", ROOM, ROOM)))
+        rig.accuracy.restore(f"h{n}", [Outcome(f"h{n}", "u", 0.0, Forecast(0.1, 1.0, 2.0), 1.0, 0.1, 0.1)])
+    for host in rig.state.hosts.values():
+        rig.accuracy.joined(host)
+    assert looks == []
+    apply(rig.state, DropHost("h7"))
+    rig.accuracy.joined(Host("h7", ROOM, ROOM))
+    assert len(rig.accuracy.outcomes) == 99

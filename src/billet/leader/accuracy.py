@@ -92,11 +92,11 @@ class AccuracyTracker:
         """See HostsListener."""
         self._inner.joined(host)
         hosts = self._state.hosts
-        removed = set() if host.id in hosts else {host.id}
-        if len(self.outcomes) > len(hosts):  # seldom: when a term begins, thousands join at once
-            removed |= self.outcomes.keys() - hosts.keys()
-        for host_id in removed & self.outcomes.keys():
-            del self.outcomes[host_id]
+        removed = [] if host.id in hosts else [host.id]
+        if len(self.outcomes) > len(hosts):  # or thousands of hosts that join together would cost seconds
+            removed += self.outcomes.keys() - hosts.keys()
+        for host_id in removed:
+            self.outcomes.pop(host_id, None)
             self._discounts.pop(host_id, None)
             self._said.pop(host_id, None)
 
