@@ -42,6 +42,7 @@ COMMANDS = {
     ),
     "create": LazyCommand("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
     "delete": LazyCommand("billet.commands.microvm", "delete", "Delete microVMs by uid."),
+    "place": LazyCommand("billet.commands.place", "place", "Show how many microVMs of one shape fit now, and where."),
     "explain": LazyCommand(
         "billet.commands.explain", "explain", "Show the auction of a microVM: bids, refusals and winner."
     ),
