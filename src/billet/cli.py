@@ -62,6 +62,9 @@ COMMANDS = {
     "config": LazyCommand(
         "billet.commands.config", "config", "Check settings, or show each value and where it came from."
     ),
+    "doctor": LazyCommand(
+        "billet.commands.doctor", "doctor", "Check a machine for what a host or a server needs, with cures."
+    ),
     "certs": LazyCommand("billet.commands.certs", "certs", "Create a CA and certificates for a first setup."),
     "fake-flintlockd": LazyCommand(
         "billet.fake.command", "fake_flintlockd", "Run a flintlockd without a hypervisor, for testing."
