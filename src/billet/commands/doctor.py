@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
 @click.group()
 def doctor() -> None:
-    """Check this machine for what a host or a server needs, and say how to mend what fails. Changes nothing.
+    """Check this machine for what a host or a server needs, and say how to fix what fails. Changes nothing.
 
     \b
-    billet doctor agent --config /etc/billet/agent.toml    # on a host
-    billet doctor server --config /etc/billet/server.toml
+    billet doctor agent --config /etc/billet/agent.toml      # on a host
+    billet doctor server --config /etc/billet/server.toml    # on a server
 
     Both take the options, file and environment variables of `billet agent` and `billet server`. The exit code is 1 if
     a check fails; a warning does not count.
     """
 
 
-AGENT = """Check a host: clock, KVM, flintlockd and its version, containerd, thin pool, certificates, servers.
+AGENT = """Check a host: its machine, flintlockd and the servers.
 
-It opens one connection to each server, and shows the link token there. Nothing joins the fleet.
+That is clock, KVM, flintlockd and its version, containerd, thin pool, certificates, and the way to each server. It opens one connection to each server, and shows the link token there. Nothing joins the fleet.
 """
-SERVER = """Check a server's machine: clock, data folder, ports, certificates, etcd, the other servers.
+SERVER = """Check a server: its machine, etcd and the other servers.
 
-Ports on which `billet server` listens already are as good as free ones.
+That is clock, data folder, ports, certificates and their keys, each member of etcd, and the way to each server. Ports on which `billet server` listens already are as good as free ones.
 """
 
 
