@@ -31,11 +31,13 @@ def doctor() -> None:
 
 AGENT = """Check a host: its machine, flintlockd and the servers.
 
-That is clock, KVM, flintlockd and its version, containerd, thin pool, certificates, and the way to each server. It opens one connection to each server, and shows the link token there. Nothing joins the fleet.
+That is clock, KVM, flintlockd and its version, containerd, thin pool, certificates, and the way to each server. It
+opens one connection to each server, and shows the link token there. Nothing joins the fleet.
 """
 SERVER = """Check a server: its machine, etcd and the other servers.
 
-That is clock, data folder, ports, certificates and their keys, each member of etcd, and the way to each server. Ports on which `billet server` listens already are as good as free ones.
+That is clock, data folder, ports, certificates and their keys, each member of etcd, and the way to each server.
+Ports on which `billet server` listens already are as good as free ones.
 """
 
 
