@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
+from billet.api.capacity import capacity_reply
 from billet.api.event_feed import EventFeed
 from billet.api.fleet_summary import fleet_summary, host_state, put_resources, shown_row, vm_state
 from billet.api.recorded import Growth, RecordedAuctions
@@ -32,6 +33,7 @@ PLACEMENTS = f"/{SERVICE}/Placements"
 EXPLAIN = f"/{SERVICE}/Explain"
 RECORDS = f"/{SERVICE}/Records"
 ACCURACY = f"/{SERVICE}/Accuracy"
+CAPACITY = f"/{SERVICE}/Capacity"
 EVENTS = f"/{SERVICE}/Events"
 CHANGE_HOST = f"/{SERVICE}/ChangeHost"
 CREATE_CREDENTIAL = f"/{SERVICE}/CreateCredential"  # these three: credential_service.py
@@ -59,6 +61,7 @@ def fleet_methods(
         EXPLAIN: fleet.explain,
         RECORDS: fleet.records,
         ACCURACY: fleet.accuracy,
+        CAPACITY: fleet.capacity,
         EVENTS: EventFeed(records, growth or Growth(), server).events,
         CHANGE_HOST: fleet.change_host,
     }
@@ -90,6 +93,9 @@ class _Fleet:
         """The leader's part; the server that a client calls adds its own (status.py)."""
         summary = await asyncio.to_thread(fleet_summary, self._leadership, self._server)
         return Answer(pb.StatusReply(leader=self._server, fleet=summary).SerializeToString())
+
+    async def capacity(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        return Answer(capacity_reply(self._leadership, request, metadata).SerializeToString())
 
     async def placements(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = parse(pb.PlacementsRequest, request)
@@ -268,6 +274,7 @@ def _matches(placement: Placement, wanted: pb.PlacementsRequest) -> bool:
         wanted.namespace in ("", placement.namespace)
         and wanted.name in ("", placement.name)
         and wanted.host in ("", placement.host)
+        and wanted.uid in ("", placement.uid)
         and (wanted.fenced or placement.state is not PlacementState.FENCED)
         and placement.state is not PlacementState.GONE
     )
