@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from billet.commands import completion
 from billet.commands.options import FiniteFloat, client_options, console, output_option, say
 from billet.commands.targets import ENDING, listed
 from billet.core.errors import BilletError, Unreachable
@@ -45,7 +46,9 @@ class FailedCall(NamedTuple):
     "-f", "--file", "path", required=True, metavar="FILE", help="MicroVMSpec as YAML or JSON. - = standard input."
 )
 @click.option("--name", default="", help="Name of the microVM; overrides `id` in the file.")
-@click.option("-n", "--namespace", default="", help="Namespace; overrides the file.")
+@click.option(
+    "-n", "--namespace", default="", shell_complete=completion.namespaces, help="Namespace; overrides the file."
+)
 @click.option(
     "--count",
     type=click.IntRange(1, 10_000),
