@@ -13,7 +13,7 @@ import click
 from billet.commands import completion
 from billet.commands.options import FiniteFloat, client_options, console, output_option, say
 from billet.commands.targets import ENDING, listed
-from billet.core.errors import BilletError, Unreachable
+from billet.core.errors import BilletError, HostVerdict, Unreachable
 from billet.core.plural import counted
 from billet.show.tables import state_of
 
@@ -128,7 +128,7 @@ class Progress:
 def _say_existing(client: Client, specs: list[MicroVMSpec]) -> None:
     """Tell which of the names exist already. Whoever may not list them is told nothing."""
     names = {spec.id for spec in specs}
-    with suppress(BilletError):
+    with suppress(HostVerdict):
         for namespace in {spec.namespace or DEFAULT_NAMESPACE for spec in specs}:
             rows = listed(client, namespace, specs[0].id if len(specs) == 1 else "")
             there = [row for row in rows if row["name"] in names and state_of(row) not in ENDING]
