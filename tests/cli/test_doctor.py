@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from billet.doctor.checks import Level, certificates, connects, port
-from billet.doctor.server import _covers
+from billet.doctor.server import covers
 
 DAY = datetime.timedelta(days=1)
 
@@ -55,10 +55,10 @@ def test_a_file_that_is_no_certificate_fails(tmp_path: Path) -> None:
 
 def test_names_of_a_certificate() -> None:
     """Broken on purpose (a star stands for several labels): a.b.test is covered."""
-    assert _covers("s1.test", "S1.test.")
-    assert _covers("*.test", "s1.test")
-    assert not _covers("*.test", "a.b.test")
-    assert not _covers("s1.test", "s2.test")
+    assert covers("s1.test", "S1.test.")
+    assert covers("*.test", "s1.test")
+    assert not covers("*.test", "a.b.test")
+    assert not covers("s1.test", "s2.test")
 
 
 async def test_an_address_that_is_not_this_machine_s() -> None:
