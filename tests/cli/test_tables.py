@@ -387,3 +387,16 @@ def test_certificates_that_expire_within_a_month_are_named() -> None:
         "server s1: a.crt expired 2 days ago",
         "h1: the agent's certificate expires in 3 days",
     ]
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(120, ""), (99, "SCORE"), (70, "UID"), (56, "UID")])
+def test_a_narrow_terminal_has_fewer_columns_rather_than_broken_names(width: int, left_out: str) -> None:
+    """Broken on purpose (no column is left out): the name is broken at 70 columns."""
+    name, host = "a-name-that-is-long", "host-1.example"
+    row = {"uid": "01" * 13, "namespace": "ns", "name": name, "host": host, "state": "STARTED", "vm_state": "CREATED",
+           "vcpu": 2, "memory_mib": 2048, "score": 0.5, "adopted": False, "changed_at_s": 0.0}  # fmt: skip
+    output = text(placements_table([row], 60.0, width), width)
+    assert f"ns/{name}" in output
+    assert host in output
+    assert ("UID" in output) == (left_out != "UID")
+    assert ("SCORE" in output) == (left_out == "")

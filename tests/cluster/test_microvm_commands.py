@@ -84,7 +84,7 @@ def test_microvms_are_deleted_by_name_by_file_and_by_namespace(cluster: Cluster)
     assert billet(cluster, "delete", "web-1", "-n", "ns", "--wait").returncode == 0
     asked = billet(cluster, "delete", "-n", "ns")
     assert asked.returncode == 2
-    assert "Delete all 2 microVMs of namespace ns: web-2, web-3?" in asked.stderr
+    assert "Delete 2 microVMs, all of namespace ns: web-2, web-3?" in asked.stderr
     assert names(cluster) == ["ns/web-2", "ns/web-3", "other/web"]
     assert billet(cluster, "delete", "-f", spec, "--count", "3").returncode == 1  # web-1 is gone, so none is deleted
     assert billet(cluster, "delete", "-n", "ns", "--yes", "--wait").returncode == 0

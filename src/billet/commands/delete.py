@@ -107,7 +107,7 @@ def _whole(client: Client, namespace: str, yes: bool) -> list[str]:
         raise BilletError(f"namespace {namespace} has no microVMs")
     names = [row["name"] for row in rows[:NAMED_MOST]]
     more = f" and {len(rows) - NAMED_MOST} more" if len(rows) > NAMED_MOST else ""
-    confirm(f"Delete all {counted(len(rows), 'microVM')} of namespace {namespace}: {', '.join(names)}{more}?", yes)
+    confirm(f"Delete {counted(len(rows), 'microVM')}, all of namespace {namespace}: {', '.join(names)}{more}?", yes)
     return [row["uid"] for row in rows]
 
 

@@ -53,7 +53,8 @@ def vms(
            direct = created directly on the host, without an auction
     AGE    time since the placement last changed, usually since its creation
 
-    `billet vm show` shows one of them. --watch -o json prints one list per line.
+    On a narrow terminal SCORE and UID are left out before a name is broken. `billet vm show` shows one microVM.
+    --watch -o json prints one list per line.
     """
     from billet.client import Client
     from billet.wire.pb.fleet_pb2 import PlacementsRequest
@@ -84,7 +85,8 @@ def _show(rows: list[Row], output: str, filtered: bool) -> None:
     elif not rows:
         click.echo("No microVMs match." if filtered else "No microVMs.")
     else:
-        console().print(placements_table(rows, time.time()))
+        screen = console()
+        screen.print(placements_table(rows, time.time(), screen.width))
 
 
 def _looks(client: Client, request: PlacementsRequest, states: set[str], order: str) -> Iterator[list[Row]]:
@@ -122,9 +124,9 @@ def _on_terminal(looks: Iterator[list[Row]], screen: Console) -> None:
     try:
         with Live(console=screen, screen=True, auto_refresh=False) as live:
             for rows in looks:
-                live.update(watched(rows, time.time(), screen.height), refresh=True)
+                live.update(watched(rows, time.time(), screen.width, screen.height), refresh=True)
     finally:
-        screen.print(placements_table(rows, time.time()))
+        screen.print(placements_table(rows, time.time(), screen.width))
 
 
 @click.group()
