@@ -67,7 +67,7 @@ def test_a_wait_counts_as_far_as_another_host_would_save_it():
 
 
 def test_a_host_that_nobody_knows_gets_one_boot_and_not_every_boot():
-    """Broken on purpose (an unknown boot takes no time): the largest of new hosts gets all creates of its first second."""
+    """Broken on purpose (an unknown boot takes no time): a large new host gets all creates at first."""
     new = Facts()
     assert winner([has("a", 0, new), has("b", 16, new)]) == "a"
     assert winner([has("a", 2, new._replace(pending=1)), has("b", 16, new)]) == "b"
