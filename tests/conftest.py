@@ -11,6 +11,8 @@ from tests.etcd_fixture import etcd_server, own_etcd, three_etcds
 
 __all__ = ["etcd_server", "own_etcd", "three_etcds"]
 
+os.environ["XDG_CONFIG_HOME"] = "/nonexistent"  # whose profiles would change what the commands of the tests do
+
 # How long an example takes is the machine's affair: speed is for benchmarks.
 settings.register_profile("billet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("billet")

@@ -31,6 +31,9 @@ COMMANDS = {
     "agent": LazyCommand(
         "billet.commands.serve", "agent", "Report and bid for one host. Runs beside its flintlockd."
     ),
+    "status": LazyCommand(
+        "billet.commands.status", "status", "Show who leads, and how the servers, the store and the hosts are."
+    ),
     "hosts": LazyCommand("billet.commands.lists", "hosts", "List the hosts and how full they are."),
     "vms": LazyCommand("billet.commands.lists", "vms", "List the microVMs and their hosts."),
     "host": LazyCommand("billet.commands.host", "host", "Show, cordon, drain, fence or remove a host."),
@@ -54,6 +57,9 @@ COMMANDS = {
     ),
     "sim": LazyCommand("billet.commands.sim", "sim", "Test Billet: simulate clusters with faults, in virtual time."),
     "token": LazyCommand("billet.commands.token", "token", "Create, list and revoke credentials: who may do what."),
+    "config": LazyCommand(
+        "billet.commands.config", "config", "Check settings, or show each value and where it came from."
+    ),
     "certs": LazyCommand("billet.commands.certs", "certs", "Create a CA and certificates for a first setup."),
     "fake-flintlockd": LazyCommand(
         "billet.fake.command", "fake_flintlockd", "Run a flintlockd without a hypervisor, for testing."

@@ -72,8 +72,8 @@ class ServerConfig:
         " Repeatable; none by default.", kind="zones",
     )  # fmt: skip
     http_endpoint: str = setting(
-        "localhost:8090", CLIENT_API, "Address that serves Flintlock's HTTP gateway, /healthz and /metrics."
-        " Empty = off.", kind="endpoint?",
+        "localhost:8090", CLIENT_API, "Address that serves Flintlock's HTTP gateway, /healthz, /readyz,"
+        " /metrics and /version; Prometheus must reach it. Empty = off.", kind="endpoint?",
     )  # fmt: skip
     advertise_host: str = setting(
         "", CLIENT_API, "Name or IP address at which the other servers and the agents reach this server."
@@ -189,8 +189,8 @@ class ServerConfig:
     )  # fmt: skip
     create_slots: int = setting(
         DEFAULT_BOUNDS.in_work, AUCTION, "Number of creates that the leader works on at a time; others wait in fair"
-        " order, by identity and namespace; half as many while several namespaces create. 0 = no limit. Lower delays"
-        " others less beside a crowd; higher places more per second when hosts answer slowly.", low=0,
+        " order, by identity and namespace; while several create, none has more than are free. 0 = no limit. Lower"
+        " delays others less beside a crowd; higher places more per second when hosts answer slowly.", low=0,
     )  # fmt: skip
     create_queue: int = setting(
         DEFAULT_BOUNDS.waiting, AUCTION, "Number of creates of one identity and namespace that may wait; further ones"

@@ -34,6 +34,15 @@ class AgentConfig:
         False, MISC, "Print one JSON line once a server has accepted this agent, for scripts and tests."
     )
 
+    metrics_endpoint: str = setting(
+        "", MISC, "Address that serves /metrics for Prometheus, /healthz, /readyz and /version. Empty = none.",
+        kind="endpoint?",
+    )  # fmt: skip
+    metrics_token: str = setting(
+        "", MISC, "Token that Prometheus must send for /metrics and /version, as a Bearer or Basic authorization. It"
+        " is sent unencrypted. Empty = whoever reaches the address may read them.", kind="secret",
+    )  # fmt: skip
+
     log_format: str = log_format()
     log_level: str = log_level()
 

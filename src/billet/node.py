@@ -9,6 +9,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from billet.api.grpc_server import GrpcServer, Refused
 from billet.api.http import http_app
 from billet.api.http_server import HttpServer
 from billet.api.leader_proxy import LeaderProxy
+from billet.api.meters import MeteredArchive, Meters
 from billet.api.metrics import exposition
+from billet.api.server_metrics import server_collectors
 from billet.api.servers import Secrets
 from billet.api.stale_reads import StaleReads
+from billet.api.status import WithStatus
 from billet.at_rest import RECORDS, exposed, server_files
 from billet.config import ServerConfig
-from billet.core.errors import BilletError, ConfigError, StoreUnreachable
+from billet.core.errors import ConfigError, StoreUnreachable
 from billet.leader.delete_guard import DeleteGuard
 from billet.leader.leadership import LeaderSettings, Leadership, open_leadership
 from billet.leader.ledger import Ledger
@@ -45,10 +49,13 @@ from billet.settings import secret_files, split_endpoint
 from billet.store.archive import LogArchive
 from billet.store.auction_log import AuctionLog
 from billet.store.open import open_store
+from billet.store_watch import StoreWatch
 from billet.wire import tls
 from billet.wire.headers import FORWARDED, token_of
 
 log = structlog.get_logger()
+
+VERSION = version("billet")
 
 
 async def run_server(config: ServerConfig) -> None:
@@ -61,8 +68,6 @@ async def run_server(config: ServerConfig) -> None:
         if config.json_ready:
             print(json.dumps(node.endpoints()), flush=True)
         await until_stopped(node.run(), node.finish)
-    except* BilletError as errors:
-        raise errors.exceptions[0] from None
     finally:
         await node.close()
 
@@ -78,7 +83,9 @@ class Node:
             config.etcd_user, config.etcd_password,
         )  # fmt: skip
         self._log = AuctionLog(Path(config.data_dir) / RECORDS, keep=config.record_auctions)
-        self._archive = LogArchive(self._log)
+        self._meters = Meters()
+        self._store.group.heard = self._meters.transacted
+        self._archive = MeteredArchive(LogArchive(self._log), self._meters)
         self._link = LinkServer(
             config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3, bool(config.link_client_ca)
         )
@@ -94,10 +101,13 @@ class Node:
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
         self._callers = Authenticator(self._store.credentials, config.basic_auth_token, self._clock)
-        self._reading: asyncio.Task[None] | None = None
+        self._reading: list[asyncio.Task[None]] = []  # of the store, for as long as this server runs
         refused = self._trail.refused
-        self._listeners = GrpcListeners(config, audited, self._callers, self._secrets.accepts, self._tls, refused)
-        self._http = HttpServer(http_app(audited, self._callers, self._metrics, refused), self._tls)
+        self._watch = StoreWatch(self._store, self._clock)
+        calls = WithStatus(audited, self._watch, config.id, VERSION)
+        self._listeners = GrpcListeners(config, calls, self._callers, self._secrets.accepts, self._tls, refused)
+        app = http_app(calls, self._callers, self._metrics, refused, self._watch.unready, VERSION)
+        self._http = HttpServer(app, self._tls)
         # Its own address follows in `start`: a port of 0 is known only once it is bound.
         factories = Factories(self._leadership, self._service, self._stale_reads, self._forward)
         self._server = Server(
@@ -111,7 +121,7 @@ class Node:
         with suppress(StoreUnreachable):  # the server opens it when it can be reached
             await self._server.open_store()
             await self._callers.read()
-        self._reading = asyncio.create_task(self._callers.run())
+        self._reading = [asyncio.create_task(self._callers.run()), asyncio.create_task(self._watch.run())]
         grpc_ports = await self._listeners.listen()
         link_host, link_port = split_endpoint(config.link_endpoint)
         context = None
@@ -119,17 +129,19 @@ class Node:
             self._link_tls = tls.kept_server(config.link_tls_cert, config.link_tls_key, config.link_client_ca)
             self._link_tls.changed, context = self._link.renew_tls, self._link_tls.value
         link_port = await listening(self._link.listen(link_host, link_port, context), config.link_endpoint)
+        http = await self._listen_http(config.http_endpoint) if config.http_endpoint else ""
         me = self._server.me = Leader(
             config.id,
             reachable(config.grpc_endpoint, grpc_ports[0], config.advertise_host),
             reachable(config.link_endpoint, link_port, config.advertise_host),
             self._secrets.own,
+            http,
+            VERSION,
         )
         zones = [
             (zone, reachable(endpoint, port, config.advertise_host))
             for (zone, endpoint), port in zip(config.zones, grpc_ports[1:], strict=True)
         ]
-        http = await self._listen_http(config.http_endpoint) if config.http_endpoint else ""
         self._endpoints = {"grpc": me.grpc, "http": http, "link": me.link, **({"zones": zones} if zones else {})}
         log.info("server ready", store=config.store, **self._endpoints)
         audit = [Path(config.audit_path)] if config.audit_path else []
@@ -155,8 +167,9 @@ class Node:
 
     async def close(self) -> None:
         """Close everything that was opened."""
-        if self._reading:
-            self._reading.cancel()
+        for task in self._reading:
+            task.cancel()
+        await asyncio.gather(*self._reading, return_exceptions=True)
         await self._http.close()
         await self._server.close()
         self._log.close()
@@ -170,7 +183,9 @@ class Node:
         return reachable(endpoint, port, self._config.advertise_host)
 
     def _metrics(self) -> bytes:
-        return exposition(self._server.leadership, self._callers.age_s, self._proxy.slots)
+        leadership, serving = self._server.leadership, self._proxy.serving
+        read = server_collectors(self._watch, leadership, serving, VERSION, self._link.connections)
+        return exposition(leadership, self._callers.age_s, self._proxy.slots, [*read, *self._meters.collectors])
 
     # What one term, or one leader, needs (leader.server.Factories).
 
@@ -178,6 +193,7 @@ class Node:
         self._secrets.leads()
         leadership = open_leadership(ledger, self._link, self._clock, leader_settings(self._config), self._archive)
         leadership.reconciler.fenced_itself = self._trail.fenced
+        leadership.reconciler.corrected = self._meters.corrected
         return leadership
 
     def _service(self, leadership: Leadership) -> Authorized:

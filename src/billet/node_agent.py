@@ -7,6 +7,7 @@ import json
 import secrets
 from base64 import b64encode
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -20,7 +21,7 @@ from billet.adapters.tls_errors import throttle_tls_errors
 from billet.adapters.vmm import VmmProbe
 from billet.at_rest import exposed
 from billet.config_agent import AgentConfig
-from billet.core.errors import BilletError, ConfigError
+from billet.core.errors import ConfigError
 from billet.core.identity import fingerprint
 from billet.core.model import Host, Resources
 from billet.host.agent import Agent
@@ -31,6 +32,9 @@ from billet.ports import Identity
 from billet.process import GRACE_S, SystemClock, until_stopped
 from billet.settings import secret_files, split_endpoint
 from billet.wire import flintlock, tls
+
+if TYPE_CHECKING:
+    from billet.api.http_server import HttpServer
 
 log = structlog.get_logger()
 
@@ -52,6 +56,8 @@ async def run_agent(config: AgentConfig) -> None:
     snapshotters = config.containerd_volume_ss, config.containerd_kernel_ss
     containerd = Containerd(config.containerd, *snapshotters, config.containerd_namespace)
 
+    port = await serve_metrics(config, agent) if config.metrics_endpoint else None
+
     async def work() -> None:
         if config.containerd:
             await update_images(agent, containerd)  # before the first bid
@@ -63,12 +69,27 @@ async def run_agent(config: AgentConfig) -> None:
 
     try:
         await until_stopped(work(), lambda: agent.finish(GRACE_S))
-    except* BilletError as errors:
-        raise errors.exceptions[0] from None
     finally:
+        if port:
+            await port.close()
         await daemon.close()
         await containerd.close()
         state.close()
+
+
+async def serve_metrics(config: AgentConfig, agent: Agent) -> HttpServer:
+    """Serve the agent's HTTP port. Raises ConfigError."""
+    from billet.api.agent_metrics import agent_app  # late: most agents serve none
+    from billet.api.http_server import HttpServer
+
+    server = HttpServer(agent_app(agent, config.metrics_token, version("billet")), tls.TlsSettings(insecure=True))
+    host, port = split_endpoint(config.metrics_endpoint)
+    try:
+        port = await server.listen(host, port)
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {config.metrics_endpoint}: {error.strerror}") from None
+    log.info("metrics are served", endpoint=f"{host}:{port}")
+    return server
 
 
 async def poll_host(config: AgentConfig, agent: Agent, containerd: Containerd, machine: MachineProbe) -> None:

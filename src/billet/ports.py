@@ -18,12 +18,14 @@ if TYPE_CHECKING:  # it needs numpy, which an agent does without
 
 @dataclass(frozen=True, slots=True)
 class Leader:
-    """The server that leads, and the addresses ("host:port") of its gRPC and link ports."""
+    """A server that leads or stands for election, and the addresses ("host:port") of its ports."""
 
     id: str
     grpc: str
     link: str
     secret: str = field(default="", compare=False, repr=False)  # of servers that call it
+    http: str = field(default="", compare=False)  # the address of its HTTP port; "" = it has none
+    version: str = field(default="", compare=False)  # of Billet; "" = one that does not say
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 
+from billet.core.errors import BilletError
 from billet.reloading import Watch
 
 log = structlog.get_logger()
@@ -63,6 +64,7 @@ def shorten_collections() -> None:
 async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Awaitable[None]]) -> None:
     """Run `work` until it fails or SIGTERM or SIGINT arrives; then await `finish` and cancel `work`.
 
+    A BilletError that ended task groups of `work` is raised itself, without the groups: the user gets its one line.
     Meanwhile files that change are read again; SIGHUP does it at once, and calls what `on_reload` was told.
     """
     stop = asyncio.Event()
@@ -73,7 +75,7 @@ async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Aw
     watch = Watch()
     on_reload(watch.look_now)
     watching = asyncio.create_task(watch.run())
-    working = asyncio.create_task(work)
+    working = asyncio.create_task(_ungrouped(work))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -85,3 +87,16 @@ async def until_stopped(work: Coroutine[Any, Any, None], finish: Callable[[], Aw
     working.cancel()
     with suppress(asyncio.CancelledError):
         await working
+
+
+async def _ungrouped(work: Awaitable[None]) -> None:
+    """Not with except*: Python 3.11.2 puts what that raises into a group again. Another error keeps its traceback."""
+    try:
+        await work
+    except BaseExceptionGroup as errors:
+        if errors.split(BilletError)[1]:
+            raise
+        error: BaseException = errors
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise error from None

@@ -83,6 +83,11 @@ def split_endpoint(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def split_endpoints(text: str) -> list[str]:
+    """The endpoints of a list that is separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()] or [text]
+
+
 def split_zone(text: str) -> tuple[str, str]:
     """Parse "zone=a,listen=HOST:PORT" into ("a", "HOST:PORT"). Raises ValueError."""
     pairs = dict(part.strip().partition("=")[::2] for part in text.split(","))

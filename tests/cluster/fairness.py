@@ -3,6 +3,7 @@
 `python -m tests.cluster.fairness` runs it with real servers and fakes: 2,000 small creates, then 300 of 3 MB. It
 prints the calm namespace's p99 alone and beside the crowd, every code that clients saw, the microVMs that were lost
 or doubled, and the memory of the server. The crowd runs in a process of its own, and comes back when it is told to.
+It deletes large microVMs once they are made.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from tests.harness import Cluster, plans
 BUSY, CALM = "busy", "calm"
 DEADLINE_S = 120.0  # of one attempt
 PATIENCE_S = 240.0  # after which the crowd comes back no more
+TELL_S = 10.0
 PAUSE_S = 1.0  # before the next attempt, when a refusal says nothing
 
 
@@ -56,32 +58,50 @@ class Crowd:
     first_round: Counter[str] = field(default_factory=Counter)  # codes of first attempts
     hints: int = 0  # refusals that said when to come back
     seconds: float = 0.0
+    deleted: int = 0  # those with user-data, once they were made
 
     async def create(self, channel: grpc.aio.Channel, name: str, size: int, until_s: float) -> None:
         """Create one microVM, as often as it is told to come back."""
         request, first = create_request(BUSY, name, size), True
         while True:
-            code, pause_s = await self._attempt(channel, request)
+            code, pause_s, uid = await self._attempt(channel, request)
             self.codes[code] += 1
             self.first_round[code] += first
             first = False
             if code == "OK":
                 self.made.append(name)
+                if size:
+                    await self._delete(channel, uid)
                 return
             if code != "UNAVAILABLE" or time.monotonic() > until_s:
                 self.failed[code] += 1
                 return
             await asyncio.sleep(pause_s)
 
-    async def _attempt(self, channel: grpc.aio.Channel, request: bytes) -> tuple[str, float]:
+    async def _delete(self, channel: grpc.aio.Channel, uid: str) -> None:
+        """Large specs must not pile up: all hosts are on this machine, and each List has all of its host's specs."""
+        await channel.unary_unary(wire.DELETE)(
+            rpc.DeleteMicroVMRequest(uid=uid).SerializeToString(), timeout=DEADLINE_S
+        )
+        self.deleted += 1
+
+    async def tell(self, count: int) -> None:
+        """Say now and then how far it is."""
+        while True:
+            await asyncio.sleep(TELL_S)
+            done = f"{len(self.made)} of {count} creates of the crowd are done"
+            click.echo(f"{done}; answers so far: {dict(self.codes)}", err=True)
+
+    async def _attempt(self, channel: grpc.aio.Channel, request: bytes) -> tuple[str, float, str]:
+        """The code, the seconds to wait before the next attempt, and the uid."""
         try:
-            await channel.unary_unary(wire.CREATE)(request, timeout=DEADLINE_S)
-            return "OK", 0.0
+            reply = await channel.unary_unary(wire.CREATE)(request, timeout=DEADLINE_S)
+            return "OK", 0.0, rpc.CreateMicroVMResponse.FromString(reply).microvm.spec.uid
         except grpc.aio.AioRpcError as error:
             hints = [float(value) / 1e3 for key, value in error.trailing_metadata() or () if key == RETRY_PUSHBACK]
             self.hints += bool(hints)
             self.texts[(error.details() or "").rpartition(";")[0][:150]] += 1
-            return error.code().name, hints[0] if hints else PAUSE_S
+            return error.code().name, hints[0] if hints else PAUSE_S, ""
 
 
 async def crowd(
@@ -99,7 +119,9 @@ async def crowd(
     outcome, begun_s = Crowd(), time.monotonic()
     until_s = begun_s + PATIENCE_S
     names = enumerate(numbered(prefix, count))
+    telling = asyncio.create_task(outcome.tell(count))
     await asyncio.gather(*(outcome.create(channels[n % connections], name, size, until_s) for n, name in names))
+    telling.cancel()
     outcome.seconds = time.monotonic() - begun_s
     await asyncio.gather(*(channel.close() for channel in channels))
     return outcome
@@ -164,6 +186,7 @@ class Result:
     doubled: list[str]
     peak_mib: list[int]  # of each server's memory: before the crowd, and until its end
     between: list[int]  # decisions about busy creates between two about calm ones, while the crowd was there
+    slowest: list[dict[str, float]]  # the legs of the calm namespace's slowest creates, in ms
 
 
 async def play(cluster: Cluster, count: int, size: int, connections: int, alone: int, through: int = 0) -> Result:
@@ -184,10 +207,15 @@ async def play(cluster: Cluster, count: int, size: int, connections: int, alone:
     finally:
         await clients.close()
     there = Counter(await asyncio.to_thread(names_on_hosts, cluster))
-    lost = [name for name in (*busy.made, *calm.made) if not there[name]]
+    lost = [name for name in (*(() if size else busy.made), *calm.made) if not there[name]]
     doubled = [name for name, number in there.items() if number > 1]
     after = [peak_mib(server.pid) for server in cluster.server]
-    return Result(count, size, calm, busy, lost, doubled, [*before, *after], _between(decided))
+    return Result(count, size, calm, busy, lost, doubled, [*before, *after], _between(decided), _slowest(decided))
+
+
+def _slowest(decided: Sequence[AuctionRecord], count: int = 3) -> list[dict[str, float]]:
+    calm = (record.legs_ms for record in decided if record.auction.namespace == CALM)
+    return sorted(calm, key=lambda legs: -sum(legs.values()))[:count]
 
 
 def _between(decided: Sequence[AuctionRecord]) -> list[int]:
@@ -223,9 +251,11 @@ def told(result: Result) -> dict[str, Any]:
         "creates beside": len(calm.beside_s), "busy decisions between calm ones, p50 and max": between,
         "calm codes": dict(calm.codes),
         "busy codes, first attempts": dict(busy.first_round), "busy codes, all attempts": dict(busy.codes),
-        "refusals with a hint": busy.hints, "busy made": len(busy.made), "busy gave up": dict(busy.failed),
+        "refusals with a hint": busy.hints, "busy made": len(busy.made),
+        "busy deleted": busy.deleted, "busy gave up": dict(busy.failed),
         "busy s": round(busy.seconds, 1), "lost": len(result.lost), "doubled": len(result.doubled),
-        "server's peak MiB, before and after": result.peak_mib, "texts": dict(busy.texts.most_common(4)),
+        "server's peak MiB, before and after": result.peak_mib,
+        "legs of the calm namespace's slowest, ms": result.slowest, "texts": dict(busy.texts.most_common(4)),
     }  # fmt: skip
 
 

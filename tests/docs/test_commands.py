@@ -23,6 +23,7 @@ from click.testing import CliRunner
 from google.protobuf import json_format
 
 from billet.cli import main
+from billet.commands.profiles import read_profile
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import ChildProcess, Processes
 from billet.wire.pb.flintlock_pb2 import CreateMicroVMRequest
@@ -260,7 +261,11 @@ def test_the_settings_files_of_the_documentation_are_valid(tmp_path):
     texts = [block.text for page in PAGES for block in blocks(page) if block.language == "toml"]
     assert texts
     for text in texts:
-        for name in tomllib.loads(text):
-            (tmp_path / "billet.toml").write_text(text)
+        (tmp_path / "billet.toml").write_text(text)
+        tables = tomllib.loads(text)
+        if "profiles" in tables:
+            assert all(read_profile(tmp_path / "billet.toml", name) for name in ("", *tables["profiles"]))
+            continue
+        for name in tables:
             command = main.get_command(click.Context(main), name)
             command.make_context(name, ["--config", str(tmp_path / "billet.toml")])

@@ -191,6 +191,7 @@ CALLS: dict[str, Callable[[Fleet, str], Outcome]] = {
     "ssh prod after ci": streamed(newer.SSH, lambda f: field(1, f.ci.encode()) + field(1, f.prod.encode())),
     "new method": streamed(f"/{wire.SERVICE}/Reboot", lambda f: wire.with_uid(f.ci)),
     "hosts": over_grpc(fleet.HOSTS, lambda _: b""),
+    "status": over_grpc(fleet.STATUS, lambda _: b""),
     "accuracy": over_grpc(fleet.ACCURACY, lambda _: b""),
     "placements": over_grpc(fleet.PLACEMENTS, lambda _: b""),
     "placements ci": over_grpc(fleet.PLACEMENTS, lambda _: pb.PlacementsRequest(namespace=CI).SerializeToString()),
@@ -218,7 +219,9 @@ CALLS: dict[str, Callable[[Fleet, str], Outcome]] = {
     "HTTP delete prod": over_http("DELETE", lambda f: f"/v1alpha1/microvm/{f.fresh(PROD)}"),
     "HTTP delete unknown": over_http("DELETE", lambda _: f"/v1alpha1/microvm/{UNKNOWN}"),
     "HTTP metrics": over_http("GET", lambda _: "/metrics"),
+    "HTTP version": over_http("GET", lambda _: "/version"),
     "HTTP healthz": over_http("GET", lambda _: "/healthz"),
+    "HTTP readyz": over_http("GET", lambda _: "/readyz"),
 }
 
 

@@ -54,6 +54,7 @@ ssh prod             unknown denied denied denied denied denied ok
 ssh prod after ci    unknown denied denied denied denied denied ok
 new method           unknown denied denied denied denied denied nosuch
 hosts                unknown ok     ok     ok     ok     ok     ok
+status               unknown ok     ok     ok     ok     ok     ok
 accuracy             unknown ok     ok     ok     ok     ok     ok
 placements           unknown ok     ok     ok     ok     ok     ok
 placements ci        unknown ok     ok     ok     ok     ok     ok
@@ -77,7 +78,9 @@ HTTP delete ci       unknown denied denied ok     ok     ok     ok
 HTTP delete prod     unknown denied denied denied denied ok     ok
 HTTP delete unknown  unknown denied denied gone   gone   gone   gone
 HTTP metrics         unknown ok     ok     ok     ok     ok     ok
+HTTP version         unknown ok     ok     ok     ok     ok     ok
 HTTP healthz         ok      ok     ok     ok     ok     ok     ok
+HTTP readyz          ok      ok     ok     ok     ok     ok     ok
 """
 
 

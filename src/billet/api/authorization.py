@@ -40,6 +40,7 @@ VERBS: Mapping[str, Verb] = {
     newer.EXEC: Verb.EXEC,
     newer.SSH: Verb.EXEC,
     fleet.HOSTS: Verb.LOOK,
+    fleet.STATUS: Verb.LOOK,
     fleet.ACCURACY: Verb.LOOK,
     fleet.PLACEMENTS: Verb.TRACE,
     fleet.EXPLAIN: Verb.TRACE,

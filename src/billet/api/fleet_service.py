@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
+from billet.api.fleet_summary import fleet_summary, host_state, put_resources, shown_row, vm_state
 from billet.core.corrections import NO_DISCOUNT
 from billet.core.errors import InvalidRequest
 from billet.core.identity import Waiting, fingerprint
-from billet.core.model import ZERO, Host, HostView, Placement, PlacementState, Resources
+from billet.core.model import ZERO, Host, HostView, Placement, PlacementState
 from billet.core.report import Report
 from billet.core.scoring import utilisation
 from billet.core.vmm import Vmm
@@ -24,6 +25,7 @@ from billet.wire.pb import fleet_pb2 as pb
 
 SERVICE = "billet.v1.Fleet"
 HOSTS = f"/{SERVICE}/Hosts"
+STATUS = f"/{SERVICE}/Status"
 PLACEMENTS = f"/{SERVICE}/Placements"
 EXPLAIN = f"/{SERVICE}/Explain"
 RECORDS = f"/{SERVICE}/Records"
@@ -32,7 +34,6 @@ CHANGE_HOST = f"/{SERVICE}/ChangeHost"
 CREATE_CREDENTIAL = f"/{SERVICE}/CreateCredential"  # these three: credential_service.py
 CREDENTIALS = f"/{SERVICE}/Credentials"
 REVOKE_CREDENTIAL = f"/{SERVICE}/RevokeCredential"
-UNREACHABLE = "UNREACHABLE"  # not a state of flintlockd: the host is not connected
 
 PAGE = 200  # records of 36 bids each stay below the 4 MB that gRPC accepts by default
 MAX_PAGE = 500
@@ -67,6 +68,7 @@ def fleet_methods(leadership: Leadership, records: RecordedAuctions, server: str
     fleet = _Fleet(leadership, records, server)
     return {
         HOSTS: fleet.hosts,
+        STATUS: fleet.status,
         PLACEMENTS: fleet.placements,
         EXPLAIN: fleet.explain,
         RECORDS: fleet.records,
@@ -95,6 +97,11 @@ class _Fleet:
         ]
         reply = pb.HostsReply(hosts=views, policy=policy, weights=weights, agents=agents, certificates=certificates)
         return Answer(reply.SerializeToString())
+
+    async def status(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        """The leader's part; the server that a client calls adds its own (status.py)."""
+        summary = await asyncio.to_thread(fleet_summary, self._leadership, self._server)
+        return Answer(pb.StatusReply(leader=self._server, fleet=summary).SerializeToString())
 
     async def placements(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = parse(pb.PlacementsRequest, request)
@@ -168,9 +175,9 @@ def host_view(leadership: Leadership, host: Host) -> pb.HostView:
     view = pb.HostView(
         id=host.id,
         zone=host.zone,
-        state=_state(leadership, host),
-        allocatable=_resources(host.allocatable),
-        taken=_resources(taken),
+        state=host_state(leadership, host),
+        allocatable=put_resources(host.allocatable),
+        taken=put_resources(taken),
         utilisation=min(utilisation(host.allocatable, taken, ZERO), 1e9),
         labels=dict(host.labels),
         report_age_s=-1.0,
@@ -239,15 +246,14 @@ def _facts(report: Report) -> pb.HostView:
 
 def placement_view(leadership: Leadership, placement: Placement) -> pb.PlacementView:
     """One placement, with flintlockd's state as last reported."""
-    seen = leadership.reconciler.seen.get(placement.host)
-    row = seen.rows.get(placement.uid) if seen else None
+    row = shown_row(leadership, placement)
     return pb.PlacementView(
         uid=placement.uid,
         namespace=placement.namespace,
         name=placement.name,
         host=placement.host,
         state=placement.state.value,
-        vm_state=UNREACHABLE if seen is None else row.state.name if row else "",
+        vm_state=vm_state(leadership, placement),
         vcpu=placement.demand.vcpu,
         memory_mib=placement.demand.memory_mib,
         disk_mib=placement.demand.disk_mib,
@@ -268,20 +274,3 @@ def _matches(placement: Placement, wanted: pb.PlacementsRequest) -> bool:
         and (wanted.fenced or placement.state is not PlacementState.FENCED)
         and placement.state is not PlacementState.GONE
     )
-
-
-def _state(leadership: Leadership, host: Host) -> pb.HostState.ValueType:
-    seen = leadership.reconciler.seen.get(host.id)
-    if host.fenced:
-        return pb.FENCED
-    if seen is None:
-        return pb.AWAY
-    if not seen.complete or (seen.report and not seen.report.daemon_ok):
-        return pb.DAEMON_DOWN
-    if host.cordoned:
-        return pb.CORDONED
-    return pb.SUSPECT if leadership.health.suspects(host.id) else pb.READY
-
-
-def _resources(value: Resources) -> pb.Resources:
-    return pb.Resources(vcpu=value.vcpu, memory_mib=value.memory_mib, disk_mib=value.disk_mib, vms=value.vms)

@@ -35,6 +35,7 @@ UNARY = frozenset(
         wire.LIST,
         newer.SERVER_INFO,
         fleet.HOSTS,
+        fleet.STATUS,
         fleet.PLACEMENTS,
         fleet.EXPLAIN,
         fleet.RECORDS,

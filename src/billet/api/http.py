@@ -1,4 +1,4 @@
-"""The HTTP server: Flintlock's gateway, /healthz for load balancers, and /metrics."""
+"""The HTTP server: Flintlock's gateway, /healthz and /readyz for load balancers, /metrics and /version."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Protocol
 
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from billet.api.authentication import UNREAD, Authenticator
@@ -20,6 +21,8 @@ from billet.grpc.limits import MIB
 from billet.ports import Answer, Backend
 from billet.wire.gateway import HTTP_STATUS, application, gateway_routes
 from billet.wire.headers import FROM, IDENTITY, INTERNAL
+
+log = structlog.get_logger()
 
 FOREVER_S = 1e6
 BODY_BYTES = 4 * MIB  # of a request; as gRPC messages
@@ -38,10 +41,13 @@ def http_app(
     callers: Authenticator,
     metrics: Callable[[], bytes],
     refused: Refused = lambda method, address, code: None,
+    unready: Callable[[], str] = lambda: "",
+    version: str = "",
 ) -> Starlette:
     """The application. Calls go to the same leader proxy as gRPC calls, under the names that `callers` finds.
 
-    `refused` hears of requests that were not let in.
+    `refused` hears of requests that were not let in. `unready` says why this server should get no requests now, "" =
+    it should. `version` is Billet's.
     """
 
     def identity(http: Request) -> str:
@@ -62,34 +68,61 @@ def http_app(
         async for reply in proxy.stream(method, _once(request), None, metadata(http)):
             yield reply
 
+    pages = _pages(proxy, identity, metrics, unready, version)
+    return application([*pages, *gateway_routes(call, stream, identity, BODY_BYTES)])
+
+
+def _pages(
+    proxy: Front,
+    identity: Callable[[Request], str],
+    metrics: Callable[[], bytes],
+    unready: Callable[[], str],
+    version: str,
+) -> list[Route]:
+    """What is not Flintlock's."""
+
     async def health(http: Request) -> PlainTextResponse:
         if not proxy.serving:
             return PlainTextResponse("no server is leading\n", status_code=503)
         return PlainTextResponse("ok\n")
 
-    routes = [
+    async def ready(http: Request) -> PlainTextResponse:
+        why = unready() or ("" if proxy.serving else "no server is leading")
+        return PlainTextResponse(f"{why}\n", status_code=503) if why else PlainTextResponse("ok\n")
+
+    async def which_version() -> Response:
+        return JSONResponse({"version": version})
+
+    async def exposition() -> Response:
+        # In a thread: the medians of a large fleet take a second, which would block all auctions.
+        try:
+            return Response(await asyncio.to_thread(metrics), media_type=EXPOSITION)
+        except Exception:
+            log.exception("metrics not computed")
+            raise
+
+    return [
         Route("/healthz", health),
-        Route("/metrics", _exposition(identity, metrics)),
-        *gateway_routes(call, stream, identity, BODY_BYTES),
+        Route("/readyz", ready),
+        Route("/version", _for_viewers(identity, which_version)),
+        Route("/metrics", _for_viewers(identity, exposition)),
     ]
-    return application(routes)
 
 
-def _exposition(
-    identity: Callable[[Request], str], metrics: Callable[[], bytes]
+def _for_viewers(
+    identity: Callable[[Request], str], page: Callable[[], Awaitable[Response]]
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The page of the metrics, which every role may see."""
+    """A page that every role may see."""
 
-    async def exposition(http: Request) -> Response:
+    async def shown(http: Request) -> Response:
         try:
             if identity(http) == UNREAD:
                 raise Unreachable("this server has not read the credentials from the store yet; try again")
         except BilletError as error:
             return PlainTextResponse(f"{error.text}\n", status_code=HTTP_STATUS[error.status])
-        # In a thread: the medians of a large fleet take a second, which would block all auctions.
-        return Response(await asyncio.to_thread(metrics), media_type=EXPOSITION)
+        return await page()
 
-    return exposition
+    return shown
 
 
 def is_metadata(header: str) -> bool:

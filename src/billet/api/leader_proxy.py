@@ -29,7 +29,10 @@ from billet.ports import Answer, Backend
 from billet.wire import flintlock as wire
 from billet.wire.headers import FORWARDED, IDENTITY, TOKEN
 
-READS = frozenset({wire.GET, wire.LIST, fleet.HOSTS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS, fleet.ACCURACY})
+READS = frozenset({
+    wire.GET, wire.LIST,
+    fleet.HOSTS, fleet.STATUS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS, fleet.ACCURACY,
+})  # fmt: skip
 PAUSE_S = 0.1  # before the same leader is asked again
 LED_S = 1.0  # a backend that held a call for longer than this was the leader
 NOBODY = "no server leads at the moment; try again"
@@ -61,7 +64,7 @@ class LeaderProxy:
         self._leads = False
         self._why = NOBODY
         self.slots = CreateSlots(
-            creates._replace(in_work=PASSED_ON, halves=False, slow_s=0.0), "create of this server's clients"
+            creates._replace(in_work=PASSED_ON, shared=False, slow_s=0.0), "create of this server's clients"
         )
         self._moved = Broadcast()  # sent at every change of the leader
         self._asking: dict[asyncio.Timeout, None] = {}  # the limits of the calls that the leader has

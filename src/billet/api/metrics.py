@@ -1,10 +1,10 @@
-"""Prometheus metrics: creates that wait and certificates of each server, accuracy of predictions on the leader."""
+"""The page of Prometheus metrics; and of these: creates that wait, certificates, accuracy of predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -114,13 +114,20 @@ class CredentialMetrics(Collector):
 
 
 def exposition(
-    leadership: Leadership | None, credentials_age_s: float | None = None, passing: CreateSlots | None = None
+    leadership: Leadership | None,
+    credentials_age_s: float | None = None,
+    passing: CreateSlots | None = None,
+    others: Iterable[Collector] = (),
 ) -> bytes:
     """The metrics in Prometheus' text format.
 
     `credentials_age_s` None = they were not read yet. `passing`: the creates that this server passes to the leader.
+    `others` are those of the server and of the fleet (server_metrics.py, meters.py).
     """
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    for collector in others:
+        registry.register(collector)
     registry.register(AccuracyMetrics(leadership))
     slots = {"server": passing, "leader": leadership.slots if leadership else None}
     registry.register(CreateMetrics({at: one for at, one in slots.items() if one}))

@@ -109,9 +109,10 @@ def as_dicts(message: Message) -> dict[str, Any]:
     return converted
 
 
-AMOUNTS = frozenset(
-    {"vcpu", "memory_mib", "disk_mib", "vms", "memory_used_mib", "memory_free_mib", "volumes_free_mib"}
-)
+AMOUNTS = frozenset({
+    "vcpu", "memory_mib", "disk_mib", "vms", "memory_used_mib", "memory_free_mib", "volumes_free_mib",
+    "term", "size_bytes", "used_bytes",
+})  # fmt: skip
 
 
 def _integers(value: Any) -> Any:

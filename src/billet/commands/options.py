@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import Field, fields
+from difflib import get_close_matches
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
@@ -13,15 +16,18 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_type_hints
 import click
 from rich.console import Console
 
+from billet.commands.profiles import profile_option
 from billet.config import STORE_FIELDS, ServerConfig
 from billet.core.errors import ConfigError
 from billet.core.policies import POLICIES
-from billet.settings import CHOICES, SINGULAR, SettingInfo, check_endpoint, flag
+from billet.settings import CHOICES, SINGULAR, SettingInfo, check_endpoint, flag, split_endpoints
 from billet.show.plain import PlainConsole, plain
 from billet.wire.secret import FileText, read_secret
 
 if TYPE_CHECKING:
     from billet.client import Address
+
+KUBERNETES = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?$")
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Config = TypeVar("Config")
@@ -94,8 +100,8 @@ def config_options(config: type[Any]) -> Callable[[Function], Function]:
             function = option(function)
         return click.option(
             "--config", type=click.Path(dir_okay=False), is_eager=True, expose_value=False, callback=_read_config,
-            help="TOML file with these settings in a table [server] or [agent], spelled a_b for --a-b; repeatable"
-            " ones are servers, labels, quotas and zone_endpoints. Options and environment variables override it.",
+            help="TOML file with these settings in a table [server] or [agent], by the names of the options; what is"
+            " repeatable is a list, or a table of KEY = VALUE. Options and environment variables override it.",
         )(function)  # fmt: skip
 
     return decorate
@@ -166,6 +172,8 @@ def _kind(item: Field[Any], hints: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> None:
+    if ctx.auto_envvar_prefix and not ctx.resilient_parsing:
+        refuse_unknown_variables(f"{ctx.auto_envvar_prefix}_", variables_of(ctx))
     if not path:
         return
     name = ctx.info_name or ""
@@ -178,16 +186,49 @@ def _read_config(ctx: click.Context, param: click.Parameter, path: str | None) -
     unknown = set(tables) - {"server", "agent"}
     if unknown:
         raise ConfigError(f"{path}: unknown table or key {sorted(unknown)[0]!r}; put settings under [{name}]")
-    ctx.default_map = {key: _value(ctx, path, key, value) for key, value in tables.get(name, {}).items()}
+    ctx.meta["billet.config"] = path
+    ctx.default_map = {}
+    for key, value in tables.get(name, {}).items():
+        setting = _setting_of(ctx, path, key)
+        if setting in ctx.default_map:
+            raise ConfigError(f"{path}: {flag(setting)} is given twice in [{name}]; give it once")
+        ctx.default_map[setting] = _texts(value)
 
 
-def _value(ctx: click.Context, path: str, key: str, value: Any) -> Any:
-    known = {param.name for param in ctx.command.params if getattr(param, "section", None)}
-    if key not in known:
+def _setting_of(ctx: click.Context, path: str, key: str) -> str:
+    """The name of the setting that a key of the file means: it is the option's, or the same with underscores."""
+    name = key.replace("-", "_")
+    name = {one.replace("-", "_"): many for many, one in SINGULAR.items()}.get(name, name)
+    if name not in {param.name for param in ctx.command.params if getattr(param, "section", None)}:
         raise ConfigError(f"{path}: unknown setting {key!r} in [{ctx.info_name}]; see billet {ctx.info_name} --help")
-    if isinstance(value, dict):
-        return [f"{label}={text}" for label, text in value.items()]
-    return value
+    return name
+
+
+def _texts(value: Any) -> Any:
+    return [f"{key}={text}" for key, text in value.items()] if isinstance(value, dict) else value
+
+
+def variables_of(ctx: click.Context) -> set[str]:
+    """The environment variables that a command reads."""
+    names: set[str] = set()
+    for param in ctx.command.params:
+        own = param.envvar or ()
+        names.update([own] if isinstance(own, str) else own)
+        if param.name and ctx.auto_envvar_prefix:
+            names.add(f"{ctx.auto_envvar_prefix}_{param.name.upper()}")
+    return names
+
+
+def refuse_unknown_variables(prefix: str, known: Collection[str]) -> None:
+    """Raise ConfigError for a variable of the environment that looks like a setting and is none.
+
+    Kubernetes adds variables of its own for a Service, and these are left alone.
+    """
+    for name in sorted(os.environ):
+        if name.startswith(prefix) and name not in known and not KUBERNETES.search(name):
+            close = get_close_matches(name, known, 1)
+            meant = f"; did you mean {close[0]}?" if close else ""
+            raise ConfigError(f"the environment variable {name} is no setting of Billet{meant}")
 
 
 def build(config: Callable[..., Config], values: dict[str, Any]) -> Config:
@@ -250,7 +291,12 @@ output_option = click.option(
 
 
 CLIENT_OPTIONS = (
-    ("server", "localhost:9090", "HOST:PORT", "gRPC endpoint of any server."),
+    (
+        "server",
+        "localhost:9090",
+        "HOST:PORT",
+        "gRPC endpoint of any server. Of several, separated by commas, the first that answers is used.",
+    ),
     ("token", "", "TEXT", "Token of a credential (billet token), or the server's --basic-auth-token. Empty = none."),
     ("token-file", "", "FILE", "File that contains the token."),
     ("tls-ca", "", "FILE", "PEM file: CA of the server's certificate. Empty = no TLS."),
@@ -274,7 +320,8 @@ def client_options(function: Function) -> Function:
     def wrapped(*args: Any, **values: Any) -> Any:
         from billet.client import Address  # late: --help needs none of what it imports
 
-        check_endpoint("--server", values["server"])
+        for endpoint in split_endpoints(values["server"]):
+            check_endpoint("--server", endpoint)
         address: Address = Address(
             endpoint=values.pop("server"),
             token=secret("token_file", values.pop("token_file"), values.pop("token")),
@@ -297,5 +344,5 @@ def client_options(function: Function) -> Function:
             show_envvar=True,
             show_default=bool(default),
         )(decorated)
-    result: Function = decorated
+    result: Function = profile_option(decorated)
     return result

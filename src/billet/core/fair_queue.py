@@ -1,8 +1,8 @@
 """Whose create is carried out next when there are more than can be carried out at a time.
 
 Each identity and namespace has a queue. Identities are served one after another, and so are the namespaces of each;
-within a queue the order is that of arrival. So a busy namespace delays the create of another one by about the time
-that one create takes, and not by its whole queue.
+within a queue the order is that of arrival. While several create, none has more slots than are free. So a busy
+namespace always leaves a slot for another one, and delays its create by what is in work, not by its whole queue.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
     waiting: int  # creates that wait, of each identity and namespace
     held_bytes: int  # of all creates together, in work or waiting
     wait_s: float  # that a create waits
-    halves: bool = True  # half as many are carried out while several namespaces create
+    shared: bool = True  # while several namespaces create, none has more slots than are free
     slow_s: float = 0.0  # after this time a create in work gives its slot to the next, whatever the others do
 
 
@@ -94,7 +94,7 @@ class FairQueue:
         self._counts: Counter[Key] = Counter()  # that wait
         self._in_work: OrderedDict[Place, Begun] = OrderedDict()  # without the slow ones
         self._slow: set[Place] = set()
-        self._taken = 0  # slots
+        self._slots: Shares[Key] = Shares(bounds.in_work)  # that are taken
         self._ended = 0  # creates that were in work
         self._several_until_s = float("-inf")
 
@@ -111,7 +111,7 @@ class FairQueue:
     @property
     def held_bytes(self) -> int:
         """What all creates count for."""
-        return self._held.total_bytes
+        return self._held.total
 
     def enter(self, place: Place) -> Refusal | None:
         """Put a create at the end of its queue, unless there is no room."""
@@ -132,18 +132,19 @@ class FairQueue:
     def next(self, now_s: float) -> Place | None:
         """The create that begins now; None if none waits or all slots are taken."""
         self._pass_by_slow_ones(now_s)
-        if not self._queues or 0 < self._slots(now_s) <= self._taken:
+        if not self._queues or 0 < self._bounds.in_work <= self._slots.total:
             return None
-        identity, namespaces = self._queues.popitem(last=False)
-        namespace, queue = namespaces.popitem(last=False)
-        place, _ = queue.popitem(last=False)
-        if queue:
-            namespaces[namespace] = queue
-        if namespaces:
-            self._queues[identity] = namespaces
-        self._forget_waiting(place)
+        several = self._bounds.shared and now_s < self._several_until_s
+        keys = (Key(identity, namespace) for identity, queues in self._queues.items() for namespace in queues)
+        # Nobody with more slots than are free: so the search passes by no more keys than there are slots.
+        key = next((key for key in keys if not several or self._slots.fits(key, 1)), None)
+        if key is None:
+            return None
+        place = next(iter(self._queues[key.identity][key.namespace]))
+        self._to_the_end(key)
+        self._take_out(place)
         self._in_work[place] = Begun(now_s, self._ended)
-        self._taken += place.slots
+        self._slots.count(key, place.slots)
         return place
 
     def leave(self, place: Place) -> None:
@@ -178,11 +179,6 @@ class FairQueue:
             times.append(next(iter(self._in_work.values())).at_s + self._bounds.slow_s)
         return min(times, default=None)
 
-    def _slots(self, now_s: float) -> int:
-        """Half of them while several namespaces create: a create takes as long as all that are in work together."""
-        halved = self._bounds.halves and now_s < self._several_until_s
-        return -(-self._bounds.in_work // 2) if halved else self._bounds.in_work
-
     def _pass_by_slow_ones(self, now_s: float) -> None:
         """Creates that are slow, because their hosts are, count no longer: they must not hold up all others.
 
@@ -203,7 +199,12 @@ class FairQueue:
     def _give_slots(self, place: Place) -> None:
         if place in self._in_work:
             del self._in_work[place]
-            self._taken -= place.slots
+            self._slots.count(place.key, -place.slots)
+
+    def _to_the_end(self, key: Key) -> None:
+        """An identity is served after all others, and so is a namespace of it."""
+        self._queues.move_to_end(key.identity)
+        self._queues[key.identity].move_to_end(key.namespace)
 
     def _take_out(self, place: Place) -> None:
         """Out of its queue, from wherever it stands."""

@@ -16,6 +16,7 @@ from billet.fake import names
 from billet.fake.settings import PROVIDERS
 from billet.fake.validate import failures, is_empty, is_zero
 from billet.wire.flintlock import DEFAULT_MEMORY_MIB, DEFAULT_NAMESPACE, DEFAULT_VCPU, NO_SPEC
+from billet.wire.flintlock import field as encode_field
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
 from billet.wire.poison import NO_NAME
@@ -49,11 +50,22 @@ class StoredMicroVm:
     provider: str
     poisoned: bool = False  # no kernel: its boot will panic
     accepted_s: float = field(default=0.0, compare=False)  # monotonic clock; 0 = before this process started
+    _spec: bytes = field(default=b"", compare=False)  # encoded
 
     @property
     def uid(self) -> str:
         """The host's ULID."""
         return self.vm.spec.uid
+
+    def reply(self) -> bytes:
+        """A reply with this microVM: the message of Create, Get and ListStream, and of List for one of many.
+
+        Its spec, which never changes, may be large: it is encoded once. Parts of one message may stand apart.
+        """
+        if not self._spec:
+            self._spec = types.MicroVM(spec=self.vm.spec).SerializeToString()
+        rest = types.MicroVM(version=self.vm.version, status=self.vm.status).SerializeToString()
+        return encode_field(1, self._spec + rest)
 
 
 def accept(request: rpc.CreateMicroVMRequest, uid: str, default_provider: str) -> StoredMicroVm:

@@ -35,6 +35,7 @@ from billet.settings import split_endpoint
 from billet.wire.gateway import gateway_app
 from billet.wire.pb import flintlock_types_pb2 as types
 
+SHOWN_CHARS = 4096  # of a metadata value, in the statistics
 RECEIVED_BYTES = 4 << 20  # grpc-go's default; there is none for sending
 
 
@@ -188,7 +189,7 @@ def _describe(record: StoredMicroVm) -> dict[str, Any]:
         "provider": record.provider,
         "vcpu": spec.vcpu,
         "memory_in_mb": spec.memory_in_mb,
-        "metadata": dict(spec.metadata),
+        "metadata": {key: value[:SHOWN_CHARS] for key, value in spec.metadata.items()},
     }
 
 

@@ -61,7 +61,7 @@ class MicroVMs:
         self.creates_accepted += 1
         if heard:
             self._boots.wake(record.uid)
-        return rpc.CreateMicroVMResponse(microvm=record.vm).SerializeToString()
+        return record.reply()
 
     def create_delay_s(self) -> float:
         """How long the next create takes."""
@@ -92,20 +92,19 @@ class MicroVMs:
             where = f"getting microvm: error attempting to locate microvm with uid: {uid}"
             raise HostVerdict(Code.UNKNOWN, f"{where}: {unknown_uid(uid)}")
         _readable([record.vm], f"getting microvm: error attempting to locate microvm with uid: {uid}")
-        return rpc.GetMicroVMResponse(microvm=record.vm).SerializeToString()
+        return record.reply()
 
     def list_all(self, request: bytes) -> bytes:
         """ListMicroVMs: no namespace means all of them, an empty name means any."""
         query = parse(rpc.ListMicroVMsRequest, request)
-        return rpc.ListMicroVMsResponse(microvm=self._find(query.namespace, query.name)).SerializeToString()
+        return b"".join(record.reply() for record in self._find(query.namespace, query.name))
 
     def list_stream(self, request: bytes) -> Iterator[bytes]:
         """ListMicroVMsStream: needs a namespace, ignores the name, ends by itself."""
         query = parse(rpc.ListMicroVMsRequest, request)
         if not query.namespace:
             raise HostVerdict(Code.INVALID_ARGUMENT, INVALID)
-        found = [rpc.ListMessage(microvm=vm).SerializeToString() for vm in self._find(query.namespace, "")]
-        return iter(found)
+        return iter([record.reply() for record in self._find(query.namespace, "")])
 
     def exists(self, uid: str) -> None:
         """Raise the verdict for an unknown uid."""
@@ -116,14 +115,15 @@ class MicroVMs:
         if text := containerd_error(self._faults, method):
             raise HostVerdict(Code.UNKNOWN, text)
 
-    def _find(self, namespace: str, name: str) -> list[types.MicroVM]:
+    def _find(self, namespace: str, name: str) -> list[StoredMicroVm]:
         self._ask_containerd(LIST)
         found = [
-            record.vm
+            record
             for record in self._records.values()
             if namespace in ("", record.vm.spec.namespace) and name in ("", record.vm.spec.id)
         ]
-        _readable(found, "getting all microvms: error attempting to list microvms: getting microvm spec")
+        doing = "getting all microvms: error attempting to list microvms: getting microvm spec"
+        _readable([record.vm for record in found], doing)
         random.shuffle(found)  # Go's maps have no order
         return found
 

@@ -39,11 +39,11 @@ class NotSeen(RpcError):
 class ClientCall(Stream):
     """interface.ClientCall."""
 
-    __slots__ = ("_client", "_head", "_tail", "done", "half_closed", "headers", "trailers")
+    __slots__ = ("_head", "_tail", "client", "done", "half_closed", "headers", "trailers")
 
     def __init__(self, connection: ClientConnection, stream_id: int) -> None:
         super().__init__(connection, stream_id)
-        self._client = connection
+        self.client = connection
         self._head: Headers | None = None
         self.headers: Pairs = ()
         self.trailers: Pairs = ()
@@ -56,18 +56,18 @@ class ClientCall(Stream):
 
     def send_only(self, request: bytes) -> None:
         """Send the message of a unary call, and end."""
-        self._client.send_data(self.id, frame(request))
+        self.client.send_data(self.id, frame(request))
         self.end()
 
     def end(self) -> None:
         """Send no more messages."""
         if self.open and not self.half_closed:
             self.half_closed = True
-            self._client.end(self.id)
+            self.client.end(self.id)
 
     def cancel(self, code: int = Code.CANCELLED, text: str = "cancelled by the caller") -> None:
         """Give the call up; the server is told at once. No effect once it is over."""
-        self._client.failed(self, RpcError(code, text))
+        self.client.failed(self, RpcError(code, text))
 
     def head_received(self, headers: Headers) -> None:
         """The reply's headers came. Raises Malformed."""

@@ -208,8 +208,8 @@ class Connection(asyncio.Protocol, Generic[S]):
 
     def reset(self, stream_id: int, h2_code: int) -> None:
         """Reset a call's stream after what it has to send and may send now. What was under way to us is ignored."""
-        self._ignored_bytes -= self.limits.window_bytes
         with suppress(ngh2.NGH2Error):
+            self._ignored_bytes -= self.h2.stream_local_window_size(stream_id)
             # libnghttp2 drops what a stream still has to send once it is reset.
             self._before += self.h2.data_to_send()
             self.flushed()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 MIB = 1 << 20
 KIB = 1 << 10
+LARGEST_BYTES = (1 << 31) - 1 - 64 * MIB  # of a message: protobuf's are below 2 GiB, and so are HTTP/2's windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +35,16 @@ class Limits:
     queued_bytes: int = 16 * MIB  # of replies that the peer does not take; then it may begin no further call
     # Per call
     header_list_bytes: int = 64 * KIB  # as HTTP/2 counts them; must not be 0
-    message_bytes: int = 4 * MIB  # of a message that is received, as grpc-go's default; 0 = 4 GiB
-    window_bytes: int = 256 * KIB  # that a call may send before its handler reads; must not be 0
+    message_bytes: int = 4 * MIB  # of a message that is received, as grpc-go's default; 0 = 2 GiB
+    # A message above `window_bytes` is large: its sender gets no credit for the rest before its turn (core/turns.py).
+    window_bytes: int = 32 * KIB  # that a call may send before its handler reads; must not be 0
+    large_in_all_bytes: int = 32 * MIB  # of calls with large messages, until they end; each connection has a share
+    turn_wait_s: float = 30.0  # for that turn; and for the rest of a message that had it, if others wait
 
     @property
     def message_limit_bytes(self) -> int:
         """The size of the largest message that is accepted."""
-        return self.message_bytes or (1 << 32) - 1
+        return self.message_bytes or LARGEST_BYTES
 
 
 class Bucket:

@@ -8,6 +8,8 @@ from billet.core.errors import Code
 from billet.grpc.status import RpcError
 
 HEAD_BYTES = 5
+PART_BYTES = 1024  # parts smaller than this, on average, are put together
+LOOSE_PARTS = 64  # but for so many
 _GZIP = 31  # zlib's number for a window of 32 KiB in gzip's format
 
 
@@ -19,50 +21,54 @@ def frame(message: bytes) -> bytes:
 class MessageReader:
     """Takes messages out of a stream's data. None may be larger than `limit_bytes`, also not once unpacked."""
 
-    __slots__ = ("_buffer", "_limit_bytes", "encoding")
+    __slots__ = ("_limit_bytes", "_missing_bytes", "_parts", "_size", "encoding", "waiting_bytes")
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
-        self._buffer: bytes | bytearray = b""  # of bytes as long as nothing waits, which is nearly always
+        self._parts: list[bytes] = []  # of the message that has not arrived entirely
+        self._missing_bytes = 0  # of it, or of its head
+        self._size = 0
+        self.waiting_bytes = 0  # of the parts
         self.encoding = b"identity"  # of the grpc-encoding header
 
     @property
-    def waiting_bytes(self) -> int:
-        """Bytes of a message that has not arrived entirely."""
-        return len(self._buffer)
+    def incomplete_bytes(self) -> int:
+        """The size of the message that has not arrived entirely; 0 if there is none, or its size is not known yet."""
+        return self._size
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that these bytes complete. Raises RpcError for one that is too large or malformed."""
-        buffer = self._append(data)
+        if self._parts:
+            self._parts.append(data)
+            if len(data) < self._missing_bytes:
+                self._wait_for_more(len(data))
+                return []
+            data = b"".join(self._parts)
         found: list[bytes] = []
-        at = 0
-        while len(buffer) - at >= HEAD_BYTES:
-            end = at + HEAD_BYTES + self._length(buffer, at)
-            if len(buffer) < end:
+        at = size = 0
+        while len(data) - at >= HEAD_BYTES:
+            size = self._length(data, at)
+            end = at + HEAD_BYTES + size
+            if len(data) < end:
                 break
-            message = bytes(memoryview(buffer)[at + HEAD_BYTES : end])
-            found.append(self._unpack(message) if buffer[at] else message)
-            at = end
-        self._keep(buffer, at)
+            message = data[at + HEAD_BYTES : end]
+            found.append(self._unpack(message) if data[at] else message)
+            at, size = end, 0
+        self._parts = [data[at:]] if at < len(data) else []
+        self.waiting_bytes = len(data) - at
+        self._size = size
+        self._missing_bytes = HEAD_BYTES + size - self.waiting_bytes
         return found
 
-    def _append(self, data: bytes) -> bytes | bytearray:
-        if not self._buffer:
-            return data
-        if isinstance(self._buffer, bytes):
-            self._buffer = bytearray(self._buffer)
-        self._buffer += data
-        return self._buffer
+    def _wait_for_more(self, came_bytes: int) -> None:
+        self._missing_bytes -= came_bytes
+        self.waiting_bytes += came_bytes
+        if (
+            len(self._parts) > LOOSE_PARTS + self.waiting_bytes // PART_BYTES
+        ):  # a part takes more memory than its bytes
+            self._parts = [b"".join(self._parts)]
 
-    def _keep(self, buffer: bytes | bytearray, at: int) -> None:
-        if at == len(buffer):
-            self._buffer = b""
-        elif isinstance(buffer, bytearray):
-            del buffer[:at]
-        else:
-            self._buffer = buffer[at:]
-
-    def _length(self, buffer: bytes | bytearray, at: int) -> int:
+    def _length(self, buffer: bytes, at: int) -> int:
         length = int.from_bytes(buffer[at + 1 : at + HEAD_BYTES], "big")
         if buffer[at] > 1:
             raise RpcError(Code.INTERNAL, f"malformed message: its flags are {buffer[at]}")

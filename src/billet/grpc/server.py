@@ -7,8 +7,10 @@ from contextlib import suppress
 
 from billet.accepting import Acceptor, ConnectionLimits, bind
 from billet.core.shares import Shares
+from billet.core.turns import Turns
 from billet.grpc.interface import Routes
 from billet.grpc.limits import Limits
+from billet.grpc.server_call import ServerCall
 from billet.grpc.server_connection import ServerConnection
 from billet.wire.tls import TlsSettings, server_ssl
 
@@ -20,6 +22,7 @@ class Server:
         self.routes = routes
         self.limits = limits or Limits()
         self.held: Shares[ServerConnection] = Shares(self.limits.held_in_all_bytes)
+        self.turns: Turns[ServerConnection, ServerCall] = Turns(self.limits.large_in_all_bytes)
         self.connections: set[ServerConnection] = set()
         self._acceptor: Acceptor | None = None
         self.stopping = self._stopped = False

@@ -24,6 +24,7 @@ class ServerCall(Stream):
 
     __slots__ = (
         "_metadata", "_until_s", "connection", "handler", "identity", "method", "started", "task", "trailers",
+        "turn_timer",
     )  # fmt: skip
 
     def __init__(self, connection: ServerConnection, stream_id: int, method: str) -> None:
@@ -37,6 +38,7 @@ class ServerCall(Stream):
         self.task: asyncio.Task[None] | None = None
         self.trailers: Metadata = ()
         self.identity = ""
+        self.turn_timer: asyncio.TimerHandle | None = None  # once it has asked for a turn
 
     @property
     def certificate(self) -> tuple[str, ...]:
@@ -67,6 +69,10 @@ class ServerCall(Stream):
     def admit(self, headers: Headers) -> None:
         """Take the client's metadata. Raises Malformed."""
         self._metadata = md.decode(headers)
+
+    def wait_for_turn(self, size: int) -> None:
+        """See Stream."""
+        self.connection.wait_for_turn(self, size)
 
     def expire_in(self, seconds: float) -> None:
         """Set the deadline."""

@@ -12,7 +12,9 @@ import ngh2
 import structlog
 
 from billet.core.errors import Code
+from billet.core.metadata import RETRY_PUSHBACK, retry_ms
 from billet.core.shares import Shares
+from billet.core.turns import Turns
 from billet.grpc import metadata as md
 from billet.grpc.connection import Connection
 from billet.grpc.http2 import NO_ERROR, SETTING_STREAMS, SETTING_WINDOW
@@ -22,6 +24,7 @@ from billet.grpc.messages import frame
 from billet.grpc.metadata import Headers, Metadata
 from billet.grpc.server_call import HEAD, ServerCall
 from billet.grpc.status import RpcError
+from billet.grpc.stream import REFUSED
 
 log = structlog.get_logger()
 
@@ -41,6 +44,7 @@ class Owner(Protocol):
     routes: Routes
     limits: Limits
     held: Shares[ServerConnection]
+    turns: Turns[ServerConnection, ServerCall]
     stopping: bool
 
     def entered(self, connection: ServerConnection) -> bool:
@@ -84,6 +88,41 @@ class ServerConnection(Connection[ServerCall]):
         """See Connection. There are also too many if this connection has more than its share of the server's."""
         fits = self._server.held.count(self, size)
         return super().hold(size) and fits
+
+    # Large messages: each has its turn, and keeps it until its call is over.
+
+    def wait_for_turn(self, call: ServerCall, size: int) -> None:
+        """A call has a message of `size` bytes. It waits `turn_wait_s` at most."""
+        if not call.turn_timer:
+            call.turn_timer = self.loop.call_later(self.limits.turn_wait_s, self._waited, call)
+        if self._server.turns.ask(self, call, size):
+            call.take_turn()
+
+    def _waited(self, call: ServerCall) -> None:
+        turns, wait_s = self._server.turns, self.limits.turn_wait_s
+        if turns.waits(self, call):
+            why = f"a large request has waited for {wait_s:g} s behind others; send fewer at a time, or try again"
+        elif turns.waiting and (call.reader.incomplete_bytes or (call.handler and not call.ended)):
+            why = f"the rest of a large request did not come within {wait_s:g} s, and others wait; try again"
+        elif call.handler or call.reader.incomplete_bytes:
+            call.turn_timer = self.loop.call_later(wait_s, self._waited, call)
+            return
+        else:  # a stream may go on for long after one large message
+            self._leave_turn(call)
+            return
+        pause_ms = retry_ms(call.id, REFUSED.refused(self.loop.time(), turns.waiting))
+        self.failed(call, RpcError(Code.UNAVAILABLE, why, ((RETRY_PUSHBACK, str(pause_ms)),)))
+
+    def _leave_turn(self, call: ServerCall) -> None:
+        if not call.turn_timer:
+            return
+        call.turn_timer.cancel()
+        call.turn_timer = None
+        turns = self._server.turns
+        if not turns.waits(self, call):
+            REFUSED.ended(self.loop.time())
+        for following in turns.leave(self, call):
+            following.take_turn()
 
     def headers(self, stream_id: int, headers: Headers, end: bool) -> None:
         """See Connection: a call begins."""
@@ -215,6 +254,7 @@ class ServerConnection(Connection[ServerCall]):
         """See Connection."""
         call.drop()
         super().forget(call)
+        self._leave_turn(call)
 
     def respond(self, stream_id: int, headers: Headers, end: bool = False) -> None:
         """Send a reply's headers."""

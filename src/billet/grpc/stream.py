@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+
+import ngh2
 
 from billet.core.backlog import Backlog
 from billet.core.errors import Code
@@ -28,8 +31,8 @@ class Stream:
     """
 
     __slots__ = (
-        "_connection", "_held", "_messages", "_reading", "_room", "_uncredited", "deadline", "ended", "error", "id",
-        "reader",
+        "_connection", "_held", "_large_bytes", "_messages", "_reading", "_room", "_uncredited", "deadline", "ended",
+        "error", "id", "reader",
     )  # fmt: skip
 
     def __init__(self, connection: Connection[Any], stream_id: int) -> None:
@@ -39,6 +42,7 @@ class Stream:
         self._messages: deque[bytes] = deque()
         self._reading: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
+        self._large_bytes = 0  # of the incomplete message that has had its turn, or waits for it
         self._held = 0  # bytes that came and were not read
         self._uncredited = 0  # bytes that came, for which the sender has got no new credit
         self.deadline: asyncio.TimerHandle | None = None
@@ -65,9 +69,32 @@ class Stream:
             )
         if messages:
             self._messages.extend(messages)
+            self._large_bytes = 0
             self.wake()
-        if len(self._messages) < AHEAD:
+        self._let_go_on()
+
+    def _let_go_on(self) -> None:
+        """Give the sender credit, unless many messages wait to be read. A large one gets its credit all at once."""
+        if len(self._messages) >= AHEAD:
+            return
+        size = self.reader.incomplete_bytes
+        if size <= self._connection.limits.window_bytes:
             self.credit()
+        elif size != self._large_bytes:
+            self._large_bytes = size
+            self.wait_for_turn(size)
+
+    def wait_for_turn(self, size: int) -> None:
+        """Call `take_turn` once a large message of `size` bytes may come."""
+        self.take_turn()
+
+    def take_turn(self) -> None:
+        """Let the sender send all of its large message."""
+        with suppress(ngh2.NGH2Error):
+            window_bytes = self._connection.limits.window_bytes + self.reader.incomplete_bytes
+            self._connection.h2.set_local_window_size(window_bytes, stream_id=self.id)
+        self.credit()
+        self._connection.flush_soon()
 
     def credit(self) -> None:
         """Let the sender send as many bytes more as came."""
@@ -96,8 +123,8 @@ class Stream:
             await self._reading
         message = self._messages.popleft()
         self._release(len(message))
-        if self._uncredited and len(self._messages) < AHEAD and self.open:
-            self.credit()
+        if self._uncredited and self.open:
+            self._let_go_on()
             self._connection.flush_soon()
         return message
 

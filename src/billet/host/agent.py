@@ -7,6 +7,7 @@ not, and the creates in hand. The leader's ledger comes to the same sum once it 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -67,6 +68,7 @@ class Agent:
         self.instance = instance
         self.weights: Weights = DEFAULT_WEIGHTS  # the leader's, from its welcome
         self.joined = asyncio.Event()  # set once a leader has received the full inventory
+        self.ordered: Counter[str] = Counter()  # orders to create, by outcome
         self._measure = measure
         self._clock = clock
         self._interval_s = report_interval_s
@@ -130,7 +132,9 @@ class Agent:
 
     async def create(self, order: CreateOrder) -> Outcome:
         """Carry out an award once, even when the order arrives several times."""
-        return await self._orders.create(order)
+        outcome = await self._orders.create(order)
+        self.ordered[type(outcome).__name__.lower()] += 1
+        return outcome
 
     async def call(self, term: int, method: str, request: bytes, timeout_s: float, metadata: Metadata = ()) -> Reply:
         """Pass a unary call on to flintlockd."""

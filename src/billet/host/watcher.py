@@ -18,7 +18,8 @@ from billet.ports import Clock, Flintlock
 
 log = structlog.get_logger()
 
-LIST_INTERVALS = 5  # timeout of one List, in report intervals
+LIST_INTERVALS = 5  # timeout of one List, and longest time between the beginnings of two, in report intervals
+RESTS = 10  # pause after a List, and between Gets of what boots, in the time that they took: their specs may be large
 BOOTS_AT_ONCE = 8  # when this many boots may have ended, one List is cheaper than a Get for each
 
 
@@ -67,12 +68,20 @@ class Watcher:
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
-        """Watch for ever: a List and a report every interval, or as soon as look_soon() is called."""
+        """Watch for ever: a report every interval, and a List, or as soon as look_soon() is called.
+
+        After a List that took long the next ones are left out: large specs must not keep the host busy.
+        """
         boots = asyncio.create_task(self._watch_boots())
+        rests_until_s = 0.0
         try:
             while True:
-                self._changed.clear()
-                await self.refresh()
+                begun_s = self._clock.monotonic_s()
+                if begun_s >= rests_until_s or self._changed.is_set():
+                    self._changed.clear()
+                    answered = await self.refresh()
+                    pause_s = (self._clock.monotonic_s() - begun_s) * (1 + RESTS)
+                    rests_until_s = begun_s + min(pause_s, self._interval_s * LIST_INTERVALS) if answered else 0.0
                 if self.uplink:
                     self.uplink.report(self._report())
                 with suppress(TimeoutError):
@@ -142,8 +151,10 @@ class Watcher:
 
     async def _watch_boots(self) -> None:
         """Poll the microVM that is booting. flintlockd boots one at a time, in order."""
+        rest_s = 0.0
         while True:
-            await asyncio.sleep(min(self.inventory.boot_queue.look_every_s, self._interval_s))
+            await asyncio.sleep(min(max(self.inventory.boot_queue.look_every_s, rest_s), self._interval_s))
+            begun_s = self._clock.monotonic_s()
             waiting = self.inventory.next_boots() if self.known else []
             ended = []
             for uid in waiting[:BOOTS_AT_ONCE]:
@@ -151,6 +162,7 @@ class Watcher:
                 if row is None or (row.state is VmState.PENDING and not row.retry):
                     break
                 ended.append(row)
+            rest_s = (self._clock.monotonic_s() - begun_s) * RESTS
             if len(ended) == BOOTS_AT_ONCE:
                 self.look_soon()
             elif ended:

@@ -211,8 +211,8 @@ class Admission:
     def not_joined(self) -> list[NotJoined]:
         """The agents that wait or were refused, by name."""
         now_s = self._clock.monotonic_s()
-        waiting = [NotJoined(claim, verdict, 0.0) for claim, verdict in self._waiting.values()]
-        refused = [NotJoined(claim, verdict, now_s - at_s) for claim, verdict, at_s in self._refused.values()]
+        waiting = [NotJoined(claim, verdict, 0.0) for claim, verdict in list(self._waiting.values())]
+        refused = [NotJoined(claim, verdict, now_s - at_s) for claim, verdict, at_s in list(self._refused.values())]
         recent = [agent for agent in refused if agent.age_s < REFUSED_KEPT_S]
         return sorted(waiting + recent, key=lambda agent: (agent.claim.host.id, agent.claim.address))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -70,6 +70,9 @@ class Reconciler:
         self._dirty: set[str] = set()  # hosts to reconcile
         self._fencing: dict[str, asyncio.Event] = {}  # hosts to fence; set when done, or when the term is over
         self._overdue: set[str] = set()  # those that no operator wanted fenced
+        self.corrected: Callable[[Sequence[Change]], None] = lambda changes: (
+            None
+        )  # is told what the hosts' views change
         self.fenced_itself: Callable[[str, int], None] = lambda host_id, released: None
         self._idle_since_s: dict[str, dict[str, float]] = {}  # monotonic, by host and placement
         self._begun_s = clock.monotonic_s()
@@ -316,6 +319,7 @@ class Reconciler:
         with self._ledger.writing(changes):
             await self._ledger.finish_each(others)
             await self._ledger.claim_each(claims)
+        self.corrected(changes)
 
     def _takes_room(self, placement: Placement) -> bool:
         old = self._ledger.state.placements.get(placement.id)

@@ -46,6 +46,7 @@ class AgentConnection(WSListener):
         self.late = False  # see rounds.Bidder
         self.doubted = False  # another machine has shown the same key; whether this agent lives is asked
         self.nonce = b""  # of the latest challenge
+        self.certificate_ends_s = 0.0  # until when its certificate is valid, in seconds since 1970; 0 without one
         self._owner = owner
         self._orders: dict[int, asyncio.Future[pb.Answer]] = {}  # sent and not answered yet, by id
         self.streams: set[Pipe] = set()  # open ones, each on a connection of its own
@@ -85,14 +86,10 @@ class AgentConnection(WSListener):
         """The names in the agent's certificate; none without one."""
         return peer_names(self._transport.underlying_transport if self._transport else None)
 
-    @property
-    def certificate_ends_s(self) -> float:
-        """Until when the agent's certificate is valid, in seconds since 1970; 0 without one."""
-        return peer_expiry_s(self._transport.underlying_transport if self._transport else None)
-
     def on_ws_connected(self, transport: WSTransport) -> None:
         """The handshake is complete."""
         self._transport = transport
+        self.certificate_ends_s = peer_expiry_s(transport.underlying_transport)
         self._outbox = Outbox(transport)
         self._no_hello = asyncio.get_running_loop().call_later(HELLO_WITHIN_S, self._give_up_waiting)
         self._owner.opened(self)

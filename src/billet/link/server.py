@@ -78,6 +78,10 @@ class LinkServer:
         self._unproven: Counter | None = None
         self._throttle = LogThrottle()
 
+    def connections(self) -> int:
+        """The number of agents that are connected."""
+        return len(self._roster.all())
+
     @property
     def arrivals(self) -> Broadcast:
         """Sent whenever a host has connected."""
@@ -246,11 +250,6 @@ class LinkServer:
         """See ports.Hosts."""
         connection = self._hosts.get(host_id)
         return connection.certificate_ends_s if connection else 0.0
-
-    def address(self, host_id: str) -> str:
-        """The address of a host's agent, "host:port"; "" when it is not connected."""
-        connection = self._hosts.get(host_id)
-        return connection.address if connection else ""
 
     async def create(
         self, host_id: str, auction: Auction, request: bytes, timeout_s: float, options: CreateOptions

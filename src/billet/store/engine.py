@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from billet.ports import Store, Term
+from billet.store.groupcommit import GroupCommit
+from billet.store_watch import Health
 
 
 class Vitals(NamedTuple):
@@ -18,7 +20,9 @@ class Vitals(NamedTuple):
 
 
 class Engine(Store, Protocol):
-    """A store as seen by backup, restore and checks: raw records."""
+    """A store as seen by backup, restore and checks: raw records. `group` runs its transactions."""
+
+    group: GroupCommit
 
     async def records(self) -> tuple[int, dict[str, bytes]]:
         """The revision that was read, and every record by its key, not decoded."""
@@ -28,3 +32,6 @@ class Engine(Store, Protocol):
 
     async def vitals(self) -> Vitals:
         """The condition of the engine."""
+
+    async def health(self) -> Health:
+        """A quick look, for people and alerts: answers within about a second, and raises no StoreError."""

@@ -26,11 +26,13 @@ from billet.store.etcd_election import Election, after_prefix
 from billet.store.etcd_members import Membership
 from billet.store.groupcommit import GroupCommit, Writes
 from billet.store.records import CREDENTIALS, decode, read_credentials, read_leader
+from billet.store_watch import Health
 from billet.wire.pb import etcd_rpc_pb2 as pb
 
 log = structlog.get_logger()
 
 PAGE = 5_000  # keys in one answer of a load
+HEALTH_S = 1.0  # how long a look at etcd's health repeats a call that is not answered
 PAGE_S = 2.0  # the deadline of one page at one member
 CORRUPTING = ((3, 5, 0), (3, 5, 5))  # releases that may lose data silently
 OLDEST = (3, 4, 23)  # the oldest release that Billet is tested with
@@ -67,7 +69,7 @@ class EtcdStore:
         self._highest = 0  # our highest term so far: etcd may be restored to an earlier state while we run
         self._closing = False
         self._writer = FencedWriter(self.client, self.prefix)
-        self._group = GroupCommit(self._write)
+        self.group = GroupCommit(self._write)
 
     # Opening and closing.
 
@@ -82,7 +84,7 @@ class EtcdStore:
     async def close(self) -> None:
         """See ports.Store."""
         self._closing = True
-        await self._group.close()
+        await self.group.close()
         self._elected.clear()
         for task in (self.care, self._learning):
             if task:
@@ -122,7 +124,7 @@ class EtcdStore:
         """See ports.Store."""
         candidacy = self._elected.get(term.number)
         if candidacy:
-            await self._group.close()
+            await self.group.close()
             self._elected.pop(term.number, None)
             await self.candidacies.withdraw(candidacy)
 
@@ -196,13 +198,33 @@ class EtcdStore:
         statuses = await self.client.everyone("Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
         return etcd_care.vitals(statuses.values(), base + revision)
 
+    async def health(self) -> Health:
+        """See engine.Engine."""
+        active = list(self.client.active)
+        statuses = asyncio.gather(*map(self.client.status_of, active))
+        why, servers = await self._standing()
+        said = await statuses
+        members = tuple(
+            etcd_care.health(self.client.endpoints[at], status) for at, status in zip(active, said, strict=True)
+        )
+        errors = {error for status in said if status for error in status.errors}
+        return Health(why, members, servers, tuple(f"etcd reports: {error}" for error in sorted(errors)))
+
+    async def _standing(self) -> tuple[str, tuple[Leader, ...]]:
+        """Why etcd does not serve, "" if it does; and the servers that stand for election."""
+        try:
+            found = await self._election.standing(within_s=HEALTH_S)
+            return "", tuple(read_leader(kv.value) for kv in found.kvs)
+        except StoreError as error:
+            return error.text, ()
+
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
-        return await self._group.commit(term.number, changes)
+        return await self.group.commit(term.number, changes)
 
     async def write(self, term: Term, writes: Writes) -> int:
         """See engine.Engine."""
-        return await self._group.write(term.number, writes)
+        return await self.group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:
         return await self._writer.write(term, self._elected.get(term), writes)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import structlog
 
+from billet import store_watch
 from billet.core.errors import HistoryCompacted, StoreError
 from billet.store.engine import Vitals
 from billet.store.etcd_client import EtcdClient
@@ -113,6 +114,15 @@ def vitals(statuses: Collection[pb.StatusResponse | None], term: int) -> Vitals:
     largest = max(there, key=lambda status: status.dbSize, default=pb.StatusResponse())
     versions = " and ".join(sorted({status.version for status in there}))
     return Vitals(f"etcd {versions}", term, largest.dbSize, largest.dbSizeInUse, tuple(troubles))
+
+
+def health(endpoint: str, status: pb.StatusResponse | None) -> store_watch.Member:
+    """A member's status as an store_watch.Member; None = it did not answer."""
+    if status is None:
+        return store_watch.Member(endpoint, answers=False)
+    leads = bool(status.leader) and status.leader == status.header.member_id
+    used_bytes = status.dbSizeInUse or status.dbSize
+    return store_watch.Member(endpoint, True, leads, status.version, status.dbSize, used_bytes)
 
 
 class Care:

@@ -30,6 +30,7 @@ from billet.wire.pb import etcd_rpc_pb2 as pb
 from billet.wire.secret import Secret
 
 CALL_S = 0.5  # deadline of one attempt at one endpoint; a healthy member answers in milliseconds
+STATUS_S = 1.0  # deadline of a look at one member's health
 STEADY_S = 5.0  # how long a call is repeated, over all endpoints
 PAUSE_S = 0.05  # between attempts
 AUTHENTICATE_S = 2.0  # etcd hashes passwords slowly on purpose
@@ -126,6 +127,14 @@ class EtcdClient:
             if not self._user:
                 raise
             return await self.send(at, method, request, reply, timeout_s, await self._metadata(at))
+
+    async def status_of(self, at: int) -> pb.StatusResponse | None:
+        """A member's own status, also while it has no leader; None if it does not answer."""
+        try:
+            login = tuple(pair for pair in await self._metadata(at) if pair not in METADATA)
+            return await self.send(at, "Maintenance/Status", pb.StatusRequest(), pb.StatusResponse, STATUS_S, login)
+        except StoreError:
+            return None
 
     async def _metadata(self, at: int) -> Metadata:
         """The metadata of a call: with a user, the token of our login."""

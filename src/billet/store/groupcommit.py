@@ -13,6 +13,8 @@ from billet.store.records import encode
 CAP = 120  # keys in one transaction; etcd takes 128 operations by default
 CAP_BYTES = 1 << 20  # of keys and records; etcd takes 1.5 MiB by default
 
+# Is told of each transaction: how long it took, the commits in it, and why it failed.
+Heard = Callable[[float, int, BaseException | None], None]
 Writes = dict[str, bytes | None]  # key -> record, None deletes; the last change of a key counts
 
 
@@ -33,6 +35,7 @@ class GroupCommit:
         self._write = write
         self._pending: list[Commit] = []
         self._worker: asyncio.Task[None] | None = None
+        self.heard: Heard = lambda took_s, commits, error: None
 
     async def commit(self, term: int, changes: Sequence[Change]) -> int:
         """See ports.Store.commit. Cancelling the caller does not undo its commit."""
@@ -64,6 +67,8 @@ class GroupCommit:
         writes: Writes = {}
         for commit in batch:
             writes.update(commit.writes)
+        loop = asyncio.get_running_loop()
+        begun_s = loop.time()
         error: BaseException
         try:
             revision = await self._write(batch[0].term, writes)
@@ -75,7 +80,9 @@ class GroupCommit:
             for commit in batch:
                 if not commit.done.done():
                     commit.done.set_result(revision)
+            self.heard(loop.time() - begun_s, len(batch), None)
             return
+        self.heard(loop.time() - begun_s, len(batch), error)
         for commit in batch:
             if not commit.done.done():
                 commit.done.set_exception(error)

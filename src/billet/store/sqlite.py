@@ -25,6 +25,7 @@ from billet.store import sqlite_file
 from billet.store.engine import Vitals
 from billet.store.groupcommit import GroupCommit, Writes
 from billet.store.records import CREDENTIALS, decode, read_credentials, read_leader
+from billet.store_watch import Health, Member
 
 LOOK_S = 1.0  # pause between looks whether the files are still in place; each commit looks as well
 LOCK_POLL_S = 0.1  # pause between attempts to get the lock, and between looks at the leader
@@ -50,7 +51,7 @@ class SqliteStore:
         self._lock: IO[str] | None = None
         self._term: Term | None = None
         self._over = asyncio.Event()
-        self._group = GroupCommit(self._write)
+        self.group = GroupCommit(self._write)
 
     # Opening and closing.
 
@@ -64,7 +65,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See ports.Store."""
-        await self._group.close()
+        await self.group.close()
         try:
             if self._term:
                 await self.resign(self._term)
@@ -123,7 +124,7 @@ class SqliteStore:
         """See ports.Store."""
         if self._term != term:
             return
-        await self._group.close()
+        await self.group.close()
         self._term = None
         try:
             await self._run(self._end_term, term.number)
@@ -214,6 +215,17 @@ class SqliteStore:
         """See engine.Engine."""
         return await self._run(self._vitals)
 
+    async def health(self) -> Health:
+        """See engine.Engine."""
+        try:
+            leader, vitals = await self.leader(), await self.vitals()
+            await self._run(self._check_in_place, StoreError)
+        except StoreError as error:
+            return Health(error.text, (Member(str(self.path), False),))
+        version = vitals.engine.removeprefix("SQLite ")
+        member = Member(str(self.path), True, True, version, vitals.size_bytes, vitals.used_bytes)
+        return Health("", (member,), (leader,) if leader else (), vitals.troubles)
+
     def _vitals(self) -> Vitals:
         db = self._connection()
         names = ("page_size", "page_count", "freelist_count")
@@ -225,11 +237,11 @@ class SqliteStore:
 
     async def commit(self, term: Term, changes: Sequence[Change]) -> int:
         """See ports.Store."""
-        return await self._group.commit(term.number, changes)
+        return await self.group.commit(term.number, changes)
 
     async def write(self, term: Term, writes: Writes) -> int:
         """See engine.Engine."""
-        return await self._group.write(term.number, writes)
+        return await self.group.write(term.number, writes)
 
     async def _write(self, term: int, writes: Writes) -> int:
         return await self._run(self._transact, term, writes)

@@ -176,6 +176,280 @@ class Resources(_message.Message):
 Global___Resources: _TypeAlias = Resources  # noqa: Y015
 
 @_typing.final
+class StatusRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StatusRequest: _TypeAlias = StatusRequest  # noqa: Y015
+
+@_typing.final
+class StatusReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SERVERS_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
+    FLEET_FIELD_NUMBER: _builtins.int
+    LEADER_FIELD_NUMBER: _builtins.int
+    NO_LEADER_FIELD_NUMBER: _builtins.int
+    STALE_S_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """id of the server that answers"""
+    version: _builtins.str
+    """its version of Billet"""
+    leader: _builtins.str
+    """id of the server that leads, "" = nobody does"""
+    no_leader: _builtins.str
+    """why nobody leads, or why the leader was not reached"""
+    stale_s: _builtins.float
+    """how old `fleet` is; unset = it is the leader's own"""
+    @_builtins.property
+    def servers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServerView]:
+        """those that it has seen in the store within the last hour, by id"""
+
+    @_builtins.property
+    def store(self) -> Global___StoreView:
+        """as it sees it"""
+
+    @_builtins.property
+    def fleet(self) -> Global___FleetSummary:
+        """from the leader, or else from the last leader's memory; may be unset"""
+
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        version: _builtins.str = ...,
+        servers: _abc.Iterable[Global___ServerView] | None = ...,
+        store: Global___StoreView | None = ...,
+        fleet: Global___FleetSummary | None = ...,
+        leader: _builtins.str = ...,
+        no_leader: _builtins.str = ...,
+        stale_s: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_stale_s", b"_stale_s", "fleet", b"fleet", "stale_s", b"stale_s", "store", b"store"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_stale_s", b"_stale_s", "fleet", b"fleet", "leader", b"leader", "no_leader", b"no_leader", "server", b"server", "servers", b"servers", "stale_s", b"stale_s", "store", b"store", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__stale_s: _TypeAlias = _typing.Literal["stale_s"]  # noqa: Y015
+    _WhichOneofArgType__stale_s: _TypeAlias = _typing.Literal["_stale_s", b"_stale_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stale_s) -> _WhichOneofReturnType__stale_s | None: ...
+
+Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class ServerView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    GRPC_FIELD_NUMBER: _builtins.int
+    HTTP_FIELD_NUMBER: _builtins.int
+    LINK_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    MISSING_S_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    grpc: _builtins.str
+    """"host:port", as those below"""
+    http: _builtins.str
+    """"" = it has no HTTP port"""
+    link: _builtins.str
+    version: _builtins.str
+    """"" = a version that does not say"""
+    missing_s: _builtins.float
+    """how long it has not stood for election; 0 = it does"""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        grpc: _builtins.str = ...,
+        http: _builtins.str = ...,
+        link: _builtins.str = ...,
+        version: _builtins.str = ...,
+        missing_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grpc", b"grpc", "http", b"http", "id", b"id", "link", b"link", "missing_s", b"missing_s", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServerView: _TypeAlias = ServerView  # noqa: Y015
+
+@_typing.final
+class StoreView(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVING_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
+    TROUBLES_FIELD_NUMBER: _builtins.int
+    AGE_S_FIELD_NUMBER: _builtins.int
+    serving: _builtins.bool
+    """a linearizable read was answered"""
+    why: _builtins.str
+    """why it is not serving, and what would help"""
+    age_s: _builtins.float
+    """since the server has looked"""
+    @_builtins.property
+    def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___StoreMember]: ...
+    @_builtins.property
+    def troubles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        serving: _builtins.bool = ...,
+        why: _builtins.str = ...,
+        members: _abc.Iterable[Global___StoreMember] | None = ...,
+        troubles: _abc.Iterable[_builtins.str] | None = ...,
+        age_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_s", b"age_s", "members", b"members", "serving", b"serving", "troubles", b"troubles", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreView: _TypeAlias = StoreView  # noqa: Y015
+
+@_typing.final
+class StoreMember(_message.Message):
+    """A member of etcd, or the file of SQLite."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    LEADS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """its endpoint, or its path"""
+    answers: _builtins.bool
+    leads: _builtins.bool
+    """it is the store's own leader"""
+    version: _builtins.str
+    size_bytes: _builtins.int
+    """of its file"""
+    used_bytes: _builtins.int
+    """the rest is free for new records"""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        answers: _builtins.bool = ...,
+        leads: _builtins.bool = ...,
+        version: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        used_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "leads", b"leads", "name", b"name", "size_bytes", b"size_bytes", "used_bytes", b"used_bytes", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoreMember: _TypeAlias = StoreMember  # noqa: Y015
+
+@_typing.final
+class FleetSummary(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class HostsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class MicrovmsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    SERVER_FIELD_NUMBER: _builtins.int
+    TERM_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    MICROVMS_FIELD_NUMBER: _builtins.int
+    ALLOCATABLE_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
+    NOT_JOINED_FIELD_NUMBER: _builtins.int
+    server: _builtins.str
+    """id of the server whose memory this is"""
+    term: _builtins.int
+    not_joined: _builtins.int
+    """agents that were not let in"""
+    @_builtins.property
+    def hosts(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """number of hosts by state"""
+
+    @_builtins.property
+    def microvms(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """number of placements by state: flintlockd's, or the placement's own"""
+
+    @_builtins.property
+    def allocatable(self) -> Global___Resources:
+        """of all hosts"""
+
+    @_builtins.property
+    def taken(self) -> Global___Resources: ...
+    def __init__(
+        self,
+        *,
+        server: _builtins.str = ...,
+        term: _builtins.int = ...,
+        hosts: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        microvms: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        allocatable: Global___Resources | None = ...,
+        taken: Global___Resources | None = ...,
+        not_joined: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "taken", b"taken"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allocatable", b"allocatable", "hosts", b"hosts", "microvms", b"microvms", "not_joined", b"not_joined", "server", b"server", "taken", b"taken", "term", b"term"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FleetSummary: _TypeAlias = FleetSummary  # noqa: Y015
+
+@_typing.final
 class HostsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
