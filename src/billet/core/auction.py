@@ -35,6 +35,7 @@ from billet.core.scoring import NEVER_LATE_S, Weights, price, utilisation
 # The limits of flintlockd's own validation. A microVM beyond them is refused by flintlockd, not by an auction.
 VCPU_LIMITS = range(1, 65)
 MEMORY_MIB_LIMITS = range(1024, 32769)
+FREE_PULL_S = 0.05  # what a free pull counts as, so that of hosts that are equally full one with the images wins
 NO_BASIS = Resources(-1, -1, -1, 1 << 62)  # never equals a ledger's count; no microVM counts as awarded since
 
 
@@ -122,7 +123,7 @@ def scores(
     policy = weights.under(auction.constraints.policy).policy
     soonest_s = NEVER_LATE_S
     if named(policy).seconds is Seconds.AVOIDABLE and not patient(auction.constraints):
-        soonest_s = min(pooled.wait_s(bid, ledger[bid.host]) for bid in bids)
+        soonest_s = min((pooled.wait_s(bid, ledger[bid.host]) for bid in bids), default=0.0)
     return {bid.host: current_offer(bid, auction, ledger[bid.host], weights, pooled, soonest_s) for bid in bids}
 
 
@@ -142,6 +143,9 @@ def current_offer(
     missing = bid.missing if named(of_policy.policy).seconds is Seconds.ALL else pooled.counted(bid)
     facts = pooled.adjusted(pooled.facts_by_host[bid.host], bid.missing)
     score = price(view.allocatable, view.taken, auction.demand, facts, of_policy, missing, view.discount, soonest_s)
+    if bid.missing > missing:
+        added = FREE_PULL_S * of_policy.delay
+        score = score._replace(total=score.total + added, delay=score.delay + added)
     if view.peers:
         score = with_preferences(score, view.peers, weights)
     trouble, scarcity = view.trouble.penalty, weights.scarcity * view.scarcity.share
