@@ -185,7 +185,7 @@ class Node:
     def _metrics(self) -> bytes:
         leadership, serving = self._server.leadership, self._proxy.serving
         read = server_collectors(self._watch, leadership, serving, VERSION, self._link.connections)
-        return exposition(leadership, self._callers.age_s, self._proxy.slots, [*read, *self._meters.collectors])
+        return exposition(leadership, self._callers.age_s, self._proxy.slots, [*read, self._meters])
 
     # What one term, or one leader, needs (leader.server.Factories).
 

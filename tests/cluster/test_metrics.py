@@ -56,8 +56,8 @@ def of_agent(cluster: Cluster, n: int, path: str = "/metrics", token: str = TOKE
 
 
 def test_the_leader_counts_creates_room_and_hosts_and_an_agent_its_orders(cluster: Cluster) -> None:
-    """Broken on purpose, each fails at its line: the archive does not count; MiB are not made bytes; the reconciler
-    does not tell; transactions are not heard; the agent asks for no token.
+    """Broken on purpose, each fails at its line: the archive does not count; MiB are not made bytes;
+    transactions are not heard; the agent asks for no token; what the reconciler writes is not counted.
     """
     client = Client(cluster.grpc[0])
     for n in range(CREATED):
@@ -82,6 +82,10 @@ def test_the_leader_counts_creates_room_and_hosts_and_an_agent_its_orders(cluste
     assert seen["billet_link_connections"] == 2
     assert seen["process_resident_memory_bytes"] > 1e6
     assert "billet_boot_prediction_ratio_count" in seen
+
+    client.delete(client.list("ns")[0].spec.uid)
+    eventually(lambda: page(cluster.http_address).get("billet_placements_ended_total") == 1)
+    assert page(cluster.http_address)['billet_reconciler_changes_total{to="gone"}'] == 1
 
     ordered = 0.0
     for n in range(2):
