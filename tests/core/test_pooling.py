@@ -83,7 +83,7 @@ def test_the_first_to_pull_is_sent_where_it_is_emptiest_and_nobody_after_it_whil
     """
     assert winner([has("a", 16), lacks("b"), lacks("c", 8)]) == "b"
     assert winner([has("a", 16), lacks("b", 2, PULLING, coming=1), lacks("c")]) == "a"
-    assert winner([has("a", 16), has("b", 2), lacks("c")]) == "c"  # the pull is done
+    assert winner([has("a", 16), has("b", 8), lacks("c")]) == "c"  # the pull is done
 
 
 def test_two_that_are_decided_at_the_same_moment_are_not_both_the_first():
