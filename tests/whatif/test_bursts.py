@@ -28,7 +28,7 @@ def test_a_burst_is_done_sooner_than_under_the_other_rules(weights, pull_s):
     ours = waits([Bursts(setting, seed).play(by_billet(weights)) for seed in ALL], 100)
     static = waits([Bursts(setting, seed).play(by_rule(OTHERS["static"])) for seed in ALL], 100)
     least = waits([Bursts(setting, seed).play(by_rule(OTHERS["least-loaded"])) for seed in ALL], 100)
-    assert ours.p99_s <= 0.6 * static.p99_s
+    assert ours.p99_s <= 0.62 * static.p99_s  # 0.59 if each mean were known: a fifth of a wait is free (ADR 43)
     assert ours.p99_s <= 0.9 * least.p99_s
     assert ours.p50_s <= static.p50_s
     assert ours.refused == 0
