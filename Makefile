@@ -21,7 +21,8 @@ demo: setup ## run a whole cluster on this machine; ARGS="--hosts 8 --keep"
 PYTEST := pytest --numprocesses 4 --dist worksteal
 
 test: setup ## run all tests; ARGS="-k auction"; ARGS="--randomly-seed=1" repeats an order
-	@python -m tests.interop.toolchain
+	@# Meanwhile the tests are compiled, once and not by each worker.
+	@pytest --collect-only --quiet >/dev/null 2>&1 & python -m tests.interop.toolchain && wait
 	$(PYTEST) $(ARGS)
 
 check: setup ## check format, lint, types, import rules, names, sizes, generated code, advisories; run the fast tests

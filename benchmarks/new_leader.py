@@ -3,12 +3,16 @@
 etcd is real, and so are the leader's store, link, ledger, reconciler, auctioneer and service. The hosts are not: each
 is a connection to the leader's link in this process, that announces its microVMs, bids and says yes. They have said
 hello before the election, as agents do, which keep a connection to every server; and a client's create waits already.
+Each tells its microVMs within LIST_S of the new leader's welcome: the last step cannot be shorter.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import random
 import time
+import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,22 +22,25 @@ from tempfile import TemporaryDirectory
 import click
 import uvloop
 from picows import WSMsgType
+from ulid import ULID
 
-from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
+from billet.api.recorded import NoRecordedAuctions
 from billet.core.bidding import bid
 from billet.core.model import Facts, Host, Observed, Placement, PlacementState, Resources, VmState
 from billet.core.report import InventoryUpdate
-from billet.core.state import Change, PutHost, PutPlacement, load
+from billet.core.state import Change, PutHost, PutPlacement
 from billet.demo.etcd import start_etcd
 from billet.demo.processes import Processes
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.admission import Admission
+from billet.leader.archive import NoArchive
 from billet.leader.auctioneer import Auctioneer
+from billet.leader.chronicle import Chronicle
 from billet.leader.create_slots import CreateSlots
 from billet.leader.health import HealthTracker
 from billet.leader.leadership import Leadership, LinkTerm
-from billet.leader.ledger import Ledger
+from billet.leader.ledger import Ledger, loaded
 from billet.leader.reconciler import Reconciler
 from billet.leader.rules import Rules
 from billet.link import bid_messages
@@ -53,6 +60,7 @@ from billet.wire.pb import link_pb2 as pb
 ROOM = Resources(4000, 1 << 24, 1 << 30, 100_000)
 SHAPE = Resources(2, 2048, 10_000, 1)
 CHUNK = 120  # changes in one commit
+LIST_S = 1.0  # at most, of a host's List
 FILLERS = 4  # commits that wait together
 ME = Leader("new", "127.0.0.1:1", "127.0.0.1:2")
 
@@ -61,7 +69,7 @@ class VirtualHost:
     """An agent's end of the link, and the transport of the leader's end."""
 
     def __init__(self, link: LinkServer, host: Host, rows: list[Observed]) -> None:
-        self.is_disconnected, self.underlying_transport = False, None
+        self.is_disconnected, self.underlying_transport = False, self
         self.awarded_s = 0.0
         self._host, self._link = host, link
         self._taken = Resources(*(len(rows) * amount for amount in SHAPE))
@@ -71,6 +79,9 @@ class VirtualHost:
         self._connection.on_ws_connected(self)  # type: ignore[arg-type]  # a stand-in for picows' transport
         hello = put_hello(host, "bench", f"agent of {host.id}", 0)
         self._tell(pb.Up(hello=hello).SerializeToString())
+
+    def get_extra_info(self, name: str) -> None:
+        """See asyncio.BaseTransport: nothing is known about this connection."""
 
     def send(self, kind: WSMsgType, payload: bytes) -> None:
         """See picows."""
@@ -84,8 +95,8 @@ class VirtualHost:
         self._link.received(self._connection, pb.Up.FromString(payload))
 
     def _hear(self, down: pb.Down) -> None:
-        if down.HasField("welcome"):
-            self._tell(self._everything)
+        if down.HasField("welcome"):  # an agent lists its host's microVMs before it tells them
+            asyncio.get_running_loop().call_later(random.uniform(0, LIST_S), self._tell, self._everything)
         for call in down.calls:
             answers = [
                 (lot, bid(self._host, self._taken, Facts(), auction, Rules().weights))
@@ -94,8 +105,9 @@ class VirtualHost:
             self._tell(pb.Up(bids=[bid_messages.put_bids(call.round, answers)]).SerializeToString())
         for order in down.orders:
             self.awarded_s = time.monotonic()
-            made = rpc.CreateMicroVMResponse(microvm=types.MicroVM(spec=types.MicroVMSpec(uid="new")))
-            outcome = Created("new", made.SerializeToString())
+            uid = str(ULID())
+            made = rpc.CreateMicroVMResponse(microvm=types.MicroVM(spec=types.MicroVMSpec(uid=uid)))
+            outcome = Created(uid, made.SerializeToString())
             self._tell(pb.Up(answers=[wire.put_outcome(order.id, outcome)]).SerializeToString())
 
 
@@ -145,10 +157,8 @@ async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[Virt
     def step(name: str, at_s: float = 0.0) -> None:
         steps[name] = (at_s or time.monotonic()) - elected_s
 
-    snapshot = await store.load()
-    step("everything is read")
-    ledger = Ledger(load(snapshot.changes), store, term)
-    step("the ledger is made")
+    ledger = Ledger(await loaded(store), store, term)
+    step("the ledger is loaded")
     clock, rules = SystemClock(), Rules()
     reconciler = Reconciler(ledger, clock, 60.0, 86_400.0, refuse)
     accuracy = AccuracyTracker(ledger.state, clock, reconciler, lambda outcome: None)
@@ -156,8 +166,9 @@ async def lead_once(store: Store, term: Term, link: LinkServer, hosts: list[Virt
     auctioneer = Auctioneer(ledger, link, reconciler.ready, rules, clock, lambda recorder: None, accuracy, health)
     admission = Admission(ledger, reconciler, health, link, False, clock)
     leadership = Leadership(
-        ledger, auctioneer, reconciler, link, rules, accuracy, health, admission, CreateSlots(rules.creates, "create")
-    )
+        ledger, auctioneer, reconciler, link, rules, accuracy, health, admission,
+        CreateSlots(rules.creates, "create"), Chronicle(ledger, clock, NoArchive(), reconciler),
+    )  # fmt: skip
     service = FlintlockService(leadership, NoRecordedAuctions(), "bench")
     link.begin(LinkTerm(term.number, rules.weights, admission, ledger.state.fleet, rules.arrive_s))
     reconciling = asyncio.create_task(reconciler.run())
@@ -178,6 +189,17 @@ async def refuse(host_id: str, uid: str) -> bool:
     raise AssertionError(f"{uid} on {host_id} was to be deleted")
 
 
+async def memory_bytes(store: Store, placements: int) -> int:
+    """What one placement takes in a ledger."""
+    tracemalloc.start()
+    state = await loaded(store)
+    gc.collect()
+    taken_bytes, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(state.placements) == placements
+    return taken_bytes // placements
+
+
 async def measure(url: str, folder: Path, hosts: int, placements: int, repeats: int) -> list[dict[str, float]]:
     """Fill the store, then begin some terms on it."""
     store = open_store(url, str(folder))
@@ -186,6 +208,7 @@ async def measure(url: str, folder: Path, hosts: int, placements: int, repeats: 
     await fill(store, hosts, placements)
     click.echo(f"{placements} placements on {hosts} hosts written in {time.monotonic() - begun_s:.1f} s")
     runs = []
+    click.echo(f"a placement takes {await memory_bytes(store, placements)} bytes of a leader's memory")
     for n in range(repeats):
         link = LinkServer("", 0.05, 2.0)
         connected = connect(link, hosts, placements)

@@ -103,10 +103,10 @@ class Zygote:
             pid = int(ours.recv(64))
         return Forked(pid, os.fdopen(out, "rb"))
 
-    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run `billet` to its end, as subprocess.run does."""
+    def run(self, *arguments: str, module: str = "billet") -> subprocess.CompletedProcess[str]:
+        """Run `billet`, or another of its modules, to its end, as subprocess.run does."""
         with tempfile.TemporaryFile() as errors:
-            process = self.spawn([*PYTHON_M, "billet", *arguments], errors)
+            process = self.spawn([*PYTHON_M, module, *arguments], errors)
             assert process.stdout
             with process.stdout:
                 said = process.stdout.read().decode()

@@ -45,6 +45,7 @@ COMMANDS = {
     "explain": LazyCommand(
         "billet.commands.explain", "explain", "Show the auction of a microVM: bids, refusals and winner."
     ),
+    "events": LazyCommand("billet.commands.events", "events", "List what happened in the fleet, and follow it live."),
     "accuracy": LazyCommand(
         "billet.commands.accuracy", "accuracy", "Compare the hosts' predictions with the actual results."
     ),

@@ -205,8 +205,9 @@ class ServerConfig:
         " and namespace alone gets half. 0 = no limit. Further ones are refused with UNAVAILABLE.", low=0,
     )  # fmt: skip
     record_auctions: int = setting(
-        10_000, AUCTION, "Number of auctions kept for `billet explain`, about 5 KiB each. 0 = none.", low=0
-    )
+        10_000, AUCTION, "Number of auctions that each server keeps for `billet explain`, about 5 KiB each, and ten"
+        " times as many events. 0 = none.", low=0,
+    )  # fmt: skip
 
     quotas: Mapping[str, str] = setting(
         {}, AUCTION, "Maximum that one namespace may use of the fleet, as vcpu:64,memory_mib:131072,disk_mib:0,vms:20"

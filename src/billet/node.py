@@ -29,6 +29,8 @@ from billet.api.http_server import HttpServer
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.meters import MeteredArchive, Meters
 from billet.api.metrics import exposition
+from billet.api.record_exchange import Exchanging, RecordCopier, RecordExchange
+from billet.api.recorded import Growth
 from billet.api.server_metrics import server_collectors
 from billet.api.servers import Secrets
 from billet.api.stale_reads import StaleReads
@@ -83,9 +85,11 @@ class Node:
             config.etcd_user, config.etcd_password,
         )  # fmt: skip
         self._log = AuctionLog(Path(config.data_dir) / RECORDS, keep=config.record_auctions)
+        self._growth = Growth()
+        exchange = RecordExchange(self._log, self._growth)
+        self._copier = RecordCopier(exchange, self._connect)
         self._meters = Meters()
         self._store.group.heard = self._meters.transacted
-        self._archive = MeteredArchive(LogArchive(self._log), self._meters)
         self._link = LinkServer(
             config.link_token, config.bid_wait_ms / 1e3, config.bid_wait_max_ms / 1e3, bool(config.link_client_ca)
         )
@@ -96,7 +100,7 @@ class Node:
         path = config.audit_path
         self._audit_file = AuditFile(path, loss) if path else None
         self._trail = audit_log.Trail(config.id, self._audit_file.append if self._audit_file else None, self._clock)
-        audited = audit_log.Audited(self._proxy, self._trail, token)
+        audited = audit_log.Audited(Exchanging(self._proxy, exchange), self._trail, token)
         self._tls = tls.TlsSettings(
             config.insecure, config.tls_cert, config.tls_key, config.tls_client_validate, config.tls_client_ca
         )
@@ -122,6 +126,12 @@ class Node:
             await self._server.open_store()
             await self._callers.read()
         self._reading = [asyncio.create_task(self._callers.run()), asyncio.create_task(self._watch.run())]
+        loop = asyncio.get_running_loop()
+
+        def grown() -> None:
+            loop.call_soon_threadsafe(self._growth.send)
+
+        self._log.wrote = grown
         grpc_ports = await self._listeners.listen()
         link_host, link_port = split_endpoint(config.link_endpoint)
         context = None
@@ -163,6 +173,7 @@ class Node:
 
     async def finish(self) -> None:
         """Accept no new calls, and complete those in flight."""
+        self._growth.stop()
         await self._server.finish(GRACE_S)
 
     async def close(self) -> None:
@@ -171,7 +182,9 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._reading, return_exceptions=True)
         await self._http.close()
+        await self._copier.close()
         await self._server.close()
+        self._log.wrote = lambda: None
         self._log.close()
         self._trail.close()
         if self._audit_file:
@@ -191,13 +204,16 @@ class Node:
 
     def _leadership(self, ledger: Ledger) -> Leadership:
         self._secrets.leads()
-        leadership = open_leadership(ledger, self._link, self._clock, leader_settings(self._config), self._archive)
+        self._copier.follow(None)
+        archive = MeteredArchive(LogArchive(self._log, ledger.term.number), self._meters)
+        leadership = open_leadership(ledger, self._link, self._clock, leader_settings(self._config), archive)
         leadership.reconciler.fenced_itself = self._trail.fenced
+        leadership.chronicle.store_trouble = lambda: self._watch.trouble
         leadership.reconciler.corrected = self._meters.corrected
         return leadership
 
     def _service(self, leadership: Leadership) -> Authorized:
-        service = FlintlockService(leadership, self._log, self._config.id)
+        service = FlintlockService(leadership, self._log, self._config.id, self._growth)
         guard = DeleteGuard(self._config.deletes_per_minute, self._clock)
         return Authorized(service, leadership.ledger, self._callers, self._clock, guard)
 
@@ -205,6 +221,11 @@ class Node:
         return StaleReads(service, ended_s, self._clock.monotonic_s)
 
     def _forward(self, leader: Leader) -> LeaderForward:
+        if self._config.record_auctions:
+            self._copier.follow(leader)
+        return self._connect(leader)
+
+    def _connect(self, leader: Leader) -> LeaderForward:
         return LeaderForward(
             leader, self._tls, self._config.servers_ca, ((FORWARDED, self._secrets.to_show(leader)),)
         )

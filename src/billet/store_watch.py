@@ -74,6 +74,11 @@ class StoreWatch:
         """Every server that was seen, by id, and how many seconds before the last look it still stood."""
         return [(seen, self._looked_at_s - seen.at_s) for _, seen in sorted(self._seen.items())]
 
+    @property
+    def trouble(self) -> str:
+        """Why the store is not serving, by the last look; "" = it is, as far as anybody has looked."""
+        return "" if self.health is UNSEEN else self.health.why
+
     def unready(self) -> str:
         """Why this server should get no requests now, without names of machines: anybody may read it; "" = it may."""
         if self.age_s > OLD_S:

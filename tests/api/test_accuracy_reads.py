@@ -16,6 +16,7 @@ from billet.api import fleet_service as fleet
 from billet.api.http import http_app
 from billet.api.leader_proxy import LeaderProxy
 from billet.api.metrics import exposition
+from billet.api.recorded import NoRecordedAuctions
 from billet.core.accuracy import Outcome
 from billet.core.corrections import NO_DISCOUNT, Discount
 from billet.core.errors import InvalidRequest
@@ -53,7 +54,7 @@ async def test_the_accuracy_reply_is_encoded_in_a_thread(
         return encode_outcome(outcome)
 
     monkeypatch.setattr(fleet, "encode_outcome", noted)
-    accuracy = fleet.fleet_methods(leadership, fleet.NoRecordedAuctions(), "s1")[fleet.ACCURACY]
+    accuracy = fleet.fleet_methods(leadership, NoRecordedAuctions(), "s1")[fleet.ACCURACY]
     answer = await accuracy(fleet_pb2.AccuracyRequest(host="h1").SerializeToString(), 1.0, {})
     reply = fleet_pb2.AccuracyReply.FromString(answer.payload)
     assert (decode_outcomes(reply.outcome_json), reply.server) == (OUTCOMES, "s1")
@@ -76,7 +77,7 @@ def test_the_corrections_of_a_hosts_bids_are_shown() -> None:
     assert [(view.delay_correction, view.utilisation_correction) for view in views] == [(1.5, 0.25), (0.0, 0.0)]
 
 
-class Kept:
+class Kept(NoRecordedAuctions):
     """Records that note the thread of each read."""
 
     def __init__(self) -> None:
@@ -108,7 +109,7 @@ async def test_records_are_read_in_a_thread(leadership: Leadership, method: str,
 
 
 async def test_an_invalid_request_is_the_callers_error(leadership: Leadership) -> None:
-    for name, method in fleet.fleet_methods(leadership, fleet.NoRecordedAuctions(), "s1").items():
+    for name, method in fleet.fleet_methods(leadership, NoRecordedAuctions(), "s1").items():
         if name not in (fleet.HOSTS, fleet.STATUS):  # which do not parse their requests
             with pytest.raises(InvalidRequest, match="not valid protobuf"):
                 await method(b"\xff\xff\xff", 1.0, {})

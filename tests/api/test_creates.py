@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
+from billet.api.recorded import NoRecordedAuctions
 from billet.core.errors import Cancelled, Code, HostVerdict, Overloaded, Unreachable
 from billet.core.fair_queue import DEFAULT_BOUNDS, Bounds
 from billet.core.model import Auction, Host, Placement, PlacementState, Resources

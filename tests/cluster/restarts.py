@@ -31,7 +31,7 @@ HOSTS, SERVERS = 3, 3
 IN_FLIGHT = 64
 APART = 30  # creates, each on a connection of its own
 ENDS_WITHIN_S = 90.0  # a server; generous: its own grace is 30 s
-FLOWING = 200  # creates that are answered between two events
+FLOWING = 64  # creates that are answered between two events
 OK = grpc.StatusCode.OK
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 

@@ -86,7 +86,7 @@ async def replayed(cluster: Cluster) -> None:
 
     done = await eventually(ends_are_written)
     told = json.loads(done.stdout)
-    assert re.search(r"16 auctions held by server-0, the current leader, .*: 16 microVMs placed", told["records"])
+    assert re.search(r"16 auctions on record at server-0, .*: 16 microVMs placed", told["records"])
     assert re.search(r"pack chose another host in \d+ of 16 awards", told["records"])
     assert "100% of 48 recorded ledger entries" in " ".join(told["assumed"])
     happened, pack = told["rows"]

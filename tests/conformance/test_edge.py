@@ -260,8 +260,8 @@ def test_check_31_a_long_list(target: Target, start: Callable[..., Service]) -> 
     """A unary List beyond 4 MiB fails in the client, as with flintlockd. The stream has no limit."""
     service = start(hosts=2 if target.is_cluster else 1)  # on two hosts neither's own list is that long
     client = Client(service.address)
-    user_data = base64("x" * 12_000)
-    uids = {client.create(spec(metadata={"user-data": user_data})).spec.uid for _ in range(300)}
+    user_data = base64("x" * 120_000)
+    uids = {client.create(spec(metadata={"user-data": user_data})).spec.uid for _ in range(30)}
     assert refused(client.list, "ns").code == grpc.StatusCode.RESOURCE_EXHAUSTED
     assert {vm.spec.uid for vm in client.stream("ns")} == uids
     roomy = Client(service.address, options=[("grpc.max_receive_message_length", -1)])

@@ -4,6 +4,7 @@ import ast
 import builtins
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ ELSEWHERE = {
     "fake/http.py:PortTaken": "the fake flintlockd is a program of its own; its command catches it",
     "fake/model.py:Panic": "the fake flintlockd imitates a crash",
     "sim/loop.py:StuckError": "the simulator itself is broken; nobody may catch it as an error of Billet",
-    "store/auction_log.py:_Damaged": "an sqlite3 error that never leaves its file",
+    "store/log_file.py:Damaged": "an sqlite3 error that never leaves its file",
 }
 
 
@@ -47,10 +48,10 @@ def subclasses(kind: type[BilletError]) -> Iterator[type[BilletError]]:
         yield from subclasses(child)
 
 
-def sources() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(SRC.rglob("*.py")):
-        if not path.stem.endswith("_pb2"):
-            yield str(path.relative_to(SRC)), ast.parse(path.read_text())
+@cache
+def sources() -> list[tuple[str, ast.Module]]:
+    paths = [path for path in sorted(SRC.rglob("*.py")) if not path.stem.endswith("_pb2")]
+    return [(str(path.relative_to(SRC)), ast.parse(path.read_text())) for path in paths]
 
 
 def test_the_tree_in_the_docstring_has_every_class_with_its_parent_and_code() -> None:

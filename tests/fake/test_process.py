@@ -170,9 +170,7 @@ def test_without_a_state_file_nothing_is_kept(own: Callable[..., FakeProcess]) -
 
 
 def run(*arguments: str) -> tuple[int, list[str]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "billet.fake", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
+    done = ZYGOTE.run(*arguments, module="billet.fake")
     return done.returncode, done.stderr.splitlines()
 
 

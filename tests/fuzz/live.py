@@ -26,6 +26,7 @@ from billet.api.leader_proxy import LeaderProxy
 from billet.core.model import Host, Resources
 from billet.core.scoring import DEFAULT_WEIGHTS
 from billet.core.state import load
+from billet.leader.archive import NoArchive
 from billet.leader.leadership import LeaderSettings, Leadership, LinkTerm, open_leadership
 from billet.leader.ledger import Ledger
 from billet.leader.rules import Rules
@@ -156,17 +157,6 @@ class Frames:
         self.is_disconnected = True
 
 
-class NoArchive:
-    def add_auction(self, recorder: object) -> None: ...
-
-    def add_end(self, placement: object, at_s: float) -> None: ...
-
-    def add_outcome(self, outcome: object) -> None: ...
-
-    def outcomes(self, host_id: str, limit: int) -> list[Any]:
-        return []
-
-
 @cache
 def leader() -> tuple[LinkServer, Leadership, asyncio.Task[None]]:
     return run(_lead(Path(tempfile.mkdtemp())))
@@ -180,7 +170,7 @@ async def _lead(folder: Path) -> tuple[LinkServer, Leadership, asyncio.Task[None
     ledger = Ledger(load((await store.load()).changes), store, term)
     server = LinkServer("", 0.01, 0.1)
     leadership = open_leadership(
-        ledger, server, SystemClock(), LeaderSettings(Rules(DEFAULT_WEIGHTS), 60.0), cast("Any", NoArchive())
+        ledger, server, SystemClock(), LeaderSettings(Rules(DEFAULT_WEIGHTS), 60.0), NoArchive()
     )
     server.begin(LinkTerm(term.number, DEFAULT_WEIGHTS, leadership.admission, ledger.state.fleet, 0.0))
     return server, leadership, asyncio.create_task(leadership.reconciler.run())

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
+from billet.api.recorded import NoRecordedAuctions
 from billet.core.errors import Code, CreateOutcomeUnknown, DeleteNotRecorded, StoreError
 from billet.core.fair_queue import DEFAULT_BOUNDS
 from billet.core.model import Auction, Bid, Facts, Host, Observed, PlacementState, VmState
@@ -110,6 +110,7 @@ class Rig(NamedTuple):
         term = Leadership(
             self.leader.ledger, self.auctioneer(hosts), self.leader.reconciler, cast("Hosts", hosts), Rules(),
             cast("Any", None), cast("Any", None), cast("Any", None), CreateSlots(DEFAULT_BOUNDS, "create"),
+            cast("Any", None),
         )  # fmt: skip
         return FlintlockService(term, NoRecordedAuctions(), "s1")
 

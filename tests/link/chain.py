@@ -14,10 +14,10 @@ import grpc.aio
 
 from billet.adapters.flintlock import GrpcFlintlock
 from billet.adapters.forward import LeaderForward
-from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
 from billet.api.grpc_server import GrpcServer
 from billet.api.leader_proxy import LeaderProxy
+from billet.api.recorded import NoRecordedAuctions
 from billet.core.model import Host, Placement, PlacementState, Resources
 from billet.core.state import PutHost, PutPlacement, State, apply
 from billet.host.agent import Agent, Measured

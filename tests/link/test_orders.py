@@ -123,13 +123,13 @@ async def test_the_answer_to_a_create_and_its_microvm_are_one_message(
     link, port = server
     link.begin(term(1))
     heard: list[pb.Up] = []
-    right = LinkServer.received
+    right = link.received
 
-    def received(self: LinkServer, connection: AgentConnection, up: pb.Up) -> None:
+    def received(connection: AgentConnection, up: pb.Up) -> None:
         heard.append(up)
-        right(self, connection, up)
+        right(connection, up)
 
-    monkeypatch.setattr(LinkServer, "received", received)
+    monkeypatch.setattr(link, "received", received)
     async with host(port, "one"):
         assert isinstance(await create(link, CreateOptions()), Created)
     [answer] = [up for up in heard if up.answers]

@@ -12,6 +12,7 @@ import grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from billet.api import fleet_service as fleet
+from billet.api.record_exchange import EXCHANGE
 from billet.wire import flintlock as wire
 from billet.wire import newer
 from billet.wire.auth import basic_header, hash_of
@@ -19,6 +20,7 @@ from billet.wire.flintlock import field
 from billet.wire.pb import fleet_pb2 as pb
 from billet.wire.pb import flintlock_pb2 as rpc
 from billet.wire.pb import flintlock_types_pb2 as types
+from billet.wire.pb.servers_pb2 import Copies
 from tests.conformance.calls import Client, http, spec
 
 UNKNOWN = "01" + "0" * 24
@@ -200,6 +202,8 @@ CALLS: dict[str, Callable[[Fleet, str], Outcome]] = {
     ),
     "explain": over_grpc(fleet.EXPLAIN, lambda f: pb.ExplainRequest(key=f.prod).SerializeToString()),
     "records": over_grpc(fleet.RECORDS, lambda _: b""),
+    "events": over_grpc(fleet.EVENTS, lambda _: b""),
+    "exchange": streamed(EXCHANGE, lambda _: Copies(wait_s=1).SerializeToString()),
     "cordon": over_grpc(
         fleet.CHANGE_HOST, lambda _: pb.ChangeHostRequest(host="h1", verb=pb.CORDON).SerializeToString()
     ),
@@ -218,6 +222,7 @@ CALLS: dict[str, Callable[[Fleet, str], Outcome]] = {
     "HTTP delete ci": over_http("DELETE", lambda f: f"/v1alpha1/microvm/{f.fresh(CI)}"),
     "HTTP delete prod": over_http("DELETE", lambda f: f"/v1alpha1/microvm/{f.fresh(PROD)}"),
     "HTTP delete unknown": over_http("DELETE", lambda _: f"/v1alpha1/microvm/{UNKNOWN}"),
+    "HTTP events": over_http("GET", lambda _: "/api/v1/events?follow=false"),
     "HTTP metrics": over_http("GET", lambda _: "/metrics"),
     "HTTP version": over_http("GET", lambda _: "/version"),
     "HTTP healthz": over_http("GET", lambda _: "/healthz"),
@@ -238,5 +243,11 @@ def namespaces_in(call: str, answer: Any) -> Iterator[str]:
             yield from (
                 json.loads(one)["auction"]["namespace"] for one in pb.ExplainReply.FromString(answer).record_json
             )
+        case "events":
+            found = [json.loads(one) for one in pb.EventsReply.FromString(answer).event_json]
+            yield from (one["namespace"] for one in found if "microvm" in one)
+        case "HTTP events":
+            found = [json.loads(line[6:]) for line in answer.decode().splitlines() if line.startswith("data: ")]
+            yield from (one["namespace"] for one in found if "microvm" in one)
         case "records":
             yield from (json.loads(one)["auction"]["namespace"] for one in pb.RecordsReply.FromString(answer).record)

@@ -45,6 +45,7 @@ VERBS: Mapping[str, Verb] = {
     fleet.PLACEMENTS: Verb.TRACE,
     fleet.EXPLAIN: Verb.TRACE,
     fleet.RECORDS: Verb.TRACE,
+    fleet.EVENTS: Verb.TRACE,
     fleet.CHANGE_HOST: Verb.OPERATE,
     fleet.CREATE_CREDENTIAL: Verb.OPERATE,
     fleet.CREDENTIALS: Verb.OPERATE,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
 
+from billet.api.event_feed import EventFeed
 from billet.api.fleet_summary import fleet_summary, host_state, put_resources, shown_row, vm_state
+from billet.api.recorded import Growth, RecordedAuctions
 from billet.core.corrections import NO_DISCOUNT
 from billet.core.errors import InvalidRequest
 from billet.core.identity import Waiting, fingerprint
@@ -30,6 +31,7 @@ PLACEMENTS = f"/{SERVICE}/Placements"
 EXPLAIN = f"/{SERVICE}/Explain"
 RECORDS = f"/{SERVICE}/Records"
 ACCURACY = f"/{SERVICE}/Accuracy"
+EVENTS = f"/{SERVICE}/Events"
 CHANGE_HOST = f"/{SERVICE}/ChangeHost"
 CREATE_CREDENTIAL = f"/{SERVICE}/CreateCredential"  # these three: credential_service.py
 CREDENTIALS = f"/{SERVICE}/Credentials"
@@ -41,30 +43,10 @@ MAX_PAGE = 500
 Method = Callable[[bytes, float, Mapping[str, str]], Awaitable[Answer]]
 
 
-class RecordedAuctions(Protocol):
-    """The auctions that this server held and recorded (store/auction_log.py)."""
-
-    def find(self, name: str) -> list[bytes]:
-        """The records of one microVM, newest first. `name` as in ExplainRequest.key."""
-
-    def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
-        """Up to `limit` records after `after` (`gone`: ends of microVMs), oldest first; next `after`, 0 = end."""
-
-
-class NoRecordedAuctions:
-    """RecordedAuctions of a server that keeps none."""
-
-    def find(self, name: str) -> list[bytes]:
-        """See Records."""
-        return []
-
-    def page(self, after: int, limit: int, gone: bool = False) -> tuple[list[bytes], int]:
-        """See Records."""
-        return [], 0
-
-
-def fleet_methods(leadership: Leadership, records: RecordedAuctions, server: str) -> dict[str, Method]:
-    """The service's methods by full name. `server` is the id of the server that keeps `records`."""
+def fleet_methods(
+    leadership: Leadership, records: RecordedAuctions, server: str, growth: Growth | None = None
+) -> dict[str, Method]:
+    """The service's methods by full name. `server` is the id of this server; `growth` tells of new `records`."""
     fleet = _Fleet(leadership, records, server)
     return {
         HOSTS: fleet.hosts,
@@ -73,6 +55,7 @@ def fleet_methods(leadership: Leadership, records: RecordedAuctions, server: str
         EXPLAIN: fleet.explain,
         RECORDS: fleet.records,
         ACCURACY: fleet.accuracy,
+        EVENTS: EventFeed(records, growth or Growth(), server).events,
         CHANGE_HOST: fleet.change_host,
     }
 
@@ -114,7 +97,8 @@ class _Fleet:
         key = parse(pb.ExplainRequest, request).key
 
         def encoded() -> bytes:
-            return pb.ExplainReply(record_json=map(readable, self._records.find(key))).SerializeToString()
+            found = [readable(data, self._records.about) for data in self._records.find(key)]
+            return pb.ExplainReply(record_json=found).SerializeToString()
 
         return Answer(await asyncio.to_thread(encoded))  # thousands, if a controller keeps retrying a name
 

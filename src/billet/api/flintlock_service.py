@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Mapping
 
 from billet.api.audit_facts import about
 from billet.api.creates import Creates
-from billet.api.fleet_service import RecordedAuctions, fleet_methods
+from billet.api.fleet_service import fleet_methods
 from billet.api.looks import SharedLooks
+from billet.api.recorded import Growth, RecordedAuctions
 from billet.closing import closing
 from billet.core.errors import (
     BilletError,
@@ -34,7 +35,10 @@ PARTIAL = "x-billet-partial"  # request metadata: "allow"; trailing metadata: th
 class FlintlockService:
     """The leader's Backend: Flintlock's methods and those of Fleet."""
 
-    def __init__(self, leadership: Leadership, records: RecordedAuctions, server: str) -> None:
+    def __init__(
+        self, leadership: Leadership, records: RecordedAuctions, server: str, growth: Growth | None = None
+    ) -> None:
+        """`growth` tells of new `records`."""
         self._leadership = leadership
         self._creates = Creates(leadership)
         self._looks = SharedLooks(self._look)
@@ -45,7 +49,7 @@ class FlintlockService:
             wire.GET: self._get,
             wire.LIST: self._list,
             newer.SERVER_INFO: self._server_info,
-            **fleet_methods(leadership, records, server),
+            **fleet_methods(leadership, records, server, growth),
         }
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:

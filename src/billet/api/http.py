@@ -1,4 +1,4 @@
-"""The HTTP server: Flintlock's gateway, /healthz and /readyz for load balancers, /metrics and /version."""
+"""The HTTP server: Flintlock's gateway, events, /healthz and /readyz for load balancers, /metrics and /version."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from billet.api.authentication import UNREAD, Authenticator
+from billet.api.event_stream import event_route
 from billet.api.grpc_server import Refused
 from billet.api.http_connection import CERTIFICATE
 from billet.api.metrics import EXPOSITION
@@ -69,7 +70,7 @@ def http_app(
             yield reply
 
     pages = _pages(proxy, identity, metrics, unready, version)
-    return application([*pages, *gateway_routes(call, stream, identity, BODY_BYTES)])
+    return application([*pages, event_route(call), *gateway_routes(call, stream, identity, BODY_BYTES)])
 
 
 def _pages(

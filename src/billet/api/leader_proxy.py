@@ -32,6 +32,7 @@ from billet.wire.headers import FORWARDED, IDENTITY, TOKEN
 READS = frozenset({
     wire.GET, wire.LIST,
     fleet.HOSTS, fleet.STATUS, fleet.PLACEMENTS, fleet.EXPLAIN, fleet.RECORDS, fleet.ACCURACY,
+    fleet.EVENTS,
 })  # fmt: skip
 PAUSE_S = 0.1  # before the same leader is asked again
 LED_S = 1.0  # a backend that held a call for longer than this was the leader

@@ -17,7 +17,7 @@ from billet.core.accuracy import Outcome
 from billet.core.model import Placement, PlacementState
 from billet.core.questions.record import AuctionRecord
 from billet.core.state import Change, DropPlacement, PutPlacement
-from billet.leader.leadership import Archive
+from billet.leader.archive import Archive
 from billet.leader.recorder import AuctionRecorder
 
 LEG_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -141,12 +141,14 @@ def _correction(change: Change) -> str:
 
 
 class MeteredArchive:
-    """leader.leadership.Archive that counts, and passes on to another."""
+    """leader.archive.Archive that counts, and passes on to another."""
 
     def __init__(self, inner: Archive, meters: Meters) -> None:
         self._inner = inner
         self._meters = meters
         self.outcomes = inner.outcomes
+        self.add_event = inner.add_event
+        self.events = inner.events
 
     def add_auction(self, recorder: AuctionRecorder) -> None:
         """See Archive."""

@@ -11,6 +11,7 @@ import msgspec
 from billet.api import fleet_service as fleet
 from billet.core.access import Credential, Verb, covers, may
 from billet.core.errors import PermissionDenied, StoreCorrupt
+from billet.core.events import EventType
 from billet.ports import Answer
 from billet.wire import flintlock as wire
 from billet.wire.auction_records import decode
@@ -102,6 +103,29 @@ def _is_visible(who: Credential, record: bytes) -> bool:
         return False
 
 
+class _Event(msgspec.Struct):
+    """The part of an event that says whose it is, if it is about a microVM."""
+
+    type: str
+    namespace: str = ""
+    microvm: str = ""
+
+
+def _events(who: Credential, payload: bytes) -> bytes:
+    """The events of the fleet, and those of the microVMs in a caller's namespaces."""
+    reply, sees = pb.EventsReply.FromString(payload), _sees(who)
+    kept = []
+    for one in reply.event_json:
+        event = msgspec.json.decode(one, type=_Event)
+        if event.type == EventType.HOST_SUSPECT:
+            kept.append(msgspec.json.encode({**msgspec.json.decode(one), "text": FAILED}))
+        elif not event.microvm or sees(event.namespace):
+            kept.append(one)
+    del reply.event_json[:]
+    reply.event_json.extend(kept)
+    return reply.SerializeToString()
+
+
 CUTS: dict[str, Callable[[Credential, bytes], bytes]] = {
     wire.GET: _microvm,
     wire.LIST: _microvms,
@@ -110,4 +134,5 @@ CUTS: dict[str, Callable[[Credential, bytes], bytes]] = {
     fleet.PLACEMENTS: _placements,
     fleet.EXPLAIN: _explained,
     fleet.RECORDS: _records,
+    fleet.EVENTS: _events,
 }

@@ -87,8 +87,7 @@ def _state_now(client: Client, record: dict[str, Any]) -> str:
 
 def _no_record(key: str) -> BilletError:
     return BilletError(
-        f"no auction of {key!r} is on record: check the name, or ask the server that led then; each server keeps the"
-        " auctions that it held (--record-auctions)"
+        f"no auction of {key!r} is on record: check the name; servers keep the latest auctions (--record-auctions)"
     )
 
 

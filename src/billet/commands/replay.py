@@ -145,11 +145,16 @@ def _from_server(address: Address) -> RecordSource:
             after = 0
             while True:
                 reply = client.fleet("Records", pb.RecordsRequest(after=after, gone=gone), pb.RecordsReply)
+                if after and reply.server != server:  # another server leads now, and its pages are others
+                    rows.clear()
+                    after = 0
+                    server = reply.server
+                    continue
                 rows += reply.record
                 after, server = reply.next, reply.server
                 if not after:
                     break
-    return RecordSource(by_gone[False], by_gone[True], f"held by {server}, the current leader")
+    return RecordSource(by_gone[False], by_gone[True], f"on record at {server}")
 
 
 def _past(source: RecordSource) -> tuple[Past, list[Shadow]]:

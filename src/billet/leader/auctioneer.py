@@ -278,6 +278,7 @@ class Auctioneer:
         unplaced = all_refusals(self._ledger.state, job.auction, decision)
         if unplaced.refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in unplaced.refusals):
             return await self._verdict(job)
+        job.recorder.reasons.update(refusal.reason for refusal in unplaced.refusals)
         text = explain_unplaced(job.auction, unplaced)
         if some_unreachable(unplaced):
             raise Unreachable(text)

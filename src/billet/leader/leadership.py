@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from billet.core.accuracy import Outcome
 from billet.core.columns import Columns
 from billet.core.errors import Code
-from billet.core.model import Placement
 from billet.core.scoring import Weights
 from billet.leader.accuracy import AccuracyTracker, taken_up
 from billet.leader.admission import Admission
+from billet.leader.archive import Archive
 from billet.leader.auctioneer import Auctioneer
+from billet.leader.chronicle import Chronicle
 from billet.leader.create_slots import CreateSlots
 from billet.leader.health import HealthTracker
 from billet.leader.ledger import Ledger
 from billet.leader.reconciler import Reconciler
-from billet.leader.recorder import AuctionRecorder
 from billet.leader.rules import Rules
 from billet.ports import Clock, Gate, Hosts
 
 KEEP_LOST_S = 24 * 3600.0  # how long a LOST microVM is listed
-
-
-class Archive(Protocol):
-    """A server's own records, which outlive its terms: auctions, ends of microVMs, outcomes of predictions."""
-
-    def add_auction(self, recorder: AuctionRecorder) -> None:
-        """An auction has ended."""
-
-    def add_end(self, placement: Placement, at_s: float) -> None:
-        """A placement has given its room back. `at_s` is wall-clock time."""
-
-    def add_outcome(self, outcome: Outcome) -> None:
-        """A prediction was compared with what happened."""
-
-    def outcomes(self, host_id: str, limit: int) -> Sequence[Outcome]:
-        """The newest outcomes of a host, oldest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +34,8 @@ class LeaderSettings:
 
 @dataclass(frozen=True, slots=True)
 class Leadership:
-    """The parts of one term. `hosts` reaches the agents; `admission` hears them first, then `health`, `accuracy` and
-    the reconciler. `slots` bounds the creates in work."""
+    """The parts of one term. `hosts` reaches the agents; `admission` hears them first, then `health`, `accuracy`,
+    `chronicle` and the reconciler. `slots` bounds the creates in work."""
 
     ledger: Ledger
     auctioneer: Auctioneer
@@ -65,6 +46,7 @@ class Leadership:
     health: HealthTracker
     admission: Admission
     slots: CreateSlots
+    chronicle: Chronicle
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +71,13 @@ def open_leadership(
 
     ledger.gone = lambda placement: archive.add_end(placement, clock.now_s())
     reconciler = Reconciler(ledger, clock, settings.resolve_after_s, KEEP_LOST_S, delete, settings.fence_after_s)
-    accuracy = AccuracyTracker(ledger.state, clock, reconciler, archive.add_outcome)
+    chronicle = Chronicle(ledger, clock, archive, reconciler)
+    accuracy = AccuracyTracker(ledger.state, clock, chronicle, archive.add_outcome)
     each = taken_up(len(ledger.state.hosts))
     for host_id in ledger.state.hosts:
         accuracy.restore(host_id, archive.outcomes(host_id, each))
-    health = HealthTracker(ledger.state, clock, rules.suspect_share, accuracy)
-    auctioneer = Auctioneer(ledger, hosts, reconciler.ready, rules, clock, archive.add_auction, accuracy, health)
+    health = chronicle.health = HealthTracker(ledger.state, clock, rules.suspect_share, accuracy)
+    auctioneer = Auctioneer(ledger, hosts, reconciler.ready, rules, clock, chronicle.recorded, accuracy, health)
     admission = Admission(ledger, reconciler, health, hosts, settings.approve, clock)
     slots = CreateSlots(rules.creates, "create")
-    return Leadership(ledger, auctioneer, reconciler, hosts, rules, accuracy, health, admission, slots)
+    return Leadership(ledger, auctioneer, reconciler, hosts, rules, accuracy, health, admission, slots, chronicle)

@@ -11,10 +11,11 @@ from typing import TypeVar
 
 import structlog
 
+from billet.core import events
 from billet.core.errors import CommitOutcomeUnknown, CreateOutcomeUnknown, StaleTerm, StoreError
 from billet.core.model import Host, Placement, PlacementState
 from billet.core.reconcile import answered
-from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room, load
+from billet.core.state import Change, DropHost, DropPlacement, PutHost, PutPlacement, State, apply, holds_room
 from billet.ports import Leader, Store, Term
 
 log = structlog.get_logger()
@@ -22,6 +23,17 @@ log = structlog.get_logger()
 DELETED_KEPT = 4096  # Deletes that wait for the record of their microVM; one that had none is never recorded
 BEHIND_S = 0.005  # until the record behind a reply is written: the reply goes first
 AT_ONCE = 100  # commits that wait for the store together, of changes that need not be written together
+APPLIED = 1_000  # changes that a new leader applies in one turn of the event loop
+
+
+async def loaded(store: Store) -> State:
+    """The state that a store holds. It lets others run now and then: the new leader's lease has to be kept alive."""
+    state = State()
+    for number, change in enumerate((await store.load()).changes, 1):
+        apply(state, change)
+        if number % APPLIED == 0:
+            await asyncio.sleep(0)
+    return state
 
 
 async def elected(store: Store, me: Leader, above: int) -> Ledger:
@@ -31,7 +43,7 @@ async def elected(store: Store, me: Leader, above: int) -> Ledger:
     """
     term = await store.campaign(me, above=above)
     try:
-        return Ledger(load((await store.load()).changes), store, term)
+        return Ledger(await loaded(store), store, term)
     except BaseException:
         with suppress(StoreError):
             await store.resign(term)
@@ -55,6 +67,10 @@ class Ledger:
         self.why = ""
         # Called with each placement that has given its room back.
         self.gone: Callable[[Placement], None] = lambda placement: None
+        # Called after each change of the state that lasts, with what the state had before.
+        self.changed: Callable[[events.Known, Change], None] = lambda before, change: None
+        # Called with each answer of the store to a commit; None = it has taken it.
+        self.stored: Callable[[StoreError | None], None] = lambda error: None
         self._store = store
         self._amending: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by host
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by placement in hand
@@ -69,6 +85,7 @@ class Ledger:
         """
         changes = [self._with_delete(change) for change in changes]
         undo = [self._inverse(change) for change in changes]
+        before = [events.known(self.state, change) for change in changes]
         for change in changes:
             apply(self.state, change)
         try:
@@ -80,6 +97,8 @@ class Ledger:
                 if self.state.placements.get(change.placement.id) is change.placement:  # not changed since
                     apply(self.state, inverse)
             raise
+        for was, change in zip(before, changes, strict=True):
+            self.changed(was, change)
 
     async def finish(self, changes: Sequence[Change]) -> None:
         """Commit changes that give room back or leave it as it is. They are applied once they are durable."""
@@ -89,10 +108,11 @@ class Ledger:
         try:
             await self._commit(changes)
             for change in changes:
-                before = self._held(change)
+                held, was = self._held(change), events.known(self.state, change)
                 apply(self.state, change)
-                if before and not self._held(change):
-                    self.gone(before)
+                if held and not self._held(change):
+                    self.gone(held)
+                self.changed(was, change)
         finally:
             self._finishing.discard(ended)
             ended.set_result(None)
@@ -218,7 +238,9 @@ class Ledger:
         if others or not isinstance(change, PutPlacement):
             return None
         change = self._with_delete(change)
+        was = events.known(self.state, change)
         apply(self.state, change)
+        self.changed(was, change)
         return change.placement
 
     async def keep(self, noted: Placement) -> None:
@@ -276,9 +298,13 @@ class Ledger:
             raise StaleTerm(f"this server no longer leads: {self.why}")
         try:
             await self._store.commit(self.term, changes)
-        except (StaleTerm, CommitOutcomeUnknown) as error:
-            self.end(error.text)
+        except StoreError as error:
+            if not isinstance(error, StaleTerm):
+                self.stored(error)
+            if isinstance(error, StaleTerm | CommitOutcomeUnknown):
+                self.end(error.text)
             raise
+        self.stored(None)
 
 
 C = TypeVar("C", bound=Change)

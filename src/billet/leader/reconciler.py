@@ -22,7 +22,7 @@ from billet.core.reconcile import (
     repair,
     to_delete,
     waits,
-)
+)  # fmt: skip
 from billet.core.report import InventoryUpdate, Report
 from billet.core.state import Change, PutPlacement, holds_room
 from billet.leader.deletes import Delete, Deletes
@@ -36,6 +36,7 @@ log = structlog.get_logger()
 
 SWEEP_S = 30.0  # longest time between two looks at a host, whether it sent something or not
 REPORTS_MISSED = 3  # intervals without a report after which flintlockd is taken to have hung
+AT_ONCE = 50  # hosts
 RETRY_S = 1.0  # pause after the store refused a commit
 GATHER_S = 0.005  # what happens within this time is looked at together, and behind the replies of creates
 # A living agent reconnects within this time after its link closed or a new leader was elected. Before that, a dead
@@ -48,14 +49,9 @@ class Reconciler:
     """Level-triggered: compares what hosts show now with the ledger, so a missed event does no harm."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        clock: Clock,
-        resolve_after_s: float,
-        keep_lost_s: float,
-        delete: Delete,
+        self, ledger: Ledger, clock: Clock, resolve_after_s: float, keep_lost_s: float, delete: Delete,
         fence_after_s: float = 0.0,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.seen: dict[str, Seen] = {}
         self.ready = Presence()
         self._ledger = ledger
@@ -171,14 +167,20 @@ class Reconciler:
             await self._deletes.close()
 
     async def _pass(self, host_ids: list[str], sweep: bool) -> bool:
-        """Reconcile these hosts concurrently. Return True when the store refused something, so that it is retried.
+        """Reconcile these hosts, some at a time. Return True when the store refused something, so that it is retried.
 
         Nothing else reconciles placements, and one host is either released or reconciled, never both at once.
         """
-        looks = [self._reconcile_host(host_id, self.seen[host_id], sweep) for host_id in host_ids
-                 if host_id not in self._fencing]  # fmt: skip
-        releases = [self._release(host_id) for host_id in self._fencing]
-        return any(await asyncio.gather(*looks, *releases))
+        refused = False
+        work = [self._release(host_id) for host_id in self._fencing]
+        for at in range(0, max(len(host_ids), 1), AT_ONCE):
+            if at:
+                await asyncio.sleep(0)  # the leader's lease has to be kept alive
+            some = [one for one in host_ids[at : at + AT_ONCE] if one in self.seen and one not in self._fencing]
+            work += [self._reconcile_host(host_id, self.seen[host_id], sweep) for host_id in some]
+            refused |= any(await asyncio.gather(*work))
+            work = []
+        return refused
 
     def _fence_the_overdue(self) -> None:
         now_s = self._clock.monotonic_s()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from billet.core.errors import BilletError, Cancelled, CreateOutcomeUnknown, HostVerdict, NoRoom
-from billet.core.model import Auction, Award, Bid, HostView, Refusal, Unplaced
+from billet.core.model import Auction, Award, Bid, HostView, Reason, Refusal, Unplaced
 from billet.core.questions.record import AuctionRecord, attempt_of
 from billet.core.questions.shadow import shadow
 from billet.core.scoring import Weights
@@ -23,6 +24,7 @@ class AuctionRecorder:
         self.record = AuctionRecord(
             auction, weights, at_s=clock.now_s(), shadow=shadow_weights.policy if shadow_weights else ""
         )
+        self.reasons: Counter[Reason] = Counter()  # hosts by reason, if none of them could take it
         self._shadow_weights = shadow_weights
         self._clock = clock
         self._begun_s = self._last_s = clock.monotonic_s()

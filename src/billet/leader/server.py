@@ -16,7 +16,6 @@ import structlog
 from billet.core.errors import BilletError, StoreCorrupt, StoreError
 from billet.leader.leadership import Leadership, LinkTerm
 from billet.leader.ledger import Ledger, elected
-from billet.leader.reconciler import Reconciler
 from billet.log_throttle import LogThrottle
 from billet.ports import Backend, Clock, Leader, Store
 
@@ -201,7 +200,7 @@ class Server:
         state = ledger.state
         log.info("leading", term=ledger.term.number, hosts=len(state.hosts), placements=len(state.placements))
         try:
-            await _until_over(self._store, ledger, leadership.reconciler)
+            await _until_over(self._store, leadership)
         finally:
             self.leadership = self._service = None
             self._proxy.stale = self._proxy.own_stale = self._build.stale_reads(service, self._clock.monotonic_s())
@@ -250,10 +249,12 @@ class Server:
         await self._listeners.serving(backend is not None and not self.stopping)
 
 
-async def _until_over(store: Store, ledger: Ledger, reconciler: Reconciler) -> None:
+async def _until_over(store: Store, leadership: Leadership) -> None:
     """Reconcile until the term ends: its lease is lost, or the outcome of a commit is unknown."""
+    ledger = leadership.ledger
+    telling = asyncio.create_task(leadership.chronicle.run())  # the term does not depend on it
     work = [
-        asyncio.create_task(reconciler.run()),
+        asyncio.create_task(leadership.reconciler.run()),
         asyncio.create_task(store.ended(ledger.term)),
         asyncio.create_task(ledger.over.wait()),
     ]
@@ -265,6 +266,6 @@ async def _until_over(store: Store, ledger: Ledger, reconciler: Reconciler) -> N
                 raise error
     finally:
         ledger.end("the server is stopping")
-        for task in work:
+        for task in (*work, telling):
             task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
+        await asyncio.gather(*work, telling, return_exceptions=True)

@@ -29,6 +29,7 @@ from billet.link import bounds, messages
 from billet.link.connection import AgentConnection, peer_of
 from billet.link.hello import NONCE_BYTES
 from billet.link.listening import AGENT_LIMITS, AgentsSocket, throttle_shortage
+from billet.link.one_by_one import OneByOne
 from billet.link.outbox import MAX_FRAME_BYTES, PING_AFTER_S, PONG_WITHIN_S
 from billet.link.roster import Roster
 from billet.link.rounds import Rounds
@@ -77,6 +78,7 @@ class LinkServer:
         self._limits = limits
         self._unproven: Counter | None = None
         self._throttle = LogThrottle()
+        self.received = OneByOne(self._handle).received
 
     def connections(self) -> int:
         """The number of agents that are connected."""
@@ -183,8 +185,7 @@ class LinkServer:
         """A connection is open: ask for a signed hello."""
         self._roster.challenge(connection)
 
-    def received(self, connection: AgentConnection, up: pb.Up) -> None:
-        """Handle a message from an agent."""
+    def _handle(self, connection: AgentConnection, up: pb.Up) -> None:
         if up.HasField("hello"):
             self._roster.hello(connection, up.hello)
             if connection.claim:

@@ -17,6 +17,7 @@ from rich.text import Text
 from billet.core.corrections import NO_TROUBLE
 from billet.core.model import FORMULA, Reason
 from billet.core.plural import counted
+from billet.show.events import fate
 from billet.show.marks import bar, duration, gib, table
 
 AuctionRecord = Mapping[str, Any]
@@ -25,17 +26,9 @@ REASONS = {reason.name: reason.value for reason in Reason}
 LEGS = {"bids": "bids", "reserve": "commit RESERVED", "boot_order": "flintlockd", "start": "commit STARTED"}
 PREFERENCE = ">PREF"  # only if the microVM has soft preferences
 BID_COLUMNS = (
-    "~HOST",
-    ">SCORE",
-    "FULL\nAFTER",
-    ">SHAPE",
-    ">PRES-\nSURE",
-    ">BOOT\nDELAY",
-    PREFERENCE,
-    ">BOOT\nQUEUE",
-    ">FREE\nvCPU",
-    ">FREE\nGiB",
-)
+    "~HOST", ">SCORE", "FULL\nAFTER", ">SHAPE", ">PRES-\nSURE", ">BOOT\nDELAY", PREFERENCE, ">BOOT\nQUEUE",
+    ">FREE\nvCPU", ">FREE\nGiB",
+)  # fmt: skip
 NOT_CORRECTED = {"delay": 1.0, "utilisation": 0.0}
 LEADERS_PARTS = ("preference", "trouble", "scarcity")  # added by the leader, which alone knows of them
 MAX_PULLING, MAX_GROUPS = 4, 4  # pulling hosts that are named, and hosts whose group members are
@@ -51,8 +44,8 @@ def auction_report(record: AuctionRecord, now: str = "") -> RenderableType:
             parts.append(Text(f"Attempt {number} of {len(attempts)}", style="bold"))
         parts += [*_attempt(attempt, _counts_waits(record)), *_shadow(record, attempt)]
     parts.append(_outcome(record.get("outcome", {}), attempts, now))
-    legs = _legs(record.get("legs_ms", {}))
-    return Group(*parts, legs) if legs else Group(*parts)
+    parts += filter(None, (fate(record), _legs(record.get("legs_ms", {}))))
+    return Group(*parts)
 
 
 def older_auctions(records: Sequence[AuctionRecord], key: str) -> str:

@@ -11,18 +11,18 @@ from random import Random
 
 from picows import WSListener
 
-from billet.api.fleet_service import NoRecordedAuctions
 from billet.api.flintlock_service import FlintlockService
 from billet.api.leader_proxy import LeaderProxy
+from billet.api.recorded import NoRecordedAuctions
 from billet.api.stale_reads import StaleReads
 from billet.core.accuracy import Outcome
 from billet.core.errors import Code, HostVerdict, LeaderLost
 from billet.core.fair_queue import DEFAULT_BOUNDS, Bounds
 from billet.core.metadata import ReplyMetadata
-from billet.core.model import Placement
 from billet.core.quotas import Quota, Quotas
 from billet.core.scoring import Weights
 from billet.leader.accuracy import KEPT
+from billet.leader.archive import NoArchive
 from billet.leader.leadership import LeaderSettings, Leadership, open_leadership
 from billet.leader.ledger import Ledger
 from billet.leader.recorder import AuctionRecorder
@@ -149,8 +149,10 @@ class SimListeners:
             await asyncio.sleep(LOOK_S)
 
 
-class SimArchive:
-    """leader.leadership.Archive on a server's disk: what it recorded is there after a restart."""
+class SimArchive(NoArchive):
+    """leader.archive.Archive on a server's disk: what it recorded is there after a restart.
+
+    No simulated client asks for ends and events."""
 
     def __init__(self, note: Callable[[AuctionRecorder], None]) -> None:
         self._note = note
@@ -159,9 +161,6 @@ class SimArchive:
     def add_auction(self, recorder: AuctionRecorder) -> None:
         """See Archive."""
         self._note(recorder)
-
-    def add_end(self, placement: Placement, at_s: float) -> None:
-        """See Archive. No simulated client asks for ends."""
 
     def add_outcome(self, outcome: Outcome) -> None:
         """See Archive."""

@@ -33,6 +33,7 @@ log = structlog.get_logger()
 
 PAGE = 5_000  # keys in one answer of a load
 HEALTH_S = 1.0  # how long a look at etcd's health repeats a call that is not answered
+DECODED = 1_000  # records in one turn of the event loop
 PAGE_S = 2.0  # the deadline of one page at one member
 CORRUPTING = ((3, 5, 0), (3, 5, 5))  # releases that may lose data silently
 OLDEST = (3, 4, 23)  # the oldest release that Billet is tested with
@@ -156,7 +157,12 @@ class EtcdStore:
     async def load(self) -> Snapshot:
         """See ports.Store."""
         revision, records = await self.records()
-        return Snapshot(revision, [decode(name, value) for name, value in records.items()])
+        changes: list[Change] = []
+        for name, value in records.items():
+            changes.append(decode(name, value))
+            if len(changes) % DECODED == 0:
+                await asyncio.sleep(0)  # the lease has to be kept alive
+        return Snapshot(revision, changes)
 
     async def credentials(self) -> list[Credential]:
         """See ports.Store."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -130,8 +130,11 @@ def decode_outcomes(stored: Iterable[bytes]) -> list[Outcome]:
     return outcomes
 
 
-def readable(data: bytes) -> bytes:
-    """A stored record as JSON with every field named, and with the scores that counted in each award."""
+def readable(data: bytes, about: Callable[[str], Iterable[bytes]] = lambda auction: ()) -> bytes:
+    """A stored record as JSON with every field named, and with the scores that counted in each award.
+
+    `about`: the stored events of an auction's microVM.
+    """
     record = decode(data)
     outcome = {
         "kind": record.outcome,
@@ -151,6 +154,7 @@ def readable(data: bytes) -> bytes:
             "attempts": [_attempt(attempt, priced(record, attempt)) for attempt in record.attempts],
             "outcome": outcome,
             "legs_ms": record.legs_ms,
+            "events": [msgspec.Raw(event) for event in about(record.auction.id)],
         }
     )
 

@@ -1071,7 +1071,7 @@ class RecordsReply(_message.Message):
     next: _builtins.int
     """`after` of the next request; 0 = this is the last page"""
     server: _builtins.str
-    """id of the server that keeps these records; each server keeps those of the auctions it held"""
+    """id of the server that has answered; `next` is for this server"""
     @_builtins.property
     def record(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """oldest first"""
@@ -1136,6 +1136,87 @@ class AccuracyReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AccuracyReply: _TypeAlias = AccuracyReply  # noqa: Y015
+
+@_typing.final
+class EventsRequest(_message.Message):
+    """Filters; an empty field matches all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    SINCE_S_FIELD_NUMBER: _builtins.int
+    TYPES_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    MICROVM_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    WAIT_S_FIELD_NUMBER: _builtins.int
+    after: _builtins.str
+    """`next` of the previous reply, "" = begin with the oldest"""
+    since_s: _builtins.float
+    """seconds since 1970: leave out what is older"""
+    host: _builtins.str
+    microvm: _builtins.str
+    """a uid, an auction's id, a name or "namespace/name" """
+    limit: _builtins.int
+    """maximum number of events per reply; 0 = 1,000"""
+    wait_s: _builtins.float
+    """if there is none, wait for up to this time; at most 10"""
+    @_builtins.property
+    def types(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """names of events, or their beginnings: microvm, host, microvm-failed"""
+
+    def __init__(
+        self,
+        *,
+        after: _builtins.str = ...,
+        since_s: _builtins.float = ...,
+        types: _abc.Iterable[_builtins.str] | None = ...,
+        host: _builtins.str = ...,
+        microvm: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        wait_s: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "host", b"host", "limit", b"limit", "microvm", b"microvm", "since_s", b"since_s", "types", b"types", "wait_s", b"wait_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventsRequest: _TypeAlias = EventsRequest  # noqa: Y015
+
+@_typing.final
+class EventsReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_JSON_FIELD_NUMBER: _builtins.int
+    NEXT_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    SERVER_FIELD_NUMBER: _builtins.int
+    next: _builtins.str
+    """`after` of the next request, on any server"""
+    more: _builtins.bool
+    """there are more events already"""
+    server: _builtins.str
+    """id of the server that has answered"""
+    @_builtins.property
+    def event_json(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """see docs/operations.md, "Events" """
+
+    def __init__(
+        self,
+        *,
+        event_json: _abc.Iterable[_builtins.bytes] | None = ...,
+        next: _builtins.str = ...,
+        more: _builtins.bool = ...,
+        server: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event_json", b"event_json", "more", b"more", "next", b"next", "server", b"server"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EventsReply: _TypeAlias = EventsReply  # noqa: Y015
 
 @_typing.final
 class ChangeHostRequest(_message.Message):
