@@ -152,12 +152,16 @@ class ServerConfig:
         low=0, high=600_000,
     )  # fmt: skip
     ask_hosts: int = setting(
-        8, AUCTION, "Number of hosts asked for a bid: the best by their last reports. The others take part by these"
+        3, AUCTION, "Number of hosts asked for a bid: the best by their last reports. The others take part by these"
         " reports. 0 = all are asked. Lower makes auctions cheaper; higher decides by newer facts.", low=0,
     )  # fmt: skip
     ask_random: int = setting(
-        2, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
+        1, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
         " hosts whose pressure or boot queue has improved since their last report.", low=0,
+    )  # fmt: skip
+    standing_bids_only: bool = setting(
+        False, AUCTION, "Award by the hosts' last reports, without asking for bids; a host may still refuse an order."
+        " Creates are cheaper; new pressure, or a microVM made outside of Billet, is noticed with the next report.",
     )  # fmt: skip
     create_timeout_s: float = setting(
         30.0, AUCTION, "Maximum seconds for one create, from the call to flintlockd's reply.", low=0.1, high=3600

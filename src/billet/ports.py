@@ -92,12 +92,13 @@ class Store(Protocol):
     async def credentials(self) -> list[Credential]:
         """Read the credentials alone, linearizably: every server does so every second."""
 
-    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+    async def commit(self, term: Term, changes: Sequence[Change], within_s: float = 0.0) -> int:
         """Make all of the changes durable, or none, if the term is still current; return the revision.
 
-        Concurrent calls share a transaction (group commit). Raises StaleTerm when the term has ended,
-        CommitOutcomeUnknown when the answer was lost and the outcome could not be found out, StoreError when nothing
-        was written. A commit that was sent cannot be undone: cancelling the caller does not stop it.
+        Concurrent calls share a transaction (group commit). One that can wait for `within_s` starts none of its own
+        in that time. Raises StaleTerm when the term has ended, CommitOutcomeUnknown when the answer was lost and the
+        outcome could not be found out, StoreError when nothing was written. A commit that was sent cannot be undone:
+        cancelling the caller does not stop it.
         """
 
 

@@ -71,6 +71,17 @@ def test_a_microvm_whose_boot_has_failed_waits_aside() -> None:
     assert inventory.boot_queue.pending == 0
 
 
+def test_boots_are_looked_at_in_the_order_in_which_they_began_to_wait() -> None:
+    """Broken on purpose (a row that is seen again goes to the end): b is looked at before a, which boots now."""
+    inventory = HostInventory(Clock())
+    inventory.merge([row("a", VmState.PENDING), row("b", VmState.PENDING), row("c", VmState.CREATED)], 1.0)
+    inventory.put(row("a", VmState.PENDING, IMAGE))
+    assert inventory.next_boots() == ["a", "b"]
+    inventory.put(row("a", VmState.CREATED, IMAGE))
+    inventory.merge([], 2.0)
+    assert inventory.next_boots() == []
+
+
 def deleting(first: int, last: int = 40) -> list[Observed]:
     return [row(f"d{n}", VmState.DELETING) for n in range(first, last)]
 

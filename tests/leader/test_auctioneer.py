@@ -366,6 +366,29 @@ async def test_a_host_that_was_not_asked_wins_once_the_others_are_awarded_to_tho
     assert faithful(recorders[0].record)
 
 
+async def test_with_standing_bids_only_a_host_is_asked_only_if_no_standing_bid_wins(ledger: Ledger) -> None:
+    """Nobody has said anything; then all have, and the winner refuses the order; then all say that they are full.
+
+    Broken on purpose (everybody is asked all the same): `called` is not empty; (nobody ever): NoRoom for "full".
+    """
+    rules, fleet = replace(RULES, standing_only=True, ask_hosts=1, ask_random=0), ledger.state.fleet
+    unheard, heard, full = Hosts(bids), Hosts(first_declines=True), Hosts(bids)
+    assert await create(auctioneer(ledger, unheard, rules)[0], "unheard") == b"reply"
+    assert len(unheard.called) == 1
+    for host_id in ledger.state.hosts:
+        fleet.hear(host_id, Facts(), ZERO, SystemClock().monotonic_s(), 60.0)
+    maker, recorders = auctioneer(ledger, heard, rules)
+    assert await create(maker, "heard") == b"reply"
+    assert (heard.called, len(heard.orders)) == ([], 2)
+    first = recorders[0].record.attempts[0]
+    assert [bid.age_s > 0 for bid in first.bids] == [True, True], "the first create has filled one of three"
+    assert faithful(recorders[0].record)
+    for host_id in ledger.state.hosts:
+        fleet.hear(host_id, Facts(), ROOM, SystemClock().monotonic_s(), 60.0)
+    assert await create(auctioneer(ledger, full, rules)[0], "full") == b"reply"
+    assert len(full.called) == 1
+
+
 async def test_a_required_host_is_the_only_one_that_is_asked(ledger: Ledger) -> None:
     hosts = Hosts(bids, bids)
     maker, _ = auctioneer(ledger, hosts, replace(RULES, ask_hosts=1, ask_random=0))

@@ -135,7 +135,7 @@ class SlowStore:
     def __init__(self) -> None:
         self.answers: list[asyncio.Future[int]] = []
 
-    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+    async def commit(self, term: Term, changes: Sequence[Change], within_s: float = 0.0) -> int:
         self.answers.append(asyncio.get_running_loop().create_future())
         return await self.answers[-1]
 

@@ -51,7 +51,7 @@ class Gate:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    async def commit(self, term: Any, changes: Sequence[Change]) -> int:
+    async def commit(self, term: Any, changes: Sequence[Change], within_s: float = 0.0) -> int:
         await self.open.wait()
         if self.refuses:
             raise StoreError("etcd is out of space")

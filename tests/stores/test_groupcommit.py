@@ -56,6 +56,23 @@ async def test_what_comes_while_one_is_in_flight_goes_together_into_the_next() -
     assert engine.sizes == [1, 19]
 
 
+async def test_a_commit_that_can_wait_is_written_with_the_next_one_or_when_its_time_is_over_or_at_the_end() -> None:
+    """Broken on purpose (it starts a transaction): two; (`close` does not start one): it waits for ever; (nothing
+    does): the same."""
+    engine = Engine()
+    engine.gate.set()
+    async with asyncio.timeout(60.0):
+        waiting = asyncio.create_task(engine.group.commit(TERM, puts(1), within_s=3600.0))
+        await asyncio.sleep(0)
+        assert await asyncio.gather(waiting, engine.group.commit(TERM, puts(2))) == [1, 1]
+        assert await engine.group.commit(TERM, puts(3), within_s=0.001) == 2
+        last = asyncio.create_task(engine.group.commit(TERM, puts(4), within_s=3600.0))
+        await asyncio.sleep(0)
+        await engine.group.close()
+        assert await last == 3
+    assert engine.sizes == [2, 1, 1]
+
+
 async def test_a_failure_fails_exactly_the_commits_of_its_transaction() -> None:
     engine = Engine()
     engine.fates[2] = StoreError("the disk is full")

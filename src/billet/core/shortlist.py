@@ -31,9 +31,10 @@ LAST = 1e6  # added to the price of hosts that come after all others
 class AskLimits(NamedTuple):
     """How many hosts are asked per auction, and the weights by which they are ranked."""
 
-    hosts: int = 8  # 0 = all
-    random: int = 2  # in addition, drawn by a hash of the auction
+    hosts: int = 3  # 0 = all
+    random: int = 1  # in addition, drawn by a hash of the auction
     weights: Weights = DEFAULT_WEIGHTS
+    standing_only: bool = False  # ask none while a standing bid may win
 
 
 class CallForBids(NamedTuple):
@@ -76,6 +77,14 @@ def next_call(moment: Moment, auction: Auction, asked: Collection[str], limits: 
         able &= ~fleet.mask(asked)
     best = _best(moment, auction, limits.weights, able, limits.hosts)
     return CallForBids([fleet.ids[row] for row in [*best, *_drawn(auction, able, best, limits.random)]], [])
+
+
+def decides_unasked(moment: Moment, auction: Auction, limits: AskLimits) -> bool:
+    """Whether the auction begins without a call for bids: a host that can take the microVM has a standing bid."""
+    if not limits.standing_only:
+        return False
+    fresh = moment.state.fleet.fresh_until_s >= moment.now_s
+    return bool((moment.ready & fresh & able_to_take(moment.state, auction)).any())
 
 
 def with_standing_bids(
@@ -221,6 +230,8 @@ def to_ask_again(
 
 def called(state: State, ready: Collection[str], limits: AskLimits) -> Called:
     """Which part of the fleet is asked, for the record of the auction."""
+    if limits.standing_only:
+        return Called(len(state.hosts), UNASKED)
     if _is_large(state, limits):
         return Called(len(state.hosts), limits.hosts)
     return Called(len(state.hosts), absent=tuple(host_id for host_id in state.hosts if host_id not in ready))

@@ -25,6 +25,7 @@ class HostInventory:
         self.taken = ZERO
         self.boot_queue = BootQueue()
         self._clock = clock
+        self._booting: dict[str, None] = {}  # the microVMs that wait for their first try to boot, in order
         self._seen_s: dict[str, float] = {}  # when a row was seen last: an older List says nothing new about it
         self._listed_s = 0.0  # when the newest List that was merged began
 
@@ -90,7 +91,7 @@ class HostInventory:
 
     def next_boots(self) -> list[str]:
         """The microVMs that flintlockd boots next, in order. One whose boot has failed waits for minutes."""
-        return [uid for uid, row in self.rows.items() if _is_next(row, VmState.PENDING)]
+        return list(self._booting)
 
     def put(self, row: Observed) -> None:
         """Record one microVM as flintlockd shows it now."""
@@ -102,10 +103,15 @@ class HostInventory:
         self._seen_s[row.uid] = self._clock.monotonic_s()
         self.rows[row.uid] = row
         self._add(row, 1)
+        if _is_next(row, VmState.PENDING):
+            self._booting.setdefault(row.uid)
+        else:
+            self._booting.pop(row.uid, None)
 
     def _drop(self, uid: str) -> None:
         row = self.rows.pop(uid)
         del self._seen_s[uid]
+        self._booting.pop(uid, None)
         self._add(row, -1)
 
     def _add(self, row: Observed, sign: int) -> None:

@@ -66,6 +66,7 @@ class Watcher:
         self._interval_s = interval_s
         self._report = report
         self._changed = asyncio.Event()
+        self._boots = asyncio.Event()  # a microVM waits for its boot
 
     async def run(self) -> None:
         """Watch for ever: a report every interval, and a List, or as soon as look_soon() is called.
@@ -121,6 +122,7 @@ class Watcher:
                 self.uplink.inventory(self.everything())
         else:
             self._tell(*self.inventory.merge(rows, begun_s))
+        self._boots.set()
         return True
 
     async def _list(self) -> Listed:
@@ -138,6 +140,7 @@ class Watcher:
             self.inventory.put(row)
             self.inventory.note_ended([])
             self._tell([row], [])
+            self._boots.set()
 
     def tell_creating(self) -> None:
         """Tell the leader which creates are still in hand: it keeps the reservations of those."""
@@ -150,9 +153,13 @@ class Watcher:
             self.uplink.inventory(InventoryUpdate(False, seen, gone, list(self.inventory.creating), deleted))
 
     async def _watch_boots(self) -> None:
-        """Poll the microVM that is booting. flintlockd boots one at a time, in order."""
+        """Poll the microVM that is booting, while there is one. flintlockd boots one at a time, in order."""
         rest_s = 0.0
         while True:
+            if not (self.known and self.inventory.next_boots()):
+                self._boots.clear()
+                await self._boots.wait()
+                continue
             await asyncio.sleep(min(max(self.inventory.boot_queue.look_every_s, rest_s), self._interval_s))
             begun_s = self._clock.monotonic_s()
             waiting = self.inventory.next_boots() if self.known else []

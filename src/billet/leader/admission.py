@@ -140,7 +140,7 @@ class Admission:
         inventory = inventory._replace(seen=[row for row in inventory.seen if row.uid not in self._ignored[host_id]])
         uids = self._uids.setdefault(host_id, set())
         news = {row.uid for row in inventory.seen}
-        if not inventory.full and len(uids | news) > ROWS:
+        if not inventory.full and len(uids) + len(news - uids) > ROWS:
             self._hosts.dismiss(host_id, f"host {host_id!r} shows more than {ROWS} microVMs; {ROWS} are allowed")
             return
         for uid in uids - news if inventory.full else uids.intersection(inventory.gone):

@@ -15,26 +15,33 @@ from billet.core.auction import award, explain_unplaced, hopeless, reservation, 
 from billet.core.bidding import CAPABILITY_REASONS
 from billet.core.errors import (
     BilletError,
-    Cancelled,
     Code,
     CreateOutcomeUnknown,
     HostVerdict,
     NoRoom,
-    PreconditionFailed,
     Unreachable,
     says_not_found,
 )
 from billet.core.metadata import Metadata
 from billet.core.model import Auction, Award, Bid, HostView, Placement, PlacementState, Refusal, Unplaced
 from billet.core.quotas import exceeded
-from billet.core.shortlist import AskLimits, Moment, all_refusals, called, next_call, to_ask_again, with_standing_bids
+from billet.core.shortlist import (
+    AskLimits,
+    Moment,
+    all_refusals,
+    called,
+    decides_unasked,
+    next_call,
+    to_ask_again,
+    with_standing_bids,
+)
 from billet.core.state import DropPlacement, PutPlacement
 from billet.leader.accuracy import AccuracyTracker
 from billet.leader.batching import Clearing
 from billet.leader.behind import Behind
 from billet.leader.deletes import DeleteRecords
 from billet.leader.health import HealthTracker
-from billet.leader.jobs import Caller, Job, host_verdict
+from billet.leader.jobs import Caller, Job, given_up, gone_since, host_verdict
 from billet.leader.ledger import Ledger
 from billet.leader.presence import Presence
 from billet.leader.recorder import AuctionRecorder
@@ -62,7 +69,7 @@ class Auctioneer:
         self._hosts = hosts
         self._ready = ready
         self._rules = rules
-        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights)
+        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights, rules.standing_only)
         self._clock = clock
         self._record = record
         self._accuracy = accuracy
@@ -107,7 +114,7 @@ class Auctioneer:
                 answers = more
                 continue
             if job.caller.gone:
-                raise _given_up()
+                raise given_up()
             self._check_quota(job.auction)  # again: others have claimed since. No await until our own claim
             self._track(job, views, decision)
             instance = self._hosts.instance(decision.host)
@@ -128,7 +135,9 @@ class Auctioneer:
 
     async def _first_bids(self, job: Job) -> list[Bid | Refusal]:
         job.recorder.record.called = called(self._ledger.state, self._ready, self._limits)
-        answers = await self._ask_next(job, job.failed.keys())
+        answers: list[Bid | Refusal] = []
+        if not decides_unasked(self._moment, job.auction, self._limits):
+            answers = await self._ask_next(job, job.failed.keys())
         job.recorder.leg("bids")
         return job.refusals() + answers
 
@@ -205,7 +214,7 @@ class Auctioneer:
         job.recorder.leg("reserve")
         if job.caller.gone:
             await ledger.finish([DropPlacement(placement.id)])
-            raise _given_up()
+            raise given_up()
         return await self._order(placement, job, resent=False)
 
     async def _order(self, placement: Placement, job: Job, resent: bool) -> bytes | Refusal:
@@ -232,7 +241,7 @@ class Auctioneer:
             case Ended(uid):  # deleted before any leader had recorded its uid
                 ended = replace(placement, state=PlacementState.RELEASING, uid=uid)
                 await ledger.finish_answered(ended)
-                raise _gone_since(ended)
+                raise gone_since(ended)
             case Unknown(text):
                 # The reservation stays: the host may have the microVM, and is asked for its token (promise 4).
                 raise CreateOutcomeUnknown(
@@ -269,7 +278,7 @@ class Auctioneer:
                     raise Unreachable(
                         f"host {known.host} does not say what became of microVM {known.uid}: {reply.text}"
                     )
-        raise _gone_since(known)
+        raise gone_since(known)
 
     async def _unplaced(self, job: Job, decision: Unplaced) -> bytes:
         """No host takes it: raise NoRoom or Unreachable with the reasons, or have a host say that none is capable."""
@@ -334,14 +343,3 @@ class Auctioneer:
         if known.state is not PlacementState.STARTED:
             return known
         return replace(known, state=PlacementState.RELEASING, changed_at_s=self._clock.now_s())
-
-
-def _gone_since(known: Placement) -> BilletError:
-    return PreconditionFailed(
-        f"this request has created microVM {known.uid or known.id} already, which is {known.state.value} now; "
-        "send a new request id, or none, to create another"
-    )
-
-
-def _given_up() -> BilletError:
-    return Cancelled("the client gave up before a host was told; nothing was created")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from billet.core.errors import HostVerdict, without_not_found
-from billet.core.model import Auction, Reason, Refusal
+from billet.core.errors import BilletError, Cancelled, HostVerdict, PreconditionFailed, without_not_found
+from billet.core.model import Auction, Placement, Reason, Refusal
 from billet.leader.recorder import AuctionRecorder
 from billet.ports import Denied, Failed
 
@@ -59,3 +59,16 @@ class Job:
 def host_verdict(outcome: Denied | Failed) -> HostVerdict:
     """flintlockd's words about a create, as the error for the client."""
     return HostVerdict(outcome.code, without_not_found(outcome.text), outcome.trailers)
+
+
+def gone_since(known: Placement) -> BilletError:
+    """The error for a request that was carried out, and whose microVM has ended."""
+    return PreconditionFailed(
+        f"this request has created microVM {known.uid or known.id} already, which is {known.state.value} now; "
+        "send a new request id, or none, to create another"
+    )
+
+
+def given_up() -> BilletError:
+    """The error for clients that have gone before a host was told."""
+    return Cancelled("the client gave up before a host was told; nothing was created")

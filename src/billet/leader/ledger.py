@@ -21,7 +21,7 @@ from billet.ports import Leader, Store, Term
 log = structlog.get_logger()
 
 DELETED_KEPT = 4096  # Deletes that wait for the record of their microVM; one that had none is never recorded
-BEHIND_S = 0.005  # until the record behind a reply is written: the reply goes first
+BEHIND_S = 0.02  # how long the record behind a reply waits for the commit of another create, to be written with it
 AT_ONCE = 100  # commits that wait for the store together, of changes that need not be written together
 APPLIED = 1_000  # changes that a new leader applies in one turn of the event loop
 
@@ -246,9 +246,8 @@ class Ledger:
     async def keep(self, noted: Placement) -> None:
         """Write a noted placement that is in hand, unless it has changed since: then more than that was written."""
         async with self._changing[noted.id]:
-            await asyncio.sleep(BEHIND_S)
             if self.state.placements.get(noted.id) is noted:
-                await self._commit([PutPlacement(noted)])
+                await self._commit([PutPlacement(noted)], BEHIND_S)
 
     async def written(self, placement_id: str) -> None:
         """Wait for the write of a placement in hand that is under way. StaleTerm if it has ended the term."""
@@ -293,11 +292,11 @@ class Ledger:
         old = self.state.placements.get(change.placement.id)
         return PutPlacement(old) if old else DropPlacement(change.placement.id)
 
-    async def _commit(self, changes: Sequence[Change]) -> None:
+    async def _commit(self, changes: Sequence[Change], within_s: float = 0.0) -> None:
         if self.over.is_set():
             raise StaleTerm(f"this server no longer leads: {self.why}")
         try:
-            await self._store.commit(self.term, changes)
+            await self._store.commit(self.term, changes, within_s)
         except StoreError as error:
             if not isinstance(error, StaleTerm):
                 self.stored(error)

@@ -14,8 +14,9 @@ class Rules:
     """The settings of auctions; config.py says what each trades."""
 
     weights: Weights = DEFAULT_WEIGHTS
-    ask_hosts: int = 8  # hosts asked per auction, 0 = all
-    ask_random: int = 2  # hosts asked in addition, drawn by a hash of the auction
+    ask_hosts: int = 3  # hosts asked per auction, 0 = all
+    ask_random: int = 1  # hosts asked in addition, drawn by a hash of the auction
+    standing_only: bool = False  # no host is asked while a standing bid may win
     create_timeout_s: float = 30.0
     call_timeout_s: float = 10.0
     shadow: Weights | None = None  # a second policy, which decides for the record only

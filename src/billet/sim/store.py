@@ -133,10 +133,10 @@ class SimStore:
         """See ports.Store. No simulated client has any."""
         return []
 
-    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+    async def commit(self, term: Term, changes: Sequence[Change], within_s: float = 0.0) -> int:
         """See ports.Store."""
         self._etcd.look_at_ledger(term.number)
-        return await self._group.commit(term.number, changes)
+        return await self._group.commit(term.number, changes, within_s)
 
     # Election.
 

@@ -224,9 +224,9 @@ class EtcdStore:
         except StoreError as error:
             return error.text, ()
 
-    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+    async def commit(self, term: Term, changes: Sequence[Change], within_s: float = 0.0) -> int:
         """See ports.Store."""
-        return await self.group.commit(term.number, changes)
+        return await self.group.commit(term.number, changes, within_s)
 
     async def write(self, term: Term, writes: Writes) -> int:
         """See engine.Engine."""

@@ -1,4 +1,7 @@
-"""Group commit: one transaction at a time, which takes all commits that are pending when it starts. No timer."""
+"""Group commit: one transaction at a time, which takes all commits that are pending when it starts.
+
+There is no timer, but for commits that say that they can wait for others.
+"""
 
 from __future__ import annotations
 
@@ -35,23 +38,34 @@ class GroupCommit:
         self._write = write
         self._pending: list[Commit] = []
         self._worker: asyncio.Task[None] | None = None
+        self._later: asyncio.TimerHandle | None = None  # all that is pending can wait until then
         self.heard: Heard = lambda took_s, commits, error: None
 
-    async def commit(self, term: int, changes: Sequence[Change]) -> int:
+    async def commit(self, term: int, changes: Sequence[Change], within_s: float = 0.0) -> int:
         """See ports.Store.commit. Cancelling the caller does not undo its commit."""
-        return await self.write(term, dict(encode(change) for change in changes))
+        return await self.write(term, dict(encode(change) for change in changes), within_s)
 
-    async def write(self, term: int, writes: Writes) -> int:
+    async def write(self, term: int, writes: Writes, within_s: float = 0.0) -> int:
         """As `commit`, with encoded records."""
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         size = sum(len(key) + len(value or b"") for key, value in writes.items())
         self._pending.append(Commit(term, writes, done, size))
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+        if not within_s:
+            self._begin()
+        elif self._worker is None and self._later is None:
+            self._later = asyncio.get_running_loop().call_later(within_s, self._begin)
         return await done
+
+    def _begin(self) -> None:
+        if self._later:
+            self._later.cancel()
+            self._later = None
+        if self._worker is None and self._pending:
+            self._worker = asyncio.create_task(self._work())
 
     async def close(self) -> None:
         """Wait for the running transaction and all pending commits. Cancelling ends the wait, not the work."""
+        self._begin()
         if self._worker:
             await asyncio.wait([self._worker])
 

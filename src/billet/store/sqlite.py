@@ -235,9 +235,9 @@ class SqliteStore:
         troubles = sqlite_file.little_room(self.path, size_bytes)
         return Vitals(f"SQLite {sqlite3.sqlite_version}", term, size_bytes, used_bytes, troubles)
 
-    async def commit(self, term: Term, changes: Sequence[Change]) -> int:
+    async def commit(self, term: Term, changes: Sequence[Change], within_s: float = 0.0) -> int:
         """See ports.Store."""
-        return await self.group.commit(term.number, changes)
+        return await self.group.commit(term.number, changes, within_s)
 
     async def write(self, term: Term, writes: Writes) -> int:
         """See engine.Engine."""
