@@ -80,8 +80,10 @@ def test_a_cordoned_host_is_drained_when_its_last_microvm_has_gone() -> None:
         apply(state, DropPlacement(one.id))
         return drained(state, one, 5.0)
 
+    apply(state, DropPlacement(second.id))
     assert end(first) is None, "it is not cordoned"
     apply(state, PutPlacement(first))
+    apply(state, PutPlacement(second))
     apply(state, PutHost(replace(HOST, cordoned=True)))
     assert end(first) is None, "there is another"
     assert end(placement(LOST)) is None, "it held no room"

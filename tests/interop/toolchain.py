@@ -1,7 +1,8 @@
 """Build the Go programs of the interop tests, and fetch the tools: `python -m tests.interop.toolchain`.
 
-Everything goes to .tools/interop: programs to bin/, generated code to src/ and py/, Go's caches to cache/. Quick when
-there is nothing to do. A clean checkout compiles for some minutes, or less with GOCACHE set to a cache that is kept.
+Everything goes to .tools/interop: programs to bin/, generated code to src/ and py/, Go modules to cache/. It is quick
+when there is nothing to do. The first checkout of a machine compiles for some minutes; the next ones find what it has
+compiled in Go's own cache (GOCACHE, as with any Go program).
 Without Go it says so, and the tests that need Go are skipped.
 """
 
@@ -98,7 +99,10 @@ def _programs(command: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Go's caches are ours. What the machine has downloaded already is read, not fetched again."""
+    """Go's modules are ours. What the machine has downloaded already is read, not fetched again.
+
+    With -trimpath what is compiled does not depend on the checkout's folder, so that others can use it.
+    """
     command = go()
     assert command
     asked = subprocess.run(
@@ -107,9 +111,8 @@ def _environment() -> dict[str, str]:
     machine = json.loads(asked.stdout)
     own = {
         "GOBIN": str(BIN), "GOMODCACHE": str(HOME / "cache/mod"),
-        "GOCACHE": os.environ.get("GOCACHE", str(HOME / "cache/build")),
         "GOPROXY": f"file://{machine['GOMODCACHE']}/cache/download,{machine['GOPROXY']}",
-        "GOFLAGS": "-modcacherw", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0",
+        "GOFLAGS": "-modcacherw -trimpath", "GOTOOLCHAIN": "local", "CGO_ENABLED": "0",
     }  # fmt: skip
     return {**os.environ, **own}
 

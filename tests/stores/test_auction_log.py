@@ -490,7 +490,7 @@ def test_a_page_for_another_server_stays_below_the_limit_of_a_message(path: Path
 def test_whoever_leads_and_whoever_meets_whom_in_the_end_all_have_the_same(steps: list[tuple[int, int, int]]) -> None:
     """Each step: one server leads a term of its own, or goes on with its last one, and meets another.
 
-    Broken on purpose (only followers take; a page ends one record early): fails.
+    Broken on purpose (as in the tests above: positions, names, places): fails.
     """
     with TemporaryDirectory() as folder:
         logs = [AuctionLog(Path(folder) / f"{n}.db") for n in range(3)]
