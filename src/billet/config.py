@@ -193,8 +193,9 @@ class ServerConfig:
     )  # fmt: skip
     create_slots: int = setting(
         DEFAULT_BOUNDS.in_work, AUCTION, "Number of creates that the leader works on at a time; others wait in fair"
-        " order, by identity and namespace; while several create, none has more than are free. 0 = no limit. Lower"
-        " delays others less beside a crowd; higher places more per second when hosts answer slowly.", low=0,
+        " order, by identity and namespace; while several create, none has more than half of those that are free. 0 ="
+        " no limit. Lower delays others less beside a crowd; higher places more per second when hosts answer slowly.",
+        low=0,
     )  # fmt: skip
     create_queue: int = setting(
         DEFAULT_BOUNDS.waiting, AUCTION, "Number of creates of one identity and namespace that may wait; further ones"

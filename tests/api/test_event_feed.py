@@ -55,7 +55,7 @@ class Server:
 
     async def ask(self, **wanted: Any) -> pb.EventsReply:
         return pb.EventsReply.FromString(
-            (await self.unary(fleet.EVENTS, pb.EventsRequest(**wanted).SerializeToString(), 60.0, {})).payload
+            (await self.unary(fleet.EVENTS, pb.EventsRequest(**wanted).SerializeToString(), 7200.0, {})).payload
         )
 
     async def unary(self, method: str, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
@@ -136,14 +136,17 @@ async def test_events_are_given_page_by_page_across_terms_and_filtered(server: S
             await server.ask(**wrong)
 
 
-async def test_who_waits_is_told_at_once_and_nobody_waits_for_a_server_that_stops(server: Server) -> None:
+async def test_who_waits_is_told_at_once_and_nobody_waits_for_a_server_that_stops(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Broken on purpose (a stopping server keeps those who wait): its stop takes as long as they wait."""
-    waiting = asyncio.create_task(server.ask(wait_s=WITHIN_S))
+    monkeypatch.setattr("billet.api.event_feed.MAX_WAIT_S", 3600.0)
+    waiting = asyncio.create_task(server.ask(wait_s=3600.0))
     await asyncio.sleep(0)
     server.tell(event("host-away", host="h1"))
     first = await waiting
     assert types(first) == ["host-away"]
-    waiting = asyncio.create_task(server.ask(wait_s=WITHIN_S, after=first.next))
+    waiting = asyncio.create_task(server.ask(wait_s=3600.0, after=first.next))
     await asyncio.sleep(0)
     server.growth.stop()
     assert types(await waiting) == []
@@ -202,6 +205,7 @@ async def test_a_follower_copies_what_comes_and_what_came_while_the_line_was_cut
     server.tell(event("leader-changed"), term=4)
     await eventually(lambda: both(server, follower, 2))
     lines[0].cut = 3
+    await eventually(lambda: not lines[0].cut)
     server.log.append("key", ["name"], b"payload", 4)
     server.log.add(Record(Kind.OUTCOME, b"outcome", 4, host="h1"))
     server.log.append_gone(b"end", 4)
@@ -218,15 +222,16 @@ def both(one: Server, other: Server, count: int) -> bool:
 
 
 async def test_a_server_that_leads_now_takes_the_rest_from_the_last_leader_and_no_more(
-    server: Server, tmp_path: Path
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Broken on purpose (the old line is closed at once; never): the rest is lost; the task is there for ever."""
     follower = Server(tmp_path / "follower.db")
+    monkeypatch.setattr("billet.store.auction_log.PAGE_RECORDS", 10)
     copier = RecordCopier(follower.exchange, lambda leader: Direct(leader, server))
     copier.follow(Leader("a", "", ""))
     server.tell(*(event("host-away", host=f"h{n}") for n in range(50)), term=4)
     copier.follow(None)
-    await eventually(lambda: both(server, follower, 50))
+    await eventually(lambda: len(follower.log.newest_events(["host-away"], 0.0, 99)) == 50)
     await eventually(lambda: not copier.copying)
     await asyncio.to_thread(follower.log.close)
 

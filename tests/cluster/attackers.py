@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from billet.grpc.dial import Address
 from billet.grpc.engine import new_channel
+from billet.grpc.health import CHECK
 from billet.grpc.status import RpcError
 from billet.wire import flintlock as wire
 from billet.wire.tls import ClientTls, client_context
@@ -105,11 +106,11 @@ async def body(target: Target, chunked: bool) -> None:
     writer.close()
 
 
-async def messages(target: Target, size: bool) -> None:
-    """Call the gRPC port without a token, with messages of 3 or 30 MiB."""
+async def messages(target: Target, health: bool) -> None:
+    """Call the gRPC port without a token: a create of 30 MiB, or a health check, which needs none, of 3 MiB."""
     channel = new_channel(Address(HOST, target.port, ClientTls(target.ca)))
     with suppress(RpcError):
-        await channel.unary(wire.CREATE, bytes((30 if size else 3) * MIB), PATIENCE_S)
+        await channel.unary(CHECK if health else wire.CREATE, bytes((3 if health else 30) * MIB), PATIENCE_S)
     await channel.close()
 
 

@@ -209,6 +209,8 @@ async def play(cluster: Cluster, count: int, size: int, connections: int, alone:
     there = Counter(await asyncio.to_thread(names_on_hosts, cluster))
     lost = [name for name in (*(() if size else busy.made), *calm.made) if not there[name]]
     doubled = [name for name, number in there.items() if number > 1]
+    accepted = await asyncio.to_thread(lambda: sum(fake.stats()["creates_accepted"] for fake in cluster.fakes))
+    doubled += ["one that was deleted"] * (accepted - len(busy.made) - len(calm.made))
     after = [peak_mib(server.pid) for server in cluster.server]
     return Result(count, size, calm, busy, lost, doubled, [*before, *after], _between(decided), _slowest(decided))
 

@@ -239,7 +239,7 @@ def test_a_policy_of_the_request_is_what_hosts_price_by(fleet_: Fleet) -> None:
     took = {fleet_.create("policy", f"p{n}", policy="pack") for n in range(3)}
     assert len(took) == 1
     bids = fleet_.record("policy/p2")["attempts"][-1]["bids"]
-    assert len(bids) == 4
+    assert len(bids) >= 3  # of those that were asked
     assert all(bid["score"]["shape"] > 1.0 for bid in bids)  # 2 x (1 - share): pack's, worked out by the hosts
 
 

@@ -30,15 +30,20 @@ def test_a_message_larger_than_all_memory_has_its_turn_when_nobody_else_has_one(
     assert turns.leave("a", "small") == ["huge"]
 
 
-def test_a_call_keeps_its_turn_for_messages_that_are_not_larger() -> None:
-    turns = Turns[str, str](100)
-    assert turns.ask("a", "stream", 30)
-    assert turns.ask("a", "stream", 30)
-    assert turns.held_bytes == 30
-    assert turns.ask("a", "stream", 40)
-    assert turns.held_bytes == 40
-    assert turns.leave("a", "stream") == []
-    assert turns.held_bytes == 0
+def test_a_large_message_is_not_passed_by_small_ones_for_ever() -> None:
+    """Broken on purpose (who fits goes first): twelve busy clients leave no room for it at any moment."""
+    turns = Turns[str, tuple[str, int]](32)
+    busy = [f"busy-{number}" for number in range(12)]
+    running = [(client, 0) for client in busy if turns.ask(client, (client, 0), 2)]
+    assert not turns.ask("rare", ("rare", 0), 20)
+    for number in range(1, 100):
+        client, before = running.pop(0)
+        running += turns.leave(client, (client, before))
+        if turns.ask(client, (client, number), 2):
+            running.append((client, number))
+        if ("rare", 0) in running:
+            return
+    raise AssertionError("it had no turn")
 
 
 CONNECTIONS = ("a", "b", "c")

@@ -15,15 +15,20 @@ import pytest
 
 from tests.fuzz.live import LIVE
 from tests.fuzz.run import changes, examples
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import TARGETS, stored
 
 EXAMPLES, CHANGES = 60, 500
+TAKEN = b'"h1":[[16,65536,100000,20],[2,2048,'
+HUGE = next(data for data in stored("auction-awarded.json") if TAKEN in data).replace(TAKEN, TAKEN + b"9" * 400)
 SLOW = {"spec": 100, "workload": 100, "backup": 200}
 FOUND = [  # by fuzzing, and fixed
     ("record", ("hosts/", b'{"\xf6":1}')),  # a traceback instead of a damaged store
     ("auction", b'["\x80token-1","h0",[2,2048,0,1],1790000060.0]\n'),
     ("backup", b'{"\x80":1}\n'),
     ("spec", b"[" * 3000),
+    ("spec", b'{"interfaces": [{"devic\\ud800d": "eth1"}]}'),  # a SystemError of protobuf
+    ("spec", b"metadata: web\nmetadata_text: {user-data: hi}\n"),
+    ("auction", HUGE),
     # What is malformed comes before the answer to what precedes it: both were answered, with a traceback in the log.
     ("http port", b"GET nulletrics HTTP/1.0\r\n\r\nGET /health, HTTP/1.1\r\nHost: x\r\nExpect: 100-tinue\r\n\r\n"),
 ]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -92,11 +93,11 @@ class TestService:
 
 @asynccontextmanager
 async def serving(
-    limits: Limits | None = None, tls: TlsSettings = INSECURE
+    limits: Limits | None = None, tls: TlsSettings = INSECURE, small: Container[str] = ()
 ) -> AsyncIterator[tuple[TestService, Server, int]]:
     """A server of ours on a free port."""
     service = TestService()
-    server = Server(service.routes, limits)
+    server = Server(replace(service.routes, small=small), limits)
     port = await server.listen("127.0.0.1", 0, tls)
     try:
         yield service, server, port

@@ -78,7 +78,9 @@ async def leading(store: SqliteStore, rooms: dict[str, Resources], auctions: int
     for name in rooms:
         ready.add(name)
     link = OneRound(hosts, auctions)
-    maker = Auctioneer(ledger, link, ready, Rules(arrive_s=0.0, quotas=quotas), SystemClock(), recorders.append)
+    maker = Auctioneer(
+        ledger, link, ready, Rules(arrive_s=0.0, quotas=quotas, ask_hosts=8), SystemClock(), recorders.append
+    )
 
     async def create(n: int, demand: Resources, labels: dict[str, str]) -> bytes:
         caller = Caller(10.0)
@@ -208,10 +210,10 @@ async def test_an_auction_that_cannot_win_is_refused_while_the_store_hangs(
     link, _, create = await leading(store, {"h": ROOM}, 1)
     begun, go_on, commit = asyncio.Event(), asyncio.Event(), store.commit
 
-    async def hanging(term: Term, changes: Sequence[Change]) -> None:
+    async def hanging(term: Term, changes: Sequence[Change], within_s: float = 0.0) -> None:
         begun.set()
         await go_on.wait()
-        await commit(term, changes)
+        await commit(term, changes, within_s)
 
     monkeypatch.setattr(store, "commit", hanging)
     apart = {"billet.io/apart": "g"}

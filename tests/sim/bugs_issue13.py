@@ -79,11 +79,11 @@ def lost_deletes_are_not_sent_again() -> Patches:
 
 
 BUGS = (
-    Bug("host faults are verdicts", 0, 6, host_faults_are_verdicts),
+    Bug("host faults are verdicts", 0, 9, host_faults_are_verdicts),
     Bug("unclear creates are host faults", 4, 15, unclear_creates_are_host_faults),
-    Bug("unclear creates are verdicts", 2, 14, unclear_creates_are_verdicts),
+    Bug("unclear creates are verdicts", 2, 23, unclear_creates_are_verdicts),
     Bug("faults say not found", 5, 33, faults_say_not_found),
-    Bug("deletes are passed on unseen", 0, 6, deletes_are_passed_on_unseen),
+    Bug("deletes are passed on unseen", 0, 19, deletes_are_passed_on_unseen),
     Bug("lost deletes are shown", 4, 15, lost_deletes_are_shown),
     Bug("lost deletes are not sent again", 4, 15, lost_deletes_are_not_sent_again),
 )

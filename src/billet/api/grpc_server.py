@@ -87,6 +87,7 @@ class GrpcServer:
                 streams={**self._health.streams, **Reflection(SERVICES).streams},
                 fallback=self._stream,
                 admit=self._admit,
+                small=health.METHODS,
             ),
             Limits(header_list_bytes=CHANNEL_BYTES),
         )

@@ -47,17 +47,31 @@ def parse_spec(text: str, source: str) -> MicroVMSpec:
     tree = dict(tree)
     plain = tree.pop("metadata_text", {})
     if plain:
-        tree["metadata"] = {**tree.get("metadata", {}), **_encoded(plain, source)}
+        tree["metadata"] = {**_mapping(tree.get("metadata", {}), source), **_encoded(plain, source)}
     for field in ("labels", "metadata"):
         for key, value in tree[field].items() if isinstance(tree.get(field), dict) else ():
             if not isinstance(value, str):
                 raise InvalidRequest(
                     f"{source}: {field}: {key} is {json.dumps(value, default=str)}; put it in quotes"
                 )
+    return _message(tree, source)
+
+
+def _mapping(metadata: Any, source: str) -> dict[Any, Any]:
+    if not isinstance(metadata, dict):
+        raise InvalidRequest(
+            f"{source}: metadata is {json.dumps(metadata, default=str)}; write keys and values below it"
+        )
+    return metadata
+
+
+def _message(tree: dict[str, Any], source: str) -> MicroVMSpec:
     try:
         return ParseDict(tree, MicroVMSpec())
     except ParseError as error:
         raise InvalidRequest(f"{source} is not a MicroVMSpec: {_readable(str(error), tree)}") from None
+    except SystemError:  # protobuf's answer to a name that cannot be encoded
+        raise InvalidRequest(f"{source} is not a MicroVMSpec: a name in it has half of a surrogate pair") from None
 
 
 def _readable(error: str, tree: Mapping[str, Any]) -> str:

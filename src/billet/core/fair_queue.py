@@ -1,13 +1,14 @@
 """Whose create is carried out next when there are more than can be carried out at a time.
 
 Each identity and namespace has a queue. Identities are served one after another, and so are the namespaces of each;
-within a queue the order is that of arrival. While several create, none has more slots than are free. So a busy
-namespace always leaves a slot for another one, and delays its create by what is in work, not by its whole queue.
+within a queue the order is that of arrival. While several create, none has more slots than half of those that are
+free. So a busy namespace leaves slots for another one, and delays its create by what is in work, not by its queue.
 """
 
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple
@@ -35,13 +36,14 @@ class Bounds(NamedTuple):
     waiting: int  # creates that wait, of each identity and namespace
     held_bytes: int  # of all creates together, in work or waiting
     wait_s: float  # that a create waits
-    shared: bool = True  # while several namespaces create, none has more slots than are free
+    shared: bool = True  # while several namespaces create, none has more slots than half of those that are free
     slow_s: float = 0.0  # after this time a create in work gives its slot to the next, whatever the others do
 
 
 DEFAULT_BOUNDS = Bounds(in_work=16, waiting=2_000, held_bytes=128 << 20, wait_s=30.0, slow_s=5.0)
 IDENTITY_TIMES = 3  # what all namespaces of one identity may hold, as a multiple of what is free: 3/4 if it is alone
 NAME_CHARS = 64  # of a namespace, in a text: a client may have chosen one of 4 MiB
+SLOT_TIMES = 0.5  # slots of one while several create, as a multiple of those that are free; one slot it may have
 SEVERAL_S = 2.0  # since creates of more than one namespace were there
 OVERTAKEN = 2  # a create is slow once this many times `in_work` others have ended since it began
 
@@ -94,9 +96,10 @@ class FairQueue:
         self._counts: Counter[Key] = Counter()  # that wait
         self._in_work: OrderedDict[Place, Begun] = OrderedDict()  # without the slow ones
         self._slow: set[Place] = set()
-        self._slots: Shares[Key] = Shares(bounds.in_work)  # that are taken
+        self._slots: Shares[Key] = Shares(bounds.in_work, SLOT_TIMES)  # that are taken
+        self._slots_by_identity: Shares[str] = Shares(bounds.in_work, SLOT_TIMES)
         self._ended = 0  # creates that were in work
-        self._several_until_s = float("-inf")
+        self._several_until_s = self._several_identities_until_s = float("-inf")
 
     @property
     def waiting(self) -> int:
@@ -125,6 +128,8 @@ class FairQueue:
         self._counts[key] += 1
         if len(self._held) > 1:
             self._several_until_s = place.since_s + SEVERAL_S
+        if len(self._held_by_identity) > 1:
+            self._several_identities_until_s = place.since_s + SEVERAL_S
         self._waiting[place] = None
         self._queues.setdefault(key.identity, OrderedDict()).setdefault(key.namespace, OrderedDict())[place] = None
         return None
@@ -134,17 +139,13 @@ class FairQueue:
         self._pass_by_slow_ones(now_s)
         if not self._queues or 0 < self._bounds.in_work <= self._slots.total:
             return None
-        several = self._bounds.shared and now_s < self._several_until_s
-        keys = (Key(identity, namespace) for identity, queues in self._queues.items() for namespace in queues)
-        # Nobody with more slots than are free: so the search passes by no more keys than there are slots.
-        key = next((key for key in keys if not several or self._slots.fits(key, 1)), None)
-        if key is None:
+        if (key := next(self._may_begin(now_s), None)) is None:
             return None
         place = next(iter(self._queues[key.identity][key.namespace]))
         self._to_the_end(key)
         self._take_out(place)
         self._in_work[place] = Begun(now_s, self._ended)
-        self._slots.count(key, place.slots)
+        self._count_slots(key, place.slots)
         return place
 
     def leave(self, place: Place) -> None:
@@ -177,6 +178,8 @@ class FairQueue:
             times.append(next(iter(self._waiting)).since_s + self._bounds.wait_s)
         if self._bounds.slow_s and self._in_work:
             times.append(next(iter(self._in_work.values())).at_s + self._bounds.slow_s)
+        if self._slots.total < self._bounds.in_work:  # some may begin once nobody else creates
+            times.append(max(self._several_until_s, self._several_identities_until_s))
         return min(times, default=None)
 
     def _pass_by_slow_ones(self, now_s: float) -> None:
@@ -192,6 +195,24 @@ class FairQueue:
             self._give_slots(place)
             self._slow.add(place)
 
+    def _may_begin(self, now_s: float) -> Iterator[Key]:
+        """Those whose turn it is. While several create, nobody has many slots.
+
+        So the search passes by no more of them than there are slots.
+        """
+        several = self._bounds.shared and now_s < self._several_until_s
+        several_identities = self._bounds.shared and now_s < self._several_identities_until_s
+        for identity, namespaces in self._queues.items():
+            if several_identities and not self._slots_by_identity.one_more(identity):
+                continue
+            for namespace in namespaces:
+                if not several or self._slots.one_more(Key(identity, namespace)):
+                    yield Key(identity, namespace)
+
+    def _count_slots(self, key: Key, slots: int) -> None:
+        self._slots.count(key, slots)
+        self._slots_by_identity.count(key.identity, slots)
+
     def _count_bytes(self, key: Key, size: int) -> None:
         self._held.count(key, size)
         self._held_by_identity.count(key.identity, size)
@@ -199,7 +220,7 @@ class FairQueue:
     def _give_slots(self, place: Place) -> None:
         if place in self._in_work:
             del self._in_work[place]
-            self._slots.count(place.key, -place.slots)
+            self._count_slots(place.key, -place.slots)
 
     def _to_the_end(self, key: Key) -> None:
         """An identity is served after all others, and so is a namespace of it."""

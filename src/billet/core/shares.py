@@ -16,7 +16,7 @@ class Shares(Generic[K]):
     set aside for anybody. (In switches this rule is known as dynamic thresholds.)
     """
 
-    def __init__(self, limit: int, times: int = 1) -> None:
+    def __init__(self, limit: int, times: float = 1) -> None:
         self.limit = limit
         self._times = times
         self.total = 0
@@ -30,6 +30,10 @@ class Shares(Generic[K]):
         """Whether so much more is no more than may be had, and than is left free."""
         free = self.limit - self.total
         return not self.limit or (size <= free and self._held.get(key, 0) + size <= self._times * free)
+
+    def one_more(self, key: K) -> bool:
+        """Whether one more fits; or it is the first, and anything is free."""
+        return self.fits(key, 1) or (not self._held.get(key, 0) and self.total < self.limit)
 
     def count(self, key: K, size: int) -> bool:
         """Count so much more, or, below 0, less, whether it fits or not. Returns whether it did."""

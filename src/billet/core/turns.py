@@ -8,21 +8,22 @@ from typing import Generic, TypeVar
 
 from billet.core.shares import Shares
 
-C = TypeVar("C")  # a connection
+C = TypeVar("C")  # a client
 M = TypeVar("M")  # a call with a large message
 
 
 class Turns(Generic[C, M]):
     """Lets calls with large messages have as many bytes as there are. `limit_bytes` 0 = no limit.
 
-    Each connection has its share (Shares) and is served in the order of arrival; connections are served one after
-    another. When nobody has anything, any message has its turn.
+    Each client has its share (Shares) and is served in the order of arrival; clients are served one after another.
+    A client that has nothing is passed by nobody, however large its message is.
     """
 
     def __init__(self, limit_bytes: int) -> None:
         self._held: Shares[C] = Shares(limit_bytes)
         self._sizes: dict[M, int] = {}  # of those that have had their turn
         self._waiting: OrderedDict[C, OrderedDict[M, int]] = OrderedDict()
+        self._first: C | None = None  # has nothing, and its message does not fit yet: nobody else gets a turn before
         self.waiting = 0  # calls that wait
 
     @property
@@ -30,56 +31,50 @@ class Turns(Generic[C, M]):
         """What those may hold together that have had their turn."""
         return self._held.total
 
-    def waits(self, connection: C, call: M) -> bool:
-        """Whether a call waits for its turn."""
-        return call in self._waiting.get(connection, ())
-
-    def ask(self, connection: C, call: M, size: int) -> bool:
-        """Whether a call may have a message of `size` bytes now. Otherwise it waits, and a later `leave` returns it.
-
-        A call keeps what it had its turn for until it leaves; a message that is not larger needs no other turn.
-        """
-        if size <= self._sizes.get(call, 0):
+    def ask(self, client: C, call: M, size: int) -> bool:
+        """Whether a call may have its message of `size` bytes now. Otherwise it waits until a `leave` returns it."""
+        if self._first is None and client not in self._waiting and self._grant(client, call, size):
             return True
-        if connection not in self._waiting and self._grant(connection, call, size):
-            return True
-        calls = self._waiting.setdefault(connection, OrderedDict())
-        self.waiting += call not in calls
-        calls[call] = size
+        self._waiting.setdefault(client, OrderedDict())[call] = size
+        self.waiting += 1
         return False
 
-    def leave(self, connection: C, call: M) -> list[M]:
+    def leave(self, client: C, call: M) -> list[M]:
         """A call is over, or needs no turn any more. Returns those whose turn it is now."""
-        if calls := self._waiting.get(connection):
-            self._forget(connection, calls, call)
+        if calls := self._waiting.get(client):
+            self._forget(client, calls, call)
         size = self._sizes.pop(call, 0)
         if size:
-            self._held.count(connection, -size)
+            self._held.count(client, -size)
         return list(self._next()) if size or calls is not None else []
 
     def _next(self) -> Iterator[M]:
-        """Give turns, one connection after another, until no first of a connection fits."""
+        """Give turns, one client after another, until none fits, or one has to come first."""
+        self._first = None
         left = len(self._waiting)
         while left:
-            connection, calls = next(iter(self._waiting.items()))
-            self._waiting.move_to_end(connection)
+            client, calls = next(iter(self._waiting.items()))
             call, size = next(iter(calls.items()))
-            if self._grant(connection, call, size):
-                self._forget(connection, calls, call)
+            if self._grant(client, call, size):
+                self._waiting.move_to_end(client)
+                self._forget(client, calls, call)
                 left = len(self._waiting)
                 yield call
+            elif not self._held.held(client):
+                self._first = client
+                return
             else:
+                self._waiting.move_to_end(client)
                 left -= 1
 
-    def _grant(self, connection: C, call: M, size: int) -> bool:
-        more = size - self._sizes.get(call, 0)
-        if self._held.total and not self._held.fits(connection, more):
+    def _grant(self, client: C, call: M, size: int) -> bool:
+        if self._held.total and not self._held.fits(client, size):
             return False
-        self._held.count(connection, more)
+        self._held.count(client, size)
         self._sizes[call] = size
         return True
 
-    def _forget(self, connection: C, calls: OrderedDict[M, int], call: M) -> None:
+    def _forget(self, client: C, calls: OrderedDict[M, int], call: M) -> None:
         self.waiting -= calls.pop(call, None) is not None
         if not calls:
-            del self._waiting[connection]
+            del self._waiting[client]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -68,14 +68,15 @@ async def unknown_method(call: ServerCall) -> None:
 class Routes:
     """A server's methods, by their paths. Handlers fail a call by raising RpcError.
 
-    `admit` names the caller, or refuses the call by raising RpcError, before any of its data came. `fallback` handles
-    every other method.
+    `admit` names the caller, or refuses the call by raising RpcError, before any of its data came. Unary methods in
+    `small` take no large requests: strangers may call them. `fallback` handles every other method.
     """
 
     unary: Mapping[str, UnaryHandler] = field(default_factory=dict)
     streams: Mapping[str, StreamHandler] = field(default_factory=dict)
     fallback: StreamHandler = unknown_method
     admit: Callable[[ServerCall], str] | None = None
+    small: Container[str] = ()
 
 
 class Server(Protocol):

@@ -36,10 +36,13 @@ class Limits:
     # Per call
     header_list_bytes: int = 64 * KIB  # as HTTP/2 counts them; must not be 0
     message_bytes: int = 4 * MIB  # of a message that is received, as grpc-go's default; 0 = 2 GiB
-    # A message above `window_bytes` is large: its sender gets no credit for the rest before its turn (core/turns.py).
-    window_bytes: int = 32 * KIB  # that a call may send before its handler reads; must not be 0
-    large_in_all_bytes: int = 32 * MIB  # of calls with large messages, until they end; each connection has a share
-    turn_wait_s: float = 30.0  # for that turn; and for the rest of a message that had it, if others wait
+    window_bytes: int = 256 * KIB  # that a stream may send before its handler reads; must not be 0
+    # Unary requests above `large_bytes`: their senders get no credit for the rest before their turn (core/turns.py)
+    large_bytes: int = 32 * KIB  # must not be 0
+    large_in_all_bytes: int = 32 * MIB  # of large requests until their calls end; each address has a share
+    turn_wait_s: float = 30.0  # for that turn
+    rest_wait_s: float = 5.0  # then, if others wait, for the rest of the request, and the time that it takes
+    rest_bytes_per_s: int = 256 * KIB  # at this rate
 
     @property
     def message_limit_bytes(self) -> int:

@@ -22,7 +22,7 @@ class Server:
         self.routes = routes
         self.limits = limits or Limits()
         self.held: Shares[ServerConnection] = Shares(self.limits.held_in_all_bytes)
-        self.turns: Turns[ServerConnection, ServerCall] = Turns(self.limits.large_in_all_bytes)
+        self.turns: Turns[str, ServerCall] = Turns(self.limits.large_in_all_bytes)
         self.connections: set[ServerConnection] = set()
         self._acceptor: Acceptor | None = None
         self.stopping = self._stopped = False

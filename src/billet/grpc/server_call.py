@@ -23,7 +23,17 @@ class ServerCall(Stream):
     """interface.ServerCall."""
 
     __slots__ = (
-        "_metadata", "_until_s", "connection", "handler", "identity", "method", "started", "task", "trailers",
+        "_metadata",
+        "_until_s",
+        "connection",
+        "handler",
+        "has_turn",
+        "identity",
+        "large_bytes",
+        "method",
+        "started",
+        "task",
+        "trailers",
         "turn_timer",
     )  # fmt: skip
 
@@ -38,7 +48,9 @@ class ServerCall(Stream):
         self.task: asyncio.Task[None] | None = None
         self.trailers: Metadata = ()
         self.identity = ""
-        self.turn_timer: asyncio.TimerHandle | None = None  # once it has asked for a turn
+        self.large_bytes = 0  # of its request, if it needs a turn to send it
+        self.has_turn = False
+        self.turn_timer: asyncio.TimerHandle | None = None
 
     @property
     def certificate(self) -> tuple[str, ...]:
@@ -70,9 +82,14 @@ class ServerCall(Stream):
         """Take the client's metadata. Raises Malformed."""
         self._metadata = md.decode(headers)
 
-    def wait_for_turn(self, size: int) -> None:
-        """See Stream."""
-        self.connection.wait_for_turn(self, size)
+    def may_have(self, size: int) -> bool:
+        """See Stream. Requests of unary methods that are large wait for their turn."""
+        if self.handler is None or size <= self.connection.limits.large_bytes:
+            return True
+        if not self.large_bytes:
+            self.large_bytes = size
+            self.connection.wait_for_turn(self)
+        return self.has_turn
 
     def expire_in(self, seconds: float) -> None:
         """Set the deadline."""

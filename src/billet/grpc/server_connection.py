@@ -11,6 +11,7 @@ from typing import Protocol
 import ngh2
 import structlog
 
+from billet.core import networks
 from billet.core.errors import Code
 from billet.core.metadata import RETRY_PUSHBACK, retry_ms
 from billet.core.shares import Shares
@@ -35,6 +36,7 @@ WINDOW_BYTES = 64 * MIB  # of a connection: above Limits.held_bytes, so that no 
 WINDOW_LEFT_BYTES = 16 * MIB
 GOAWAY_WAIT_S = 1.0  # for the answer that shows that the client has seen the first GOAWAY
 GOAWAY_PING = b"billet/g"
+LOOK_AGAIN_S = 1.0  # at a request that comes slowly
 STOPPING = "the server is stopping; try again"
 
 
@@ -44,7 +46,7 @@ class Owner(Protocol):
     routes: Routes
     limits: Limits
     held: Shares[ServerConnection]
-    turns: Turns[ServerConnection, ServerCall]
+    turns: Turns[str, ServerCall]
     stopping: bool
 
     def entered(self, connection: ServerConnection) -> bool:
@@ -59,15 +61,17 @@ class ServerConnection(Connection[ServerCall]):
 
     def __init__(self, server: Owner) -> None:
         limits = server.limits
-        settings = {SETTING_STREAMS: limits.streams, SETTING_WINDOW: limits.window_bytes}
+        settings = {SETTING_STREAMS: limits.streams, SETTING_WINDOW: limits.large_bytes}
         super().__init__(ngh2.Role.SERVER, limits, settings, WINDOW_BYTES)
         self._server = server
+        self.address = ""  # of the client; who shares it shares turns
         self._later: deque[tuple[ServerCall, bytes]] = deque()  # unary calls that have not been started
         self._last_goaway: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See asyncio.Protocol."""
         self.transport = transport
+        self.address = networks.of_ip(str((transport.get_extra_info("peername") or ("",))[0]))
         tls = transport.get_extra_info("ssl_object")
         speaks_http2 = tls is None or tls.selected_alpn_protocol() == "h2"
         if not (self._server.entered(self) and speaks_http2):
@@ -89,40 +93,53 @@ class ServerConnection(Connection[ServerCall]):
         fits = self._server.held.count(self, size)
         return super().hold(size) and fits
 
-    # Large messages: each has its turn, and keeps it until its call is over.
+    # Large requests: each has its turn, and keeps it until its call is over.
 
-    def wait_for_turn(self, call: ServerCall, size: int) -> None:
-        """A call has a message of `size` bytes. It waits `turn_wait_s` at most."""
-        if not call.turn_timer:
-            call.turn_timer = self.loop.call_later(self.limits.turn_wait_s, self._waited, call)
-        if self._server.turns.ask(self, call, size):
-            call.take_turn()
+    def wait_for_turn(self, call: ServerCall) -> None:
+        """A call has a large request. It gets credit for all of it now, or within `turn_wait_s`. Raises RpcError."""
+        if call.method in self._server.routes.small:
+            raise RpcError(Code.RESOURCE_EXHAUSTED, f"{call.method} takes no request of {call.large_bytes} bytes")
+        call.turn_timer = self.loop.call_later(self.limits.turn_wait_s, self._waited, call)
+        if self._server.turns.ask(self.address, call, call.large_bytes):
+            self.take_turn(call)
+
+    def take_turn(self, call: ServerCall) -> None:
+        """It is the turn of a call: let it send all of its request."""
+        call.has_turn = True
+        with suppress(ngh2.NGH2Error):
+            window_bytes = self.limits.large_bytes + call.large_bytes
+            self.h2.set_local_window_size(window_bytes, stream_id=call.id)
+        call.credit()
+        self.flush_soon()
+        if call.turn_timer:
+            call.turn_timer.cancel()
+        within_s = self.limits.rest_wait_s + call.large_bytes / self.limits.rest_bytes_per_s
+        call.turn_timer = self.loop.call_later(within_s, self._late, call)
 
     def _waited(self, call: ServerCall) -> None:
-        turns, wait_s = self._server.turns, self.limits.turn_wait_s
-        if turns.waits(self, call):
-            why = f"a large request has waited for {wait_s:g} s behind others; send fewer at a time, or try again"
-        elif turns.waiting and (call.reader.incomplete_bytes or (call.handler and not call.ended)):
-            why = f"the rest of a large request did not come within {wait_s:g} s, and others wait; try again"
-        elif call.handler or call.reader.incomplete_bytes:
-            call.turn_timer = self.loop.call_later(wait_s, self._waited, call)
-            return
-        else:  # a stream may go on for long after one large message
-            self._leave_turn(call)
-            return
-        pause_ms = retry_ms(call.id, REFUSED.refused(self.loop.time(), turns.waiting))
-        self.failed(call, RpcError(Code.UNAVAILABLE, why, ((RETRY_PUSHBACK, str(pause_ms)),)))
+        self._refuse_large(call, f"a large request has waited for {self.limits.turn_wait_s:g} s behind others")
+
+    def _late(self, call: ServerCall) -> None:
+        """The rest of a request should be here. It may come later as long as nobody else waits."""
+        if call.ended:
+            call.turn_timer = None
+        elif self._server.turns.waiting:
+            self._refuse_large(call, "the rest of a large request came too slowly, and others wait")
+        else:
+            call.turn_timer = self.loop.call_later(LOOK_AGAIN_S, self._late, call)
+
+    def _refuse_large(self, call: ServerCall, why: str) -> None:
+        pause_ms = retry_ms(call.id, REFUSED.refused(self.loop.time(), self._server.turns.waiting))
+        text = f"{why}; send fewer at a time, or try again"
+        self.failed(call, RpcError(Code.UNAVAILABLE, text, ((RETRY_PUSHBACK, str(pause_ms)),)))
 
     def _leave_turn(self, call: ServerCall) -> None:
-        if not call.turn_timer:
-            return
-        call.turn_timer.cancel()
-        call.turn_timer = None
-        turns = self._server.turns
-        if not turns.waits(self, call):
+        if call.turn_timer:
+            call.turn_timer.cancel()
+        if call.has_turn:
             REFUSED.ended(self.loop.time())
-        for following in turns.leave(self, call):
-            following.take_turn()
+        for following in self._server.turns.leave(self.address, call):
+            following.connection.take_turn(following)
 
     def headers(self, stream_id: int, headers: Headers, end: bool) -> None:
         """See Connection: a call begins."""
@@ -161,6 +178,8 @@ class ServerConnection(Connection[ServerCall]):
         call.handler = routes.unary.get(call.method)
         if call.handler is None:
             handler = routes.streams.get(call.method) or routes.fallback
+            with suppress(ngh2.NGH2Error):
+                self.h2.set_local_window_size(self.limits.window_bytes, stream_id=call.id)
             call.task = self.loop.create_task(self._run_stream(call, handler))
 
     def messages_ended(self, call: ServerCall, trailers: Headers) -> None:
@@ -254,7 +273,8 @@ class ServerConnection(Connection[ServerCall]):
         """See Connection."""
         call.drop()
         super().forget(call)
-        self._leave_turn(call)
+        if call.large_bytes:
+            self._leave_turn(call)
 
     def respond(self, stream_id: int, headers: Headers, end: bool = False) -> None:
         """Send a reply's headers."""

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-
-import ngh2
 
 from billet.core.backlog import Backlog
 from billet.core.errors import Code
@@ -31,7 +28,7 @@ class Stream:
     """
 
     __slots__ = (
-        "_connection", "_held", "_large_bytes", "_messages", "_reading", "_room", "_uncredited", "deadline", "ended",
+        "_connection", "_held", "_messages", "_reading", "_room", "_uncredited", "deadline", "ended",
         "error", "id", "reader",
     )  # fmt: skip
 
@@ -42,7 +39,6 @@ class Stream:
         self._messages: deque[bytes] = deque()
         self._reading: asyncio.Future[None] | None = None
         self._room: asyncio.Future[None] | None = None
-        self._large_bytes = 0  # of the incomplete message that has had its turn, or waits for it
         self._held = 0  # bytes that came and were not read
         self._uncredited = 0  # bytes that came, for which the sender has got no new credit
         self.deadline: asyncio.TimerHandle | None = None
@@ -69,32 +65,17 @@ class Stream:
             )
         if messages:
             self._messages.extend(messages)
-            self._large_bytes = 0
             self.wake()
         self._let_go_on()
 
     def _let_go_on(self) -> None:
-        """Give the sender credit, unless many messages wait to be read. A large one gets its credit all at once."""
-        if len(self._messages) >= AHEAD:
-            return
-        size = self.reader.incomplete_bytes
-        if size <= self._connection.limits.window_bytes:
+        """Give the sender credit for more, unless many messages wait to be read, or it has to wait for its turn."""
+        if len(self._messages) < AHEAD and self.may_have(self.reader.incomplete_bytes):
             self.credit()
-        elif size != self._large_bytes:
-            self._large_bytes = size
-            self.wait_for_turn(size)
 
-    def wait_for_turn(self, size: int) -> None:
-        """Call `take_turn` once a large message of `size` bytes may come."""
-        self.take_turn()
-
-    def take_turn(self) -> None:
-        """Let the sender send all of its large message."""
-        with suppress(ngh2.NGH2Error):
-            window_bytes = self._connection.limits.window_bytes + self.reader.incomplete_bytes
-            self._connection.h2.set_local_window_size(window_bytes, stream_id=self.id)
-        self.credit()
-        self._connection.flush_soon()
+    def may_have(self, size: int) -> bool:
+        """Whether the rest of a message of `size` bytes may come now. Raises RpcError."""
+        return True
 
     def credit(self) -> None:
         """Let the sender send as many bytes more as came."""

@@ -19,6 +19,7 @@ from billet.ports import Clock, Flintlock
 log = structlog.get_logger()
 
 LIST_INTERVALS = 5  # timeout of one List, and longest time between the beginnings of two, in report intervals
+LONGEST_S = 5.0  # between the beginnings of two, unless a List or an interval takes longer
 RESTS = 10  # pause after a List, and between Gets of what boots, in the time that they took: their specs may be large
 BOOTS_AT_ONCE = 8  # when this many boots may have ended, one List is cheaper than a Get for each
 
@@ -46,7 +47,7 @@ class Watcher:
         report: Callable[[], Report],
         namespace: str,
     ) -> None:
-        """`report` makes the host's current report, which is sent after each List.
+        """`report` makes the host's current report, which is sent every interval.
 
         `namespace` is flintlockd's in containerd.
         """
@@ -82,7 +83,8 @@ class Watcher:
                     self._changed.clear()
                     answered = await self.refresh()
                     pause_s = (self._clock.monotonic_s() - begun_s) * (1 + RESTS)
-                    rests_until_s = begun_s + min(pause_s, self._interval_s * LIST_INTERVALS) if answered else 0.0
+                    longest_s = min(self._interval_s * LIST_INTERVALS, LONGEST_S)
+                    rests_until_s = begun_s + min(pause_s, longest_s) if answered else 0.0
                 if self.uplink:
                     self.uplink.report(self._report())
                 with suppress(TimeoutError):

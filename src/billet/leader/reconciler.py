@@ -303,7 +303,7 @@ class Reconciler:
             and placement_id not in self._ledger.in_hand
             and placement_id not in seen.creating
         }
-        shown_s = seen.reported_at_s if seen.report else now_s  # a report follows a List; a hanging one sends none
+        shown_s = seen.reported_at_s if seen.report else now_s  # a List is seconds older; a hanging one stops reports
         return {placement_id: shown_s - since_s for placement_id, since_s in since.items()}
 
     async def _write(self, changes: list[Change]) -> None:

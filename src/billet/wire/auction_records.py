@@ -133,9 +133,15 @@ def decode_outcomes(stored: Iterable[bytes]) -> list[Outcome]:
 def readable(data: bytes, about: Callable[[str], Iterable[bytes]] = lambda auction: ()) -> bytes:
     """A stored record as JSON with every field named, and with the scores that counted in each award.
 
+    Raises StoreCorrupt.
+
     `about`: the stored events of an auction's microVM.
     """
     record = decode(data)
+    try:
+        attempts = [_attempt(attempt, priced(record, attempt)) for attempt in record.attempts]
+    except OverflowError as error:
+        raise StoreCorrupt(f"cannot read an auction record: {error}") from None
     outcome = {
         "kind": record.outcome,
         "host": record.host,
@@ -151,7 +157,7 @@ def readable(data: bytes, about: Callable[[str], Iterable[bytes]] = lambda aucti
             "called": record.called._asdict(),
             "shadow": record.shadow,
             "at_s": record.at_s,
-            "attempts": [_attempt(attempt, priced(record, attempt)) for attempt in record.attempts],
+            "attempts": attempts,
             "outcome": outcome,
             "legs_ms": record.legs_ms,
             "events": [msgspec.Raw(event) for event in about(record.auction.id)],
