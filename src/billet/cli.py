@@ -42,6 +42,7 @@ COMMANDS = {
     ),
     "create": LazyCommand("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
     "delete": LazyCommand("billet.commands.microvm", "delete", "Delete microVMs by uid."),
+    "place": LazyCommand("billet.commands.place", "place", "Show how many microVMs of one shape fit now, and where."),
     "explain": LazyCommand(
         "billet.commands.explain", "explain", "Show the auction of a microVM: bids, refusals and winner."
     ),
@@ -60,6 +61,9 @@ COMMANDS = {
     "token": LazyCommand("billet.commands.token", "token", "Create, list and revoke credentials: who may do what."),
     "config": LazyCommand(
         "billet.commands.config", "config", "Check settings, or show each value and where it came from."
+    ),
+    "doctor": LazyCommand(
+        "billet.commands.doctor", "doctor", "Check a machine for what a host or a server needs, with cures."
     ),
     "certs": LazyCommand("billet.commands.certs", "certs", "Create a CA and certificates for a first setup."),
     "fake-flintlockd": LazyCommand(

@@ -39,12 +39,14 @@ EVERYTHING = [
 
 TOO_LONG = "takes minutes; its figures are those of the page"
 FOLLOWS = "goes on until Ctrl-C; tests/cluster/test_records_that_survive.py follows events"
+OVER_HTTP = "its servers have no HTTP port; tests/cluster/test_place.py asks one"
 NEW_CA = "certificates of the reader's next CA; tests/cluster/test_rotation.py replaces real ones"
 NOT_RUN = {
     ".venv/bin/python -m benchmarks.new_leader --hosts 1000": TOO_LONG,
     "billet demo --create 400 --at-once 20 --sigma 0.3": TOO_LONG,
     "billet events --follow -o json": FOLLOWS,
     'curl -N "http://localhost:8090/api/v1/events?type=host,microvm-failed&last_s=3600"': FOLLOWS,
+    'curl "http://localhost:8090/api/v1/capacity?vcpu=4&memory_mib=8192&count=10&zone=a"': OVER_HTTP,
     "systemctl stop billet-server": "a service of the reader's machine",
     "cat new-ca.crt old-ca.crt > ca.new && mv ca.new ca.crt": NEW_CA,
     "mv new-server.crt server.crt && mv new-server.key server.key": NEW_CA,

@@ -133,7 +133,7 @@ def test_a_cancel_is_a_cancel_at_the_host(how: str, state: State, cluster: GoClu
             client.tell(how)
 
         (account,) = ended(cluster, uid, CANCELLED_WITHIN_S + 2.0)
-        assert account["Cancelled"]
+        assert account["Cancelled"], account
         assert account["Input"] != "half-closed" or "half-close" in "".join(flags)
 
 

@@ -156,6 +156,10 @@ def to_revoke(cluster: Fleet) -> bytes:
     return pb.RevokeCredentialRequest(name=made.credential.name).SerializeToString()
 
 
+def capacity(namespace: str) -> bytes:
+    return pb.CapacityRequest(microvm=types.MicroVMSpec(namespace=namespace)).SerializeToString()
+
+
 def started(*uids: str) -> bytes:
     """An exec's first message. Of several uids the last one counts, as protobuf has it."""
     return field(1, b"".join(field(1, uid.encode()) for uid in uids) + field(2, b"cat"))
@@ -195,6 +199,9 @@ CALLS: dict[str, Callable[[Fleet, str], Outcome]] = {
     "hosts": over_grpc(fleet.HOSTS, lambda _: b""),
     "status": over_grpc(fleet.STATUS, lambda _: b""),
     "accuracy": over_grpc(fleet.ACCURACY, lambda _: b""),
+    "capacity": over_grpc(fleet.CAPACITY, lambda _: capacity("")),
+    "capacity ci": over_grpc(fleet.CAPACITY, lambda _: capacity(CI)),
+    "capacity prod": over_grpc(fleet.CAPACITY, lambda _: capacity(PROD)),
     "placements": over_grpc(fleet.PLACEMENTS, lambda _: b""),
     "placements ci": over_grpc(fleet.PLACEMENTS, lambda _: pb.PlacementsRequest(namespace=CI).SerializeToString()),
     "placements prod": over_grpc(
@@ -223,6 +230,8 @@ CALLS: dict[str, Callable[[Fleet, str], Outcome]] = {
     "HTTP delete prod": over_http("DELETE", lambda f: f"/v1alpha1/microvm/{f.fresh(PROD)}"),
     "HTTP delete unknown": over_http("DELETE", lambda _: f"/v1alpha1/microvm/{UNKNOWN}"),
     "HTTP events": over_http("GET", lambda _: "/api/v1/events?follow=false"),
+    "HTTP capacity": over_http("GET", lambda _: "/api/v1/capacity?vcpu=2"),
+    "HTTP capacity prod": over_http("GET", lambda _: f"/api/v1/capacity?vcpu=2&namespace={PROD}"),
     "HTTP metrics": over_http("GET", lambda _: "/metrics"),
     "HTTP version": over_http("GET", lambda _: "/version"),
     "HTTP healthz": over_http("GET", lambda _: "/healthz"),

@@ -56,6 +56,9 @@ new method           unknown denied denied denied denied denied nosuch
 hosts                unknown ok     ok     ok     ok     ok     ok
 status               unknown ok     ok     ok     ok     ok     ok
 accuracy             unknown ok     ok     ok     ok     ok     ok
+capacity             unknown ok     ok     ok     ok     ok     ok
+capacity ci          unknown ok     ok     ok     ok     ok     ok
+capacity prod        unknown ok     denied denied denied ok     ok
 placements           unknown ok     ok     ok     ok     ok     ok
 placements ci        unknown ok     ok     ok     ok     ok     ok
 placements prod      unknown ok     denied denied denied ok     ok
@@ -80,6 +83,8 @@ HTTP delete ci       unknown denied denied ok     ok     ok     ok
 HTTP delete prod     unknown denied denied denied denied ok     ok
 HTTP delete unknown  unknown denied denied gone   gone   gone   gone
 HTTP events          unknown ok     ok     ok     ok     ok     ok
+HTTP capacity        unknown ok     ok     ok     ok     ok     ok
+HTTP capacity prod   unknown ok     denied denied denied ok     ok
 HTTP metrics         unknown ok     ok     ok     ok     ok     ok
 HTTP version         unknown ok     ok     ok     ok     ok     ok
 HTTP healthz         ok      ok     ok     ok     ok     ok     ok

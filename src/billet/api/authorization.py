@@ -42,6 +42,7 @@ VERBS: Mapping[str, Verb] = {
     fleet.HOSTS: Verb.LOOK,
     fleet.STATUS: Verb.LOOK,
     fleet.ACCURACY: Verb.LOOK,
+    fleet.CAPACITY: Verb.LOOK,
     fleet.PLACEMENTS: Verb.TRACE,
     fleet.EXPLAIN: Verb.TRACE,
     fleet.RECORDS: Verb.TRACE,
@@ -141,6 +142,8 @@ class Authorized:
                 demand(who, Verb.READ, wire.read_namespace(request) or None)
             case fleet.PLACEMENTS:
                 demand(who, Verb.TRACE, wire.parse(pb.PlacementsRequest, request).namespace or None)
+            case fleet.CAPACITY:
+                demand(who, Verb.TRACE, wire.parse(pb.CapacityRequest, request).microvm.namespace or None)
 
     async def _demand_stream(
         self, who: Credential, method: str, requests: AsyncIterator[bytes]

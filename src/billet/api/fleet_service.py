@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 
+from billet.api.capacity import capacity_reply
 from billet.api.event_feed import EventFeed
 from billet.api.fleet_summary import fleet_summary, host_state, put_resources, shown_row, vm_state
 from billet.api.recorded import Growth, RecordedAuctions
@@ -31,6 +32,7 @@ PLACEMENTS = f"/{SERVICE}/Placements"
 EXPLAIN = f"/{SERVICE}/Explain"
 RECORDS = f"/{SERVICE}/Records"
 ACCURACY = f"/{SERVICE}/Accuracy"
+CAPACITY = f"/{SERVICE}/Capacity"
 EVENTS = f"/{SERVICE}/Events"
 CHANGE_HOST = f"/{SERVICE}/ChangeHost"
 CREATE_CREDENTIAL = f"/{SERVICE}/CreateCredential"  # these three: credential_service.py
@@ -55,6 +57,7 @@ def fleet_methods(
         EXPLAIN: fleet.explain,
         RECORDS: fleet.records,
         ACCURACY: fleet.accuracy,
+        CAPACITY: fleet.capacity,
         EVENTS: EventFeed(records, growth or Growth(), server).events,
         CHANGE_HOST: fleet.change_host,
     }
@@ -85,6 +88,9 @@ class _Fleet:
         """The leader's part; the server that a client calls adds its own (status.py)."""
         summary = await asyncio.to_thread(fleet_summary, self._leadership, self._server)
         return Answer(pb.StatusReply(leader=self._server, fleet=summary).SerializeToString())
+
+    async def capacity(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
+        return Answer(capacity_reply(self._leadership, request, metadata).SerializeToString())
 
     async def placements(self, request: bytes, timeout_s: float, metadata: Mapping[str, str]) -> Answer:
         wanted = parse(pb.PlacementsRequest, request)

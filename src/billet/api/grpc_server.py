@@ -40,6 +40,7 @@ UNARY = frozenset(
         fleet.EXPLAIN,
         fleet.RECORDS,
         fleet.ACCURACY,
+        fleet.CAPACITY,
         fleet.EVENTS,
         fleet.CHANGE_HOST,
         fleet.CREATE_CREDENTIAL,

@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from billet.api.authentication import UNREAD, Authenticator
+from billet.api.capacity_http import capacity_route
 from billet.api.event_stream import event_route
 from billet.api.grpc_server import Refused
 from billet.api.http_connection import CERTIFICATE
@@ -70,7 +71,9 @@ def http_app(
             yield reply
 
     pages = _pages(proxy, identity, metrics, unready, version)
-    return application([*pages, event_route(call), *gateway_routes(call, stream, identity, BODY_BYTES)])
+    return application(
+        [*pages, event_route(call), capacity_route(call), *gateway_routes(call, stream, identity, BODY_BYTES)]
+    )
 
 
 def _pages(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
+from typing import NamedTuple
 
 from billet.core.bidding import PROVIDERS, closed, no_room
 from billet.core.boots.forecast import bound_s, until_created_s
@@ -221,15 +222,30 @@ def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
     head = f"no host can take {auction.namespace}/{auction.name} ({demand.vcpu} vCPU, {demand.memory_mib} MiB)"
     if not unplaced.refusals:
         return f"{head}: no host has joined; start `billet agent` beside each flintlockd"
-    counts = Counter(refusal.reason for refusal in unplaced.refusals)
-    parts = []
-    for reason, count in counts.most_common():
-        details = [f"{r.host}: {r.detail}" for r in unplaced.refusals if r.reason is reason and r.detail]
+    return f"{head}: " + "; ".join(map(str, grouped(unplaced.refusals)))
+
+
+class RefusedBy(NamedTuple):
+    """The hosts that refuse for one reason: their number, and the details of one or a few."""
+
+    reason: Reason
+    hosts: int
+    details: str
+
+    def __str__(self) -> str:
+        details = f" ({self.details})" if self.details else ""
+        return f"{counted(self.hosts, 'host')}: {self.reason.value}{details}"
+
+
+def grouped(refusals: Sequence[Refusal]) -> list[RefusedBy]:
+    """Refusals by reason, the most common first."""
+    found = []
+    for reason, count in Counter(refusal.reason for refusal in refusals).most_common():
+        details = [f"{r.host}: {r.detail}" for r in refusals if r.reason is reason and r.detail]
         most = HOSTS_NAMED if reason in CONSTRAINT_REASONS else 1
-        begin = "e.g. " if most == 1 or len(details) > most else ""
-        detail = f" ({begin}{', '.join(details[:most])})" if details else ""
-        parts.append(f"{counted(count, 'host')}: {reason.value}{detail}")
-    return f"{head}: " + "; ".join(parts)
+        begin = "e.g. " if details and (most == 1 or len(details) > most) else ""
+        found.append(RefusedBy(reason, count, begin + ", ".join(details[:most])))
+    return found
 
 
 CONSTRAINT_REASONS = frozenset({Reason.ZONE, Reason.HOST, Reason.LABEL, Reason.AVOIDED, Reason.APART})

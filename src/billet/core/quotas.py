@@ -48,3 +48,14 @@ def exceeded(quotas: Quotas, namespace: str, taken: Resources, demand: Resources
         if limit is not None and used + wanted > limit
     ]
     return f"namespace {namespace} {OVER}: it may have {'; '.join(over)}" if over else ""
+
+
+def left(quotas: Quotas, namespace: str, taken: Resources, demand: Resources) -> int | None:
+    """How many more microVMs of this demand a namespace may have; None = any number."""
+    quota = quotas.get(namespace) or quotas.get(OTHERS) or Quota()
+    limits = [
+        max(0, limit - used) // wanted
+        for limit, used, wanted in zip(quota, taken, demand, strict=True)
+        if limit is not None and wanted > 0
+    ]
+    return min(limits, default=None)

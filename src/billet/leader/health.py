@@ -59,20 +59,20 @@ class HealthTracker:
     def screened(
         self, auction: Auction, answers: Sequence[Bid | Refusal], ready: Collection[str]
     ) -> list[Bid | Refusal]:
-        """The answers, with refusals in place of the bids of hosts that get no order now.
+        """The answers, with refusals in place of the bids of hosts that get no order now (`turned_away`)."""
+        refusals = self.turned_away(auction, ready)
+        return [refusals.get(a.host, a) if isinstance(a, Bid) else a for a in answers]
 
-        They keep their bids if no other connected host qualifies for the auction, be it full or empty: a microVM that
-        needs this zone, host or label, or the only host of a fleet, is better tried here than refused for good.
+    def turned_away(self, auction: Auction, ready: Collection[str]) -> dict[str, Refusal]:
+        """The refusals of hosts that get no order now.
+
+        None if no other connected host qualifies for the auction, be it full or empty: a microVM that needs this
+        zone, host or label, or the only host of a fleet, is better tried here than refused for good.
         """
         refusing = self.refusing()
         if not refusing or not any(self._qualifies(host_id, auction) for host_id in ready if host_id not in refusing):
-            return list(answers)
-        return [
-            Refusal(a.host, Reason.SUSPECT, self._memories.why(a.host))
-            if isinstance(a, Bid) and a.host in refusing
-            else a
-            for a in answers
-        ]
+            return {}
+        return {host_id: Refusal(host_id, Reason.SUSPECT, self._memories.why(host_id)) for host_id in refusing}
 
     def _qualifies(self, host_id: str, auction: Auction) -> bool:
         return self._state.excluded_by(host_id, auction) is None

@@ -63,8 +63,12 @@ def read_create(request: bytes, auction_id: str, zone: str = "") -> Auction:
     spec = parse(rpc.CreateMicroVMRequest, request)
     if not spec.HasField("microvm"):
         raise InvalidRequest(NO_SPEC)
-    vm = spec.microvm
-    refuse_poison(vm)
+    refuse_poison(spec.microvm)
+    return read_spec(spec.microvm, auction_id, zone)
+
+
+def read_spec(vm: types.MicroVMSpec, auction_id: str, zone: str = "") -> Auction:
+    """Read a spec as an auction. Raises InvalidRequest for malformed constraints or preferences."""
     # Only the labels that scheduling needs.
     labels = {k: v for k, v in vm.labels.items() if k.startswith(PREFIX) or k in (CLUSTER_LABEL, PLANE_LABEL)}
     refuse_oversized(vm, labels)

@@ -3,6 +3,7 @@
 isort:skip_file
 Billet's own service: the state of the fleet. Flintlock's service is on the same address, unchanged."""
 
+from billet.wire.pb import flintlock_types_pb2 as _flintlock_types_pb2
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
@@ -845,9 +846,135 @@ class HostView(_message.Message):
 Global___HostView: _TypeAlias = HostView  # noqa: Y015
 
 @_typing.final
-class PlacementsRequest(_message.Message):
+class CapacityRequest(_message.Message):
     """Filters; an empty field matches all."""
 
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MICROVM_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """how many are wanted; if the hosts take fewer, the reply says why"""
+    @_builtins.property
+    def microvm(self) -> _flintlock_types_pb2.MicroVMSpec:
+        """The shape: size, provider, interfaces, volumes, and the labels under billet.io/. With a namespace, its quota and
+        its groups count too.
+        """
+
+    def __init__(
+        self,
+        *,
+        microvm: _flintlock_types_pb2.MicroVMSpec | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["microvm", b"microvm"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "microvm", b"microvm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CapacityRequest: _TypeAlias = CapacityRequest  # noqa: Y015
+
+@_typing.final
+class CapacityReply(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FITS_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    QUOTA_LEFT_FIELD_NUMBER: _builtins.int
+    REFUSED_FIELD_NUMBER: _builtins.int
+    DEMAND_FIELD_NUMBER: _builtins.int
+    fits: _builtins.int
+    """how many fit now, on all hosts together and within the quota"""
+    quota_left: _builtins.int
+    """how many more the quota of the namespace allows; unset = any number"""
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostCapacity]:
+        """the hosts with room for at least one"""
+
+    @_builtins.property
+    def refused(self) -> _containers.RepeatedCompositeFieldContainer[Global___RefusedBy]:
+        """if the hosts take fewer than `count`: why the hosts take no more"""
+
+    @_builtins.property
+    def demand(self) -> Global___Resources:
+        """what one microVM takes"""
+
+    def __init__(
+        self,
+        *,
+        fits: _builtins.int = ...,
+        hosts: _abc.Iterable[Global___HostCapacity] | None = ...,
+        quota_left: _builtins.int | None = ...,
+        refused: _abc.Iterable[Global___RefusedBy] | None = ...,
+        demand: Global___Resources | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quota_left", b"_quota_left", "demand", b"demand", "quota_left", b"quota_left"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quota_left", b"_quota_left", "demand", b"demand", "fits", b"fits", "hosts", b"hosts", "quota_left", b"quota_left", "refused", b"refused"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__quota_left: _TypeAlias = _typing.Literal["quota_left"]  # noqa: Y015
+    _WhichOneofArgType__quota_left: _TypeAlias = _typing.Literal["_quota_left", b"_quota_left"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quota_left) -> _WhichOneofReturnType__quota_left | None: ...
+
+Global___CapacityReply: _TypeAlias = CapacityReply  # noqa: Y015
+
+@_typing.final
+class HostCapacity(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOST_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    FITS_FIELD_NUMBER: _builtins.int
+    host: _builtins.str
+    zone: _builtins.str
+    fits: _builtins.int
+    """how many microVMs its free room takes"""
+    def __init__(
+        self,
+        *,
+        host: _builtins.str = ...,
+        zone: _builtins.str = ...,
+        fits: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fits", b"fits", "host", b"host", "zone", b"zone"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostCapacity: _TypeAlias = HostCapacity  # noqa: Y015
+
+@_typing.final
+class RefusedBy(_message.Message):
+    """The hosts that take no more microVMs for one reason."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    hosts: _builtins.int
+    details: _builtins.str
+    """of one or a few of them"""
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+        hosts: _builtins.int = ...,
+        details: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["details", b"details", "hosts", b"hosts", "reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RefusedBy: _TypeAlias = RefusedBy  # noqa: Y015
+
+@_typing.final
+class PlacementsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMESPACE_FIELD_NUMBER: _builtins.int

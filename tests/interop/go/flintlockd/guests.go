@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strconv"
@@ -21,11 +22,12 @@ import (
 const pieceSize = 32 << 10
 
 // account is what became of one stream: Input is how far the client's side of it has come, Ended whether the handler
-// has returned, and Cancelled whether the call was cancelled by then.
+// has returned, Cancelled whether the call was cancelled by then, and Error what the handler returned.
 type account struct {
 	Uid, Command, Input string
 	Received, Sent      int
 	Ended, Cancelled    bool
+	Error               string
 }
 
 const (
@@ -132,7 +134,11 @@ func (s sshProxy) SSHProxy(stream grpc.BidiStreamingServer[ssh.SSHProxyRequest, 
 
 // run carries out the guest's command; its exit code.
 func (g *guest) run() (code int32, err error) {
-	defer g.note(func(a *account) { a.Ended, a.Cancelled = true, g.Err() != nil })
+	defer func() {
+		told := status.Code(err) // a write may say it a moment before the context does
+		cancelled := g.Err() != nil || told == codes.Canceled || told == codes.DeadlineExceeded
+		g.note(func(a *account) { a.Ended, a.Cancelled, a.Error = true, cancelled, fmt.Sprint(err) })
+	}()
 	switch g.command {
 	case "cat": // sends back what it reads
 		return 0, g.input(g.output)
