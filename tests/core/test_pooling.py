@@ -175,6 +175,13 @@ def test_a_host_that_has_never_pulled_or_booted_is_priced_by_what_the_others_kno
     assert (seen.boot_s, seen.pull_s, seen.ahead_s) == (1.0, 20.0, 2 * 1.0 + 20.0)
 
 
+def test_where_nobody_has_booted_or_pulled_each_boot_and_pull_takes_its_usual_time():
+    """Broken on purpose (no boot takes any time): the queues of new hosts are as short as their margins."""
+    bids = [has("a", 0, Facts(pending=2)), has("b", 0, Facts(pending=3, pulls=1))]
+    pooled = pool(bids, views(bids))
+    assert [pooled.adjusted(bid.facts, 0).ahead_s for bid in bids] == [2 * 1.0, 3 * 1.0 + 5.0]
+
+
 def test_where_nothing_waits_a_bid_stands_as_it_was_made():
     bids = [has("a"), has("b", 2, KNOWN._replace(boot_s=1.1))]
     ledger = views(bids)

@@ -179,7 +179,8 @@ def test_the_command_has_what_makes_sense_for_a_burst():
     slow, plain = burst("--rate", "0.1"), burst()
     assert slow.exit_code == plain.exit_code == 0
     assert json.loads(slow.stdout)[0]["cov"] < json.loads(plain.stdout)[0]["cov"]
-    assert burst("--shape-weight", "0", "--pull-s", "1").stdout != burst("--pull-s", "1").stdout
+    fuller = ("--burst", "200", "--rate", "10", "--pull-s", "1")
+    assert burst("--shape-weight", "0", *fuller).stdout != burst(*fuller).stdout
 
 
 @pytest.mark.parametrize(

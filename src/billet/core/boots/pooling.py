@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from billet.core.boots.forecast import BEYOND, behind
 from billet.core.model import Bid, Facts, HostView
-from billet.core.scoring import wait_s
+from billet.core.scoring import UNKNOWN_BOOT_S, UNKNOWN_PULL_S, wait_s
 
 SIGMAS = NormalDist().inv_cdf(1.0 - BEYOND)  # standard deviations of a boot in one uncertainty
 SHORT_S = 5.0  # a boot queue up to this is priced by the host's own means, whose error is small then
@@ -77,14 +77,14 @@ class Pooled(NamedTuple):
         """A bidder's facts with pooled means instead of its own, unless it needs no pooling."""
         if self.needs_no_pooling(facts, missing):
             return facts
-        boot_s = self.boot.shrunk(facts.boot_s or None) if self.boot else 0.0
-        pull_s = self.pull.shrunk(facts.pull_s) if self.pull else None
+        boot_s = self.boot.shrunk(facts.boot_s or None) if self.boot else UNKNOWN_BOOT_S
+        pull_s = self.pull.shrunk(facts.pull_s) if self.pull else UNKNOWN_PULL_S
         uncertainty = self.uncertainty.shrunk(facts.uncertainty) if self.uncertainty else facts.uncertainty
         own_boot_s, own_pull_s = facts.boot_s, facts.pull_s or 0.0
         ahead_s = facts.ahead_s
         if ahead_s is None:
             ahead_s = facts.pending * own_boot_s + facts.pulls * own_pull_s
-        ahead_s += facts.pending * (boot_s - own_boot_s) + facts.pulls * ((pull_s or 0.0) - own_pull_s)
+        ahead_s += facts.pending * (boot_s - own_boot_s) + facts.pulls * (pull_s - own_pull_s)
         return facts.with_boots(facts.pending, boot_s, max(0.0, ahead_s), pull_s, uncertainty)
 
     def needs_no_pooling(self, facts: Facts, missing: int) -> bool:
