@@ -340,7 +340,7 @@ BUGS = (
     Bug("failed List taken for an empty one", 2, 1, failed_list_taken_for_an_empty_one),
     Bug("no fence", 3, 14, no_fence),
     Bug("lease ignored", 3, 2, lease_ignored),
-    Bug("host obeys an old leader", 3, 330, host_obeys_an_old_leader),
+    Bug("host obeys an old leader", 3, 627, host_obeys_an_old_leader),
     Bug("one host's term is believed", 3, 7, one_hosts_term_is_believed),
     Bug("token not looked up", 4, 7, token_not_looked_up),
     Bug("duplicate delivery", 4, 6, duplicate_delivery),

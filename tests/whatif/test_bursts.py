@@ -154,6 +154,32 @@ def forecast(setting, weights):
     return accuracy([boot for seed in range(8) for boot in Bursts(setting, seed).play(by_billet(weights))])
 
 
+SLOWER = BurstSettings(with_images=10, creates=300, rate_per_s=2.0, slower_from=100)
+SLOWED = {
+    "all of 10 hosts, 2 creates a second": SLOWER,
+    "all of 10 hosts, 3 creates a second": SLOWER._replace(rate_per_s=3.0),
+    "every third of 10 hosts, 5 creates a second": SLOWER._replace(rate_per_s=5.0, slower=(3.0, 1.0, 1.0)),
+    "one host, a create every 3 s": SLOWER._replace(
+        hosts=1, with_images=1, rate_per_s=0.3, creates=120, slower_from=20
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", SLOWED.values(), ids=SLOWED)
+def test_hosts_that_suddenly_boot_three_times_slower_are_believed(setting):
+    """Broken on purpose (no change is noticed): the median error is 75, 82, 28 and 55 %."""
+    told = slowed(setting)
+    assert told
+    assert told.error <= 0.35
+    assert told.within >= 0.8
+
+
+def slowed(setting):
+    """How right the forecasts are once the boots are slower."""
+    runs = [Bursts(setting, seed).play(by_billet(Weights())) for seed in range(8)]
+    return accuracy([boot for run in runs for boot in run[setting.slower_from :]])
+
+
 def test_hosts_boot_one_after_another_and_pull_an_image_once():
     setting = BurstSettings(hosts=2, with_images=1, creates=6, boot_s=1.0, pull_s=5.0, sigma=0.0, rate_per_s=1e9)
     took = defaultdict(list)
@@ -203,6 +229,9 @@ def main():
     for name, setting in SETTINGS.items():
         told = [forecast(setting, weights) for weights in (Weights(), FAST)]
         print(f"| {name} | {' | '.join(f'{one.error:.1%}, {one.within:.1%} of {one.boots}' for one in told)} |")
+    for name, setting in SLOWED.items():
+        one = slowed(setting)
+        print(f"| {name}: boots of 3 s after 100 | {one.error:.1%}, {one.within:.1%} of {one.boots} | |")
 
 
 if __name__ == "__main__":

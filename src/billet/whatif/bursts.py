@@ -35,8 +35,9 @@ class BurstSettings(NamedTuple):
     `with_images`: number of hosts that have the images of a burst. Before the first burst each host has booted `warm`
     microVMs from other images. Each burst has its own images, and begins when all boots have ended, after the
     microVMs of the burst before are deleted. Host n has item n (modulo length) of `rooms`, its capacity, of
-    `slowness`, the factor of its boot times, and of `taken`, the share of its room that is taken before. `listed`:
-    whether the agents know which images their hosts have.
+    `slowness`, the factor of its boot times, and of `taken`, the share of its room that is taken before. From the
+    create number `slower_from` on, the factors are those of `slower`. `listed`: whether the agents know which images
+    their hosts have.
     """
 
     hosts: int = 10
@@ -50,6 +51,8 @@ class BurstSettings(NamedTuple):
     bursts: int = 1
     rooms: tuple[Resources, ...] = (ROOM,)
     slowness: tuple[float, ...] = (1.0,)
+    slower_from: int | None = None
+    slower: tuple[float, ...] = (3.0,)
     taken: tuple[float, ...] = (0.0,)
     listed: bool = True
 
@@ -101,6 +104,7 @@ class Bursts:
         )
         self._seed = seed
         self._hosts = [BootHost(host_id) for host_id in self.fleet.ids]
+        self._slowness = setting.slowness
         self._fill()
         self._wanted = _images(BEFORE)
         for host in self._hosts:
@@ -143,6 +147,8 @@ class Bursts:
         boots = []
         for n in range(self.setting.creates):
             now_s = begun_s + n / rate_per_s
+            if n == self.setting.slower_from:
+                self._slowness = self.setting.slower
             for host in self._hosts:
                 host.look(now_s)
             if boot := self._create(f"{name}.{n}", now_s, choose):
@@ -196,7 +202,7 @@ class Bursts:
         """Seconds that a microVM keeps a host's worker busy."""
         pulls = [f"{host.id} {image}" for image in self._wanted if image not in host.images]
         pulling_s = sum(self._drawn(self.setting.pull_s, "pull", pull) for pull in pulls)
-        slowness = self.setting.slowness[self.fleet.number[host.id] % len(self.setting.slowness)]
+        slowness = self._slowness[self.fleet.number[host.id] % len(self._slowness)]
         return pulling_s + slowness * self._drawn(self.setting.boot_s, "boot", which)
 
     def _drawn(self, mean_s: float, *what: str) -> float:

@@ -8,14 +8,12 @@ uncertainties that are shrunk towards the mean of all bidders.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
-from billet.core.boots.forecast import BEYOND, behind
+from billet.core.boots.forecast import SIGMAS, behind
 from billet.core.model import Bid, Facts, HostView
 from billet.core.scoring import UNKNOWN_BOOT_S, UNKNOWN_PULL_S, wait_s
 
-SIGMAS = NormalDist().inv_cdf(1.0 - BEYOND)  # standard deviations of a boot in one uncertainty
 SHORT_S = 5.0  # a boot queue up to this is priced by the host's own means, whose error is small then
 BEGUN = 0.25  # share of a pull after which the next host may begin to pull the image
 UNCERTAINTY_SEEN = 16.0  # an uncertainty itself deviates by a quarter (measured), as the mean of 16 boots would
