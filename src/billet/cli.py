@@ -35,13 +35,14 @@ COMMANDS = {
         "billet.commands.status", "status", "Show who leads, and how the servers, the store and the hosts are."
     ),
     "hosts": LazyCommand("billet.commands.lists", "hosts", "List the hosts and how full they are."),
-    "vms": LazyCommand("billet.commands.lists", "vms", "List the microVMs and their hosts."),
+    "vms": LazyCommand("billet.commands.vms", "vms", "List the microVMs and their hosts, and watch them."),
+    "vm": LazyCommand("billet.commands.vms", "vm", "Show everything about one microVM."),
     "host": LazyCommand("billet.commands.host", "host", "Show, cordon, drain, fence or remove a host."),
     "rebalance": LazyCommand(
         "billet.commands.rebalance", "rebalance", "Even out the fleet by recreating microVMs on other hosts."
     ),
     "create": LazyCommand("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
-    "delete": LazyCommand("billet.commands.microvm", "delete", "Delete microVMs by uid."),
+    "delete": LazyCommand("billet.commands.delete", "delete", "Delete microVMs by uid, name, file or namespace."),
     "place": LazyCommand("billet.commands.place", "place", "Show how many microVMs of one shape fit now, and where."),
     "explain": LazyCommand(
         "billet.commands.explain", "explain", "Show the auction of a microVM: bids, refusals and winner."

@@ -15,7 +15,7 @@ from billet.show.accuracy import accuracy_report
 from billet.show.explain import auction_report, older_auctions
 from billet.show.marks import age, bar, duration, gib
 from billet.show.simulate import BurstRow, bursts_table, columns, comparison_table
-from billet.show.tables import expiring, host_table, hosts_table, natural, placements_table, troubles
+from billet.show.tables import expiring, host_table, hosts_table, in_order, natural, placements_table, troubles
 from billet.whatif.bursts import Accuracy, Waits
 from billet.wire.pb import fleet_pb2 as pb
 
@@ -250,7 +250,7 @@ def test_placements_show_flintlocks_state_once_there_is_one():
         ),
         pb.PlacementView(uid="U4", namespace="n", name="y", host="h", state="STARTED", vm_state="UNREACHABLE"),
     ]
-    output = text(placements_table(as_dicts(pb.PlacementsReply(placements=rows))["placements"], now_s=60.0))
+    output = text(placements_table(in_order(as_dicts(pb.PlacementsReply(placements=rows))["placements"]), now_s=60.0))
     assert output.index("web-9") < output.index("web-10")
     assert all(word in output for word in ("CREATED", "RESERVED", "FAILED", "UNREACHABLE", "direct", "0.500"))
 
