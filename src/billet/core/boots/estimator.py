@@ -103,7 +103,7 @@ class BootEstimator:
         """`times` boots took `each_s` on average: update mean and variance (Welford, 1962).
 
         A time beyond RARE counts as RARE (winsorized: Huber, 1964), so that one boot held up for minutes does not
-        spoil the forecasts of the next hundred. If the host has changed, the mean begins again with the boots that say so.
+        spoil the forecasts of the next hundred. If the host has changed, the mean begins again with CHANGED boots.
         """
         if self._has_changed(each_s):
             self._boots, self.boot_s, self._far = CHANGED, sum(self._far) / CHANGED, []
