@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from billet.commands import completion
 from billet.commands.lists import as_dicts
 from billet.commands.options import client_options, console, output_option, say
 from billet.commands.targets import is_uid, listed, name_of
@@ -27,9 +28,9 @@ EVENTS_SHOWN = 10
 
 
 @click.command()
-@click.option("-n", "--namespace", default="", help="Show only this namespace.")
+@click.option("-n", "--namespace", default="", shell_complete=completion.namespaces, help="Show only this namespace.")
 @click.option("--name", default="", help="Show only microVMs with this name.")
-@click.option("--host", default="", help="Show only microVMs on this host.")
+@click.option("--host", default="", shell_complete=completion.hosts, help="Show only microVMs on this host.")
 @click.option("--state", "states", multiple=True, metavar="STATE",
               help="Show only microVMs in this state, for example FAILED. Repeatable.")  # fmt: skip
 @click.option("--sort", "order", type=click.Choice(list(ORDERS)), default="name", show_default=True,
@@ -135,8 +136,10 @@ def vm() -> None:
 
 
 @vm.command()
-@click.argument("key", metavar="UID|NAME")
-@click.option("-n", "--namespace", default="", help="Namespace of the name; default: any.")
+@click.argument("key", metavar="UID|NAME", shell_complete=completion.microvms)
+@click.option(
+    "-n", "--namespace", default="", shell_complete=completion.namespaces, help="Namespace of the name; default: any."
+)
 @client_options
 @output_option
 def show(address: Address, output: str, key: str, namespace: str) -> None:

@@ -212,17 +212,17 @@ def _most_common_first(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
     return tuple(sorted(refusals, key=lambda r: (-counts[r.reason], r.reason.name, r.host)))
 
 
-def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
+def explain_unplaced(auction: Auction, unplaced: Unplaced, unmet: Sequence[str] = ()) -> str:
     """The error text for the client: the demand, and each reason with its number of hosts, the most common first.
 
     A reason has one host's details as an example; that of a violated constraint has several hosts, each with its own
-    value.
+    value. If there are constraints that no host meets (core/constraints.py:unmet), only these are named.
     """
     demand = auction.demand
     head = f"no host can take {auction.namespace}/{auction.name} ({demand.vcpu} vCPU, {demand.memory_mib} MiB)"
     if not unplaced.refusals:
         return f"{head}: no host has joined; start `billet agent` beside each flintlockd"
-    return f"{head}: " + "; ".join(map(str, grouped(unplaced.refusals)))
+    return f"{head}: " + "; ".join(unmet or map(str, grouped(unplaced.refusals)))
 
 
 class RefusedBy(NamedTuple):
