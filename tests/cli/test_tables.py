@@ -274,11 +274,9 @@ def of_pulls(pulling, constraints=(), policy="spread"):
 
 def test_whether_pulls_count_is_shown():
     """Planted fault (leave `pulling` out of the record): a high BOOT DELAY is not explained."""
-    assert "pulls count in full: host-7 already pulls the images, and one host at a time is enough" in of_pulls(
-        ["host-7"]
-    )
-    assert "pulls count in full: a, b, c, d already pull the images" in of_pulls([*"abcde"])
-    assert "no host pulls the images yet: the first pull does not count as a long wait" in of_pulls([])
+    assert "pulls of the images count as a wait: host-7 has just begun to pull them" in of_pulls(["host-7"])
+    assert "count as a wait: a, b, c, d have just begun to pull them" in of_pulls([*"abcde"])
+    assert "a pull of the images does not count as a wait: no host has just begun one" in of_pulls([])
     for silent in (of_pulls(None), of_pulls([], policy="fast"), of_pulls([], {"near": "db"})):
         assert "the images" not in silent
 
@@ -287,12 +285,12 @@ def test_the_cause_of_a_repriced_bid_is_shown():
     bids = [bid | {"basis": {"vcpu": 4, "memory_mib": 1024}} for bid in AWARDED["bids"]]
     ledger = {bid["host"]: AWARDED["ledger"]["host-1"] for bid in bids}
     output = text(auction_report(a_record(AWARDED | {"bids": bids, "ledger": ledger})), width=120)
-    assert "* repriced with the boot and pull times pooled from all bids: host-2 bid 0.210" in output
+    assert "* repriced with its wait compared with those of all bids: host-2 bid 0.210" in output
     assert "ledger had changed" not in output
     older = [bid | {"formula": 0} for bid in bids]
     output = text(auction_report(a_record(AWARDED | {"bids": older, "ledger": ledger})), width=120)
     assert "* repriced because its agent has another version with another score: host-2 bid 0.210" in output
-    assert "pooled from all bids" not in output
+    assert "compared with those of all bids" not in output
 
 
 def test_constraints_and_preferences_are_shown_with_their_scores_and_groups():
