@@ -25,7 +25,7 @@ def answer(record, host_id, width=200):
 
 def test_a_fuller_host_lost_on_utilisation():
     output = answer(held(AUCTION, {"a": view(4), "b": view(9)}, {}), "b")
-    assert output.startswith("b bid 1.4")
+    assert output.startswith("b bid 1.3")
     assert "; it lost on utilisation (+0.312), shape (+0." in output
     assert "It would have won with 5 fewer vCPU allocated (4 instead of 9)" in output
 

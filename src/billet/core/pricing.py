@@ -11,7 +11,7 @@ import numpy as np
 
 from billet.core.columns import FACTS, Column, Columns, Mask
 from billet.core.model import Resources
-from billet.core.policies import FIT, FULL, GRAIN, PACK_SKEW, SIZE, SKEW, Seconds, named
+from billet.core.policies import FIT, FULL, GRAIN, SIZE, SKEW, Seconds, named
 from billet.core.scoring import SLACK, Weights
 
 (
@@ -47,15 +47,14 @@ def prices(
 
 def _shape(fleet: Columns, demand: Resources, shares: Column, share: Column, weights: Weights) -> Column:
     """core/policies.py: spread and pack."""
-    skew = np.abs(shares[0] - shares[1])
     square = share * share
     if weights.policy == "pack":
-        packed: Column = 2.0 * np.maximum(0.0, 1.0 - share) + (weights.shape * PACK_SKEW) * square * square * skew
+        skew = np.abs(shares[0] - shares[1])
+        packed: Column = 2.0 * np.maximum(0.0, 1.0 - share) + (weights.shape * SKEW) * square * square * skew
         return packed
     fixed, size = fleet.of_demand(demand, _on_empty_hosts)
     cube = square * share
-    sixth = cube * cube
-    whole: Column = fixed + size * cube + sixth * (FULL + SKEW * square * square * skew)
+    whole: Column = fixed + size * cube + FULL * cube * cube
     return weights.shape * whole
 
 

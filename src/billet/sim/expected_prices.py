@@ -66,10 +66,8 @@ def _price(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) ->
     pressure_weight, _, policy, shape_weight, _, _, _ = weights
     assert policy == "spread", policy
     alone = [min(1.0, demand[n] / view.allocatable[n]) for n in range(4) if view.allocatable[n]]
-    vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
     size, misfit = -log2(max(alone)), 1 - min(alone[:2]) / max(alone[:2])
-    full = 0.25 * share**10 * abs(vcpu - memory) + 0.12 * share**6
-    shape = shape_weight * (0.4 * (1 - sqrt(max(alone))) + 0.25 * share**3 * size + 0.26 * misfit + full)
+    shape = shape_weight * (0.4 * (1 - sqrt(max(alone))) + 0.25 * share**3 * size + 0.26 * misfit + 0.12 * share**6)
     pressure = pressure_weight * (bid.facts.pressure or 0.0)
     return (
         share
