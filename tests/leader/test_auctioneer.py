@@ -381,7 +381,9 @@ async def test_a_host_is_asked_only_if_no_standing_bid_wins(ledger: Ledger) -> N
     assert await create(maker, "heard") == b"reply"
     assert (heard.called, len(heard.orders)) == ([], 2)
     first = recorders[0].record.attempts[0]
-    assert [bid.age_s > 0 for bid in first.bids] == [True, True], "the first create has filled one of three"
+    assert [bid.age_s > 0 for bid in first.bids] == [True, True, True], (
+        "also of the one that the first create has filled"
+    )
     assert faithful(recorders[0].record)
     for host_id in ledger.state.hosts:
         fleet.hear(host_id, Facts(), ROOM, SystemClock().monotonic_s(), 60.0)
