@@ -6,6 +6,7 @@ import importlib
 from typing import IO, Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from billet.at_rest import write_for_owner_only
 from billet.core.errors import BilletError, ConfigError
@@ -35,13 +36,14 @@ COMMANDS = {
         "billet.commands.status", "status", "Show who leads, and how the servers, the store and the hosts are."
     ),
     "hosts": LazyCommand("billet.commands.lists", "hosts", "List the hosts and how full they are."),
-    "vms": LazyCommand("billet.commands.lists", "vms", "List the microVMs and their hosts."),
+    "vms": LazyCommand("billet.commands.vms", "vms", "List the microVMs and their hosts, and watch them."),
+    "vm": LazyCommand("billet.commands.vms", "vm", "Show everything about one microVM."),
     "host": LazyCommand("billet.commands.host", "host", "Show, cordon, drain, fence or remove a host."),
     "rebalance": LazyCommand(
         "billet.commands.rebalance", "rebalance", "Even out the fleet by recreating microVMs on other hosts."
     ),
     "create": LazyCommand("billet.commands.microvm", "create", "Create microVMs from a YAML or JSON spec."),
-    "delete": LazyCommand("billet.commands.microvm", "delete", "Delete microVMs by uid."),
+    "delete": LazyCommand("billet.commands.delete", "delete", "Delete microVMs by uid, name, file or namespace."),
     "place": LazyCommand("billet.commands.place", "place", "Show how many microVMs of one shape fit now, and where."),
     "explain": LazyCommand(
         "billet.commands.explain", "explain", "Show the auction of a microVM: bids, refusals and winner."
@@ -61,6 +63,9 @@ COMMANDS = {
     "token": LazyCommand("billet.commands.token", "token", "Create, list and revoke credentials: who may do what."),
     "config": LazyCommand(
         "billet.commands.config", "config", "Check settings, or show each value and where it came from."
+    ),
+    "doctor": LazyCommand(
+        "billet.commands.doctor", "doctor", "Check a machine for what a host or a server needs, with cures."
     ),
     "certs": LazyCommand("billet.commands.certs", "certs", "Create a CA and certificates for a first setup."),
     "fake-flintlockd": LazyCommand(
@@ -108,14 +113,21 @@ class BilletGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands that begin like this, without importing them."""
+        found = [
+            CompletionItem(name, help=one.summary) for name, one in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return found or super().shell_complete(ctx, incomplete)
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Parse the options before the subcommand."""
         try:
             return super().make_context(info_name, args, parent, **extra)
-        except click.exceptions.NoArgsIsHelpError:
-            raise  # its message is the whole help
+        except click.exceptions.NoArgsIsHelpError as error:
+            raise _helped(error) from None
         except click.UsageError as error:
             raise _one_line(error, "billet") from None
 
@@ -123,13 +135,19 @@ class BilletGroup(click.Group):
         """Run the subcommand."""
         try:
             return super().invoke(ctx)
-        except click.exceptions.NoArgsIsHelpError:
-            raise
+        except click.exceptions.NoArgsIsHelpError as error:
+            raise _helped(error) from None
         except click.UsageError as error:
             raise _one_line(error, ctx.command_path) from None
         except BilletError as error:
             failure = UsageFailure if isinstance(error, ConfigError) else CommandError
             raise failure(error.text) from None
+
+
+def _helped(error: click.exceptions.NoArgsIsHelpError) -> click.exceptions.Exit:
+    """Print the help of a group without a subcommand: whoever asks for nothing has made no mistake."""
+    click.echo(error.ctx.get_help() if error.ctx else error.format_message())
+    return click.exceptions.Exit(0)
 
 
 def _one_line(error: click.UsageError, command: str) -> UsageFailure:

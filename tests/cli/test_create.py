@@ -33,10 +33,18 @@ class Fleet:
         pass
 
     def begin(self, method, request, reply):
+        if method == "DeleteMicroVM":
+            return request.uid
         self.names.append(request.microvm.id)
         return request.microvm
 
     def finish(self, spec):
+        if isinstance(spec, str):
+            if spec in self.ends:
+                raise HostVerdict(14, "UNAVAILABLE: the host does not answer")
+            return None
+        if self.ends.get(spec.id) == "interrupted":
+            raise KeyboardInterrupt
         if self.ends.get(spec.id) == "refused":
             raise HostVerdict(8, FULL)
         return flintlock_pb2.CreateMicroVMResponse(microvm=self.vm(spec.id, MicroVMStatus.PENDING))
@@ -105,11 +113,23 @@ def test_without_wait_the_state_is_not_polled(tmp_path, monkeypatch):
     assert not fleet.asked
 
 
+def test_ctrl_c_tells_what_was_created_and_what_may_be(tmp_path, monkeypatch):
+    """Broken on purpose (those that are not answered count as not tried): web-2 and web-3 are missing."""
+    done = create(tmp_path, monkeypatch, Fleet({"web-2": "interrupted"}), "--count", "17")
+    assert done.exit_code == 130
+    assert states(done) == {"web-1": "PENDING"}
+    first, second, third = done.stderr.splitlines()
+    assert first == "billet: interrupted: 1 of 17 created"
+    assert second.startswith("billet: unanswered, so they may be created still: web-2, web-3, ")
+    assert third == "billet: 1 other not tried"
+
+
 def test_each_failed_delete_is_listed(monkeypatch):
-    """Planted fault (stop at the first error): U-c is missing from the errors."""
-    monkeypatch.setattr("billet.client.Client", Fleet({"b": "away", "c": "away"}))
-    done = CliRunner().invoke(main, ["delete", "U-a", "U-b", "U-c", "-o", "json"])
+    """Planted fault (stop at the first error): the third uid is missing from the errors."""
+    a, b, c = (letter * 26 for letter in "ABC")
+    monkeypatch.setattr("billet.client.Client", Fleet({b: "away", c: "away"}))
+    done = CliRunner().invoke(main, ["delete", a, b, c, "-o", "json"])
     assert done.exit_code == 1
-    assert json.loads(done.stdout) == {"deleted": ["U-a"]}
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["U-b", "U-c", "billet"]
-    assert done.stderr.endswith("billet: 2 of 3 failed: U-b, U-c\n")
+    assert json.loads(done.stdout) == {"deleted": [a]}
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [b, c, "billet"]
+    assert done.stderr.endswith(f"billet: 2 of 3 failed: {b}, {c}\n")

@@ -216,6 +216,16 @@ def leaks(folder: Path) -> Iterator[str]:
             yield from (f"{path.relative_to(folder)}: {form!r}" for form in FORMS if form in content)
 
 
+def copied_keys(running: Running) -> Iterator[str]:
+    """The files that have a line of a private key in them, beside the key's own."""
+    folder = running.cluster.folder
+    files = [path for top in (folder, running.pki.ca.parent) for path in sorted(top.rglob("*")) if path.is_file()]
+    keys = {path: path.read_bytes().splitlines()[1] for path in files if b"PRIVATE KEY-----" in path.read_bytes()}
+    assert {path.name for path in keys} >= {running.pki.server_key.name, "h0.key"}
+    for key, line in keys.items():
+        yield from (f"{path}: {key.name}" for path in files if path != key and line in path.read_bytes())
+
+
 def open_to_others(running: Running, tmp_path: Path) -> dict[str, str]:
     """The modes of the files and folders that a group or others may enter, read or change."""
     folder = running.cluster.folder
@@ -238,5 +248,8 @@ async def test_no_file_that_a_cluster_leaves_has_a_secret_in_it(running: Running
     files = {path.name for path in folder.rglob("*") if path.is_file() and path.stat().st_size}
     assert {"auctions.db", "audit.log", "backup", "server-0.log", "agent-h0.log", "stranger.log"} <= files
     assert open_to_others(running, tmp_path) == {}
+    assert list(copied_keys(running)) == []
     (folder / "found").write_text(f"x{base64.b64encode(f'x{MARK}-user-data'.encode()).decode()}")
     assert list(leaks(folder)) != []
+    (folder / "copy").write_bytes(running.pki.server_key.read_bytes())
+    assert list(copied_keys(running)) != []

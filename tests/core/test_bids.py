@@ -10,14 +10,13 @@ from billet.core.bidding import bid
 from billet.core.boots.forecast import behind
 from billet.core.corrections import NO_DISCOUNT, Discount
 from billet.core.model import Auction, Bid, Facts, Host, Reason, Refusal, Resources
-from billet.core.scoring import DEFAULT_WEIGHTS, PATIENT, Tolerance, Weights, price
+from billet.core.scoring import DEFAULT_WEIGHTS, NEVER_LATE_S, Weights, price
 from tests.core.strategies import amounts, auctions, capacities, facts, host_ids, hosts
 
 weights = st.builds(
     Weights,
     pressure=st.floats(0, 2),
     delay=st.floats(0, 2),
-    delay_half_s=st.floats(0.1, 60),
     policy=st.sampled_from(["spread", "pack", "fast"]),
     shape=st.floats(0, 2),
 )
@@ -67,21 +66,16 @@ def dumb_bid(host, taken, known, auction, weights, missing):
 
 
 def dumb_delay(known, missing, weights):
-    created_s = dumb_within_s(known, missing, weights, True)
-    each_second = 40 * weights.delay / weights.delay_half_s
-    if weights.policy == "fast":
-        return each_second * created_s
-    short = weights.delay * created_s / (created_s + weights.delay_half_s) if created_s > 0 else 0
     if weights.policy == "pack":
-        return short
-    wait_s, long_s = dumb_within_s(known, missing, weights, False), 2.5 * weights.delay_half_s
-    return short + (each_second * (wait_s - long_s) if wait_s > long_s else 0)
+        return 0
+    return weights.delay * dumb_within_s(known, missing, weights.policy == "fast")
 
 
-def dumb_within_s(known, missing, weights, with_its_own_boot):
+def dumb_within_s(known, missing, with_its_own_boot):
     """Nine of ten are CREATED within, or begin to boot."""
+    known = known._replace(boot_s=known.boot_s or 1.0)
     boots = [known.boot_s] * (known.pending + with_its_own_boot)
-    pulls = [weights.delay_half_s if known.pull_s is None else known.pull_s] * (known.pulls + missing)
+    pulls = [5.0 if known.pull_s is None else known.pull_s] * (known.pulls + missing)
     due_s = sum(boots) + sum(pulls)
     if known.ahead_s is not None:
         due_s = known.ahead_s + known.boot_s * with_its_own_boot + sum(pulls[:missing])
@@ -188,13 +182,19 @@ def test_a_host_that_has_to_pull_an_image_more_never_bids_lower(host, taken, kno
     assert more.utilisation == fewer.utilisation
 
 
-@given(hosts, amounts, facts, auctions, weights, st.integers(0, 5))
-def test_what_is_tolerated_never_makes_a_host_ask_for_more(host, taken, known, auction, weights, missing):
+@given(hosts, amounts, facts, auctions, weights, st.integers(0, 5), st.floats(0, 1000))
+def test_a_host_never_asks_for_more_because_the_others_have_longer_waits(
+    host, taken, known, auction, weights, missing, soonest_s
+):
+    """A wait counts only as far as another host would save it.
+
+    Broken on purpose (the sign of the shortest wait): rises with it."""
     asked = [
-        price(host.allocatable, taken, auction.demand, known, weights, missing, NO_DISCOUNT, tolerance).total
-        for tolerance in (Tolerance(0.0), Tolerance(), Tolerance(pulls=False), PATIENT)
+        price(host.allocatable, taken, auction.demand, known, weights, missing, NO_DISCOUNT, shortest_s)
+        for shortest_s in (0.0, soonest_s, NEVER_LATE_S)
     ]
-    assert asked == sorted(asked, reverse=True)
+    assert [one.total for one in asked] == sorted((one.total for one in asked), reverse=True)
+    assert weights.policy == "fast" or asked[2].delay == 0.0
 
 
 @given(hosts, amounts, facts, auctions, weights, st.floats(0, 1), st.floats(0, 1))

@@ -261,6 +261,7 @@ def _matches(placement: Placement, wanted: pb.PlacementsRequest) -> bool:
         wanted.namespace in ("", placement.namespace)
         and wanted.name in ("", placement.name)
         and wanted.host in ("", placement.host)
+        and wanted.uid in ("", placement.uid)
         and (wanted.fenced or placement.state is not PlacementState.FENCED)
         and placement.state is not PlacementState.GONE
     )

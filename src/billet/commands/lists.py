@@ -1,4 +1,4 @@
-"""`billet hosts` and `billet vms`: list the fleet through Billet's own service."""
+"""`billet hosts`, and replies of Billet's own service as dicts."""
 
 from __future__ import annotations
 
@@ -64,38 +64,6 @@ def hosts(address: Address, output: str, only_agents: bool) -> None:
         screen.print(agents_table(agents))
     elif only_agents:
         click.echo("Every agent that has connected was let in.")
-
-
-@click.command()
-@click.option("-n", "--namespace", default="", help="Show only this namespace.")
-@click.option("--name", default="", help="Show only microVMs with this name.")
-@click.option("--host", default="", help="Show only microVMs on this host.")
-@click.option("--fenced", is_flag=True, help="Include microVMs of fenced hosts, until their hosts have deleted them.")
-@client_options
-@output_option
-def vms(address: Address, output: str, namespace: str, name: str, host: str, fenced: bool) -> None:
-    """List the microVMs: host, state, size and winning score.
-
-    \b
-    STATE  flintlockd's state once it has the microVM, before that
-           the placement's
-    SCORE  score of the winning bid, lower is better (see billet explain);
-           direct = created directly on the host, without an auction
-    AGE    time since the placement last changed, usually since its creation
-    """
-    from billet.client import Client
-    from billet.show.tables import placements_table
-    from billet.wire.pb.fleet_pb2 import PlacementsReply, PlacementsRequest
-
-    request = PlacementsRequest(namespace=namespace, name=name, host=host, fenced=fenced)
-    with Client(address) as client:
-        rows = as_dicts(client.fleet("Placements", request, PlacementsReply))["placements"]
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2))
-    elif not rows:
-        click.echo("No microVMs." if not (namespace or name or host) else "No microVMs match.")
-    else:
-        console().print(placements_table(rows, time.time()))
 
 
 def as_dicts(message: Message) -> dict[str, Any]:

@@ -1,16 +1,21 @@
-"""`billet create` and `billet delete`: plain Flintlock calls, which also work against a single flintlockd."""
+"""`billet create`: plain Flintlock calls, which also work against a single flintlockd."""
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from billet.commands import completion
 from billet.commands.options import FiniteFloat, client_options, console, output_option, say
-from billet.core.errors import BilletError, Unreachable
+from billet.commands.targets import ENDING, listed
+from billet.core.errors import BilletError, HostVerdict, Unreachable
 from billet.core.plural import counted
+from billet.show.tables import state_of
 
 if TYPE_CHECKING:
     from billet.client import Address, Client
@@ -18,6 +23,8 @@ if TYPE_CHECKING:
 
 IN_FLIGHT = 16
 POLL_S = 0.2
+INTERRUPTED = 130  # exit code: 128 + SIGINT, as shells have it
+DEFAULT_NAMESPACE = "default"  # flintlockd's, where the spec has none
 RETRIED_S = 1_100  # from a first failed boot to flintlockd's FAILED, with its default --maximum-retry
 
 
@@ -39,7 +46,9 @@ class FailedCall(NamedTuple):
     "-f", "--file", "path", required=True, metavar="FILE", help="MicroVMSpec as YAML or JSON. - = standard input."
 )
 @click.option("--name", default="", help="Name of the microVM; overrides `id` in the file.")
-@click.option("-n", "--namespace", default="", help="Namespace; overrides the file.")
+@click.option(
+    "-n", "--namespace", default="", shell_complete=completion.namespaces, help="Namespace; overrides the file."
+)
 @click.option(
     "--count",
     type=click.IntRange(1, 10_000),
@@ -79,44 +88,88 @@ def create(
 
     `metadata_text` is an addition of Billet: its values are base64-encoded into `metadata`.
 
-    With --count, failed microVMs are listed and the others are kept. After a failure no further creates are sent.
+    A name that exists already is told, and the microVM is created all the same, as flintlockd does it. With --count,
+    failed microVMs are listed and the others are kept. After a failure no further creates are sent. Ctrl-C ends the
+    command, and lists what was created; the exit code is then 130.
     """
     from billet.client import Client
     from billet.commands.spec import copies, read_spec
 
     specs = copies(read_spec(path), name, namespace, count)
+    done = Progress()
     with Client(address, timeout_s) as client:
-        created, failures = _create_all(client, specs)
-        tried = len(created) + len(failures)
-        if wait:
-            deadline_s = time.monotonic() + wait_s
-            created = [_wait_until_booted(client, vm, deadline_s, failures) for vm in created]
-        rows = [_row(vm) for vm in created]
-        _add_hosts(client, rows)
+        _say_existing(client, specs)
+        try:
+            _create_all(client, specs, done)
+            if wait:
+                deadline_s = time.monotonic() + wait_s
+                for n, vm in enumerate(done.created):
+                    done.created[n] = _wait_until_booted(client, vm, deadline_s, done.failures)
+        except KeyboardInterrupt:
+            _print(_rows(client, done.created), output)
+            _say_interrupted(done, len(specs))
+            raise click.exceptions.Exit(INTERRUPTED) from None
+        rows = _rows(client, done.created)
     _print(rows, output)
-    if failures:
-        raise _summary(failures, tried, len(specs))
+    if done.failures:
+        raise summary(done.failures, done.tried, len(specs))
 
 
-def _create_all(client: Client, specs: list[MicroVMSpec]) -> tuple[list[MicroVM], list[FailedCall]]:
-    """Send the creates in batches of IN_FLIGHT, up to the first batch with a failure: (created, failures)."""
+@dataclass(slots=True)
+class Progress:
+    """How far a create has come. `sent`: names of microVMs whose create is not answered yet."""
+
+    created: list[MicroVM] = field(default_factory=list)
+    failures: list[FailedCall] = field(default_factory=list)
+    sent: list[str] = field(default_factory=list)
+    tried: int = 0
+
+
+def _say_existing(client: Client, specs: list[MicroVMSpec]) -> None:
+    """Tell which of the names exist already. Whoever may not list them is told nothing."""
+    names = {spec.id for spec in specs}
+    with suppress(HostVerdict):
+        for namespace in {spec.namespace or DEFAULT_NAMESPACE for spec in specs}:
+            rows = listed(client, namespace, specs[0].id if len(specs) == 1 else "")
+            there = [row for row in rows if row["name"] in names and state_of(row) not in ENDING]
+            if there:
+                first = there[0]
+                where = f" on {first['host']}" if first["host"] else ""
+                more = f", and {len(there) - 1} more of these names" if len(there) > 1 else ""
+                say(f"billet: {namespace}/{first['name']} exists already ({first['uid'] or 'no uid yet'}, "
+                    f"{state_of(first)}{where}){more}; another is created beside it", err=True)  # fmt: skip
+
+
+def _say_interrupted(done: Progress, wanted: int) -> None:
+    tried = len(done.created) + len(done.failures) + len(done.sent)
+    say(f"billet: interrupted: {len(done.created)} of {wanted} created", err=True)
+    if done.sent:
+        say(f"billet: unanswered, so they may be created still: {', '.join(done.sent)}; see `billet vms`", err=True)
+    if tried < wanted:
+        say(f"billet: {counted(wanted - tried, 'other')} not tried", err=True)
+
+
+def _create_all(client: Client, specs: list[MicroVMSpec], done: Progress) -> None:
+    """Send the creates in batches of IN_FLIGHT, up to the first batch with a failure."""
     from billet.wire.pb.flintlock_pb2 import CreateMicroVMRequest, CreateMicroVMResponse
 
-    created: list[MicroVM] = []
-    failures: list[FailedCall] = []
     for start in range(0, len(specs), IN_FLIGHT):
         batch = specs[start : start + IN_FLIGHT]
+        done.sent = [spec.id for spec in batch]
         calls = [
             client.begin("CreateMicroVM", CreateMicroVMRequest(microvm=spec), CreateMicroVMResponse) for spec in batch
         ]
+        done.tried += len(batch)
         for spec, call in zip(batch, calls, strict=True):
             try:
-                created.append(client.finish(call).microvm)
+                created = client.finish(call).microvm
             except BilletError as error:
-                failures.append(FailedCall(spec.id, error))
-        if failures:
+                done.failures.append(FailedCall(spec.id, error))
+            else:
+                done.created.append(created)
+            done.sent.remove(spec.id)
+        if done.failures:
             break
-    return created, failures
 
 
 def _wait_until_booted(client: Client, vm: MicroVM, deadline_s: float, failures: list[FailedCall]) -> MicroVM:
@@ -149,7 +202,7 @@ def _failed_boots(vm: MicroVM) -> str:
     )
 
 
-def _summary(failures: list[FailedCall], tried: int, wanted: int) -> BilletError:
+def summary(failures: list[FailedCall], tried: int, wanted: int) -> BilletError:
     """The error that ends the command. With several microVMs, first print the error of each failed one."""
     if wanted == 1:
         return failures[0].error
@@ -157,6 +210,12 @@ def _summary(failures: list[FailedCall], tried: int, wanted: int) -> BilletError
         say(f"{failure.name}: {failure.error.text}", err=True)
     rest = f"; {counted(wanted - tried, 'other')} not tried" if tried < wanted else ""
     return BilletError(f"{len(failures)} of {wanted} failed: {', '.join(each.name for each in failures)}{rest}")
+
+
+def _rows(client: Client, created: list[MicroVM]) -> list[dict[str, Any]]:
+    rows = [_row(vm) for vm in created]
+    _add_hosts(client, rows)
+    return rows
 
 
 def _row(vm: MicroVM) -> dict[str, Any]:
@@ -201,35 +260,3 @@ def _print(rows: list[dict[str, Any]], output: str) -> None:
         vms.add_row(row["uid"], name, row["host"] or "-", state(row["state"]), str(row["vcpu"]), memory)
     if rows:
         console().print(vms)
-
-
-@click.command()
-@click.argument("uids", metavar="UID...", nargs=-1, required=True)
-@timeout_option
-@client_options
-@output_option
-def delete(address: Address, output: str, uids: tuple[str, ...], timeout_s: float) -> None:
-    """Delete microVMs by uid. Their hosts remove them after the command returns.
-
-    `billet vms` shows the uids. A name is not accepted, because several microVMs can have the same one.
-    """
-    from google.protobuf.empty_pb2 import Empty
-
-    from billet.client import Client
-    from billet.wire.pb.flintlock_pb2 import DeleteMicroVMRequest
-
-    failures = []
-    deleted = []
-    with Client(address, timeout_s) as client:
-        for uid in uids:
-            try:
-                client.flintlock("DeleteMicroVM", DeleteMicroVMRequest(uid=uid), Empty)
-                deleted.append(uid)
-            except BilletError as error:
-                failures.append(FailedCall(uid, error))
-    if output == "json":
-        click.echo(json.dumps({"deleted": deleted}, indent=2))
-    else:
-        click.echo("".join(f"{uid} is being deleted\n" for uid in deleted), nl=False)
-    if failures:
-        raise _summary(failures, len(uids), len(uids))

@@ -8,6 +8,7 @@ The shape functions have the same arguments: `allocatable` is what the host may 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from functools import lru_cache
 from math import log2, sqrt
 from typing import NamedTuple
@@ -21,7 +22,6 @@ FIT = 0.26
 SKEW = 0.25
 FULL = 0.12
 PACK_SKEW = 0.35  # SKEW of `pack`, whose hosts fill up early
-BOOT_FIRST = 40.0  # a second that counts adds this many times weight / half_s
 
 Shape = Callable[[Resources, Resources, Resources, float, float], float]
 
@@ -87,45 +87,27 @@ def _skew(allocatable: Resources, taken: Resources, demand: Resources) -> float:
     return abs((taken[0] + demand[0]) / allocatable[0] - (taken[1] + demand[1]) / allocatable[1])
 
 
-Delay = Callable[[float, float, float, float], float]  # created_s, late_s, weight, half_s -> added to the score
+class Seconds(Enum):
+    """Which seconds have a price (core/scoring.py:late_s)."""
 
-
-def bounded(created_s: float, late_s: float, weight: float, half_s: float) -> float:
-    """weight x d / (d + half_s), d = created_s: never more than the weight, even for a long queue. Used by `pack`."""
-    return weight * created_s / (created_s + half_s) if created_s > 0 else 0.0
-
-
-def long_waits(created_s: float, late_s: float, weight: float, half_s: float) -> float:
-    """weight x d / (d + half_s) + BOOT_FIRST x weight x late_s / half_s, d = created_s. Used by `spread`.
-
-    Boots only decide between hosts that are about equally full, since a placement lasts and a boot does not. But each
-    second beyond the tolerated wait (core/scoring.py:Tolerance) counts as much as under `fast`.
-    """
-    return bounded(created_s, late_s, weight, half_s) + boots_first(late_s, late_s, weight, half_s)
-
-
-def boots_first(created_s: float, late_s: float, weight: float, half_s: float) -> float:
-    """BOOT_FIRST x weight x created_s / half_s: every second counts the same; the earliest boot wins. Used by `fast`.
-
-    The earliest finish, one microVM after another, is list scheduling (Graham, "Bounds for Certain Multiprocessing
-    Anomalies", Bell System Technical Journal, 1966): a burst ends at most 2 - 1/hosts times later than it could.
-    """
-    return BOOT_FIRST * weight * created_s / half_s
+    NONE = "none"
+    AVOIDABLE = "avoidable"  # by which the boot begins later than on the host that would begin it first
+    ALL = "all"  # until CREATED. So the earliest boot wins: list scheduling (Graham, "Bounds for Certain
+    # Multiprocessing Anomalies", Bell System Technical Journal, 1966), at most 2 - 1/hosts times longer than needed
 
 
 class Policy(NamedTuple):
-    """A policy: what it adds for the shape and the delay."""
+    """A policy: what it adds for the shape, and which seconds it counts."""
 
     shape: Shape
-    delay: Delay
+    seconds: Seconds
 
 
 POLICIES = {
-    "spread": Policy(spread, long_waits),
-    "pack": Policy(pack, bounded),
-    # Boot latency first: `spread` with a delay that outweighs an empty host. Trade: hosts that boot fast, or have the
-    # images, fill up first. Among hosts that would boot at the same time it decides as `spread`.
-    "fast": Policy(spread, boots_first),
+    "spread": Policy(spread, Seconds.AVOIDABLE),
+    "pack": Policy(pack, Seconds.NONE),
+    # Boot latency first. Trade: hosts that boot fast, or have the images, fill up first.
+    "fast": Policy(spread, Seconds.ALL),
 }
 DEFAULT = "spread"
 

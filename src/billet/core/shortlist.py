@@ -157,8 +157,9 @@ def _best(moment: Moment, auction: Auction, weights: Weights, able: Mask, count:
         return []
     fleet, start = moment.state.fleet, draw(auction.id, "row") % len(rows)
     rows = np.concatenate((rows[start:], rows[:start]))
-    price, crowd = _ranks(moment.state, auction, weights)
-    chosen = price[rows] + np.where(fleet.fresh_until_s[rows] < moment.now_s, LAST, 0.0)
+    fresh = fleet.fresh_until_s >= moment.now_s
+    price, crowd = _ranks(moment.state, auction, weights, able & fresh)
+    chosen = price[rows] + np.where(fresh[rows], 0.0, LAST)
     for host_id, surcharge in moment.surcharges.items():
         chosen += np.where(rows == fleet.rows.get(host_id), surcharge, 0.0)
     if crowd:
@@ -170,12 +171,14 @@ def _best(moment: Moment, auction: Auction, weights: Weights, able: Mask, count:
     return [int(row) for row in rows[np.argsort(chosen, kind="stable")[:count]]]
 
 
-def _ranks(state: State, auction: Auction, weights: Weights) -> tuple[Column, tuple[Column, Column] | None]:
+def _ranks(
+    state: State, auction: Auction, weights: Weights, bidding: Mask
+) -> tuple[Column, tuple[Column, Column] | None]:
     """The score of the microVM on each row by its standing bid; and of one to be spread, the members of its groups in
     each row's zone and on the host. See core/constraints.py: with_preferences, crowding."""
     fleet = state.fleet
-    under, waits = weights.under(auction.constraints.policy), patient(auction.constraints)
-    price = prices(fleet, auction.demand, under, fleet.missing(auction.images), waits)
+    under, compared = weights.under(auction.constraints.policy), None if patient(auction.constraints) else bidding
+    price = prices(fleet, auction.demand, under, fleet.missing(auction.images), compared)
     if weights.scarcity:
         for host_id, scarcity in fleet.labels.scarce(auction.constraints.require).items():
             price[fleet.rows[host_id]] += weights.scarcity * scarcity.share

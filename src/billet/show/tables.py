@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -171,27 +173,84 @@ def _queue(pending: int, boot_s: float) -> str:
     return f"{pending} x {duration(boot_s)}" if boot_s else str(pending)
 
 
-def placements_table(placements: Iterable[Row], now_s: float) -> Table:
-    """The placements of a PlacementsReply (as dicts), by name. `now_s` is the wall clock."""
-    result = table("UID", "~NAME", "~HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
-    rows = sorted(placements, key=lambda row: (row["namespace"], natural(row["name"]), row["uid"]))
+PLACEMENT_COLUMNS = ("UID", "~NAME", "~HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
+LEFT_OUT = (">SCORE", "UID", ">GiB", ">vCPU")  # in this order, before a name is broken on a narrow terminal
+VERY_WIDE = 100_000
+
+
+def placements_table(placements: Iterable[Row], now_s: float, width: int = VERY_WIDE) -> Table:
+    """Placements (as dicts) in this order, with the columns for which there is room. `now_s` is the wall clock."""
+    rows = [_placement_cells(row, now_s) for row in placements]
+    widths = {
+        title: max(len(title.lstrip("~>")), *(len(row[n]) for row in rows)) if rows else 0
+        for n, title in enumerate(PLACEMENT_COLUMNS)
+    }
+    shown = list(PLACEMENT_COLUMNS)
+    for title in LEFT_OUT:
+        if sum(widths[one] + GAP for one in shown) <= width:
+            break
+        shown.remove(title)
+    kept = [title in shown for title in PLACEMENT_COLUMNS]
+    result = table(*shown)
     for row in rows:
-        result.add_row(
-            row["uid"] or "-",
-            f"{row['namespace']}/{row['name']}",
-            Text(row["host"], style="bold"),
-            _vm_state(row),
-            str(row["vcpu"]),
-            gib(row["memory_mib"]),
-            "direct" if row["adopted"] else f"{row['score']:.3f}",
-            age(now_s - row["changed_at_s"]),
-        )
+        result.add_row(*compress(row, kept))
     return result
 
 
-def _vm_state(row: Row) -> Text:
+GAP = 2  # columns of the screen between two columns of a table; as many are at its edges
+
+
+def _placement_cells(row: Row, now_s: float) -> list[str | Text]:
+    return [
+        row["uid"] or "-",
+        f"{row['namespace']}/{row['name']}",
+        Text(row["host"], style="bold"),
+        vm_state(row),
+        str(row["vcpu"]),
+        gib(row["memory_mib"]),
+        "direct" if row["adopted"] else f"{row['score']:.3f}",
+        age(now_s - row["changed_at_s"]),
+    ]
+
+
+def state_of(row: Row) -> str:
+    """flintlockd's state if the placement is STARTED and one is known, else the placement's."""
+    found: str = row["vm_state"] if row["state"] == "STARTED" and row["vm_state"] else row["state"]
+    return found
+
+
+ORDERS: dict[str, Callable[[Row], Any]] = {
+    "name": lambda row: 0,
+    "host": lambda row: natural(row["host"]),
+    "age": lambda row: -row["changed_at_s"],  # the youngest first
+    "score": lambda row: row["score"],
+    "vcpu": lambda row: -row["vcpu"],
+    "memory": lambda row: -row["memory_mib"],
+    "state": state_of,
+}
+
+
+def in_order(placements: Iterable[Row], order: str = "name") -> list[Row]:
+    """Placements (as dicts) in one of ORDERS, equal ones by name."""
+    by_name = sorted(placements, key=lambda row: (row["namespace"], natural(row["name"]), row["uid"]))
+    return sorted(by_name, key=ORDERS[order])
+
+
+FRAME = 6  # lines of the screen that are no rows: the table's header, and two lines below
+
+
+def watched(placements: Sequence[Row], now_s: float, width: int, height: int) -> Group:
+    """The placements that a screen of this size has room for, and how many more there are."""
+    shown = placements[: max(1, height - FRAME)]
+    more = len(placements) - len(shown)
+    text = f"and {more} more; " if more else ""
+    text += f"{counted(len(placements), 'microVM')}; Ctrl-C ends"
+    return Group(placements_table(shown, now_s, width), Text(text, style="dim"))
+
+
+def vm_state(row: Row) -> Text:
     """flintlockd's state if the placement is STARTED and one is known, else the placement's state."""
-    text = state(row["vm_state"] if row["state"] == "STARTED" and row["vm_state"] else row["state"])
+    text = state(state_of(row))
     return text.append(", VMM dead", style="red") if row.get("vmm_dead") else text
 
 
@@ -199,7 +258,7 @@ def remaining_table(rows: Iterable[tuple[Row, str]]) -> Table:
     """The microVMs left on a host that is being drained, each with the reason."""
     result = table("UID", "~NAME", "STATE", "~REASON")
     for row, reason in rows:
-        result.add_row(row["uid"] or "-", f"{row['namespace']}/{row['name']}", _vm_state(row), reason)
+        result.add_row(row["uid"] or "-", f"{row['namespace']}/{row['name']}", vm_state(row), reason)
     return result
 
 

@@ -306,7 +306,7 @@ class SimServer:
 
 def draw_settings(world: World, chance: Random) -> LeaderSettings:
     """The leader's settings for one seed."""
-    weights = Weights(0.0, 0.0, 5.0) if world.ties else Weights(chance.uniform(0, 0.5), chance.uniform(0, 0.1), 5.0)
+    weights = Weights(0.0, 0.0) if world.ties else Weights(chance.uniform(0, 0.5), chance.uniform(0, 2))
     ask_hosts, ask_random = chance.choice((0, 2, 32)), chance.choice((0, 2, 4))
     fence_after_s = chance.choice((0.0, 1.0, 2.5))
     # A stream of its own: runs without a quota or a shadow policy are the same as if there were none.

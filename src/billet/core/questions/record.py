@@ -24,7 +24,7 @@ from billet.core.model import (
 from billet.core.scoring import Weights
 
 ANOTHER_SCORE = frozenset(range(1, FORMULA))  # versions of records whose score had another formula than today's
-LAYOUT = 2  # of a record as it is stored; one more when a field or the text of a Reason is renamed
+LAYOUT = 3  # of a record as it is stored; one more when a field or the text of a Reason is renamed
 
 
 @dataclass(slots=True)
@@ -151,6 +151,6 @@ def priced(record: AuctionRecord, attempt: Attempt) -> Priced:
             for bid in attempt.bids
             if (view := attempt.ledger.get(bid.host))
         },
-        pulling=pool(bids, attempt.ledger, record.weights.delay_half_s).pulling,
+        pulling=pool(bids, attempt.ledger).pulling,
         crowding=crowdings(record, attempt),
     )

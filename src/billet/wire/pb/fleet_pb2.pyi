@@ -981,11 +981,13 @@ class PlacementsRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     HOST_FIELD_NUMBER: _builtins.int
     FENCED_FIELD_NUMBER: _builtins.int
+    UID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     name: _builtins.str
     host: _builtins.str
     fenced: _builtins.bool
     """include placements released by a fence, until their host has deleted them"""
+    uid: _builtins.str
     def __init__(
         self,
         *,
@@ -993,10 +995,11 @@ class PlacementsRequest(_message.Message):
         name: _builtins.str = ...,
         host: _builtins.str = ...,
         fenced: _builtins.bool = ...,
+        uid: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fenced", b"fenced", "host", b"host", "name", b"name", "namespace", b"namespace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fenced", b"fenced", "host", b"host", "name", b"name", "namespace", b"namespace", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
