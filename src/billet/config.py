@@ -151,17 +151,17 @@ class ServerConfig:
         2000, AUCTION, "Milliseconds to wait for the first bid. 0 = no longer than --bid-wait-ms.",
         low=0, high=600_000,
     )  # fmt: skip
+    call_for_bids: bool = setting(
+        False, AUCTION, "Ask hosts for a bid before each award, instead of awarding by their standing bids, which are"
+        " their last reports. A create costs more, and decides by facts that are up to a report interval newer.",
+    )  # fmt: skip
     ask_hosts: int = setting(
-        3, AUCTION, "Number of hosts asked for a bid: the best by their last reports. The others take part by these"
-        " reports. 0 = all are asked. Lower makes auctions cheaper; higher decides by newer facts.", low=0,
+        3, AUCTION, "Number of hosts asked for a bid: the best by their standing bids. The others take part with"
+        " these. 0 = all are asked. Without --call-for-bids: asked only where no standing bid can win.", low=0,
     )  # fmt: skip
     ask_random: int = setting(
         1, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
         " hosts whose pressure or boot queue has improved since their last report.", low=0,
-    )  # fmt: skip
-    standing_bids_only: bool = setting(
-        False, AUCTION, "Award by the hosts' last reports, without asking for bids; a host may still refuse an order."
-        " Creates are cheaper; new pressure, or a microVM made outside of Billet, is noticed with the next report.",
     )  # fmt: skip
     create_timeout_s: float = setting(
         30.0, AUCTION, "Maximum seconds for one create, from the call to flintlockd's reply.", low=0.1, high=3600

@@ -77,10 +77,8 @@ async def leading(store: SqliteStore, rooms: dict[str, Resources], auctions: int
     ready, recorders = Presence(), []
     for name in rooms:
         ready.add(name)
-    link = OneRound(hosts, auctions)
-    maker = Auctioneer(
-        ledger, link, ready, Rules(arrive_s=0.0, quotas=quotas, ask_hosts=8), SystemClock(), recorders.append
-    )
+    link, rules = OneRound(hosts, auctions), Rules(arrive_s=0.0, quotas=quotas, call_for_bids=True, ask_hosts=8)
+    maker = Auctioneer(ledger, link, ready, rules, SystemClock(), recorders.append)
 
     async def create(n: int, demand: Resources, labels: dict[str, str]) -> bytes:
         caller = Caller(10.0)

@@ -70,7 +70,7 @@ class Auctioneer:
         self._hosts = hosts
         self._ready = ready
         self._rules = rules
-        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights, rules.standing_only)
+        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights, not rules.call_for_bids)
         self._clock = clock
         self._record = record
         self._accuracy = accuracy

@@ -207,8 +207,8 @@ def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterab
         yield Text(f"  predicted time to CREATED: {', '.join(forecasts)}", style="dim")
     late = [offer for offer in offers if offer.get("age_s")]
     if late:
-        words = ", ".join(f"{offer['host']}, {duration(offer['age_s'])} old" for offer in late)
-        yield Text(f"  late or not asked, so the standing bid counts: {words}", style="dim")
+        words = ", ".join(f"{offer['host']} {duration(offer['age_s'])}" for offer in late)
+        yield Text(f"  age of the standing bids, from the last reports: {words}", style="dim")
     repriced = [o for o in offers if o["repriced"] and o["host"] not in corrected and not o.get("age_s")]
     moved = [o for o in repriced if "basis" not in o or o["basis"] != ledger.get(o["host"], {}).get("taken")]
     others = [o for o in repriced if o not in moved and o.get("formula", FORMULA) != FORMULA]

@@ -313,7 +313,7 @@ def draw_settings(world: World, chance: Random) -> LeaderSettings:
     more = world.chance("quotas and shadow policy")
     quotas: Quotas = {NAMESPACE: Quota(vcpu=more.randint(4, 24), vms=more.randint(3, 12))}
     rules = Rules(
-        weights, ask_hosts, ask_random, world.chance("standing bids only").random() < 0.25, 8.0, 4.0,
+        weights, ask_hosts, ask_random, world.chance("standing bids only").random() >= 0.75, 8.0, 4.0,
         shadow=weights._replace(policy="pack") if more.random() < 0.3 else None,
         quotas=quotas if more.random() < 0.25 else {}, creates=_draw_bounds(world.chance("few slots")),
     )  # fmt: skip

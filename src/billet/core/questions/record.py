@@ -60,7 +60,7 @@ def attempt_of(
 class Called(NamedTuple):
     """Which hosts were called for bids.
 
-    `fleet` is the number of hosts. On a small fleet (`most` is 0) all but those `absent` were called; on a large one
+    `fleet` is the number of hosts. On a small fleet (`most` is 0) all but those `absent` took part; on a large one
     the `most` best ones with room, and a few drawn at random; others may take part with their standing bids.
     """
 
