@@ -35,6 +35,7 @@ def table(name: str) -> None:
     pairs    Billet beside kube-scheduler's default on all workloads (a minute)
     batches  the same, with 32 and 128 creates placed as one batch (a minute)
     scarce   hosts with a GPU, and microVMs that ask for one (a minute)
+    bursts   seconds that microVMs wait in bursts and streams, and how even that leaves the hosts (ten minutes)
     """
     for chosen in TABLES if name == "all" else [name]:
         for line in TABLES[chosen]():

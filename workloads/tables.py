@@ -13,6 +13,7 @@ from billet.whatif.measures import Balance, RefusedDemand
 from billet.whatif.rules import OTHERS, Rule, own
 from billet.whatif.simulation import mean_balance, mean_refused, run
 from billet.whatif.workload import Workload, read
+from workloads import bursts
 from workloads.generator import WorkloadId, text
 from workloads.scarce import rows
 
@@ -120,7 +121,7 @@ def scarce() -> Iterator[str]:
         )
 
 
-TABLES = {"central": central, "pairs": pairs, "batches": batches, "scarce": scarce}
+TABLES = {"central": central, "pairs": pairs, "batches": batches, "scarce": scarce, "bursts": bursts.table}
 _PAIR_COLUMNS = ("CoV, filled", "CoV, churned", "refused", "refused vCPU", "refused 16-vCPU")
 
 

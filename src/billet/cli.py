@@ -6,6 +6,7 @@ import importlib
 from typing import IO, Any, NamedTuple
 
 import click
+from click.shell_completion import CompletionItem
 
 from billet.at_rest import write_for_owner_only
 from billet.core.errors import BilletError, ConfigError
@@ -112,14 +113,21 @@ class BilletGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, entry.summary) for name, entry in COMMANDS.items()])
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands that begin like this, without importing them."""
+        found = [
+            CompletionItem(name, help=one.summary) for name, one in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return found or super().shell_complete(ctx, incomplete)
+
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
         """Parse the options before the subcommand."""
         try:
             return super().make_context(info_name, args, parent, **extra)
-        except click.exceptions.NoArgsIsHelpError:
-            raise  # its message is the whole help
+        except click.exceptions.NoArgsIsHelpError as error:
+            raise _helped(error) from None
         except click.UsageError as error:
             raise _one_line(error, "billet") from None
 
@@ -127,13 +135,19 @@ class BilletGroup(click.Group):
         """Run the subcommand."""
         try:
             return super().invoke(ctx)
-        except click.exceptions.NoArgsIsHelpError:
-            raise
+        except click.exceptions.NoArgsIsHelpError as error:
+            raise _helped(error) from None
         except click.UsageError as error:
             raise _one_line(error, ctx.command_path) from None
         except BilletError as error:
             failure = UsageFailure if isinstance(error, ConfigError) else CommandError
             raise failure(error.text) from None
+
+
+def _helped(error: click.exceptions.NoArgsIsHelpError) -> click.exceptions.Exit:
+    """Print the help of a group without a subcommand: whoever asks for nothing has made no mistake."""
+    click.echo(error.ctx.get_help() if error.ctx else error.format_message())
+    return click.exceptions.Exit(0)
 
 
 def _one_line(error: click.UsageError, command: str) -> UsageFailure:

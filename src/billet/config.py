@@ -14,9 +14,8 @@ from pathlib import Path
 
 from billet.core.errors import ConfigError
 from billet.core.fair_queue import DEFAULT_BOUNDS, Bounds
-from billet.core.policies import BOOT_FIRST
 from billet.core.quotas import Quotas, read_quota
-from billet.core.scoring import LONG, Weights
+from billet.core.scoring import SLACK, Weights
 from billet.settings import (
     AUCTION,
     CLIENT_API,
@@ -152,17 +151,17 @@ class ServerConfig:
         2000, AUCTION, "Milliseconds to wait for the first bid. 0 = no longer than --bid-wait-ms.",
         low=0, high=600_000,
     )  # fmt: skip
+    call_for_bids: bool = setting(
+        False, AUCTION, "Ask hosts for a bid before each award, instead of awarding by their standing bids, which are"
+        " their last reports. A create costs more, and decides by facts that are up to a report interval newer.",
+    )  # fmt: skip
     ask_hosts: int = setting(
-        3, AUCTION, "Number of hosts asked for a bid: the best by their last reports. The others take part by these"
-        " reports. 0 = all are asked. Lower makes auctions cheaper; higher decides by newer facts.", low=0,
+        3, AUCTION, "Number of hosts asked for a bid: the best by their standing bids. The others take part with"
+        " these. 0 = all are asked. Without --call-for-bids: asked only where no standing bid can win.", low=0,
     )  # fmt: skip
     ask_random: int = setting(
         1, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
         " hosts whose pressure or boot queue has improved since their last report.", low=0,
-    )  # fmt: skip
-    standing_bids_only: bool = setting(
-        False, AUCTION, "Award by the hosts' last reports, without asking for bids; a host may still refuse an order."
-        " Creates are cheaper; new pressure, or a microVM made outside of Billet, is noticed with the next report.",
     )  # fmt: skip
     create_timeout_s: float = setting(
         30.0, AUCTION, "Maximum seconds for one create, from the call to flintlockd's reply.", low=0.1, high=3600
@@ -239,15 +238,10 @@ class ServerConfig:
         " 0 = measured pressure is ignored.", low=0, high=10,
     )  # fmt: skip
     delay_weight: float = setting(
-        Weights().delay, SCORE, "Maximum score added for the boot delay, long waits excepted: each second of a long"
-        f" wait adds {BOOT_FIRST:g} x this / --delay-half-s. Under policy `fast` every second does."
-        " 0 = the boot delay is ignored.",
+        Weights().delay, SCORE, "Price of a second: score added for each second by which the boot would begin later"
+        f" than {SLACK:g} times the shortest wait of all hosts; under policy `fast`, for each second until CREATED."
+        " Lower keeps unequal hosts more even in a burst, higher finishes the burst sooner. 0 = waits are ignored.",
         low=0, high=10,
-    )  # fmt: skip
-    delay_half_s: float = setting(
-        Weights().delay_half_s, SCORE, "Seconds until CREATED that add half of --delay-weight. A wait is long from"
-        f" {LONG:g} times this. Higher keeps hosts even during a burst; lower finishes the burst sooner.",
-        low=0.001, high=3600,
     )  # fmt: skip
     preference_weight: float = setting(
         Weights().preference, SCORE, "Weight of the label billet.io/near: score added for a zone that has none of the"
@@ -294,7 +288,7 @@ class ServerConfig:
     def weights(self) -> Weights:
         """The score's settings in the form that the core takes."""
         return Weights(
-            self.pressure_weight, self.delay_weight, self.delay_half_s, self.policy, self.shape_weight,
+            self.pressure_weight, self.delay_weight, self.policy, self.shape_weight,
             self.preference_weight, self.cluster_weight, self.scarcity_weight,
         )  # fmt: skip
 

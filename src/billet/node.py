@@ -271,7 +271,7 @@ def leader_settings(config: ServerConfig) -> LeaderSettings:
         config.weights,
         config.ask_hosts,
         config.ask_random,
-        config.standing_bids_only,
+        config.call_for_bids,
         config.create_timeout_s,
         config.call_timeout_s,
         config.shadow_weights,

@@ -274,11 +274,9 @@ def of_pulls(pulling, constraints=(), policy="spread"):
 
 def test_whether_pulls_count_is_shown():
     """Planted fault (leave `pulling` out of the record): a high BOOT DELAY is not explained."""
-    assert "pulls count in full: host-7 already pulls the images, and one host at a time is enough" in of_pulls(
-        ["host-7"]
-    )
-    assert "pulls count in full: a, b, c, d already pull the images" in of_pulls([*"abcde"])
-    assert "no host pulls the images yet: the first pull does not count as a long wait" in of_pulls([])
+    assert "pulls of the images count as a wait: host-7 has just begun to pull them" in of_pulls(["host-7"])
+    assert "count as a wait: a, b, c, d have just begun to pull them" in of_pulls([*"abcde"])
+    assert "a pull of the images does not count as a wait: no host has just begun one" in of_pulls([])
     for silent in (of_pulls(None), of_pulls([], policy="fast"), of_pulls([], {"near": "db"})):
         assert "the images" not in silent
 
@@ -287,12 +285,12 @@ def test_the_cause_of_a_repriced_bid_is_shown():
     bids = [bid | {"basis": {"vcpu": 4, "memory_mib": 1024}} for bid in AWARDED["bids"]]
     ledger = {bid["host"]: AWARDED["ledger"]["host-1"] for bid in bids}
     output = text(auction_report(a_record(AWARDED | {"bids": bids, "ledger": ledger})), width=120)
-    assert "* repriced with the boot and pull times pooled from all bids: host-2 bid 0.210" in output
+    assert "* repriced with its wait compared with those of all bids: host-2 bid 0.210" in output
     assert "ledger had changed" not in output
     older = [bid | {"formula": 0} for bid in bids]
     output = text(auction_report(a_record(AWARDED | {"bids": older, "ledger": ledger})), width=120)
     assert "* repriced because its agent has another version with another score: host-2 bid 0.210" in output
-    assert "pooled from all bids" not in output
+    assert "compared with those of all bids" not in output
 
 
 def test_constraints_and_preferences_are_shown_with_their_scores_and_groups():
@@ -387,3 +385,16 @@ def test_certificates_that_expire_within_a_month_are_named() -> None:
         "server s1: a.crt expired 2 days ago",
         "h1: the agent's certificate expires in 3 days",
     ]
+
+
+@pytest.mark.parametrize(("width", "left_out"), [(120, ""), (99, "SCORE"), (70, "UID"), (56, "UID")])
+def test_a_narrow_terminal_has_fewer_columns_rather_than_broken_names(width: int, left_out: str) -> None:
+    """Broken on purpose (no column is left out): the name is broken at 70 columns."""
+    name, host = "a-name-that-is-long", "host-1.example"
+    row = {"uid": "01" * 13, "namespace": "ns", "name": name, "host": host, "state": "STARTED", "vm_state": "CREATED",
+           "vcpu": 2, "memory_mib": 2048, "score": 0.5, "adopted": False, "changed_at_s": 0.0}  # fmt: skip
+    output = text(placements_table([row], 60.0, width), width)
+    assert f"ns/{name}" in output
+    assert host in output
+    assert ("UID" in output) == (left_out != "UID")
+    assert ("SCORE" in output) == (left_out == "")

@@ -283,7 +283,7 @@ async def test_a_microvm_made_on_a_host_directly_is_counted_and_served(start: St
 
 async def test_after_the_boot_the_next_bid_counts_what_the_award_foretold(start: Start) -> None:
     """Bids are accurate: what a host counts at its next bid is what it counted at the last one, plus what it won."""
-    cluster, clients = await start(3, vcpu=64)
+    cluster, clients = await start(3, vcpu=64, server_flags=("--call-for-bids",))
     for n in range(30):
         await clients.create(f"vm-{n}", vcpu=1 + n % 4)
         await eventually(lambda: counted_alike(cluster, clients))

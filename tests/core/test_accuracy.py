@@ -94,8 +94,8 @@ def test_a_discounted_host_loses_and_its_record_replays_to_the_same_award():
     room, taken = Resources(64, 65536, 0, 100), Resources(8, 8192, 0, 8)
     auction = Auction("01A", "ns", "vm", Resources(1, 1024, 0, 1))
     bids = [
-        bid(Host("right", room, room), taken, Facts(boot_s=2.0), auction, DEFAULT_WEIGHTS),
-        bid(Host("wrong", room, room), taken, Facts(boot_s=1.0), auction, DEFAULT_WEIGHTS),
+        bid(Host("right", room, room), taken, Facts(pending=2, boot_s=2.0), auction, DEFAULT_WEIGHTS),
+        bid(Host("wrong", room, room), taken, Facts(pending=2, boot_s=1.0), auction, DEFAULT_WEIGHTS),
     ]
     plain = {"right": HostView(room, taken), "wrong": HostView(room, taken)}
     assert award(auction, bids, plain, DEFAULT_WEIGHTS).host == "wrong"  # it predicts half of what it takes

@@ -95,14 +95,18 @@ def test_a_host_that_was_closed_after_its_bid_wins_nothing(mark, reason):
 
 
 def test_awards_since_the_bid_count_as_waiting_for_their_boot():
-    """Two hosts alike, one with a slow boot: three awards later its queue tells."""
-    slow = Bid(
-        "slow", bid(host("slow"), ZERO, Facts(boot_s=5.0), AUCTION, DEFAULT_WEIGHTS).score, ZERO, Facts(boot_s=5.0)
-    )
-    view = {"slow": HostView(ROOM, Resources(0, 0, 0, 3))}
-    repriced = award(AUCTION, [slow], view, DEFAULT_WEIGHTS)
-    assert repriced.repriced
-    assert repriced.score.delay > slow.score.delay
+    """Two hosts alike, one emptier when they bid: three awards later its queue tells.
+
+    Broken on purpose (the facts of the bid as they were): "emptier" wins again."""
+    used, booted = Resources(4, 4096, 0, 2), Facts(boot_s=5.0, boots_seen=20)
+    bids = [
+        bid(host(name), taken, booted, AUCTION, DEFAULT_WEIGHTS) for name, taken in (("emptier", ZERO), ("b", used))
+    ]
+    ledger = {"emptier": HostView(ROOM, ZERO), "b": HostView(ROOM, used)}
+    assert award(AUCTION, bids, ledger, DEFAULT_WEIGHTS).host == "emptier"
+    ledger["emptier"] = HostView(ROOM, Resources(0, 0, 0, 3))
+    repriced = award(AUCTION, bids, ledger, DEFAULT_WEIGHTS)
+    assert (repriced.host, repriced.score.delay) == ("b", 0.0)
 
 
 @st.composite

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from billet.core.auction import award, explain_unplaced
 from billet.core.bidding import bid, cannot
-from billet.core.constraints import PREFIX, Crowding, crowding, groups_of, read, violation, with_preferences
+from billet.core.constraints import PREFIX, Crowding, crowding, groups_of, read, unmet, violation, with_preferences
 from billet.core.errors import InvalidRequest
 from billet.core.model import (
     NO_CONSTRAINTS,
@@ -230,6 +230,29 @@ def test_the_error_says_which_hosts_violate_which_constraint() -> None:
     assert "9 hosts: is not in the required zone (e.g. h0: is in zone a, h1: " in explain_unplaced(
         auction({}), Unplaced(many)
     )
+
+
+def test_what_no_host_has_is_one_message() -> None:
+    """Broken on purpose (unmet only where the host has room; a value counts as its label): fails."""
+    hosts = [Host(f"h{n:02}", ROOM, ROOM, "ab"[n % 2], {"gpu": "no"} if n else {}) for n in range(10)]
+    wanted = read(
+        {"billet.io/zone": "z9", "billet.io/host": "x", "billet.io/require.gpu": "yes", "billet.io/require.x": "1"}
+    )
+    missing = unmet(hosts, wanted)
+    assert missing == [
+        "zone z9 does not exist; zones: a, b",
+        "host x does not exist; hosts: h00, h01, h02, h03, h04, h05, h06, h07 and 2 more",
+        "no host has label gpu=yes; its values: no",
+        "no host has a label x; labels: gpu",
+    ]
+    full = tuple(Refusal(host.id, Reason.ZONE, "is in zone a") for host in hosts)
+    assert explain_unplaced(auction({}), Unplaced(full), missing[:1]) == (
+        "no host can take ns/vm (1 vCPU, 1024 MiB): zone z9 does not exist; zones: a, b"
+    )
+    assert (
+        unmet(hosts, read({"billet.io/zone": "a", "billet.io/require.gpu": "no", "billet.io/avoid.gpu": "no"})) == []
+    )
+    assert unmet([], wanted) == []
 
 
 # Preferences.

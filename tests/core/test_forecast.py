@@ -126,6 +126,21 @@ def test_a_host_that_gets_much_slower_is_known_after_some_dozens_of_boots(spread
     assert host.boot_s == pytest.approx(5.0, rel=0.1)
 
 
+@pytest.mark.parametrize("factor", [3.0, 1 / 3])
+def test_a_host_that_suddenly_boots_three_times_slower_or_faster_is_believed_within_ten_boots(factor):
+    """Boots that vary by 30 %. Broken on purpose (no change is noticed; only a slower host is believed): the mean is
+    far off after ten boots."""
+    believed = 0
+    for seed in range(20):
+        host, chance, now_s = BootEstimator(), Random(seed), 0.0
+        host.looked(0, 0, 1, now_s)
+        for n in range(60):
+            now_s += (1.0 if n < 50 else factor) * chance.lognormvariate(-0.045, 0.3)
+            host.looked(1, 0, 1, now_s)
+        believed += host.boot_s == pytest.approx(factor, rel=0.5)
+    assert believed >= 18
+
+
 def test_a_mean_of_few_boots_or_pulls_has_a_wide_bound():
     """Broken on purpose (each mean counts as one of 19 boots): all are as wide."""
 

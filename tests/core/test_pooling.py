@@ -3,16 +3,14 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
 
 from billet.core.auction import award, updated_bid, with_room
 from billet.core.bidding import bid
-from billet.core.boots.pooling import HostMean, Pooled, PooledMean, pool, pooled_mean
+from billet.core.boots.pooling import HostMean, PooledMean, pool, pooled_mean
 from billet.core.constraints import read
 from billet.core.model import Auction, Facts, Host, HostView, Image, Resources
 from billet.core.questions.shadow import shadow
-from billet.core.scoring import DEFAULT_WEIGHTS, PATIENT, USUAL, Weights, price
+from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 
 ROOM = Resources(64, 65536, 100_000, 100)
 SMALL = Resources(2, 2048, 0, 1)
@@ -57,11 +55,22 @@ def test_a_pull_is_worth_it_once_the_others_have_as_long_a_queue():
     assert winner(bids_with_queues(60)) == "c"
 
 
-def test_where_all_have_the_images_a_queue_counts_when_it_is_long():
-    """Broken on purpose (each second of a queue counts): large hosts, which are sent more, are left emptier."""
-    quiet = has("b", 16)
-    assert winner([has("a", 0, Facts(pending=8, boot_s=1.0)), quiet]) == "a"
-    assert winner([has("a", 0, Facts(pending=25, boot_s=1.0)), quiet]) == "b"
+def queue(boots):
+    return Facts(pending=boots, boot_s=1.0, boots_seen=20)
+
+
+def test_a_wait_counts_as_far_as_another_host_would_save_it():
+    """Broken on purpose (the whole wait counts; no wait up to 12.5 s counts): "b" and "a" the other way round."""
+    assert winner([has("a", 0, queue(1)), has("b", 16)]) == "b", "an idle host would begin at once"
+    assert winner([has("a", 0, queue(11)), has("b", 16, queue(10))]) == "a", "one second in ten is no difference"
+    assert winner([has("a", 0, queue(15)), has("b", 16, queue(10))]) == "b"
+
+
+def test_a_host_that_nobody_knows_gets_one_boot_and_not_every_boot():
+    """Broken on purpose (an unknown boot takes no time): a large new host gets all creates at first."""
+    new = Facts()
+    assert winner([has("a", 0, new), has("b", 16, new)]) == "a"
+    assert winner([has("a", 2, new._replace(pending=1)), has("b", 16, new)]) == "b"
 
 
 PULLING = Facts(pending=1, boot_s=1.0, pull_s=20.0, ahead_s=21.0, pulls=1)
@@ -74,7 +83,7 @@ def test_the_first_to_pull_is_sent_where_it_is_emptiest_and_nobody_after_it_whil
     """
     assert winner([has("a", 16), lacks("b"), lacks("c", 8)]) == "b"
     assert winner([has("a", 16), lacks("b", 2, PULLING, coming=1), lacks("c")]) == "a"
-    assert winner([has("a", 16), has("b", 2), lacks("c")]) == "c"  # the pull is done
+    assert winner([has("a", 16), has("b", 8), lacks("c")]) == "c"  # the pull is done
 
 
 def test_two_that_are_decided_at_the_same_moment_are_not_both_the_first():
@@ -83,6 +92,15 @@ def test_two_that_are_decided_at_the_same_moment_are_not_both_the_first():
     first = winner(bids)
     assert first in ("b", "c")
     assert winner(bids, since={first: 1}) == "a"
+
+
+def test_the_next_may_begin_to_pull_once_the_first_has_done_a_quarter_of_it():
+    """Broken on purpose (not before the first has ended): under a stream the hosts that have the images are full
+    before the others have them."""
+    begun = PULLING._replace(ahead_s=21.0 - 4.0)
+    assert winner([has("a", 16), lacks("b", 2, begun, coming=1), lacks("c")]) == "a"
+    begun = PULLING._replace(ahead_s=21.0 - 6.0)
+    assert winner([has("a", 16), lacks("b", 2, begun, coming=1), lacks("c")]) == "c"
 
 
 def test_what_else_waits_or_was_awarded_is_no_pull_of_these_images():
@@ -136,7 +154,7 @@ def test_a_mean_of_few_boots_is_chance_where_one_of_many_is_not():
 def test_a_host_that_was_lucky_with_its_bounds_is_not_preferred_for_them_and_one_that_is_wild_is_known(spreads, kept):
     """Broken on purpose (each host's own uncertainty): a burst goes to hosts whose bounds are narrow by chance."""
     waiting = [has(str(n), 0, KNOWN._replace(pending=20, uncertainty=spread)) for n, spread in enumerate(spreads)]
-    seen = pool(waiting, views(waiting), 5.0)
+    seen = pool(waiting, views(waiting))
     priced = [seen.adjusted(one.facts, 0).uncertainty for one in waiting]
     assert max(priced) - min(priced) == pytest.approx(kept * (max(spreads) - min(spreads)), rel=0.1)
     assert sum(priced) == pytest.approx(sum(spreads))
@@ -153,31 +171,22 @@ def test_there_is_nothing_in_common_of_fewer_than_two_or_of_the_same(means, own)
 
 def test_a_host_that_has_never_pulled_or_booted_is_priced_by_what_the_others_know():
     known, fresh = lacks("a"), lacks("b", 0, Facts(pending=2, pulls=1))
-    seen = pool([known, fresh], views([known, fresh]), 5.0).adjusted(fresh.facts, fresh.missing)
+    seen = pool([known, fresh], views([known, fresh])).adjusted(fresh.facts, fresh.missing)
     assert (seen.boot_s, seen.pull_s, seen.ahead_s) == (1.0, 20.0, 2 * 1.0 + 20.0)
+
+
+def test_where_nobody_has_booted_or_pulled_each_boot_and_pull_takes_its_usual_time():
+    """Broken on purpose (no boot takes any time): the queues of new hosts are as short as their margins."""
+    bids = [has("a", 0, Facts(pending=2)), has("b", 0, Facts(pending=3, pulls=1))]
+    pooled = pool(bids, views(bids))
+    assert [pooled.adjusted(bid.facts, 0).ahead_s for bid in bids] == [2 * 1.0, 3 * 1.0 + 5.0]
 
 
 def test_where_nothing_waits_a_bid_stands_as_it_was_made():
     bids = [has("a"), has("b", 2, KNOWN._replace(boot_s=1.1))]
     ledger = views(bids)
-    assert all(pool(bids, ledger, 5.0).adjusted(b.facts, b.missing) == b.facts for b in bids)
+    assert all(pool(bids, ledger).adjusted(b.facts, b.missing) == b.facts for b in bids)
     assert award(AUCTION, bids, ledger, DEFAULT_WEIGHTS).score == bids[0].score
-
-
-@given(
-    pending=st.integers(1, 50),
-    queue_s=st.floats(0.01, DEFAULT_WEIGHTS.delay_half_s),
-    spread=st.floats(0.0, 1.0),
-    seen=st.floats(0.0, 39.0),
-)
-def test_a_bid_that_stands_is_the_same_for_who_would_rather_wait(pending, queue_s, spread, seen):
-    """So that it needs no price of its own. Broken on purpose (LONG is 1): a queue of 5 s is late."""
-    facts = Facts(pending=pending, boot_s=queue_s / pending, uncertainty=spread, boots_seen=seen)
-    assume(Pooled(DEFAULT_WEIGHTS.delay_half_s, {}).needs_no_pooling(facts, 0))  # but for the rounding
-    usual, patient = (
-        price(ROOM, SMALL, SMALL, facts, DEFAULT_WEIGHTS, tolerance=tolerance) for tolerance in (USUAL, PATIENT)
-    )
-    assert usual == patient
 
 
 def test_who_has_no_room_any_more_has_no_part_in_it():
@@ -186,4 +195,4 @@ def test_who_has_no_room_any_more_has_no_part_in_it():
     full = HostView(ROOM, ROOM)
     able, _ = with_room(AUCTION, bids, {"a": full, "b": full, "c": HostView(ROOM, bids[2].basis)})
     assert able == [bids[2]]
-    assert award(AUCTION, bids, {"a": full, "b": full, "c": views(bids)["c"]}, DEFAULT_WEIGHTS).score.delay < 0.05
+    assert award(AUCTION, bids, {"a": full, "b": full, "c": views(bids)["c"]}, DEFAULT_WEIGHTS).score.delay <= 0.05

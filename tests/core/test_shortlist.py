@@ -229,7 +229,7 @@ def test_suspects_and_hosts_that_cannot_bid_are_asked_last_and_take_no_place_of_
         if name > "h5":
             apply(state, PutPlacement(placement(f"p-{name}", name)))
     state.fleet.silence("h0")
-    suspects = {"h1": LAST, "h2": LAST, "h3": LAST, "h4": 2.0}
+    suspects = {"h1": LAST, "h2": LAST, "h3": LAST, "h4": 5.0}
     moment = Moment(state, state.fleet.mask(names), 1.0, suspects)
     limits = AskLimits(5, 0)
     for labels in ({}, {"spread": "g"}):

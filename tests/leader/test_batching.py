@@ -77,10 +77,8 @@ async def leading(store: SqliteStore, rooms: dict[str, Resources], auctions: int
     ready, recorders = Presence(), []
     for name in rooms:
         ready.add(name)
-    link = OneRound(hosts, auctions)
-    maker = Auctioneer(
-        ledger, link, ready, Rules(arrive_s=0.0, quotas=quotas, ask_hosts=8), SystemClock(), recorders.append
-    )
+    link, rules = OneRound(hosts, auctions), Rules(arrive_s=0.0, quotas=quotas, call_for_bids=True, ask_hosts=8)
+    maker = Auctioneer(ledger, link, ready, rules, SystemClock(), recorders.append)
 
     async def create(n: int, demand: Resources, labels: dict[str, str]) -> bytes:
         caller = Caller(10.0)
@@ -229,6 +227,6 @@ async def test_an_auction_that_cannot_win_is_refused_while_the_store_hangs(
     ends = await asyncio.gather(*creating, return_exceptions=True)
     assert list(link.orders) == ["a0", "a5"]
     assert "not enough vCPU (e.g. h: needs 40 vCPU, 4 free)" in ends[1].text
-    assert "is not in the required zone (h: is in no zone, zone x is required)" in ends[2].text
+    assert "zone x does not exist; zones: none" in ends[2].text
     assert "apart group (h: already has ns/a0 of group g)" in ends[3].text
     assert "not enough vCPU (e.g. h: needs 4 vCPU" in ends[4].text

@@ -330,17 +330,17 @@ def one_hosts_term_is_believed() -> list[AbstractContextManager[Any]]:
 
 # Without a seed: rare, and not found again since creates are answered earlier. `python -m tests.sim.bugs` looks.
 BUGS = (
-    Bug("fenced host bids before cleaning", 1, 116, fenced_host_bids_before_cleaning),
+    Bug("fenced host bids before cleaning", 1, 322, fenced_host_bids_before_cleaning),
     Bug("group looked at before the call only", 1, 4, group_looked_at_before_the_call_only),
     Bug("room given back early", 2, 0, room_given_back_early),
     Bug("room taken late", 2, 0, room_taken_late),
-    Bug("unknown outcome taken for a refusal", 2, 39, unknown_outcome_taken_for_a_refusal),
+    Bug("unknown outcome taken for a refusal", 2, 2, unknown_outcome_taken_for_a_refusal),
     Bug("reconciler releases an in-flight create", 2, 0, reconciler_releases_an_in_flight_create),
     Bug("host announces itself before it has looked", 2, 5, host_announces_itself_before_it_has_looked),
     Bug("failed List taken for an empty one", 2, 1, failed_list_taken_for_an_empty_one),
     Bug("no fence", 3, 14, no_fence),
     Bug("lease ignored", 3, 2, lease_ignored),
-    Bug("host obeys an old leader", 3, 330, host_obeys_an_old_leader),
+    Bug("host obeys an old leader", 3, 627, host_obeys_an_old_leader),
     Bug("one host's term is believed", 3, 7, one_hosts_term_is_believed),
     Bug("token not looked up", 4, 7, token_not_looked_up),
     Bug("duplicate delivery", 4, 6, duplicate_delivery),

@@ -81,7 +81,9 @@ def test_a_malformed_record_is_said_to_be_corrupt(data: bytes) -> None:
 
 def test_a_record_of_a_newer_billet_asks_for_an_upgrade() -> None:
     newer = (
-        stored(LAYOUT_2, "auction-awarded.json").replace(b'"layout":2', b'"layout":3').replace(b'"bids"', b'"offers"')
+        stored(LAYOUT_2, "auction-awarded.json")
+        .replace(b'"layout":2', b'"layout":99')
+        .replace(b'"bids"', b'"offers"')
     )
     with pytest.raises(StoreCorrupt, match="upgrade Billet"):
         decode(newer)

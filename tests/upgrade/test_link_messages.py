@@ -157,9 +157,7 @@ def test_what_became_of_a_create() -> None:
 def test_a_leaders_welcome() -> None:
     welcome = down("welcome").welcome
     assert welcome.term == 2
-    assert messages.get_weights(welcome) == Weights(
-        pressure=0.25, delay=0.5, delay_half_s=4.0, policy="pack", shape=0.75
-    )
+    assert messages.get_weights(welcome) == Weights(pressure=0.25, delay=0.5, policy="pack", shape=0.75)
 
 
 def test_a_leaders_call_for_bids() -> None:

@@ -28,7 +28,7 @@ def test_a_burst_is_done_sooner_than_under_the_other_rules(weights, pull_s):
     ours = waits([Bursts(setting, seed).play(by_billet(weights)) for seed in ALL], 100)
     static = waits([Bursts(setting, seed).play(by_rule(OTHERS["static"])) for seed in ALL], 100)
     least = waits([Bursts(setting, seed).play(by_rule(OTHERS["least-loaded"])) for seed in ALL], 100)
-    assert ours.p99_s <= 0.6 * static.p99_s
+    assert ours.p99_s <= 0.62 * static.p99_s  # 0.59 if each mean were known: a fifth of a wait is free (ADR 43)
     assert ours.p99_s <= 0.9 * least.p99_s
     assert ours.p50_s <= static.p50_s
     assert ours.refused == 0
@@ -75,15 +75,35 @@ def test_a_burst_sends_one_at_most_to_pull(creates):
         assert sum(boot.host >= "host-5" for boot in boots) <= 1
 
 
-def test_a_burst_leaves_unequal_hosts_even_where_all_have_the_images():
-    """Broken on purpose (a wait is long from half_s): large hosts, which are sent more, have the longer queues."""
+def test_a_burst_on_unequal_hosts_is_done_early_and_calm_creates_even_them_out():
+    """Broken on purpose (no wait up to 12.5 s counts): p99 is as long as where waits are ignored."""
     rooms = tuple(Resources(vcpu, gib * 1024, 0, 1000) for vcpu, gib in ((32, 64), (32, 128), (64, 256), (128, 512)))
-    setting = BurstSettings(hosts=20, with_images=20, creates=400, rate_per_s=100.0, boot_s=0.5, rooms=rooms)
+    setting = BurstSettings(
+        hosts=20, with_images=20, creates=200, rate_per_s=100.0, boot_s=0.5, rooms=rooms, slowness=(1.0, 2.0)
+    )
     played = {weights: Bursts(setting, 1) for weights in (Weights(), Weights(delay=0.0))}
+    took_s = [waits([bursts.play(by_billet(weights))], 200).p99_s for weights, bursts in played.items()]
+    assert took_s[0] <= 0.9 * took_s[1]
     for weights, bursts in played.items():
-        bursts.play(by_billet(weights))
+        bursts.calm(by_billet(weights))
     ours, even = (bursts.cov() for bursts in played.values())
-    assert ours <= even + 0.01
+    assert ours <= even + 0.02
+
+
+def test_emptier_hosts_do_not_get_what_others_would_boot_at_once():
+    """Two of 20 hosts are new, the others 70 % full. Broken on purpose (a wait counts from 12.5 s): p99 15 s."""
+    setting = BurstSettings(hosts=20, with_images=20, creates=60, rate_per_s=10.0, taken=(0.0, *[0.7] * 9))
+    ours = waits([Bursts(setting, seed).play(by_billet(Weights())) for seed in RUNS], 60)
+    static = waits([Bursts(setting, seed).play(by_rule(OTHERS["static"])) for seed in RUNS], 60)
+    assert ours.p99_s <= static.p99_s
+
+
+def test_a_stream_brings_the_images_to_all_hosts_before_those_that_have_them_are_full():
+    """Broken on purpose (the next host begins to pull when the one before has ended): p99 40 s."""
+    setting = BurstSettings(creates=400, rate_per_s=7.0)
+    ours = waits([Bursts(setting, seed).play(by_billet(Weights())) for seed in range(2)], 400)
+    least = waits([Bursts(setting, seed).play(by_rule(OTHERS["least-loaded"])) for seed in range(2)], 400)
+    assert ours.p99_s <= least.p99_s
 
 
 def test_a_large_host_is_not_given_so_many_boots_that_they_wait_for_each_other():
@@ -134,6 +154,32 @@ def forecast(setting, weights):
     return accuracy([boot for seed in range(8) for boot in Bursts(setting, seed).play(by_billet(weights))])
 
 
+SLOWER = BurstSettings(with_images=10, creates=300, rate_per_s=2.0, slower_from=100)
+SLOWED = {
+    "all of 10 hosts, 2 creates a second": SLOWER,
+    "all of 10 hosts, 3 creates a second": SLOWER._replace(rate_per_s=3.0),
+    "every third of 10 hosts, 5 creates a second": SLOWER._replace(rate_per_s=5.0, slower=(3.0, 1.0, 1.0)),
+    "one host, a create every 3 s": SLOWER._replace(
+        hosts=1, with_images=1, rate_per_s=0.3, creates=120, slower_from=20
+    ),
+}
+
+
+@pytest.mark.parametrize("setting", SLOWED.values(), ids=SLOWED)
+def test_hosts_that_suddenly_boot_three_times_slower_are_believed(setting):
+    """Broken on purpose (no change is noticed): the median error is 75, 82, 28 and 55 %."""
+    told = slowed(setting)
+    assert told
+    assert told.error <= 0.35
+    assert told.within >= 0.8
+
+
+def slowed(setting):
+    """How right the forecasts are once the boots are slower."""
+    runs = [Bursts(setting, seed).play(by_billet(Weights())) for seed in range(8)]
+    return accuracy([boot for run in runs for boot in run[setting.slower_from :]])
+
+
 def test_hosts_boot_one_after_another_and_pull_an_image_once():
     setting = BurstSettings(hosts=2, with_images=1, creates=6, boot_s=1.0, pull_s=5.0, sigma=0.0, rate_per_s=1e9)
     took = defaultdict(list)
@@ -159,7 +205,8 @@ def test_the_command_has_what_makes_sense_for_a_burst():
     slow, plain = burst("--rate", "0.1"), burst()
     assert slow.exit_code == plain.exit_code == 0
     assert json.loads(slow.stdout)[0]["cov"] < json.loads(plain.stdout)[0]["cov"]
-    assert burst("--shape-weight", "0", "--pull-s", "1").stdout != burst("--pull-s", "1").stdout
+    fuller = ("--burst", "200", "--rate", "10", "--pull-s", "1")
+    assert burst("--shape-weight", "0", *fuller).stdout != burst(*fuller).stdout
 
 
 @pytest.mark.parametrize(
@@ -182,6 +229,9 @@ def main():
     for name, setting in SETTINGS.items():
         told = [forecast(setting, weights) for weights in (Weights(), FAST)]
         print(f"| {name} | {' | '.join(f'{one.error:.1%}, {one.within:.1%} of {one.boots}' for one in told)} |")
+    for name, setting in SLOWED.items():
+        one = slowed(setting)
+        print(f"| {name}: boots of 3 s after 100 | {one.error:.1%}, {one.within:.1%} of {one.boots} | |")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from billet.api.fleet_summary import host_state, put_resources
 from billet.core.auction import MEMORY_MIB_LIMITS, VCPU_LIMITS, grouped, hopeless
 from billet.core.bidding import PROVIDERS
+from billet.core.constraints import unmet
 from billet.core.errors import InvalidRequest
 from billet.core.model import Auction, Reason, Refusal
 from billet.core.questions.capacity import capacity, no_more
@@ -37,7 +38,10 @@ def capacity_reply(leadership: Leadership, request: bytes, metadata: Mapping[str
     )
     for host_id, fits in sorted(found.by_host.items()):
         reply.hosts.add(host=host_id, zone=state.hosts[host_id].zone, fits=fits)
-    if sum(found.by_host.values()) < wanted.count:
+    missing = unmet(state.hosts.values(), auction.constraints)
+    for text in missing:
+        reply.refused.add(reason=text, hosts=len(state.hosts))
+    if sum(found.by_host.values()) < wanted.count and not missing:
         for one in grouped(no_more(state, rows, auction, turned_away, found)):
             reply.refused.add(reason=one.reason.value, hosts=one.hosts, details=one.details)
     return reply

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from billet.commands import completion
 from billet.commands.options import client_options, console, output_option
 from billet.core.errors import BilletError
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("host", required=False, default="", metavar="[HOST]")
+@click.argument("host", required=False, default="", metavar="[HOST]", shell_complete=completion.hosts)
 @client_options
 @output_option
 def accuracy(address: Address, output: str, host: str) -> None:

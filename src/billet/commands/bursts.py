@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import click
 
-from billet.commands.options import FiniteFloat, console, write_report
+from billet.commands.options import FiniteFloat, console
+from billet.commands.report import write_report
 from billet.core.scoring import Weights
 from billet.show.simulate import BURST_HEADINGS, BurstRow, bursts_rows, bursts_table
 from billet.whatif import bursts

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from billet.commands import completion
 from billet.commands.confirm import confirm, yes_option
 from billet.commands.microvm import IN_FLIGHT, POLL_S, FailedCall, summary, timeout_option
 from billet.commands.options import FiniteFloat, client_options, output_option
@@ -24,8 +25,14 @@ NAMED_MOST = 5  # in a question
 
 
 @click.command()
-@click.argument("keys", metavar="UID|NAME...", nargs=-1)
-@click.option("-n", "--namespace", default="", help="Namespace of the names. Without a name, all its microVMs.")
+@click.argument("keys", metavar="UID|NAME...", nargs=-1, shell_complete=completion.microvms)
+@click.option(
+    "-n",
+    "--namespace",
+    default="",
+    shell_complete=completion.namespaces,
+    help="Namespace of the names. Without a name, all its microVMs.",
+)
 @click.option("-f", "--file", "path", default="", metavar="FILE",
               help="Delete the microVM of this spec, by its namespace and id. - = standard input.")  # fmt: skip
 @click.option("--count", type=click.IntRange(1, 10_000), default=1, show_default=True,
@@ -100,7 +107,7 @@ def _whole(client: Client, namespace: str, yes: bool) -> list[str]:
         raise BilletError(f"namespace {namespace} has no microVMs")
     names = [row["name"] for row in rows[:NAMED_MOST]]
     more = f" and {len(rows) - NAMED_MOST} more" if len(rows) > NAMED_MOST else ""
-    confirm(f"Delete all {counted(len(rows), 'microVM')} of namespace {namespace}: {', '.join(names)}{more}?", yes)
+    confirm(f"Delete {counted(len(rows), 'microVM')}, all of namespace {namespace}: {', '.join(names)}{more}?", yes)
     return [row["uid"] for row in rows]
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from billet.commands import completion
 from billet.commands.confirm import confirm, yes_option
 from billet.commands.lists import as_dicts
 from billet.commands.options import FiniteFloat, client_options, console, output_option, say
@@ -56,7 +57,7 @@ def remaining_on_host(rows: Iterable[Row]) -> Remaining:
 
 
 @click.command(short_help="Cordon a host; with --evict, also delete its microVMs.")
-@click.argument("name", metavar="HOST")
+@click.argument("name", metavar="HOST", shell_complete=completion.hosts)
 @click.option("--evict", is_flag=True, help=f"Delete the microVMs that have the label {EVICT_LABEL}={ALLOW}.")
 @click.option(
     "--at-once",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from billet.commands import completion
 from billet.commands.durations import Duration
 from billet.commands.options import client_options, console, output_option, say
 from billet.core.errors import BilletError, Code, HostVerdict, Unreachable
@@ -31,8 +32,14 @@ RETRY_S = 1.0
     "--type", "types", multiple=True, metavar="TYPE",
     help="Only events of this type, or of all types that begin with this word: microvm, host. Repeatable.",
 )  # fmt: skip
-@click.option("--host", default="", help="Only events of this host.")
-@click.option("--microvm", default="", metavar="UID|NAME", help="Only events of this microVM.")
+@click.option("--host", default="", shell_complete=completion.hosts, help="Only events of this host.")
+@click.option(
+    "--microvm",
+    default="",
+    shell_complete=completion.microvms,
+    metavar="UID|NAME",
+    help="Only events of this microVM.",
+)
 @client_options
 @output_option
 def events(

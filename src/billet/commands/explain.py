@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from billet.commands import completion
 from billet.commands.options import client_options, console, output_option
 from billet.core.errors import BilletError
 
@@ -15,11 +16,12 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("key", metavar="UID|NAME")
+@click.argument("key", metavar="UID|NAME", shell_complete=completion.microvms)
 @click.option(
     "--why-not",
     "host",
     default="",
+    shell_complete=completion.hosts,
     metavar="HOST",
     help="Explain why this host did not win, and which change would have made it win.",
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from billet.commands import completion
 from billet.commands.confirm import confirm, yes_option
 from billet.commands.drain import drain, placements_on
 from billet.commands.lists import as_dicts
@@ -40,7 +41,7 @@ host.add_command(drain)
 
 
 @host.command()
-@click.argument("name", metavar="HOST")
+@click.argument("name", metavar="HOST", shell_complete=completion.hosts)
 @client_options
 @output_option
 def show(address: Address, output: str, name: str) -> None:
@@ -61,7 +62,7 @@ def show(address: Address, output: str, name: str) -> None:
 
 
 @host.command()
-@click.argument("name", metavar="HOST")
+@click.argument("name", metavar="HOST", shell_complete=completion.hosts)
 @client_options
 @output_option
 def cordon(address: Address, output: str, name: str) -> None:
@@ -71,7 +72,7 @@ def cordon(address: Address, output: str, name: str) -> None:
 
 
 @host.command()
-@click.argument("name", metavar="HOST")
+@click.argument("name", metavar="HOST", shell_complete=completion.hosts)
 @client_options
 @output_option
 def uncordon(address: Address, output: str, name: str) -> None:
@@ -82,7 +83,7 @@ def uncordon(address: Address, output: str, name: str) -> None:
 
 
 @host.command()
-@click.argument("name", metavar="HOST")
+@click.argument("name", metavar="HOST", shell_complete=completion.hosts)
 @yes_option
 @client_options
 @output_option
@@ -109,7 +110,7 @@ def fence(address: Address, output: str, name: str, yes: bool) -> None:
 
 
 @host.command()
-@click.argument("name", metavar="HOST")
+@click.argument("name", metavar="HOST", shell_complete=completion.hosts)
 @click.option(
     "--gone", is_flag=True, help="The machine never comes back: forget the microVMs that were fenced on it too."
 )
@@ -129,7 +130,7 @@ def remove(address: Address, output: str, name: str, gone: bool, to: str) -> Non
 
 
 @host.command()
-@click.argument("name", metavar="HOST")
+@click.argument("name", metavar="HOST", shell_complete=completion.hosts)
 @client_options
 @output_option
 def rebind(address: Address, output: str, name: str) -> None:
@@ -145,7 +146,7 @@ def rebind(address: Address, output: str, name: str) -> None:
 
 
 @host.command()
-@click.argument("name", metavar="HOST")
+@click.argument("name", metavar="HOST", shell_complete=completion.hosts)
 @client_options
 @output_option
 def admit(address: Address, output: str, name: str) -> None:
@@ -155,7 +156,7 @@ def admit(address: Address, output: str, name: str) -> None:
 
 
 @host.command("accept-term")
-@click.argument("name", metavar="HOST")
+@click.argument("name", metavar="HOST", shell_complete=completion.hosts)
 @client_options
 @output_option
 def accept_term(address: Address, output: str, name: str) -> None:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from billet.commands import completion
 from billet.commands.options import FiniteFloat, client_options, console, output_option, say
 from billet.commands.targets import ENDING, listed
-from billet.core.errors import BilletError, Unreachable
+from billet.core.errors import BilletError, HostVerdict, Unreachable
 from billet.core.plural import counted
 from billet.show.tables import state_of
 
@@ -45,7 +46,9 @@ class FailedCall(NamedTuple):
     "-f", "--file", "path", required=True, metavar="FILE", help="MicroVMSpec as YAML or JSON. - = standard input."
 )
 @click.option("--name", default="", help="Name of the microVM; overrides `id` in the file.")
-@click.option("-n", "--namespace", default="", help="Namespace; overrides the file.")
+@click.option(
+    "-n", "--namespace", default="", shell_complete=completion.namespaces, help="Namespace; overrides the file."
+)
 @click.option(
     "--count",
     type=click.IntRange(1, 10_000),
@@ -125,7 +128,7 @@ class Progress:
 def _say_existing(client: Client, specs: list[MicroVMSpec]) -> None:
     """Tell which of the names exist already. Whoever may not list them is told nothing."""
     names = {spec.id for spec in specs}
-    with suppress(BilletError):
+    with suppress(HostVerdict):
         for namespace in {spec.namespace or DEFAULT_NAMESPACE for spec in specs}:
             rows = listed(client, namespace, specs[0].id if len(specs) == 1 else "")
             there = [row for row in rows if row["name"] in names and state_of(row) not in ENDING]

@@ -305,12 +305,19 @@ CLIENT_OPTIONS = (
 )
 
 
-def write_report(path: Path, text: str) -> None:
-    """Write an HTML report. Raises ConfigError."""
-    try:
-        path.write_text(text, "utf-8")
-    except OSError as error:
-        raise ConfigError(f"--html {path} cannot be written: {error.strerror}") from None
+def address_of(values: Mapping[str, Any]) -> Address:
+    """The address that the values of CLIENT_OPTIONS mean. Raises ConfigError."""
+    from billet.client import Address  # late: --help needs none of what it imports
+
+    for endpoint in split_endpoints(values["server"]):
+        check_endpoint("--server", endpoint)
+    return Address(
+        endpoint=values["server"],
+        token=secret("token_file", values["token_file"], values["token"]),
+        tls_ca=values["tls_ca"],
+        tls_cert=values["tls_cert"],
+        tls_key=values["tls_key"],
+    )
 
 
 def client_options(function: Function) -> Function:
@@ -318,18 +325,8 @@ def client_options(function: Function) -> Function:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **values: Any) -> Any:
-        from billet.client import Address  # late: --help needs none of what it imports
-
-        for endpoint in split_endpoints(values["server"]):
-            check_endpoint("--server", endpoint)
-        address: Address = Address(
-            endpoint=values.pop("server"),
-            token=secret("token_file", values.pop("token_file"), values.pop("token")),
-            tls_ca=values.pop("tls_ca"),
-            tls_cert=values.pop("tls_cert"),
-            tls_key=values.pop("tls_key"),
-        )
-        return function(*args, address=address, **values)
+        own = {name: values.pop(name) for name in [option.replace("-", "_") for option, *_ in CLIENT_OPTIONS]}
+        return function(*args, address=address_of(own), **values)
 
     decorated: Any = wrapped
     for name, default, metavar, text in reversed(CLIENT_OPTIONS):

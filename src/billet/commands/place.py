@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from billet.commands import completion
 from billet.commands.lists import as_dicts
 from billet.commands.options import Pairs, client_options, console, output_option
 from billet.core.constraints import PREFIX
@@ -24,10 +25,16 @@ if TYPE_CHECKING:
 @click.option("--memory-mib", type=click.IntRange(1024, 32768), help="Memory of each in MiB. Default: the file's, or"
               " 1024.")  # fmt: skip
 @click.option("--disk-mib", type=click.IntRange(0), help="Disk of each in MiB. Default: the file's, or 0.")
-@click.option("--zone", default="", help="Only hosts of this zone.")
+@click.option("--zone", default="", shell_complete=completion.zones, help="Only hosts of this zone.")
 @click.option("--label", "labels", type=Pairs(), multiple=True, metavar="KEY=VALUE",
               help="Label of the microVMs, for example billet.io/require.gpu=yes. Repeatable.")  # fmt: skip
-@click.option("-n", "--namespace", default="", help="Count its quota and its groups too; overrides the file.")
+@click.option(
+    "-n",
+    "--namespace",
+    default="",
+    shell_complete=completion.namespaces,
+    help="Count its quota and its groups too; overrides the file.",
+)
 @client_options
 @output_option
 def place(

@@ -28,14 +28,27 @@ def profile_option(function: Function) -> Function:
     """Decorator: --profile, whose settings count where neither an option nor an environment variable is given."""
     return click.option(
         "--profile", envvar="BILLET_PROFILE", show_envvar=True, metavar="NAME", is_eager=True, expose_value=False,
-        callback=_use, help="Use this profile of ~/.config/billet/config.toml. Default: the one that the file names.",
+        callback=_use, shell_complete=complete_profile,
+        help="Use this profile of ~/.config/billet/config.toml. Default: the one that the file names.",
     )(function)  # fmt: skip
 
 
+def complete_profile(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell's completion."""
+    return [name for name in profile_names() if name.startswith(incomplete)]
+
+
 def _use(ctx: click.Context, param: click.Parameter, name: str | None) -> None:
-    if not ctx.resilient_parsing:
-        settings = read_profile(profiles_path(), name or "")
-        ctx.default_map = {**(ctx.default_map or {}), **settings}
+    settings = read_profile(profiles_path(), name or "")  # click itself drops errors while the shell completes
+    ctx.default_map = {**(ctx.default_map or {}), **settings}
+
+
+def profile_names() -> list[str]:
+    """The profiles of the file; none if it cannot be read."""
+    try:
+        return sorted(tomllib.loads(profiles_path().read_text()).get("profiles", {}))
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def read_profile(path: Path, name: str) -> dict[str, str]:

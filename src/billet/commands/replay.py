@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
-from billet.commands.options import client_options, console, output_option, print_sentence, write_report
+from billet.commands.options import client_options, console, output_option, print_sentence
+from billet.commands.report import write_report
 from billet.core.errors import BilletError, ConfigError
 from billet.core.model import Resources
 from billet.core.policies import POLICIES

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from billet.commands.bursts import bursts_options, play_bursts
-from billet.commands.options import FiniteFloat, console, output_option, print_sentence, write_report
+from billet.commands.options import FiniteFloat, console, output_option, print_sentence
+from billet.commands.report import write_report
 from billet.core.errors import ConfigError
 from billet.core.scoring import Weights
 from billet.show.simulate import columns, comparison_table, rows

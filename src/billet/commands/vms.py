@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from billet.commands import completion
 from billet.commands.lists import as_dicts
 from billet.commands.options import client_options, console, output_option, say
 from billet.commands.targets import is_uid, listed, name_of
@@ -27,9 +28,9 @@ EVENTS_SHOWN = 10
 
 
 @click.command()
-@click.option("-n", "--namespace", default="", help="Show only this namespace.")
+@click.option("-n", "--namespace", default="", shell_complete=completion.namespaces, help="Show only this namespace.")
 @click.option("--name", default="", help="Show only microVMs with this name.")
-@click.option("--host", default="", help="Show only microVMs on this host.")
+@click.option("--host", default="", shell_complete=completion.hosts, help="Show only microVMs on this host.")
 @click.option("--state", "states", multiple=True, metavar="STATE",
               help="Show only microVMs in this state, for example FAILED. Repeatable.")  # fmt: skip
 @click.option("--sort", "order", type=click.Choice(list(ORDERS)), default="name", show_default=True,
@@ -52,7 +53,8 @@ def vms(
            direct = created directly on the host, without an auction
     AGE    time since the placement last changed, usually since its creation
 
-    `billet vm show` shows one of them. --watch -o json prints one list per line.
+    On a narrow terminal SCORE and UID are left out before a name is broken. `billet vm show` shows one microVM.
+    --watch -o json prints one list per line.
     """
     from billet.client import Client
     from billet.wire.pb.fleet_pb2 import PlacementsRequest
@@ -83,7 +85,8 @@ def _show(rows: list[Row], output: str, filtered: bool) -> None:
     elif not rows:
         click.echo("No microVMs match." if filtered else "No microVMs.")
     else:
-        console().print(placements_table(rows, time.time()))
+        screen = console()
+        screen.print(placements_table(rows, time.time(), screen.width))
 
 
 def _looks(client: Client, request: PlacementsRequest, states: set[str], order: str) -> Iterator[list[Row]]:
@@ -121,9 +124,9 @@ def _on_terminal(looks: Iterator[list[Row]], screen: Console) -> None:
     try:
         with Live(console=screen, screen=True, auto_refresh=False) as live:
             for rows in looks:
-                live.update(watched(rows, time.time(), screen.height), refresh=True)
+                live.update(watched(rows, time.time(), screen.width, screen.height), refresh=True)
     finally:
-        screen.print(placements_table(rows, time.time()))
+        screen.print(placements_table(rows, time.time(), screen.width))
 
 
 @click.group()
@@ -135,8 +138,10 @@ def vm() -> None:
 
 
 @vm.command()
-@click.argument("key", metavar="UID|NAME")
-@click.option("-n", "--namespace", default="", help="Namespace of the name; default: any.")
+@click.argument("key", metavar="UID|NAME", shell_complete=completion.microvms)
+@click.option(
+    "-n", "--namespace", default="", shell_complete=completion.namespaces, help="Namespace of the name; default: any."
+)
 @client_options
 @output_option
 def show(address: Address, output: str, key: str, namespace: str) -> None:

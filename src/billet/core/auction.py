@@ -30,11 +30,13 @@ from billet.core.model import (
     Unplaced,
 )
 from billet.core.plural import counted
-from billet.core.scoring import LONG, PATIENT, Tolerance, Weights, price, utilisation
+from billet.core.policies import Seconds, named
+from billet.core.scoring import NEVER_LATE_S, Weights, price, utilisation
 
 # The limits of flintlockd's own validation. A microVM beyond them is refused by flintlockd, not by an auction.
 VCPU_LIMITS = range(1, 65)
 MEMORY_MIB_LIMITS = range(1024, 32769)
+FREE_PULL_S = 0.05  # what a free pull counts as, so that of hosts that are equally full one with the images wins
 NO_BASIS = Resources(-1, -1, -1, 1 << 62)  # never equals a ledger's count; no microVM counts as awarded since
 
 
@@ -118,23 +120,12 @@ def scores(
     bids: Sequence[Bid], auction: Auction, ledger: Mapping[str, HostView], weights: Weights
 ) -> dict[str, Score]:
     """The score of each of these bids, by host. The ledger must have room for all of them (`with_room`)."""
-    pooled = pool(bids, ledger, weights.delay_half_s)
-    return {bid.host: current_offer(bid, auction, ledger[bid.host], weights, pooled) for bid in bids}
-
-
-def tolerance(auction: Auction, bid: Bid, facts: Facts, weights: Weights, pooled: Pooled) -> Tolerance:
-    """How long the microVM may wait on this bidder before the wait raises the score.
-
-    A `patient` microVM may wait for ever. While no host pulls the images, their first pull is not part of the wait:
-    one host has to pull them first. Later, a host that pulls is late as soon as another one would boot without a
-    pull.
-    """
-    if patient(auction.constraints):
-        return PATIENT
-    pulls = bool(pooled.pulling)
-    if pooled.soonest_s is None or not (facts.pulls or (pulls and bid.missing)):
-        return Tolerance(pulls=pulls)
-    return Tolerance(min(pooled.soonest_s, LONG * weights.delay_half_s), pulls)
+    pooled = pool(bids, ledger)
+    policy = weights.under(auction.constraints.policy).policy
+    soonest_s = NEVER_LATE_S
+    if named(policy).seconds is Seconds.AVOIDABLE and not patient(auction.constraints):
+        soonest_s = min((pooled.wait_s(bid, ledger[bid.host]) for bid in bids), default=0.0)
+    return {bid.host: current_offer(bid, auction, ledger[bid.host], weights, pooled, soonest_s) for bid in bids}
 
 
 def patient(constraints: Constraints) -> bool:
@@ -142,15 +133,20 @@ def patient(constraints: Constraints) -> bool:
     return bool(constraints.near)
 
 
-def current_offer(bid: Bid, auction: Auction, view: HostView, weights: Weights, pooled: Pooled) -> Score:
+def current_offer(
+    bid: Bid, auction: Auction, view: HostView, weights: Weights, pooled: Pooled, soonest_s: float
+) -> Score:
     """The score of a bid, from the host's facts and the ledger's count. The host's own total is only recorded.
 
     A host that asks for less than its facts say would get every microVM, so its sum is never taken over.
     """
-    facts = pooled.adjusted(pooled.facts_by_host[bid.host], bid.missing)
     of_policy = weights.under(auction.constraints.policy)
-    wait = tolerance(auction, bid, facts, of_policy, pooled)
-    score = price(view.allocatable, view.taken, auction.demand, facts, of_policy, bid.missing, view.discount, wait)
+    missing = bid.missing if named(of_policy.policy).seconds is Seconds.ALL else pooled.counted(bid)
+    facts = pooled.adjusted(pooled.facts_by_host[bid.host], bid.missing)
+    score = price(view.allocatable, view.taken, auction.demand, facts, of_policy, missing, view.discount, soonest_s)
+    if bid.missing > missing:
+        added = FREE_PULL_S * of_policy.delay
+        score = score._replace(total=score.total + added, delay=score.delay + added)
     if view.peers:
         score = with_preferences(score, view.peers, weights)
     trouble, scarcity = view.trouble.penalty, weights.scarcity * view.scarcity.share
@@ -216,17 +212,17 @@ def _most_common_first(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
     return tuple(sorted(refusals, key=lambda r: (-counts[r.reason], r.reason.name, r.host)))
 
 
-def explain_unplaced(auction: Auction, unplaced: Unplaced) -> str:
+def explain_unplaced(auction: Auction, unplaced: Unplaced, unmet: Sequence[str] = ()) -> str:
     """The error text for the client: the demand, and each reason with its number of hosts, the most common first.
 
     A reason has one host's details as an example; that of a violated constraint has several hosts, each with its own
-    value.
+    value. If there are constraints that no host meets (core/constraints.py:unmet), only these are named.
     """
     demand = auction.demand
     head = f"no host can take {auction.namespace}/{auction.name} ({demand.vcpu} vCPU, {demand.memory_mib} MiB)"
     if not unplaced.refusals:
         return f"{head}: no host has joined; start `billet agent` beside each flintlockd"
-    return f"{head}: " + "; ".join(map(str, grouped(unplaced.refusals)))
+    return f"{head}: " + "; ".join(unmet or map(str, grouped(unplaced.refusals)))
 
 
 class RefusedBy(NamedTuple):

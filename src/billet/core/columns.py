@@ -20,7 +20,7 @@ from billet.core.row_values import Column as Column
 from billet.core.row_values import Crowds, Texts
 from billet.core.row_values import Mask as Mask
 from billet.core.scarcity import LabelCounts, Labels
-from billet.core.scoring import DEFAULT_WEIGHTS
+from billet.core.scoring import UNKNOWN_BOOT_S, UNKNOWN_PULL_S
 
 T = TypeVar("T")
 
@@ -55,7 +55,6 @@ class Columns:
         self.ids: list[str] = []
         self.version = 0  # one more whenever a row gets another host
         self.moves = 0  # one more whenever the ledger counts something else on a host
-        self.unknown_pull_s = DEFAULT_WEIGHTS.delay_half_s  # where a host has never pulled an image
         self.allocatable: Column = np.zeros((4, 0))
         self.taken: Column = np.zeros((4, 0))
         self.inverse: Column = np.zeros((4, 0))  # 1 / allocatable, 0 where that is 0
@@ -280,7 +279,7 @@ class Columns:
         self.version += 1
 
     def _show(self, row: int, said: Standing) -> None:
-        self.facts[:, row] = _numbers(said.facts, said.taken.vms, self.unknown_pull_s)
+        self.facts[:, row] = _numbers(said.facts, said.taken.vms)
         self.fresh_until_s[row] = said.said_s + said.fresh_s
 
     def _mark_images(self, row: int, before: HostImages, now: HostImages, tells: bool = True) -> None:
@@ -295,23 +294,23 @@ class Columns:
                 del self._at_hand[image]
 
 
-# The lines of `facts`, as core/pricing.py needs them: numbers of boots and seconds with the next microVM's own boot;
-# the variances of a boot and of the mean of those seen, and the same of pulls, in units of the squared uncertainty.
+# The lines of `facts`, as core/pricing.py needs them: the boots that wait, and the seconds that they take; the
+# variances of a boot and of the mean of those seen, and the same of pulls, in units of the squared uncertainty.
 FACTS = (
-    "pressure", "vms", "boots", "created_s", "boot_s", "boot_variance", "boot_mean_variance", "pulls", "pull_s",
+    "pressure", "vms", "pending", "ahead_s", "boot_s", "boot_variance", "boot_mean_variance", "pulls", "pull_s",
     "pull_variance", "pull_mean_variance", "uncertainty",
 )  # fmt: skip
 
 
-def _numbers(facts: Facts, vms: int, unknown_pull_s: float) -> list[float]:
-    boot_s = facts.boot_s
-    pull_s = unknown_pull_s if facts.pull_s is None else facts.pull_s
+def _numbers(facts: Facts, vms: int) -> list[float]:
+    boot_s = facts.boot_s or UNKNOWN_BOOT_S
+    pull_s = UNKNOWN_PULL_S if facts.pull_s is None else facts.pull_s
     ahead_s = facts.pending * boot_s + facts.pulls * pull_s if facts.ahead_s is None else facts.ahead_s
     return [
         facts.pressure or 0.0,
         vms,
-        facts.pending + 1,
-        ahead_s + boot_s,
+        facts.pending,
+        ahead_s,
         boot_s,
         boot_s**2,
         boot_s**2 / max(1.0, facts.boots_seen),

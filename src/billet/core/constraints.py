@@ -6,7 +6,7 @@ docs/scheduling.md lists them all. Labels never reach a host, so they are free f
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from billet.core.errors import InvalidRequest
@@ -30,6 +30,7 @@ ALLOWED = (
 )
 NAME_MAX_CHARS = 253
 PRIORITY_MAX = 1000
+SHOWN = 8  # names in an error
 _PRIORITY = re.compile(r"-?[0-9]{1,4}")
 
 TO_SPREAD = frozenset({"spread", "planes"})  # the preferences that count before the score
@@ -119,6 +120,35 @@ def violation(host: Host, constraints: Constraints) -> Refusal | None:
         if host.labels.get(label) == value:
             return Refusal(host.id, Reason.AVOIDED, f"label {label} is {value}, which the request avoids")
     return None
+
+
+def unmet(hosts: Collection[Host], constraints: Constraints) -> list[str]:
+    """The constraints that no host of the fleet meets, full or empty: a zone, a host or a label that does not exist.
+
+    Each with what there is instead. O(hosts); empty for a fleet without hosts.
+    """
+    found: list[str] = []
+    if not hosts:
+        return found
+    if constraints.zone and not any(host.zone == constraints.zone for host in hosts):
+        found.append(f"zone {constraints.zone} does not exist; zones: {_some(host.zone for host in hosts)}")
+    if constraints.host and not any(host.id == constraints.host for host in hosts):
+        found.append(f"host {constraints.host} does not exist; hosts: {_some(host.id for host in hosts)}")
+    for label, value in constraints.require:
+        values = [host.labels[label] for host in hosts if label in host.labels]
+        if not values:
+            labels = _some(name for host in hosts for name in host.labels)
+            found.append(f"no host has a label {label}; labels: {labels}")
+        elif value not in values:
+            found.append(f"no host has label {label}={value}; its values: {_some(values)}")
+    return found
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first of these names in the order of the alphabet."""
+    known = sorted(set(names) - {""})
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    return (", ".join(known[:SHOWN]) + more) or "none"
 
 
 # Preferences: groups of microVMs in one namespace.

@@ -23,7 +23,7 @@ LAST_TRY_S = 300.0  # most seconds between two tries
 FORGET_S = 900.0  # a memory that nothing has confirmed for so long says nothing any more
 TEXT_MAX = 160  # characters of a failure's text that are kept
 KEPT = 16  # failures kept per host
-PENALTY = 2.0  # that each adds to the score: more than a full host costs
+PENALTY = 20.0  # that each adds to the score: more than a full host and a wait of 15 s cost
 
 CROWD = 8  # microVMs placed on a host since its last finished boot, from which it ranks behind hosts that boot
 

@@ -192,7 +192,7 @@ class Score(NamedTuple):
     scarcity: float = 0.0
 
 
-FORMULA = 8  # version of the score's formula and of the meaning of a bid; one more with each change
+FORMULA = 10  # version of the score's formula and of the meaning of a bid; one more with each change
 
 
 class Bid(NamedTuple):

@@ -8,6 +8,7 @@ The shape functions have the same arguments: `allocatable` is what the host may 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from functools import lru_cache
 from math import log2, sqrt
 from typing import NamedTuple
@@ -18,10 +19,8 @@ from billet.core.model import Resources
 GRAIN = 0.4
 SIZE = 0.25
 FIT = 0.26
-SKEW = 0.25
 FULL = 0.12
-PACK_SKEW = 0.35  # SKEW of `pack`, whose hosts fill up early
-BOOT_FIRST = 40.0  # a second that counts adds this many times weight / half_s
+SKEW = 0.35
 
 Shape = Callable[[Resources, Resources, Resources, float, float], float]
 
@@ -30,7 +29,7 @@ def spread(allocatable: Resources, taken: Resources, demand: Resources, share: f
     """Fill hosts evenly, and keep their free room in a shape that other microVMs can use. The default.
 
     shape = weight x (GRAIN x (1 - sqrt(part)) + SIZE x share^3 x log2(1 / part) + FIT x (1 - least / most)
-                      + SKEW x share^10 x |vCPU share - memory share| + FULL x share^6), shares after placement;
+                      + FULL x share^6), shares after placement;
     `part` is the dominant share of the empty host that this microVM takes; `most` and `least` are the larger and the
     smaller of its vCPU and memory shares.
 
@@ -43,30 +42,27 @@ def spread(allocatable: Resources, taken: Resources, demand: Resources, share: f
     can take large microVMs, are kept a little emptier than small ones once the fleet is more than half full.
     FIT is 0 if the microVM has the host's own mix of vCPU and memory, and grows with the difference: microVMs with
     much memory go to hosts with much memory per vCPU, so that neither is left over.
-    SKEW prevents stranding: free vCPU is useless without free memory, and the reverse. kube-scheduler's
-    BalancedAllocation penalises the same difference; here it is close to zero until a host is nearly full.
     FULL makes the load count more than the size on nearly full hosts, so that they fill up evenly.
     """
     if not allocatable[0] or not allocatable[1]:
         return 0.0
     grain, size, misfit = _on_empty_host(allocatable, demand)
-    vcpu = (taken[0] + demand[0]) / allocatable[0]
-    memory = (taken[1] + demand[1]) / allocatable[1]
-    last = SKEW * share**10 * abs(vcpu - memory) + FULL * share**6
-    return weight * (GRAIN * grain + SIZE * share**3 * size + FIT * misfit + last)
+    return weight * (GRAIN * grain + SIZE * share**3 * size + FIT * misfit + FULL * share**6)
 
 
 def pack(allocatable: Resources, taken: Resources, demand: Resources, share: float, weight: float) -> float:
     """Use the fullest host that fits, so that few hosts are in use and the others can be switched off or drained.
 
-    shape = 2 x (1 - share) + weight x PACK_SKEW x share^4 x |vCPU share - memory share|: best fit by dominant
+    shape = 2 x (1 - share) + weight x SKEW x share^4 x |vCPU share - memory share|: best fit by dominant
     share (Panigrahy et al., "Heuristics for Vector Bin Packing", Microsoft Research 2011, measures such rules).
-    With the utilisation itself the sum is 2 - share + ..., which is lowest on the fullest host.
+    With the utilisation itself the sum is 2 - share + ..., which is lowest on the fullest host. SKEW prevents
+    stranding: free vCPU is useless without free memory, and the reverse. kube-scheduler's BalancedAllocation
+    penalises the same difference.
 
     Trade: fewer hosts over everything else. A lost host takes more microVMs with it, boots wait in one queue, and
     neighbours compete for the same machine.
     """
-    return 2.0 * max(0.0, 1.0 - share) + weight * PACK_SKEW * share**4 * _skew(allocatable, taken, demand)
+    return 2.0 * max(0.0, 1.0 - share) + weight * SKEW * share**4 * _skew(allocatable, taken, demand)
 
 
 @lru_cache(maxsize=16_384)  # the same hosts and sizes recur, and the result depends on nothing else
@@ -87,45 +83,27 @@ def _skew(allocatable: Resources, taken: Resources, demand: Resources) -> float:
     return abs((taken[0] + demand[0]) / allocatable[0] - (taken[1] + demand[1]) / allocatable[1])
 
 
-Delay = Callable[[float, float, float, float], float]  # created_s, late_s, weight, half_s -> added to the score
+class Seconds(Enum):
+    """Which seconds have a price (core/scoring.py:late_s)."""
 
-
-def bounded(created_s: float, late_s: float, weight: float, half_s: float) -> float:
-    """weight x d / (d + half_s), d = created_s: never more than the weight, even for a long queue. Used by `pack`."""
-    return weight * created_s / (created_s + half_s) if created_s > 0 else 0.0
-
-
-def long_waits(created_s: float, late_s: float, weight: float, half_s: float) -> float:
-    """weight x d / (d + half_s) + BOOT_FIRST x weight x late_s / half_s, d = created_s. Used by `spread`.
-
-    Boots only decide between hosts that are about equally full, since a placement lasts and a boot does not. But each
-    second beyond the tolerated wait (core/scoring.py:Tolerance) counts as much as under `fast`.
-    """
-    return bounded(created_s, late_s, weight, half_s) + boots_first(late_s, late_s, weight, half_s)
-
-
-def boots_first(created_s: float, late_s: float, weight: float, half_s: float) -> float:
-    """BOOT_FIRST x weight x created_s / half_s: every second counts the same; the earliest boot wins. Used by `fast`.
-
-    The earliest finish, one microVM after another, is list scheduling (Graham, "Bounds for Certain Multiprocessing
-    Anomalies", Bell System Technical Journal, 1966): a burst ends at most 2 - 1/hosts times later than it could.
-    """
-    return BOOT_FIRST * weight * created_s / half_s
+    NONE = "none"
+    AVOIDABLE = "avoidable"  # by which the boot begins later than on the host that would begin it first
+    ALL = "all"  # until CREATED. So the earliest boot wins: list scheduling (Graham, "Bounds for Certain
+    # Multiprocessing Anomalies", Bell System Technical Journal, 1966), at most 2 - 1/hosts times longer than needed
 
 
 class Policy(NamedTuple):
-    """A policy: what it adds for the shape and the delay."""
+    """A policy: what it adds for the shape, and which seconds it counts."""
 
     shape: Shape
-    delay: Delay
+    seconds: Seconds
 
 
 POLICIES = {
-    "spread": Policy(spread, long_waits),
-    "pack": Policy(pack, bounded),
-    # Boot latency first: `spread` with a delay that outweighs an empty host. Trade: hosts that boot fast, or have the
-    # images, fill up first. Among hosts that would boot at the same time it decides as `spread`.
-    "fast": Policy(spread, boots_first),
+    "spread": Policy(spread, Seconds.AVOIDABLE),
+    "pack": Policy(pack, Seconds.NONE),
+    # Boot latency first. Trade: hosts that boot fast, or have the images, fill up first.
+    "fast": Policy(spread, Seconds.ALL),
 }
 DEFAULT = "spread"
 

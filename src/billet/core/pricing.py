@@ -9,47 +9,52 @@ from __future__ import annotations
 
 import numpy as np
 
-from billet.core.columns import FACTS, Column, Columns
+from billet.core.columns import FACTS, Column, Columns, Mask
 from billet.core.model import Resources
-from billet.core.policies import BOOT_FIRST, FIT, FULL, GRAIN, PACK_SKEW, SIZE, SKEW
-from billet.core.scoring import LONG, Weights
+from billet.core.policies import FIT, FULL, GRAIN, SIZE, SKEW, Seconds, named
+from billet.core.scoring import SLACK, Weights
 
 (
-    PRESSURE, VMS, BOOTS, CREATED, BOOT, BOOT_VARIANCE, BOOT_MEAN_VARIANCE, PULLS, PULL, PULL_VARIANCE,
+    PRESSURE, VMS, PENDING, AHEAD, BOOT, BOOT_VARIANCE, BOOT_MEAN_VARIANCE, PULLS, PULL, PULL_VARIANCE,
     PULL_MEAN_VARIANCE, UNCERTAINTY,
 ) = range(len(FACTS))  # fmt: skip
 TINY = 1e-12  # in place of a share of 0, which is divided by
 
 
 def prices(
-    fleet: Columns, demand: Resources, weights: Weights, missing: Column | None = None, patient: bool = False
+    fleet: Columns, demand: Resources, weights: Weights, missing: Column | None = None, compared: Mask | None = None
 ) -> Column:
     """The score on each row (core/scoring.py:price), with the microVMs awarded since its standing bid as waiting.
 
-    `missing`: the number of images that each host would have to pull; None = none. `patient`: see
-    core/auction.py:tolerance. A row without room, or without a host, has a number without meaning.
+    `missing`: the number of images that each host would have to pull; None = none. `compared`: the rows whose waits
+    are compared; None = no wait counts, except under `fast`. A row without room, or without a host, has a number
+    without meaning.
     """
     shares = (fleet.taken + np.array(demand, float)[:, None]) * fleet.inverse
     share = np.maximum.reduce(shares)
     price: Column = share + weights.pressure * fleet.facts[PRESSURE]
     if weights.shape or weights.policy == "pack":
         price += _shape(fleet, demand, shares, share, weights)
-    if weights.delay:
-        price += _delay(fleet, weights, missing, patient)
+    counted = named(weights.policy).seconds
+    if weights.delay and (counted is Seconds.ALL or (counted is Seconds.AVOIDABLE and compared is not None)):
+        seconds = _waits_s(fleet, missing, own=float(counted is Seconds.ALL))
+        if counted is Seconds.AVOIDABLE:
+            soonest_s = seconds[compared].min(initial=np.inf)
+            seconds = np.maximum(0.0, seconds - SLACK * soonest_s)
+        price += weights.delay * seconds
     return price
 
 
 def _shape(fleet: Columns, demand: Resources, shares: Column, share: Column, weights: Weights) -> Column:
     """core/policies.py: spread and pack."""
-    skew = np.abs(shares[0] - shares[1])
     square = share * share
     if weights.policy == "pack":
-        packed: Column = 2.0 * np.maximum(0.0, 1.0 - share) + (weights.shape * PACK_SKEW) * square * square * skew
+        skew = np.abs(shares[0] - shares[1])
+        packed: Column = 2.0 * np.maximum(0.0, 1.0 - share) + (weights.shape * SKEW) * square * square * skew
         return packed
     fixed, size = fleet.of_demand(demand, _on_empty_hosts)
     cube = square * share
-    sixth = cube * cube
-    whole: Column = fixed + size * cube + sixth * (FULL + SKEW * square * square * skew)
+    whole: Column = fixed + size * cube + FULL * cube * cube
     return weights.shape * whole
 
 
@@ -62,30 +67,15 @@ def _on_empty_hosts(inverse: Column, demand: Resources) -> tuple[Column, Column]
     return fixed, -SIZE * np.log2(part)
 
 
-def _delay(fleet: Columns, weights: Weights, missing: Column | None, patient: bool) -> Column:
-    """core/scoring.py:delays_s, and core/policies.py: bounded, long_waits and boots_first."""
-    facts, half_s = fleet.facts, weights.delay_half_s
-    since = np.maximum(0.0, fleet.taken[3] - facts[VMS])
-    mean_s, boots, pulls = facts[CREATED] + since * facts[BOOT], facts[BOOTS] + since, facts[PULLS]
+def _waits_s(fleet: Columns, missing: Column | None, own: float) -> Column:
+    """core/scoring.py: wait_s."""
+    facts = fleet.facts
+    boots = facts[PENDING] + np.maximum(0.0, fleet.taken[3] - facts[VMS]) + own
+    seconds: Column = facts[AHEAD] + (boots - facts[PENDING]) * facts[BOOT]
+    pulls = facts[PULLS]
     if missing is not None:
-        mean_s, pulls = mean_s + missing * facts[PULL], pulls + missing
-    of_pulls = pulls * (facts[PULL_VARIANCE] + pulls * facts[PULL_MEAN_VARIANCE])
-    created_s: Column = mean_s + _margin_s(facts, boots, of_pulls)
-    of_second = BOOT_FIRST * weights.delay / half_s
-    if weights.policy == "fast":
-        return of_second * created_s
-    bounded = weights.delay * created_s / (created_s + half_s)
-    tolerated_s = LONG * half_s
-    if patient or weights.policy == "pack" or created_s.max(initial=0.0) <= tolerated_s:
-        return bounded
-    begins_s = mean_s - facts[BOOT] + _margin_s(facts, boots - 1.0, of_pulls)
-    late_s = np.where(created_s > tolerated_s, np.maximum(0.0, begins_s - tolerated_s), 0.0)
-    whole: Column = bounded + of_second * late_s
-    return whole
-
-
-def _margin_s(facts: Column, boots: Column, of_pulls: Column) -> Column:
-    """core/boots/forecast.py:within_s without the forecast."""
-    variance = boots * (facts[BOOT_VARIANCE] + boots * facts[BOOT_MEAN_VARIANCE]) + of_pulls
-    margin_s: Column = facts[UNCERTAINTY] * np.sqrt(variance)
-    return margin_s
+        seconds, pulls = seconds + missing * facts[PULL], pulls + missing
+    variance = boots * (facts[BOOT_VARIANCE] + boots * facts[BOOT_MEAN_VARIANCE])
+    variance = variance + pulls * (facts[PULL_VARIANCE] + pulls * facts[PULL_MEAN_VARIANCE])
+    found: Column = seconds + facts[UNCERTAINTY] * np.sqrt(variance)
+    return found

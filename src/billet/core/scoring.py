@@ -7,17 +7,14 @@ from typing import NamedTuple
 from billet.core.boots.forecast import within_s
 from billet.core.corrections import NO_DISCOUNT, Discount
 from billet.core.model import Facts, Resources, Score
-from billet.core.policies import DEFAULT, named
+from billet.core.policies import DEFAULT, Seconds, named
 
 
 class Weights(NamedTuple):
     """The weight of each part of the score. Settings of the leader, which sends them to every host.
 
     `pressure`: added to the score of a host whose tasks wait all the time (0 = ignore pressure).
-    `delay`: weight of the seconds until CREATED (0 = ignore boots). It is small, so that short waits decide between
-    hosts that are about equally full, and a host does not fill up only because it boots fast.
-    `delay_half_s`: the seconds that add half of `delay`. Under `spread` long waits add more
-    (core/policies.py:long_waits).
+    `delay`: the price of a second that counts (`late_s`): added to the score for each (0 = ignore boots).
     `policy`: a name in core/policies.py. `shape`: weight of the policy's shape (1 = as measured, 0 = the dominant
     share alone).
     `preference`: weight of `near` (0 = ignore, `spread` too); `cluster`: of spreading a cluster's machines (0 =
@@ -26,8 +23,7 @@ class Weights(NamedTuple):
     """
 
     pressure: float = 0.20
-    delay: float = 0.05
-    delay_half_s: float = 5.0
+    delay: float = 1.0
     policy: str = DEFAULT
     shape: float = 1.0
     preference: float = 1.0
@@ -40,7 +36,10 @@ class Weights(NamedTuple):
 
 
 DEFAULT_WEIGHTS = Weights()
-LONG = 2.5  # a wait longer than this many delay_half_s is long
+SLACK = 1.2  # a wait counts from this many times the shortest wait of all hosts
+UNKNOWN_BOOT_S = 1.0  # of a host where nothing is known of boots, and of pulls
+UNKNOWN_PULL_S = 5.0
+NEVER_LATE_S = float("inf")  # as the shortest wait: no wait counts
 
 
 def utilisation(allocatable: Resources, taken: Resources, demand: Resources) -> float:
@@ -60,38 +59,33 @@ def utilisation(allocatable: Resources, taken: Resources, demand: Resources) -> 
     return share
 
 
-class Tolerance(NamedTuple):
-    """How long a microVM may wait for its boot to begin before the wait raises the score, under `spread`.
+def wait_s(facts: Facts, missing: int, slower: float = 1.0, own: int = 0) -> float:
+    """Seconds until the boot of one more microVM begins; with `own` = 1, until it is CREATED.
 
-    `wait_s`: that time in seconds; None means LONG x delay_half_s. `pulls`: whether the wait includes pulls of images
-    that no other waiting microVM needs.
+    All predicted seconds are multiplied by `slower`. The result is a bound that nine of ten boots keep: of two hosts
+    with the same forecast, the one with the smaller uncertainty is preferred.
     """
+    if not facts.boot_s or (facts.pull_s is None and (missing or facts.pulls)):
+        pull_s = UNKNOWN_PULL_S if facts.pull_s is None else facts.pull_s
+        facts = facts.with_boots(
+            facts.pending, facts.boot_s or UNKNOWN_BOOT_S, facts.ahead_s, pull_s, facts.uncertainty
+        )
+    return slower * within_s(facts, missing, own)
 
-    wait_s: float | None = None
-    pulls: bool = True
 
+def late_s(facts: Facts, missing: int, policy: str, slower: float, soonest_s: float) -> float:
+    """The seconds that have a price. `soonest_s`: the shortest wait of all hosts.
 
-USUAL, PATIENT = Tolerance(), Tolerance(float("inf"))
-
-
-def delays_s(
-    facts: Facts, missing: int, weights: Weights, slower: float, tolerance: Tolerance
-) -> tuple[float, float]:
-    """Seconds until one more microVM would be CREATED, and seconds by which its boot would begin too late.
-
-    All predicted seconds are multiplied by `slower`. Both results are bounds that nine of ten boots keep: of two
-    hosts with the same forecast, the one with the smaller uncertainty is preferred. The microVM's own boot is not
-    part of its wait, so that a slow host is not left empty. A host that has seen no boot yet counts as booting at
-    once, so that it gets its first. A missing image on a host that has never pulled one counts as delay_half_s.
+    Under `spread` they are those that another host would save: a wait counts from SLACK times the shortest one. A
+    microVM's own boot is not a wait, so that hosts that boot slowly get their share.
     """
-    if facts.pull_s is None and (missing or facts.pulls):
-        facts = facts._replace(pull_s=weights.delay_half_s)
-    created_s = slower * within_s(facts, missing)
-    tolerated_s = LONG * weights.delay_half_s if tolerance.wait_s is None else tolerance.wait_s
-    if created_s <= tolerated_s:  # the usual case: the wait is a part of it, and not longer either
-        return created_s, 0.0
-    wait_s = slower * within_s(facts, missing if tolerance.pulls else 0, own=0)
-    return created_s, max(0.0, wait_s - tolerated_s)
+    match named(policy).seconds:
+        case Seconds.NONE:
+            return 0.0
+        case Seconds.ALL:
+            return wait_s(facts, missing, slower, own=1)
+        case Seconds.AVOIDABLE:
+            return max(0.0, wait_s(facts, missing, slower) - SLACK * soonest_s)
 
 
 def price(
@@ -102,19 +96,17 @@ def price(
     weights: Weights,
     missing: int = 0,
     discount: Discount = NO_DISCOUNT,
-    tolerance: Tolerance = USUAL,
+    soonest_s: float = 0.0,
 ) -> Score:
     """The score of a microVM on a host; lower is better, and never below the true utilisation.
 
-    total = utilisation + shape + weights.pressure x pressure + delay + correction, where `shape` and `delay` are the
-    policy's functions (core/policies.py), the latter of the seconds in `delays_s`. The host's `discount` multiplies
-    these seconds and is the `correction`. An unknown pressure counts as 0.
+    total = utilisation + shape + weights.pressure x pressure + weights.delay x late_s + correction, where `shape` is
+    the policy's (core/policies.py). The host's `discount` multiplies its seconds and is the `correction`. An unknown
+    pressure counts as 0. A host that bids does not know the others, so that all of its wait counts there.
     """
-    policy = named(weights.policy)
     share = utilisation(allocatable, taken, demand)
-    shape = policy.shape(allocatable, taken, demand, share, weights.shape)
+    shape = named(weights.policy).shape(allocatable, taken, demand, share, weights.shape)
     pressure = weights.pressure * (facts.pressure or 0.0)
-    created_s, late_s = delays_s(facts, missing, weights, discount.delay, tolerance)
-    delay = policy.delay(created_s, late_s, weights.delay, weights.delay_half_s)
+    delay = weights.delay and weights.delay * late_s(facts, missing, weights.policy, discount.delay, soonest_s)
     correction = discount.utilisation
     return Score(share + shape + pressure + delay + correction, share, pressure, delay, shape, correction=correction)

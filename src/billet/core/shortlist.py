@@ -14,17 +14,18 @@ from typing import NamedTuple
 import numpy as np
 
 from billet.core.auction import AWAY_REASONS, patient, tie_break
-from billet.core.bidding import incapable, no_room
+from billet.core.bidding import bid, incapable, no_room
 from billet.core.columns import Column, Mask
 from billet.core.constraints import TO_SPREAD, ZONE_SHARE
-from billet.core.model import FORMULA, NO_CONSTRAINTS, ZERO, Auction, Bid, Reason, Refusal, Score, Unplaced
+from billet.core.model import NO_CONSTRAINTS, ZERO, Auction, Bid, Reason, Refusal, Unplaced
 from billet.core.pricing import prices
 from billet.core.questions.record import Called
-from billet.core.scoring import DEFAULT_WEIGHTS, Weights, utilisation
+from billet.core.scoring import DEFAULT_WEIGHTS, Weights
 from billet.core.state import State
 
 JUST_NOW_S = 1e-6  # an age of 0 means that the host was asked and has answered
 UNASKED = 3  # hosts that may take part in a decision with their standing bids, beside those that were asked
+SMALL_FLEET = 8  # hosts that all take part in each decision if none is asked, so that its record answers for each
 LAST = 1e6  # added to the price of hosts that come after all others
 
 
@@ -103,24 +104,25 @@ def with_standing_bids(
     if len(heard) < len(fleet) and (moved or sum(isinstance(answer, Bid) for answer in answers) < UNASKED):
         able = ready & (fleet.fresh_until_s >= moment.now_s) & able_to_take(state, auction) & ~fleet.mask(heard)
         host_ids += [fleet.ids[row] for row in _best(moment, auction, limits.weights, able, UNASKED)]
+        if limits.standing_only and len(state.hosts) <= SMALL_FLEET:
+            host_ids += [fleet.ids[row] for row in np.flatnonzero(ready) if fleet.ids[row] not in {*heard, *host_ids}]
     if not host_ids:
         return list(answers)
-    found = (_standing_bid(state, host_id, auction, moment.now_s) for host_id in host_ids)
+    found = (_standing_bid(moment, host_id, auction, limits.weights) for host_id in host_ids)
     standing = {one.host: one for one in found if one}
     return [answer for answer in answers if answer.host not in standing] + list(standing.values())
 
 
-def _standing_bid(state: State, host_id: str, auction: Auction, now_s: float) -> Bid | Refusal | None:
-    """What a host would bid; the score has the utilisation only, since the award computes every score."""
-    said, allocatable = state.fleet.standing(host_id, now_s), state.hosts[host_id].allocatable
-    if said is None:
+def _standing_bid(moment: Moment, host_id: str, auction: Auction, weights: Weights) -> Bid | Refusal | None:
+    """What a host would answer by what it said last; None if it has said nothing lately."""
+    state, now_s = moment.state, moment.now_s
+    if (said := state.fleet.standing(host_id, now_s)) is None:
         return None
-    if refusal := no_room(host_id, allocatable, said.taken, auction.demand):
-        return refusal
-    share = utilisation(allocatable, said.taken, auction.demand)
+    if auction.constraints.apart and (excluded := state.excluded_by(host_id, auction)):
+        return excluded
     missing, coming = state.fleet.pulls(host_id, auction.images)
-    age_s = max(now_s - said.said_s, JUST_NOW_S)
-    return Bid(host_id, Score(share, share, 0.0, 0.0), said.taken, said.facts, missing, coming, FORMULA, age_s)
+    answer = bid(state.hosts[host_id], said.taken, said.facts, auction, weights, missing, coming)
+    return answer if isinstance(answer, Refusal) else answer._replace(age_s=max(now_s - said.said_s, JUST_NOW_S))
 
 
 def able_to_take(state: State, auction: Auction) -> Mask:
@@ -155,11 +157,12 @@ def _best(moment: Moment, auction: Auction, weights: Weights, able: Mask, count:
         return []
     fleet, start = moment.state.fleet, draw(auction.id, "row") % len(rows)
     rows = np.concatenate((rows[start:], rows[:start]))
-    price, crowd = _ranks(moment.state, auction, weights)
+    fresh = fleet.fresh_until_s >= moment.now_s
+    price, crowd = _ranks(moment.state, auction, weights, able & fresh)
     for host_id, surcharge in moment.surcharges.items():
         if (row := fleet.rows.get(host_id)) is not None:
             price[row] += surcharge
-    chosen = price[rows] + np.where(fleet.fresh_until_s[rows] < moment.now_s, LAST, 0.0)
+    chosen = price[rows] + np.where(fresh[rows], 0.0, LAST)
     if crowd:
         order = np.lexsort((chosen, crowd[1][rows], crowd[0][rows], chosen >= LAST))
         return [int(row) for row in rows[order[:count]]]
@@ -169,12 +172,14 @@ def _best(moment: Moment, auction: Auction, weights: Weights, able: Mask, count:
     return [int(row) for row in rows[np.argsort(chosen, kind="stable")[:count]]]
 
 
-def _ranks(state: State, auction: Auction, weights: Weights) -> tuple[Column, tuple[Column, Column] | None]:
+def _ranks(
+    state: State, auction: Auction, weights: Weights, bidding: Mask
+) -> tuple[Column, tuple[Column, Column] | None]:
     """The score of the microVM on each row by its standing bid; and of one to be spread, the members of its groups in
     each row's zone and on the host. See core/constraints.py: with_preferences, crowding."""
     fleet = state.fleet
-    under, waits = weights.under(auction.constraints.policy), patient(auction.constraints)
-    price = prices(fleet, auction.demand, under, fleet.missing(auction.images), waits)
+    under, compared = weights.under(auction.constraints.policy), None if patient(auction.constraints) else bidding
+    price = prices(fleet, auction.demand, under, fleet.missing(auction.images), compared)
     if weights.scarcity:
         price += weights.scarcity * fleet.scarce(auction.constraints.require)
     if auction.constraints == NO_CONSTRAINTS:
@@ -228,9 +233,9 @@ def to_ask_again(
 
 def called(state: State, ready: Collection[str], limits: AskLimits) -> Called:
     """Which part of the fleet is asked, for the record of the auction."""
-    if limits.standing_only:
+    if limits.standing_only and len(state.hosts) > SMALL_FLEET:
         return Called(len(state.hosts), UNASKED)
-    if _is_large(state, limits):
+    if not limits.standing_only and _is_large(state, limits):
         return Called(len(state.hosts), limits.hosts)
     return Called(len(state.hosts), absent=tuple(host_id for host_id in state.hosts if host_id not in ready))
 

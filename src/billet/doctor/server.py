@@ -98,7 +98,7 @@ def _pair(option: str, path: str, load: Callable[[], ssl.SSLContext], name: str)
     except ConfigError as error:
         return Check(f"key {option}", Level.FAILED, error.text, f"give {option} and its key from the same issue")
     names = _names(path)
-    if not any(_covers(one, name) for one in names):
+    if not any(covers(one, name) for one in names):
         cure = f"issue the certificate for {name}, or set --advertise-host to one of its names"
         found = f"the certificate is for {', '.join(names) or 'no name'}; others dial {name}"
         return Check(f"key {option}", Level.WARNING, found, cure)
@@ -117,7 +117,8 @@ def _names(path: str) -> list[str]:
     return [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
 
 
-def _covers(pattern: str, name: str) -> bool:
+def covers(pattern: str, name: str) -> bool:
+    """Whether a name in a certificate, perhaps with a star as its first label, is that of a machine."""
     if pattern.startswith("*."):
         return name.partition(".")[2] == pattern[2:]
     return pattern.lower() == name.lower().rstrip(".")

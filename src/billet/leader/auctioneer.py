@@ -13,6 +13,7 @@ from functools import partial
 
 from billet.core.auction import award, explain_unplaced, hopeless, reservation, some_unreachable, tie_break
 from billet.core.bidding import CAPABILITY_REASONS
+from billet.core.constraints import unmet
 from billet.core.errors import (
     BilletError,
     Code,
@@ -69,7 +70,7 @@ class Auctioneer:
         self._hosts = hosts
         self._ready = ready
         self._rules = rules
-        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights, rules.standing_only)
+        self._limits = AskLimits(rules.ask_hosts, rules.ask_random, rules.weights, not rules.call_for_bids)
         self._clock = clock
         self._record = record
         self._accuracy = accuracy
@@ -288,7 +289,9 @@ class Auctioneer:
         if unplaced.refusals and all(refusal.reason in CAPABILITY_REASONS for refusal in unplaced.refusals):
             return await self._verdict(job)
         job.recorder.reasons.update(refusal.reason for refusal in unplaced.refusals)
-        text = explain_unplaced(job.auction, unplaced)
+        text = explain_unplaced(
+            job.auction, unplaced, unmet(self._ledger.state.hosts.values(), job.auction.constraints)
+        )
         if some_unreachable(unplaced):
             raise Unreachable(text)
         raise NoRoom(text)

@@ -65,7 +65,6 @@ def open_leadership(
 ) -> Leadership:
     """Build the parts of the term that `ledger` belongs to, and restore what the archive knows of the hosts."""
     rules = settings.rules
-    ledger.state.fleet.unknown_pull_s = rules.weights.delay_half_s
 
     async def delete(host_id: str, uid: str) -> bool:
         return (await hosts.delete(host_id, uid, rules.call_timeout_s)).code == Code.OK

@@ -16,7 +16,7 @@ class Rules:
     weights: Weights = DEFAULT_WEIGHTS
     ask_hosts: int = 3  # hosts asked per auction, 0 = all
     ask_random: int = 1  # hosts asked in addition, drawn by a hash of the auction
-    standing_only: bool = False  # no host is asked while a standing bid may win
+    call_for_bids: bool = False  # hosts are asked even while a standing bid may win
     create_timeout_s: float = 30.0
     call_timeout_s: float = 10.0
     shadow: Weights | None = None  # a second policy, which decides for the record only

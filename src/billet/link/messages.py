@@ -27,6 +27,7 @@ from billet.wire.metadata import from_host, is_binary
 from billet.wire.pb import link_pb2 as pb
 
 HOSTS_REASONS = Reason.__members__.keys() - {"SILENT", "AWAY", "SUSPECT", "FAULT"}
+OLD_HALF_S = 5.0  # agents before formula 9 divide by it; the scores in their bids are only recorded
 KNOWN_VMMS = {vmm.value for vmm in Vmm}
 
 
@@ -66,7 +67,7 @@ def put_welcome(term: int, weights: Weights) -> pb.Welcome:
         term=term,
         pressure_weight=weights.pressure,
         delay_weight=weights.delay,
-        delay_half_s=weights.delay_half_s,
+        delay_half_s=OLD_HALF_S,
         policy=weights.policy,
         shape_weight=weights.shape,
     )
@@ -74,9 +75,7 @@ def put_welcome(term: int, weights: Weights) -> pb.Welcome:
 
 def get_weights(message: pb.Welcome) -> Weights:
     """The weights of a welcome."""
-    return Weights(
-        message.pressure_weight, message.delay_weight, message.delay_half_s, message.policy, message.shape_weight
-    )
+    return Weights(message.pressure_weight, message.delay_weight, message.policy, message.shape_weight)
 
 
 def put_report(value: Report) -> pb.Report:

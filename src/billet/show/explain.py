@@ -42,7 +42,7 @@ def auction_report(record: AuctionRecord, now: str = "") -> RenderableType:
     for number, attempt in enumerate(attempts, 1):
         if len(attempts) > 1:
             parts.append(Text(f"Attempt {number} of {len(attempts)}", style="bold"))
-        parts += [*_attempt(attempt, _counts_long_waits(record)), *_shadow(record, attempt)]
+        parts += [*_attempt(attempt, _counts_waits(record)), *_shadow(record, attempt)]
     parts.append(_outcome(record.get("outcome", {}), attempts, now))
     parts += filter(None, (fate(record), _legs(record.get("legs_ms", {}))))
     return Group(*parts)
@@ -78,21 +78,21 @@ def _constraint(name: str, value: Any) -> str:
     return "control plane" if name == "plane" else f"{name} {value}"
 
 
-def _counts_long_waits(record: AuctionRecord) -> bool:
-    """Whether the auction priced long waits, pulls included (core/auction.py:tolerance)."""
+def _counts_waits(record: AuctionRecord) -> bool:
+    """Whether the auction priced waits, and pulls unless they were free (core/boots/pooling.py:Pooled.counted)."""
     constraints = record.get("auction", {}).get("constraints", {})
     policy = constraints.get("policy") or record.get("weights", {}).get("policy")
     return policy == "spread" and not constraints.get("near")
 
 
-def _attempt(attempt: AuctionRecord, long_waits: bool) -> list[RenderableType]:
+def _attempt(attempt: AuctionRecord, counts_waits: bool) -> list[RenderableType]:
     award = attempt.get("award")
     offers, withdrawn = _offers(attempt)
     parts: list[RenderableType] = []
     if offers:
         ledger = attempt.get("ledger", {})
         parts += [_bids(offers, award, ledger), *_footnotes(offers, ledger)]
-        if long_waits:
+        if counts_waits:
             parts += _pulls(offers, attempt.get("pulling"))
         parts += _groups(offers, ledger, attempt.get("crowding"))
     refusals = [*attempt.get("refusals", []), *withdrawn]
@@ -207,8 +207,8 @@ def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterab
         yield Text(f"  predicted time to CREATED: {', '.join(forecasts)}", style="dim")
     late = [offer for offer in offers if offer.get("age_s")]
     if late:
-        words = ", ".join(f"{offer['host']}, {duration(offer['age_s'])} old" for offer in late)
-        yield Text(f"  late or not asked, so the standing bid counts: {words}", style="dim")
+        words = ", ".join(f"{offer['host']} {duration(offer['age_s'])}" for offer in late)
+        yield Text(f"  age of the standing bids, from the last reports: {words}", style="dim")
     repriced = [o for o in offers if o["repriced"] and o["host"] not in corrected and not o.get("age_s")]
     moved = [o for o in repriced if "basis" not in o or o["basis"] != ledger.get(o["host"], {}).get("taken")]
     others = [o for o in repriced if o not in moved and o.get("formula", FORMULA) != FORMULA]
@@ -216,7 +216,7 @@ def _footnotes(offers: Sequence[AuctionRecord], ledger: AuctionRecord) -> Iterab
     for some, why in (
         (moved, "because the ledger had changed since the bid"),
         (others, "because its agent has another version with another score"),
-        (waits, "with the boot and pull times pooled from all bids"),
+        (waits, "with its wait compared with those of all bids"),
     ):
         if some:
             was = ", ".join(f"{offer['host']} bid {offer['score']['total']:.3f}" for offer in some)
@@ -228,10 +228,10 @@ def _pulls(offers: Sequence[AuctionRecord], pulling: Sequence[str] | None) -> It
     if pulling is None or not any(offer.get("missing") for offer in offers):
         return
     if pulling:
-        who = f"{', '.join(pulling[:MAX_PULLING])} already {'pulls' if len(pulling) == 1 else 'pull'} the images"
-        yield Text(f"  image pulls count in full: {who}, and one host at a time is enough", style="dim")
+        who = f"{', '.join(pulling[:MAX_PULLING])} {'has' if len(pulling) == 1 else 'have'} just begun to pull them"
+        yield Text(f"  pulls of the images count as a wait: {who}, and one host at a time begins", style="dim")
     else:
-        yield Text("  no host pulls the images yet: the first pull does not count as a long wait", style="dim")
+        yield Text("  a pull of the images does not count as a wait: no host has just begun one", style="dim")
 
 
 def _groups(offers: Sequence[AuctionRecord], ledger: AuctionRecord, crowding: AuctionRecord | None) -> Iterable[Text]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 from rich.console import Group
@@ -172,21 +173,44 @@ def _queue(pending: int, boot_s: float) -> str:
     return f"{pending} x {duration(boot_s)}" if boot_s else str(pending)
 
 
-def placements_table(placements: Iterable[Row], now_s: float) -> Table:
-    """Placements (as dicts) in this order. `now_s` is the wall clock."""
-    result = table("UID", "~NAME", "~HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
-    for row in placements:
-        result.add_row(
-            row["uid"] or "-",
-            f"{row['namespace']}/{row['name']}",
-            Text(row["host"], style="bold"),
-            vm_state(row),
-            str(row["vcpu"]),
-            gib(row["memory_mib"]),
-            "direct" if row["adopted"] else f"{row['score']:.3f}",
-            age(now_s - row["changed_at_s"]),
-        )
+PLACEMENT_COLUMNS = ("UID", "~NAME", "~HOST", "STATE", ">vCPU", ">GiB", ">SCORE", ">AGE")
+LEFT_OUT = (">SCORE", "UID", ">GiB", ">vCPU")  # in this order, before a name is broken on a narrow terminal
+VERY_WIDE = 100_000
+
+
+def placements_table(placements: Iterable[Row], now_s: float, width: int = VERY_WIDE) -> Table:
+    """Placements (as dicts) in this order, with the columns for which there is room. `now_s` is the wall clock."""
+    rows = [_placement_cells(row, now_s) for row in placements]
+    widths = {
+        title: max(len(title.lstrip("~>")), *(len(row[n]) for row in rows)) if rows else 0
+        for n, title in enumerate(PLACEMENT_COLUMNS)
+    }
+    shown = list(PLACEMENT_COLUMNS)
+    for title in LEFT_OUT:
+        if sum(widths[one] + GAP for one in shown) <= width:
+            break
+        shown.remove(title)
+    kept = [title in shown for title in PLACEMENT_COLUMNS]
+    result = table(*shown)
+    for row in rows:
+        result.add_row(*compress(row, kept))
     return result
+
+
+GAP = 2  # columns of the screen between two columns of a table; as many are at its edges
+
+
+def _placement_cells(row: Row, now_s: float) -> list[str | Text]:
+    return [
+        row["uid"] or "-",
+        f"{row['namespace']}/{row['name']}",
+        Text(row["host"], style="bold"),
+        vm_state(row),
+        str(row["vcpu"]),
+        gib(row["memory_mib"]),
+        "direct" if row["adopted"] else f"{row['score']:.3f}",
+        age(now_s - row["changed_at_s"]),
+    ]
 
 
 def state_of(row: Row) -> str:
@@ -215,13 +239,13 @@ def in_order(placements: Iterable[Row], order: str = "name") -> list[Row]:
 FRAME = 6  # lines of the screen that are no rows: the table's header, and two lines below
 
 
-def watched(placements: Sequence[Row], now_s: float, height: int) -> Group:
-    """The placements that a screen of this height has room for, and how many more there are."""
+def watched(placements: Sequence[Row], now_s: float, width: int, height: int) -> Group:
+    """The placements that a screen of this size has room for, and how many more there are."""
     shown = placements[: max(1, height - FRAME)]
     more = len(placements) - len(shown)
     text = f"and {more} more; " if more else ""
     text += f"{counted(len(placements), 'microVM')}; Ctrl-C ends"
-    return Group(placements_table(shown, now_s), Text(text, style="dim"))
+    return Group(placements_table(shown, now_s, width), Text(text, style="dim"))
 
 
 def vm_state(row: Row) -> Text:

@@ -51,7 +51,7 @@ def verdict(found: WhyNot, record: AuctionRecord) -> str:
     if found.winner == found.host:
         return f"{found.host} won {vm}."
     if not found.asked:
-        return f"{found.host} was not asked to bid for {vm}: {not_asked(found.host, record)}."
+        return f"{found.host} took no part in the auction of {vm}: {not_asked(found.host, record)}."
     if found.refusal:
         detail = f" ({found.refusal.detail})" if found.refusal.detail else ""
         return f"{found.host} did not get {vm}: {_reason(found.refusal)}{detail}."
@@ -95,8 +95,8 @@ def not_asked(host_id: str, record: AuctionRecord) -> str:
     if called.most:
         full = _fullest(record)
         return (
-            f"of {called.fleet} hosts the leader asks the {called.most} that suit best by their last reports and have"
-            f" room, and a few drawn ones (--ask-hosts, --ask-random); the hosts in it were up to {full:.0%} full"
+            f"of {called.fleet} hosts the leader compares the {called.most} that suit best by their last reports and"
+            f" have room, and with --call-for-bids a few drawn ones; the hosts in it were up to {full:.0%} full"
         )
     return "the fleet had no host of this name at that time" if called.fleet else "the record does not say why"
 

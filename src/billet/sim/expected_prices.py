@@ -63,13 +63,11 @@ def _preferences(view: HostView, weights: Weights) -> float:
 def _price(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) -> float:
     demand, weights = record.auction.demand, record.weights
     share = max((view.taken[n] + demand[n]) / view.allocatable[n] for n in range(4) if view.allocatable[n])
-    pressure_weight, _, _, policy, shape_weight, _, _, _ = weights
+    pressure_weight, _, policy, shape_weight, _, _, _ = weights
     assert policy == "spread", policy
     alone = [min(1.0, demand[n] / view.allocatable[n]) for n in range(4) if view.allocatable[n]]
-    vcpu, memory = ((view.taken[n] + demand[n]) / view.allocatable[n] for n in (0, 1))
     size, misfit = -log2(max(alone)), 1 - min(alone[:2]) / max(alone[:2])
-    full = 0.25 * share**10 * abs(vcpu - memory) + 0.12 * share**6
-    shape = shape_weight * (0.4 * (1 - sqrt(max(alone))) + 0.25 * share**3 * size + 0.26 * misfit + full)
+    shape = shape_weight * (0.4 * (1 - sqrt(max(alone))) + 0.25 * share**3 * size + 0.26 * misfit + 0.12 * share**6)
     pressure = pressure_weight * (bid.facts.pressure or 0.0)
     return (
         share
@@ -83,32 +81,29 @@ def _price(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) ->
 
 
 def _delay(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) -> float:
-    """The part of the score for the seconds until CREATED, and for a long wait, under the policy `spread`.
+    """The part of the score for the seconds by which the boot would begin late, under the policy `spread`."""
+    if record.auction.constraints.near:
+        return 0.0
+    soonest_s = min(_wait_s(other, its, record, attempt) for its, other in _able(record, attempt))
+    return record.weights.delay * max(0.0, _wait_s(view, bid, record, attempt) - 1.2 * soonest_s)
 
-    No host of the simulator pulls images.
-    """
-    weight, half_s, facts = record.weights.delay, record.weights.delay_half_s, bid.facts
+
+def _wait_s(view: HostView, bid: Bid, record: AuctionRecord, attempt: Attempt) -> float:
+    """When nine of ten boots would begin. No host of the simulator pulls images."""
+    facts = bid.facts
     assert not bid.missing, bid
     assert not facts.pulls, facts
     since = max(0, view.taken.vms - bid.basis.vms)
     waiting = facts.pending + since
     ahead_s = (facts.pending * facts.boot_s if facts.ahead_s is None else facts.ahead_s) + since * facts.boot_s
-    short = _short(waiting, facts.boot_s, record.weights)
+    short = not waiting or 0 < waiting * facts.boot_s <= 5.0
     boot_s, uncertainty = (facts.boot_s, facts.uncertainty) if short else _alike(facts, record, attempt)
     ahead_s = max(0.0, ahead_s + waiting * (boot_s - facts.boot_s))
-
-    def within_s(boots: int) -> float:
-        stray_s = uncertainty * boot_s * sqrt(boots + boots**2 / max(1, facts.boots_seen))
-        return view.discount.delay * (ahead_s + (boots - waiting) * boot_s + stray_s)
-
-    constraints, created_s = record.auction.constraints, within_s(waiting + 1)
-    late_s = 0.0 if constraints.near else max(0.0, within_s(waiting) - 2.5 * half_s)
-    return weight * created_s / (created_s + half_s) + 40 * weight * late_s / half_s
-
-
-def _short(waiting: int, boot_s: float, weights: Weights) -> bool:
-    """Whether a queue is short enough to use the host's own mean."""
-    return not waiting or 0 < waiting * boot_s <= weights.delay_half_s
+    if not boot_s:
+        boot_s = 1.0
+        ahead_s = waiting * boot_s if facts.ahead_s is None else ahead_s
+    stray_s = uncertainty * boot_s * sqrt(waiting + waiting**2 / max(1, facts.boots_seen))
+    return view.discount.delay * (ahead_s + stray_s)
 
 
 def _alike(own: Facts, record: AuctionRecord, attempt: Attempt) -> tuple[float, float]:

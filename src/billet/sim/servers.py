@@ -306,14 +306,14 @@ class SimServer:
 
 def draw_settings(world: World, chance: Random) -> LeaderSettings:
     """The leader's settings for one seed."""
-    weights = Weights(0.0, 0.0, 5.0) if world.ties else Weights(chance.uniform(0, 0.5), chance.uniform(0, 0.1), 5.0)
+    weights = Weights(0.0, 0.0) if world.ties else Weights(chance.uniform(0, 0.5), chance.uniform(0, 2))
     ask_hosts, ask_random = chance.choice((0, 2, 32)), chance.choice((0, 2, 4))
     fence_after_s = chance.choice((0.0, 1.0, 2.5))
     # A stream of its own: runs without a quota or a shadow policy are the same as if there were none.
     more = world.chance("quotas and shadow policy")
     quotas: Quotas = {NAMESPACE: Quota(vcpu=more.randint(4, 24), vms=more.randint(3, 12))}
     rules = Rules(
-        weights, ask_hosts, ask_random, world.chance("standing bids only").random() < 0.25, 8.0, 4.0,
+        weights, ask_hosts, ask_random, world.chance("standing bids only").random() >= 0.75, 8.0, 4.0,
         shadow=weights._replace(policy="pack") if more.random() < 0.3 else None,
         quotas=quotas if more.random() < 0.25 else {}, creates=_draw_bounds(world.chance("few slots")),
     )  # fmt: skip

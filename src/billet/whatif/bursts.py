@@ -26,6 +26,7 @@ from billet.whatif.simulated_fleet import Chooser, SimulatedFleet
 ROOM = Resources(128, 512 * 1024, 0, 1000)  # of each host
 SHAPES = (Resources(1, 2048, 0, 1), Resources(2, 4096, 0, 1), Resources(4, 8192, 0, 1))
 NORMAL = NormalDist()
+BEFORE = "before"  # images and microVMs of before the first burst
 
 
 class BurstSettings(NamedTuple):
@@ -33,8 +34,10 @@ class BurstSettings(NamedTuple):
 
     `with_images`: number of hosts that have the images of a burst. Before the first burst each host has booted `warm`
     microVMs from other images. Each burst has its own images, and begins when all boots have ended, after the
-    microVMs of the burst before are deleted. Host n has item n (modulo length) of `rooms`, its capacity, and of
-    `slowness`, the factor of its boot times.
+    microVMs of the burst before are deleted. Host n has item n (modulo length) of `rooms`, its capacity, of
+    `slowness`, the factor of its boot times, and of `taken`, the share of its room that is taken before. From the
+    create number `slower_from` on, the factors are those of `slower`. `listed`: whether the agents know which images
+    their hosts have.
     """
 
     hosts: int = 10
@@ -48,6 +51,10 @@ class BurstSettings(NamedTuple):
     bursts: int = 1
     rooms: tuple[Resources, ...] = (ROOM,)
     slowness: tuple[float, ...] = (1.0,)
+    slower_from: int | None = None
+    slower: tuple[float, ...] = (3.0,)
+    taken: tuple[float, ...] = (0.0,)
+    listed: bool = True
 
 
 class Boot(NamedTuple):
@@ -97,18 +104,27 @@ class Bursts:
         )
         self._seed = seed
         self._hosts = [BootHost(host_id) for host_id in self.fleet.ids]
-        self._wanted = _images("before")
+        self._slowness = setting.slowness
+        self._fill()
+        self._wanted = _images(BEFORE)
         for host in self._hosts:
             for n in range(setting.warm):
                 host.look(host.free_at_s)
                 host.accept(f"{n}", self._wanted, host.free_at_s, self._busy_s(host, f"{host.id} {n}"))
+
+    def _fill(self) -> None:
+        for n, host_id in enumerate(self.fleet.ids):
+            if share := self.setting.taken[n % len(self.setting.taken)]:
+                part = Resources(*(int(share * amount) for amount in self.fleet.capacities[n]))
+                self.fleet.place(f"{BEFORE} {host_id}", part, host_id)
 
     def play(self, choose: BurstRule) -> list[Boot]:
         """Play all bursts with one rule. Creates that find no room are left out."""
         boots = self._burst(0, choose)
         for number in range(1, self.setting.bursts):
             for vm in list(self.fleet.state.placements):
-                self.fleet.remove(vm)
+                if not vm.startswith(BEFORE):
+                    self.fleet.remove(vm)
             boots += self._burst(number, choose)
         return boots
 
@@ -119,13 +135,23 @@ class Bursts:
             if (n + number) % self.setting.hosts < self.setting.with_images:
                 host.images.update(self._wanted)
             host.look(begun_s)
-            host.boot_queue.unpacked(frozenset(host.images))
+            host.boot_queue.unpacked(frozenset(host.images) if self.setting.listed else None)
+        return self._stream(str(number), begun_s, self.setting.rate_per_s, choose)
+
+    def calm(self, choose: BurstRule) -> list[Boot]:
+        """As many creates as in a burst, one in the time of a boot, once the burst's boots have ended."""
+        begun_s = max(host.free_at_s for host in self._hosts) + 1.0
+        return self._stream("calm", begun_s, 1.0 / self.setting.boot_s, choose)
+
+    def _stream(self, name: str, begun_s: float, rate_per_s: float, choose: BurstRule) -> list[Boot]:
         boots = []
         for n in range(self.setting.creates):
-            now_s = begun_s + n / self.setting.rate_per_s
+            now_s = begun_s + n / rate_per_s
+            if n == self.setting.slower_from:
+                self._slowness = self.setting.slower
             for host in self._hosts:
                 host.look(now_s)
-            if boot := self._create(f"{number}.{n}", now_s, choose):
+            if boot := self._create(f"{name}.{n}", now_s, choose):
                 boots.append(boot)
         return boots
 
@@ -176,7 +202,7 @@ class Bursts:
         """Seconds that a microVM keeps a host's worker busy."""
         pulls = [f"{host.id} {image}" for image in self._wanted if image not in host.images]
         pulling_s = sum(self._drawn(self.setting.pull_s, "pull", pull) for pull in pulls)
-        slowness = self.setting.slowness[self.fleet.number[host.id] % len(self.setting.slowness)]
+        slowness = self._slowness[self.fleet.number[host.id] % len(self._slowness)]
         return pulling_s + slowness * self._drawn(self.setting.boot_s, "boot", which)
 
     def _drawn(self, mean_s: float, *what: str) -> float:

@@ -32,11 +32,11 @@ class Reports:
 
 
 class LateBids:
-    """Billet: bids from old reports, priced again by the ledger in the award (promise 1)."""
+    """Billet: bids from old reports, priced again by the ledger in the award (promise 1). Boots take no time here."""
 
     def __init__(self, fleet: SimulatedFleet, weights: Weights, every: int) -> None:
         self._fleet = fleet
-        self._weights = weights
+        self._weights = weights._replace(delay=0.0)
         self._reports = Reports(fleet, every)
 
     def choose(self, vm: str, demand: Resources, wanted: Auction | None = None) -> str | None:

@@ -129,7 +129,7 @@ class Granting:
 
 
 def billet(weights: Weights) -> Price:
-    """Billet's price without facts: equal to `core.scoring.price` on a calm host without boots.
+    """Billet's price without facts: equal to `core.scoring.price` where no second counts.
 
     The parts that depend on facts are 0 and not computed: a simulation spends most of its time here.
     """

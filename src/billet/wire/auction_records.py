@@ -73,8 +73,9 @@ def _newer(what: str, found: int, known: int) -> StoreCorrupt:
 
 
 def _decode_older(data: bytes) -> AuctionRecord:
-    """A record of layout 1, with the names of today."""
+    """A record of layout 1 or 2, with the names of today, and without `delay_half_s` among the weights."""
     record = msgspec.json.decode(data)
+    del record["weights"][2:3]
     _rename(record["auction"], "wishes", "constraints")
     for attempt in record["attempts"]:
         _rename(attempt, "turn", "slot")

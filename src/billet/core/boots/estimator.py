@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import sqrt
 
-from billet.core.boots.forecast import next_stretch
+from billet.core.boots.forecast import SIGMAS, next_stretch
 from billet.core.model import UNCERTAINTY
 
 NEWEST = 0.05  # weight of the newest boot in the moving means: a slower host is noticed after about 20 boots
@@ -17,7 +17,8 @@ DEVIATION_SEEN = 6  # number of boots that this assumption weighs
 # Outlier limit in standard deviations: at most one of the boots in the moving mean lies beyond it, whatever the
 # distribution (Cantelli, 1928: 1 / (1 + k^2)).
 RARE = sqrt(1.0 / NEWEST - 1.0)
-MIN_DEVIATION = 0.1  # for that limit, as a share of the mean; without it, every change is an outlier on a steady host
+CHANGED = 3  # boots in a row that are all slower, or all faster, than nine of ten: the host has changed
+MIN_DEVIATION = 0.1  # for both, as a share of the mean; without it, every change is an outlier on a steady host
 
 
 class BootEstimator:
@@ -36,6 +37,7 @@ class BootEstimator:
         self._boots = 0  # boots seen; a plain mean of the first ones, a moving mean later
         self._pulls = 0
         self._mixed: tuple[float, int, int] | None = None  # seconds, boots, pulls: before boot_s was known
+        self._far: list[float] = []  # the latest boots, if they are all slower, or all faster, than nine of ten
         self._busy_since_s: float | None = None
 
     @property
@@ -101,8 +103,11 @@ class BootEstimator:
         """`times` boots took `each_s` on average: update mean and variance (Welford, 1962).
 
         A time beyond RARE counts as RARE (winsorized: Huber, 1964), so that one boot held up for minutes does not
-        spoil the forecasts of the next hundred. On a host that really became that slow, the next boots confirm it.
+        spoil the forecasts of the next hundred. If the host has changed, the mean begins again with CHANGED boots.
         """
+        if self._has_changed(each_s):
+            self._boots, self.boot_s, self._far = CHANGED, sum(self._far) / CHANGED, []
+            return
         seen, before_s = self._boots, self.boot_s
         if seen >= DEVIATION_SEEN:
             each_s = min(each_s, before_s * (1.0 + RARE * max(MIN_DEVIATION, sqrt(self._variance))))
@@ -110,6 +115,15 @@ class BootEstimator:
         if seen and self.boot_s:
             square = times * (each_s - before_s) * (each_s - self.boot_s) / self.boot_s**2
             _, self._variance = _blend(DEVIATION_SEEN + seen - 1, self._variance, square, 1)
+
+    def _has_changed(self, each_s: float) -> bool:
+        """Whether this boot is one of CHANGED in a row that are far from the mean, on the same side of it."""
+        off_s = each_s - self.boot_s
+        far = abs(off_s) > SIGMAS * self.boot_s * max(MIN_DEVIATION, sqrt(self._variance))
+        if self._far and (off_s > 0) != (self._far[-1] > self.boot_s):
+            self._far = []
+        self._far = [*self._far, each_s] if far and self._boots >= DEVIATION_SEEN else []
+        return len(self._far) == CHANGED
 
     def _learn_pull(self, pulling_s: float, pulls: int) -> None:
         self._pulls, self.pull_s = _blend(self._pulls, self.pull_s or 0.0, max(0.0, pulling_s) / pulls, pulls)

@@ -6,10 +6,12 @@ A host boots its microVMs one after another, and pulls each missing image once.
 from __future__ import annotations
 
 from math import sqrt
+from statistics import NormalDist
 
 from billet.core.model import Facts
 
 BEYOND = 0.1  # share of microVMs that may take longer than the bound
+SIGMAS = NormalDist().inv_cdf(1.0 - BEYOND)  # standard deviations within which nine of ten boots are
 STEP = 0.25  # how fast the bound adapts; a larger step adapts sooner and varies more
 # Most standard deviations in a bound. 3 are enough for nine of ten under any distribution (Cantelli, 1928: at most
 # 1 / (1 + k^2) lie beyond k of them), and the measured deviation is sometimes a quarter too small.

@@ -8,13 +8,14 @@ uncertainties that are shrunk towards the mean of all bidders.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
-from billet.core.boots.forecast import BEYOND, behind, within_s
+from billet.core.boots.forecast import SIGMAS, behind
 from billet.core.model import Bid, Facts, HostView
+from billet.core.scoring import UNKNOWN_BOOT_S, UNKNOWN_PULL_S, wait_s
 
-SIGMAS = NormalDist().inv_cdf(1.0 - BEYOND)  # standard deviations of a boot in one uncertainty
+SHORT_S = 5.0  # a boot queue up to this is priced by the host's own means, whose error is small then
+BEGUN = 0.25  # share of a pull after which the next host may begin to pull the image
 UNCERTAINTY_SEEN = 16.0  # an uncertainty itself deviates by a quarter (measured), as the mean of 16 boots would
 
 
@@ -45,70 +46,79 @@ class PooledMean(NamedTuple):
 class Pooled(NamedTuple):
     """What the bids of one auction say together.
 
-    `short_s`: a boot queue of up to this many seconds is priced by the host's own means, whose error is small then.
     `facts_by_host`: each bidder's facts, with the awards since its bid counted as waiting.
     `boot`, `pull`, `uncertainty`: the pooled means; None where no bidder has one.
-    `pulling`: the hosts that pull images of this microVM for others, or will because of awards since their bids.
-    `soonest_s`: the shortest wait for the boot to begin, among hosts with nothing to pull; None when there is no
-    such host, or no other.
+    `pulling`: the hosts that have just begun to pull images of this microVM for others, or will because of awards
+    since their bids.
     """
 
-    short_s: float
     facts_by_host: Mapping[str, Facts]
     boot: PooledMean | None = None
     pull: PooledMean | None = None
     uncertainty: PooledMean | None = None
     pulling: tuple[str, ...] = ()
-    soonest_s: float | None = None
+
+    def counted(self, bid: Bid) -> int:
+        """The images that a bidder would have to pull, as far as that is part of its wait.
+
+        One host has to pull first, so that the next boots there will have the images: the first pull is free. While
+        that host begins, others would only have theirs a little later.
+        """
+        return bid.missing if self.pulling else 0
+
+    def wait_s(self, bid: Bid, view: HostView) -> float:
+        """The wait for the microVM's boot to begin on a bidder."""
+        facts = self.adjusted(self.facts_by_host[bid.host], bid.missing)
+        return wait_s(facts, self.counted(bid), view.discount.delay)
 
     def adjusted(self, facts: Facts, missing: int) -> Facts:
         """A bidder's facts with pooled means instead of its own, unless it needs no pooling."""
         if self.needs_no_pooling(facts, missing):
             return facts
-        boot_s = self.boot.shrunk(facts.boot_s or None) if self.boot else 0.0
-        pull_s = self.pull.shrunk(facts.pull_s) if self.pull else None
+        boot_s = self.boot.shrunk(facts.boot_s or None) if self.boot else UNKNOWN_BOOT_S
+        pull_s = self.pull.shrunk(facts.pull_s) if self.pull else UNKNOWN_PULL_S
         uncertainty = self.uncertainty.shrunk(facts.uncertainty) if self.uncertainty else facts.uncertainty
         own_boot_s, own_pull_s = facts.boot_s, facts.pull_s or 0.0
         ahead_s = facts.ahead_s
         if ahead_s is None:
             ahead_s = facts.pending * own_boot_s + facts.pulls * own_pull_s
-        ahead_s += facts.pending * (boot_s - own_boot_s) + facts.pulls * ((pull_s or 0.0) - own_pull_s)
+        ahead_s += facts.pending * (boot_s - own_boot_s) + facts.pulls * (pull_s - own_pull_s)
         return facts.with_boots(facts.pending, boot_s, max(0.0, ahead_s), pull_s, uncertainty)
 
     def needs_no_pooling(self, facts: Facts, missing: int) -> bool:
         """Whether the bidder's own means are good enough: its boot queue is short and it pulls nothing."""
         if missing or facts.pulls:
             return False
-        return not facts.pending or 0.0 < facts.pending * facts.boot_s <= self.short_s
+        return not facts.pending or 0.0 < facts.pending * facts.boot_s <= SHORT_S
 
 
-def pool(bids: Sequence[Bid], ledger: Mapping[str, HostView], short_s: float) -> Pooled:
+def pool(bids: Sequence[Bid], ledger: Mapping[str, HostView]) -> Pooled:
     """Pool the bids of an auction. `ledger` has a view of each bidder."""
     facts_by_host = {bid.host: facts_now(bid, ledger[bid.host]) for bid in bids}
-    alone = Pooled(short_s, facts_by_host)
+    alone = Pooled(facts_by_host)
     if all(alone.needs_no_pooling(facts_by_host[bid.host], bid.missing) for bid in bids):
         return alone
     facts = [bid.facts for bid in bids]
     boots = [HostMean(one.boot_s, one.uncertainty, one.boots_seen) for one in facts if one.boot_s]
     pulls = [HostMean(one.pull_s, one.uncertainty, one.pulls_seen) for one in facts if one.pull_s is not None]
     uncertainties = [HostMean(one.uncertainty, SIGMAS, UNCERTAINTY_SEEN) for one in facts]
-    pulling = [bid.host for bid in bids if bid.coming or (bid.missing and awarded_since(bid, ledger[bid.host]))]
-    pooled = Pooled(
-        short_s,
+    return Pooled(
         facts_by_host,
         boot=pooled_mean(boots),
         pull=pooled_mean(pulls),
         uncertainty=pooled_mean(uncertainties),
-        pulling=tuple(sorted(pulling)),
+        pulling=tuple(sorted(bid.host for bid in bids if _begins_to_pull(bid, ledger[bid.host]))),
     )
-    ready = [bid for bid in bids if not bid.missing and not bid.facts.pulls]
-    if not ready or len(ready) == len(bids):
-        return pooled
-    return pooled._replace(soonest_s=min(_boot_begins_s(bid, ledger[bid.host], pooled) for bid in ready))
 
 
-def _boot_begins_s(bid: Bid, view: HostView, pooled: Pooled) -> float:
-    return view.discount.delay * within_s(pooled.adjusted(pooled.facts_by_host[bid.host], 0), 0, own=0)
+def _begins_to_pull(bid: Bid, view: HostView) -> bool:
+    """Whether a bidder has yet to do most of a pull of this microVM's images, for others that wait there."""
+    facts = bid.facts
+    if not bid.coming or facts.ahead_s is None:
+        return bool(bid.coming or (bid.missing and awarded_since(bid, view)))
+    pulls_s = facts.pulls * (facts.pull_s or 0.0)
+    done_s = facts.pending * facts.boot_s + pulls_s - facts.ahead_s
+    return done_s < BEGUN * (facts.boot_s + pulls_s)
 
 
 def facts_now(bid: Bid, view: HostView) -> Facts:

@@ -27,7 +27,7 @@ from billet.core.model import (
     Score,
 )
 from billet.core.scarcity import LabelCounts
-from billet.core.scoring import PATIENT, USUAL, Weights, price, utilisation
+from billet.core.scoring import NEVER_LATE_S, Weights, price, utilisation
 
 NOWHERE = float("inf")
 
@@ -243,9 +243,9 @@ class _Trial:
         room, weights = view.allocatable, self._weights.under(asked.policy)
         if view.cordoned or view.fenced or not room.minus(taken).covers(asked.demand):
             return NOWHERE
-        wait = PATIENT if asked.patient else USUAL
+        soonest_s = NEVER_LATE_S if asked.patient else 0.0
         scarcity = weights.scarcity * self._labels.scarcity(host_id, asked.required).share
-        return scarcity + price(room, taken, asked.demand, facts, weights, 0, view.discount, wait).total
+        return scarcity + price(room, taken, asked.demand, facts, weights, 0, view.discount, soonest_s).total
 
 
 def _share(allocatable: Resources, taken: Resources) -> float:

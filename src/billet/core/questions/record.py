@@ -24,7 +24,7 @@ from billet.core.model import (
 from billet.core.scoring import Weights
 
 ANOTHER_SCORE = frozenset(range(1, FORMULA))  # versions of records whose score had another formula than today's
-LAYOUT = 2  # of a record as it is stored; one more when a field or the text of a Reason is renamed
+LAYOUT = 3  # of a record as it is stored; one more when a field or the text of a Reason is renamed
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ def attempt_of(
 class Called(NamedTuple):
     """Which hosts were called for bids.
 
-    `fleet` is the number of hosts. On a small fleet (`most` is 0) all but those `absent` were called; on a large one
+    `fleet` is the number of hosts. On a small fleet (`most` is 0) all but those `absent` took part; on a large one
     the `most` best ones with room, and a few drawn at random; others may take part with their standing bids.
     """
 
@@ -151,6 +151,6 @@ def priced(record: AuctionRecord, attempt: Attempt) -> Priced:
             for bid in attempt.bids
             if (view := attempt.ledger.get(bid.host))
         },
-        pulling=pool(bids, attempt.ledger, record.weights.delay_half_s).pulling,
+        pulling=pool(bids, attempt.ledger).pulling,
         crowding=crowdings(record, attempt),
     )
