@@ -131,9 +131,9 @@ def records_end_by_the_wall_clock() -> Patches:
 
 
 BUGS = (
-    Bug("finished create is joined", 0, 439, finished_create_is_joined),
+    Bug("finished create is joined", 0, 92, finished_create_is_joined),
     Bug("flintlockd away is a no to a resend", 4, None, flintlockd_away_is_a_no_to_a_resend),
-    Bug("reservation dropped under a create", 2, 11, reservation_dropped_under_a_create),
+    Bug("reservation dropped under a create", 2, 9, reservation_dropped_under_a_create),
     Bug("token alone finds its placement", 6, 452, token_alone_finds_its_placement),
     Bug("copied token dooms a stranger", 4, 398, copied_token_dooms_a_stranger),
     Bug("two agents with one socket join", 6, None, two_agents_with_one_socket_join),

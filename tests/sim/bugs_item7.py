@@ -171,14 +171,14 @@ BUGS = (
     Bug("reconnected host not checked", 2, None, reconnected_host_not_checked),
     Bug("token not looked up in hand", 2, None, token_not_looked_up_in_hand),
     Bug("RELEASING from any state", 2, None, releasing_from_any_state),
-    Bug("rejoined host bids before its inventory", 1, 0, rejoined_host_bids_before_its_inventory),
+    Bug("rejoined host bids before its inventory", 1, 2, rejoined_host_bids_before_its_inventory),
     Bug("rejoined host stays ready", 2, None, rejoined_host_stays_ready),
     Bug("new hello does not end the old connection", 2, None, new_hello_does_not_end_the_old_connection),
     Bug("order sent in a later term", 3, 99, order_sent_in_a_later_term),
     Bug("lease counted from the answer", 3, 22, lease_counted_from_the_answer),
     Bug("stopping answered before looking", 4, None, stopping_answered_before_looking),
-    Bug("first order to a restarted agent", 3, 11, first_order_to_a_restarted_agent),
-    Bug("caller that has gone is not noticed", 4, 5, caller_that_has_gone_is_not_noticed),
+    Bug("first order to a restarted agent", 3, 40, first_order_to_a_restarted_agent),
+    Bug("caller that has gone is not noticed", 4, 4, caller_that_has_gone_is_not_noticed),
     Bug("wanted deletes forgotten", 4, None, wanted_deletes_forgotten),
 )
 
