@@ -50,15 +50,14 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 async def test_an_image_that_is_unpacked_on_one_of_two_hosts_decides(rig: Rig) -> None:
     clients, daemons = rig
     names = list(numbered("vm", 5))
-    for name in names:  # by chance, all would go to one host once in 16 runs, and to this one in 32
-        await clients.create(name)
-    assert {(p.name, p.host) for p in await clients.placements()} == {(name, "h0") for name in names}
     for name in names:
-        bids = await bids_of(clients, name)
-        assert {host: bid["missing"] for host, bid in bids.items()} == {"h0": 0, "h1": 2}
-        assert bids["h1"]["score"]["delay"] > bids["h0"]["score"]["delay"]
-    hosts = await clients.hosts()
-    assert (hosts["h0"].images, hosts["h1"].images) == (2, 0)
+        await clients.create(name)
+    hosts = [p.host for p in sorted(await clients.placements(), key=lambda p: p.name)]
+    assert hosts[0] == "h0"
+    assert hosts.count("h1") <= 1  # behind a queue the first pull elsewhere is free, and only the first (ADR 43)
+    bids = await bids_of(clients, names[0])
+    assert {host: bid["missing"] for host, bid in bids.items()} == {"h0": 0, "h1": 2}
+    assert bids["h1"]["score"]["delay"] > bids["h0"]["score"]["delay"]
 
     daemons[1].load(KERNEL, "native")
     daemons[1].load(ROOT, "overlayfs")
