@@ -62,6 +62,8 @@ def test_microvms_are_deleted_by_name_by_file_and_by_namespace(cluster: Cluster)
     """
     spec = str(cluster.folder / "web.yaml")
     assert create(cluster, "--wait").stderr == ""
+    for empty in (("",), ("ns/",), ("-n", "ns", "")):  # "$VM", which is not set
+        assert billet(cluster, "delete", *empty).returncode == 2
     uid = listed(cluster)[0]["uid"]
     eventually(lambda: names(cluster, "--state", "CREATED"))  # the leader hears of it a moment later
     told = create(cluster, "--wait").stderr

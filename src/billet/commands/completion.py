@@ -5,6 +5,7 @@ README has the line that switches it on. Whatever fails here, the shell complete
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from billet.wire.pb.fleet_pb2 import HostView, PlacementView
 
 TIMEOUT_S = 3.0  # a person waits
+SAFE = re.compile("[A-Za-z0-9._/:@-]+").fullmatch  # the shell would carry out `$(...)` in a name
 MOST = 200  # a shell asks whether to show more than a hundred
 
 Complete = Callable[[click.Context, click.Parameter, str], list[str]]
@@ -31,7 +33,7 @@ def live(names: Callable[[Client, click.Context], Iterable[str]]) -> Complete:
         from billet.commands.options import address_of
 
         with suppress(BilletError, OSError), Client(address_of(ctx.params), TIMEOUT_S) as client:
-            return sorted({name for name in names(client, ctx) if name.startswith(incomplete)} - {""})[:MOST]
+            return sorted({name for name in names(client, ctx) if name.startswith(incomplete) and SAFE(name)})[:MOST]
         return []
 
     return complete

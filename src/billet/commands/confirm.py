@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
+from billet.show.plain import plain
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -22,6 +24,7 @@ def confirm(question: str, yes: bool) -> None:
     """Ask a question on the terminal. Raises click.Abort on "no", UsageError without a terminal and without --yes."""
     if yes:
         return
+    question = plain(question)  # it may have names of microVMs in it
     if not isatty():
         raise click.UsageError(f"{question} Give --yes: there is no terminal to ask on.")
     click.confirm(question, abort=True, err=True)

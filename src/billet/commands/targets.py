@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import click
+
 from billet.commands.lists import as_dicts
 from billet.core.errors import BilletError, Unimplemented
 from billet.show.tables import state_of
@@ -64,7 +66,12 @@ def _of_flintlockd(client: Client, namespace: str) -> list[Row]:
 
 
 def one_named(client: Client, wanted: Name) -> Row:
-    """The microVM of this name that is not ending. Raises BilletError if there is none, or if there are several."""
+    """The microVM of this name that is not ending. Raises BilletError if there is none, or if there are several.
+
+    An empty name, as of a variable that is not set, is an error: to `listed` it stands for every microVM.
+    """
+    if not wanted.name:
+        raise click.UsageError("the name of a microVM is empty")
     rows = [row for row in listed(client, wanted.namespace, wanted.name) if state_of(row) not in ENDING]
     if not rows:
         raise BilletError(f"no microVM is named {wanted}; `billet vms` lists them")

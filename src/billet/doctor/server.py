@@ -54,7 +54,7 @@ def _endpoints(config: ServerConfig) -> Iterator[tuple[str, str]]:
     """(option, endpoint) of each fixed port."""
     found = [("--grpc-endpoint", config.grpc_endpoint), ("--link-endpoint", config.link_endpoint)]
     found += [("--http-endpoint", config.http_endpoint)] if config.http_endpoint else []
-    found += [("--zone-endpoint", endpoint) for _, endpoint in config.zones]
+    found += [("--endpoint", endpoint) for _, endpoint in config.zones]
     return ((option, endpoint) for option, endpoint in found if split_endpoint(endpoint)[1])
 
 
