@@ -116,7 +116,7 @@ def _begins_to_pull(bid: Bid, view: HostView) -> bool:
     facts = bid.facts
     if not bid.coming or facts.ahead_s is None:
         return bool(bid.coming or (bid.missing and awarded_since(bid, view)))
-    pulls_s = facts.pulls * (facts.pull_s or 0.0)
+    pulls_s = facts.pulls * (UNKNOWN_PULL_S if facts.pull_s is None else facts.pull_s)
     done_s = facts.pending * facts.boot_s + pulls_s - facts.ahead_s
     return done_s < BEGUN * (facts.boot_s + pulls_s)
 
