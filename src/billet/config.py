@@ -160,8 +160,8 @@ class ServerConfig:
         " these. 0 = all are asked. Without --call-for-bids: asked only where no standing bid can win.", low=0,
     )  # fmt: skip
     ask_random: int = setting(
-        1, AUCTION, "Number of additional hosts asked, chosen by a hash of the auction's id. 0 = none. They find"
-        " hosts whose pressure or boot queue has improved since their last report.", low=0,
+        1, AUCTION, "Number of additional hosts that take part, chosen by a hash of the auction's id. 0 = none."
+        " They find hosts that are worth pulling an image, or have improved since their last report.", low=0,
     )  # fmt: skip
     create_timeout_s: float = setting(
         30.0, AUCTION, "Maximum seconds for one create, from the call to flintlockd's reply.", low=0.1, high=3600

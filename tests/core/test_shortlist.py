@@ -40,7 +40,7 @@ from billet.core.state import DropHost, PutHost, PutPlacement, State, apply, loa
 ROOM = Resources(4, 8192, 0, 10)
 BIG = Resources(64, 1 << 20, 0, 100)
 VM = Resources(2, 1024, 0, 1)
-ONE, ALL = AskLimits(hosts=1, random=0), AskLimits(hosts=0)
+ONE, ALL, UNASKED = AskLimits(hosts=1, random=0), AskLimits(hosts=0), AskLimits(standing_only=True)
 
 
 def fleet(*hosts: str, taken: Iterable[str] = (), zones: str = "") -> State:
@@ -240,6 +240,27 @@ def test_suspects_and_hosts_that_cannot_bid_are_asked_last_and_take_no_place_of_
         assert len(found) == 3
 
 
+def test_where_none_is_asked_drawn_hosts_take_part_and_a_small_fleet_as_a_whole() -> None:
+    """Only three of twenty hosts have the image: the others rank low, and must not stay empty.
+
+    Broken on purpose, each fails: nobody is drawn; a small fleet is treated as a large one.
+    """
+    wanted = Image("ubuntu:24.04")
+    for count, bidders in ((20, (3, 4)), (5, (5,))):
+        state = fleet(*(f"h{n}" for n in range(count)))
+        for n in range(count):
+            state.fleet.hear(f"h{n}", Facts(boot_s=1.0, pull_s=20.0), Resources(), 0.0, 2.5)
+            state.fleet.hear_images(f"h{n}", HostImages(frozenset({wanted} if n < 3 else ()), frozenset()))
+        moment, seen = Moment(state, state.fleet.mask(state.hosts), 1.0), set[str]()
+        for n in range(100):
+            found = with_standing_bids(moment, replace(auction(f"vm{n}"), images=(wanted,)), [], UNASKED, moved=False)
+            assert {"h0", "h1", "h2"} <= {one.host for one in found}
+            assert len(found) == len({one.host for one in found})
+            assert len(found) in bidders
+            seen.update(one.host for one in found)
+        assert seen == set(state.hosts)
+
+
 def test_few_bids_are_joined_by_standing_ones_though_nothing_has_moved() -> None:
     """Broken on purpose (refusals count as bids): the award is made on a single bid."""
     state = fleet("a", "b", "c", "d")
@@ -305,8 +326,11 @@ def test_only_silent_hosts_that_are_ready_and_have_room_are_asked_again_and_not_
 
 def test_the_record_names_absent_hosts_of_a_small_fleet_and_the_limit_on_a_large_one() -> None:
     state = fleet("a", "b", "c")
-    assert called(state, ["a", "c"], ALL) == Called(3, 0, ("b",))
-    assert called(state, ["a", "c"], ONE) == Called(3, 1)
+    moment = Moment(state, state.fleet.mask("ac"), 1.0)
+    assert called(moment, ALL) == Called(3, 0, ("b",))
+    assert called(moment, ONE) == Called(3, 1)
+    state.fleet.hear("a", Facts(), Resources(), 0.0, 2.5)
+    assert called(moment, UNASKED) == Called(3, 0, ("b", "c")), "c has no standing bid"
 
 
 def test_every_host_has_a_reason_and_the_ledgers_own_where_the_host_did_not_answer() -> None:

@@ -93,9 +93,9 @@ def with_standing_bids(
 ) -> list[Bid | Refusal]:
     """The answers, and the standing bids of others, with their age.
 
-    They are the hosts that were asked and were late, and the UNASKED best that can take the microVM now. If the
-    ledger's counts have not `moved` since the call, those that were asked are the best; then others are needed only
-    where few of them have bid.
+    They are the hosts that were asked and were late, and the UNASKED best that can take the microVM now; where none
+    is asked, also those that would be drawn, or the whole of a small fleet. If the ledger's counts have not `moved`
+    since the call, those that were asked are the best; then others are needed only where few of them have bid.
     """
     state, ready, fleet = moment.state, moment.ready, moment.state.fleet
     late = [a.host for a in answers if isinstance(a, Refusal) and a.reason is Reason.SILENT and a.host in fleet.rows]
@@ -103,9 +103,11 @@ def with_standing_bids(
     host_ids = [host_id for host_id in late if ready[fleet.rows[host_id]]]
     if len(heard) < len(fleet) and (moved or sum(isinstance(answer, Bid) for answer in answers) < UNASKED):
         able = ready & (fleet.fresh_until_s >= moment.now_s) & able_to_take(state, auction) & ~fleet.mask(heard)
-        host_ids += [fleet.ids[row] for row in _best(moment, auction, limits.weights, able, UNASKED)]
-        if limits.standing_only and len(state.hosts) <= SMALL_FLEET:
-            host_ids += [fleet.ids[row] for row in np.flatnonzero(ready) if fleet.ids[row] not in {*heard, *host_ids}]
+        rows = _best(moment, auction, limits.weights, able, UNASKED)
+        if limits.standing_only:  # a drawn host may be worth a pull of the images, which ranks it low
+            others = np.flatnonzero(ready) if len(state.hosts) <= SMALL_FLEET else ()
+            rows = list(dict.fromkeys([*rows, *_drawn(auction, able, rows, limits.random), *map(int, others)]))
+        host_ids += [host_id for row in rows if (host_id := fleet.ids[row]) not in heard]
     if not host_ids:
         return list(answers)
     found = (_standing_bid(moment, host_id, auction, limits.weights) for host_id in host_ids)
@@ -231,13 +233,14 @@ def to_ask_again(
     return [host_id for host_id in silent if host_id not in waited_for and may_take(state, host_id, auction)]
 
 
-def called(state: State, ready: Collection[str], limits: AskLimits) -> Called:
-    """Which part of the fleet is asked, for the record of the auction."""
-    if limits.standing_only and len(state.hosts) > SMALL_FLEET:
-        return Called(len(state.hosts), UNASKED)
-    if not limits.standing_only and _is_large(state, limits):
-        return Called(len(state.hosts), limits.hosts)
-    return Called(len(state.hosts), absent=tuple(host_id for host_id in state.hosts if host_id not in ready))
+def called(moment: Moment, limits: AskLimits) -> Called:
+    """Which part of the fleet takes part, for the record of the auction."""
+    hosts, fleet, present = moment.state.hosts, moment.state.fleet, moment.ready
+    if len(hosts) > SMALL_FLEET if limits.standing_only else _is_large(moment.state, limits):
+        return Called(len(hosts), UNASKED if limits.standing_only else limits.hosts)
+    if limits.standing_only:
+        present = present & (fleet.fresh_until_s >= moment.now_s)
+    return Called(len(hosts), absent=tuple(host_id for host_id in hosts if not present[fleet.rows[host_id]]))
 
 
 def all_refusals(state: State, auction: Auction, unplaced: Unplaced) -> Unplaced:

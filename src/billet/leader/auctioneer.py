@@ -135,7 +135,7 @@ class Auctioneer:
             raise NoRoom(over)
 
     async def _first_bids(self, job: Job) -> list[Bid | Refusal]:
-        job.recorder.record.called = called(self._ledger.state, self._ready, self._limits)
+        job.recorder.record.called = called(self._moment, self._limits)
         answers: list[Bid | Refusal] = []
         if not decides_unasked(self._moment, job.auction, self._limits):
             answers = await self._ask_next(job, job.failed.keys())

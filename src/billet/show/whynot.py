@@ -91,14 +91,18 @@ def not_asked(host_id: str, record: AuctionRecord) -> str:
     """Why the host was not asked, if the record shows it."""
     called: Called = record.called
     if host_id in called.absent:
-        return "it was not connected to the leader, or not yet synchronised with it"
+        return "it was not connected to the leader, not yet synchronised with it, or had said nothing lately"
     if called.most:
         full = _fullest(record)
         return (
             f"of {called.fleet} hosts the leader compares the {called.most} that suit best by their last reports and"
             f" have room, and with --call-for-bids a few drawn ones; the hosts in it were up to {full:.0%} full"
         )
-    return "the fleet had no host of this name at that time" if called.fleet else "the record does not say why"
+    return (
+        "the fleet had no host of this name at that time, or it was not asked"
+        if called.fleet
+        else "the record does not say why"
+    )
 
 
 def _fullest(record: AuctionRecord) -> float:

@@ -58,10 +58,10 @@ def attempt_of(
 
 
 class Called(NamedTuple):
-    """Which hosts were called for bids.
+    """Which hosts took part, called for bids or by their standing bids.
 
     `fleet` is the number of hosts. On a small fleet (`most` is 0) all but those `absent` took part; on a large one
-    the `most` best ones with room, and a few drawn at random; others may take part with their standing bids.
+    the `most` best ones with room, and a few drawn at random.
     """
 
     fleet: int = 0  # 0 = unknown: the record is older than this field

@@ -14,7 +14,7 @@ def shadow(
 ) -> str:
     """The host that would win with these weights; "" = none.
 
-    Every bid gets a new score from its facts. Only hosts that took part can win; on a fleet larger than --ask-hosts
+    Every bid gets a new score from its facts. Only hosts that took part can win; on a large fleet
     they were chosen for the real policy.
     """
     decision = award(auction, [_unpriced(answer, ledger) for answer in answers], ledger, weights)
