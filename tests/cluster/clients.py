@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -24,6 +25,20 @@ from tests.zygote import ZYGOTE
 
 DEADLINE_S = 120.0
 ROOMY = [("grpc.max_receive_message_length", -1), ("grpc.use_local_subchannel_pool", 1)]
+
+
+# Whoever runs the tests in the background has SIGINT ignored, and that is inherited. Not mended by a
+# preexec_fn: Python after a fork of a process that runs gRPC ends without a word at times.
+HEAR_SIGINT = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("billet", run_name="__main__", alter_sys=True)
+"""
+
+
+def interruptible(address: str, *arguments: str) -> list[str]:
+    """What a person types, and may interrupt."""
+    return [sys.executable, "-c", HEAR_SIGINT, *arguments, "--server", address]
 
 
 def spec(name: str, vcpu: int = 1, memory_mib: int = 1024) -> types.MicroVMSpec:

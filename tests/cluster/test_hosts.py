@@ -6,7 +6,6 @@ import asyncio
 import json
 import shutil
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
@@ -26,6 +25,7 @@ from tests.cluster.clients import (
     all_ready,
     billet,
     eventually,
+    interruptible,
     names_on_hosts,
     numbered,
     on_hosts,
@@ -287,20 +287,6 @@ async def test_a_delete_that_the_host_forgot_is_sent_again(start: Start, tmp_pat
     assert await clients.placements() == []
 
 
-# Whoever runs the tests in the background has SIGINT ignored, and that is inherited. Not mended by a
-# preexec_fn: Python after a fork of a process that runs gRPC ends without a word at times.
-HEAR_SIGINT = """
-import runpy, signal
-signal.signal(signal.SIGINT, signal.default_int_handler)
-runpy.run_module("billet", run_name="__main__", alter_sys=True)
-"""
-
-
-def interruptible(cluster: Cluster, *arguments: str) -> list[str]:
-    """What a person types, and may interrupt."""
-    return [sys.executable, "-c", HEAR_SIGINT, *arguments, "--server", cluster.grpc[0]]
-
-
 async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controllers: Callable[..., Any]) -> None:
     cluster, clients = await start(3)
     movable = controllers(clients, 12, "movable", labels={"billet.io/evict": "allow"})
@@ -320,7 +306,7 @@ async def test_planned_work_drain_in_two_goes_and_remove(start: Start, controlle
     assert {vm["id"] for vm in on_hosts(cluster)["h0"]} == here
 
     # One at a time, and interrupted after the first: what is done is done, and no more.
-    drain = interruptible(cluster, "host", "drain", "h0", "--evict", "--yes", "--pace-s", "600")
+    drain = interruptible(cluster.grpc[0], "host", "drain", "h0", "--evict", "--yes", "--pace-s", "600")
     first = await asyncio.create_subprocess_exec(*drain, stderr=asyncio.subprocess.PIPE)
     await deleted_one(first)
     await eventually(lambda: len({vm["id"] for vm in on_hosts(cluster)["h0"]}) == len(here) - 1)

@@ -6,13 +6,13 @@ import asyncio
 import json
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster.clients import interruptible
 from tests.cluster.test_place import SPEC
 from tests.cluster.test_records_that_survive import line_with
 from tests.conformance.calls import eventually
@@ -136,14 +136,13 @@ def test_a_microvm_is_shown_with_what_happened_to_it(cluster: Cluster) -> None:
 @pytest.mark.parametrize("cluster", [3600.0], indirect=True)
 async def test_ctrl_c_tells_what_was_created_and_a_watch_sees_it(cluster: Cluster) -> None:
     """Broken on purpose (Ctrl-C ends the command at once): nothing is listed."""
-    command = [sys.executable, "-m", "billet"]
-    server = ("-s", cluster.grpc[0])
+    server = cluster.grpc[0]
     watch = await asyncio.create_subprocess_exec(
-        *command, "vms", "--watch", "-o", "json", *server, stdout=asyncio.subprocess.PIPE
+        *interruptible(server, "vms", "--watch", "-o", "json"), stdout=asyncio.subprocess.PIPE
     )
     spec = str(cluster.folder / "web.yaml")
     making = await asyncio.create_subprocess_exec(
-        *command, "create", "-f", spec, "--count", "3", "--wait", "-o", "json", *server,
+        *interruptible(server, "create", "-f", spec, "--count", "3", "--wait", "-o", "json"),
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     try:

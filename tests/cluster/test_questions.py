@@ -11,9 +11,9 @@ from collections import Counter
 
 import pytest
 
-from tests.cluster.clients import Clients, eventually, names_on_hosts, numbered, on_hosts
+from tests.cluster.clients import Clients, eventually, interruptible, names_on_hosts, numbered, on_hosts
 from tests.cluster.conftest import Start
-from tests.cluster.test_hosts import Controller, billet, interruptible, taken
+from tests.cluster.test_hosts import Controller, billet, taken
 from tests.harness import Cluster
 
 
@@ -104,7 +104,7 @@ async def nothing_more_goes_than_comes_back(cluster: Cluster, clients: Clients) 
     assert "not recreated within 0.5 s (--wait-s); stopping here" in stopped.stderr
     await eventually(lambda: taken(clients, 7))
 
-    apply = interruptible(cluster, "rebalance", "--apply", "--yes")
+    apply = interruptible(cluster.grpc[0], "rebalance", "--apply", "--yes")
     waiting = await asyncio.create_subprocess_exec(*apply, stderr=asyncio.subprocess.PIPE)
     await eventually(lambda: taken(clients, 6))
     waiting.send_signal(signal.SIGINT)

@@ -7,7 +7,6 @@ import json
 import re
 import signal
 import sqlite3
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import closing, suppress
@@ -18,7 +17,7 @@ import pytest
 
 from billet.api import fleet_service as fleet
 from billet.wire.pb import fleet_pb2 as pb
-from tests.cluster.clients import DEADLINE_S, Clients, eventually, leading, numbered
+from tests.cluster.clients import DEADLINE_S, Clients, eventually, interruptible, leading, numbered
 from tests.harness import Cluster, plans
 from tests.zygote import ZYGOTE
 
@@ -148,7 +147,7 @@ async def test_a_follower_of_events_sees_the_leader_change(start: Start) -> None
     cluster = await start()
     old = await leading(cluster)
     living = (old + 1) % SERVERS
-    command = [sys.executable, "-m", "billet", "events", "--follow", "-o", "json", "--server", cluster.grpc[living]]
+    command = interruptible(cluster.grpc[living], "events", "--follow", "-o", "json")
     following = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     http = f"http://127.0.0.1:{cluster.ports[living][1]}/api/v1/events?type=leader"
     sse = await asyncio.create_subprocess_exec("curl", "-sN", http, stdout=asyncio.subprocess.PIPE)
@@ -165,10 +164,8 @@ async def test_a_follower_of_events_sees_the_leader_change(start: Start) -> None
             assert '"server":"server-' in await line_with(sse.stdout, '"type":"leader-changed"')
             await clients.close()
         async with asyncio.timeout(DEADLINE_S):
-            ending = asyncio.create_task(following.communicate())  # it may have more to say before it ends
-            while not ending.done():  # Python may lose one Ctrl-C, as in a destructor
-                following.send_signal(signal.SIGINT)
-                await asyncio.wait([ending], timeout=5.0)
+            following.send_signal(signal.SIGINT)
+            await following.communicate()  # it may have more to say before it ends
         assert following.returncode == 0
     finally:
         for process in (following, sse):

@@ -43,6 +43,7 @@ OVER_HTTP = "its servers have no HTTP port; tests/cluster/test_place.py asks one
 NEW_CA = "certificates of the reader's next CA; tests/cluster/test_rotation.py replaces real ones"
 NOT_RUN = {
     ".venv/bin/python -m benchmarks.new_leader --hosts 1000": TOO_LONG,
+    ".venv/bin/python -m benchmarks.new_leader --hosts 10000 --members 1": TOO_LONG,
     ".venv/bin/python -m benchmarks.large_fleet --hosts 100,1000,3000": TOO_LONG,
     ".venv/bin/python -m benchmarks.columns": TOO_LONG,
     "billet demo --create 400 --at-once 20 --sigma 0.3": TOO_LONG,
