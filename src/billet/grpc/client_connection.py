@@ -205,6 +205,8 @@ class ClientConnection(Connection[ClientCall]):
             error: RpcError = NotSeen("the server has refused the call")
         else:
             code = from_reset(h2_code)
+            if code == Code.CANCELLED and call.deadline and call.deadline.when() <= self.loop.time():
+                code = Code.DEADLINE_EXCEEDED  # the server's clock was first; grpc-go's client says so too
             error = RpcError(code, f"the server has reset the call ({name_of(code)}, HTTP/2 error {h2_code})")
         self._conclude(call, error)
 
