@@ -12,6 +12,7 @@ from billet.core.errors import Code
 from billet.grpc.client import CLIENT_LIMITS
 from billet.grpc.client_connection import ClientConnection
 from billet.grpc.connection import Connection
+from billet.grpc.http2 import CANCEL
 from billet.grpc.interface import Routes
 from billet.grpc.server import Server
 from billet.grpc.status import RpcError
@@ -140,3 +141,16 @@ async def test_a_call_that_ends_as_it_has_written_is_not_sent_any_more() -> None
             assert await call.read() is None
             assert resets[0] == 0
     await server.stop(0)
+
+
+async def test_a_reset_with_cancel_after_the_deadline_is_the_deadlines() -> None:
+    """A server whose clock is first resets the call. Broken on purpose (every CANCEL is a cancel): CANCELLED."""
+    loop = asyncio.get_running_loop()
+    async with serving() as (_, _, port), connected(port) as channel:
+        late, early = await channel.stream(MIRROR, 60.0), await channel.stream(MIRROR, 60.0)
+        assert late.deadline
+        late.deadline.cancel()
+        late.deadline = loop.call_at(loop.time(), lambda: None)
+        for call in (late, early):
+            call.client.reset_received(call, CANCEL)
+    assert [call.error and call.error.code for call in (late, early)] == [Code.DEADLINE_EXCEEDED, Code.CANCELLED]
